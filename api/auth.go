@@ -1,0 +1,83 @@
+package api
+
+import "time"
+
+// Whoami answers GET /actor/v1/whoami. Source of the shape: wire of balena-sdk 23, types/auth.
+type Whoami struct {
+	ID          int64   `json:"id"`        // of the actor
+	ActorType   string  `json:"actorType"` // user, application or device
+	ActorTypeID int64   `json:"actorTypeId"`
+	Username    string  `json:"username,omitempty"`
+	Email       *string `json:"email,omitempty"`
+	Slug        string  `json:"slug,omitempty"`
+	UUID        string  `json:"uuid,omitempty"`
+}
+
+// Login is the body of POST /login_.
+type Login struct {
+	Username string `json:"username"` // user name or e-mail address
+	Password string `json:"password"`
+}
+
+// NewKey is the body of the key endpoints (/api-key/user/full, /api-key/v2/, …). Every one answers with the key as a
+// JSON string; it is shown this once.
+type NewKey struct {
+	ActorType   string     `json:"actorType,omitempty"` // user, application or device
+	ActorTypeID int64      `json:"actorTypeId,omitempty"`
+	Roles       []string   `json:"roles,omitempty"`
+	Name        string     `json:"name,omitempty"`
+	Description string     `json:"description,omitempty"`
+	ExpiryDate  *time.Time `json:"expiryDate"`
+	MaxUses     int        `json:"maxUses,omitempty"` // of a provisioning key; 0 means no bound. Ours, not balena's
+	APIKey      string     `json:"apiKey,omitempty"`  // a device's own key, at /api-key/device/:id/device-key
+}
+
+// Register is the body of POST /device/register.
+type Register struct {
+	Application       int64      `json:"application"`
+	UUID              DeviceUUID `json:"uuid"`
+	DeviceType        string     `json:"device_type"`
+	APIKey            string     `json:"api_key,omitempty"`
+	SupervisorVersion string     `json:"supervisor_version,omitempty"`
+	OSVersion         string     `json:"os_version,omitempty"`
+	OSVariant         string     `json:"os_variant,omitempty"`
+	MACAddress        string     `json:"mac_address,omitempty"`
+}
+
+// Registered answers it, with status 201.
+type Registered struct {
+	ID     int64      `json:"id"`
+	UUID   DeviceUUID `json:"uuid"`
+	APIKey string     `json:"api_key"`
+}
+
+// RegistryToken answers GET /auth/v1/token.
+type RegistryToken struct {
+	Token string `json:"token"`
+}
+
+// Grant is one entry of a registry token's access claim.
+type Grant struct {
+	Type    string   `json:"type"` // "repository"
+	Name    string   `json:"name"` // "v2/<32 hex>"
+	Actions []string `json:"actions"`
+}
+
+// PullTokenRequest asks the signer for a pull token; only the api role may ask, and only for pulls.
+type PullTokenRequest struct {
+	Subject string  `json:"subject"` // "d_<uuid>", a user name, or "" for anonymous
+	Access  []Grant `json:"access"`
+}
+
+// PushTokenRequest asks the signer for a push token; only the builder role may ask. The signer checks with the api role that
+// the build is running and owns the repository.
+type PushTokenRequest struct {
+	Build      int64  `json:"build"`
+	Repository string `json:"repository"` // "v2/<32 hex>"
+}
+
+// SignedToken is the signer's answer.
+type SignedToken struct {
+	Token     string    `json:"token"`
+	ExpiresAt time.Time `json:"expires_at"`
+}

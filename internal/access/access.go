@@ -1,0 +1,54 @@
+// Package access says who is asking. It is a leaf that every other package may use: it knows kinds of callers, never rows.
+// What each kind may do is declared beside the resources (see internal/odata) and beside the routes (see internal/web).
+package access
+
+import "context"
+
+// Kind is a kind of principal.
+type Kind string
+
+// The kinds. Every access rule is given per kind, and a kind without a rule gets nothing.
+const (
+	Anonymous    Kind = "anonymous"
+	User         Kind = "user"         // a person: session token or named API key
+	Device       Kind = "device"       // a device's own key
+	Provisioning Kind = "provisioning" // may register devices into one fleet
+	Service      Kind = "service"      // another role of the server, known by its certificate
+	System       Kind = "system"       // the api role itself; no access filter applies
+)
+
+// Kinds lists the kinds that come from outside, in the order of the permission table.
+func Kinds() []Kind { return []Kind{Anonymous, User, Device, Provisioning, Service} }
+
+// Caller is one authenticated (or anonymous) principal.
+type Caller struct {
+	Kind    Kind
+	Actor   int64  // actor row of a user, device or fleet; 0 for the others
+	User    int64  // Kind User
+	Device  int64  // Kind Device
+	Fleet   int64  // Kind Provisioning: the fleet it may register into. Kind Device: the fleet it is in
+	Key     int64  // api_key row that authenticated the caller, if one did
+	Session int64  // session row that authenticated the caller, if one did
+	Role    string // Kind Service: name of the role
+	Name    string // for logs: user name, "d_<uuid>", role name
+}
+
+// Nobody is the caller without credentials.
+func Nobody() Caller { return Caller{Kind: Anonymous, Name: "anonymous"} }
+
+// Itself is the api role acting on its own behalf, in hooks and jobs.
+func Itself() Caller { return Caller{Kind: System, Name: "system"} }
+
+type key struct{}
+
+// With gives a request's context its caller. Only internal/web's authentication step calls it; domain functions take the
+// caller as an argument.
+func With(ctx context.Context, c Caller) context.Context { return context.WithValue(ctx, key{}, c) }
+
+// From reads the caller back, in handlers; a context without one is anonymous.
+func From(ctx context.Context) Caller {
+	if c, ok := ctx.Value(key{}).(Caller); ok {
+		return c
+	}
+	return Nobody()
+}

@@ -1,0 +1,178 @@
+// Package db opens the database and runs transactions on it. It knows no table: packages that own tables hand in their
+// migrations and write their own SQL.
+package db
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// TimeFormat is how times stand in the database: text that sorts in time order and goes over the wire as it is.
+const TimeFormat = "2006-01-02T15:04:05.000Z"
+
+// FormatTime gives a time in the database's form.
+func FormatTime(t time.Time) string { return t.UTC().Format(TimeFormat) }
+
+// ParseTime reads it back.
+func ParseTime(s string) (time.Time, error) { return time.Parse(TimeFormat, s) }
+
+// Config says which database to open.
+type Config struct {
+	Path string           // file of the SQLite database
+	Now  func() time.Time // nil: the clock
+}
+
+// DB is an open database: one connection that writes, several that read.
+type DB struct {
+	writer *sql.DB
+	reader *sql.DB
+	now    func() time.Time
+}
+
+// Open opens (or makes) the database. Every write is on the disk before its transaction returns.
+func Open(cfg Config) (*DB, error) {
+	if cfg.Path == "" {
+		return nil, errors.New("db: no path")
+	}
+	abs, err := filepath.Abs(cfg.Path)
+	if err != nil {
+		return nil, fmt.Errorf("db: %w", err)
+	}
+	pragmas := "_pragma=foreign_keys(1)&_pragma=busy_timeout(10000)&_pragma=synchronous(FULL)&_pragma=cache_size(-8192)" +
+		"&_pragma=secure_delete(1)&_pragma=temp_store(MEMORY)"
+	dsn := "file:" + (&url.URL{Path: abs}).EscapedPath() + "?" + pragmas
+	writer, err := sql.Open("sqlite", dsn+"&_txlock=immediate&_pragma=journal_mode(WAL)")
+	if err != nil {
+		return nil, fmt.Errorf("db: open %s: %w", abs, err)
+	}
+	writer.SetMaxOpenConns(1)
+	if err := writer.Ping(); err != nil {
+		return nil, errors.Join(fmt.Errorf("db: open %s: %w", abs, err), writer.Close())
+	}
+	reader, err := sql.Open("sqlite", dsn+"&_pragma=query_only(1)")
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("db: open %s: %w", abs, err), writer.Close())
+	}
+	n := max(4, runtime.NumCPU())
+	reader.SetMaxOpenConns(n)
+	reader.SetMaxIdleConns(n)
+	now := cfg.Now
+	if now == nil {
+		now = time.Now
+	}
+	return &DB{writer: writer, reader: reader, now: now}, nil
+}
+
+// Close closes every connection. The write-ahead log is folded in.
+func (d *DB) Close() error { return errors.Join(d.reader.Close(), d.writer.Close()) }
+
+// Migrate brings the schema to the newest version. Files are named NNNN_what.sql in goose's format, forward only.
+func (d *DB) Migrate(ctx context.Context, migrations fs.FS) error {
+	p, err := goose.NewProvider(goose.DialectSQLite3, d.writer, migrations)
+	if err != nil {
+		return fmt.Errorf("db: migrations: %w", err)
+	}
+	if _, err := p.Up(ctx); err != nil {
+		return fmt.Errorf("db: migrate: %w", err)
+	}
+	return nil
+}
+
+// Tx is one transaction. Now is the time of its start, the same for every row that it writes.
+type Tx struct {
+	*sql.Tx
+	Now      time.Time
+	onCommit []func()
+}
+
+// NowText is Now in the database's form.
+func (tx *Tx) NowText() string { return FormatTime(tx.Now) }
+
+// OnCommit registers what to do once the transaction is durable: tell others, drop a cache. It must not fail.
+func (tx *Tx) OnCommit(f func()) { tx.onCommit = append(tx.onCommit, f) }
+
+// Read runs f in a read-only transaction on a snapshot.
+func (d *DB) Read(ctx context.Context, f func(tx *Tx) error) error { return d.run(ctx, d.reader, f) }
+
+// Write runs f in a transaction of its own; there is one at a time. It is committed when f returns nil and is then durable.
+func (d *DB) Write(ctx context.Context, f func(tx *Tx) error) error { return d.run(ctx, d.writer, f) }
+
+func (d *DB) run(ctx context.Context, on *sql.DB, f func(tx *Tx) error) (err error) {
+	raw, err := on.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("db: begin: %w", err)
+	}
+	done := false
+	defer func() {
+		if !done { // f failed or panicked
+			_ = raw.Rollback()
+		}
+	}()
+	tx := &Tx{Tx: raw, Now: d.now().UTC()}
+	if err := f(tx); err != nil {
+		return err
+	}
+	done = true
+	if err := raw.Commit(); err != nil {
+		return fmt.Errorf("db: commit: %w", err)
+	}
+	for _, g := range tx.onCommit {
+		g()
+	}
+	return nil
+}
+
+// Snapshot writes a consistent copy of the whole database to a new file, while it is in use.
+func (d *DB) Snapshot(ctx context.Context, path string) error {
+	if _, err := d.writer.ExecContext(ctx, `VACUUM INTO ?`, path); err != nil {
+		return fmt.Errorf("db: snapshot: %w", err)
+	}
+	return nil
+}
+
+// Check asks the database whether its file is whole.
+func (d *DB) Check(ctx context.Context) error {
+	var word string
+	if err := d.reader.QueryRowContext(ctx, `PRAGMA integrity_check`).Scan(&word); err != nil {
+		return fmt.Errorf("db: check: %w", err)
+	}
+	if word != "ok" {
+		return fmt.Errorf("db: check: %s", word)
+	}
+	return nil
+}
+
+// IsUnique reports whether an error is a violated unique constraint.
+func IsUnique(err error) bool {
+	return isConstraint(err, sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+}
+
+// IsForeignKey reports whether an error is a violated reference.
+func IsForeignKey(err error) bool { return isConstraint(err, sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY) }
+
+// IsFull reports whether the disk has no room left.
+func IsFull(err error) bool { return isConstraint(err, sqlite3.SQLITE_FULL) }
+
+func isConstraint(err error, codes ...int) bool {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	for _, c := range codes {
+		if e.Code() == c {
+			return true
+		}
+	}
+	return false
+}
