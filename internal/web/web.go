@@ -139,6 +139,8 @@ func Logged(log *slog.Logger, trust func(*http.Request) bool, next http.Handler)
 		}
 		ctx := WithRequestID(r.Context(), id)
 		w.Header().Set(RequestIDHeader, id)
+		// A handler may answer while the body still comes in (builds, log streams); HTTP/1.1 needs to be told.
+		_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 always is, and says "not supported"
 		sw := &statusWriter{ResponseWriter: w}
 		start := time.Now()
 		defer func() {
