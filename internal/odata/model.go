@@ -34,6 +34,7 @@ type Column struct {
 	Hidden   bool     // never leaves the server: not selectable, filterable or countable by anybody
 	Explicit bool     // left out of a default representation, given when named in $select
 	MaxLen   int      // String: longest accepted value in bytes; 0 means the engine's default
+	Unseen   string   // ForeignKey: text of the 404 that answers a PATCH to a row the caller may not see; empty: 401 without a text
 }
 
 // Rule says what one kind of caller may do with a resource. Filters are OData filter expressions over the resource, in which
@@ -80,7 +81,9 @@ type Resource struct {
 	// UniqueText answers a violated natural key, where clients match a text; keyed by the key's columns joined with ",".
 	UniqueText map[string]string
 	Rules      map[access.Kind]Rule
-	Virtual    []string // names accepted in a create or update that are no columns; Before turns them into columns
+	// Actions are what `canAccess` answers besides read, update and delete: action → kind → filter of the rows that allow it.
+	Actions map[string]map[access.Kind]string
+	Virtual []string // names accepted in a create or update that are no columns; Before turns them into columns
 	Before     []Hook   // before the write: defaults, validation, derived values
 	After      []Hook   // after the write, before the commit
 }
