@@ -1,0 +1,56 @@
+# Everything a contributor or an operator starts from a checkout. `make help` lists it.
+SHELL := /bin/bash
+export CGO_ENABLED ?= 0
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT_DATE := $(shell git log -1 --format=%cI 2>/dev/null)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.built=$(COMMIT_DATE)
+PROGRAMS := roadsteadd roadstead roadstead-agent
+
+.PHONY: help demo demo-down build test check lint bench agents clean install-demo install-test
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+demo: install-demo build bin/buildkitd .cache/base/busybox.tar ## run the whole platform and a virtual device on this machine (as root)
+	@scripts/demo.sh up
+
+demo-down: ## remove every trace of the demo
+	@scripts/demo.sh down
+
+build: ## build every program into bin/
+	@mkdir -p bin
+	@for p in $(PROGRAMS); do echo "build bin/$$p"; go build -trimpath -ldflags '$(LDFLAGS)' -o bin/$$p ./cmd/$$p || exit 1; done
+
+agents: ## build the agent for every architecture that devices have
+	@mkdir -p bin
+	@for a in amd64 arm64 arm; do echo "build bin/roadstead-agent-linux-$$a"; \
+	  GOOS=linux GOARCH=$$a GOARM=7 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/roadstead-agent-linux-$$a ./cmd/roadstead-agent || exit 1; done
+
+bin/buildkitd: tools/buildkitd/go.mod tools/buildkitd/go.sum
+	@echo "build bin/buildkitd (some minutes the first time)"
+	@mkdir -p bin
+	@cd tools/buildkitd && go build -trimpath -ldflags '-s -w' -o ../../bin/buildkitd github.com/moby/buildkit/cmd/buildkitd
+
+.cache/base/busybox.tar: base/busybox/make.sh base/busybox/lock
+	@mkdir -p .cache/base
+	@base/busybox/make.sh -o $@
+
+install-demo:
+	@scripts/install.sh demo
+
+install-test:
+	@scripts/install.sh test
+
+test: install-test build agents bin/buildkitd .cache/base/busybox.tar ## prove it: unit tests, real parts, the real balena CLI
+	@scripts/test.sh
+
+check: test lint ## what a reviewer runs
+
+lint: ## formatting, vet, golangci-lint
+	@scripts/lint.sh
+
+bench: build ## print the figures of the hot paths
+	@go test -run '^$$' -bench . -benchmem ./bench/...
+
+clean: ## remove what was built here
+	rm -rf bin .cache

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that the demo or the tests need and that are missing. Nothing that is there is changed: a
+# machine that runs Docker already keeps its engine, its containers and its configuration.
+set -euo pipefail
+what=${1:-demo}
+[ "$(id -u)" = 0 ] || { echo "install: run as root: network namespaces, a Docker Engine of its own and system users need it" >&2; exit 1; }
+
+missing=()
+need() { # need COMMAND PACKAGE...
+	local cmd=$1; shift
+	command -v "$cmd" >/dev/null 2>&1 || PATH=$PATH:/usr/sbin:/sbin command -v "$cmd" >/dev/null 2>&1 || missing+=("$@")
+}
+need dockerd docker.io
+need containerd containerd
+need runc runc
+need ip iproute2
+need iptables iptables
+need newuidmap uidmap
+need rootlesskit rootlesskit
+need slirp4netns slirp4netns
+need git git
+need curl curl ca-certificates
+need useradd passwd
+need flock util-linux
+need column bsdextrautils
+need mkfs.ext4 e2fsprogs
+need pgrep procps
+need dpkg-deb dpkg
+if [ "$what" = test ]; then
+	need openvpn openvpn
+	need gcc gcc libc6-dev # the race detector
+	need strings binutils
+	need node nodejs
+	need npm npm
+fi
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+echo "install: ${missing[*]}"
+# The engine's package would start a daemon of its own; ours are started by our scripts, so nothing may start now.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+	printf '#!/bin/sh\nexit 101\n' >"$policy"
+	chmod 755 "$policy"
+	trap 'rm -f "$policy"' EXIT
+fi
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+if ! { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+	cat "$log" >&2
+	rm -f "$log"
+	echo "install: could not install ${missing[*]}" >&2
+	exit 1
+fi
+rm -f "$log"
