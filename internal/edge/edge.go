@@ -1,0 +1,213 @@
+package edge
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
+// Bounds of the public side. Bodies and answers have no time limit: builds, logs and pulls last as long as they last.
+const (
+	headerTimeout  = 10 * time.Second
+	idleTimeout    = 2 * time.Minute
+	maxHeaderBytes = 64 << 10
+	stopGrace      = 2 * time.Second
+)
+
+// Config is the edge role's configuration.
+type Config struct {
+	// Dir is the role's own directory: its identity (cert.pem, key.pem, ca.pem) and the public certificate (tls.pem, tls.key).
+	Dir string `json:"dir"`
+	// Site is the public name and port.
+	Site api.Site `json:"site"`
+	// Peers says where the other roles listen: role → "127.0.0.1:port".
+	Peers map[string]string `json:"peers"`
+}
+
+// Validate names the first field that is wrong.
+func (c Config) Validate() error {
+	switch {
+	case c.Dir == "":
+		return errors.New("dir: is empty")
+	case c.Site.Domain == "":
+		return errors.New("site.domain: is empty")
+	}
+	for _, role := range []string{api.RoleAPI, api.RoleRegistry, api.RoleBuilder} {
+		if c.Peers[role] == "" {
+			return fmt.Errorf("peers.%s: is empty", role)
+		}
+	}
+	return nil
+}
+
+// Server is the edge.
+type Server struct {
+	cfg    Config
+	log    *slog.Logger
+	id     *pki.Identity
+	public *pki.KeyPair
+	hosts  map[string]http.Handler // by the first label of the host name; "" is the domain itself
+	known  string                  // the names, for people who ask for another
+}
+
+// New makes the edge; it starts nothing.
+func New(cfg Config, log *slog.Logger) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("edge: %w", err)
+	}
+	id, err := pki.LoadIdentity(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("edge: %w", err)
+	}
+	public, err := pki.LoadKeyPair(filepath.Join(cfg.Dir, "tls.pem"), filepath.Join(cfg.Dir, "tls.key"))
+	if err != nil {
+		return nil, fmt.Errorf("edge: public certificate: %w", err)
+	}
+	s := &Server{cfg: cfg, log: log, id: id, public: public}
+	s.hosts = map[string]http.Handler{
+		"":          http.RedirectHandler(cfg.Site.URL("dashboard")+"/", http.StatusTemporaryRedirect),
+		"api":       s.proxy(api.RoleAPI),
+		"registry2": s.proxy(api.RoleRegistry),
+		"builder":   s.proxy(api.RoleBuilder),
+		"dashboard": http.HandlerFunc(s.welcome),
+	}
+	var names []string
+	for label := range s.hosts {
+		if label != "" {
+			names = append(names, cfg.Site.Host(label))
+		}
+	}
+	sort.Strings(names)
+	s.known = strings.Join(names, ", ")
+	return s, nil
+}
+
+// Handler is the public side.
+func (s *Server) Handler() http.Handler {
+	never := func(*http.Request) bool { return false } // a request id from outside is not ours
+	return web.Logged(s.log, never, http.HandlerFunc(s.route))
+}
+
+// route sends a request to the host it names.
+func (s *Server) route(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
+	h, ok := s.hosts[s.label(r.Host)]
+	if !ok {
+		_ = web.WriteText(w, http.StatusNotFound, "There is no such name here. This server answers at "+s.known+".\n")
+		return
+	}
+	// What roles say to each other is not for the public. The roles check the caller's certificate; this is the first wall.
+	if p := path.Clean("/" + strings.ToLower(r.URL.Path)); p == "/internal" || strings.HasPrefix(p, "/internal/") || p == "/healthz" {
+		web.WriteError(w, &api.Error{Code: api.NotFound})
+		return
+	}
+	h.ServeHTTP(w, r)
+}
+
+// label is the part of a host name before the domain; "?" when it is under another domain or deeper.
+func (s *Server) label(host string) string {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if host == s.cfg.Site.Domain {
+		return ""
+	}
+	label, ok := strings.CutSuffix(host, "."+s.cfg.Site.Domain)
+	if !ok || label == "" {
+		return "?"
+	}
+	return label
+}
+
+// health answers the parent, on the internal listener.
+func (s *Server) health() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
+		if pki.PeerRole(r) == "" {
+			web.WriteError(w, api.Errorf(api.Forbidden, "only roles may ask"))
+			return
+		}
+		if _, err := s.public.Get(); err != nil {
+			web.WriteError(w, api.Errorf(api.Unavailable, "the public certificate: %v", err))
+			return
+		}
+		_ = web.WriteJSON(w, http.StatusOK, "ok")
+	})
+	return mux
+}
+
+// publicTLS is what the world meets: TLS 1.2 with forward secrecy and authenticated ciphers, or 1.3.
+func (s *Server) publicTLS() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		CipherSuites: []uint16{ // of TLS 1.2; those of 1.3 are all good
+			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+		},
+		NextProtos:     []string{"h2", "http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.public.Get() },
+	}
+}
+
+// Run serves the public on one listener and the parent on the other, until the context ends or one of them fails.
+func (s *Server) Run(ctx context.Context, public, internal net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	errorLog := slog.NewLogLogger(s.log.Handler(), slog.LevelDebug) // handshakes that strangers break off
+	group.Go(func() error {
+		srv := &http.Server{
+			Handler: s.Handler(), TLSConfig: s.publicTLS(), ErrorLog: errorLog,
+			ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		}
+		return web.Serve(ctx, srv, func() error { return srv.ServeTLS(public, "", "") }, stopGrace)
+	})
+	group.Go(func() error {
+		srv := &http.Server{
+			Handler: s.health(), ErrorLog: errorLog, TLSConfig: s.id.ServerTLS(),
+			ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		}
+		return web.Serve(ctx, srv, func() error { return srv.ServeTLS(internal, "", "") }, stopGrace)
+	})
+	return group.Wait()
+}
+
+// welcome is what people see at dashboard. until the dashboard role exists.
+func (s *Server) welcome(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/" {
+		web.WriteError(w, api.Errorf(api.NotFound, "there is nothing at %s", r.URL.Path))
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "no-referrer")
+	_, _ = fmt.Fprintf(w, welcomePage, s.cfg.Site.URL("api"))
+}
+
+const welcomePage = `<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Roadstead</title>
+<style>body{font:16px/1.5 system-ui,sans-serif;max-width:40em;margin:4em auto;padding:0 1em;color:#1c2733}
+code{background:#eef2f5;padding:.1em .3em;border-radius:3px}</style>
+<h1>Roadstead is running</h1>
+<p>This version has no pages yet. Use the command line:</p>
+<p><code>roadstead login --url %s</code></p>
+</html>
+`

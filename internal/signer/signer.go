@@ -1,0 +1,241 @@
+package signer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/go-jose/go-jose/v4/jwt"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
+// Issuer is the issuer of every token.
+const Issuer = "roadstead-signer"
+
+// TokenLife is how long a token lives. The registry refuses one that claims to live longer.
+const TokenLife = 5 * time.Minute
+
+// clockSkew is how far another machine's clock may be behind ours.
+const clockSkew = 10 * time.Second
+
+// Bounds on what is asked for.
+const (
+	maxGrants  = 100
+	maxSubject = 128
+	askTimeout = 10 * time.Second
+	stopGrace  = 2 * time.Second
+)
+
+var repositoryName = regexp.MustCompile(`^v2/[0-9a-f]{32}(-[0-9]{1,3})?$`)
+
+// Config is the signer role's configuration.
+type Config struct {
+	// Dir is the role's own directory: its identity and token.key.
+	Dir string `json:"dir"`
+	// Site is the public name; tokens are for its registry alone.
+	Site api.Site `json:"site"`
+	// Peers says where the api role listens, which knows whether a build runs.
+	Peers map[string]string `json:"peers"`
+}
+
+// Validate names the first field that is wrong.
+func (c Config) Validate() error {
+	switch {
+	case c.Dir == "":
+		return errors.New("dir: is empty")
+	case c.Site.Domain == "":
+		return errors.New("site.domain: is empty")
+	case c.Peers[api.RoleAPI] == "":
+		return errors.New("peers.api: is empty")
+	}
+	return nil
+}
+
+// Claims is what a registry token says.
+type Claims struct {
+	jwt.Claims
+	Access []api.Grant `json:"access"`
+}
+
+// Server is the signer.
+type Server struct {
+	cfg Config
+	log *slog.Logger
+	id  *pki.Identity
+	api *pki.Peer
+	key *tokenKey
+}
+
+// New makes the signer; it starts nothing.
+func New(cfg Config, log *slog.Logger) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("signer: %w", err)
+	}
+	id, err := pki.LoadIdentity(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("signer: %w", err)
+	}
+	key, err := loadKey(filepath.Join(cfg.Dir, KeyFile))
+	if err != nil {
+		return nil, fmt.Errorf("signer: %w", err)
+	}
+	return &Server{cfg: cfg, log: log, id: id, api: id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI]), key: key}, nil
+}
+
+// Handler is the whole list of what the signer does.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /healthz", s.only(s.health))
+	mux.Handle("POST /v1/pull-token", s.only(s.pullToken, api.RoleAPI))
+	mux.Handle("POST /v1/push-token", s.only(s.pushToken, api.RoleBuilder))
+	known := func(r *http.Request) bool { return pki.PeerRole(r) != "" }
+	return web.Logged(s.log, known, mux)
+}
+
+// only admits the named roles, or any role when none is named.
+func (s *Server) only(h web.HandlerFunc, roles ...string) http.Handler {
+	return web.Handle(s.log, func(w http.ResponseWriter, r *http.Request) error {
+		role := pki.PeerRole(r)
+		if role == "" || (len(roles) > 0 && !slices.Contains(roles, role)) {
+			return api.Errorf(api.Forbidden, "the signer does not do this for %q", role)
+		}
+		return h(w, r)
+	})
+}
+
+// Run serves until the context ends.
+func (s *Server) Run(ctx context.Context, ln net.Listener) error {
+	srv := &http.Server{
+		Handler: s.Handler(), TLSConfig: s.id.ServerTLS(), ReadTimeout: 30 * time.Second, ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	return web.Serve(ctx, srv, func() error { return srv.ServeTLS(ln, "", "") }, stopGrace)
+}
+
+func (s *Server) health(w http.ResponseWriter, _ *http.Request) error {
+	return web.WriteJSON(w, http.StatusOK, "ok")
+}
+
+// pullToken signs what the api role has decided: which repositories a device or a person may pull.
+func (s *Server) pullToken(w http.ResponseWriter, r *http.Request) error {
+	var req api.PullTokenRequest
+	if err := web.Decode(r, &req); err != nil {
+		return err
+	}
+	if len(req.Access) > maxGrants {
+		return api.Errorf(api.Invalid, "a token holds at most %d grants", maxGrants)
+	}
+	if len(req.Subject) > maxSubject {
+		return api.Errorf(api.Invalid, "subject is longer than %d bytes", maxSubject)
+	}
+	for _, g := range req.Access {
+		if err := checkGrant(g); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(g.Actions, func(a string) bool { return a != "pull" }) {
+			return api.Errorf(api.Forbidden, "only pulls are signed here, not %q", g.Actions)
+		}
+	}
+	return s.sign(w, r, req.Subject, req.Access)
+}
+
+// pushToken signs a push into one repository of a build that runs right now, as the api role confirms.
+func (s *Server) pushToken(w http.ResponseWriter, r *http.Request) error {
+	var req api.PushTokenRequest
+	if err := web.Decode(r, &req); err != nil {
+		return err
+	}
+	grant := api.Grant{Type: "repository", Name: req.Repository, Actions: []string{"pull", "push"}}
+	if err := checkGrant(grant); err != nil {
+		return err
+	}
+	build, err := s.build(r.Context(), req.Build)
+	if err != nil {
+		return err
+	}
+	if build.Status != api.StatusRunning {
+		return api.Errorf(api.Forbidden, "build %d is not running: %s", req.Build, build.Status)
+	}
+	if !slices.Contains(build.Repositories, req.Repository) {
+		return api.Errorf(api.Forbidden, "build %d has no repository %s", req.Build, req.Repository)
+	}
+	return s.sign(w, r, "build:"+strconv.FormatInt(req.Build, 10), []api.Grant{grant})
+}
+
+func checkGrant(g api.Grant) error {
+	if g.Type != "repository" || !repositoryName.MatchString(g.Name) {
+		return api.Errorf(api.Invalid, "%q %q is not a repository of this server", g.Type, g.Name)
+	}
+	return nil
+}
+
+// build asks the api role about one build.
+func (s *Server) build(ctx context.Context, id int64) (api.Build, error) {
+	var build api.Build
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s/internal/v1/builds/%d", s.api.URL, id), nil)
+	if err != nil {
+		return build, fmt.Errorf("ask for build %d: %w", id, err)
+	}
+	res, err := s.api.HTTP.Do(req)
+	if err != nil {
+		s.log.WarnContext(ctx, "the api role did not answer", "request", web.RequestID(ctx), "error", err)
+		return build, api.Errorf(api.Unavailable, "the api role did not say whether build %d runs", id)
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(res.Body, web.MaxBody))
+	switch {
+	case err != nil:
+		return build, fmt.Errorf("read build %d: %w", id, err)
+	case res.StatusCode == http.StatusNotFound:
+		return build, api.Errorf(api.Forbidden, "there is no build %d", id)
+	case res.StatusCode != http.StatusOK:
+		return build, api.Errorf(api.Unavailable, "the api role did not say whether build %d runs: %s", id, res.Status)
+	}
+	if err := json.Unmarshal(body, &build); err != nil {
+		return build, fmt.Errorf("decode build %d: %w", id, err)
+	}
+	if build.ID != id {
+		return build, fmt.Errorf("asked for build %d, was told of %d", id, build.ID)
+	}
+	return build, nil
+}
+
+// sign makes the token and leaves a line about it in the log.
+func (s *Server) sign(w http.ResponseWriter, r *http.Request, subject string, access []api.Grant) error {
+	now := time.Now()
+	claims := Claims{Access: access, Claims: jwt.Claims{
+		Issuer: Issuer, Subject: subject, Audience: jwt.Audience{s.cfg.Site.Host("registry2")}, ID: newID(),
+		IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now.Add(-clockSkew)),
+		Expiry: jwt.NewNumericDate(now.Add(TokenLife)),
+	}}
+	token, err := s.key.sign(claims)
+	if err != nil {
+		return err
+	}
+	s.log.InfoContext(r.Context(), "signed", "for", pki.PeerRole(r), "subject", subject, "access", describe(access),
+		"token", claims.ID, "request", web.RequestID(r.Context()))
+	return web.WriteJSON(w, http.StatusOK, api.SignedToken{Token: token, ExpiresAt: claims.Expiry.Time().UTC()})
+}
+
+func describe(access []api.Grant) []string {
+	out := make([]string, 0, len(access))
+	for _, g := range access {
+		out = append(out, fmt.Sprintf("%s:%v", g.Name, g.Actions))
+	}
+	return out
+}
