@@ -1,0 +1,157 @@
+package client
+
+import "encoding/json"
+
+// The rows below are the columns of the resource model that our programs read. A field is zero when it was not selected;
+// times stay in the server's text form (see [ParseTime]).
+
+// Organization owns fleets.
+type Organization struct {
+	ID     int64  `json:"id"`
+	Name   string `json:"name"`
+	Handle string `json:"handle"`
+}
+
+// DeviceType is a kind of hardware.
+type DeviceType struct {
+	ID   int64                `json:"id"`
+	Slug string               `json:"slug"`
+	Name string               `json:"name"`
+	Arch Ref[CPUArchitecture] `json:"is_of__cpu_architecture"`
+}
+
+// CPUArchitecture is amd64, aarch64, armv7hf, …
+type CPUArchitecture struct {
+	Slug string `json:"slug"`
+}
+
+// Fleet is a row of application.
+type Fleet struct {
+	ID           int64             `json:"id"`
+	UUID         string            `json:"uuid"`
+	Name         string            `json:"app_name"`
+	Slug         string            `json:"slug"`
+	CreatedAt    string            `json:"created_at"`
+	TrackLatest  bool              `json:"should_track_latest_release"`
+	Actor        Ref[struct{}]     `json:"actor"`
+	Organization Ref[Organization] `json:"organization"`
+	DeviceType   Ref[DeviceType]   `json:"is_for__device_type"`
+	Target       Ref[Release]      `json:"should_be_running__release"`
+	Devices      []Device          `json:"owns__device"`
+	Services     []Service         `json:"service"`
+}
+
+// Service is one container of a fleet's releases.
+type Service struct {
+	ID   int64  `json:"id"`
+	Name string `json:"service_name"`
+}
+
+// Device is a row of device.
+type Device struct {
+	ID              int64           `json:"id"`
+	UUID            string          `json:"uuid"`
+	Name            string          `json:"device_name"`
+	Note            string          `json:"note"`
+	CreatedAt       string          `json:"created_at"`
+	Status          string          `json:"status"`
+	OverallStatus   string          `json:"overall_status"`
+	OverallProgress *int64          `json:"overall_progress"`
+	UpdateStatus    string          `json:"update_status"`
+	IsOnline        bool            `json:"is_online"`
+	LastSeen        string          `json:"last_connectivity_event"`
+	OSVersion       string          `json:"os_version"`
+	AgentVersion    string          `json:"supervisor_version"`
+	IPAddress       string          `json:"ip_address"`
+	MACAddress      string          `json:"mac_address"`
+	PublicAddress   string          `json:"public_address"`
+	MemoryUsage     *int64          `json:"memory_usage"`
+	MemoryTotal     *int64          `json:"memory_total"`
+	StorageUsage    *int64          `json:"storage_usage"`
+	StorageTotal    *int64          `json:"storage_total"`
+	CPUUsage        *int64          `json:"cpu_usage"`
+	CPUTemp         *int64          `json:"cpu_temp"`
+	Fleet           Ref[Fleet]      `json:"belongs_to__application"`
+	DeviceType      Ref[DeviceType] `json:"is_of__device_type"`
+	Running         Ref[Release]    `json:"is_running__release"`
+	Pinned          Ref[Release]    `json:"is_pinned_on__release"`
+	Target          Ref[Release]    `json:"should_be_running__release"`
+	Installs        []ImageInstall  `json:"image_install"`
+	Tags            []Tag           `json:"device_tag"`
+}
+
+// ImageInstall is one image on one device, as the device reported it.
+type ImageInstall struct {
+	ID       int64        `json:"id"`
+	Status   string       `json:"status"`
+	Progress *int64       `json:"download_progress"`
+	Image    Ref[Image]   `json:"installs__image"`
+	Release  Ref[Release] `json:"is_provided_by__release"`
+}
+
+// Image is one service of one release.
+type Image struct {
+	ID          int64        `json:"id"`
+	Status      string       `json:"status"`
+	Location    string       `json:"is_stored_at__image_location"`
+	ContentHash string       `json:"content_hash"`
+	Size        json.Number  `json:"image_size"`
+	Error       string       `json:"error_message"`
+	Service     Ref[Service] `json:"is_a_build_of__service"`
+}
+
+// ReleaseImage links an image to a release.
+type ReleaseImage struct {
+	ID    int64      `json:"id"`
+	Image Ref[Image] `json:"image"`
+}
+
+// Release is a row of release.
+type Release struct {
+	ID          int64           `json:"id"`
+	Commit      string          `json:"commit"`
+	Status      string          `json:"status"`
+	RawVersion  string          `json:"raw_version"`
+	IsFinal     bool            `json:"is_final"`
+	Source      string          `json:"source"`
+	CreatedAt   string          `json:"created_at"`
+	StartedAt   string          `json:"start_timestamp"`
+	EndedAt     string          `json:"end_timestamp"`
+	Note        string          `json:"note"`
+	BuildLog    string          `json:"build_log"`
+	Composition json.RawMessage `json:"composition"`
+	Fleet       Ref[Fleet]      `json:"belongs_to__application"`
+	Images      []ReleaseImage  `json:"release_image"`
+	Tags        []Tag           `json:"release_tag"`
+}
+
+// Tag is a row of application_tag, device_tag or release_tag.
+type Tag struct {
+	ID    int64  `json:"id"`
+	Key   string `json:"tag_key"`
+	Value string `json:"value"`
+}
+
+// Variable is a row of one of the variables' resources.
+type Variable struct {
+	ID      int64               `json:"id"`
+	Name    string              `json:"name"`
+	Value   string              `json:"value"`
+	Service Ref[Service]        `json:"service"`
+	Install Ref[ServiceInstall] `json:"service_install"`
+}
+
+// ServiceInstall links a device to a service of its fleet.
+type ServiceInstall struct {
+	ID      int64        `json:"id"`
+	Service Ref[Service] `json:"installs__service"`
+}
+
+// APIKey is what may be known of a key: never the key itself.
+type APIKey struct {
+	ID          int64  `json:"id"`
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	CreatedAt   string `json:"created_at"`
+	ExpiryDate  string `json:"expiry_date"`
+}
