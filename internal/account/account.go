@@ -1,0 +1,111 @@
+// Package account owns who acts and how they prove it: actors, users, organizations and their members, API keys and
+// sessions. Tokens are kept as hashes only, and every use of one is looked up, so that a deleted row ends its use at once.
+//
+// Fleets and devices are actors too. Their rows belong to packages above this one; account only reads, in [Accounts.Authenticate] and
+// when it makes a key, which fleet or device an actor is.
+package account
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrations gives the tables of this package, numbered 0001 to 0009.
+func Migrations() fs.FS {
+	sub, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		panic(err) // the embedded folder is there or the program does not build
+	}
+	return sub
+}
+
+// Config says what the accounts work with.
+type Config struct {
+	DB     *db.DB
+	Pepper []byte           // 32 random bytes that never enter the database
+	Log    *slog.Logger     // nil: slog's default
+	Now    func() time.Time // nil: the clock
+
+	// SessionLife is how long a session token holds without being refreshed; 0 means 7 days.
+	SessionLife time.Duration
+	// Revoked, if set, hears of keys and sessions that ended before their time, after the commit: what is "key" or "session".
+	Revoked func(what string, id int64)
+	// HandleChanged, if set, runs in the transaction that gives an organization another handle: names made of it follow.
+	HandleChanged func(ctx context.Context, tx *db.Tx, organization int64, handle string) error
+}
+
+// Accounts is the running part of the package: the hasher, the throttle of logins and the times of last use.
+type Accounts struct {
+	cfg      Config
+	hash     Hasher
+	throttle *throttle
+	verify   chan struct{} // bounds how many passwords are hashed at once
+	decoy    string        // hash that no password has; checked when a user does not exist
+
+	mu      sync.Mutex // covers touched
+	touched map[touch]time.Time
+}
+
+// New checks the configuration; it starts nothing.
+func New(cfg Config) (*Accounts, error) {
+	if cfg.DB == nil {
+		return nil, errors.New("account: no database")
+	}
+	if len(cfg.Pepper) < 32 {
+		return nil, fmt.Errorf("account: the pepper has %d bytes, not 32", len(cfg.Pepper))
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.SessionLife == 0 {
+		cfg.SessionLife = 7 * 24 * time.Hour
+	}
+	a := &Accounts{
+		cfg: cfg, hash: NewHasher(cfg.Pepper), throttle: newThrottle(), verify: make(chan struct{}, maxHashing),
+		touched: map[touch]time.Time{},
+	}
+	a.decoy = hashPassword(newToken(""))
+	return a, nil
+}
+
+// NewActor makes an actor, for a fleet or a device about to be inserted.
+func NewActor(ctx context.Context, tx *db.Tx) (int64, error) {
+	res, err := tx.ExecContext(ctx, `INSERT INTO actor DEFAULT VALUES`)
+	if err != nil {
+		return 0, fmt.Errorf("account: new actor: %w", err)
+	}
+	return res.LastInsertId()
+}
+
+// DeleteActor removes the actor of a deleted fleet or device, and with it every key it had.
+func DeleteActor(ctx context.Context, tx *db.Tx, actor int64) error {
+	if _, err := tx.ExecContext(ctx, `DELETE FROM actor WHERE id = ?`, actor); err != nil {
+		return fmt.Errorf("account: delete actor %d: %w", actor, err)
+	}
+	return nil
+}
+
+func (a *Accounts) revoked(tx *db.Tx, what string, ids ...int64) {
+	if a.cfg.Revoked == nil || len(ids) == 0 {
+		return
+	}
+	tx.OnCommit(func() {
+		for _, id := range ids {
+			a.cfg.Revoked(what, id)
+		}
+	})
+}

@@ -1,0 +1,147 @@
+package account
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+// usedEvery is how exactly times of last use are kept.
+const usedEvery = time.Minute
+
+// touch names a key or a session that was used.
+type touch struct {
+	table string // api_key or session
+	id    int64
+}
+
+// Authenticate says who a token is. Unknown, expired and revoked ones are api.ErrUnauthorized, without a word about which. A
+// provisioning key whose uses are spent still authenticates, see [UseProvisioningKey].
+func (a *Accounts) Authenticate(ctx context.Context, tx *db.Tx, token string) (access.Caller, error) {
+	if token == "" || len(token) > 4096 {
+		return access.Nobody(), api.ErrUnauthorized
+	}
+	if looksSigned(token) {
+		return a.bySession(ctx, tx, token)
+	}
+	return a.byKey(ctx, tx, token)
+}
+
+func (a *Accounts) bySession(ctx context.Context, tx *db.Tx, token string) (access.Caller, error) {
+	c, err := a.hash.read(token, tx.Now)
+	if err != nil {
+		return access.Nobody(), err
+	}
+	var caller = access.Caller{Kind: access.User}
+	var used sql.NullString
+	err = tx.QueryRowContext(ctx, `SELECT s.id, s.last_used_at, u.id, u.actor, u.username FROM session s JOIN user u ON u.id = s.user
+		WHERE s.token_hash = ? AND s.user = ? AND s.expires_at > ?`, a.hash.sessionID(c.JTI), c.ID, tx.NowText()).
+		Scan(&caller.Session, &used, &caller.User, &caller.Actor, &caller.Name)
+	if errors.Is(err, sql.ErrNoRows) {
+		return access.Nobody(), api.ErrUnauthorized
+	}
+	if err != nil {
+		return access.Nobody(), fmt.Errorf("authenticate session: %w", err)
+	}
+	a.touch(touch{"session", caller.Session}, used, tx.Now)
+	return caller, nil
+}
+
+func (a *Accounts) byKey(ctx context.Context, tx *db.Tx, token string) (access.Caller, error) {
+	var (
+		caller                      access.Caller
+		kind                        string
+		expiry, used, name, uuid    sql.NullString
+		user, fleet, device, within sql.NullInt64
+	)
+	err := tx.QueryRowContext(ctx, `SELECT k.id, k.kind, k.is_of__actor, k.expiry_date, k.last_used_at, u.id, u.username, f.id, d.id, d.uuid,
+			d.belongs_to__application
+		FROM api_key k
+		LEFT JOIN user u ON k.kind = 'user' AND u.actor = k.is_of__actor
+		LEFT JOIN application f ON k.kind = 'provisioning' AND f.actor = k.is_of__actor
+		LEFT JOIN device d ON k.kind = 'device' AND d.actor = k.is_of__actor
+		WHERE k.key_hash = ?`, a.hash.Token(token)).
+		Scan(&caller.Key, &kind, &caller.Actor, &expiry, &used, &user, &name, &fleet, &device, &uuid, &within)
+	if errors.Is(err, sql.ErrNoRows) || (err == nil && expiry.Valid && expiry.String <= tx.NowText()) {
+		return access.Nobody(), api.ErrUnauthorized
+	}
+	if err != nil {
+		return access.Nobody(), fmt.Errorf("authenticate key: %w", err)
+	}
+	switch {
+	case user.Valid:
+		caller.Kind, caller.User, caller.Name = access.User, user.Int64, name.String
+	case fleet.Valid:
+		caller.Kind, caller.Fleet, caller.Name = access.Provisioning, fleet.Int64, fmt.Sprintf("f_%d", fleet.Int64)
+	case device.Valid:
+		caller.Kind, caller.Device, caller.Fleet = access.Device, device.Int64, within.Int64
+		caller.Name = api.DeviceRegistryUser(api.DeviceUUID(uuid.String))
+	default: // the key outlived what it was for
+		return access.Nobody(), api.ErrUnauthorized
+	}
+	a.touch(touch{"api_key", caller.Key}, used, tx.Now)
+	return caller, nil
+}
+
+// touch remembers a use, to be written later: reading a page must not cost a write.
+func (a *Accounts) touch(t touch, last sql.NullString, now time.Time) {
+	if last.Valid {
+		if at, err := db.ParseTime(last.String); err == nil && now.Sub(at) < usedEvery {
+			return
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, known := a.touched[t]; !known {
+		a.touched[t] = now
+	}
+}
+
+// RunOnce writes down the times of last use and forgets sessions that have expired.
+func (a *Accounts) RunOnce(ctx context.Context) error {
+	a.mu.Lock()
+	uses := a.touched
+	a.touched = map[touch]time.Time{}
+	a.mu.Unlock()
+	err := a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		for t, at := range uses {
+			query := `UPDATE api_key SET last_used_at = ? WHERE id = ?`
+			if t.table == "session" {
+				query = `UPDATE session SET last_used_at = ? WHERE id = ?`
+			}
+			if _, err := tx.ExecContext(ctx, query, db.FormatTime(at), t.id); err != nil {
+				return err
+			}
+		}
+		_, err := tx.ExecContext(ctx, `DELETE FROM session WHERE expires_at <= ?`, tx.NowText())
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("account: write down uses: %w", err)
+	}
+	return nil
+}
+
+// Run repeats RunOnce until the context ends, and once more then.
+func (a *Accounts) Run(ctx context.Context) error {
+	tick := time.NewTicker(usedEvery / 2)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+			defer cancel()
+			return a.RunOnce(last)
+		case <-tick.C:
+			if err := a.RunOnce(ctx); err != nil && ctx.Err() == nil {
+				a.cfg.Log.ErrorContext(ctx, "accounts", "error", err)
+			}
+		}
+	}
+}

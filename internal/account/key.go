@@ -1,0 +1,223 @@
+package account
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+// Whose says what kind of actor a key is for.
+type Whose string
+
+// The kinds of actors, as they are named on the wire.
+const (
+	OfUser   Whose = "user"        // a named key: acts as the user
+	OfFleet  Whose = "application" // a provisioning key: registers devices into the fleet
+	OfDevice Whose = "device"      // a device's own key
+)
+
+// KeySpec describes a key to be made.
+type KeySpec struct {
+	Of          Whose
+	ID          int64  // of the user, fleet or device
+	Name        string // "" for none
+	Description string
+	Expiry      *time.Time // nil: never
+	MaxUses     int        // provisioning keys only; 0 means no bound
+	Token       string     // device keys only: the key that the device brings; "" for a new one
+}
+
+const (
+	maxKeyName        = 100
+	maxKeyDescription = 1000
+	freshLogin        = 20 * time.Minute // how long ago the password must have been given at most, to make a named key
+)
+
+// CreateKey makes a key and returns it, this once. Named keys of users can be made by the user in a session with a fresh login
+// only; keys of fleets and devices by every member of the organization that owns them, with a named key too.
+func (a *Accounts) CreateKey(ctx context.Context, tx *db.Tx, by access.Caller, spec KeySpec) (string, error) {
+	if by.Kind != access.User && by.Kind != access.System {
+		return "", api.Errorf(api.Forbidden, "only a user may make API keys")
+	}
+	if err := spec.check(tx.Now); err != nil {
+		return "", err
+	}
+	actor, err := a.actorFor(ctx, tx, by, spec)
+	if err != nil {
+		return "", fmt.Errorf("create key: %w", err)
+	}
+	switch spec.Of {
+	case OfDevice:
+		return a.addKey(ctx, tx, "device", prefixDevice, actor, spec)
+	case OfFleet:
+		return a.addKey(ctx, tx, "provisioning", prefixProvisioning, actor, spec)
+	default:
+		return a.addKey(ctx, tx, "user", prefixUser, actor, spec)
+	}
+}
+
+func (s KeySpec) check(now time.Time) error {
+	switch {
+	case s.Of != OfUser && s.Of != OfFleet && s.Of != OfDevice:
+		return api.Errorf(api.Invalid, "a key is for a user, an application or a device, not for %q", s.Of)
+	case len(s.Name) > maxKeyName:
+		return api.Errorf(api.Invalid, "a key's name has at most %d characters", maxKeyName)
+	case len(s.Description) > maxKeyDescription:
+		return api.Errorf(api.Invalid, "a key's description has at most %d characters", maxKeyDescription)
+	case strings.ContainsFunc(s.Name, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return api.Errorf(api.Invalid, "a key's name has no control characters")
+	case s.Expiry != nil && !s.Expiry.After(now):
+		return api.Errorf(api.Invalid, "the expiry date lies in the past")
+	case s.MaxUses < 0:
+		return api.Errorf(api.Invalid, "maxUses must be at least 1")
+	case s.MaxUses > 0 && s.Of != OfFleet:
+		return api.Errorf(api.Invalid, "only a provisioning key has a number of uses")
+	case s.Token != "" && s.Of != OfDevice:
+		return api.Errorf(api.Invalid, "only a device brings a key of its own")
+	case s.Token != "":
+		return checkBroughtKey(s.Token)
+	}
+	return nil
+}
+
+// checkBroughtKey refuses keys that could be guessed, that look like a session token, or that do not fit into a header.
+func checkBroughtKey(token string) error {
+	if len(token) < 32 || len(token) > 128 {
+		return api.Errorf(api.Invalid, "a device's key has 32 to 128 characters")
+	}
+	for _, c := range []byte(token) {
+		if !strings.ContainsRune(base62+"_-", rune(c)) {
+			return api.Errorf(api.Invalid, "a device's key has only letters, digits, _ and -")
+		}
+	}
+	return nil
+}
+
+// actorFor finds the actor that a key is for, if the caller may make one for it.
+func (a *Accounts) actorFor(ctx context.Context, tx *db.Tx, by access.Caller, spec KeySpec) (int64, error) {
+	var query string
+	switch spec.Of {
+	case OfUser:
+		if by.Kind != access.System {
+			if spec.ID != by.User {
+				return 0, api.Errorf(api.NotFound, "there is no such user")
+			}
+			if err := requireFreshLogin(ctx, tx, by); err != nil {
+				return 0, err
+			}
+		}
+		query = `SELECT actor FROM user WHERE id = ? AND (? OR id = ?)`
+	case OfFleet:
+		query = `SELECT f.actor FROM application f WHERE f.id = ? AND (? OR EXISTS (SELECT 1 FROM organization_membership m
+			WHERE m.is_member_of__organization = f.organization AND m.user = ?))`
+	case OfDevice:
+		query = `SELECT d.actor FROM device d JOIN application f ON f.id = d.belongs_to__application
+			WHERE d.id = ? AND (? OR EXISTS (SELECT 1 FROM organization_membership m
+			WHERE m.is_member_of__organization = f.organization AND m.user = ?))`
+	}
+	var actor int64
+	err := tx.QueryRowContext(ctx, query, spec.ID, by.Kind == access.System, by.User).Scan(&actor)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, api.Errorf(api.NotFound, "there is no such %s", spec.Of)
+	}
+	return actor, err
+}
+
+// requireFreshLogin holds for a session whose user gave the password lately. A named key never passes: it may not make more
+// of its kind.
+func requireFreshLogin(ctx context.Context, tx *db.Tx, by access.Caller) error {
+	if by.Session == 0 {
+		return api.Errorf(api.Forbidden, "an API key may not make further user keys; log in with your password")
+	}
+	var text string
+	if err := tx.QueryRowContext(ctx, `SELECT authenticated_at FROM session WHERE id = ?`, by.Session).Scan(&text); err != nil {
+		return err
+	}
+	at, err := db.ParseTime(text)
+	if err != nil {
+		return err
+	}
+	if tx.Now.Sub(at) > freshLogin {
+		return api.Errorf(api.Unauthorized, "Fresh authentication token required")
+	}
+	return nil
+}
+
+func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, kind, prefix string, actor int64, spec KeySpec) (string, error) {
+	token := spec.Token
+	if token == "" {
+		token = newToken(prefix)
+	}
+	var expiry any
+	if spec.Expiry != nil {
+		expiry = db.FormatTime(*spec.Expiry)
+	}
+	hash := a.hash.Token(token)
+	_, err := tx.ExecContext(ctx, `INSERT INTO api_key (created_at, kind, key_hash, is_of__actor, name, description, expiry_date, max_uses)
+		VALUES (?, ?, ?, ?, NULLIF(?, ''), NULLIF(?, ''), ?, NULLIF(?, 0))`,
+		tx.NowText(), kind, hash, actor, spec.Name, spec.Description, expiry, spec.MaxUses)
+	if db.IsUnique(err) {
+		// The same device repeating its exchange is fine; anybody else's key is not.
+		holds, herr := a.KeyHolds(ctx, tx, actor, token)
+		if herr != nil {
+			return "", herr
+		}
+		if holds {
+			return token, nil
+		}
+		return "", api.Errorf(api.Conflict, `"key" must be unique.`)
+	}
+	if err != nil {
+		return "", fmt.Errorf("create key: %w", err)
+	}
+	return token, nil
+}
+
+// SetDeviceKey gives a device's actor a key: the one it brings, or a new one when token is empty. It checks no right: the
+// caller is the registration, which did. Keys that the device already has stay.
+func (a *Accounts) SetDeviceKey(ctx context.Context, tx *db.Tx, actor int64, token string) (string, error) {
+	if token != "" {
+		if err := checkBroughtKey(token); err != nil {
+			return "", err
+		}
+	}
+	return a.addKey(ctx, tx, "device", prefixDevice, actor, KeySpec{Token: token})
+}
+
+// KeyHolds reports whether a token is a live device key of an actor: proof that a repeated registration comes from the
+// device that made the first.
+func (a *Accounts) KeyHolds(ctx context.Context, tx *db.Tx, actor int64, token string) (bool, error) {
+	var n int
+	err := tx.QueryRowContext(ctx, `SELECT count(*) FROM api_key WHERE key_hash = ? AND is_of__actor = ? AND kind = 'device'
+		AND (expiry_date IS NULL OR expiry_date > ?)`, a.hash.Token(token), actor, tx.NowText()).Scan(&n)
+	if err != nil {
+		return false, fmt.Errorf("check key: %w", err)
+	}
+	return n == 1, nil
+}
+
+// UseProvisioningKey counts one registration against a provisioning key and refuses it when the key has none left or has
+// expired. Authentication lets a used-up key in, so that a device whose first answer got lost can repeat its registration:
+// only this call, in the transaction that makes the device, decides.
+func UseProvisioningKey(ctx context.Context, tx *db.Tx, key int64) error {
+	res, err := tx.ExecContext(ctx, `UPDATE api_key SET uses = uses + 1 WHERE id = ? AND kind = 'provisioning'
+		AND (max_uses IS NULL OR uses < max_uses) AND (expiry_date IS NULL OR expiry_date > ?)`, key, tx.NowText())
+	if err != nil {
+		return fmt.Errorf("use provisioning key: %w", err)
+	}
+	n, err := res.RowsAffected()
+	if err != nil {
+		return fmt.Errorf("use provisioning key: %w", err)
+	}
+	if n == 0 {
+		return api.Errorf(api.Unauthorized, "the provisioning key is used up or expired")
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+package account
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata"
+)
+
+// Ids of the rows of organization_membership_role, see the first migration.
+const (
+	roleAdministrator = 1
+	roleMember        = 2
+)
+
+const maxHandle = 100
+
+var (
+	handleForm  = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
+	notInHandle = regexp.MustCompile(`[^a-z0-9]+`)
+)
+
+// freeHandle makes a handle of a name: lower case, and numbered when it is taken.
+func freeHandle(ctx context.Context, tx *db.Tx, name string) (string, error) {
+	base := strings.ToLower(name)
+	if !handleForm.MatchString(base) {
+		base = strings.Trim(notInHandle.ReplaceAllString(base, "_"), "_")
+	}
+	if base == "" {
+		base = "organization"
+	}
+	base = clip(base, maxHandle-10)
+	for n := 1; n < 10_000; n++ {
+		handle := base
+		if n > 1 {
+			handle = fmt.Sprintf("%s%d", base, n)
+		}
+		var taken bool
+		err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization WHERE handle = ?)`, handle).Scan(&taken)
+		if err != nil {
+			return "", err
+		}
+		if !taken {
+			return handle, nil
+		}
+	}
+	return "", api.Errorf(api.Conflict, "no free handle for %q is left; choose one", name)
+}
+
+func addMember(ctx context.Context, tx *db.Tx, organization, user int64, role int) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO organization_membership (created_at, user, is_member_of__organization,
+		organization_membership_role) VALUES (?, ?, ?, ?)`, tx.NowText(), user, organization, role)
+	if err != nil {
+		return fmt.Errorf("add member: %w", err)
+	}
+	return nil
+}
+
+// beforeOrganization names a new organization and keeps handles well formed.
+func (a *Accounts) beforeOrganization(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	if c.Op == odata.Delete {
+		return nil
+	}
+	name, named := c.Values["name"].(string)
+	if named && strings.TrimSpace(name) == "" {
+		return api.Errorf(api.Invalid, "an organization needs a name")
+	}
+	handle, given := c.Values["handle"].(string)
+	switch {
+	case given && (!handleForm.MatchString(handle) || len(handle) > maxHandle):
+		return api.Errorf(api.Invalid, "a handle has at most %d lower-case letters, digits, _ and -, and starts with a letter or digit",
+			maxHandle)
+	case c.Op == odata.Create && !named:
+		return api.Errorf(api.Invalid, "an organization needs a name")
+	case c.Op == odata.Create && !given:
+		free, err := freeHandle(ctx, tx, name)
+		if err != nil {
+			return fmt.Errorf("create organization: %w", err)
+		}
+		c.Values["handle"] = free
+	}
+	return nil
+}
+
+// afterOrganization makes the creator its administrator, and lets names follow a new handle.
+func (a *Accounts) afterOrganization(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	switch {
+	case c.Op == odata.Create && c.Caller.Kind == access.User:
+		return addMember(ctx, tx, c.IDs[0], c.Caller.User, roleAdministrator)
+	case c.Op == odata.Update && a.cfg.HandleChanged != nil:
+		handle, changed := c.Values["handle"].(string)
+		if !changed {
+			return nil
+		}
+		for _, id := range c.IDs {
+			if err := a.cfg.HandleChanged(ctx, tx, id, handle); err != nil {
+				return fmt.Errorf("change handle: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// beforeMembership gives a new member the smaller role, and keeps an organization from losing its last administrator.
+func (a *Accounts) beforeMembership(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	if c.Op == odata.Create {
+		if _, given := c.Values["organization_membership_role"]; !given {
+			c.Values["organization_membership_role"] = int64(roleMember)
+		}
+		return nil
+	}
+	return nil
+}
+
+// afterMembership refuses what left an organization without an administrator. Deleting the organization itself takes its
+// memberships along without coming here.
+func (a *Accounts) afterMembership(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	if c.Op == odata.Create {
+		return nil
+	}
+	var orphan bool
+	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization o WHERE NOT EXISTS (SELECT 1 FROM organization_membership m
+		WHERE m.is_member_of__organization = o.id AND m.organization_membership_role = ?))`, roleAdministrator).Scan(&orphan)
+	if err != nil {
+		return fmt.Errorf("change membership: %w", err)
+	}
+	if orphan {
+		return api.Errorf(api.Invalid, "an organization needs at least one administrator")
+	}
+	return nil
+}

@@ -1,0 +1,110 @@
+package account
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"math/big"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/roadstead-io/roadstead/api"
+)
+
+// Prefixes tell people (and scanners of leaked secrets) what a token is for. The server does not read them.
+const (
+	prefixUser         = "rsu_"
+	prefixProvisioning = "rsp_"
+	prefixDevice       = "rsd_"
+)
+
+const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+// tokenDigits base-62 digits hold 256 bits.
+const tokenDigits = 43
+
+// newToken makes a random token of 256 bits.
+func newToken(prefix string) string {
+	var raw [32]byte
+	_, _ = rand.Read(raw[:]) // never fails, see crypto/rand
+	n := new(big.Int).SetBytes(raw[:])
+	digits := make([]byte, tokenDigits)
+	base, rest := big.NewInt(int64(len(base62))), new(big.Int)
+	for i := len(digits) - 1; i >= 0; i-- {
+		n.DivMod(n, base, rest)
+		digits[i] = base62[rest.Int64()]
+	}
+	return prefix + string(digits)
+}
+
+// Hasher turns tokens into what the database keeps of them. Without the pepper, which is not in the database, a stolen hash
+// can neither be used nor tried against guesses.
+type Hasher struct{ pepper []byte }
+
+// NewHasher makes a hasher with the server's pepper.
+func NewHasher(pepper []byte) Hasher { return Hasher{pepper: append([]byte(nil), pepper...)} }
+
+// Token is the hash of an API key.
+func (h Hasher) Token(token string) string { return hex.EncodeToString(h.mac("", token)) }
+
+// sessionID is the hash of a session token's jti.
+func (h Hasher) sessionID(jti string) string { return hex.EncodeToString(h.mac("session\x00", jti)) }
+
+// sessionKey is the key that signs session tokens.
+func (h Hasher) sessionKey() []byte { return h.mac("session signing key\x00", "v1") }
+
+func (h Hasher) mac(domain, text string) []byte {
+	m := hmac.New(sha256.New, h.pepper)
+	m.Write([]byte(domain))
+	m.Write([]byte(text))
+	return m.Sum(nil)
+}
+
+// claims are the content of a session token. Clients read iat and exp; authTime is in milliseconds, as they expect.
+type claims struct {
+	ID       int64  `json:"id"` // of the user
+	AuthTime int64  `json:"authTime"`
+	IssuedAt int64  `json:"iat"`
+	Expires  int64  `json:"exp"`
+	JTI      string `json:"jti"`
+}
+
+// looksSigned tells session tokens from keys: a token of the form of a JWT is never looked up as a key.
+func looksSigned(token string) bool { return strings.Count(token, ".") == 2 }
+
+func (h Hasher) sign(c claims) (string, error) {
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.HS256, Key: h.sessionKey()}, (&jose.SignerOptions{}).WithType("JWT"))
+	if err != nil {
+		return "", err
+	}
+	payload, err := json.Marshal(c)
+	if err != nil {
+		return "", err
+	}
+	signed, err := signer.Sign(payload)
+	if err != nil {
+		return "", err
+	}
+	return signed.CompactSerialize()
+}
+
+// read checks the signature and the expiry of a session token. Every failure is the same error.
+func (h Hasher) read(token string, now time.Time) (claims, error) {
+	var c claims
+	signed, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.HS256})
+	if err != nil {
+		return c, api.ErrUnauthorized
+	}
+	payload, err := signed.Verify(h.sessionKey())
+	if err != nil {
+		return c, api.ErrUnauthorized
+	}
+	if err := json.Unmarshal(payload, &c); err != nil || c.JTI == "" || now.Unix() >= c.Expires {
+		return c, api.ErrUnauthorized
+	}
+	return c, nil
+}

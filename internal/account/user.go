@@ -1,0 +1,187 @@
+package account
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/mail"
+	"regexp"
+	"strings"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+var userName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{1,38}[a-z0-9]$`)
+
+// Bootstrap makes the first user of a server, with an organization and a named key. When there is a user already, it answers
+// nil and changes nothing.
+func (a *Accounts) Bootstrap(ctx context.Context, email, username string) (*api.Admin, error) {
+	admin := &api.Admin{Email: email, Username: username, Password: newPassword()}
+	hash, err := a.hashNew(ctx, admin.Password)
+	if err != nil {
+		return nil, err
+	}
+	var exists bool
+	err = a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM user)`).Scan(&exists); err != nil || exists {
+			return err
+		}
+		id, err := insertUser(ctx, tx, email, username, hash)
+		if err != nil {
+			return err
+		}
+		admin.APIKey, err = a.CreateKey(ctx, tx, access.Itself(), KeySpec{
+			Of: OfUser, ID: id, Name: "first key", Description: "made with the server, see admin.json",
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("bootstrap: %w", err)
+	}
+	if exists {
+		return nil, nil //nolint:nilnil // documented: nobody was made
+	}
+	return admin, nil
+}
+
+// CreateUser makes a user with an organization of the same name. An empty password means an invented one, an empty user name
+// one taken from the e-mail address. The answer holds the password only when it was invented.
+func (a *Accounts) CreateUser(ctx context.Context, want api.NewUser) (api.NewUser, error) {
+	made := api.NewUser{Email: strings.ToLower(strings.TrimSpace(want.Email)), Username: strings.ToLower(want.Username)}
+	if parsed, err := mail.ParseAddress(made.Email); err != nil || parsed.Address != made.Email || len(made.Email) > 254 {
+		return made, api.Errorf(api.Invalid, "%q is not an e-mail address", want.Email)
+	}
+	if made.Username == "" {
+		made.Username, _, _ = strings.Cut(made.Email, "@")
+		made.Username = strings.NewReplacer(".", "_", "+", "_").Replace(made.Username)
+	}
+	if !userName.MatchString(made.Username) {
+		return made, api.Errorf(api.Invalid, "%q is not a user name: 3 to 40 lower-case letters, digits, _ and -", made.Username)
+	}
+	password, err := choosePassword(want.Password, &made)
+	if err != nil {
+		return made, err
+	}
+	hash, err := a.hashNew(ctx, password)
+	if err != nil {
+		return made, err
+	}
+	err = a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		_, err := insertUser(ctx, tx, made.Email, made.Username, hash)
+		return err
+	})
+	if err != nil {
+		return api.NewUser{}, fmt.Errorf("create user: %w", err)
+	}
+	return made, nil
+}
+
+// SetPassword gives a user, named by e-mail address or user name, a new password and ends all sessions. Keys stay.
+func (a *Accounts) SetPassword(ctx context.Context, who, password string) (api.NewUser, error) {
+	var made api.NewUser
+	var id int64
+	err := a.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+		return tx.QueryRowContext(ctx, `SELECT id, email, username FROM user WHERE email = ?1 OR username = ?1`, strings.ToLower(who)).
+			Scan(&id, &made.Email, &made.Username)
+	})
+	if errors.Is(err, sql.ErrNoRows) {
+		return made, api.Errorf(api.NotFound, "there is no user %q", who)
+	}
+	if err != nil {
+		return made, fmt.Errorf("set password: %w", err)
+	}
+	if password, err = choosePassword(password, &made); err != nil {
+		return made, err
+	}
+	hash, err := a.hashNew(ctx, password)
+	if err != nil {
+		return made, err
+	}
+	err = a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		if _, err := tx.ExecContext(ctx, `UPDATE user SET password = ? WHERE id = ?`, hash, id); err != nil {
+			return err
+		}
+		return a.endSessions(ctx, tx, `user = ?`, id)
+	})
+	if err != nil {
+		return api.NewUser{}, fmt.Errorf("set password: %w", err)
+	}
+	return made, nil
+}
+
+// choosePassword checks a given password, or invents one and puts it into the answer.
+func choosePassword(given string, made *api.NewUser) (string, error) {
+	if given == "" {
+		made.Password = newPassword()
+		return made.Password, nil
+	}
+	local, _, _ := strings.Cut(made.Email, "@")
+	return given, CheckPassword(given, made.Username, local)
+}
+
+// newPassword invents a password: 24 base-62 digits, 142 bits.
+func newPassword() string { return newToken("")[:24] }
+
+func (a *Accounts) hashNew(ctx context.Context, password string) (hash string, err error) {
+	err = a.hashing(ctx, func() { hash = hashPassword(password) })
+	return hash, err
+}
+
+// insertUser makes the actor, the user, and the organization that every user starts with.
+func insertUser(ctx context.Context, tx *db.Tx, email, username, hash string) (int64, error) {
+	actor, err := NewActor(ctx, tx)
+	if err != nil {
+		return 0, err
+	}
+	handle, err := freeHandle(ctx, tx, username)
+	if err != nil {
+		return 0, err
+	}
+	res, err := tx.ExecContext(ctx, `INSERT INTO organization (created_at, name, handle) VALUES (?, ?, ?)`, tx.NowText(), username, handle)
+	if err != nil {
+		return 0, err
+	}
+	org, err := res.LastInsertId()
+	if err != nil {
+		return 0, err
+	}
+	res, err = tx.ExecContext(ctx, `INSERT INTO user (created_at, actor, username, email, password, has_legacy_link_to__organization)
+		VALUES (?, ?, ?, ?, ?, ?)`, tx.NowText(), actor, username, email, hash, org)
+	if db.IsUnique(err) {
+		return 0, api.Errorf(api.Conflict, "there is a user of that name or e-mail address already")
+	}
+	if err != nil {
+		return 0, err
+	}
+	id, err := res.LastInsertId()
+	if err != nil {
+		return 0, err
+	}
+	return id, addMember(ctx, tx, org, id, roleAdministrator)
+}
+
+// Whoami describes the actor that a caller is.
+func (a *Accounts) Whoami(ctx context.Context, tx *db.Tx, by access.Caller) (*api.Whoami, error) {
+	me := &api.Whoami{ID: by.Actor}
+	var err error
+	switch by.Kind {
+	case access.User:
+		me.ActorType, me.ActorTypeID, me.Email = string(OfUser), by.User, new(string)
+		err = tx.QueryRowContext(ctx, `SELECT username, email FROM user WHERE id = ?`, by.User).Scan(&me.Username, me.Email)
+	case access.Device:
+		me.ActorType, me.ActorTypeID = string(OfDevice), by.Device
+		err = tx.QueryRowContext(ctx, `SELECT uuid FROM device WHERE id = ?`, by.Device).Scan(&me.UUID)
+	default:
+		return nil, api.ErrUnauthorized
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, api.ErrUnauthorized
+	}
+	if err != nil {
+		return nil, fmt.Errorf("whoami: %w", err)
+	}
+	return me, nil
+}

@@ -1,0 +1,53 @@
+package apiserver
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+)
+
+// Config is the api role's role.json.
+type Config struct {
+	// Dir is the role's directory: cert.pem, key.pem and ca.pem, the pepper, the database and the message bus.
+	Dir string `json:"dir"`
+	// Site is where the public side of the server is reached.
+	Site api.Site `json:"site"`
+	// Peers gives the loopback address of every role that this one calls: the signer.
+	Peers map[string]string `json:"peers"`
+	// PublicCA is the file of the root certificate that devices and people are given to trust.
+	PublicCA string `json:"public_ca"`
+	// PollInterval is how often devices ask for their target state unless a variable says otherwise. 0 means ten minutes.
+	PollInterval time.Duration `json:"poll_interval"`
+}
+
+const defaultPollInterval = 10 * time.Minute
+
+// Validate names the field that is wrong.
+func (c *Config) Validate() error {
+	switch {
+	case c.Dir == "":
+		return errors.New("dir: not given")
+	case !filepath.IsAbs(c.Dir):
+		return fmt.Errorf("dir: %q is not absolute", c.Dir)
+	case c.Site.Domain == "":
+		return errors.New("site.domain: not given")
+	case c.Site.Port < 0 || c.Site.Port > 65535:
+		return fmt.Errorf("site.port: %d is not a port", c.Site.Port)
+	case c.PollInterval < 0:
+		return fmt.Errorf("poll_interval: %s is negative", c.PollInterval)
+	case c.PollInterval > 0 && c.PollInterval < time.Second:
+		return fmt.Errorf("poll_interval: %s is shorter than a second", c.PollInterval)
+	}
+	return nil
+}
+
+// pollInterval is the configured interval or the default.
+func (c *Config) pollInterval() time.Duration {
+	if c.PollInterval == 0 {
+		return defaultPollInterval
+	}
+	return c.PollInterval
+}

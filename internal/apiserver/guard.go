@@ -1,0 +1,149 @@
+package apiserver
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
+// requestTime bounds a request that is no stream, body and answer included.
+const requestTime = 60 * time.Second
+
+// guard finds out who is asking, lets in whom the route names, and bounds the request. Handlers find the caller in the
+// request's context.
+func (s *Server) guard(rt route) web.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		caller, err := s.admit(rt, r)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := s.bound(rt, w, access.With(r.Context(), caller))
+		defer cancel()
+		r = r.WithContext(ctx)
+		if rt.stream {
+			return rt.handle(w, r)
+		}
+		gz := s.compress(w, r)
+		defer gz.Close()
+		err = rt.handle(gz, r)
+		if err != nil && !gz.wrote() {
+			web.WriteError(gz, err) // here, so that a long error text is compressed like any answer; web.Handle logs it
+		}
+		return err
+	}
+}
+
+// admit authenticates a request and holds it against the route's rule. Public routes are for the edge, internal ones for the
+// roles they name; the certificate decides which of the two a connection can reach.
+func (s *Server) admit(rt route, r *http.Request) (access.Caller, error) {
+	role := pki.PeerRole(r)
+	if len(rt.roles) > 0 {
+		if !slices.Contains(rt.roles, role) {
+			return access.Nobody(), api.Errorf(api.NotFound, "") // the public does not learn what is internal
+		}
+		return access.Caller{Kind: access.Service, Role: role, Name: role}, nil
+	}
+	if role != api.RoleEdge {
+		return access.Nobody(), api.Errorf(api.Forbidden, "this route is reached through the edge")
+	}
+	if slices.Equal(rt.who, anybody) {
+		return access.Nobody(), nil
+	}
+	caller, err := s.authenticate(r, rt.basic)
+	if err != nil {
+		return caller, err
+	}
+	switch {
+	case slices.Contains(rt.who, caller.Kind):
+		return caller, nil
+	case caller.Kind == access.Anonymous || caller.Kind == access.Provisioning:
+		return caller, api.ErrUnauthorized
+	default:
+		return caller, api.Errorf(api.Forbidden, "this is not for a %s", caller.Kind)
+	}
+}
+
+// authenticate says who a request's credentials stand for; none at all is nobody, and ones that do not hold are an error.
+func (s *Server) authenticate(r *http.Request, basic bool) (access.Caller, error) {
+	token, given := credentials(r, basic)
+	if !given {
+		return access.Nobody(), nil
+	}
+	caller := access.Nobody()
+	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
+		caller, err = s.accounts.Authenticate(r.Context(), tx, token)
+		return err
+	})
+	return caller, err
+}
+
+// credentials finds the token of a request: a Bearer header, the apikey parameter, or where allowed a Basic password. The
+// query is split by hand, because net/url drops parameters that hold a semicolon, as OData's do.
+func credentials(r *http.Request, basic bool) (token string, given bool) {
+	if h := r.Header.Get("Authorization"); h != "" {
+		scheme, rest, _ := strings.Cut(h, " ")
+		if strings.EqualFold(scheme, "Bearer") {
+			return strings.TrimSpace(rest), true
+		}
+		if _, password, ok := r.BasicAuth(); ok && basic {
+			return password, true
+		}
+		return "", true // something we do not take: never treat it as nobody
+	}
+	for part := range strings.SplitSeq(r.URL.RawQuery, "&") {
+		if value, ok := strings.CutPrefix(part, "apikey="); ok {
+			token, err := url.QueryUnescape(value)
+			if err != nil {
+				return "", true
+			}
+			return token, true
+		}
+	}
+	return "", false
+}
+
+// bound gives a stream a context that ends with the server, and everything else a time limit.
+func (s *Server) bound(rt route, w http.ResponseWriter, ctx context.Context) (context.Context, context.CancelFunc) { //nolint:revive // w and ctx belong to one request
+	if !rt.stream {
+		deadline := time.Now().Add(requestTime)
+		rc := http.NewResponseController(w)
+		_ = rc.SetReadDeadline(deadline) // not supported in some tests; then the context's deadline is left
+		_ = rc.SetWriteDeadline(deadline.Add(5 * time.Second))
+		return context.WithDeadline(ctx, deadline)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { // ends with the request: the caller always calls the function returned
+		defer close(done)
+		select {
+		case <-s.stopping:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(); <-done }
+}
+
+// from is where a request comes from, as the edge says it.
+func from(r *http.Request) account.From {
+	f := account.From{UserAgent: r.UserAgent()}
+	if pki.PeerRole(r) == api.RoleEdge {
+		parts := strings.Split(r.Header.Get("X-Forwarded-For"), ",")
+		f.Address = strings.TrimSpace(parts[len(parts)-1])
+	}
+	if f.Address == "" {
+		f.Address, _, _ = net.SplitHostPort(r.RemoteAddr)
+	}
+	return f
+}

@@ -1,0 +1,77 @@
+package apiserver
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
+// bootstrap makes the first user, once, for the parent to write into admin.json.
+func (s *Server) bootstrap(w http.ResponseWriter, r *http.Request) error {
+	admin, err := s.accounts.Bootstrap(r.Context(), "admin@"+s.cfg.Site.Domain, "admin")
+	if err != nil {
+		return err
+	}
+	if admin == nil {
+		admin = &api.Admin{}
+	}
+	admin.URL = s.cfg.Site.URL("api")
+	return web.WriteJSON(w, http.StatusOK, admin)
+}
+
+func (s *Server) newUser(w http.ResponseWriter, r *http.Request) error {
+	var req api.NewUser
+	if err := web.Decode(r, &req); err != nil {
+		return err
+	}
+	made, err := s.accounts.CreateUser(r.Context(), req)
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusCreated, made)
+}
+
+func (s *Server) setPassword(w http.ResponseWriter, r *http.Request) error {
+	var req api.NewUser
+	if err := web.Decode(r, &req); err != nil {
+		return err
+	}
+	made, err := s.accounts.SetPassword(r.Context(), req.Email, req.Password)
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, made)
+}
+
+// backup streams a consistent copy of the database. The length comes first, so that a cut copy is seen to be one.
+func (s *Server) backup(w http.ResponseWriter, r *http.Request) error {
+	dir, err := os.MkdirTemp(s.cfg.Dir, "backup-")
+	if err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	file := filepath.Join(dir, "roadstead.db")
+	if err := s.db.Snapshot(r.Context(), file); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	w.Header().Set("Content-Type", "application/vnd.sqlite3")
+	w.Header().Set("Content-Length", fmt.Sprint(info.Size()))
+	if _, err := io.Copy(w, f); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,112 @@
+package apiserver
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
+// route is one entry of the role's list. Exactly one of who and roles says who may call it; a route with neither makes New
+// fail.
+type route struct {
+	method string // "" for every method
+	path   string // pattern of net/http.ServeMux, matched on the escaped path
+	handle web.HandlerFunc
+	who    []access.Kind // public route, reached through the edge: the kinds of callers that get in
+	roles  []string      // internal route: the roles, by certificate, that get in
+	stream bool          // no time limit, no compression; its context ends when the server stops
+	basic  bool          // the token may also come as the password of Basic authentication
+}
+
+// Who gets in.
+var (
+	anybody = []access.Kind{access.Anonymous}                             // no authentication is even tried
+	user    = []access.Kind{access.User}                                  // sessions and named keys
+	device  = []access.Kind{access.Device}                                // a device's own key
+	either  = []access.Kind{access.User, access.Device}                   // whoever has a page of its own
+	filters = []access.Kind{access.Anonymous, access.User, access.Device} // the engine's rules decide, row by row
+)
+
+// list is every route of the role.
+func (s *Server) list() []route {
+	rs := []route{
+		{method: "GET", path: "/ping", handle: ping, who: anybody},
+		{method: "GET", path: "/connectivity-check", handle: connectivityCheck, who: anybody},
+		{method: "GET", path: "/config", handle: s.siteConfig, who: anybody},
+		{method: "GET", path: "/config/vars", handle: s.configVars, who: anybody},
+		{method: "POST", path: "/login_", handle: s.login, who: anybody},
+
+		{path: "/v7/", handle: s.engine.Handler(), who: filters},
+		{path: "/v6/", handle: s.engine.Handler(), who: filters},
+
+		{method: "GET", path: "/actor/v1/whoami", handle: s.whoami, who: either},
+		{method: "GET", path: "/user/v1/whoami", handle: s.userWhoami, who: user},
+		{method: "GET", path: "/user/v1/refresh-token", handle: s.refresh, who: user},
+		{method: "POST", path: "/user/v1/refresh-token", handle: s.refreshWithPassword, who: user},
+		{method: "POST", path: "/user/v1/logout", handle: s.logout, who: user},
+		{method: "GET", path: "/user/v1/sessions", handle: s.sessions, who: user},
+		{method: "DELETE", path: "/user/v1/sessions/{id}", handle: s.endSession, who: user},
+
+		{method: "POST", path: "/api-key/user/full", handle: s.newUserKey, who: user},
+		{method: "POST", path: "/api-key/v1", handle: s.newKey, who: user},
+		{method: "POST", path: "/api-key/v1/{$}", handle: s.newKey, who: user},
+		{method: "POST", path: "/api-key/v2", handle: s.newKey, who: user},
+		{method: "POST", path: "/api-key/v2/{$}", handle: s.newKey, who: user},
+		{method: "POST", path: "/api-key/application/{id}/provisioning", handle: s.newProvisioningKey, who: user},
+		{method: "POST", path: "/api-key/device/{id}/device-key", handle: s.newDeviceKey, who: user},
+
+		{method: "GET", path: "/healthz", handle: s.healthz, roles: allRoles},
+		{method: "POST", path: "/internal/v1/bootstrap", handle: s.bootstrap, roles: []string{api.RoleParent}},
+		{method: "POST", path: "/internal/v1/users", handle: s.newUser, roles: []string{api.RoleAdmin}},
+		{method: "POST", path: "/internal/v1/users/password", handle: s.setPassword, roles: []string{api.RoleAdmin}},
+		{method: "POST", path: "/internal/v1/backup", handle: s.backup, roles: []string{api.RoleAdmin}, stream: true},
+	}
+	rs = append(rs, s.fleetRoutes()...)
+	return append(rs, s.deviceRoutes()...)
+}
+
+// allRoles may ask for the health of a role: every certificate that the internal authority gave out.
+var allRoles = []string{
+	api.RoleEdge, api.RoleAPI, api.RoleSigner, api.RoleRegistry, api.RoleBuilder, api.RoleParent, api.RoleAdmin,
+}
+
+// routes puts the list behind a mux.
+func (s *Server) routes() (http.Handler, error) {
+	mux := http.NewServeMux()
+	for _, rt := range s.list() {
+		if err := rt.check(); err != nil {
+			return nil, err
+		}
+		pattern := rt.path
+		if rt.method != "" {
+			pattern = rt.method + " " + rt.path
+		}
+		mux.Handle(pattern, web.Handle(s.log, s.guard(rt)))
+	}
+	// Unknown paths, and known ones with another method: an empty 404, as the clients expect.
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) })
+	return web.Logged(s.log, fromPeer, mux), nil
+}
+
+// check is the default deny: a route that does not say who may call it is a mistake.
+func (rt route) check() error {
+	switch {
+	case rt.handle == nil:
+		return fmt.Errorf("route %s %s: no handler", rt.method, rt.path)
+	case len(rt.who) == 0 && len(rt.roles) == 0:
+		return fmt.Errorf("route %s %s: nobody is named who may call it", rt.method, rt.path)
+	case len(rt.who) > 0 && len(rt.roles) > 0:
+		return fmt.Errorf("route %s %s: it is either for the public or for roles", rt.method, rt.path)
+	case slices.Contains(rt.who, access.Service) || slices.Contains(rt.who, access.System):
+		return fmt.Errorf("route %s %s: name roles instead of a kind", rt.method, rt.path)
+	}
+	return nil
+}
+
+// fromPeer reports whether a request comes from another role; only then are headers about the request itself believed.
+func fromPeer(r *http.Request) bool { return pki.PeerRole(r) != "" }

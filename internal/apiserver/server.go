@@ -1,0 +1,174 @@
+// Package apiserver is the api role: the only one that opens the database. It puts the domain packages together, gives every
+// route to a handler after it found out who is asking, and serves the whole over mutually authenticated TLS to the edge
+// (for the public) and to the other roles (for its internal routes).
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata"
+	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
+// Server is the api role.
+type Server struct {
+	cfg      Config
+	log      *slog.Logger
+	identity *pki.Identity
+	signer   *pki.Peer // issues registry tokens
+
+	db       *db.DB
+	engine   *odata.Engine
+	accounts *account.Accounts
+
+	handler  http.Handler
+	zips     gzips
+	stopping chan struct{} // closed when the server begins to stop: streams end then
+	stop     sync.Once
+	closing  sync.Once
+
+	// tasks run beside the server, from before the first request until after the last one.
+	tasks []func(ctx context.Context) error
+}
+
+// grace is how long requests may take to finish when the server stops.
+const grace = 5 * time.Second
+
+// New opens the database, brings it to the newest schema, and puts the parts together. A route or a resource without a rule
+// makes it fail. It starts nothing; whoever does not call Run calls Close.
+func New(cfg Config, log *slog.Logger) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("api: config: %w", err)
+	}
+	identity, err := pki.LoadIdentity(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("api: %w", err)
+	}
+	pepper, err := os.ReadFile(filepath.Join(cfg.Dir, "pepper"))
+	if err != nil {
+		return nil, fmt.Errorf("api: pepper: %w", err)
+	}
+	database, err := db.Open(db.Config{Path: filepath.Join(cfg.Dir, "roadstead.db")})
+	if err != nil {
+		return nil, fmt.Errorf("api: %w", err)
+	}
+	s := &Server{cfg: cfg, log: log, identity: identity, db: database, stopping: make(chan struct{})}
+	if addr := cfg.Peers[api.RoleSigner]; addr != "" {
+		s.signer = identity.Client(api.RoleSigner, addr)
+	}
+	if err := s.assemble(pepper); err != nil {
+		return nil, errors.Join(fmt.Errorf("api: %w", err), database.Close())
+	}
+	return s, nil
+}
+
+// assemble makes the domain packages, from the lowest to the highest, and the routes over them.
+func (s *Server) assemble(pepper []byte) error {
+	var err error
+	if s.accounts, err = account.New(account.Config{DB: s.db, Pepper: pepper, Log: s.log}); err != nil {
+		return err
+	}
+	s.tasks = append(s.tasks, s.accounts.Run)
+
+	if err := s.db.Migrate(context.Background(), migrations{account.Migrations()}); err != nil {
+		return err
+	}
+	model := odata.Model{Resources: s.accounts.Resources()}
+	if s.engine, err = odata.New(odata.Config{Model: model, DB: s.db, Prefixes: []string{"/v7/", "/v6/"}}); err != nil {
+		return err
+	}
+	s.handler, err = s.routes()
+	return err
+}
+
+// Handler is the whole role behind one handler.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Run serves on a listener until the context ends, lets requests finish, ends the background work and closes the database.
+func (s *Server) Run(ctx context.Context, ln net.Listener) error {
+	defer func() { _ = s.Close() }()
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	tasks, taskCtx := errgroup.WithContext(background)
+	for _, task := range s.tasks {
+		tasks.Go(func() error { return task(taskCtx) })
+	}
+	srv := &http.Server{
+		Handler:           s.handler,
+		TLSConfig:         s.identity.ServerTLS(),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	srv.RegisterOnShutdown(s.endStreams)
+	serveCtx, serveCancel := context.WithCancel(ctx)
+	defer serveCancel()
+	stopWatch := context.AfterFunc(taskCtx, serveCancel) // a task that failed ends the role; the parent starts it again
+	defer stopWatch()
+	err := web.Serve(serveCtx, srv, func() error { return srv.ServeTLS(ln, "", "") }, grace)
+	cancel()
+	if taskErr := tasks.Wait(); taskErr != nil && !errors.Is(taskErr, context.Canceled) {
+		err = errors.Join(err, taskErr)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("api: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) endStreams() { s.stop.Do(func() { close(s.stopping) }) }
+
+// Close ends streams and closes the database.
+func (s *Server) Close() (err error) {
+	s.endStreams()
+	s.closing.Do(func() { err = s.db.Close() })
+	return err
+}
+
+// migrations shows the files of several packages as one folder. Their numbers tell them apart: account 0001 to 0009, fleet from
+// 0010, release from 0020, device from 0030.
+type migrations []fs.FS
+
+// Open finds a file in whichever package has it.
+func (m migrations) Open(name string) (fs.File, error) {
+	for _, part := range m {
+		f, err := part.Open(name)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return f, err
+		}
+	}
+	return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+}
+
+// ReadDir lists the files of all.
+func (m migrations) ReadDir(name string) ([]fs.DirEntry, error) {
+	var all []fs.DirEntry
+	for _, part := range m {
+		entries, err := fs.ReadDir(part, name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, entries...)
+	}
+	return all, nil
+}

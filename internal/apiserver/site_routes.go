@@ -1,0 +1,44 @@
+package apiserver
+
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
+func ping(w http.ResponseWriter, _ *http.Request) error { return web.WriteText(w, http.StatusOK, "OK") }
+
+// connectivityCheck answers devices that ask whether they have a way to the server; the Date header also tells them the time.
+func connectivityCheck(w http.ResponseWriter, _ *http.Request) error {
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// siteConfig is GET /config: what clients want to know of a server before they log in.
+func (s *Server) siteConfig(w http.ResponseWriter, _ *http.Request) error {
+	return web.WriteJSON(w, http.StatusOK, map[string]any{
+		"deployment":               nil,
+		"deviceUrlsBase":           "devices." + s.cfg.Site.Domain,
+		"adminUrl":                 s.cfg.Site.URL("dashboard"),
+		"gitServerUrl":             "git." + s.cfg.Site.Domain,
+		"mixpanelToken":            "",
+		"DEVICE_ONLINE_ICON":       "",
+		"DEVICE_OFFLINE_ICON":      "",
+		"signupCodeRequired":       false,
+		"supportedSocialProviders": []string{},
+	})
+}
+
+// healthz says whether the role can do its work: it can when the database answers.
+func (s *Server) healthz(w http.ResponseWriter, r *http.Request) error {
+	err := s.db.Read(r.Context(), func(tx *db.Tx) error {
+		var one int
+		return tx.QueryRowContext(r.Context(), `SELECT 1`).Scan(&one)
+	})
+	if err != nil {
+		return web.WriteJSON(w, http.StatusServiceUnavailable, fmt.Sprintf("the database does not answer: %v", err))
+	}
+	return web.WriteJSON(w, http.StatusOK, "ok")
+}
