@@ -1,0 +1,121 @@
+package fleet
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+// Fleet is what other packages need to know of one.
+type Fleet struct {
+	ID         int64
+	Actor      int64
+	UUID       string
+	Name       string
+	Slug       string
+	Class      string
+	DeviceType string // its slug
+	Arch       string
+}
+
+// visible is the part of a query that leaves the fleets which a caller may see, as the rules of the resource have it: $1 is
+// the kind of caller, $2 its user or fleet.
+const visible = `($1 = 'system'
+    OR $1 = 'user' AND EXISTS (
+        SELECT 1 FROM user__has_direct_access_to__application u WHERE u.has_direct_access_to__application = a.id AND u."user" = $2)
+    OR $1 IN ('device', 'provisioning') AND a.id = $2)`
+
+const selectFleet = `
+SELECT a.id, a.actor, a.uuid, a.app_name, a.slug, a.is_of__class, t.slug, c.slug
+FROM application a JOIN device_type t ON t.id = a.is_for__device_type JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture
+WHERE ` + visible
+
+// who gives the two arguments of visible.
+func who(by access.Caller) (kind string, id int64) {
+	if by.Kind == access.User {
+		return string(by.Kind), by.User
+	}
+	return string(by.Kind), by.Fleet
+}
+
+// Find finds a fleet that the caller may see. What they may not see is not found.
+func Find(ctx context.Context, tx *db.Tx, by access.Caller, id int64) (*Fleet, error) {
+	kind, whose := who(by)
+	found, err := query(ctx, tx, selectFleet+` AND a.id = $3`, kind, whose, id)
+	if err != nil {
+		return nil, fmt.Errorf("fleet %d: %w", id, err)
+	}
+	if len(found) == 0 {
+		return nil, api.Errorf(api.NotFound, "There is no fleet %d.", id)
+	}
+	return found[0], nil
+}
+
+// FindBySlug finds a fleet by its slug, <organization>/<fleet>, or by its bare name as long as only one that the caller may
+// see has it. Case does not matter.
+func FindBySlug(ctx context.Context, tx *db.Tx, by access.Caller, slug string) (*Fleet, error) {
+	column := "a.slug"
+	if !strings.Contains(slug, "/") {
+		column = "lower(a.app_name)"
+	}
+	kind, whose := who(by)
+	found, err := query(ctx, tx, selectFleet+` AND `+column+` = $3 ORDER BY a.slug LIMIT 20`, kind, whose, strings.ToLower(slug))
+	if err != nil {
+		return nil, fmt.Errorf("fleet %q: %w", slug, err)
+	}
+	switch len(found) {
+	case 0:
+		return nil, api.Errorf(api.NotFound, "There is no fleet %q.", slug)
+	case 1:
+		return found[0], nil
+	default:
+		slugs := make([]string, len(found))
+		for i, f := range found {
+			slugs[i] = f.Slug
+		}
+		return nil, api.Errorf(api.Invalid, "Several fleets are called %q; say which one: %s.", slug, strings.Join(slugs, ", "))
+	}
+}
+
+func query(ctx context.Context, tx *db.Tx, text string, args ...any) ([]*Fleet, error) {
+	rows, err := tx.QueryContext(ctx, text, args...)
+	if err != nil {
+		return nil, err
+	}
+	var found []*Fleet
+	for rows.Next() {
+		var f Fleet
+		if err := rows.Scan(&f.ID, &f.Actor, &f.UUID, &f.Name, &f.Slug, &f.Class, &f.DeviceType, &f.Arch); err != nil {
+			return nil, errors.Join(err, rows.Close())
+		}
+		found = append(found, &f)
+	}
+	return found, errors.Join(rows.Err(), rows.Close())
+}
+
+// EnsureService finds a service of a fleet by name and makes it when there is none. The caller has checked that the fleet may
+// be changed.
+func EnsureService(ctx context.Context, tx *db.Tx, fleet int64, name string) (int64, error) {
+	if err := CheckServiceName(name); err != nil {
+		return 0, err
+	}
+	var id int64
+	err := tx.QueryRowContext(ctx, `SELECT id FROM service WHERE application = $1 AND service_name = $2`, fleet, name).Scan(&id)
+	if err == nil {
+		return id, nil
+	}
+	if !errors.Is(err, sql.ErrNoRows) {
+		return 0, fmt.Errorf("fleet %d: service %q: %w", fleet, name, err)
+	}
+	res, err := tx.ExecContext(ctx, `INSERT INTO service (created_at, application, service_name) VALUES ($1, $2, $3)`, tx.NowText(), fleet, name)
+	if err != nil {
+		return 0, fmt.Errorf("fleet %d: service %q: %w", fleet, name, err)
+	}
+	return res.LastInsertId()
+}

@@ -1,0 +1,175 @@
+package fleet
+
+import (
+	"context"
+	"regexp"
+	"strings"
+	"unicode"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata"
+)
+
+// The texts below are matched by balena's clients and their tests.
+
+var (
+	appName       = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`)
+	uuid4         = regexp.MustCompile(`^[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}$`)
+	envVarName    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	configVarName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_:]*$`)
+	serviceName   = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+	labelName     = regexp.MustCompile("^[!#-&(-_a-~]+$") // printable ASCII without space, quotes and backtick
+)
+
+const maxName = 255 // what supervisors accept of any name
+
+func checkAppName(name string) error {
+	if name != "" && !appName.MatchString(name) {
+		return api.Errorf(api.Invalid, "App name may only contain [a-zA-Z0-9_-].")
+	}
+	if len(name) < 4 || len(name) > 100 {
+		return api.Errorf(api.Invalid, "It is necessary that each application has an app name that has a Length (Type) that is greater than "+
+			"or equal to 4 and is less than or equal to 100")
+	}
+	return nil
+}
+
+// CheckServiceName refuses what cannot be the name of a container on a device.
+func CheckServiceName(name string) error {
+	if !serviceName.MatchString(name) || len(name) > maxName {
+		return api.Errorf(api.Invalid, "Service names may only contain [a-zA-Z0-9_.-] and must begin with a letter or digit.")
+	}
+	return nil
+}
+
+func isReserved(name string) bool { return name == "RESIN" || name == "BALENA" || name == "USER" }
+
+func inNamespace(name string) bool {
+	return strings.HasPrefix(name, "RESIN_") || strings.HasPrefix(name, "BALENA_")
+}
+
+func checkEnvVarName(name string) error {
+	switch {
+	case isReserved(name):
+		return api.Errorf(api.Invalid, "Environment variables RESIN, BALENA, USER are reserved")
+	case inNamespace(name):
+		return api.Errorf(api.Invalid, "Environment variables beginning with RESIN_, BALENA_ are reserved.")
+	case !envVarName.MatchString(name):
+		return api.Errorf(api.Invalid, "Environment variable names can only contain alphanumeric characters and underscores.")
+	case len(name) > maxName:
+		return api.Errorf(api.Invalid, "Environment variable names can be at most %d characters long.", maxName)
+	}
+	return nil
+}
+
+func checkConfigVarName(name string) error {
+	switch {
+	case isReserved(name):
+		return api.Errorf(api.Invalid, "Configuration variables RESIN, BALENA, USER are reserved")
+	case !configVarName.MatchString(name):
+		return api.Errorf(api.Invalid, "Configuration variable names can only contain alphanumeric characters, underscores or a colon")
+	case !inNamespace(name):
+		return api.Errorf(api.Invalid, "Configuration variables must be part of one of the following namespaces: RESIN_, BALENA_")
+	case len(name) > maxName:
+		return api.Errorf(api.Invalid, "Configuration variable names can be at most %d characters long.", maxName)
+	}
+	return nil
+}
+
+func checkVarValue(value string) error {
+	if strings.ContainsAny(value, "\r\n\x00") {
+		return api.Errorf(api.Invalid, "Variable values cannot contain line break characters")
+	}
+	return nil
+}
+
+// ValidateEnvVar is a hook for resources of environment variables: columns name and value.
+func ValidateEnvVar(_ context.Context, _ *db.Tx, c *odata.Change) error {
+	return validateVar(c, checkEnvVarName)
+}
+
+// ValidateConfigVar is the same for configuration variables.
+func ValidateConfigVar(_ context.Context, _ *db.Tx, c *odata.Change) error {
+	return validateVar(c, checkConfigVarName)
+}
+
+func validateVar(c *odata.Change, check func(string) error) error {
+	if c.Op == odata.Delete {
+		return nil
+	}
+	if err := given(c, "name", check); err != nil {
+		return err
+	}
+	return given(c, "value", checkVarValue)
+}
+
+// given checks a text column of a write: one that is missing from a create counts as empty.
+func given(c *odata.Change, column string, check func(string) error) error {
+	v, ok := c.Values[column]
+	if !ok && c.Op != odata.Create {
+		return nil
+	}
+	s, isText := v.(string)
+	if ok && !isText {
+		return api.Errorf(api.Invalid, "%q is required.", column)
+	}
+	if !ok && column == "value" {
+		return api.Errorf(api.Invalid, "%q is required.", column)
+	}
+	return check(s)
+}
+
+// ValidateTag is a hook for resources of tags: columns tag_key and value.
+func ValidateTag(_ context.Context, _ *db.Tx, c *odata.Change) error {
+	if c.Op == odata.Delete {
+		return nil
+	}
+	if _, ok := c.Values["value"]; !ok && c.Op == odata.Create {
+		c.Values["value"] = ""
+	}
+	return given(c, "tag_key", checkTagKey)
+}
+
+func checkTagKey(key string) error {
+	switch {
+	case key == "":
+		return api.Errorf(api.Invalid, "It is necessary that each tag has a tag key that has a Length (Type) that is greater than 0")
+	case strings.ContainsFunc(key, unicode.IsSpace):
+		return api.Errorf(api.Invalid, "Tag keys cannot contain whitespace.")
+	case strings.HasPrefix(key, "io.resin."):
+		return api.Errorf(api.Invalid, "Tag keys beginning with io.resin. are reserved.")
+	case strings.HasPrefix(key, "io.balena."):
+		return api.Errorf(api.Invalid, "Tag keys beginning with io.balena. are reserved.")
+	case len(key) > maxName:
+		return api.Errorf(api.Invalid, "Tag keys can be at most %d bytes long.", maxName)
+	}
+	return nil
+}
+
+// ValidateLabel is a hook for resources of container labels: columns label_name and value.
+func ValidateLabel(_ context.Context, _ *db.Tx, c *odata.Change) error {
+	if c.Op == odata.Delete {
+		return nil
+	}
+	if err := given(c, "label_name", CheckLabelName); err != nil {
+		return err
+	}
+	return given(c, "value", func(string) error { return nil })
+}
+
+// CheckLabelName refuses label names that a supervisor would refuse the whole target state for.
+func CheckLabelName(name string) error {
+	if !labelName.MatchString(name) || len(name) > maxName {
+		return api.Errorf(api.Invalid, "Label names can only contain printable ASCII characters other than spaces, quotes and backticks.")
+	}
+	return nil
+}
+
+// StampCreated is a hook that gives a new row the time of its transaction.
+func StampCreated(_ context.Context, tx *db.Tx, c *odata.Change) error {
+	if c.Op == odata.Create {
+		c.Values["created_at"] = tx.NowText()
+	}
+	return nil
+}

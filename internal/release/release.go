@@ -1,0 +1,84 @@
+// Package release owns releases: what was built of a fleet's source, the images it is made of, and the builds that make it.
+// A release is immutable once it succeeded, except for what people say about it.
+package release
+
+import (
+	"context"
+	"crypto/rand"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/fleet"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrations are the files 0020–0029 that make this package's tables.
+func Migrations() fs.FS {
+	sub, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		panic(err) // the folder is part of the program
+	}
+	return sub
+}
+
+// Silence is how long a builder may be silent about a running build before the build counts as interrupted.
+const Silence = time.Minute
+
+// Config is what releases need from the rest of the server.
+type Config struct {
+	DB     *db.DB
+	Fleets *fleet.Fleets
+	Site   api.Site // its registry is where images are stored
+	Log    *slog.Logger
+	Now    func() time.Time // nil: the clock
+
+	// Pinned reports whether a device is pinned to one of some releases; those cannot be deleted. nil: none is.
+	Pinned func(ctx context.Context, tx *db.Tx, releases []int64) (bool, error)
+}
+
+// Releases is the domain's functions with what they need.
+type Releases struct {
+	cfg   Config
+	since time.Time // of this process: builders could not report before
+}
+
+// New makes it. It starts nothing; see [Releases.Run].
+func New(cfg Config) (*Releases, error) {
+	if cfg.DB == nil || cfg.Fleets == nil {
+		return nil, errors.New("release: needs a database and fleets")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Releases{cfg: cfg, since: cfg.Now()}, nil
+}
+
+// DeletingFleets removes the images of fleets that are about to be deleted; everything else of a release goes with the fleet's
+// row. It is one of [fleet.Config.Deleting].
+func DeletingFleets(ctx context.Context, tx *db.Tx, fleets []int64) error {
+	for _, id := range fleets {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM image WHERE is_a_build_of__service IN (SELECT id FROM service WHERE application = $1)`, id); err != nil {
+			return fmt.Errorf("delete the images of fleet %d: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// randomHex makes a commit of a build from a tarball, or the name of an image's repository.
+func randomHex() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails, see crypto/rand
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,200 @@
+package release
+
+import (
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/fleet"
+	"github.com/roadstead-io/roadstead/internal/odata"
+)
+
+// Filters that the rules below are made of: people act on the releases of fleets that they may use, a device reads those of its
+// own fleet. Nobody makes a release or an image here: only a build does, see build.go.
+const (
+	mayUseFleet   = "any(a:a/is_directly_accessible_by__user/any(u:u/user eq @user))"
+	mayUse        = "belongs_to__application/" + mayUseFleet
+	own           = "belongs_to__application eq @fleet"
+	mayUseParent  = "release/any(r:r/" + mayUse + ")"
+	ownParent     = "release/any(r:r/" + own + ")"
+	mayReadImage  = "is_a_build_of__service/any(s:s/application/" + mayUseFleet + ")"
+	ownImage      = "is_a_build_of__service/any(s:s/application eq @fleet)"
+	mayReadInside = "release_image/any(i:i/is_part_of__release/any(r:r/" + mayUse + "))"
+	ownInside     = "release_image/any(i:i/is_part_of__release/any(r:r/" + own + "))"
+)
+
+// readOnly is for what only builds write.
+func readOnly(user, device string, hidden ...string) map[access.Kind]odata.Rule {
+	return map[access.Kind]odata.Rule{access.User: {Read: user}, access.Device: {Read: device, Hide: hidden}}
+}
+
+// Resources declares everything that this package serves.
+func (r *Releases) Resources() []*odata.Resource {
+	return []*odata.Resource{r.release(), image(), releaseImage(), imageLabel(), imageEnvVar(), releaseTag()}
+}
+
+func id() odata.Column { return odata.Column{Name: "id", Type: odata.Integer} }
+
+func created() odata.Column { return odata.Column{Name: "created_at", Type: odata.Date} }
+
+func (r *Releases) release() *odata.Resource {
+	return &odata.Resource{
+		Name:    "release",
+		Columns: releaseColumns(),
+		Rules: map[access.Kind]odata.Rule{
+			access.User: {
+				Read: mayUse, Update: mayUse, Delete: mayUse,
+				Write: []string{
+					"note", "known_issue_list", "is_invalidated", "invalidation_reason", "is_passing_tests", "is_final", "phase",
+					"status", "end_timestamp", "release_version",
+				},
+			},
+			access.Device: {Read: own, Hide: []string{"build_log"}},
+		},
+		Before: []odata.Hook{r.beforeRelease},
+		After:  []odata.Hook{r.afterRelease},
+	}
+}
+
+func releaseColumns() []odata.Column {
+	return []odata.Column{
+		id(), created(),
+		{Name: "belongs_to__application", Type: odata.ForeignKey, To: "application", Reverse: []string{"owns__release"}},
+		{Name: "commit", Type: odata.String, MaxLen: 40},
+		{Name: "composition", Type: odata.JSON},
+		{Name: "status", Type: odata.String},
+		{Name: "source", Type: odata.String},
+		{Name: "build_log", Type: odata.String, Null: true, Explicit: true, MaxLen: maxLog},
+		{Name: "is_invalidated", Type: odata.Boolean},
+		{Name: "invalidation_reason", Type: odata.String, Null: true},
+		{Name: "start_timestamp", Type: odata.Date},
+		{Name: "end_timestamp", Type: odata.Date, Null: true},
+		{Name: "update_timestamp", Type: odata.Date},
+		{Name: "release_version", Type: odata.String, Null: true, MaxLen: 255},
+		{Name: "contract", Type: odata.JSON, Null: true},
+		{Name: "is_passing_tests", Type: odata.Boolean},
+		{Name: "is_finalized_at__date", Type: odata.Date, Null: true},
+		{Name: "phase", Type: odata.String, Null: true},
+		{Name: "is_final", Type: odata.Boolean},
+		{Name: "semver", Type: odata.String},
+		{Name: "semver_major", Type: odata.Integer},
+		{Name: "semver_minor", Type: odata.Integer},
+		{Name: "semver_patch", Type: odata.Integer},
+		{Name: "semver_prerelease", Type: odata.String},
+		{Name: "semver_build", Type: odata.String},
+		{Name: "variant", Type: odata.String},
+		{Name: "revision", Type: odata.Integer, Null: true},
+		{Name: "raw_version", Type: odata.String},
+		{Name: "version", Type: odata.JSON},
+		{Name: "known_issue_list", Type: odata.String, Null: true},
+		{Name: "note", Type: odata.String, Null: true},
+		{Name: "is_created_by__user", Type: odata.ForeignKey, To: "user", Null: true, Reverse: []string{"creates__release"}},
+	}
+}
+
+func image() *odata.Resource {
+	return &odata.Resource{
+		Name: "image",
+		Columns: []odata.Column{
+			id(), created(),
+			{Name: "start_timestamp", Type: odata.Date},
+			{Name: "end_timestamp", Type: odata.Date, Null: true},
+			{Name: "push_timestamp", Type: odata.Date, Null: true},
+			{Name: "dockerfile", Type: odata.String, Null: true},
+			{
+				Name: "is_a_build_of__service", Type: odata.ForeignKey, To: "service",
+				Synonyms: []string{"is_a_build_of__application__has__service_name"}, Reverse: []string{"is_built_by__image"},
+			},
+			{Name: "image_size", Type: odata.BigInteger, Null: true},
+			{Name: "is_stored_at__image_location", Type: odata.String},
+			{Name: "project_type", Type: odata.String, Null: true},
+			{Name: "error_message", Type: odata.String, Null: true},
+			{Name: "build_log", Type: odata.String, Null: true, Explicit: true},
+			{Name: "status", Type: odata.String},
+			{Name: "content_hash", Type: odata.String, Null: true},
+			{Name: "contract", Type: odata.JSON, Null: true},
+		},
+		Keys:  [][]string{{"is_stored_at__image_location"}},
+		Rules: readOnly(mayReadImage, ownImage, "build_log", "dockerfile", "error_message"),
+	}
+}
+
+func releaseImage() *odata.Resource {
+	return &odata.Resource{
+		Name:     "release_image",
+		Synonyms: []string{"image__is_part_of__release"},
+		Columns: []odata.Column{
+			id(), created(),
+			{
+				Name: "image", Type: odata.ForeignKey, To: "image", Synonyms: []string{"contains__image"},
+				Reverse: []string{"release_image", "image__is_part_of__release", "is_part_of__release"},
+			},
+			{
+				Name: "is_part_of__release", Type: odata.ForeignKey, To: "release", Synonyms: []string{"release"},
+				Reverse: []string{"release_image", "image__is_part_of__release", "contains__image"},
+			},
+		},
+		Keys:  [][]string{{"is_part_of__release", "image"}},
+		Rules: readOnly(mayUseParent, ownParent),
+	}
+}
+
+// inside is the column that ties a row to one image in one release.
+func inside(reverse ...string) odata.Column {
+	return odata.Column{
+		Name: "release_image", Type: odata.ForeignKey, To: "release_image",
+		Synonyms: []string{"image__is_part_of__release"}, Reverse: reverse,
+	}
+}
+
+func imageLabel() *odata.Resource {
+	return &odata.Resource{
+		Name:     "image_label",
+		Synonyms: []string{"image__is_part_of__release__has__label_name"},
+		Columns: []odata.Column{
+			id(), created(),
+			inside("image_label", "image__is_part_of__release__has__label_name", "release_image__has__label_name"),
+			{Name: "label_name", Type: odata.String},
+			{Name: "value", Type: odata.String},
+		},
+		Keys:  [][]string{{"release_image", "label_name"}},
+		Rules: readOnly(mayReadInside, ownInside),
+	}
+}
+
+func imageEnvVar() *odata.Resource {
+	return &odata.Resource{
+		Name:     "image_environment_variable",
+		Synonyms: []string{"image__is_part_of__release__has__name"},
+		Columns: []odata.Column{
+			id(), created(),
+			inside("image_environment_variable", "image__is_part_of__release__has__name", "release_image__has__name"),
+			{Name: "name", Type: odata.String},
+			{Name: "value", Type: odata.String},
+		},
+		Keys:  [][]string{{"release_image", "name"}},
+		Rules: readOnly(mayReadInside, ownInside),
+	}
+}
+
+func releaseTag() *odata.Resource {
+	return &odata.Resource{
+		Name:     "release_tag",
+		Synonyms: []string{"release__has__tag_key"},
+		Columns: []odata.Column{
+			id(),
+			{
+				Name: "release", Type: odata.ForeignKey, To: "release",
+				Reverse: []string{"release_tag", "release__has__tag_key"},
+			},
+			{Name: "tag_key", Type: odata.String, MaxLen: 1000},
+			{Name: "value", Type: odata.String},
+		},
+		Keys: [][]string{{"release", "tag_key"}},
+		Rules: map[access.Kind]odata.Rule{
+			access.User: {
+				Read: mayUseParent, Create: mayUseParent, Update: mayUseParent, Delete: mayUseParent,
+				Write: []string{"release", "tag_key", "value"},
+			},
+			access.Device: {Read: ownParent},
+		},
+		Before: []odata.Hook{fleet.ValidateTag},
+	}
+}

@@ -1,0 +1,61 @@
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+// RunOnce ends the running builds whose builder has been silent for longer than [Silence]. Builders could not report while
+// this process was not there, so it waits that long itself first.
+func (r *Releases) RunOnce(ctx context.Context) error {
+	if r.cfg.Now().Sub(r.since) < Silence {
+		return nil
+	}
+	return r.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		rows, err := tx.QueryContext(ctx, `
+UPDATE "release" SET status = 'interrupted', end_timestamp = $1, update_timestamp = $1
+WHERE status = 'running' AND heartbeat_at < $2 RETURNING id`, tx.NowText(), db.FormatTime(tx.Now.Add(-Silence)))
+		if err != nil {
+			return fmt.Errorf("release: interrupted builds: %w", err)
+		}
+		var ids []int64
+		for rows.Next() {
+			var id int64
+			if err := rows.Scan(&id); err != nil {
+				return errors.Join(err, rows.Close())
+			}
+			ids = append(ids, id)
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return fmt.Errorf("release: interrupted builds: %w", err)
+		}
+		for _, id := range ids {
+			if err := endImages(ctx, tx, id, api.StatusInterrupted); err != nil {
+				return err
+			}
+			r.cfg.Log.WarnContext(ctx, "build interrupted: its builder is silent", "build", id)
+		}
+		return nil
+	})
+}
+
+// Run sweeps until the context ends.
+func (r *Releases) Run(ctx context.Context) error {
+	for {
+		wait := Silence/6 + rand.N(Silence/12)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		if err := r.RunOnce(ctx); err != nil && ctx.Err() == nil {
+			r.cfg.Log.ErrorContext(ctx, "sweep of builds failed", "error", err)
+		}
+	}
+}
