@@ -1,0 +1,154 @@
+package account_test
+
+import (
+	"context"
+	"io/fs"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+// above stands for the tables of the packages above account, which it only reads.
+const above = `-- +goose Up
+CREATE TABLE application (id INTEGER PRIMARY KEY, actor INTEGER NOT NULL UNIQUE REFERENCES actor (id),
+	organization INTEGER NOT NULL REFERENCES organization (id));
+CREATE TABLE device (id INTEGER PRIMARY KEY, actor INTEGER NOT NULL UNIQUE REFERENCES actor (id), uuid TEXT NOT NULL UNIQUE,
+	belongs_to__application INTEGER REFERENCES application (id));
+`
+
+// fixture is a database with accounts on it and a clock that only the test moves.
+type fixture struct {
+	*testing.T
+	ctx      context.Context
+	dir      string
+	db       *db.DB
+	accounts *account.Accounts
+
+	mu  sync.Mutex // covers now and revoked
+	now time.Time
+
+	revoked []string
+}
+
+const pepper = "0123456789abcdef0123456789abcdef"
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	f := &fixture{T: t, ctx: t.Context(), dir: t.TempDir(), now: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)}
+	var err error
+	f.db, err = db.Open(db.Config{Path: filepath.Join(f.dir, "roadstead.db"), Now: f.clock})
+	f.must(err)
+	t.Cleanup(func() { _ = f.db.Close() })
+	first, err := fs.ReadFile(account.Migrations(), "0001_account.sql")
+	f.must(err)
+	f.must(f.db.Migrate(f.ctx, fstest.MapFS{"0001_account.sql": {Data: first}, "0010_above.sql": {Data: []byte(above)}}))
+	f.accounts, err = account.New(account.Config{DB: f.db, Pepper: []byte(pepper), Now: f.clock, Revoked: func(what string, _ int64) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.revoked = append(f.revoked, what)
+	}})
+	f.must(err)
+	return f
+}
+
+func (f *fixture) clock() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.now
+}
+
+func (f *fixture) pass(d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.now = f.now.Add(d)
+}
+
+func (f *fixture) must(err error) {
+	f.Helper()
+	if err != nil {
+		f.Fatal(err)
+	}
+}
+
+func (f *fixture) write(do func(tx *db.Tx) error) {
+	f.Helper()
+	f.must(f.db.Write(f.ctx, do))
+}
+
+// authenticate says who a token is.
+func (f *fixture) authenticate(token string) (c access.Caller, err error) {
+	err = f.db.Read(f.ctx, func(tx *db.Tx) (err error) {
+		c, err = f.accounts.Authenticate(f.ctx, tx, token)
+		return err
+	})
+	return c, err
+}
+
+func (f *fixture) caller(token string) access.Caller {
+	f.Helper()
+	c, err := f.authenticate(token)
+	f.must(err)
+	return c
+}
+
+const alicesPassword = "ships in the harbour"
+
+// user makes a user and logs in.
+func (f *fixture) user(name string) (session string) {
+	f.Helper()
+	_, err := f.accounts.CreateUser(f.ctx, api.NewUser{Email: name + "@example.com", Username: name, Password: alicesPassword})
+	f.must(err)
+	return f.login(name)
+}
+
+func (f *fixture) login(name string) string {
+	f.Helper()
+	token, err := f.accounts.Login(f.ctx, api.Login{Username: name, Password: alicesPassword}, account.From{Address: "192.0.2.1", UserAgent: "test"})
+	f.must(err)
+	return token
+}
+
+// fleet makes a fleet of a user's first organization, and a device in it.
+func (f *fixture) fleet(id int64, owner access.Caller) (fleet, device int64) {
+	f.Helper()
+	f.write(func(tx *db.Tx) error {
+		fa, err := account.NewActor(f.ctx, tx)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(f.ctx, `INSERT INTO application (id, actor, organization)
+			SELECT ?, ?, is_member_of__organization FROM organization_membership WHERE user = ?`, id, fa, owner.User); err != nil {
+			return err
+		}
+		da, err := account.NewActor(f.ctx, tx)
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(f.ctx, `INSERT INTO device (id, actor, uuid, belongs_to__application) VALUES (?, ?, ?, ?)`, id, da,
+			time.Unix(id, 0).String(), id)
+		return err
+	})
+	return id, id
+}
+
+func (f *fixture) key(by access.Caller, spec account.KeySpec) (token string, err error) {
+	err = f.db.Write(f.ctx, func(tx *db.Tx) (err error) {
+		token, err = f.accounts.CreateKey(f.ctx, tx, by, spec)
+		return err
+	})
+	return token, err
+}
+
+func (f *fixture) mustKey(by access.Caller, spec account.KeySpec) string {
+	f.Helper()
+	token, err := f.key(by, spec)
+	f.must(err)
+	return token
+}

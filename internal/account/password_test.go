@@ -1,0 +1,175 @@
+package account_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/account"
+)
+
+func TestPasswordsThatAreNotGoodEnough(t *testing.T) {
+	for _, tt := range []struct {
+		password string
+		good     bool
+	}{
+		{"", false},
+		{"short", false},
+		{"elevenchars", false},
+		{"Password1234", false},
+		{"QWERTYuiop12345", false},
+		{"aaaaaaaaaaaaaaaaaaaa", false},
+		{"abababababababab", false},
+		{"alicealice99", true},
+		{"harbourmaster1", false},
+		{"twelve chars", true},
+		{"пароль для порта", true},
+		{strings.Repeat("0123456789", 103), false},
+		{"correct horse battery", true},
+	} {
+		err := account.CheckPassword(tt.password, "harbourmaster")
+		if tt.good != (err == nil) || (err != nil && !errors.Is(err, api.ErrInvalid)) {
+			t.Errorf("CheckPassword(%.30q): got %v, want good %v", tt.password, err, tt.good)
+		}
+	}
+}
+
+func TestUsersThatCannotBeMade(t *testing.T) {
+	f := newFixture(t)
+	f.user("alice")
+	for _, tt := range []struct {
+		user api.NewUser
+		want error
+	}{
+		{api.NewUser{Email: "not an address"}, api.ErrInvalid},
+		{api.NewUser{Email: "Bob <bob@example.com>"}, api.ErrInvalid},
+		{api.NewUser{Email: "bob@example.com", Username: "a/b"}, api.ErrInvalid},
+		{api.NewUser{Email: "bob@example.com", Username: "bob\n"}, api.ErrInvalid},
+		{api.NewUser{Email: "bob@example.com", Username: "bobby", Password: "short"}, api.ErrInvalid},
+		{api.NewUser{Email: "ALICE@example.com", Username: "bobby"}, api.ErrConflict},
+		{api.NewUser{Email: "bob@example.com", Username: "Alice"}, api.ErrConflict},
+		{api.NewUser{Email: "Bob.Smith@example.com"}, nil},
+	} {
+		made, err := f.accounts.CreateUser(f.ctx, tt.user)
+		if !errors.Is(err, tt.want) {
+			t.Errorf("CreateUser(%+v): got %v, want %v", tt.user, err, tt.want)
+		}
+		if err == nil && (made.Username != "bob_smith" || made.Email != "bob.smith@example.com" || len(made.Password) < 20) {
+			t.Errorf("CreateUser: got %+v", made)
+		}
+	}
+}
+
+func TestBootstrapHappensOnce(t *testing.T) {
+	f := newFixture(t)
+	admin, err := f.accounts.Bootstrap(f.ctx, "admin@roadstead.test", "admin")
+	f.must(err)
+	if c := f.caller(admin.APIKey); c.Name != "admin" {
+		t.Errorf("key of the administrator: got %+v", c)
+	}
+	_, err = f.accounts.Login(f.ctx, api.Login{Username: "admin@roadstead.test", Password: admin.Password}, account.From{})
+	f.must(err)
+	again, err := f.accounts.Bootstrap(f.ctx, "admin@roadstead.test", "admin")
+	if again != nil || err != nil {
+		t.Errorf("second bootstrap: got %+v, %v", again, err)
+	}
+}
+
+func (f *fixture) tries(name, password, address string) error {
+	_, err := f.accounts.Login(f.ctx, api.Login{Username: name, Password: password}, account.From{Address: address})
+	return err
+}
+
+// Attack: guessing one account's password from one address.
+func TestFailedLoginsMakeTheirAddressWait(t *testing.T) {
+	f := newFixture(t)
+	f.user("alice") // and a login from 192.0.2.1
+	const attacker = "198.51.100.7"
+	for i := range 10 {
+		if err := f.tries("alice", "wrong password", attacker); !errors.Is(err, api.ErrUnauthorized) {
+			t.Fatalf("guess %d: got %v", i, err)
+		}
+	}
+	var waits []int64
+	for range 5 {
+		var later *account.TryLaterError
+		err := f.tries("alice", "wrong password", attacker)
+		if !errors.As(err, &later) || !errors.Is(err, api.ErrRateLimited) {
+			t.Fatalf("guess after ten: got %v", err)
+		}
+		waits = append(waits, later.Seconds())
+		f.pass(later.After)
+		if err := f.tries("alice", "wrong password", attacker); !errors.Is(err, api.ErrUnauthorized) {
+			t.Fatalf("guess after waiting: got %v", err)
+		}
+	}
+	if want := []int64{2, 4, 8, 16, 32}; !slices.Equal(waits, want) {
+		t.Errorf("waits: got %v, want %v", waits, want)
+	}
+	// Even the right password has to wait there, and other spellings of the account count as the same one.
+	if err := f.tries("ALICE", alicesPassword, attacker); !errors.Is(err, api.ErrRateLimited) {
+		t.Errorf("right password from the waiting address: got %v", err)
+	}
+	// Her own address is not locked out, nor is a third one.
+	f.must(f.tries("alice", alicesPassword, "192.0.2.1"))
+	f.must(f.tries("alice", alicesPassword, "203.0.113.9"))
+}
+
+// Attack: guessing many accounts from one address, of IPv6 with a whole /64 to choose from.
+func TestFailedLoginsOfManyAccountsMakeTheirAddressWait(t *testing.T) {
+	f := newFixture(t)
+	f.user("alice")
+	names := "abcdefghijklmnopqrstuvwxyz0123456789"
+	refused := 0
+	for i, n := range names {
+		if err := f.tries("user"+string(n), "wrong password", "2001:db8::"+string(names[i%6])); errors.Is(err, api.ErrRateLimited) {
+			refused++
+		}
+	}
+	if refused != len(names)-30 {
+		t.Errorf("refused: got %d, want %d", refused, len(names)-30)
+	}
+	f.must(f.tries("alice", alicesPassword, "2001:db8:0:1::1"))
+}
+
+// Attack: guessing one account from many addresses. The account slows down for strangers, for seconds; its user is not locked
+// out where he has been before.
+func TestFailedLoginsFromManyAddressesSlowTheAccount(t *testing.T) {
+	f := newFixture(t)
+	f.user("alice") // known: 192.0.2.1
+	address := func(i int) string { return "198.51.100." + string(rune('0'+i/10)) + string(rune('0'+i%10)) }
+	for i := 10; i < 60; i++ {
+		if err := f.tries("alice", "wrong password", address(i)); !errors.Is(err, api.ErrUnauthorized) {
+			t.Fatalf("guess %d: got %v", i, err)
+		}
+	}
+	var later *account.TryLaterError
+	if err := f.tries("alice", "wrong password", address(60)); !errors.As(err, &later) || later.After > 30*time.Second {
+		t.Errorf("guess from a new address: got %v", err)
+	}
+	f.must(f.tries("alice", alicesPassword, "192.0.2.1"))
+}
+
+// An unknown user costs what a known one costs: without that, the answer's time tells who has an account.
+func TestUnknownUsersCostTheSame(t *testing.T) {
+	f := newFixture(t)
+	f.user("alice")
+	cost := func(name string) time.Duration {
+		var all []time.Duration
+		for range 5 {
+			start := time.Now()
+			if err := f.tries(name, "wrong password", "198.51.100.1"); !errors.Is(err, api.ErrUnauthorized) {
+				t.Fatal(err)
+			}
+			all = append(all, time.Since(start))
+		}
+		return slices.Min(all)
+	}
+	known, unknown := cost("alice"), cost("nobody")
+	if unknown < known/3 || known < unknown/3 {
+		t.Errorf("a known user costs %v, an unknown one %v", known, unknown)
+	}
+}
