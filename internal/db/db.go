@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -57,7 +58,7 @@ func Open(cfg Config) (*DB, error) {
 		return nil, fmt.Errorf("db: open %s: %w", abs, err)
 	}
 	writer.SetMaxOpenConns(1)
-	if err := writer.Ping(); err != nil {
+	if err := writer.PingContext(context.Background()); err != nil {
 		return nil, errors.Join(fmt.Errorf("db: open %s: %w", abs, err), writer.Close())
 	}
 	reader, err := sql.Open("sqlite", dsn+"&_pragma=query_only(1)")
@@ -175,4 +176,37 @@ func isConstraint(err error, codes ...int) bool {
 		}
 	}
 	return false
+}
+
+// IsTooBig reports whether a statement or its answer is beyond what the database handles.
+func IsTooBig(err error) bool { return isConstraint(err, sqlite3.SQLITE_TOOBIG) }
+
+// IsNotNull reports whether an error is a null where none may be.
+func IsNotNull(err error) bool { return isConstraint(err, sqlite3.SQLITE_CONSTRAINT_NOTNULL) }
+
+// IsCheck reports whether an error is a violated CHECK constraint.
+func IsCheck(err error) bool { return isConstraint(err, sqlite3.SQLITE_CONSTRAINT_CHECK) }
+
+// Violated names the columns ("name", without their table) that a violated unique or not-null constraint is about; nil when
+// the error does not tell.
+func Violated(err error) []string {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return nil
+	}
+	_, list, ok := strings.Cut(e.Error(), "constraint failed: ")
+	if _, inner, again := strings.Cut(list, "constraint failed: "); again {
+		list = inner
+	}
+	if !ok || strings.HasPrefix(list, "index ") {
+		return nil
+	}
+	list, _, _ = strings.Cut(list, " (")
+	var names []string
+	for c := range strings.SplitSeq(list, ", ") {
+		if _, name, ok := strings.Cut(c, "."); ok {
+			names = append(names, name)
+		}
+	}
+	return names
 }

@@ -220,6 +220,6 @@ func Serve(ctx context.Context, srv *http.Server, serve func() error, grace time
 	if err := srv.Shutdown(stop); err != nil {
 		_ = srv.Close()
 	}
-	<-failed
+	_ = <-failed // http.ErrServerClosed
 	return nil
 }

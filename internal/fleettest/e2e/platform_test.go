@@ -176,7 +176,7 @@ func (pl *platform) start() error {
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil || strings.TrimSpace(line) != "ready https://dashboard."+pl.domain {
-		return fmt.Errorf("roadsteadd up said %q (%v): %s", line, err, tail(filepath.Join(pl.dir, "server.log"), 20))
+		return fmt.Errorf("roadsteadd up said %q (%w): %s", line, err, tail(filepath.Join(pl.dir, "server.log"), 20))
 	}
 	return nil
 }
