@@ -9,11 +9,12 @@ package odata
 import (
 	"context"
 	"encoding/json"
-	"errors"
+	"fmt"
+	"strings"
+	"time"
 
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
-	"github.com/roadstead-io/roadstead/internal/web"
 )
 
 // Config says what an engine serves.
@@ -26,48 +27,141 @@ type Config struct {
 
 // Limits bound what one request may ask. A zero field means the default.
 type Limits struct {
-	URL     int // bytes of path and query: 16 KiB
-	Depth   int // nested parentheses, functions and expands: 32
-	Nodes   int // parts of all expressions together: 2,000
-	Expands int // navigations expanded, all levels together: 40
-	Lambdas int // any/all within any/all: 8
-	List    int // values of one `in`: 500
-	Top     int // rows of one answer, and the largest $top: 100,000
-	Answer  int // bytes of one answer: 64 MiB
-	Text    int // bytes of a text that has no MaxLen of its own: 64 KiB
+	URL     int           // bytes of path and query: 16 KiB
+	Depth   int           // nested parentheses, functions and expands: 32
+	Nodes   int           // parts of all expressions together: 2,000
+	Expands int           // navigations expanded, all levels together: 40
+	Lambdas int           // any/all within any/all, and steps of a path: 8
+	List    int           // values of one `in`: 500
+	Top     int           // rows of one answer, and the largest $top: 100,000
+	Answer  int           // bytes of one answer: 64 MiB
+	Text    int           // bytes of a text that has no MaxLen of its own: 64 KiB
+	Time    time.Duration // one statement: 30 s
 }
 
-// Engine serves a model.
+func (l Limits) withDefaults() Limits {
+	for _, f := range []struct {
+		field *int
+		value int
+	}{
+		{&l.URL, 16 << 10}, {&l.Depth, 32}, {&l.Nodes, 2000}, {&l.Expands, 40}, {&l.Lambdas, 8}, {&l.List, 500},
+		{&l.Top, 100_000}, {&l.Answer, 64 << 20}, {&l.Text, 64 << 10},
+	} {
+		if *f.field == 0 {
+			*f.field = f.value
+		}
+	}
+	if l.Time == 0 {
+		l.Time = 30 * time.Second
+	}
+	return l
+}
+
+// Engine serves a model. It is safe for concurrent use.
 type Engine struct {
-	cfg Config
+	schema   *schema
+	db       *db.DB
+	lim      Limits
+	prefixes []string
 }
 
 // New checks a model and makes an engine of it. It refuses a resource without rules, a rule that does not parse or names what
 // does not exist, and relations to nowhere: nothing may be open because of a slip.
-func New(cfg Config) (*Engine, error) { return &Engine{cfg: cfg}, nil }
+func New(cfg Config) (*Engine, error) {
+	lim := cfg.Limits.withDefaults()
+	s, err := newSchema(cfg.Model, lim)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{schema: s, db: cfg.DB, lim: lim, prefixes: cfg.Prefixes}
+	return e, e.eachStatement(func(string, []any) error { return nil })
+}
 
-var errTODO = errors.New("odata: not there yet")
+// Check has the database prepare a statement for every resource, kind of caller and rule, over all columns: a table or
+// column that the model has and the database lacks is found at the start, not by the first user.
+func (e *Engine) Check(ctx context.Context) error {
+	return e.db.Read(ctx, func(tx *db.Tx) error {
+		return e.eachStatement(func(text string, args []any) error {
+			rows, err := tx.QueryContext(ctx, "EXPLAIN "+text, args...)
+			if err != nil {
+				return err
+			}
+			return rows.Close()
+		})
+	})
+}
 
-// Handler serves the routes under the configured prefixes. The caller comes from the request's context, see [access.From].
-func (e *Engine) Handler() web.HandlerFunc { return nil }
+// eachStatement compiles every rule of every resource into a statement that names all its columns.
+func (e *Engine) eachStatement(do func(text string, args []any) error) error {
+	for _, r := range e.schema.resources {
+		for k, rule := range r.rules {
+			filters := map[string]expr{"Read": rule.read, "Create": rule.create, "Update": rule.update, "Delete": rule.delete}
+			for name, kinds := range r.actions {
+				filters["action "+name] = kinds[k]
+			}
+			for what, f := range filters {
+				c := newCompiler(&sqlite, access.Caller{Kind: k}, time.Time{}, nil)
+				text, err := c.probe(r, f)
+				if err == nil {
+					err = do(text, c.args)
+				}
+				if err != nil {
+					return fmt.Errorf("odata: resource %q, %s of %s: %w", r.Name, what, k, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (c *compiler) probe(r *resource, f expr) (string, error) {
+	s, err := c.open(r, scope{})
+	if err != nil {
+		return "", err
+	}
+	where, err := c.ruleFilter(s, f)
+	if err != nil {
+		return "", err
+	}
+	if where == "" {
+		where = c.d.yes
+	}
+	var columns []string
+	for _, def := range r.Columns {
+		col := r.columns[def.Name]
+		for _, p := range col.sql {
+			if p.param != "" && !knownParam(p.param) {
+				return "", fmt.Errorf("column %q: the SQL knows no @%s", col.Name, p.param)
+			}
+		}
+		columns = append(columns, c.raw(s, col))
+	}
+	return "SELECT " + strings.Join(columns, ",") + " FROM " + s.from() + " WHERE " + where, nil
+}
+
+func knownParam(name string) bool {
+	for _, n := range callerParams {
+		if n == name {
+			return true
+		}
+	}
+	return false
+}
 
 // Query answers a GET inside a transaction: "device(5)?$select=id" gives the array (or, for /$count, the number) that stands
 // under "d" on the wire. The text is percent-decoded like a URL; see [Quote] for values.
 func (e *Engine) Query(ctx context.Context, tx *db.Tx, caller access.Caller, pathAndQuery string) (json.RawMessage, error) {
-	return nil, errTODO
+	path, query, _ := strings.Cut(pathAndQuery, "?")
+	req, err := parseRequest(e.lim, path, query)
+	if err != nil {
+		return nil, fmt.Errorf("odata: query %s: %w", req.name(), err)
+	}
+	return e.read(ctx, tx, caller, req)
 }
 
-// Insert makes one row, with the caller's rules and all hooks, and returns its id.
-func (e *Engine) Insert(ctx context.Context, tx *db.Tx, caller access.Caller, resource string, values map[string]any) (int64, error) {
-	return 0, errTODO
-}
-
-// Update changes one row. A row that the caller may not see is not found.
-func (e *Engine) Update(ctx context.Context, tx *db.Tx, caller access.Caller, resource string, id int64, values map[string]any) error {
-	return errTODO
-}
-
-// Remove deletes one row. A row that the caller may not see is not found.
-func (e *Engine) Remove(ctx context.Context, tx *db.Tx, caller access.Caller, resource string, id int64) error {
-	return errTODO
+func (r *request) name() string {
+	if r == nil {
+		return ""
+	}
+	return r.resource
 }

@@ -84,8 +84,8 @@ type Resource struct {
 	// Actions are what `canAccess` answers besides read, update and delete: action → kind → filter of the rows that allow it.
 	Actions map[string]map[access.Kind]string
 	Virtual []string // names accepted in a create or update that are no columns; Before turns them into columns
-	Before     []Hook   // before the write: defaults, validation, derived values
-	After      []Hook   // after the write, before the commit
+	Before  []Hook   // before the write: defaults, validation, derived values
+	After   []Hook   // after the write, before the commit
 }
 
 // Model is all resources. Its declaration is the only source of routes, filters, the permission page and the matrix test.

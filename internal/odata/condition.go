@@ -1,0 +1,405 @@
+package odata
+
+import (
+	"strings"
+)
+
+// class is what kind of value an expression gives; comparisons between different ones are refused.
+type class int
+
+const (
+	cNull class = iota
+	cBool
+	cNumber
+	cText
+	cDate
+	cJSON
+)
+
+func (k class) String() string {
+	return [...]string{"null", "a boolean", "a number", "a text", "a date", "a JSON value"}[k]
+}
+
+func classOf(t Type) class {
+	switch t {
+	case Boolean:
+		return cBool
+	case String:
+		return cText
+	case Date:
+		return cDate
+	case JSON:
+		return cJSON
+	}
+	return cNumber
+}
+
+// value is a compiled expression. A literal is bound late, once it is known what it is compared with.
+type value struct {
+	sql   string
+	class class
+	null  bool // may be null
+	lit   bool
+	v     any // of a literal
+}
+
+// condition compiles an expression that is true or false for a row.
+func (c *compiler) condition(s scope, e expr) (string, error) {
+	switch e := e.(type) {
+	case logical:
+		terms := make([]string, len(e.terms))
+		for i, t := range e.terms {
+			var err error
+			if terms[i], err = c.condition(s, t); err != nil {
+				return "", err
+			}
+		}
+		return balanced(terms, " "+strings.ToUpper(e.op)+" "), nil
+	case not:
+		of, err := c.condition(s, e.of)
+		return "(NOT " + of + ")", err
+	case compare:
+		return c.compare(s, e)
+	case inList:
+		return c.in(s, e)
+	case lambda:
+		return c.lambda(s, e)
+	}
+	v, err := c.value(s, e)
+	switch {
+	case err != nil:
+		return "", err
+	case v.lit && v.class == cBool && v.v.(bool):
+		return c.d.yes, nil
+	case v.lit && (v.class == cBool || v.class == cNull):
+		return c.d.no, nil
+	case v.class != cBool:
+		return "", invalid("%s is not a condition", v.class)
+	}
+	return v.sql, nil
+}
+
+// balanced joins terms as a tree of little depth: databases bound the depth of an expression, not its width.
+func balanced(terms []string, op string) string {
+	if len(terms) == 1 {
+		return terms[0]
+	}
+	half := len(terms) / 2
+	return "(" + balanced(terms[:half], op) + op + balanced(terms[half:], op) + ")"
+}
+
+// value compiles an expression to a value.
+func (c *compiler) value(s scope, e expr) (value, error) {
+	switch e := e.(type) {
+	case literal:
+		return literalValue(e), nil
+	case param:
+		return c.param(s, e)
+	case path:
+		return c.path(s, e.names)
+	case countOf:
+		return c.count(s, e)
+	case call:
+		return c.function(s, e)
+	case arithmetic:
+		return c.arithmetic(s, e)
+	case neg:
+		v, err := c.number(s, e.of)
+		return value{sql: "(-" + v.sql + ")", class: cNumber, null: v.null}, err
+	}
+	sql, err := c.condition(s, e)
+	return value{sql: "(" + sql + ")", class: cBool, null: true}, err
+}
+
+func literalValue(l literal) value {
+	v := value{lit: true, v: l.value}
+	switch l.value.(type) {
+	case nil:
+		v.class, v.null = cNull, true
+	case bool:
+		v.class = cBool
+	case int64, float64:
+		v.class = cNumber
+	case string:
+		v.class = cText
+	case dateText:
+		v.class = cDate
+	}
+	return v
+}
+
+// param is the caller in a rule, an alias of the URL elsewhere: neither can stand in for the other.
+func (c *compiler) param(s scope, p param) (value, error) {
+	if s.inRule {
+		for _, n := range callerParams {
+			if n != p.name {
+				continue
+			}
+			v := value{sql: c.about(n), class: cNumber}
+			if n == "now" {
+				v.class = cDate
+			}
+			return v, nil
+		}
+		return value{}, invalid("a rule knows no @%s", p.name)
+	}
+	e, ok := c.aliases[p.name]
+	if !ok {
+		return value{}, invalid("@%s is not given", echo(p.name))
+	}
+	return c.value(s, e)
+}
+
+// sql gives the SQL of a value, binding a literal as it is.
+func (c *compiler) sql(v value) string {
+	if !v.lit {
+		return v.sql
+	}
+	switch x := v.v.(type) {
+	case nil:
+		return "NULL"
+	case bool:
+		return c.bind(c.d.truth(x))
+	case dateText:
+		return c.bind(string(x))
+	default:
+		return c.bind(x)
+	}
+}
+
+// root resolves the first name of a path: a lambda variable, or the row itself.
+func (s scope) root(names []string) (scope, []string) {
+	for v := s.vars; v != nil; v = v.next {
+		if v.name == names[0] {
+			return v.scope, names[1:]
+		}
+	}
+	return s, names
+}
+
+// through compiles inner at the end of a chain of to-one navigations; it is null when the chain breaks or a row on it is
+// not visible.
+func (c *compiler) through(s scope, nav []string, inner func(scope) (string, error)) (string, error) {
+	if len(nav) == 0 {
+		return inner(s)
+	}
+	col, many, err := c.navigation(s, nav[0])
+	if err != nil {
+		return "", err
+	}
+	if many {
+		return "", invalid("%q of %s is a list of rows: use any, all or $count", nav[0], s.res.Name)
+	}
+	to, where, err := c.join(s, col, false)
+	if err != nil {
+		return "", err
+	}
+	sql, err := c.through(to, nav[1:], inner)
+	return "(SELECT " + sql + " FROM " + to.from() + " WHERE " + strings.Join(where, " AND ") + ")", err
+}
+
+func (c *compiler) path(s scope, names []string) (value, error) {
+	start, rest := s.root(names)
+	if len(rest) == 0 {
+		return value{}, invalid("%q stands for a row: name a property of it", echo(names[0]))
+	}
+	var col *column
+	last := len(rest) - 1
+	sql, err := c.through(start, rest[:last], func(at scope) (_ string, err error) {
+		if col, err = c.property(at, rest[last]); err != nil {
+			return "", err
+		}
+		return c.raw(at, col), nil
+	})
+	if err != nil {
+		return value{}, err
+	}
+	return value{sql: sql, class: classOf(col.Type), null: col.Null || col.sql != nil || last > 0}, nil
+}
+
+// lambda is any or all over the rows behind a navigation, to many or to one.
+func (c *compiler) lambda(s scope, l lambda) (string, error) {
+	start, nav := s.root(l.nav)
+	if len(nav) == 0 {
+		return "", invalid("any and all need a navigation")
+	}
+	last := len(nav) - 1
+	sql, err := c.through(start, nav[:last], func(at scope) (string, error) {
+		col, many, err := c.navigation(at, nav[last])
+		if err != nil {
+			return "", err
+		}
+		to, where, err := c.join(at, col, many)
+		if err != nil {
+			return "", err
+		}
+		if l.body != nil {
+			inner := s
+			inner.vars = &variable{name: l.name, scope: scope{res: to.res, alias: to.alias, inRule: to.inRule}, next: s.vars}
+			body, err := c.condition(inner, l.body)
+			if err != nil {
+				return "", err
+			}
+			if l.all {
+				body = "(" + body + ") IS NOT TRUE"
+			}
+			where = append(where, body)
+		}
+		exists := "EXISTS (SELECT 1 FROM " + to.from() + " WHERE " + strings.Join(where, " AND ") + ")"
+		if l.all {
+			exists = "NOT " + exists
+		}
+		return "(" + exists + ")", nil
+	})
+	if last > 0 {
+		sql = "COALESCE(" + sql + "," + c.d.no + ")"
+	}
+	return sql, err
+}
+
+func (c *compiler) count(s scope, e countOf) (value, error) {
+	start, nav := s.root(e.nav)
+	if len(nav) == 0 {
+		return value{}, invalid("$count needs a navigation")
+	}
+	last := len(nav) - 1
+	sql, err := c.through(start, nav[:last], func(at scope) (string, error) {
+		col, many, err := c.navigation(at, nav[last])
+		if err != nil {
+			return "", err
+		}
+		to, where, err := c.join(at, col, many)
+		if err != nil {
+			return "", err
+		}
+		if e.filter != nil {
+			f, err := c.condition(scope{res: to.res, alias: to.alias, inRule: to.inRule, vars: s.vars}, e.filter)
+			if err != nil {
+				return "", err
+			}
+			where = append(where, f)
+		}
+		return "(SELECT count(*) FROM " + to.from() + " WHERE " + strings.Join(where, " AND ") + ")", nil
+	})
+	return value{sql: "COALESCE(" + sql + ",0)", class: cNumber}, err
+}
+
+var operators = map[string]string{"eq": "=", "ne": "<>", "gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+func (c *compiler) compare(s scope, e compare) (string, error) {
+	l, err := c.value(s, e.l)
+	if err != nil {
+		return "", err
+	}
+	r, err := c.value(s, e.r)
+	if err != nil {
+		return "", err
+	}
+	if l.class == cNull {
+		l, r = r, l
+	}
+	if r.class == cNull {
+		switch e.op {
+		case "eq":
+			return "(" + c.sql(l) + " IS NULL)", nil
+		case "ne":
+			return "(" + c.sql(l) + " IS NOT NULL)", nil
+		}
+		return c.d.no, nil // nothing is greater or less than null
+	}
+	if l, err = adapt(l, r); err != nil {
+		return "", err
+	}
+	if r, err = adapt(r, l); err != nil {
+		return "", err
+	}
+	op := operators[e.op]
+	if l.null || r.null {
+		switch e.op {
+		case "eq":
+			op = c.d.same
+		case "ne":
+			op = c.d.differ
+		}
+	}
+	return "(" + c.sql(l) + op + c.sql(r) + ")", nil
+}
+
+// adapt makes a literal fit what it is compared with, and refuses what cannot be compared.
+func adapt(v, to value) (value, error) {
+	if v.class == to.class && v.class != cJSON || v.class == cNull {
+		return v, nil
+	}
+	if v.lit {
+		if l, ok := convertLiteral(v.v, to.class); ok {
+			return l, nil
+		}
+	}
+	if to.lit {
+		if _, ok := convertLiteral(to.v, v.class); ok {
+			return v, nil // the other side is adapted to this one
+		}
+	}
+	if v.class == cJSON || to.class == cJSON {
+		return v, invalid("a JSON value can only be compared with null")
+	}
+	return v, invalid("%s cannot be compared with %s", v.class, to.class)
+}
+
+func convertLiteral(v any, to class) (value, bool) {
+	switch x := v.(type) {
+	case string:
+		if to == cDate {
+			d, err := parseDate(x)
+			return value{lit: true, v: dateText(d), class: cDate}, err == nil
+		}
+		if n, err := parseInt(x); to == cNumber && err == nil {
+			return value{lit: true, v: n, class: cNumber}, true
+		}
+	case int64:
+		if to == cDate {
+			d, ok := dateOfMillis(x)
+			return value{lit: true, v: dateText(d), class: cDate}, ok
+		}
+		if to == cBool && (x == 0 || x == 1) {
+			return value{lit: true, v: x == 1, class: cBool}, true
+		}
+	case dateText:
+		if to == cText {
+			return value{lit: true, v: string(x), class: cText}, true
+		}
+	}
+	return value{}, false
+}
+
+func (c *compiler) in(s scope, e inList) (string, error) {
+	item, err := c.value(s, e.item)
+	if err != nil {
+		return "", err
+	}
+	left := c.sql(item)
+	var list []string
+	orNull := false
+	for _, x := range e.list {
+		v, err := c.value(s, x)
+		if err != nil {
+			return "", err
+		}
+		if v.class == cNull {
+			orNull = true
+			continue
+		}
+		if v, err = adapt(v, item); err != nil {
+			return "", err
+		}
+		list = append(list, c.sql(v))
+	}
+	sql := c.d.no
+	if len(list) > 0 {
+		sql = left + " IN (" + strings.Join(list, ",") + ")"
+	}
+	if orNull {
+		sql += " OR " + left + " IS NULL"
+	}
+	return "(" + sql + ")", nil
+}

@@ -1,0 +1,283 @@
+package odata
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/roadstead-io/roadstead/internal/access"
+)
+
+// schema is a model, checked and made quick to look things up in. It does not change after New.
+type schema struct {
+	resources []*resource
+	byName    map[string]*resource // names and synonyms
+}
+
+// resource is a Resource with its relations resolved and its rules parsed.
+type resource struct {
+	*Resource
+	table   string // quoted
+	columns map[string]*column
+	toOne   map[string]*column // foreign keys, by name and synonym
+	toMany  map[string]*column // foreign keys of other resources that point here, by reverse name
+	rules   map[access.Kind]*rule
+	actions map[string]map[access.Kind]expr
+}
+
+// column is a Column with what it belongs to.
+type column struct {
+	Column
+	of     *resource
+	target *resource // ForeignKey
+	sql    []sqlPart // computed
+}
+
+// rule is a Rule, parsed. A nil filter means never.
+type rule struct {
+	read, create, update, delete expr
+	write, ignore, hide          map[string]bool
+}
+
+func (r *resource) is(name string) bool { return r.Name == name || slices.Contains(r.Synonyms, name) }
+
+// column finds a property by its name or, for a foreign key, a synonym.
+func (r *resource) column(name string) *column {
+	if c, ok := r.columns[name]; ok {
+		return c
+	}
+	return r.toOne[name]
+}
+
+func validName(s string) bool {
+	return s != "" && isLetter(s[0]) && skip(s, 0, isWord) == len(s)
+}
+
+func newSchema(m Model, lim Limits) (*schema, error) {
+	s := &schema{byName: map[string]*resource{}}
+	for _, def := range m.Resources {
+		r, err := s.add(def)
+		if err != nil {
+			return nil, fmt.Errorf("odata: resource %q: %w", def.Name, err)
+		}
+		s.resources = append(s.resources, r)
+	}
+	for _, r := range s.resources {
+		if err := s.relate(r); err != nil {
+			return nil, fmt.Errorf("odata: resource %q: %w", r.Name, err)
+		}
+	}
+	s.implicitReverse()
+	for _, r := range s.resources {
+		if err := r.parseRules(lim); err != nil {
+			return nil, fmt.Errorf("odata: resource %q: %w", r.Name, err)
+		}
+	}
+	return s, nil
+}
+
+// add takes a resource's own names and columns.
+func (s *schema) add(def *Resource) (*resource, error) {
+	r := &resource{Resource: def, columns: map[string]*column{}, toOne: map[string]*column{}, toMany: map[string]*column{}}
+	table := def.Table
+	if table == "" {
+		table = def.Name
+	}
+	if !validName(table) {
+		return nil, fmt.Errorf("table %q is not a name", table)
+	}
+	r.table = quoteName(table)
+	for _, n := range append([]string{def.Name}, def.Synonyms...) {
+		if !validName(n) {
+			return nil, fmt.Errorf("%q is not a name", n)
+		}
+		if _, taken := s.byName[n]; taken {
+			return nil, fmt.Errorf("the name %q is taken", n)
+		}
+		s.byName[n] = r
+	}
+	if len(def.Columns) == 0 || def.Columns[0].Name != "id" || def.Columns[0].Type != Integer {
+		return nil, fmt.Errorf("the first column must be id, an Integer")
+	}
+	for _, c := range def.Columns {
+		if !validName(c.Name) {
+			return nil, fmt.Errorf("column %q is not a name", c.Name)
+		}
+		if r.columns[c.Name] != nil {
+			return nil, fmt.Errorf("column %q is declared twice", c.Name)
+		}
+		if (c.Type == ForeignKey) != (c.To != "") {
+			return nil, fmt.Errorf("column %q: a foreign key needs a target, and nothing else has one", c.Name)
+		}
+		r.columns[c.Name] = &column{Column: c, of: r, sql: splitSQL(c.SQL)}
+	}
+	return r, nil
+}
+
+// relate resolves foreign keys and their reverse names.
+func (s *schema) relate(r *resource) error {
+	for _, def := range r.Columns {
+		c := r.columns[def.Name]
+		if c.Type != ForeignKey {
+			continue
+		}
+		if c.target = s.byName[c.To]; c.target == nil {
+			return fmt.Errorf("column %q points to %q, which is no resource", c.Name, c.To)
+		}
+		for _, n := range append([]string{c.Name}, c.Synonyms...) {
+			if !validName(n) || r.toOne[n] != nil || (n != c.Name && r.columns[n] != nil) {
+				return fmt.Errorf("column %q: the name %q is taken or none", c.Name, n)
+			}
+			r.toOne[n] = c
+		}
+		for _, n := range c.Reverse {
+			if !validName(n) || !c.target.free(n) {
+				return fmt.Errorf("column %q: %q already has something named %q", c.Name, c.To, n)
+			}
+			c.target.toMany[n] = c
+		}
+	}
+	for _, key := range r.Keys {
+		for _, n := range key {
+			if r.columns[n] == nil {
+				return fmt.Errorf("natural key names %q, which is no column", n)
+			}
+		}
+	}
+	return nil
+}
+
+func (r *resource) free(name string) bool { return r.column(name) == nil && r.toMany[name] == nil }
+
+// implicitReverse lets a target see rows under the names of their resource, where only one foreign key can be meant.
+func (s *schema) implicitReverse() {
+	for _, r := range s.resources {
+		to := map[*resource][]*column{}
+		for _, def := range r.Columns {
+			if c := r.columns[def.Name]; c.target != nil {
+				to[c.target] = append(to[c.target], c)
+			}
+		}
+		for target, cols := range to {
+			for _, n := range append([]string{r.Name}, r.Synonyms...) {
+				if len(cols) == 1 && target.free(n) {
+					target.toMany[n] = cols[0]
+				}
+			}
+		}
+	}
+}
+
+// parseRules parses every filter and checks the column lists.
+func (r *resource) parseRules(lim Limits) error {
+	if len(r.Rules) == 0 {
+		return fmt.Errorf("it has no access rules")
+	}
+	known := access.Kinds()
+	r.rules = map[access.Kind]*rule{}
+	for _, k := range slices.Sorted(maps.Keys(r.Rules)) {
+		if !slices.Contains(known, k) {
+			return fmt.Errorf("a rule for %q, which is no kind of caller from outside", k)
+		}
+		p, err := r.parseRule(lim, r.Rules[k])
+		if err != nil {
+			return fmt.Errorf("rule of %s: %w", k, err)
+		}
+		r.rules[k] = p
+	}
+	r.actions = map[string]map[access.Kind]expr{}
+	for name, kinds := range r.Actions {
+		r.actions[name] = map[access.Kind]expr{}
+		for k, text := range kinds {
+			e, err := parseRule(lim, text)
+			if err != nil || !slices.Contains(known, k) {
+				return fmt.Errorf("action %s of %s: %w", name, k, err)
+			}
+			r.actions[name][k] = e
+		}
+	}
+	return nil
+}
+
+func (r *resource) parseRule(lim Limits, def Rule) (*rule, error) {
+	p := &rule{write: set(def.Write), ignore: set(def.Ignore), hide: set(def.Hide)}
+	for _, f := range []struct {
+		what, text string
+		into       *expr
+	}{{"Read", def.Read, &p.read}, {"Create", def.Create, &p.create}, {"Update", def.Update, &p.update}, {"Delete", def.Delete, &p.delete}} {
+		if f.text == "" {
+			continue
+		}
+		e, err := parseRule(lim, f.text)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f.what, err)
+		}
+		*f.into = e
+	}
+	for _, n := range def.Write {
+		c := r.columns[n]
+		if c == nil && !slices.Contains(r.Virtual, n) {
+			return nil, fmt.Errorf("Write names %q, which is no column", n)
+		}
+		if c != nil && c.SQL != "" {
+			return nil, fmt.Errorf("Write names %q, which is computed", n)
+		}
+	}
+	for _, n := range def.Hide {
+		if r.columns[n] == nil {
+			return nil, fmt.Errorf("Hide names %q, which is no column", n)
+		}
+	}
+	return p, nil
+}
+
+func set(names []string) map[string]bool {
+	m := make(map[string]bool, len(names))
+	for _, n := range names {
+		m[n] = true
+	}
+	return m
+}
+
+// sqlPart is a piece of a computed column's SQL: text, the table's alias, or something about the caller.
+type sqlPart struct {
+	text  string
+	alias bool
+	param string
+}
+
+// splitSQL finds {t} and @name in the SQL of a computed column, outside of its text literals.
+func splitSQL(s string) []sqlPart {
+	var parts []sqlPart
+	start := 0
+	flush := func(end int) {
+		if end > start {
+			parts = append(parts, sqlPart{text: s[start:end]})
+		}
+	}
+	for i := 0; i < len(s); {
+		switch {
+		case s[i] == '\'':
+			if n := strings.IndexByte(s[i+1:], '\''); n >= 0 {
+				i += n + 2
+			} else {
+				i = len(s)
+			}
+		case strings.HasPrefix(s[i:], "{t}"):
+			flush(i)
+			parts = append(parts, sqlPart{alias: true})
+			i += 3
+			start = i
+		case s[i] == '@':
+			end := skip(s, i+1, isWord)
+			flush(i)
+			parts = append(parts, sqlPart{param: s[i+1 : end]})
+			i, start = end, end
+		default:
+			i++
+		}
+	}
+	flush(len(s))
+	return parts
+}
