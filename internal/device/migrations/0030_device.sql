@@ -1,8 +1,8 @@
 -- +goose Up
 CREATE TABLE device (
     id                                   INTEGER PRIMARY KEY AUTOINCREMENT,
-    created_at                           TEXT NOT NULL,
-    modified_at                          TEXT NOT NULL,
+    created_at                           TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    modified_at                          TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     actor                                INTEGER NOT NULL UNIQUE REFERENCES actor (id),
     uuid                                 TEXT NOT NULL UNIQUE,
     device_name                          TEXT NOT NULL,
@@ -66,7 +66,7 @@ CREATE INDEX device_user ON device (belongs_to__user) WHERE belongs_to__user IS 
 
 CREATE TABLE device_environment_variable (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
-    created_at TEXT NOT NULL,
+    created_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     device     INTEGER NOT NULL REFERENCES device (id) ON DELETE CASCADE,
     name       TEXT NOT NULL,
     value      TEXT NOT NULL,
@@ -74,7 +74,7 @@ CREATE TABLE device_environment_variable (
 );
 CREATE TABLE device_config_variable (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
-    created_at TEXT NOT NULL,
+    created_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     device     INTEGER NOT NULL REFERENCES device (id) ON DELETE CASCADE,
     name       TEXT NOT NULL,
     value      TEXT NOT NULL,
@@ -82,7 +82,7 @@ CREATE TABLE device_config_variable (
 );
 CREATE TABLE device_tag (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
-    created_at TEXT NOT NULL,
+    created_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     device     INTEGER NOT NULL REFERENCES device (id) ON DELETE CASCADE,
     tag_key    TEXT NOT NULL,
     value      TEXT NOT NULL,

@@ -1,6 +1,7 @@
 -- +goose Up
--- A device may go by its own deletion or with its fleet. Whichever it is, what it was known by goes with it in the same
--- statement, for an actor's keys go with the actor: no path may leave a key that works. Its log is dropped soon after; the row here says that this is still to do.
+-- A device may go by its own deletion or with its fleet. Whichever it is, what it was known by goes in the same statement (an
+-- actor's keys go with the actor): no path may leave a key that works. Its log is dropped soon after; the row here says that
+-- this is still to do.
 CREATE TABLE deleted_device (
     uuid       TEXT PRIMARY KEY,
     device     INTEGER NOT NULL,

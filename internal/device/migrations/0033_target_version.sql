@@ -95,6 +95,27 @@ BEGIN
 END;
 -- +goose StatementEnd
 
+-- +goose StatementBegin
+CREATE TRIGGER target_service_label_new AFTER INSERT ON service_label
+BEGIN
+    UPDATE fleet_target SET version = lower(hex(randomblob(8))) WHERE application = (SELECT application FROM service WHERE id = NEW.service);
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER target_service_label AFTER UPDATE ON service_label
+BEGIN
+    UPDATE fleet_target SET version = lower(hex(randomblob(8))) WHERE application = (SELECT application FROM service WHERE id = NEW.service);
+END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER target_service_label_gone AFTER DELETE ON service_label
+BEGIN
+    UPDATE fleet_target SET version = lower(hex(randomblob(8))) WHERE application = (SELECT application FROM service WHERE id = OLD.service);
+END;
+-- +goose StatementEnd
+
 -- Releases. Only successful ones are ever a target; while one is being built nothing changes for a device.
 
 -- +goose StatementBegin

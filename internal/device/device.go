@@ -1,0 +1,183 @@
+// Package device owns devices: their rows, variables and tags, how they register, what each should run, what it says it runs,
+// its heartbeats and its log. A device's key reads what concerns it and writes its own state, nothing else.
+package device
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/bus"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrations gives the tables of this package, numbered 0030 to 0039.
+func Migrations() fs.FS {
+	sub, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		panic(err) // the embedded folder is there or the program does not build
+	}
+	return sub
+}
+
+// What a device's log is bounded to.
+const (
+	logLines = 1000
+	logAge   = 30 * 24 * time.Hour
+)
+
+// Config says what the devices work with.
+type Config struct {
+	DB       *db.DB
+	Accounts *account.Accounts
+	Bus      *bus.Bus
+	Log      *slog.Logger // nil: slog's default
+	// PollInterval is how often a device asks for its target unless a variable of its own or of its fleet says otherwise;
+	// 0 means 10 minutes.
+	PollInterval time.Duration
+	// ControlChannel says that this server offers devices a control channel (VPN). Without one, a device that lacks it is not
+	// called "reduced-functionality" for that.
+	ControlChannel bool
+	// LogRate is how many lines a second a device may log for long, LogBurst how many at once; 0 means 500 and 5,000.
+	LogRate, LogBurst int
+}
+
+// Devices is the running part of the package: heartbeats not yet written and streams that are open.
+type Devices struct {
+	cfg     Config
+	logs    *bus.Ring
+	hearts  *hearts
+	streams *streams
+	limits  *limits
+}
+
+// New opens the ring of the devices' logs. It starts nothing; see [Devices.Run].
+func New(ctx context.Context, cfg Config) (*Devices, error) {
+	if cfg.DB == nil || cfg.Accounts == nil || cfg.Bus == nil {
+		return nil, errors.New("device: needs a database, accounts and a bus")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.PollInterval <= 0 {
+		cfg.PollInterval = 10 * time.Minute
+	}
+	if cfg.LogRate <= 0 {
+		cfg.LogRate = 500
+	}
+	if cfg.LogBurst <= 0 {
+		cfg.LogBurst = 5000
+	}
+	ring, err := cfg.Bus.Ring(ctx, bus.RingConfig{Name: "logs", PerKey: logLines, MaxAge: logAge})
+	if err != nil {
+		return nil, fmt.Errorf("device: %w", err)
+	}
+	return &Devices{cfg: cfg, logs: ring, hearts: newHearts(cfg.DB), streams: newStreams(), limits: newLimits()}, nil
+}
+
+// Run writes heartbeats, ends streams whose right to be open is gone and drops the logs of deleted devices, until the context
+// ends.
+func (d *Devices) Run(ctx context.Context) error {
+	check, drop := make(chan struct{}, 1), make(chan struct{}, 1)
+	stop, err := d.cfg.Bus.Subscribe("revoked.>", func(string, []byte) {
+		for _, kick := range []chan struct{}{check, drop} {
+			select {
+			case kick <- struct{}{}:
+			default: // one is due anyhow, and sees this too
+			}
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("device: %w", err)
+	}
+	defer stop()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.hearts.run(ctx, d.cfg.Log) })
+	g.Go(func() error { return d.every(ctx, time.Second, check, d.CheckStreamsOnce) })
+	g.Go(func() error { return d.every(ctx, time.Minute, drop, d.DropLogsOnce) })
+	return g.Wait()
+}
+
+// every runs f once a period, and when kicked. A failure is logged and tried again.
+func (d *Devices) every(ctx context.Context, period time.Duration, kick <-chan struct{}, f func(context.Context) error) error {
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		if err := f(ctx); err != nil && ctx.Err() == nil {
+			d.cfg.Log.ErrorContext(ctx, "devices", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-kick:
+		case <-tick.C:
+		}
+	}
+}
+
+// DropLogsOnce drops the logs of the devices that were deleted since the last time.
+func (d *Devices) DropLogsOnce(ctx context.Context) error {
+	var uuids []string
+	err := d.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
+		uuids, err = strs(ctx, tx, `SELECT uuid FROM deleted_device ORDER BY deleted_at LIMIT 100`)
+		return err
+	})
+	if err != nil || len(uuids) == 0 {
+		return err
+	}
+	for _, uuid := range uuids {
+		// A device that registered again meanwhile shares the ring with its forerunner; nobody reads lines older than the row.
+		if err := d.logs.Drop(ctx, uuid); err != nil {
+			return err
+		}
+	}
+	return d.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		for _, uuid := range uuids {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM deleted_device WHERE uuid = ?`, uuid); err != nil {
+				return fmt.Errorf("device: drop logs: %w", err)
+			}
+		}
+		return nil
+	})
+}
+
+// revoked tells open streams that rights have changed.
+func (d *Devices) revoked(tx *db.Tx, what string, id int64) {
+	tx.OnCommit(func() { d.Revoked(what, id) })
+}
+
+// Revoked tells whoever holds something open (a log being written or followed) that a key, a session, a member or a device is
+// gone. What they may still do they ask the database.
+func (d *Devices) Revoked(what string, id int64) {
+	if err := d.cfg.Bus.Publish("revoked."+what+"."+strconv.FormatInt(id, 10), nil); err != nil {
+		d.cfg.Log.Error("tell open streams of a revocation", "error", err) // they look for themselves every second too
+	}
+}
+
+func strs(ctx context.Context, tx *db.Tx, query string, args ...any) ([]string, error) {
+	rows, err := tx.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	var out []string
+	for rows.Next() {
+		var s string
+		if err := rows.Scan(&s); err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, rows.Err()
+}

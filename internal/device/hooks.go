@@ -1,0 +1,302 @@
+package device
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/fleet"
+	"github.com/roadstead-io/roadstead/internal/odata"
+)
+
+// The texts below are matched by balena's clients and their tests.
+const (
+	textUUID    = "Device UUID must be a 32 or 62 character long lower case hex string."
+	textNewline = "Device name cannot contain any newline characters."
+	textNoFleet = "Application doesn't exist or you have no access to it."
+	textOnline  = "Devices must be offline in order to be deactivated."
+	textPin     = "It is necessary that each device that is pinned on a release, belongs to an application that owns the release, " +
+		"and that the release has a status that is equal to \"success\"."
+)
+
+func (d *Devices) beforeWrite(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	switch c.Op {
+	case odata.Create:
+		return d.beforeCreate(ctx, tx, c)
+	case odata.Update:
+		return d.beforeUpdate(ctx, tx, c)
+	default:
+		for _, id := range c.IDs {
+			d.revoked(tx, "device", id)
+		}
+		return nil
+	}
+}
+
+func (d *Devices) beforeCreate(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	if _, ok := c.Values["uuid"]; !ok {
+		raw := make([]byte, 16)
+		_, _ = rand.Read(raw) // never fails, see crypto/rand
+		c.Values["uuid"] = hex.EncodeToString(raw)
+	}
+	for column, text := range map[string]string{
+		"belongs_to__application": "A device needs a fleet (belongs_to__application).",
+		"is_of__device_type":      "A device needs a device type (is_of__device_type).",
+	} {
+		if _, ok := c.Values[column].(int64); !ok {
+			return api.Errorf(api.Invalid, "%s", text)
+		}
+	}
+	if name, ok := c.Values["device_name"].(string); !ok || name == "" {
+		c.Values["device_name"] = inventName()
+	}
+	if err := checkColumns(c); err != nil {
+		return err
+	}
+	for column := range c.Values {
+		if column == "is_active" {
+			delete(c.Values, column) // begins with the first contact
+		}
+	}
+	if err := checkArch(ctx, tx, c.Values["belongs_to__application"].(int64), c.Values["is_of__device_type"].(int64)); err != nil {
+		return err
+	}
+	actor, err := account.NewActor(ctx, tx)
+	if err != nil {
+		return err
+	}
+	c.Values["actor"] = actor
+	c.Values["created_at"], c.Values["modified_at"] = tx.NowText(), tx.NowText()
+	return nil
+}
+
+// checkColumns checks the values of single columns.
+func checkColumns(c *odata.Change) error {
+	if v, ok := c.Values["uuid"]; ok {
+		if s, _ := v.(string); !api.DeviceUUID(s).Valid() {
+			return api.Errorf(api.Invalid, textUUID)
+		}
+	}
+	if v, ok := c.Values["device_name"]; ok {
+		s, _ := v.(string)
+		if s == "" {
+			return api.Errorf(api.Invalid, "A device needs a name.")
+		}
+		if strings.ContainsAny(s, "\r\n") {
+			return api.Errorf(api.Invalid, textNewline)
+		}
+	}
+	if v, ok := c.Values["os_version"].(string); ok {
+		if _, given := c.Values["os_variant"]; !given {
+			if variant := variantOf(v); variant != "" {
+				c.Values["os_variant"] = variant
+			}
+		}
+	}
+	return nil
+}
+
+// variantOf reads "dev" or "prod" from an OS version like "balenaOS 2.98.33+rev1.prod".
+func variantOf(version string) string {
+	for _, v := range []string{"dev", "prod"} {
+		if strings.HasSuffix(version, "."+v) || strings.HasSuffix(version, "-"+v) || strings.HasSuffix(version, "+"+v) {
+			return v
+		}
+	}
+	return ""
+}
+
+func (d *Devices) beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	for _, column := range []string{"uuid", "is_of__device_type"} {
+		if _, ok := c.Values[column]; ok && c.Caller.Kind != access.System {
+			return api.Errorf(api.Forbidden, "the %s of a device cannot be changed", column)
+		}
+	}
+	if err := checkColumns(c); err != nil {
+		return err
+	}
+	c.Values["modified_at"] = tx.NowText()
+	if v, ok := c.Values["is_active"].(bool); ok && !v {
+		if err := checkOffline(ctx, tx, c.IDs); err != nil {
+			return err
+		}
+	}
+	if to, ok := c.Values["belongs_to__application"]; ok {
+		if err := d.beforeMove(ctx, tx, c, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkOffline(ctx context.Context, tx *db.Tx, ids []int64) error {
+	for _, id := range ids {
+		var online bool
+		err := tx.QueryRowContext(ctx, `SELECT coalesce(heartbeat_until >= ?, 0) FROM device WHERE id = ?`, tx.NowText(), id).Scan(&online)
+		if err != nil {
+			return fmt.Errorf("device: deactivate: %w", err)
+		}
+		if online {
+			return api.Errorf(api.Invalid, textOnline)
+		}
+	}
+	return nil
+}
+
+// beforeMove readies devices for another fleet: what was installed for the old one is gone, the pin too unless one is given.
+func (d *Devices) beforeMove(ctx context.Context, tx *db.Tx, c *odata.Change, to any) error {
+	target, ok := to.(int64)
+	if !ok {
+		return api.Errorf(api.Invalid, "A device cannot be without a fleet.")
+	}
+	if ok, err := mayUseFleet(ctx, tx, c.Caller, target); err != nil {
+		return err
+	} else if !ok {
+		return api.Errorf(api.NotFound, textNoFleet)
+	}
+	moving := false
+	for _, id := range c.IDs {
+		var from, deviceType int64
+		err := tx.QueryRowContext(ctx, `SELECT belongs_to__application, is_of__device_type FROM device WHERE id = ?`, id).
+			Scan(&from, &deviceType)
+		if err != nil {
+			return fmt.Errorf("device: move: %w", err)
+		}
+		if from == target {
+			continue
+		}
+		moving = true
+		if err := checkArch(ctx, tx, target, deviceType); err != nil {
+			return err
+		}
+		for _, q := range []string{
+			`UPDATE image_install SET status = 'deleted', download_progress = NULL WHERE device = ?`,
+			`DELETE FROM service_install WHERE device = ?`,
+			`UPDATE device SET is_pinned_on__release = NULL, is_running__release = NULL, update_status = NULL WHERE id = ?`,
+		} {
+			if _, err := tx.ExecContext(ctx, q, id); err != nil {
+				return fmt.Errorf("device: move: %w", err)
+			}
+		}
+		d.revoked(tx, "device", id) // whoever follows its log may have no right in the new fleet
+	}
+	if _, given := c.Values["is_pinned_on__release"]; moving && !given {
+		c.Values["is_pinned_on__release"] = nil
+	}
+	return nil
+}
+
+func (d *Devices) afterWrite(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	if c.Op == odata.Delete {
+		return nil
+	}
+	_, moved := c.Values["belongs_to__application"]
+	_, pinned := c.Values["is_pinned_on__release"]
+	if !moved && !pinned {
+		return nil
+	}
+	for _, id := range c.IDs {
+		if err := checkPin(ctx, tx, id); err != nil {
+			return err
+		}
+		if err := installServices(ctx, tx, `d.id = ?`, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkPin(ctx context.Context, tx *db.Tx, id int64) error {
+	var bad int
+	err := tx.QueryRowContext(ctx, `SELECT count(*) FROM device d JOIN "release" r ON r.id = d.is_pinned_on__release
+		WHERE d.id = ? AND (r.belongs_to__application <> d.belongs_to__application OR r.status <> 'success')`, id).Scan(&bad)
+	if err != nil {
+		return fmt.Errorf("device: pin: %w", err)
+	}
+	if bad > 0 {
+		return api.Errorf(api.Invalid, textPin)
+	}
+	return nil
+}
+
+// checkArch refuses a device in a fleet whose images it could not run.
+func checkArch(ctx context.Context, tx *db.Tx, fleetID, deviceType int64) error {
+	var runs, built string
+	err := tx.QueryRowContext(ctx, `SELECT
+			(SELECT c.slug FROM device_type t JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture WHERE t.id = ?),
+			(SELECT c.slug FROM application f JOIN device_type t ON t.id = f.is_for__device_type
+				JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture WHERE f.id = ?)`, deviceType, fleetID).Scan(&runs, &built)
+	if err != nil {
+		return fmt.Errorf("device: architecture: %w", err)
+	}
+	if !fleet.Runs(runs, built) {
+		return api.Errorf(api.Invalid, "A device with CPU architecture %s cannot run what is built for %s.", runs, built)
+	}
+	return nil
+}
+
+// mayUseFleet says whether a caller may put devices into a fleet.
+func mayUseFleet(ctx context.Context, tx *db.Tx, by access.Caller, fleetID int64) (bool, error) {
+	switch by.Kind {
+	case access.System:
+		return true, nil
+	case access.Provisioning:
+		return by.Fleet == fleetID, nil
+	case access.User:
+		return found(tx.QueryRowContext(ctx, `SELECT 1 FROM user__has_direct_access_to__application
+			WHERE has_direct_access_to__application = ? AND "user" = ?`, fleetID, by.User))
+	default:
+		return false, nil
+	}
+}
+
+func found(row *sql.Row) (bool, error) {
+	var one int
+	err := row.Scan(&one)
+	if noRows(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func noRows(err error) bool { return errors.Is(err, sql.ErrNoRows) }
+
+// FleetTargetChanged gives every device of a fleet the installs of the services that it should now run. Installs of services
+// that are no longer in the release stay: variables that people gave hang on them.
+func FleetTargetChanged(ctx context.Context, tx *db.Tx, fleetID int64) error {
+	return installServices(ctx, tx, `d.belongs_to__application = ? AND d.is_pinned_on__release IS NULL`, fleetID)
+}
+
+func installServices(ctx context.Context, tx *db.Tx, which string, arg int64) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO service_install (created_at, device, installs__service)
+		SELECT DISTINCT ?, d.id, i.is_a_build_of__service
+		FROM device d
+		JOIN application f ON f.id = d.belongs_to__application
+		JOIN release_image ri ON ri.is_part_of__release = coalesce(d.is_pinned_on__release, f.should_be_running__release)
+		JOIN image i ON i.id = ri.image
+		WHERE `+which+`
+		ON CONFLICT (device, installs__service) DO NOTHING`, tx.NowText(), arg)
+	if err != nil {
+		return fmt.Errorf("device: install services: %w", err)
+	}
+	return nil
+}
+
+// FleetsDeleting removes the devices of fleets that are about to be deleted, and tells their open streams.
+func (d *Devices) FleetsDeleting(ctx context.Context, tx *db.Tx, fleets []int64) error {
+	for _, id := range fleets {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM device WHERE belongs_to__application = ?`, id); err != nil {
+			return fmt.Errorf("device: delete the devices of fleet %d: %w", id, err)
+		}
+		d.revoked(tx, "fleet", id)
+	}
+	return nil
+}

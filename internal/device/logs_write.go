@@ -1,0 +1,220 @@
+package device
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+const (
+	maxLine     = 64 << 10 // bytes of one line of a log stream; longer ones are skipped
+	maxMessage  = 10_000   // bytes of a message; the rest is cut off
+	maxBatch    = 256      // lines stored at once
+	warnEvery   = time.Second
+	maxPosted   = 10 // lines of one request that is no stream
+	keepLimiter = 10_000
+)
+
+// WriteLog takes a device's log as it comes, one JSON object a line, until the body ends; however it ends is fine, for devices
+// hang up without a word. Lines that cannot be read are skipped. It fails when the right to write ends: with api.ErrUnauthorized.
+func (d *Devices) WriteLog(ctx context.Context, by access.Caller, uuid api.DeviceUUID, body io.Reader) error {
+	dev, err := d.own(ctx, by, uuid)
+	if err != nil {
+		return err
+	}
+	ctx, done := d.streams.begin(ctx, by, dev.id)
+	defer done()
+	w := &logWriter{d: d, key: string(uuid), limit: d.limits.of(dev.id, d.cfg)}
+	in := bufio.NewReaderSize(body, maxLine)
+	for {
+		line, readErr := in.ReadSlice('\n')
+		if errors.Is(readErr, bufio.ErrBufferFull) {
+			readErr = skipLine(in)
+			line = nil
+		}
+		if ctx.Err() == nil {
+			w.add(line)
+		}
+		if readErr != nil || ctx.Err() != nil || len(w.batch) >= maxBatch || !hasLine(in) {
+			if err := w.flush(context.WithoutCancel(ctx), readErr != nil); err != nil {
+				return fmt.Errorf("log of %s: %w", uuid, err)
+			}
+		}
+		switch {
+		case errors.Is(context.Cause(ctx), ErrRevoked):
+			return api.ErrUnauthorized
+		case readErr != nil || ctx.Err() != nil:
+			return nil
+		}
+	}
+}
+
+// own finds the caller's own device; any other does not exist for it.
+func (d *Devices) own(ctx context.Context, by access.Caller, uuid api.DeviceUUID) (dev located, err error) {
+	if by.Kind != access.Device {
+		return dev, api.Errorf(api.Forbidden, "only a device writes its log")
+	}
+	err = d.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+		dev, err = locate(ctx, tx, by, uuid)
+		return err
+	})
+	return dev, err
+}
+
+// skipLine reads on to the end of a line that is too long.
+func skipLine(in *bufio.Reader) error {
+	for {
+		if _, err := in.ReadSlice('\n'); !errors.Is(err, bufio.ErrBufferFull) {
+			return err
+		}
+	}
+}
+
+// hasLine reports whether a whole line is there without waiting.
+func hasLine(in *bufio.Reader) bool {
+	waiting, err := in.Peek(in.Buffered())
+	return err == nil && bytes.IndexByte(waiting, '\n') >= 0
+}
+
+// logWriter collects lines of one device and stores them together.
+type logWriter struct {
+	d          *Devices
+	key        string
+	limit      *rate.Limiter
+	batch      [][]byte
+	suppressed int
+	warned     time.Time
+}
+
+// sentLine is a line as a device sends it. Lines with a uuid are of devices behind the device, which there are none of.
+type sentLine struct {
+	Message   *string         `json:"message"`
+	Timestamp float64         `json:"timestamp"`
+	IsSystem  bool            `json:"isSystem"`
+	IsStdErr  bool            `json:"isStdErr"`
+	ServiceID *int64          `json:"serviceId"`
+	UUID      json.RawMessage `json:"uuid"`
+}
+
+func (w *logWriter) add(raw []byte) {
+	if len(bytes.TrimSpace(raw)) == 0 {
+		return
+	}
+	var s sentLine
+	if json.Unmarshal(raw, &s) != nil {
+		return
+	}
+	w.addLine(s)
+}
+
+func (w *logWriter) addLine(s sentLine) {
+	if s.Message == nil || s.UUID != nil {
+		return
+	}
+	if !w.limit.Allow() {
+		w.suppressed++
+		return
+	}
+	line := api.LogLine{Message: cut(*s.Message, maxMessage), IsSystem: s.IsSystem, IsStdErr: s.IsStdErr, ServiceID: s.ServiceID}
+	line.Timestamp = time.Now().UnixMilli()
+	if s.Timestamp > 0 && s.Timestamp < math.MaxInt64/2 {
+		line.Timestamp = int64(s.Timestamp)
+	}
+	w.put(line)
+}
+
+func (w *logWriter) put(line api.LogLine) {
+	if data, err := json.Marshal(line); err == nil {
+		w.batch = append(w.batch, data)
+	}
+}
+
+// flush stores what was collected. That lines were left out is said in the log itself, once a second and at the end.
+func (w *logWriter) flush(ctx context.Context, end bool) error {
+	if now := time.Now(); w.suppressed > 0 && (end || now.Sub(w.warned) >= warnEvery) {
+		w.put(warning(w.suppressed, "rate limiting"))
+		w.suppressed, w.warned = 0, now
+	}
+	if len(w.batch) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	err := w.d.logs.Append(ctx, w.key, w.batch...)
+	w.batch = w.batch[:0]
+	return err
+}
+
+// warning is the line that stands for lines left out. Clients know the text.
+func warning(n int, why string) api.LogLine {
+	return api.LogLine{
+		Message:   fmt.Sprintf("Warning: Suppressed %d message(s) due to %s", n, why),
+		Timestamp: time.Now().UnixMilli(), IsSystem: true, IsStdErr: true,
+	}
+}
+
+// PostLog takes a few lines at once, as a JSON array.
+func (d *Devices) PostLog(ctx context.Context, by access.Caller, uuid api.DeviceUUID, body []byte) error {
+	dev, err := d.own(ctx, by, uuid)
+	if err != nil {
+		return err
+	}
+	var lines []sentLine
+	if err := json.Unmarshal(body, &lines); err != nil {
+		return api.Errorf(api.Invalid, "the body is not a list of log lines: %v", err)
+	}
+	if len(lines) > maxPosted {
+		return api.Errorf(api.Invalid, "Batches cannot include more than %d logs", maxPosted)
+	}
+	w := &logWriter{d: d, key: string(uuid), limit: d.limits.of(dev.id, d.cfg)}
+	if len(lines) > 0 && w.limit.Tokens() < 1 {
+		return api.Errorf(api.RateLimited, "this device logs too much")
+	}
+	for _, l := range lines {
+		w.addLine(l)
+	}
+	if err := w.flush(ctx, true); err != nil {
+		return fmt.Errorf("log of %s: %w", uuid, err)
+	}
+	return nil
+}
+
+// limits are the rates of devices that log.
+type limits struct {
+	mu sync.Mutex // covers by
+	by map[int64]*rate.Limiter
+}
+
+func newLimits() *limits { return &limits{by: map[int64]*rate.Limiter{}} }
+
+// of gives the limiter of a device, shared by all of its streams. Those of quiet devices are forgotten when there are many.
+func (l *limits) of(device int64, cfg Config) *rate.Limiter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if lim := l.by[device]; lim != nil {
+		return lim
+	}
+	if len(l.by) >= keepLimiter {
+		for id, lim := range l.by {
+			if lim.Tokens() >= float64(lim.Burst()) {
+				delete(l.by, id)
+			}
+		}
+	}
+	lim := rate.NewLimiter(rate.Limit(cfg.LogRate), cfg.LogBurst)
+	l.by[device] = lim
+	return lim
+}

@@ -1,0 +1,57 @@
+package device
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+const maxScopes = 100
+
+// scope is repository:<name>[:tag|@digest]:<actions>; only names that the api role gives out are looked at.
+var scope = regexp.MustCompile(`^repository:(v2/[0-9a-f]{32})(?::[\w.-]+|@sha256:[0-9a-f]{64})?:([a-z,*]+)$`)
+
+// PullGrants says which of the asked scopes the caller may have: pulls of images of releases that the device should run, is
+// pinned to or says it runs; or of fleets that the user may use. Everything else is left out, and nobody may push.
+func PullGrants(ctx context.Context, tx *db.Tx, by access.Caller, registry string, scopes []string) ([]api.Grant, error) {
+	grants := []api.Grant{}
+	for _, s := range scopes[:min(len(scopes), maxScopes)] {
+		m := scope.FindStringSubmatch(s)
+		if m == nil || !slices.Contains(strings.Split(m[2], ","), "pull") {
+			continue
+		}
+		may, err := mayPull(ctx, tx, by, registry+"/"+m[1])
+		if err != nil {
+			return nil, fmt.Errorf("registry token: %w", err)
+		}
+		grant := api.Grant{Type: "repository", Name: m[1], Actions: []string{"pull"}}
+		if may && !slices.ContainsFunc(grants, func(g api.Grant) bool { return g.Name == grant.Name }) {
+			grants = append(grants, grant)
+		}
+	}
+	return grants, nil
+}
+
+func mayPull(ctx context.Context, tx *db.Tx, by access.Caller, location string) (bool, error) {
+	const images = `SELECT 1 FROM image i JOIN release_image ri ON ri.image = i.id
+		JOIN "release" r ON r.id = ri.is_part_of__release AND r.status = 'success' `
+	switch by.Kind {
+	case access.Device:
+		return found(tx.QueryRowContext(ctx, images+`JOIN device d ON d.belongs_to__application = r.belongs_to__application
+			JOIN application f ON f.id = d.belongs_to__application
+			WHERE i.is_stored_at__image_location = ? AND d.id = ?
+			AND r.id IN (coalesce(d.is_pinned_on__release, f.should_be_running__release), d.is_running__release) LIMIT 1`, location, by.Device))
+	case access.User:
+		return found(tx.QueryRowContext(ctx, images+`JOIN user__has_direct_access_to__application u
+			ON u.has_direct_access_to__application = r.belongs_to__application
+			WHERE i.is_stored_at__image_location = ? AND u."user" = ? LIMIT 1`, location, by.User))
+	default:
+		return false, nil
+	}
+}

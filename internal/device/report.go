@@ -1,0 +1,314 @@
+package device
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+// metricsEvery is how often metrics alone are worth a write.
+const metricsEvery = time.Minute
+
+// metrics are what a device measures all the time: a report of nothing else may be dropped.
+var metrics = []string{
+	"memory_usage", "memory_total", "storage_usage", "storage_total", "storage_block_device", "cpu_usage", "cpu_temp",
+}
+
+const (
+	maxUnsupported  = 200 // names of features that a device could not honour
+	maxReportedInt  = math.MaxInt32
+	maxAppsReported = 50
+	maxInstalls     = 1000
+)
+
+// Report takes what a device says of itself: all of it or nothing. The body is {"<uuid>": {what changed}}; keys that mean
+// nothing here are ignored, for newer and older devices send more and less. address is where the report came from.
+func (d *Devices) Report(ctx context.Context, by access.Caller, body []byte, address string) error {
+	if by.Kind != access.Device {
+		return api.Errorf(api.Forbidden, "only a device reports its state")
+	}
+	var byUUID map[api.DeviceUUID]json.RawMessage
+	if err := json.Unmarshal(body, &byUUID); err != nil || len(byUUID) == 0 {
+		return api.Errorf(api.Invalid, "a report is an object with the device's uuid as its only key")
+	}
+	var uuid api.DeviceUUID
+	for uuid = range byUUID {
+	}
+	if len(byUUID) > 1 { // no device speaks for another
+		return api.ErrUnauthorized
+	}
+	r, err := readReport(byUUID[uuid])
+	if err != nil {
+		return err
+	}
+	if address != "" {
+		r.columns["public_address"] = cut(address, 100)
+	}
+	var p *plan
+	err = d.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
+		p, err = planReport(ctx, tx, by, uuid, r)
+		return err
+	})
+	if err == nil && !p.empty() {
+		err = d.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+			// What was read may have changed before this transaction began.
+			if p, err = planReport(ctx, tx, by, uuid, r); err != nil {
+				return err
+			}
+			return p.apply(ctx, tx)
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("report of %s: %w", uuid, err)
+	}
+	d.Heard(ctx, Target{device: by.Device, interval: p.interval, wasOnline: p.online})
+	return nil
+}
+
+// report is a decoded report: the columns it gives, and what it says of its fleet's releases (nil: nothing).
+type report struct {
+	columns map[string]any // nil, int64 or string; bool for is_undervolted
+	apps    map[string]*api.AppReport
+}
+
+func readReport(raw json.RawMessage) (*report, error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &fields); err != nil || fields == nil {
+		return nil, api.Errorf(api.Invalid, "a device's report is an object")
+	}
+	r := &report{columns: map[string]any{}}
+	for _, c := range reported {
+		if raw, ok := fields[c.name]; ok {
+			v, err := readColumn(raw, c.name, c.number, c.maxLen)
+			if err != nil {
+				return nil, err
+			}
+			r.columns[c.name] = v
+		}
+	}
+	for name, number := range map[string]bool{"provisioning_progress": true, "download_progress": true, "provisioning_state": false} {
+		if raw, ok := fields[name]; ok {
+			v, err := readColumn(raw, name, number, 1000)
+			if err != nil {
+				return nil, err
+			}
+			if v == "" {
+				v = nil
+			}
+			r.columns[name] = v
+		}
+	}
+	if id, ok := r.columns["cpu_id"].(string); ok && strings.ContainsFunc(id, func(c rune) bool { return c < ' ' || c > '~' }) {
+		delete(r.columns, "cpu_id") // some boards read noise
+	}
+	if raw, ok := fields["is_undervolted"]; ok {
+		var v *bool
+		if err := json.Unmarshal(raw, &v); err != nil {
+			return nil, api.Errorf(api.Invalid, "\"is_undervolted\" is not a boolean")
+		}
+		if v != nil {
+			r.columns["is_undervolted"] = *v
+		}
+	}
+	return r, errors.Join(r.readUnsupported(fields["unsupported_features"]), r.readApps(fields["apps"]))
+}
+
+func readColumn(raw json.RawMessage, name string, number bool, maxLen int) (any, error) {
+	if string(raw) == "null" {
+		return nil, nil //nolint:nilnil // null is a value here
+	}
+	if !number {
+		var s string
+		if err := json.Unmarshal(raw, &s); err != nil {
+			return nil, api.Errorf(api.Invalid, "%q is not a string", name)
+		}
+		return cut(s, maxLen), nil
+	}
+	var f float64
+	if err := json.Unmarshal(raw, &f); err != nil {
+		return nil, api.Errorf(api.Invalid, "%q is not a number", name)
+	}
+	return int64(math.Round(max(-maxReportedInt, min(f, maxReportedInt)))), nil
+}
+
+func (r *report) readUnsupported(raw json.RawMessage) error {
+	if raw == nil {
+		return nil
+	}
+	var names []string
+	if err := json.Unmarshal(raw, &names); err != nil {
+		return api.Errorf(api.Invalid, "\"unsupported_features\" is not a list of names")
+	}
+	if len(names) == 0 {
+		r.columns["unsupported_features"] = nil
+		return nil
+	}
+	names = names[:min(len(names), maxUnsupported)]
+	for i := range names {
+		names[i] = cut(names[i], 200)
+	}
+	slices.Sort(names)
+	text, err := json.Marshal(slices.Compact(names))
+	if err != nil {
+		return err
+	}
+	r.columns["unsupported_features"] = string(text)
+	return nil
+}
+
+func (r *report) readApps(raw json.RawMessage) error {
+	if raw == nil || string(raw) == "null" {
+		return nil
+	}
+	if err := json.Unmarshal(raw, &r.apps); err != nil {
+		return api.Errorf(api.Invalid, "\"apps\" does not have the form of a report: %v", err)
+	}
+	n := 0
+	for _, app := range r.apps {
+		if app == nil {
+			continue
+		}
+		for _, release := range app.Releases {
+			if release != nil {
+				n += 1 + len(release.Services)
+			}
+		}
+	}
+	if len(r.apps) > maxAppsReported || n > maxInstalls {
+		return api.Errorf(api.TooLarge, "a report names at most %d releases and services", maxInstalls)
+	}
+	if r.apps == nil {
+		r.apps = map[string]*api.AppReport{}
+	}
+	return nil
+}
+
+// plan is what a report changes.
+type plan struct {
+	device   int64
+	online   bool
+	interval time.Duration
+	set      map[string]any // columns of the device
+	install  []install      // to insert or update
+	gone     []int64        // image_install rows to mark deleted
+}
+
+func (p *plan) empty() bool { return len(p.set) == 0 && len(p.install) == 0 && len(p.gone) == 0 }
+
+// planReport compares a report with what is known. It refuses what is not the caller's own.
+func planReport(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID, r *report) (*plan, error) {
+	names := slices.Sorted(maps.Keys(r.columns))
+	p := &plan{set: map[string]any{}}
+	var fleetID int64
+	var fleetUUID string
+	var seen, due, metricsAt, update sql.NullString
+	var running sql.NullInt64
+	scan := []any{&p.device, &fleetID, &fleetUUID, &seen, &due, &metricsAt, &update, &running, &p.online}
+	old := make([]any, len(names))
+	query := `SELECT d.id, d.belongs_to__application, f.uuid, d.last_seen, d.heartbeat_due, d.metrics_at, d.update_status,
+		d.is_running__release, coalesce(d.heartbeat_due >= ?, 0)`
+	for i, name := range names { // names are of our own lists, never the device's
+		query += ", d." + name
+		scan = append(scan, &old[i])
+	}
+	err := tx.QueryRowContext(ctx, query+` FROM device d JOIN application f ON f.id = d.belongs_to__application WHERE d.uuid = ?`,
+		tx.NowText(), uuid).Scan(scan...)
+	if noRows(err) || (err == nil && p.device != by.Device) {
+		return nil, api.ErrUnauthorized
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.interval = intervalBetween(seen, due)
+	for i, name := range names {
+		if !same(old[i], r.columns[name]) {
+			p.set[name] = r.columns[name]
+		}
+	}
+	if r.apps != nil {
+		if err := p.planApps(ctx, tx, r.apps, fleetID, fleetUUID, update.String, running); err != nil {
+			return nil, err
+		}
+	}
+	p.throttle(tx.Now, metricsAt)
+	return p, nil
+}
+
+// same compares a column's value in the database with a reported one.
+func same(old, reported any) bool {
+	if b, ok := reported.(bool); ok {
+		n, _ := old.(int64)
+		return (n != 0) == b
+	}
+	if b, ok := old.([]byte); ok {
+		old = string(b)
+	}
+	return old == reported
+}
+
+// throttle drops metrics when nothing else changed and the last ones are fresh.
+func (p *plan) throttle(now time.Time, last sql.NullString) {
+	measured := 0
+	for _, name := range metrics {
+		if _, ok := p.set[name]; ok {
+			measured++
+		}
+	}
+	if measured == 0 {
+		return
+	}
+	if last.Valid && measured == len(p.set) && len(p.install) == 0 && len(p.gone) == 0 {
+		if at, err := db.ParseTime(last.String); err == nil && now.Sub(at) < metricsEvery {
+			p.set = nil
+			return
+		}
+	}
+	p.set["metrics_at"] = db.FormatTime(now)
+}
+
+func (p *plan) apply(ctx context.Context, tx *db.Tx) error {
+	if len(p.set) > 0 {
+		p.set["modified_at"] = tx.NowText()
+		if _, ok := p.set["update_status"]; ok {
+			p.set["last_update_status_event"] = tx.NowText()
+		}
+		names := slices.Sorted(maps.Keys(p.set))
+		args := make([]any, 0, len(names)+1)
+		for _, name := range names {
+			args = append(args, p.set[name])
+		}
+		_, err := tx.ExecContext(ctx, `UPDATE device SET `+strings.Join(names, " = ?, ")+` = ? WHERE id = ?`, append(args, p.device)...)
+		if err != nil {
+			return err
+		}
+	}
+	for _, i := range p.install {
+		_, err := tx.ExecContext(ctx, `INSERT INTO image_install (created_at, device, installs__image, is_provided_by__release, install_date,
+				status, download_progress) VALUES (?1, ?2, ?3, ?4, ?1, ?5, ?6)
+			ON CONFLICT (device, installs__image) DO UPDATE SET is_provided_by__release = excluded.is_provided_by__release,
+				install_date = CASE WHEN status = 'deleted' THEN excluded.install_date ELSE install_date END,
+				status = excluded.status, download_progress = excluded.download_progress`,
+			tx.NowText(), p.device, i.image, i.release, i.status, i.progress)
+		if err != nil {
+			return err
+		}
+	}
+	for _, id := range p.gone {
+		_, err := tx.ExecContext(ctx, `UPDATE image_install SET status = 'deleted', download_progress = NULL WHERE id = ?`, id)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

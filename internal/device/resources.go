@@ -1,0 +1,174 @@
+package device
+
+import (
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/odata"
+)
+
+// Who may see and change a device: people who may use its fleet, and (its state only) the device itself.
+const (
+	ofMember = "belongs_to__application/any(a:a/is_directly_accessible_by__user/any(u:u/user eq @user))"
+	itself   = "id eq @device"
+	// The same for rows that hang on a device.
+	deviceOfMember = "device/any(d:d/" + ofMember + ")"
+	deviceItself   = "device eq @device"
+)
+
+// writtenByUsers are the columns of a device that people give. uuid, device type and fleet are needed to make one.
+var writtenByUsers = []string{
+	"uuid", "device_name", "note", "local_id", "is_of__device_type", "belongs_to__application", "is_pinned_on__release",
+	"is_active", "is_web_accessible", "is_locked_until__date", "is_accessible_by_support_until__date",
+	"custom_latitude", "custom_longitude",
+}
+
+// writtenByItself are the columns of its own row that a device gives: its state, and nothing that decides what it is or runs.
+var writtenByItself = []string{
+	"status", "os_version", "os_variant", "supervisor_version", "provisioning_progress", "provisioning_state",
+	"download_progress", "ip_address", "mac_address", "memory_usage", "memory_total", "storage_block_device", "storage_usage",
+	"storage_total", "cpu_usage", "cpu_temp", "cpu_id", "is_undervolted",
+}
+
+// ignoredFromItself are columns that real supervisors try to write and would for ever if they were refused: the initial name,
+// the pin of a preloaded release, and parts of reports that mean nothing here.
+var ignoredFromItself = []string{"device_name", "is_pinned_on__release", "is_online", "public_address"}
+
+// Resources declares what this package owns.
+func (d *Devices) Resources() []*odata.Resource {
+	return append([]*odata.Resource{d.deviceResource()}, d.rowResources()...)
+}
+
+func (d *Devices) deviceResource() *odata.Resource {
+	return &odata.Resource{
+		Name:       "device",
+		Columns:    d.columns(),
+		Keys:       [][]string{{"uuid"}, {"actor"}},
+		UniqueText: map[string]string{"uuid": `"uuid" must be unique.`},
+		Rules: map[access.Kind]odata.Rule{
+			access.User: {Read: ofMember, Create: ofMember, Update: ofMember, Delete: ofMember, Write: writtenByUsers},
+			access.Device: {Read: itself, Update: itself, Write: writtenByItself, Ignore: ignoredFromItself,
+				Hide: []string{"note", "belongs_to__user"}},
+		},
+		Before: []odata.Hook{d.beforeWrite},
+		After:  []odata.Hook{d.afterWrite},
+	}
+}
+
+// heartbeat is the state of a device's heartbeat at @now: the next poll is due twice its interval after the last one, and it
+// has 15 s more before it counts as gone.
+const heartbeat = `(CASE WHEN {t}.heartbeat_until IS NULL THEN 'unknown' WHEN {t}.heartbeat_due >= @now THEN 'online'
+	WHEN {t}.heartbeat_until >= @now THEN 'timeout' ELSE 'offline' END)`
+
+const target = `coalesce({t}.is_pinned_on__release,
+	(SELECT f.should_be_running__release FROM application f WHERE f.id = {t}.belongs_to__application))`
+
+// downloading are installs that count for a device's progress; overallProgress is the mean over them.
+const (
+	isDownloading = `EXISTS (SELECT 1 FROM image_install i
+		WHERE i.device = {t}.id AND i.status = 'Downloading' AND i.download_progress IS NOT NULL)`
+	meanDownload = `(SELECT CAST(round(avg(coalesce(i.download_progress, 100))) AS INTEGER) FROM image_install i
+		WHERE i.device = {t}.id AND i.status <> 'deleted' AND (i.status = 'Downloading' OR i.is_provided_by__release = ` + target + `))`
+	vpnWanted = `coalesce((SELECT v.value FROM device_config_variable v WHERE v.device = {t}.id
+			AND v.name IN ('RESIN_SUPERVISOR_VPN_CONTROL', 'BALENA_SUPERVISOR_VPN_CONTROL') ORDER BY v.name LIMIT 1),
+		(SELECT v.value FROM application_config_variable v WHERE v.application = {t}.belongs_to__application
+			AND v.name IN ('RESIN_SUPERVISOR_VPN_CONTROL', 'BALENA_SUPERVISOR_VPN_CONTROL') ORDER BY v.name LIMIT 1),
+		'true') <> 'false'`
+)
+
+// overall gives the two columns that sum a device up, row by row as clients expect: the first case that holds decides.
+func (d *Devices) overall() (status, progress string) {
+	lacksVPN := "0"
+	if d.cfg.ControlChannel {
+		lacksVPN = `({t}.is_connected_to_vpn = 0 AND ` + heartbeat + ` = 'online' AND ` + vpnWanted + `)`
+	}
+	cases := []struct{ when, status, progress string }{
+		{`{t}.is_active = 0`, "inactive", "NULL"},
+		{`{t}.provisioning_state = 'Post-Provisioning'`, "post-provisioning", "{t}.provisioning_progress"},
+		{`{t}.is_connected_to_vpn = 0 AND {t}.online_since IS NULL AND ` + heartbeat + ` = 'unknown'`, "configuring", "{t}.provisioning_progress"},
+		{`{t}.is_connected_to_vpn = 0 AND ` + heartbeat + ` IN ('offline', 'unknown')`, "disconnected", "NULL"},
+		{heartbeat + ` IN ('online', 'timeout') AND {t}.download_progress IS NOT NULL AND {t}.status = 'Downloading'`,
+			"updating", "{t}.download_progress"},
+		{`{t}.provisioning_progress IS NOT NULL`, "configuring", "{t}.provisioning_progress"},
+		{heartbeat + ` IN ('online', 'timeout') AND ` + isDownloading, "updating", meanDownload},
+		{heartbeat + ` = 'timeout' OR ({t}.is_connected_to_vpn = 1 AND ` + heartbeat + ` <> 'online') OR ` + lacksVPN,
+			"reduced-functionality", "NULL"},
+	}
+	status, progress = "(CASE", "(CASE"
+	for _, c := range cases {
+		status += " WHEN " + c.when + " THEN '" + c.status + "'"
+		progress += " WHEN " + c.when + " THEN " + c.progress
+	}
+	return status + " ELSE 'operational' END)", progress + " ELSE NULL END)"
+}
+
+// columns are those of balena's device, and a few of ours at the end.
+func (d *Devices) columns() []odata.Column {
+	const (
+		id, num, flag, text, date, fk = odata.Integer, odata.Integer, odata.Boolean, odata.String, odata.Date, odata.ForeignKey
+	)
+	status, progress := d.overall()
+	release := func(name, reverse string) odata.Column {
+		return odata.Column{Name: name, Type: fk, To: "release", Null: true, Reverse: []string{reverse}}
+	}
+	shouldRun := release("should_be_running__release", "should_be_running_on__device")
+	shouldRun.SQL = target
+	cols := []odata.Column{
+		{Name: "id", Type: id},
+		{Name: "created_at", Type: date}, {Name: "modified_at", Type: date},
+		{Name: "actor", Type: fk, To: "actor", Reverse: []string{"is_of__device"}},
+		{Name: "uuid", Type: text, MaxLen: 62},
+		{Name: "device_name", Type: text, MaxLen: 255},
+		{Name: "note", Type: text, Null: true},
+		{Name: "local_id", Type: text, Null: true, MaxLen: 255},
+		{Name: "is_of__device_type", Type: fk, To: "device_type", Reverse: []string{"device", "describes__device"}},
+		{Name: "belongs_to__application", Type: fk, To: "application", Reverse: []string{"owns__device"}},
+		{Name: "belongs_to__user", Type: fk, To: "user", Null: true, Reverse: []string{"owns__device"}},
+		release("is_pinned_on__release", "is_pinned_to__device"), release("is_running__release", "is_running_on__device"), shouldRun,
+		release("should_be_operated_by__release", "should_operate__device"),
+		release("should_be_managed_by__release", "should_manage__device"),
+		{Name: "is_managed_by__service_instance", Type: num, Null: true, SQL: "NULL"},
+		{Name: "is_active", Type: flag}, {Name: "is_frozen", Type: flag}, {Name: "is_web_accessible", Type: flag},
+		{Name: "is_online", Type: flag, SQL: `coalesce({t}.heartbeat_until >= @now, 0)`},
+		{Name: "last_connectivity_event", Type: date, Null: true, SQL: `(CASE WHEN {t}.heartbeat_until >= @now THEN {t}.online_since ELSE {t}.last_seen END)`},
+		{Name: "api_heartbeat_state", Type: text, SQL: heartbeat},
+		{Name: "changed_api_heartbeat_state_on__date", Type: date, Null: true, SQL: `(CASE WHEN {t}.heartbeat_due >= @now THEN {t}.online_since
+			WHEN {t}.heartbeat_until >= @now THEN {t}.heartbeat_due ELSE {t}.heartbeat_until END)`},
+		{Name: "is_connected_to_vpn", Type: flag}, {Name: "last_vpn_event", Type: date, Null: true},
+		{Name: "is_locked_until__date", Type: date, Null: true},
+		{Name: "is_accessible_by_support_until__date", Type: date, Null: true},
+		{Name: "overall_status", Type: text, SQL: status, Explicit: true},
+		{Name: "overall_progress", Type: num, Null: true, SQL: progress, Explicit: true},
+		{Name: "update_status", Type: text, Null: true}, {Name: "last_update_status_event", Type: date, Null: true},
+		{Name: "provisioning_progress", Type: num, Null: true}, {Name: "provisioning_state", Type: text, Null: true, MaxLen: 1000},
+		{Name: "download_progress", Type: num, Null: true},
+		{Name: "custom_latitude", Type: text, Null: true, MaxLen: 50}, {Name: "custom_longitude", Type: text, Null: true, MaxLen: 50},
+		{Name: "latitude", Type: text, Null: true, SQL: `NULLIF({t}.custom_latitude, '')`},
+		{Name: "longitude", Type: text, Null: true, SQL: `NULLIF({t}.custom_longitude, '')`},
+		{Name: "location", Type: text, Null: true, SQL: "NULL"},
+		{Name: "is_undervolted", Type: flag},
+		// Ours: when the device was last heard, and what of its release it could not honour.
+		{Name: "last_seen", Type: date, Null: true},
+		{Name: "unsupported_features", Type: odata.JSON, Null: true},
+	}
+	for _, f := range reported {
+		typ := text
+		if f.number {
+			typ = num
+		}
+		cols = append(cols, odata.Column{Name: f.name, Type: typ, Null: true, MaxLen: f.maxLen})
+	}
+	return append(cols, odata.Column{Name: "public_address", Type: text, Null: true, MaxLen: 100})
+}
+
+// reported are the plain columns that a device reports; texts beyond maxLen are cut in a report.
+var reported = []struct {
+	name   string
+	maxLen int
+	number bool
+}{
+	{name: "status", maxLen: 50},
+	{name: "os_version", maxLen: 255}, {name: "os_variant", maxLen: 255}, {name: "supervisor_version", maxLen: 20},
+	{name: "ip_address", maxLen: 2000}, {name: "mac_address", maxLen: 900},
+	{name: "memory_usage", number: true}, {name: "memory_total", number: true},
+	{name: "storage_usage", number: true}, {name: "storage_total", number: true}, {name: "storage_block_device", maxLen: 255},
+	{name: "cpu_usage", number: true}, {name: "cpu_temp", number: true}, {name: "cpu_id", maxLen: 255},
+}

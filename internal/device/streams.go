@@ -1,0 +1,188 @@
+package device
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+// maxStreams is how many streams one device may have open; a new one ends the oldest, for that is most likely a dead connection.
+const maxStreams = 8
+
+// ErrRevoked is why a stream's context ended when its caller lost the right to it.
+var ErrRevoked = errors.New("the right to this stream was revoked")
+
+var errReplaced = errors.New("a newer stream took this one's place")
+
+// stream is a request that stays open and whose right is looked at again and again.
+type stream struct {
+	by     access.Caller
+	device int64 // whose log is written or read
+	opened time.Time
+	end    context.CancelCauseFunc
+}
+
+// streams are those that are open.
+type streams struct {
+	mu   sync.Mutex // covers open
+	open map[*stream]struct{}
+}
+
+func newStreams() *streams { return &streams{open: map[*stream]struct{}{}} }
+
+// begin registers a stream. Its context ends when the right to it does; done must be called.
+func (s *streams) begin(ctx context.Context, by access.Caller, device int64) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	st := &stream{by: by, device: device, opened: time.Now(), end: cancel}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if by.Kind == access.Device {
+		var oldest *stream
+		n := 0
+		for o := range s.open {
+			if o.by.Kind == access.Device && o.by.Device == by.Device {
+				if n++; oldest == nil || o.opened.Before(oldest.opened) {
+					oldest = o
+				}
+			}
+		}
+		if n >= maxStreams {
+			oldest.end(errReplaced)
+			delete(s.open, oldest)
+		}
+	}
+	s.open[st] = struct{}{}
+	return ctx, func() {
+		s.mu.Lock()
+		delete(s.open, st)
+		s.mu.Unlock()
+		cancel(nil)
+	}
+}
+
+func (s *streams) list() []*stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*stream, 0, len(s.open))
+	for st := range s.open {
+		out = append(out, st)
+	}
+	return out
+}
+
+// CheckStreamsOnce ends the streams whose key, session, device or membership is gone. It runs every second and whenever a
+// revocation is announced.
+func (d *Devices) CheckStreamsOnce(ctx context.Context) error {
+	open := d.streams.list()
+	if len(open) == 0 {
+		return nil
+	}
+	var lost []*stream
+	err := d.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+		alive, err := aliveDevices(ctx, tx, open)
+		if err != nil {
+			return err
+		}
+		for _, st := range open {
+			ok := alive[[2]int64{st.by.Key, st.device}]
+			if st.by.Kind != access.Device {
+				if ok, err = userMayStill(ctx, tx, st.by, st.device); err != nil {
+					return err
+				}
+			}
+			if !ok {
+				lost = append(lost, st)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("device: check open streams: %w", err)
+	}
+	for _, st := range lost {
+		st.end(ErrRevoked)
+	}
+	return nil
+}
+
+// aliveDevices gives the pairs of key and device that still belong together, in one query for all open streams of devices.
+func aliveDevices(ctx context.Context, tx *db.Tx, open []*stream) (map[[2]int64]bool, error) {
+	var keys []int64
+	for _, st := range open {
+		if st.by.Kind == access.Device {
+			keys = append(keys, st.by.Key)
+		}
+	}
+	out := map[[2]int64]bool{}
+	if len(keys) == 0 {
+		return out, nil
+	}
+	slices.Sort(keys)
+	list, err := json.Marshal(slices.Compact(keys))
+	if err != nil {
+		return nil, err
+	}
+	rows, err := tx.QueryContext(ctx, `SELECT k.id, d.id FROM json_each(?) j JOIN api_key k ON k.id = j.value
+		JOIN device d ON d.actor = k.is_of__actor WHERE k.expiry_date IS NULL OR k.expiry_date > ?`, string(list), tx.NowText())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var pair [2]int64
+		if err := rows.Scan(&pair[0], &pair[1]); err != nil {
+			return nil, err
+		}
+		out[pair] = true
+	}
+	return out, rows.Err()
+}
+
+// userMayStill asks whether what a user showed at the beginning of a stream still holds.
+func userMayStill(ctx context.Context, tx *db.Tx, by access.Caller, device int64) (bool, error) {
+	query, id := `SELECT 1 FROM api_key WHERE id = ? AND (expiry_date IS NULL OR expiry_date > ?)`, by.Key
+	if by.Session != 0 {
+		query, id = `SELECT 1 FROM session WHERE id = ? AND expires_at > ?`, by.Session
+	}
+	if ok, err := found(tx.QueryRowContext(ctx, query, id, tx.NowText())); !ok || err != nil {
+		return false, err
+	}
+	return found(tx.QueryRowContext(ctx, `SELECT 1 FROM device d JOIN user__has_direct_access_to__application u
+		ON u.has_direct_access_to__application = d.belongs_to__application WHERE d.id = ? AND u."user" = ?`, device, by.User))
+}
+
+// located is a device as the log routes find it.
+type located struct {
+	id      int64
+	created time.Time
+}
+
+// locate finds a device for its log. What the caller may not see does not exist.
+func locate(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID) (located, error) {
+	var l located
+	var fleetID int64
+	var created string
+	err := tx.QueryRowContext(ctx, `SELECT id, belongs_to__application, created_at FROM device WHERE uuid = ?`, uuid).
+		Scan(&l.id, &fleetID, &created)
+	if noRows(err) {
+		return l, api.ErrNotFound
+	}
+	if err != nil {
+		return l, fmt.Errorf("find device: %w", err)
+	}
+	if err := maySee(ctx, tx, by, l.id, fleetID); errors.Is(err, api.ErrUnauthorized) {
+		return l, api.ErrNotFound
+	} else if err != nil {
+		return l, err
+	}
+	l.created, err = db.ParseTime(created)
+	return l, err
+}
