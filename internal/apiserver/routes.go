@@ -25,11 +25,11 @@ type route struct {
 
 // Who gets in.
 var (
-	anybody = []access.Kind{access.Anonymous}                             // no authentication is even tried
-	user    = []access.Kind{access.User}                                  // sessions and named keys
-	device  = []access.Kind{access.Device}                                // a device's own key
-	either  = []access.Kind{access.User, access.Device}                   // whoever has a page of its own
-	filters = []access.Kind{access.Anonymous, access.User, access.Device} // the engine's rules decide, row by row
+	anybody         = []access.Kind{access.Anonymous}                             // no authentication is even tried
+	users           = []access.Kind{access.User}                                  // sessions and named keys
+	devices         = []access.Kind{access.Device}                                // a device's own key
+	usersAndDevices = []access.Kind{access.User, access.Device}                   // whoever has a page of its own
+	byRules         = []access.Kind{access.Anonymous, access.User, access.Device} // the engine's rules decide, row by row
 )
 
 // list is every route of the role.
@@ -41,24 +41,24 @@ func (s *Server) list() []route {
 		{method: "GET", path: "/config/vars", handle: s.configVars, who: anybody},
 		{method: "POST", path: "/login_", handle: s.login, who: anybody},
 
-		{path: "/v7/", handle: s.engine.Handler(), who: filters},
-		{path: "/v6/", handle: s.engine.Handler(), who: filters},
+		{path: "/v7/", handle: s.engine.Handler(), who: byRules},
+		{path: "/v6/", handle: s.engine.Handler(), who: byRules},
 
-		{method: "GET", path: "/actor/v1/whoami", handle: s.whoami, who: either},
-		{method: "GET", path: "/user/v1/whoami", handle: s.userWhoami, who: user},
-		{method: "GET", path: "/user/v1/refresh-token", handle: s.refresh, who: user},
-		{method: "POST", path: "/user/v1/refresh-token", handle: s.refreshWithPassword, who: user},
-		{method: "POST", path: "/user/v1/logout", handle: s.logout, who: user},
-		{method: "GET", path: "/user/v1/sessions", handle: s.sessions, who: user},
-		{method: "DELETE", path: "/user/v1/sessions/{id}", handle: s.endSession, who: user},
+		{method: "GET", path: "/actor/v1/whoami", handle: s.whoami, who: usersAndDevices},
+		{method: "GET", path: "/user/v1/whoami", handle: s.userWhoami, who: users},
+		{method: "GET", path: "/user/v1/refresh-token", handle: s.refresh, who: users},
+		{method: "POST", path: "/user/v1/refresh-token", handle: s.refreshWithPassword, who: users},
+		{method: "POST", path: "/user/v1/logout", handle: s.logout, who: users},
+		{method: "GET", path: "/user/v1/sessions", handle: s.sessions, who: users},
+		{method: "DELETE", path: "/user/v1/sessions/{id}", handle: s.endSession, who: users},
 
-		{method: "POST", path: "/api-key/user/full", handle: s.newUserKey, who: user},
-		{method: "POST", path: "/api-key/v1", handle: s.newKey, who: user},
-		{method: "POST", path: "/api-key/v1/{$}", handle: s.newKey, who: user},
-		{method: "POST", path: "/api-key/v2", handle: s.newKey, who: user},
-		{method: "POST", path: "/api-key/v2/{$}", handle: s.newKey, who: user},
-		{method: "POST", path: "/api-key/application/{id}/provisioning", handle: s.newProvisioningKey, who: user},
-		{method: "POST", path: "/api-key/device/{id}/device-key", handle: s.newDeviceKey, who: user},
+		{method: "POST", path: "/api-key/user/full", handle: s.newUserKey, who: users},
+		{method: "POST", path: "/api-key/v1", handle: s.newKey, who: users},
+		{method: "POST", path: "/api-key/v1/{$}", handle: s.newKey, who: users},
+		{method: "POST", path: "/api-key/v2", handle: s.newKey, who: users},
+		{method: "POST", path: "/api-key/v2/{$}", handle: s.newKey, who: users},
+		{method: "POST", path: "/api-key/application/{id}/provisioning", handle: s.newProvisioningKey, who: users},
+		{method: "POST", path: "/api-key/device/{id}/device-key", handle: s.newDeviceKey, who: users},
 
 		{method: "GET", path: "/healthz", handle: s.healthz, roles: allRoles},
 		{method: "POST", path: "/internal/v1/bootstrap", handle: s.bootstrap, roles: []string{api.RoleParent}},

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -20,9 +19,13 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/device"
+	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/release"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -34,8 +37,12 @@ type Server struct {
 	signer   *pki.Peer // issues registry tokens
 
 	db       *db.DB
+	bus      *bus.Bus
 	engine   *odata.Engine
 	accounts *account.Accounts
+	fleets   *fleet.Fleets
+	releases *release.Releases
+	devices  *device.Devices
 
 	handler  http.Handler
 	zips     gzips
@@ -73,28 +80,9 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		s.signer = identity.Client(api.RoleSigner, addr)
 	}
 	if err := s.assemble(pepper); err != nil {
-		return nil, errors.Join(fmt.Errorf("api: %w", err), database.Close())
+		return nil, errors.Join(fmt.Errorf("api: %w", err), s.Close())
 	}
 	return s, nil
-}
-
-// assemble makes the domain packages, from the lowest to the highest, and the routes over them.
-func (s *Server) assemble(pepper []byte) error {
-	var err error
-	if s.accounts, err = account.New(account.Config{DB: s.db, Pepper: pepper, Log: s.log}); err != nil {
-		return err
-	}
-	s.tasks = append(s.tasks, s.accounts.Run)
-
-	if err := s.db.Migrate(context.Background(), migrations{account.Migrations()}); err != nil {
-		return err
-	}
-	model := odata.Model{Resources: s.accounts.Resources()}
-	if s.engine, err = odata.New(odata.Config{Model: model, DB: s.db, Prefixes: []string{"/v7/", "/v6/"}}); err != nil {
-		return err
-	}
-	s.handler, err = s.routes()
-	return err
 }
 
 // Handler is the whole role behind one handler.
@@ -138,37 +126,14 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 
 func (s *Server) endStreams() { s.stop.Do(func() { close(s.stopping) }) }
 
-// Close ends streams and closes the database.
+// Close ends streams and closes the bus and the database.
 func (s *Server) Close() (err error) {
 	s.endStreams()
-	s.closing.Do(func() { err = s.db.Close() })
+	s.closing.Do(func() {
+		if s.bus != nil {
+			err = s.bus.Close()
+		}
+		err = errors.Join(err, s.db.Close())
+	})
 	return err
-}
-
-// migrations shows the files of several packages as one folder. Their numbers tell them apart: account 0001 to 0009, fleet from
-// 0010, release from 0020, device from 0030.
-type migrations []fs.FS
-
-// Open finds a file in whichever package has it.
-func (m migrations) Open(name string) (fs.File, error) {
-	for _, part := range m {
-		f, err := part.Open(name)
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
-			return f, err
-		}
-	}
-	return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
-}
-
-// ReadDir lists the files of all.
-func (m migrations) ReadDir(name string) ([]fs.DirEntry, error) {
-	var all []fs.DirEntry
-	for _, part := range m {
-		entries, err := fs.ReadDir(part, name)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, entries...)
-	}
-	return all, nil
 }

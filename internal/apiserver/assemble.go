@@ -1,0 +1,130 @@
+package apiserver
+
+import (
+	"context"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/bus"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/device"
+	"github.com/roadstead-io/roadstead/internal/fleet"
+	"github.com/roadstead-io/roadstead/internal/odata"
+	"github.com/roadstead-io/roadstead/internal/release"
+)
+
+// prefixes are the paths under which the resources are served.
+var prefixes = []string{"/v7/", "/v6/"}
+
+// assemble makes the domain packages, from the lowest to the highest, brings the schema up to date, and puts the resources and
+// the routes over them. Where a lower package must tell a higher one something, it does so through a function given here.
+func (s *Server) assemble(pepper []byte) error {
+	if err := s.domain(pepper); err != nil {
+		return err
+	}
+	ctx := context.Background()
+	files := migrations{account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations()}
+	if err := s.db.Migrate(ctx, files); err != nil {
+		return err
+	}
+	if err := s.db.Write(ctx, func(tx *db.Tx) error { return s.fleets.Prepare(ctx, tx) }); err != nil {
+		return err
+	}
+	var model odata.Model
+	for _, part := range [][]*odata.Resource{
+		s.accounts.Resources(), s.fleets.Resources(), s.releases.Resources(), s.devices.Resources(),
+	} {
+		model.Resources = append(model.Resources, part...)
+	}
+	var err error
+	if s.engine, err = odata.New(odata.Config{Model: model, DB: s.db, Prefixes: prefixes}); err != nil {
+		return err
+	}
+	s.handler, err = s.routes()
+	return err
+}
+
+func (s *Server) domain(pepper []byte) error {
+	ca, err := publicCA(s.cfg.PublicCA)
+	if err != nil {
+		return err
+	}
+	if s.bus, err = bus.Open(bus.Config{Dir: filepath.Join(s.cfg.Dir, "bus"), Log: s.log}); err != nil {
+		return err
+	}
+	if s.accounts, err = account.New(account.Config{
+		DB: s.db, Pepper: pepper, Log: s.log,
+		Revoked:       func(what string, id int64) { s.devices.Revoked(what, id) },
+		HandleChanged: fleet.HandleChanged,
+	}); err != nil {
+		return err
+	}
+	s.fleets = fleet.New(fleet.Config{
+		Accounts: s.accounts, Site: s.cfg.Site, PollInterval: s.cfg.pollInterval(), RootCA: ca,
+		TargetChanged: device.FleetTargetChanged,
+		Deleting: []func(ctx context.Context, tx *db.Tx, fleets []int64) error{
+			func(ctx context.Context, tx *db.Tx, fleets []int64) error {
+				return s.devices.FleetsDeleting(ctx, tx, fleets)
+			},
+			release.DeletingFleets,
+		},
+	})
+	if s.releases, err = release.New(release.Config{DB: s.db, Fleets: s.fleets, Site: s.cfg.Site, Log: s.log}); err != nil {
+		return err
+	}
+	if s.devices, err = device.New(context.Background(), device.Config{
+		DB: s.db, Accounts: s.accounts, Bus: s.bus, Log: s.log, PollInterval: s.cfg.pollInterval(),
+	}); err != nil {
+		return err
+	}
+	s.tasks = append(s.tasks, s.accounts.Run, s.releases.Run, s.devices.Run)
+	return nil
+}
+
+// publicCA reads the root certificate that devices are told to trust; without a file there is none to tell.
+func publicCA(file string) ([]byte, error) {
+	if file == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("public_ca: %w", err)
+	}
+	if block, _ := pem.Decode(data); block == nil || block.Type != "CERTIFICATE" {
+		return nil, fmt.Errorf("public_ca: %s holds no certificate", file)
+	}
+	return data, nil
+}
+
+// migrations shows the files of several packages as one folder. Their numbers tell them apart: account 0001 to 0009, fleet from
+// 0010, release from 0020, device from 0030.
+type migrations []fs.FS
+
+// Open finds a file in whichever package has it.
+func (m migrations) Open(name string) (fs.File, error) {
+	for _, part := range m {
+		f, err := part.Open(name)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return f, err
+		}
+	}
+	return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+}
+
+// ReadDir lists the files of all.
+func (m migrations) ReadDir(name string) ([]fs.DirEntry, error) {
+	var all []fs.DirEntry
+	for _, part := range m {
+		entries, err := fs.ReadDir(part, name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, entries...)
+	}
+	return all, nil
+}

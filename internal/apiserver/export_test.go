@@ -1,0 +1,19 @@
+package apiserver
+
+import "github.com/roadstead-io/roadstead/internal/odata"
+
+// RouteInfo is what the tests know of a route.
+type RouteInfo struct {
+	Method, Path string
+	Internal     bool
+}
+
+// Routes lists every route of the role.
+func Routes() []RouteInfo {
+	s := &Server{engine: &odata.Engine{}}
+	var all []RouteInfo
+	for _, rt := range s.list() {
+		all = append(all, RouteInfo{Method: rt.method, Path: rt.path, Internal: len(rt.roles) > 0})
+	}
+	return all
+}
