@@ -1,6 +1,7 @@
 package odata
 
 import (
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -275,53 +276,58 @@ func (c *compiler) expand(s scope, e *expandItem) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	order, err := c.order(to, &e.query)
+	keys, err := c.orderKeys(to, &e.query, many)
 	if err != nil {
 		return "", err
 	}
-	if order == "" {
-		return c.d.nested("(SELECT " + c.d.array(row) + tail + ")"), nil
+	if !e.query.paged() {
+		return c.d.nested("(SELECT " + c.d.array(row+keys) + tail + ")"), nil
 	}
-	return c.d.nested("(SELECT " + c.d.array(c.d.nested("x")) + " FROM (SELECT " + row + " AS x" + tail + order + "))"), nil
+	return c.d.nested("(SELECT " + c.d.array(c.d.nested("x")) + " FROM (SELECT " + row + " AS x" + tail + keys + c.page(&e.query) + "))"), nil
 }
 
-// order is ORDER BY, LIMIT and OFFSET. A page without an order is ordered by id, or pages would overlap.
-func (c *compiler) order(s scope, q *query) (string, error) {
+func (q *query) paged() bool { return q.top >= 0 || q.skip > 0 }
+
+// orderKeys is ORDER BY. Rows that $orderby does not tell apart stand in the order of their ids: the same question gets the
+// same answer, and pages do not overlap. One row needs no order.
+func (c *compiler) orderKeys(s scope, q *query, many bool) (string, error) {
 	const maxKeys = 16
 	if len(q.orderby) > maxKeys {
 		return "", invalid("$orderby may hold at most %d keys", maxKeys)
 	}
-	var keys []string
+	keys := make([]string, 0, len(q.orderby)+1)
 	for _, o := range q.orderby {
 		v, err := c.value(s, o.by)
 		if err != nil {
 			return "", err
 		}
-		dir := " ASC"
+		dir := " DESC"
 		switch {
+		case v.lit:
+			return "", invalid("$orderby needs properties, not values")
 		case v.null && o.asc:
 			dir = c.d.ascending
 		case v.null:
 			dir = c.d.descending
-		case !o.asc:
-			dir = " DESC"
+		case o.asc:
+			dir = " ASC"
 		}
 		keys = append(keys, v.sql+dir)
 	}
-	paged := q.top >= 0 || q.skip > 0
-	if paged {
-		keys = append(keys, s.id()+" ASC")
+	if !many {
+		return "", nil
 	}
-	var b strings.Builder
-	if len(keys) > 0 {
-		b.WriteString(" ORDER BY " + strings.Join(keys, ", "))
+	return " ORDER BY " + strings.Join(append(keys, s.id()), ", "), nil
+}
+
+// page is LIMIT and OFFSET.
+func (c *compiler) page(q *query) string {
+	if !q.paged() {
+		return ""
 	}
-	if paged {
-		top := int64(q.top)
-		if q.top < 0 {
-			top = 1<<63 - 1
-		}
-		b.WriteString(" LIMIT " + c.bind(top) + " OFFSET " + c.bind(int64(q.skip)))
+	top := int64(math.MaxInt64)
+	if q.top >= 0 {
+		top = int64(q.top)
 	}
-	return b.String(), nil
+	return " LIMIT " + c.bind(top) + " OFFSET " + c.bind(int64(q.skip))
 }

@@ -152,7 +152,7 @@ func knownParam(name string) bool {
 // under "d" on the wire. The text is percent-decoded like a URL; see [Quote] for values.
 func (e *Engine) Query(ctx context.Context, tx *db.Tx, caller access.Caller, pathAndQuery string) (json.RawMessage, error) {
 	path, query, _ := strings.Cut(pathAndQuery, "?")
-	req, err := parseRequest(e.lim, path, query)
+	req, err := parseRequest(e.lim, "", path, query)
 	if err != nil {
 		return nil, fmt.Errorf("odata: query %s: %w", req.name(), err)
 	}

@@ -30,7 +30,7 @@ func (e *Engine) Handler() web.HandlerFunc {
 		if prefix == "" {
 			return &api.Error{Code: api.NotFound}
 		}
-		req, err := parseRequest(e.lim, path[len(prefix):], r.URL.RawQuery)
+		req, err := parseRequest(e.lim, prefix, path[len(prefix):], r.URL.RawQuery)
 		if err != nil {
 			return err
 		}

@@ -18,15 +18,15 @@ type parser struct {
 	expands *int
 }
 
-// parseRequest parses the escaped path below the prefix, and the raw query. The query is split by hand: net/url drops
+// parseRequest parses the escaped path below the prefix it is mounted under, and the raw query. The query is split by hand: net/url drops
 // parameters that hold a semicolon, which $expand is full of.
-func parseRequest(lim Limits, escapedPath, rawQuery string) (*request, error) {
+func parseRequest(lim Limits, prefix, escapedPath, rawQuery string) (*request, error) {
 	if len(escapedPath)+len(rawQuery) > lim.URL {
 		return nil, invalid("the URL is longer than %d bytes", lim.URL)
 	}
 	req, err := parseURL(lim, escapedPath, rawQuery)
 	if se := (*syntaxError)(nil); err != nil && asSyntax(err, &se) {
-		full := escapedPath
+		full := prefix + escapedPath
 		if rawQuery != "" {
 			full += "?" + rawQuery
 		}

@@ -70,8 +70,8 @@ func (c *compiler) statement(r *resource, req *request) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	order, err := c.order(s, &req.query)
-	return "SELECT " + row + tail + order, err
+	keys, err := c.orderKeys(s, &req.query, true)
+	return "SELECT " + row + tail + keys + c.page(&req.query), err
 }
 
 // selection is the table of a request with the conditions of rule, key and filter.
