@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -62,6 +63,10 @@ func (s *Server) backup(w http.ResponseWriter, r *http.Request) error {
 	f, err := os.Open(file)
 	if err != nil {
 		return fmt.Errorf("backup: %w", err)
+	}
+	// The copy needs no name any more: however the request ends, nothing is left behind.
+	if err := os.RemoveAll(dir); err != nil {
+		return errors.Join(fmt.Errorf("backup: %w", err), f.Close())
 	}
 	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
