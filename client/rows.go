@@ -49,35 +49,36 @@ type Service struct {
 
 // Device is a row of device.
 type Device struct {
-	ID              int64           `json:"id"`
-	UUID            string          `json:"uuid"`
-	Name            string          `json:"device_name"`
-	Note            string          `json:"note"`
-	CreatedAt       string          `json:"created_at"`
-	Status          string          `json:"status"`
-	OverallStatus   string          `json:"overall_status"`
-	OverallProgress *int64          `json:"overall_progress"`
-	UpdateStatus    string          `json:"update_status"`
-	IsOnline        bool            `json:"is_online"`
-	LastSeen        string          `json:"last_connectivity_event"`
-	OSVersion       string          `json:"os_version"`
-	AgentVersion    string          `json:"supervisor_version"`
-	IPAddress       string          `json:"ip_address"`
-	MACAddress      string          `json:"mac_address"`
-	PublicAddress   string          `json:"public_address"`
-	MemoryUsage     *int64          `json:"memory_usage"`
-	MemoryTotal     *int64          `json:"memory_total"`
-	StorageUsage    *int64          `json:"storage_usage"`
-	StorageTotal    *int64          `json:"storage_total"`
-	CPUUsage        *int64          `json:"cpu_usage"`
-	CPUTemp         *int64          `json:"cpu_temp"`
-	Fleet           Ref[Fleet]      `json:"belongs_to__application"`
-	DeviceType      Ref[DeviceType] `json:"is_of__device_type"`
-	Running         Ref[Release]    `json:"is_running__release"`
-	Pinned          Ref[Release]    `json:"is_pinned_on__release"`
-	Target          Ref[Release]    `json:"should_be_running__release"`
-	Installs        []ImageInstall  `json:"image_install"`
-	Tags            []Tag           `json:"device_tag"`
+	ID              int64            `json:"id"`
+	UUID            string           `json:"uuid"`
+	Name            string           `json:"device_name"`
+	Note            string           `json:"note"`
+	CreatedAt       string           `json:"created_at"`
+	Status          string           `json:"status"`
+	OverallStatus   string           `json:"overall_status"`
+	OverallProgress *int64           `json:"overall_progress"`
+	UpdateStatus    string           `json:"update_status"`
+	IsOnline        bool             `json:"is_online"`
+	LastSeen        string           `json:"last_connectivity_event"`
+	OSVersion       string           `json:"os_version"`
+	AgentVersion    string           `json:"supervisor_version"`
+	IPAddress       string           `json:"ip_address"`
+	MACAddress      string           `json:"mac_address"`
+	PublicAddress   string           `json:"public_address"`
+	MemoryUsage     *int64           `json:"memory_usage"`
+	MemoryTotal     *int64           `json:"memory_total"`
+	StorageUsage    *int64           `json:"storage_usage"`
+	StorageTotal    *int64           `json:"storage_total"`
+	CPUUsage        *int64           `json:"cpu_usage"`
+	CPUTemp         *int64           `json:"cpu_temp"`
+	Fleet           Ref[Fleet]       `json:"belongs_to__application"`
+	DeviceType      Ref[DeviceType]  `json:"is_of__device_type"`
+	Running         Ref[Release]     `json:"is_running__release"`
+	Pinned          Ref[Release]     `json:"is_pinned_on__release"`
+	Target          Ref[Release]     `json:"should_be_running__release"`
+	Installs        []ImageInstall   `json:"image_install"`
+	Tags            []Tag            `json:"device_tag"`
+	Services        []ServiceInstall `json:"service_install"`
 }
 
 // ImageInstall is one image on one device, as the device reported it.

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/internal/durable"
+)
+
+// osVersion is what a device's configuration is asked for when no system image is meant: the wire insists on a version, and
+// the server picks the form of the provisioning key by it. Every current form is newer than this one's.
+const osVersion = "6.0.0"
+
+type initFlags struct {
+	file, deviceType, name, keyName, expires, osVersion string
+	uses                                                int
+	poll                                                time.Duration
+	force                                               bool
+}
+
+func (a *app) deviceInitCommand() *cobra.Command {
+	f := initFlags{}
+	cmd := &cobra.Command{
+		Use: "init [FLEET]", Short: "Write the config.json with which a new device joins a fleet",
+		Long: `Make a provisioning key for the fleet and write it, with all that a device must know of the server, as the config.json of a
+new device. The key can register devices into this fleet and do nothing else; the device destroys it once it is registered.
+
+The file is written readable by its owner alone. "-o -" writes it to the standard output.`,
+		Example: `  roadstead device init hello --uses 1 --expires 1h
+  roadstead device init hello --name kitchen -o /media/boot/config.json
+  roadstead device init hello -o - | ssh root@device 'cat > /boot/config.json'`,
+		Args: args(0, 1), ValidArgsFunction: first(a.fleets()),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			fleet := fleetOr("")
+			if len(args) == 1 {
+				fleet = args[0]
+			}
+			if fleet == "" {
+				return usagef("name the fleet that the device shall join")
+			}
+			return a.deviceInit(cmd.Context(), fleet, f)
+		},
+	}
+	cmd.Flags().StringVarP(&f.file, "output", "o", "config.json", `the file to write; "-" is the standard output, and so is "json"`)
+	cmd.Flags().BoolVar(&f.force, "force", false, "overwrite the file")
+	cmd.Flags().StringVar(&f.name, "name", "", "the device's first name")
+	cmd.Flags().StringVar(&f.deviceType, "type", "", "device type, when it is not the fleet's")
+	cmd.Flags().StringVar(&f.keyName, "key-name", "", "name of the provisioning key")
+	cmd.Flags().StringVar(&f.expires, "expires", "", "when the provisioning key ends: 1h, 30d, 2027-01-31")
+	cmd.Flags().IntVar(&f.uses, "uses", 0, "how many devices the provisioning key may register (0: no bound)")
+	cmd.Flags().DurationVar(&f.poll, "poll", 0, "how often the device asks for updates before it has heard from the server (10s, 15m)")
+	cmd.Flags().StringVar(&f.osVersion, "os-version", osVersion, "version of the system on the device")
+	_ = cmd.RegisterFlagCompletionFunc("type", a.deviceTypes()) // fails only for a flag that is not there
+	return cmd
+}
+
+func (a *app) deviceInit(ctx context.Context, fleet string, f initFlags) error {
+	expires, err := expiry(f.expires, time.Now())
+	if err != nil {
+		return err
+	}
+	if f.uses < 0 {
+		return usagef("--uses %d is no number of devices", f.uses)
+	}
+	if f.poll != 0 && f.poll < time.Second {
+		return usagef("--poll %s is too often; a second is the least", f.poll)
+	}
+	toFile := f.file != "-" && f.file != "json"
+	if toFile && !f.force {
+		if _, err := os.Lstat(f.file); !errors.Is(err, fs.ErrNotExist) {
+			return usagef("%s exists already; choose another file with -o, or add --force", f.file)
+		}
+	}
+	c, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	row, err := c.FindFleet(ctx, fleet, client.Query{})
+	if err != nil {
+		return err
+	}
+	config, err := c.DownloadConfig(ctx, client.NewConfig{
+		Fleet: row.ID, Version: f.osVersion, DeviceType: f.deviceType, KeyName: f.keyName, KeyExpiry: expires, KeyMaxUses: f.uses,
+	})
+	if err != nil {
+		return err
+	}
+	if config, err = amend(config, f); err != nil {
+		return err
+	}
+	if !toFile {
+		_, err := a.out.Write(config)
+		return err
+	}
+	if err := durable.WriteFile(f.file, config, 0o600); err != nil {
+		return err
+	}
+	a.say("Wrote %s for a device of %s. Keep it as you would a key: whoever has it can add a device to this fleet.", f.file, row.Slug)
+	return nil
+}
+
+// amend adds to a configuration what the server does not know. Keys that this program does not know stay.
+func amend(config json.RawMessage, f initFlags) (json.RawMessage, error) {
+	keys := map[string]json.RawMessage{}
+	if err := json.Unmarshal(config, &keys); err != nil {
+		return nil, fmt.Errorf("the server's configuration is not an object: %w", err)
+	}
+	if len(keys["apiKey"]) == 0 || string(keys["apiKey"]) == `""` {
+		return nil, api.Errorf(api.Internal, "the server made a configuration without a key")
+	}
+	set := func(key string, value any) error {
+		data, err := json.Marshal(value)
+		keys[key] = data
+		return err
+	}
+	if f.name != "" {
+		if err := set("initialDeviceName", f.name); err != nil {
+			return nil, err
+		}
+	}
+	if f.poll != 0 {
+		if err := set("appUpdatePollInterval", f.poll.Milliseconds()); err != nil {
+			return nil, err
+		}
+	}
+	out, err := json.MarshalIndent(keys, "", "  ")
+	return append(out, '\n'), err
+}

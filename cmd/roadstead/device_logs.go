@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/client"
+)
+
+type logFlags struct {
+	follow, system bool
+	services       []string
+	tail           int
+	since          string
+}
+
+// logView is the JSON form of a line: one object a line, also while following.
+type logView struct {
+	Time    string  `json:"time"`
+	Service *string `json:"service"` // null: the device itself
+	System  bool    `json:"system"`
+	Stderr  bool    `json:"stderr"`
+	Message string  `json:"message"`
+}
+
+func (a *app) deviceLogsCommand() *cobra.Command {
+	f := logFlags{}
+	cmd := &cobra.Command{
+		Use: "logs DEVICE", Short: "Show what a device and its services wrote",
+		Long: `Show the lines that the server keeps of a device's log, oldest first. With --follow the command stays and shows new ones as
+they come, until Ctrl-C. With -o json every line is an object of its own.`,
+		Example: `  roadstead device logs 4f0c1aa
+  roadstead device logs kitchen -f --service web
+  roadstead device logs kitchen --tail 20 --since 1h`,
+		Args: args(1, 1), ValidArgsFunction: first(a.devices()),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.deviceLogs(cmd.Context(), args[0], f) },
+	}
+	cmd.Flags().BoolVarP(&f.follow, "follow", "f", false, "stay and show new lines")
+	cmd.Flags().StringArrayVarP(&f.services, "service", "s", nil, "only this service; may be given several times")
+	cmd.Flags().BoolVar(&f.system, "system", false, "only lines of the device itself (with --service: these too)")
+	cmd.Flags().IntVarP(&f.tail, "tail", "n", -1, "at most so many past lines (-1: all that are kept)")
+	cmd.Flags().StringVar(&f.since, "since", "", "only lines since then: 10m, 2d, 2027-01-31T12:00:00Z")
+	return cmd
+}
+
+func (a *app) deviceLogs(ctx context.Context, ref string, f logFlags) error {
+	opt := client.LogOptions{Follow: f.follow, Reconnecting: func(err error) { a.say("The stream broke (%v); opening it again.", err) }}
+	if f.since != "" {
+		since, err := instant(f.since, time.Now(), -1)
+		if err != nil {
+			return err
+		}
+		opt.Since = since
+	}
+	filtered := len(f.services) > 0 || f.system
+	switch {
+	case f.tail == 0:
+		opt.Count = -1
+	case f.tail > 0 && !filtered: // of a filtered log the last lines are known only here
+		opt.Count = f.tail
+	}
+	c, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	d, err := c.FindDevice(ctx, ref, client.Query{})
+	if err != nil {
+		return err
+	}
+	p := &logPrinter{a: a, c: c, f: f, names: map[int64]string{}}
+	if !filtered || f.tail <= 0 {
+		return c.Logs(ctx, api.DeviceUUID(d.UUID), opt, func(l api.LogLine) error { return p.print(ctx, l) })
+	}
+	return p.tailThenFollow(ctx, api.DeviceUUID(d.UUID), opt)
+}
+
+type logPrinter struct {
+	a     *app
+	c     *client.Client
+	f     logFlags
+	names map[int64]string // of services, by id
+}
+
+// tailThenFollow shows the last lines among those that pass the filter, then follows from there.
+func (p *logPrinter) tailThenFollow(ctx context.Context, device api.DeviceUUID, opt client.LogOptions) error {
+	var last []api.LogLine
+	past := opt
+	past.Follow, past.Count = false, 0
+	err := p.c.Logs(ctx, device, past, func(l api.LogLine) error {
+		if p.wanted(ctx, l) {
+			last = append(last, l)
+			last = last[max(0, len(last)-p.f.tail):]
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, l := range last {
+		if err := p.print(ctx, l); err != nil {
+			return err
+		}
+	}
+	if !opt.Follow {
+		return nil
+	}
+	opt.Count = -1
+	return p.c.Logs(ctx, device, opt, func(l api.LogLine) error { return p.print(ctx, l) })
+}
+
+func (p *logPrinter) wanted(ctx context.Context, l api.LogLine) bool {
+	if len(p.f.services) == 0 && !p.f.system {
+		return true
+	}
+	if l.IsSystem && p.f.system {
+		return true
+	}
+	name := p.service(ctx, l)
+	for _, s := range p.f.services {
+		if s == name && !l.IsSystem {
+			return true
+		}
+	}
+	return false
+}
+
+// service names the service of a line; asked once for each.
+func (p *logPrinter) service(ctx context.Context, l api.LogLine) string {
+	if l.ServiceID == nil {
+		return ""
+	}
+	id := *l.ServiceID
+	if name, ok := p.names[id]; ok {
+		return name
+	}
+	s, err := client.One[client.Service](ctx, p.c, client.ID("service", id), client.Query{Select: "service_name"})
+	name := fmt.Sprintf("service %d", id) // one that no longer exists
+	if err == nil {
+		name = s.Name
+	}
+	p.names[id] = name
+	return name
+}
+
+func (p *logPrinter) print(ctx context.Context, l api.LogLine) error {
+	if !p.wanted(ctx, l) {
+		return nil
+	}
+	at, name := time.UnixMilli(l.Timestamp), p.service(ctx, l)
+	if p.a.output == "json" {
+		return p.a.showLine(logView{Time: at.UTC().Format("2006-01-02T15:04:05.000Z"), Service: orNil(name), System: l.IsSystem, Stderr: l.IsStdErr, Message: l.Message})
+	}
+	who := "[" + name + "] "
+	if l.IsSystem || name == "" {
+		who = "[device] "
+	}
+	message := printableLog(strings.TrimRight(l.Message, "\r\n"))
+	if l.IsStdErr {
+		message = p.a.colour("31", message)
+	}
+	_, err := fmt.Fprintf(p.a.out, "%s %s%s\n", at.Local().Format("2006-01-02 15:04:05"), p.a.colour("36", who), message)
+	return err
+}
+
+// printableLog lets colours through and nothing else that steers a terminal.
+func printableLog(s string) string {
+	var b strings.Builder
+	for rest := s; rest != ""; {
+		i := strings.IndexByte(rest, '\x1b')
+		if i < 0 {
+			b.WriteString(printable(rest))
+			break
+		}
+		b.WriteString(printable(rest[:i]))
+		rest = rest[i:]
+		if end := strings.IndexByte(rest, 'm'); end > 1 && rest[1] == '[' && strings.Trim(rest[2:end], "0123456789;") == "" {
+			b.WriteString(rest[:end+1])
+			rest = rest[end+1:]
+			continue
+		}
+		rest = rest[1:]
+	}
+	if b.Len() > 0 && strings.Contains(s, "\x1b[") && !strings.HasSuffix(s, "\x1b[0m") {
+		b.WriteString("\x1b[0m")
+	}
+	return b.String()
+}
+
+// showLine prints one object on one line.
+func (a *app) showLine(v any) error {
+	enc := json.NewEncoder(a.out)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/client"
+)
+
+type loginFlags struct {
+	email, password, token, caFile string
+	passwordStdin                  bool
+}
+
+func (a *app) loginCommand() *cobra.Command {
+	var f loginFlags
+	cmd := &cobra.Command{
+		Use:   "login",
+		Short: "Log in to a server and remember it",
+		Long: `Log in with e-mail address (or user name) and password, or with an API key. What is not given is asked for.
+
+The server and the token are kept in ` + "`~/.config/roadstead/config.json`" + `, readable by you alone.`,
+		Example: `  roadstead login --url https://api.example.com
+  roadstead login --url example.com:8443 --ca-file ca.pem --email me@example.com --password-stdin < password
+  roadstead login --token "$KEY"`,
+		Args: args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.login(cmd.Context(), f) },
+	}
+	cmd.Flags().StringVarP(&f.email, "email", "e", "", "e-mail address or user name")
+	cmd.Flags().StringVarP(&f.password, "password", "p", "", "password (other users of this machine can see it; better is --password-stdin)")
+	cmd.Flags().BoolVar(&f.passwordStdin, "password-stdin", false, "read the password from the standard input")
+	cmd.Flags().StringVarP(&f.token, "token", "t", "", "an API key or a session token, in place of a password; - reads it from the standard input")
+	cmd.Flags().StringVar(&f.caFile, "ca-file", "", "root certificate (PEM) of the server, to be remembered with the login")
+	cmd.MarkFlagsMutuallyExclusive("token", "password", "password-stdin")
+	cmd.MarkFlagsMutuallyExclusive("token", "email")
+	return cmd
+}
+
+func (a *app) login(ctx context.Context, f loginFlags) error {
+	saved, err := loadSettings()
+	if err != nil {
+		return err
+	}
+	if a.url == "" && os.Getenv("ROADSTEAD_URL") == "" && saved.URL == "" {
+		if a.url, err = a.ask("Server (https://api.example.com)"); err != nil {
+			return usagef("give the server with --url")
+		}
+	}
+	address, err := a.server(saved)
+	if err != nil {
+		return usageError{err}
+	}
+	next := &settings{URL: address}
+	if saved.URL == address {
+		next.CA = saved.CA
+	}
+	if f.caFile != "" {
+		pem, err := os.ReadFile(f.caFile)
+		if err != nil {
+			return fmt.Errorf("--ca-file: %w", err)
+		}
+		if _, err := roots(string(pem)); err != nil {
+			return fmt.Errorf("--ca-file: %s: %w", f.caFile, err)
+		}
+		next.CA = string(pem)
+	}
+	if next.Token, err = a.credentials(ctx, f, next); err != nil {
+		return err
+	}
+	c, err := a.clientFor(address, next.Token, next)
+	if err != nil {
+		return err
+	}
+	who, err := c.Whoami(ctx)
+	if err != nil {
+		return fmt.Errorf("the token does not hold: %w", err)
+	}
+	if err := next.save(); err != nil {
+		return err
+	}
+	if os.Getenv("ROADSTEAD_TOKEN") != "" {
+		a.say("Note: ROADSTEAD_TOKEN is set; it is used in place of this login.")
+	}
+	if a.output == "json" {
+		return a.showJSON(view(who, address))
+	}
+	a.say("Logged in to %s as %s.", address, principal(who))
+	return nil
+}
+
+// credentials gets a token: the one given, or one for a password.
+func (a *app) credentials(ctx context.Context, f loginFlags, next *settings) (string, error) {
+	if f.token == "-" {
+		return firstLine(a.in)
+	}
+	if f.token != "" {
+		return f.token, nil
+	}
+	var err error
+	if f.email == "" {
+		if f.passwordStdin || f.password != "" {
+			return "", usagef("give --email with the password")
+		}
+		if f.email, err = a.ask("E-mail address or user name"); err != nil {
+			return "", usagef("give --email and --password-stdin, or --token")
+		}
+	}
+	switch {
+	case f.passwordStdin:
+		f.password, err = firstLine(a.in)
+	case f.password == "":
+		f.password, err = a.askSecret("Password")
+	}
+	if err != nil {
+		return "", err
+	}
+	c, err := a.clientFor(next.URL, "", next)
+	if err != nil {
+		return "", err
+	}
+	token, err := c.Login(ctx, f.email, f.password)
+	var re *client.ResponseError
+	if errors.Is(err, api.ErrUnauthorized) {
+		return "", api.Errorf(api.Invalid, "wrong e-mail address, user name or password")
+	}
+	if errors.As(err, &re) && re.Status == api.RateLimited.Status() {
+		if wait, ok := re.RetryAfter(); ok {
+			return "", fmt.Errorf("%w; wait %s", err, wait)
+		}
+	}
+	return token, err
+}
+
+func (a *app) logoutCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "logout", Short: "End the session and forget it",
+		Example: "  roadstead logout",
+		Args:    args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			saved, err := loadSettings()
+			if err != nil {
+				return err
+			}
+			if saved.Token == "" {
+				a.say("You were not logged in.")
+				return nil
+			}
+			if _, session := client.TokenIssued(saved.Token); session {
+				c, err := a.clientFor(saved.URL, saved.Token, saved)
+				if err != nil {
+					return err
+				}
+				if err := c.Logout(cmd.Context()); err != nil && !errors.Is(err, api.ErrUnauthorized) && !errors.Is(err, api.ErrNotFound) {
+					a.say("The server did not hear of it, so the session lives on until it expires: %v", err)
+				}
+			}
+			saved.Token = ""
+			if err := saved.save(); err != nil {
+				return err
+			}
+			a.say("Logged out of %s.", saved.URL)
+			return nil
+		},
+	}
+}
+
+// whoamiView is the JSON form of whoami.
+type whoamiView struct {
+	Server   string  `json:"server"`
+	Kind     string  `json:"kind"` // user, application or device
+	ID       int64   `json:"id"`
+	Username string  `json:"username,omitempty"`
+	Email    *string `json:"email,omitempty"`
+	Slug     string  `json:"slug,omitempty"`
+	UUID     string  `json:"uuid,omitempty"`
+}
+
+func view(w *api.Whoami, server string) whoamiView {
+	return whoamiView{Server: server, Kind: w.ActorType, ID: w.ActorTypeID, Username: w.Username, Email: w.Email, Slug: w.Slug, UUID: w.UUID}
+}
+
+func principal(w *api.Whoami) string {
+	switch w.ActorType {
+	case "device":
+		return "device " + w.UUID
+	case "application":
+		return "fleet " + w.Slug
+	}
+	if w.Email != nil && *w.Email != "" {
+		return fmt.Sprintf("%s (%s)", w.Username, *w.Email)
+	}
+	return w.Username
+}
+
+func (a *app) whoamiCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "whoami", Short: "Show the server and who you are there",
+		Example: "  roadstead whoami\n  roadstead whoami -o json",
+		Args:    args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			who, err := c.Whoami(cmd.Context())
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.URL(), err)
+			}
+			return a.show(view(who, c.URL()), func() *grid {
+				return &grid{rows: [][]string{{"Server", c.URL()}, {"You are", principal(who)}}}
+			})
+		},
+	}
+}

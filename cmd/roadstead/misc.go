@@ -1,0 +1,159 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roadstead-io/roadstead/client"
+)
+
+// deviceTypeView is the JSON form of a device type.
+type deviceTypeView struct {
+	Slug string `json:"slug"`
+	Name string `json:"name"`
+	Arch string `json:"arch"`
+}
+
+func (a *app) deviceTypeCommand() *cobra.Command {
+	list := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List the kinds of hardware that the server knows",
+		Example: "  roadstead device-type list",
+		Args:    args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			found, err := client.Get[client.DeviceType](cmd.Context(), c, "device_type",
+				client.Query{Select: "id,slug,name", Expand: "is_of__cpu_architecture($select=id,slug)", OrderBy: "slug asc"})
+			if err != nil {
+				return err
+			}
+			views := make([]deviceTypeView, len(found))
+			for i, t := range found {
+				views[i] = deviceTypeView{Slug: t.Slug, Name: t.Name, Arch: t.Arch.Get().Slug}
+			}
+			return a.show(views, func() *grid {
+				g := &grid{head: []string{"Device type", "Name", "Architecture"}}
+				for _, v := range views {
+					g.add(v.Slug, v.Name, v.Arch)
+				}
+				return g
+			})
+		},
+	}
+	return group("device-type", "Kinds of hardware", list)
+}
+
+func (a *app) apiCommand() *cobra.Command {
+	var data string
+	cmd := &cobra.Command{
+		Use: "api METHOD PATH", Short: "Send a request to the API and print the answer",
+		Long: `Send a request with your credentials and print the body of the answer as it is. Spaces in the path need not
+be escaped.`,
+		Example: `  roadstead api GET '/v7/device?$select=uuid,device_name&$filter=is_online eq true'
+  roadstead api PATCH '/v7/device(5)' -d '{"note": "by the window"}'`,
+		Args: args(2, 2), ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			method, path := strings.ToUpper(args[0]), args[1]
+			if !strings.HasPrefix(path, "/") {
+				return usagef("the path %q must begin with /", path)
+			}
+			body, err := a.body(data)
+			if err != nil {
+				return err
+			}
+			c, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			var answer json.RawMessage
+			var sent any
+			if body != nil {
+				sent = body
+			}
+			if err := c.Do(cmd.Context(), method, escapeSpaces(path), sent, &answer); err != nil {
+				return err
+			}
+			if len(answer) > 0 && answer[len(answer)-1] != '\n' {
+				answer = append(answer, '\n')
+			}
+			_, err = a.out.Write(answer)
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&data, "data", "d", "", "JSON body; @FILE reads it from a file, @- from the standard input")
+	return cmd
+}
+
+func (a *app) body(data string) (json.RawMessage, error) {
+	if data == "" {
+		return nil, nil
+	}
+	text := []byte(data)
+	if file, ok := strings.CutPrefix(data, "@"); ok {
+		var err error
+		if file == "-" {
+			text, err = io.ReadAll(a.in)
+		} else {
+			text, err = os.ReadFile(file)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("--data: %w", err)
+		}
+	}
+	if !json.Valid(text) {
+		return nil, usagef("--data is not JSON")
+	}
+	return text, nil
+}
+
+// escapeSpaces escapes what cannot stand in a request line, and leaves all else as it was written.
+func escapeSpaces(path string) string {
+	return strings.NewReplacer(" ", "%20", `"`, "%22", "<", "%3C", ">", "%3E").Replace(path)
+}
+
+// version is that of the build: a release's, or the commit it was made from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return "devel-" + short(s.Value)
+		}
+	}
+	return "devel"
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Show the version of this program",
+		Example: "  roadstead version -o json",
+		Args:    args(0, 0),
+		RunE: func(*cobra.Command, []string) error {
+			v := struct {
+				Version string `json:"version"`
+				Go      string `json:"go"`
+				OS      string `json:"os"`
+				Arch    string `json:"arch"`
+			}{version(), runtime.Version(), runtime.GOOS, runtime.GOARCH}
+			if a.output == "json" {
+				return a.showJSON(v)
+			}
+			_, err := fmt.Fprintf(a.out, "roadstead %s (%s, %s/%s)\n", v.Version, v.Go, v.OS, v.Arch)
+			return err
+		},
+	}
+}

@@ -1,0 +1,294 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/client/source"
+)
+
+type pushFlags struct {
+	fleet, dockerfile, note string
+	tags                    []string
+	draft, nocache, detach  bool
+}
+
+// pushView is the JSON form of what came of a push.
+type pushView struct {
+	Fleet   string  `json:"fleet"`
+	Release *int64  `json:"release"`
+	Commit  *string `json:"commit"`
+	Version *string `json:"version"`
+	Status  string  `json:"status"`
+}
+
+func (a *app) pushCommand() *cobra.Command {
+	var f pushFlags
+	cmd := &cobra.Command{
+		Use: "push [FLEET] [DIR]", Short: "Build a project on the server and release it to a fleet",
+		Long: `Send a project (a directory with a Dockerfile or a docker-compose.yml; by default this one) to the builder, show its output, and
+release the result to the fleet. What .dockerignore names stays here, and so does .git.
+
+Ctrl-C cancels the build on the server. The exit code is 1 when the build fails.
+
+When ROADSTEAD_FLEET or --fleet names the fleet, a single argument that is a directory is the project.`,
+		Example: `  roadstead push hello
+  roadstead push acme/hello ./my-project --draft
+  roadstead push hello --note "fixes the clock" --release-tag ticket=123`,
+		Args: args(0, 2), ValidArgsFunction: thenDirs(a.fleets()),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			fleet, dir, err := f.target(args)
+			if err != nil {
+				return err
+			}
+			return a.push(cmd.Context(), fleet, dir, f, nil)
+		},
+	}
+	f.register(a, cmd)
+	cmd.Flags().StringVar(&f.dockerfile, "dockerfile", "", "path of the Dockerfile in the project")
+	cmd.Flags().BoolVar(&f.nocache, "nocache", false, "build every step anew")
+	return cmd
+}
+
+// register adds the flags that push and deploy share.
+func (f *pushFlags) register(a *app, cmd *cobra.Command) {
+	a.fleetFlag(cmd, &f.fleet, "the fleet, in place of the argument")
+	cmd.Flags().BoolVar(&f.draft, "draft", false, "make a draft: devices do not follow it")
+	cmd.Flags().BoolVarP(&f.detach, "detach", "d", false, "do not wait for the build")
+	cmd.Flags().StringVar(&f.note, "note", "", "a note for the release")
+	cmd.Flags().StringArrayVar(&f.tags, "release-tag", nil, "a tag for the release, KEY=VALUE; may be given several times")
+}
+
+// target reads [FLEET] [DIR].
+func (f *pushFlags) target(args []string) (fleet, dir string, err error) {
+	named := fleetOr(f.fleet)
+	fleet, dir = named, "."
+	switch {
+	case len(args) == 2 && f.fleet != "" && f.fleet != args[0]:
+		return "", "", usagef("%s and --fleet %s: which one?", args[0], f.fleet)
+	case len(args) == 2:
+		fleet, dir = args[0], args[1]
+	case len(args) == 1 && named != "" && isDir(args[0]):
+		dir = args[0]
+	case len(args) == 1:
+		fleet = args[0]
+	}
+	if fleet == "" {
+		return "", "", usagef("name the fleet to push to")
+	}
+	for _, t := range f.tags {
+		if key, _, _ := strings.Cut(t, "="); key == "" || strings.ContainsAny(key, " \t") {
+			return "", "", usagef("--release-tag %q is not KEY=VALUE", t)
+		}
+	}
+	if f.detach && (len(f.tags) > 0 || f.note != "") {
+		return "", "", usagef("--detach does not wait for the release, so it cannot be given a note or tags")
+	}
+	return fleet, dir, nil
+}
+
+func isDir(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.IsDir()
+}
+
+// push packs, sends, watches. prepare, when not nil, may add images to the project.
+func (a *app) push(ctx context.Context, ref, dir string, f pushFlags, prepare func(context.Context, *source.Project) (func(), error)) error {
+	c, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	fleet, err := c.FindFleet(ctx, ref, client.Query{})
+	if err != nil {
+		return err
+	}
+	project, err := source.Scan(dir, f.dockerfile)
+	if err != nil {
+		return err
+	}
+	if prepare != nil {
+		done, err := prepare(ctx, project)
+		if err != nil {
+			return err
+		}
+		defer done()
+	}
+	if f.dockerfile == "" {
+		if err := project.CheckBuildable(); err != nil {
+			return err
+		}
+	}
+	for _, s := range project.Skipped {
+		a.say("Left out %s: it is neither a file nor a link.", s)
+	}
+	out, err := a.build(ctx, c, project, client.BuildOptions{
+		Slug: fleet.Slug, Dockerfile: f.dockerfile, NoCache: f.nocache, Draft: f.draft, Detach: f.detach})
+	return a.pushed(ctx, c, fleet.Slug, f, out, err)
+}
+
+// build sends the project and prints what the builder says. When the context ends, the build is cancelled on the server first.
+func (a *app) build(ctx context.Context, c *client.Client, project *source.Project, opt client.BuildOptions) (client.BuildOutcome, error) {
+	stream, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	var release releaseNumber
+	stop := context.AfterFunc(ctx, func() {
+		if opt.Detach {
+			cut()
+			return
+		}
+		a.cancelBuild(context.WithoutCancel(ctx), c, release.get())
+		cut()
+	})
+	defer stop()
+	pr, pw := io.Pipe()
+	packed := make(chan error, 1)
+	go func() {
+		err := project.WriteTo(pw, a.uploadBar(project.Bytes))
+		pw.CloseWithError(err)
+		packed <- err
+	}()
+	con := a.buildConsole()
+	out, err := c.Build(stream, opt, pr, func(e api.BuildEvent) error {
+		if e.Type == "metadata" && e.Resource == "buildLogId" {
+			release.set(e.Value)
+		}
+		return con.show(e)
+	})
+	_ = pr.CloseWithError(errors.New("the builder did not want the rest")) // ends the packing, never fails
+	if packing := <-packed; packing != nil && err != nil && out.Release == 0 && errors.As(err, new(*client.ResponseError)) == false && ctx.Err() == nil {
+		err = packing // the cause, where the other is only that the upload broke off
+	}
+	return out, errors.Join(err, con.end())
+}
+
+// cancelBuild tells the server, for at most a few seconds: a person waits at the keyboard.
+func (a *app) cancelBuild(ctx context.Context, c *client.Client, release int64) {
+	if release == 0 {
+		return // the builder ends a build whose client is gone
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := c.CancelBuild(ctx, release); err != nil {
+		a.say("The build could not be cancelled: %v", err)
+		return
+	}
+	a.say("Cancelled the build of release %d.", release)
+}
+
+// pushed tells how it ended, and gives the release its note and tags.
+func (a *app) pushed(ctx context.Context, c *client.Client, slug string, f pushFlags, out client.BuildOutcome, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	v := pushView{Fleet: slug, Status: api.StatusSuccess}
+	var row *client.Release
+	if out.Release != 0 {
+		row, err = a.settle(ctx, c, out.Release, err)
+		v.Release = &out.Release
+	}
+	if row != nil {
+		v.Commit, v.Version, v.Status = orNil(row.Commit), orNil(row.RawVersion), row.Status
+	}
+	if err != nil && !out.Failed {
+		return err
+	}
+	if out.Failed {
+		v.Status = api.StatusFailed
+	}
+	if a.output == "json" {
+		if err := a.showJSON(v); err != nil {
+			return err
+		}
+	}
+	switch {
+	case out.Failed:
+		return buildFailed(out.Release)
+	case f.detach:
+		a.say("Release %d of %s is being built. `roadstead release show %d` shows how it goes.", out.Release, slug, out.Release)
+		return nil
+	case v.Status != api.StatusSuccess:
+		return fmt.Errorf("the build ended as %q; `roadstead release show %d --log` shows its log", v.Status, out.Release)
+	}
+	if err := annotate(ctx, c, out.Release, f); err != nil {
+		return fmt.Errorf("the release is made, but not its note and tags: %w", err)
+	}
+	if row != nil {
+		a.say("Released %s (%s) to %s.", row.Commit, row.RawVersion, slug)
+	}
+	return nil
+}
+
+func buildFailed(release int64) error {
+	if release == 0 {
+		return errors.New("the build failed")
+	}
+	return fmt.Errorf("the build failed; `roadstead release show %d --log` shows its log again", release)
+}
+
+// settle reads the release. When the stream was lost it is watched until the build has ended, for that goes on without us.
+func (a *app) settle(ctx context.Context, c *client.Client, id int64, buildErr error) (*client.Release, error) {
+	lost := errors.Is(buildErr, client.ErrStreamCut)
+	if lost {
+		a.say("%v. Waiting for release %d.", buildErr, id)
+	}
+	for {
+		r, err := client.One[client.Release](ctx, c, client.ID("release", id), client.Query{Select: "id,commit,status,raw_version"})
+		if err != nil {
+			return nil, errors.Join(buildErr, err)
+		}
+		if !lost || r.Status != api.StatusRunning {
+			if lost {
+				buildErr = nil
+			}
+			return r, buildErr
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+func annotate(ctx context.Context, c *client.Client, release int64, f pushFlags) error {
+	for _, t := range f.tags {
+		key, value, _ := strings.Cut(t, "=")
+		err := c.Upsert(ctx, "release_tag", map[string]any{"release": release, "tag_key": key, "value": value}, "release", "tag_key")
+		if err != nil {
+			return err
+		}
+	}
+	if f.note == "" {
+		return nil
+	}
+	return c.Patch(ctx, client.ID("release", release), client.Query{}, map[string]any{"note": f.note})
+}
+
+// uploadBar shows how far the upload is, on a terminal.
+func (a *app) uploadBar(total int64) func(int64) {
+	if !isTerminal(a.err) || total == 0 {
+		a.say("Sending the project, %s.", size(total))
+		return nil
+	}
+	p := mpb.New(mpb.WithOutput(a.err), mpb.WithWidth(40), mpb.WithRefreshRate(120*time.Millisecond))
+	bar := p.AddBar(total, mpb.BarRemoveOnComplete(), mpb.PrependDecorators(decor.Name("Sending the project ")),
+		mpb.AppendDecorators(decor.CountersKiloByte("% .1f / % .1f")))
+	sent := int64(0)
+	return func(n int64) {
+		bar.IncrInt64(n)
+		if sent += n; sent >= total {
+			p.Wait() // the bar is complete and gone before the builder's first line
+		}
+	}
+}

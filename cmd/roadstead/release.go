@@ -1,0 +1,245 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/client"
+)
+
+// releaseView is the JSON form of a release.
+type releaseView struct {
+	ID        int64             `json:"id"`
+	Commit    string            `json:"commit"`
+	Version   string            `json:"version"`
+	Status    string            `json:"status"`
+	Final     bool              `json:"final"`
+	Fleet     string            `json:"fleet"`
+	Source    string            `json:"source"`
+	CreatedAt string            `json:"created_at"`
+	EndedAt   *string           `json:"ended_at"`
+	Note      string            `json:"note"`
+	Tags      map[string]string `json:"tags"`
+	Images    []imageView       `json:"images,omitempty"`
+	Log       *string           `json:"log,omitempty"`
+	Compose   json.RawMessage   `json:"composition,omitempty"`
+}
+
+// imageView is one service of a release.
+type imageView struct {
+	Service string `json:"service"`
+	Status  string `json:"status"`
+	Image   string `json:"image"` // by digest, once it is known
+	Size    *int64 `json:"size"`  // bytes
+	Error   string `json:"error,omitempty"`
+}
+
+const (
+	releaseFields = "id,commit,status,raw_version,is_final,source,created_at,end_timestamp,note"
+	releaseExpand = "belongs_to__application($select=id,slug),release_tag($select=id,tag_key,value)"
+	imageExpand   = "release_image($select=id;$expand=image($select=id,status,is_stored_at__image_location,content_hash,image_size,error_message;" +
+		"$expand=is_a_build_of__service($select=id,service_name)))"
+)
+
+func viewRelease(r client.Release) releaseView {
+	v := releaseView{ID: r.ID, Commit: r.Commit, Version: r.RawVersion, Status: r.Status, Final: r.IsFinal, Fleet: r.Fleet.Get().Slug,
+		Source: r.Source, CreatedAt: r.CreatedAt, EndedAt: orNil(r.EndedAt), Note: r.Note, Tags: map[string]string{}}
+	for _, t := range r.Tags {
+		v.Tags[t.Key] = t.Value
+	}
+	for _, ri := range r.Images {
+		i := ri.Image.Get()
+		iv := imageView{Service: i.Service.Get().Name, Status: i.Status, Image: i.Location, Error: i.Error}
+		if i.ContentHash != "" {
+			iv.Image += "@" + i.ContentHash
+		}
+		if n, err := i.Size.Int64(); err == nil {
+			iv.Size = &n
+		}
+		v.Images = append(v.Images, iv)
+	}
+	return v
+}
+
+func (a *app) releaseCommand() *cobra.Command {
+	return group("release", "Releases: what was built of a fleet's source", a.releaseListCommand(), a.releaseShowCommand(), a.releaseCancelCommand(), a.releaseFinalizeCommand())
+}
+
+func (a *app) releaseListCommand() *cobra.Command {
+	var top int
+	cmd := &cobra.Command{
+		Use: "list [FLEET]", Aliases: []string{"ls"}, Short: "List a fleet's releases, newest first",
+		Example: "  roadstead release list hello\n  roadstead release list hello --limit 5 -o json",
+		Args:    args(0, 1), ValidArgsFunction: first(a.fleets()),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			f, err := c.FindFleet(cmd.Context(), fleetOr(strings.Join(args, "")), client.Query{})
+			if err != nil {
+				return err
+			}
+			found, err := client.Get[client.Release](cmd.Context(), c, "release", client.Query{
+				Select: releaseFields, Expand: releaseExpand, OrderBy: "created_at desc", Top: top,
+				Filter: client.Where("belongs_to__application eq ?", f.ID)})
+			if err != nil {
+				return err
+			}
+			views := make([]releaseView, len(found))
+			for i, r := range found {
+				views[i] = viewRelease(r)
+			}
+			return a.show(views, func() *grid {
+				g := &grid{head: []string{"Id", "Commit", "Version", "Status", "Final", "Created"}}
+				for _, v := range views {
+					g.add(strconv.FormatInt(v.ID, 10), short(v.Commit), v.Version, v.Status, yes(v.Final), ago(v.CreatedAt))
+				}
+				return g
+			})
+		},
+	}
+	cmd.Flags().IntVar(&top, "limit", 100, "at most so many")
+	return cmd
+}
+
+func (a *app) releaseShowCommand() *cobra.Command {
+	var log, composition bool
+	cmd := &cobra.Command{
+		Use: "show RELEASE", Short: "Show one release, its log or its composition",
+		Example: `  roadstead release show 4f0c1aa
+  roadstead release show 12 --log
+  roadstead release show 12 --composition`,
+		Args: args(1, 1), ValidArgsFunction: first(a.releases()),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			q := client.Query{Select: releaseFields, Expand: releaseExpand + "," + imageExpand}
+			if log {
+				q.Select += ",build_log"
+			}
+			if composition {
+				q.Select += ",composition"
+			}
+			r, err := c.FindRelease(cmd.Context(), args[0], q)
+			if err != nil {
+				return err
+			}
+			return a.showRelease(*r, log, composition)
+		},
+	}
+	cmd.Flags().BoolVar(&log, "log", false, "print the build's log")
+	cmd.Flags().BoolVar(&composition, "composition", false, "print the composition that devices get (JSON, which is YAML too)")
+	cmd.MarkFlagsMutuallyExclusive("log", "composition")
+	return cmd
+}
+
+func (a *app) showRelease(r client.Release, log, composition bool) error {
+	v := viewRelease(r)
+	switch {
+	case a.output == "json":
+		if log {
+			v.Log = &r.BuildLog
+		}
+		if composition {
+			v.Compose = r.Composition
+		}
+		return a.showJSON(v)
+	case log:
+		_, err := io.WriteString(a.out, strings.TrimRight(r.BuildLog, "\n")+"\n")
+		return err
+	case composition:
+		return a.showJSON(r.Composition)
+	}
+	g := &grid{rows: [][]string{{"Commit", v.Commit}, {"Id", strconv.FormatInt(v.ID, 10)}, {"Version", v.Version}, {"Fleet", v.Fleet},
+		{"Status", v.Status}, {"Final", yes(v.Final)}, {"Created", v.CreatedAt}}}
+	if v.EndedAt != nil {
+		g.add("Ended", *v.EndedAt)
+	}
+	for k, val := range v.Tags {
+		g.add("Tag", k+"="+val)
+	}
+	if v.Note != "" {
+		g.add("Note", v.Note)
+	}
+	a.showGrid(g)
+	if len(v.Images) == 0 {
+		return nil
+	}
+	fmt.Fprintln(a.out)
+	images := &grid{head: []string{"Service", "Status", "Size", "Image"}}
+	for _, i := range v.Images {
+		bytes := ""
+		if i.Size != nil {
+			bytes = size(*i.Size)
+		}
+		status := i.Status
+		if i.Error != "" {
+			status += ": " + i.Error
+		}
+		images.add(i.Service, status, bytes, i.Image)
+	}
+	a.showGrid(images)
+	return nil
+}
+
+func (a *app) releaseCancelCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "cancel RELEASE", Short: "Cancel a running build",
+		Example: "  roadstead release cancel 12",
+		Args:    args(1, 1), ValidArgsFunction: first(a.releases()),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			r, err := c.FindRelease(cmd.Context(), args[0], client.Query{Select: "id,commit,status"})
+			if err != nil {
+				return err
+			}
+			if r.Status != api.StatusRunning {
+				return api.Errorf(api.Invalid, "release %s is not being built: it is %s", short(r.Commit), r.Status)
+			}
+			if err := c.CancelBuild(cmd.Context(), r.ID); err != nil {
+				return err
+			}
+			a.say("Cancelled the build of release %d.", r.ID)
+			return nil
+		},
+	}
+}
+
+func (a *app) releaseFinalizeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "finalize RELEASE", Short: "Make a draft final, so that devices follow it",
+		Example: "  roadstead release finalize 4f0c1aa",
+		Args:    args(1, 1), ValidArgsFunction: first(a.releases()),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			r, err := c.FindRelease(cmd.Context(), args[0], client.Query{Select: "id,commit,is_final"})
+			if err != nil {
+				return err
+			}
+			if r.IsFinal {
+				a.say("Release %s is final already.", short(r.Commit))
+				return nil
+			}
+			if err := c.Patch(cmd.Context(), client.ID("release", r.ID), client.Query{}, map[string]any{"is_final": true}); err != nil {
+				return err
+			}
+			a.say("Release %s is final.", short(r.Commit))
+			return nil
+		},
+	}
+}

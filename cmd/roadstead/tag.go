@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/client"
+)
+
+// tagView is the JSON form of a tag.
+type tagView struct {
+	ID    int64  `json:"id"`
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
+
+// tagScope is what a tag hangs on.
+type tagScope struct{ fleet, device, release string }
+
+func (s *tagScope) register(a *app, cmd *cobra.Command) {
+	a.fleetFlag(cmd, &s.fleet, "of this fleet")
+	cmd.Flags().StringVarP(&s.device, "device", "d", "", "of this device")
+	cmd.Flags().StringVarP(&s.release, "release", "r", "", "of this release")
+	_ = cmd.RegisterFlagCompletionFunc("device", a.devices())   // fails only for a flag that is not there
+	_ = cmd.RegisterFlagCompletionFunc("release", a.releases()) // likewise
+	cmd.MarkFlagsMutuallyExclusive("fleet", "device", "release")
+}
+
+// find gives the resource of such tags, its column for the parent, and the parent's id.
+func (s *tagScope) find(ctx context.Context, c *client.Client) (resource, parent string, id int64, err error) {
+	switch {
+	case s.device != "":
+		d, err := c.FindDevice(ctx, s.device, client.Query{})
+		if err != nil {
+			return "", "", 0, err
+		}
+		return "device_tag", "device", d.ID, nil
+	case s.release != "":
+		r, err := c.FindRelease(ctx, s.release, client.Query{})
+		if err != nil {
+			return "", "", 0, err
+		}
+		return "release_tag", "release", r.ID, nil
+	case fleetOr(s.fleet) != "":
+		f, err := c.FindFleet(ctx, fleetOr(s.fleet), client.Query{})
+		if err != nil {
+			return "", "", 0, err
+		}
+		return "application_tag", "application", f.ID, nil
+	}
+	return "", "", 0, usagef("say whose with --fleet, --device or --release")
+}
+
+func (a *app) tagCommand() *cobra.Command {
+	return group("tag", "Tags on fleets, devices and releases", a.tagSetCommand(), a.tagListCommand(), a.tagRemoveCommand())
+}
+
+func (a *app) tagSetCommand() *cobra.Command {
+	var s tagScope
+	cmd := &cobra.Command{
+		Use: "set KEY [VALUE]", Short: "Set a tag",
+		Example: "  roadstead tag set room kitchen --device 4f0c1aa\n  roadstead tag set reviewed --release 12",
+		Args:    args(1, 2), ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			value := ""
+			if len(args) == 2 {
+				value = args[1]
+			}
+			c, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			resource, parent, id, err := s.find(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			err = c.Upsert(cmd.Context(), resource, map[string]any{parent: id, "tag_key": args[0], "value": value}, parent, "tag_key")
+			if err != nil {
+				return err
+			}
+			a.say("Set tag %s.", args[0])
+			return nil
+		},
+	}
+	s.register(a, cmd)
+	return cmd
+}
+
+func (a *app) tagListCommand() *cobra.Command {
+	var s tagScope
+	cmd := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List tags",
+		Example: "  roadstead tag list --device kitchen",
+		Args:    args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			resource, parent, id, err := s.find(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			found, err := client.Get[client.Tag](cmd.Context(), c, resource,
+				client.Query{Select: "id,tag_key,value", Filter: client.Where(parent+" eq ?", id), OrderBy: "tag_key asc"})
+			if err != nil {
+				return err
+			}
+			views := make([]tagView, len(found))
+			for i, t := range found {
+				views[i] = tagView(t)
+			}
+			return a.show(views, func() *grid {
+				g := &grid{head: []string{"Key", "Value", "Id"}}
+				for _, v := range views {
+					g.add(v.Key, v.Value, strconv.FormatInt(v.ID, 10))
+				}
+				return g
+			})
+		},
+	}
+	s.register(a, cmd)
+	return cmd
+}
+
+func (a *app) tagRemoveCommand() *cobra.Command {
+	var s tagScope
+	cmd := &cobra.Command{
+		Use: "rm KEY", Aliases: []string{"remove"}, Short: "Remove a tag",
+		Example: "  roadstead tag rm room --device kitchen",
+		Args:    args(1, 1), ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			resource, parent, id, err := s.find(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			q := client.Query{Filter: client.Where(parent+" eq ? and tag_key eq ?", id, args[0])}
+			n, err := client.Count(cmd.Context(), c, resource, q.Filter)
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				return api.Errorf(api.NotFound, "there is no tag %s there", args[0])
+			}
+			if err := c.Delete(cmd.Context(), resource, q); err != nil {
+				return err
+			}
+			a.say("Removed tag %s.", args[0])
+			return nil
+		},
+	}
+	s.register(a, cmd)
+	return cmd
+}
