@@ -1,4 +1,179 @@
 package apiserver
 
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/fleet"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
+// maxResult bounds the end of a build, which carries its log.
+const maxResult = 16 << 20
+
 // fleetRoutes are the routes of fleets, releases and builds.
-func (s *Server) fleetRoutes() []route { return nil }
+func (s *Server) fleetRoutes() []route {
+	builder := []string{api.RoleBuilder}
+	return []route{
+		{method: "GET", path: "/device-types/v1", handle: s.deviceTypes, who: anybody},
+		{method: "GET", path: "/device-types/v1/{slug}", handle: s.deviceType, who: anybody},
+		{method: "GET", path: "/download-config", handle: s.deviceConfig, who: users},
+		{method: "POST", path: "/download-config", handle: s.deviceConfig, who: users},
+
+		{method: "POST", path: "/internal/v1/builds", handle: s.openBuild, roles: builder},
+		{method: "GET", path: "/internal/v1/builds/{id}", handle: s.build, roles: []string{api.RoleBuilder, api.RoleSigner}},
+		{method: "POST", path: "/internal/v1/builds/{id}/images", handle: s.addImages, roles: builder},
+		{method: "POST", path: "/internal/v1/builds/{id}/heartbeat", handle: s.buildHeartbeat, roles: builder},
+		{method: "POST", path: "/internal/v1/builds/{id}/finish", handle: s.finishBuild, roles: builder},
+	}
+}
+
+func (s *Server) deviceTypes(w http.ResponseWriter, _ *http.Request) error {
+	docs, err := fleet.TypeDocuments()
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, docs)
+}
+
+func (s *Server) deviceType(w http.ResponseWriter, r *http.Request) error {
+	doc, err := fleet.FindTypeDocument(r.PathValue("slug"))
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, doc)
+}
+
+// deviceConfig is /download-config: the config.json for a device of a fleet. The key in it is new with every call.
+func (s *Server) deviceConfig(w http.ResponseWriter, r *http.Request) error {
+	ask, err := answers(r)
+	if err != nil {
+		return err
+	}
+	var config map[string]any
+	return s.write(r.Context(), func(tx *db.Tx) (err error) {
+		config, err = s.fleets.DeviceConfig(r.Context(), tx, access.From(r.Context()), ask)
+		return err
+	}, func() error {
+		w.Header().Set("Cache-Control", "no-store")
+		return web.WriteJSON(w, http.StatusOK, config)
+	})
+}
+
+// answers reads query and body together; the body, JSON or a form, wins.
+func answers(r *http.Request) (fleet.Answers, error) {
+	ask := fleet.Answers{}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, api.Errorf(api.Invalid, "the query is not valid: %v", err)
+	}
+	add := func(from url.Values) {
+		for name, values := range from {
+			ask[name] = values[len(values)-1]
+		}
+	}
+	add(query)
+	if r.Method == http.MethodGet || r.ContentLength == 0 {
+		return ask, nil
+	}
+	form, isForm, err := formBody(r)
+	switch {
+	case err != nil:
+		return nil, err
+	case isForm:
+		add(form)
+		return ask, nil
+	}
+	return ask, web.Decode(r, &ask)
+}
+
+// openBuild begins a build for the person whose credentials the builder forwards.
+func (s *Server) openBuild(w http.ResponseWriter, r *http.Request) error {
+	pusher, err := s.authenticate(r, false)
+	if err != nil {
+		return err
+	}
+	if pusher.Kind == access.Anonymous {
+		return api.ErrUnauthorized
+	}
+	var ask api.BuildRequest
+	if err := web.Decode(r, &ask); err != nil {
+		return err
+	}
+	var build api.Build
+	return s.write(r.Context(), func(tx *db.Tx) (err error) {
+		build, err = s.releases.Open(r.Context(), tx, pusher, ask)
+		return err
+	}, func() error { return web.WriteJSON(w, http.StatusCreated, build) })
+}
+
+func (s *Server) build(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "Build id must be a number")
+	if err != nil {
+		return err
+	}
+	var build api.Build
+	if err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
+		build, err = s.releases.Get(r.Context(), tx, id)
+		return err
+	}); err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, build)
+}
+
+func (s *Server) addImages(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "Build id must be a number")
+	if err != nil {
+		return err
+	}
+	var ask api.BuildImagesRequest
+	if err := web.Decode(r, &ask); err != nil {
+		return err
+	}
+	var images []api.BuildImage
+	return s.write(r.Context(), func(tx *db.Tx) (err error) {
+		images, err = s.releases.AddImages(r.Context(), tx, id, ask)
+		return err
+	}, func() error { return web.WriteJSON(w, http.StatusOK, images) })
+}
+
+func (s *Server) buildHeartbeat(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "Build id must be a number")
+	if err != nil {
+		return err
+	}
+	var build api.Build
+	return s.write(r.Context(), func(tx *db.Tx) (err error) {
+		build, err = s.releases.Heartbeat(r.Context(), tx, id)
+		return err
+	}, func() error { return web.WriteJSON(w, http.StatusOK, build) })
+}
+
+func (s *Server) finishBuild(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "Build id must be a number")
+	if err != nil {
+		return err
+	}
+	if ct := r.Header.Get("Content-Type"); ct != "" && !strings.HasPrefix(ct, "application/json") {
+		return api.Errorf(api.Unsupported, "the body must be application/json, not %q", ct)
+	}
+	body, err := web.ReadBody(r, maxResult)
+	if err != nil {
+		return err
+	}
+	var result api.BuildResult
+	if err := json.Unmarshal(body, &result); err != nil {
+		return api.Errorf(api.Invalid, "the body is not valid JSON: %v", err)
+	}
+	var build api.Build
+	return s.write(r.Context(), func(tx *db.Tx) (err error) {
+		build, err = s.releases.Finish(r.Context(), tx, id, result)
+		return err
+	}, func() error { return web.WriteJSON(w, http.StatusOK, build) })
+}
