@@ -1,4 +1,299 @@
 package apiserver
 
+import (
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/device"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
 // deviceRoutes are the routes that devices call, and those about one device.
-func (s *Server) deviceRoutes() []route { return nil }
+func (s *Server) deviceRoutes() []route {
+	itself := []access.Kind{access.Device}
+	readers := []access.Kind{access.User, access.Device}
+	anyone := []access.Kind{access.Anonymous, access.User, access.Device} // the engine decides
+	registering := []access.Kind{access.Provisioning, access.User}
+	return []route{
+		{method: "POST", path: "/device/register", handle: s.registerDevice, who: registering},
+		{method: "GET", path: "/device/v3/{uuid}/state", handle: s.targetState, who: readers},
+		{method: "PATCH", path: "/device/v3/state", handle: s.reportState, who: itself},
+		{method: "PATCH", path: "/device/v3/tags", handle: s.ignoreTags, who: itself},
+		{method: "POST", path: "/v7/device_config_variable", handle: s.newConfigVariable, who: anyone},
+		{method: "POST", path: "/v6/device_config_variable", handle: s.newConfigVariable, who: anyone},
+
+		{method: "POST", path: "/device/v2/{uuid}/log-stream", handle: s.takeLog, who: itself, stream: true},
+		{method: "POST", path: "/device/v2/{uuid}/logs", handle: s.takeLogLines, who: itself},
+		{method: "GET", path: "/device/v2/{uuid}/logs", handle: s.readLog, who: readers, stream: true},
+
+		{method: "GET", path: "/auth/v1/token", handle: s.registryToken, who: readers, basic: true},
+	}
+}
+
+func deviceUUID(r *http.Request) api.DeviceUUID { return api.DeviceUUID(r.PathValue("uuid")) }
+
+func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
+	req, err := readRegister(r)
+	if err != nil {
+		return err
+	}
+	var made api.Registered
+	err = s.db.Write(r.Context(), func(tx *db.Tx) (err error) {
+		made, err = s.devices.Register(r.Context(), tx, access.From(r.Context()), req)
+		return err
+	})
+	if errors.Is(err, api.ErrConflict) { // as plain text, which old supervisors compare
+		return web.WriteText(w, http.StatusConflict, api.AsError(err).Text)
+	}
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	return web.WriteJSON(w, http.StatusCreated, made)
+}
+
+// readRegister reads JSON from supervisors and forms from scripts. Numbers may come as text in both.
+func readRegister(r *http.Request) (req api.Register, err error) {
+	fields := map[string]any{}
+	if form, ok, err := formBody(r); err != nil {
+		return req, err
+	} else if ok {
+		for name := range form {
+			fields[name] = form.Get(name)
+		}
+	} else if err := web.Decode(r, &fields); err != nil {
+		return req, err
+	}
+	texts := map[string]*string{
+		"device_type": &req.DeviceType, "api_key": &req.APIKey, "supervisor_version": &req.SupervisorVersion,
+		"os_version": &req.OSVersion, "os_variant": &req.OSVariant, "mac_address": &req.MACAddress, "uuid": (*string)(&req.UUID),
+	}
+	for name, to := range texts {
+		switch v := fields[name].(type) {
+		case nil:
+		case string:
+			*to = v
+		default:
+			return req, api.Errorf(api.Invalid, "%q is not a string", name)
+		}
+	}
+	switch v := fields["application"].(type) {
+	case float64:
+		req.Application = int64(v)
+		if float64(req.Application) != v {
+			req.Application = 0
+		}
+	case string:
+		req.Application, _ = strconv.ParseInt(v, 10, 64) // 0 is refused like everything that is no id
+	}
+	return req, nil
+}
+
+// targetState answers a device that asks what it should run; the common answer is that nothing has changed.
+func (s *Server) targetState(w http.ResponseWriter, r *http.Request) error {
+	by := access.From(r.Context())
+	var t device.Target
+	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
+		t, err = s.devices.Target(r.Context(), tx, by, deviceUUID(r), r.Header.Get("If-None-Match"))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if by.Kind == access.Device {
+		s.devices.Heard(r.Context(), t)
+	}
+	w.Header().Set("ETag", t.ETag)
+	w.Header().Set("Cache-Control", "private, no-cache")
+	if t.State == nil {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	return web.WriteJSON(w, http.StatusOK, t.State)
+}
+
+func (s *Server) reportState(w http.ResponseWriter, r *http.Request) error {
+	body, err := web.ReadBody(r, web.MaxBody)
+	if err != nil {
+		return err
+	}
+	if err := s.devices.Report(r.Context(), access.From(r.Context()), body, from(r).Address); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// ignoreTags takes the tags that supervisors send and does nothing with them: a device's key writes its own state only, but a
+// refusal would be repeated for ever.
+func (s *Server) ignoreTags(w http.ResponseWriter, r *http.Request) error {
+	var tags map[string]json.RawMessage
+	if err := web.Decode(r, &tags); err != nil {
+		return err
+	}
+	if len(tags) == 0 {
+		return api.Errorf(api.Invalid, "no tags were given")
+	}
+	for uuid := range tags {
+		if api.DeviceRegistryUser(api.DeviceUUID(uuid)) != access.From(r.Context()).Name {
+			return api.ErrUnauthorized
+		}
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// newConfigVariable hands people's requests on to the engine. A supervisor that begins its life writes its current
+// configuration here, and does not go on before it has been told that it was stored; it is told, and nothing is.
+func (s *Server) newConfigVariable(w http.ResponseWriter, r *http.Request) error {
+	by := access.From(r.Context())
+	if by.Kind != access.Device {
+		return s.engine.Handler()(w, r)
+	}
+	var v struct {
+		Device int64  `json:"device"`
+		Name   string `json:"name"`
+		Value  string `json:"value"`
+	}
+	if err := web.Decode(r, &v); err != nil {
+		return err
+	}
+	if v.Device != by.Device {
+		return api.ErrUnauthorized
+	}
+	return web.WriteJSON(w, http.StatusCreated, map[string]any{
+		"id": 0, "device": map[string]int64{"__id": v.Device}, "name": v.Name, "value": v.Value,
+	})
+}
+
+// registryToken answers engines and clients that want to pull.
+func (s *Server) registryToken(w http.ResponseWriter, r *http.Request) error {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return api.Errorf(api.Invalid, "the query is not valid: %v", err)
+	}
+	var scopes []string
+	for name, values := range query { // scope, scope[], scope[0], …
+		if name == "scope" || strings.HasPrefix(name, "scope[") {
+			for _, v := range values {
+				scopes = append(scopes, strings.Fields(v)...)
+			}
+		}
+	}
+	by := access.From(r.Context())
+	ask := api.PullTokenRequest{Subject: by.Name}
+	err = s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
+		ask.Access, err = device.PullGrants(r.Context(), tx, by, s.cfg.Site.Host("registry2"), scopes)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	token, err := s.signPull(r.Context(), ask)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	return web.WriteJSON(w, http.StatusOK, api.RegistryToken{Token: token.Token})
+}
+
+// signPull asks the signer, the only role that can make a token.
+func (s *Server) signPull(ctx context.Context, ask api.PullTokenRequest) (token api.SignedToken, err error) {
+	if s.signer == nil {
+		return token, api.Errorf(api.Unavailable, "there is no signer")
+	}
+	body, err := json.Marshal(ask)
+	if err != nil {
+		return token, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.signer.URL+"/v1/pull-token", strings.NewReader(string(body)))
+	if err != nil {
+		return token, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	res, err := s.signer.HTTP.Do(req)
+	if err != nil {
+		return token, api.Errorf(api.Unavailable, "the signer does not answer")
+	}
+	defer func() { _ = res.Body.Close() }()
+	answer, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
+	if err != nil || res.StatusCode >= 300 {
+		s.log.ErrorContext(ctx, "the signer gave no pull token", "status", res.StatusCode, "request", web.RequestID(ctx), "error", err)
+		return token, api.Errorf(api.Unavailable, "the signer gave no token")
+	}
+	return token, json.Unmarshal(answer, &token)
+}
+
+// takeLog takes a device's log for as long as it sends. It says nothing before the end: devices take any early answer for a
+// failure.
+func (s *Server) takeLog(w http.ResponseWriter, r *http.Request) error {
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/x-ndjson" {
+		return api.Errorf(api.Unsupported, "a log is application/x-ndjson")
+	}
+	log, err := s.devices.OpenLog(r.Context(), access.From(r.Context()), deviceUUID(r))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	var body io.Reader = r.Body
+	switch r.Header.Get("Content-Encoding") {
+	case "", "identity":
+	case "gzip":
+		body = &unzip{from: r.Body}
+	default:
+		return api.Errorf(api.Unsupported, "a log is sent as it is or compressed with gzip")
+	}
+	rc := http.NewResponseController(w)
+	stop := context.AfterFunc(log.Context(), func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) }) // ends a read that waits
+	defer stop()
+	if err := log.Copy(body); err != nil {
+		w.Header().Set("Connection", "close")
+		return err
+	}
+	w.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+// unzip reads a gzip stream and begins with it only when asked for the first byte: gzip.NewReader waits for the header.
+type unzip struct {
+	from io.Reader
+	zip  *gzip.Reader
+}
+
+func (u *unzip) Read(p []byte) (n int, err error) {
+	if u.zip == nil {
+		if u.zip, err = gzip.NewReader(u.from); err != nil {
+			return 0, err
+		}
+	}
+	return u.zip.Read(p)
+}
+
+func (s *Server) takeLogLines(w http.ResponseWriter, r *http.Request) error {
+	body, err := web.ReadBody(r, web.MaxBody)
+	if err != nil {
+		return err
+	}
+	if err := s.devices.PostLog(r.Context(), access.From(r.Context()), deviceUUID(r), body); err != nil {
+		if errors.Is(err, api.ErrRateLimited) {
+			w.Header().Set("Retry-After", "10")
+		}
+		return err
+	}
+	w.WriteHeader(http.StatusCreated)
+	return nil
+}

@@ -59,52 +59,62 @@ func logLine(e bus.Entry) (line api.LogLine, err error) {
 	return line, err
 }
 
-// FollowLog gives lines of a device's log and then every new one, until the context ends, emit fails, or the right to read is
-// gone. begin is called once when the log may be read, with a context that ends with the right. emit gets nil when there was
-// nothing to say for a while; while it blocks, lines are left out and counted.
-func (d *Devices) FollowLog(ctx context.Context, by access.Caller, uuid api.DeviceUUID, q LogQuery,
-	begin func(context.Context), emit func(*api.LogLine) error) error {
-	id, q, err := d.readable(ctx, by, uuid, q)
-	if err != nil {
-		return err
-	}
-	ctx, done := d.streams.begin(ctx, by, id)
-	defer done()
-	f, err := d.logs.Follow(ctx, string(uuid), q.Count, q.Since)
-	if err != nil {
-		return fmt.Errorf("log of %s: %w", uuid, err)
-	}
-	defer f.Close()
-	begin(ctx)
-	for {
-		quiet, cancel := context.WithTimeout(ctx, quietTime)
-		e, skipped, err := f.Next(quiet)
-		cancel()
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil: // nothing came
-			err = emit(nil)
-		default:
-			err = emitEntry(e, skipped, emit)
-		}
-		if err != nil {
-			return nil //nolint:nilerr // the reader is gone, which is how followers end
-		}
-	}
+// LogFollower gives lines of a device's log and then every new one, for as long as the caller may read them.
+type LogFollower struct {
+	ctx  context.Context //nolint:containedctx // ends with the right to read, which the handler must hear of
+	done func()
+	f    *bus.Follower
+	next *api.LogLine // to be given before anything else
 }
 
-func emitEntry(e bus.Entry, skipped int64, emit func(*api.LogLine) error) error {
-	if skipped > 0 {
-		w := warning(int(skipped), "slow reading")
-		w.CreatedAt = w.Timestamp
-		if err := emit(&w); err != nil {
-			return err
-		}
-	}
-	line, err := logLine(e)
+// FollowLog begins to follow a log. It must be closed.
+func (d *Devices) FollowLog(ctx context.Context, by access.Caller, uuid api.DeviceUUID, q LogQuery) (*LogFollower, error) {
+	id, q, err := d.readable(ctx, by, uuid, q)
 	if err != nil {
-		return nil //nolint:nilerr // skipped: nothing that we wrote
+		return nil, err
 	}
-	return emit(&line)
+	l := &LogFollower{}
+	l.ctx, l.done = d.streams.begin(ctx, by, id)
+	if l.f, err = d.logs.Follow(l.ctx, string(uuid), q.Count, q.Since); err != nil {
+		l.done()
+		return nil, fmt.Errorf("log of %s: %w", uuid, err)
+	}
+	return l, nil
+}
+
+// Context ends when the right to read does. Whoever writes lines to somewhere slow must then end that write.
+func (l *LogFollower) Context() context.Context { return l.ctx }
+
+// Close ends it.
+func (l *LogFollower) Close() {
+	l.f.Close()
+	l.done()
+}
+
+// Next waits for the next line. It gives nil when there was nothing to say for a while, and a warning in place of lines that
+// were left out because the follower was slow. It fails when the follower's context has ended.
+func (l *LogFollower) Next() (*api.LogLine, error) {
+	if line := l.next; line != nil {
+		l.next = nil
+		return line, nil
+	}
+	quiet, cancel := context.WithTimeout(l.ctx, quietTime)
+	defer cancel()
+	for {
+		e, skipped, err := l.f.Next(quiet)
+		if err != nil || l.ctx.Err() != nil {
+			return nil, l.ctx.Err() // nil when it is only quiet
+		}
+		line, err := logLine(e)
+		if err != nil {
+			continue // nothing that we wrote
+		}
+		if skipped > 0 {
+			w := warning(int(skipped), "slow reading")
+			w.CreatedAt = w.Timestamp
+			l.next = &line
+			return &w, nil
+		}
+		return &line, nil
+	}
 }

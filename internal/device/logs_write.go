@@ -28,16 +28,35 @@ const (
 	keepLimiter = 10_000
 )
 
-// WriteLog takes a device's log as it comes, one JSON object a line, until the body ends; however it ends is fine, for devices
-// hang up without a word. Lines that cannot be read are skipped. It fails when the right to write ends: with api.ErrUnauthorized.
-func (d *Devices) WriteLog(ctx context.Context, by access.Caller, uuid api.DeviceUUID, body io.Reader) error {
+// LogWriter is an open log: what a device sends, for as long as it may.
+type LogWriter struct {
+	d    *Devices
+	key  string
+	ctx  context.Context //nolint:containedctx // ends with the right to write, which the handler must hear of
+	done func()
+	w    logWriter
+}
+
+// OpenLog opens a device's log for writing by the device itself. It must be closed.
+func (d *Devices) OpenLog(ctx context.Context, by access.Caller, uuid api.DeviceUUID) (*LogWriter, error) {
 	dev, err := d.own(ctx, by, uuid)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	ctx, done := d.streams.begin(ctx, by, dev.id)
-	defer done()
-	w := &logWriter{d: d, key: string(uuid), limit: d.limits.of(dev.id, d.cfg)}
+	l := &LogWriter{d: d, key: string(uuid), w: logWriter{d: d, key: string(uuid), limit: d.limits.of(dev.id, d.cfg)}}
+	l.ctx, l.done = d.streams.begin(ctx, by, dev.id)
+	return l, nil
+}
+
+// Context ends when the right to write does. Whoever reads the body for Copy must then end that read.
+func (l *LogWriter) Context() context.Context { return l.ctx }
+
+// Close ends it.
+func (l *LogWriter) Close() { l.done() }
+
+// Copy takes lines as they come, one JSON object each, until the body ends; however it ends is fine, for devices hang up
+// without a word. Lines that cannot be read are skipped. When the right to write ends, it fails with api.ErrUnauthorized.
+func (l *LogWriter) Copy(body io.Reader) error {
 	in := bufio.NewReaderSize(body, maxLine)
 	for {
 		line, readErr := in.ReadSlice('\n')
@@ -45,18 +64,18 @@ func (d *Devices) WriteLog(ctx context.Context, by access.Caller, uuid api.Devic
 			readErr = skipLine(in)
 			line = nil
 		}
-		if ctx.Err() == nil {
-			w.add(line)
+		if l.ctx.Err() == nil {
+			l.w.add(line)
 		}
-		if readErr != nil || ctx.Err() != nil || len(w.batch) >= maxBatch || !hasLine(in) {
-			if err := w.flush(context.WithoutCancel(ctx), readErr != nil); err != nil {
-				return fmt.Errorf("log of %s: %w", uuid, err)
+		if readErr != nil || l.ctx.Err() != nil || len(l.w.batch) >= maxBatch || !hasLine(in) {
+			if err := l.w.flush(context.WithoutCancel(l.ctx), readErr != nil); err != nil {
+				return fmt.Errorf("log of %s: %w", l.key, err)
 			}
 		}
 		switch {
-		case errors.Is(context.Cause(ctx), ErrRevoked):
+		case errors.Is(context.Cause(l.ctx), ErrRevoked):
 			return api.ErrUnauthorized
-		case readErr != nil || ctx.Err() != nil:
+		case readErr != nil || l.ctx.Err() != nil:
 			return nil
 		}
 	}

@@ -1,0 +1,112 @@
+package apiserver
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/device"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
+const maxLogLines = 1000
+
+// readLog gives a device's log as a JSON array or, with stream=1, one object a line and then live.
+func (s *Server) readLog(w http.ResponseWriter, r *http.Request) error {
+	q, stream, err := logQuery(r.URL.RawQuery, time.Now())
+	if err != nil {
+		return err
+	}
+	by := access.From(r.Context())
+	if stream {
+		return s.followLog(w, r, by, q)
+	}
+	lines, err := s.devices.ReadLog(r.Context(), by, deviceUUID(r), q)
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, lines)
+}
+
+// logQuery reads count (a number or "all"), start (milliseconds or a date) and stream.
+func logQuery(raw string, now time.Time) (q device.LogQuery, stream bool, err error) {
+	query, err := url.ParseQuery(raw)
+	if err != nil {
+		return q, false, api.Errorf(api.Invalid, "the query is not valid: %v", err)
+	}
+	stream = query.Get("stream") == "1" || query.Get("stream") == "true"
+	q = device.LogQuery{Count: maxLogLines, Since: now.AddDate(0, 0, -30)}
+	if stream {
+		q = device.LogQuery{Since: now.AddDate(0, 0, -1)}
+	}
+	switch count := query.Get("count"); count {
+	case "":
+	case "all":
+		q.Count = maxLogLines
+	default:
+		n, err := strconv.Atoi(count)
+		if err != nil || n < 0 {
+			return q, false, api.Errorf(api.Invalid, "\"count\" is a number or \"all\"")
+		}
+		q.Count = min(n, maxLogLines)
+	}
+	if start := query.Get("start"); start != "" {
+		if q.Since, err = readTime(start); err != nil {
+			return q, false, err
+		}
+	}
+	return q, stream, nil
+}
+
+func readTime(text string) (time.Time, error) {
+	if ms, err := strconv.ParseInt(text, 10, 64); err == nil {
+		return time.UnixMilli(ms), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, time.DateTime, time.DateOnly} {
+		if t, err := time.Parse(layout, text); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, api.Errorf(api.Invalid, "\"start\" is a date or a number of milliseconds")
+}
+
+func (s *Server) followLog(w http.ResponseWriter, r *http.Request, by access.Caller, q device.LogQuery) error {
+	f, err := s.devices.FollowLog(r.Context(), by, deviceUUID(r), q)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	rc := http.NewResponseController(w)
+	stop := context.AfterFunc(f.Context(), func() { _ = rc.SetWriteDeadline(time.Unix(1, 0)) }) // ends a write that waits
+	defer stop()
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusOK)
+	if err := rc.Flush(); err != nil {
+		return nil //nolint:nilerr // the reader is gone
+	}
+	for {
+		line, err := f.Next()
+		if err != nil {
+			return nil //nolint:nilerr // the reader is gone, or has no right any more
+		}
+		text := []byte("\n")
+		if line != nil {
+			if text, err = json.Marshal(line); err != nil {
+				return err
+			}
+			text = append(text, '\n')
+		}
+		if _, err := w.Write(text); err != nil {
+			return nil //nolint:nilerr // the reader is gone
+		}
+		if err := rc.Flush(); err != nil {
+			return nil //nolint:nilerr // the reader is gone
+		}
+	}
+}
