@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roadstead-io/roadstead/internal/sandbox"
+	"github.com/roadstead-io/roadstead/internal/supervise"
+)
+
+// start is how one role is started, by name: with its configuration, and the listeners it was given.
+type start func(ctx context.Context, in inherited, log *slog.Logger) error
+
+// inherited is what a role finds when it starts.
+type inherited struct {
+	dir    string
+	ln     net.Listener // its own
+	public net.Listener // of the edge
+	report *os.File     // of a role without a listener
+}
+
+type roleFlags struct{ dir, listen, public, logFormat string }
+
+func roleCommand() *cobra.Command {
+	var f roleFlags
+	var names []string
+	for name := range starts {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	cmd := &cobra.Command{
+		Use:   "role NAME --dir DIR --listen ADDR:PORT",
+		Short: "Run one role of the server",
+		Long: `Run one role of the server. ` + "`roadsteadd up`" + ` starts its children this way and hands them open sockets; by hand, on a
+machine of its own, a role gets --listen. DIR is the role's own directory with role.json, cert.pem, key.pem and ca.pem.
+
+Roles: ` + strings.Join(names, ", "),
+		Example:   `  roadsteadd role signer --dir /var/lib/roadstead/roles/signer --listen 10.0.0.2:7001`,
+		Args:      cobra.ExactArgs(1),
+		ValidArgs: names,
+		RunE:      func(cmd *cobra.Command, args []string) error { return runRole(cmd.Context(), args[0], f) },
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.dir, "dir", "", "the role's own `DIR`")
+	fs.StringVar(&f.listen, "listen", "", "`ADDR:PORT` for the other roles; without it, the parent's open socket is used")
+	fs.StringVar(&f.public, "public", "", "`ADDR:PORT` for the public, of the edge")
+	fs.StringVar(&f.logFormat, "log-format", "text", "form of the log on standard error: text or json")
+	return cmd
+}
+
+func runRole(ctx context.Context, name string, f roleFlags) error {
+	run, ok := starts[name]
+	if !ok {
+		return usageError{fmt.Errorf("there is no role %q", name)}
+	}
+	if f.dir == "" {
+		return usageError{errors.New("--dir is missing: the role's own directory")}
+	}
+	plan, err := sandbox.FromEnv()
+	if err != nil {
+		return err
+	}
+	if plan != nil {
+		return plan.Enter() // comes back only when it failed
+	}
+	if err := sandbox.Harden(name == roleBuildkit); err != nil {
+		return err
+	}
+	log, err := roleLogger(name, f.logFormat)
+	if err != nil {
+		return err
+	}
+	in, err := inherit(name, f)
+	if err != nil {
+		return fmt.Errorf("role %s: %w", name, err)
+	}
+	if f.listen == "" {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		go orphan(cancel) // ends with the process
+	}
+	if err := run(ctx, in, log); err != nil {
+		return fmt.Errorf("role %s: %w", name, err)
+	}
+	return nil
+}
+
+// inherit takes the open sockets that the parent handed over, or opens them by address.
+func inherit(name string, f roleFlags) (inherited, error) {
+	in := inherited{dir: f.dir}
+	var err error
+	if f.listen != "" {
+		if in.ln, err = net.Listen("tcp", f.listen); err != nil {
+			return in, err
+		}
+		if f.public != "" {
+			in.public, err = net.Listen("tcp", f.public)
+		}
+		return in, err
+	}
+	syscall.CloseOnExec(supervise.FDListener)
+	syscall.CloseOnExec(supervise.FDParent)
+	if name == roleBuildkit {
+		in.report = os.NewFile(supervise.FDListener, "report")
+		return in, nil
+	}
+	if in.ln, err = listener(supervise.FDListener); err != nil {
+		return in, fmt.Errorf("no socket was handed over (start it with --listen): %w", err)
+	}
+	if name == roleEdge {
+		syscall.CloseOnExec(supervise.FDPublic)
+		in.public, err = listener(supervise.FDPublic)
+	}
+	return in, err
+}
+
+func listener(fd uintptr) (net.Listener, error) {
+	f := os.NewFile(fd, "socket")
+	ln, err := net.FileListener(f)
+	return ln, errors.Join(err, f.Close())
+}
+
+// orphan stops the role when the parent is gone: the pipe that only the parent holds ends.
+func orphan(cancel context.CancelFunc) {
+	pipe := os.NewFile(supervise.FDParent, "parent")
+	_, _ = io.Copy(io.Discard, pipe)
+	cancel()
+	time.AfterFunc(2*time.Second, func() { os.Exit(1) }) // the next parent waits only so long
+}
+
+// load reads a role's configuration. Unknown keys are errors: what is misspelt must not be ignored.
+func load[T any](dir string) (T, error) {
+	var cfg T
+	data, err := os.ReadFile(filepath.Join(dir, "role.json"))
+	if err != nil {
+		return cfg, err
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&cfg); err != nil {
+		return cfg, fmt.Errorf("role.json: %w", err)
+	}
+	return cfg, nil
+}

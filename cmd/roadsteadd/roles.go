@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/apiserver"
+	"github.com/roadstead-io/roadstead/internal/builder/worker"
+	"github.com/roadstead-io/roadstead/internal/durable"
+	"github.com/roadstead-io/roadstead/internal/edge"
+	"github.com/roadstead-io/roadstead/internal/registry"
+	"github.com/roadstead-io/roadstead/internal/signer"
+	"github.com/roadstead-io/roadstead/internal/supervise"
+)
+
+const (
+	roleEdge = api.RoleEdge
+	// roleBuildkit is the process around buildkitd. It has no certificate: it talks to nobody.
+	roleBuildkit = "buildkit"
+)
+
+// starts says how each role is started.
+var starts = map[string]start{
+	roleEdge: func(ctx context.Context, in inherited, log *slog.Logger) error {
+		cfg, err := load[edge.Config](in.dir)
+		if err != nil {
+			return err
+		}
+		s, err := edge.New(cfg, log)
+		if err != nil {
+			return err
+		}
+		if in.public == nil {
+			return errors.New("--public is missing: where the public connects")
+		}
+		return s.Run(ctx, in.public, in.ln)
+	},
+	api.RoleAPI:      serve(apiserver.New),
+	api.RoleSigner:   serve(signer.New),
+	api.RoleRegistry: serve(registry.New),
+	roleBuildkit:     runBuildkit,
+}
+
+// server is what every role with one listener is.
+type server interface {
+	Run(ctx context.Context, ln net.Listener) error
+}
+
+func serve[C any, S server](make func(C, *slog.Logger) (S, error)) start {
+	return func(ctx context.Context, in inherited, log *slog.Logger) error {
+		cfg, err := load[C](in.dir)
+		if err != nil {
+			return err
+		}
+		s, err := make(cfg, log)
+		if err != nil {
+			return err
+		}
+		return s.Run(ctx, in.ln)
+	}
+}
+
+// runBuildkit keeps buildkitd running and tells the parent how it is.
+func runBuildkit(ctx context.Context, in inherited, log *slog.Logger) error {
+	cfg, err := load[worker.Config](in.dir)
+	if err != nil {
+		return err
+	}
+	w, err := worker.New(cfg, log)
+	if err != nil {
+		return err
+	}
+	watch, cancel := context.WithCancel(ctx)
+	told := make(chan struct{})
+	go func() { defer close(told); tell(watch, in.report, w) }()
+	err = w.Run(ctx)
+	cancel()
+	<-told
+	return err
+}
+
+// tell writes a line whenever the build service's health changes.
+func tell(ctx context.Context, report *os.File, w *worker.Worker) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	said := ""
+	for {
+		line := "ok"
+		if err := w.Healthy(ctx); err != nil {
+			line = oneLine(err)
+		}
+		if line != said && ctx.Err() == nil {
+			if _, err := fmt.Fprintln(report, line); err != nil {
+				return // the parent is gone
+			}
+			said = line
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// roles is every process of the server, in the order in which they start.
+func roles(f upFlags) []supervise.Role {
+	return []supervise.Role{
+		{
+			Name: api.RoleSigner, Needs: []string{api.RoleAPI},
+			Config:  func(e supervise.Env) any { return signer.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers} },
+			Prepare: func(dir string) error { return once(filepath.Join(dir, signer.KeyFile), signer.NewKey) },
+		},
+		{
+			Name: api.RoleAPI, Needs: []string{api.RoleSigner},
+			Config: func(e supervise.Env) any {
+				return apiserver.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers, PublicCA: e.Layout.PublicCA(), PollInterval: f.poll}
+			},
+			Prepare: func(dir string) error { return once(filepath.Join(dir, "pepper"), newPepper) },
+		},
+		{
+			Name:   api.RoleRegistry,
+			Config: func(e supervise.Env) any { return registry.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers} },
+			Prepare: func(dir string) error {
+				keys, err := signer.PublicKeys(filepath.Join(dir, "..", api.RoleSigner, signer.KeyFile))
+				if err != nil {
+					return err
+				}
+				return durable.WriteFile(filepath.Join(dir, registry.PublicKeysFile), keys, 0o600)
+			},
+		},
+		{
+			Name: roleBuildkit, Quiet: true, Optional: true, Setuid: true, PrepareUser: worker.Prepare,
+			Config: func(e supervise.Env) any { return worker.Config{Dir: e.Dir, Buildkitd: f.buildkitd} },
+		},
+		{
+			Name: roleEdge, Public: true, Needs: []string{api.RoleAPI, api.RoleRegistry, api.RoleBuilder},
+			Config: func(e supervise.Env) any { return edge.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers} },
+		},
+	}
+}
+
+// once makes a file that does not exist yet.
+func once(file string, make func(string) error) error {
+	_, err := os.Stat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return make(file)
+	}
+	return err
+}
+
+// newPepper makes the key under which tokens are hashed. Without it the database tells nobody a usable token.
+func newPepper(file string) error {
+	b := make([]byte, 32)
+	_, _ = rand.Read(b) // never fails, see crypto/rand
+	return durable.WriteFile(file, b, 0o600)
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roadstead-io/roadstead/internal/supervise"
+)
+
+func statusCommand() *cobra.Command {
+	var data, output string
+	cmd := &cobra.Command{
+		Use:   "status --data DIR",
+		Short: "Show every role: process, user, address, and how it is",
+		Long:  "Show every role of the server that runs on DIR. The exit code is 0 only when all of them are well.",
+		Example: `  roadsteadd status --data /var/lib/roadstead
+  roadsteadd status --data /var/lib/roadstead -o json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "" && output != "json" && output != "table" {
+				return usageError{fmt.Errorf("-o %s: there are table and json", output)}
+			}
+			dir, err := dataDir(data)
+			if err != nil {
+				return err
+			}
+			s, err := supervise.Ask(cmd.Context(), supervise.Layout(dir))
+			if err != nil {
+				return err
+			}
+			if err := printStatus(cmd.OutOrStdout(), s, output); err != nil {
+				return err
+			}
+			if !s.Healthy {
+				return errors.New("not everything is well")
+			}
+			return nil
+		},
+	}
+	dataFlag(cmd, &data)
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "form of the answer: table or json")
+	return cmd
+}
+
+func printStatus(w io.Writer, s *supervise.Status, output string) error {
+	if output == "json" {
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(s)
+	}
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(tw, "ROLE\tPID\tUSER\tADDRESS\tSTATE\tRESTARTS\tSINCE\tWHY")
+	for _, r := range s.Roles {
+		pid := "-"
+		if r.PID != 0 {
+			pid = strconv.Itoa(r.PID)
+		}
+		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", r.Role, pid, r.User, dash(r.Address), r.State, r.Restarts,
+			r.Since.Local().Format(time.DateTime), r.Why)
+	}
+	return tw.Flush()
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// oneLine is an error's text without line breaks.
+func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roadstead-io/roadstead/internal/supervise"
+)
+
+type upFlags struct {
+	data, domain, listen, sql, config string
+	buildkitd, logFormat              string
+	poll                              time.Duration
+}
+
+func upCommand() *cobra.Command {
+	var f upFlags
+	cmd := &cobra.Command{
+		Use:   "up --data DIR --domain DOMAIN --listen ADDR:PORT",
+		Short: "Run the whole server",
+		Long: `Run the whole server: every role as a process of its own, each with its own user (when started as root) and its own
+secrets, restarted when it dies. An empty DIR is filled with all that is needed: certificates, keys, the database, and a first
+administrator in DIR/admin.json. When every role answers, one line "ready https://dashboard.DOMAIN:PORT" goes to standard
+output. SIGTERM stops it; started again on the same DIR it goes on.
+
+Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry2. and builder. under DOMAIN to this machine.`,
+		Example: `  roadsteadd up --data /var/lib/roadstead --domain roadstead.test --listen 0.0.0.0:443
+  roadsteadd up --config /etc/roadstead.yaml
+  ROADSTEAD_DATA=/srv/rs roadsteadd up --domain fleet.example.com --listen [::]:8443 --poll-interval 1m`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return up(cmd, f) },
+	}
+	dataFlag(cmd, &f.data)
+	fs := cmd.Flags()
+	fs.StringVar(&f.domain, "domain", "", "the `DOMAIN` under which clients and devices find this server")
+	fs.StringVar(&f.listen, "listen", "", "`ADDR:PORT` of the one public port")
+	fs.StringVar(&f.sql, "sql", "", "`DSN` of the database; empty means SQLite in the data directory")
+	fs.StringVar(&f.config, "config", "", "a `FILE` with settings, YAML or JSON")
+	fs.StringVar(&f.buildkitd, "buildkitd", "", "`PATH` of buildkitd; empty means beside this program, else on PATH")
+	fs.StringVar(&f.logFormat, "log-format", "text", "form of the log on standard error: text or json")
+	fs.DurationVar(&f.poll, "poll-interval", 10*time.Minute, "how often devices ask for news, unless a variable says otherwise")
+	return cmd
+}
+
+func (f upFlags) check() error {
+	switch {
+	case strings.HasPrefix(f.sql, "postgres://") || strings.HasPrefix(f.sql, "postgresql://"):
+		return errors.New("--sql: PostgreSQL is not in this version; leave it out for SQLite in the data directory")
+	case f.sql != "" && f.sql != "sqlite":
+		return errors.New("--sql: only SQLite in the data directory is in this version; leave it out")
+	case f.poll < time.Second:
+		return fmt.Errorf("--poll-interval %s: at least 1s", f.poll)
+	}
+	return nil
+}
+
+func up(cmd *cobra.Command, f upFlags) error {
+	log, err := logger(os.Stderr, f.logFormat)
+	if err != nil {
+		return err
+	}
+	cfg := supervise.Config{
+		Dir: f.data, Domain: f.domain, Listen: f.listen, Roles: roles(f), Log: log.With("role", "parent"), Stderr: os.Stderr,
+		Args: []string{"--log-format", f.logFormat}, Env: childEnv(),
+		Ready: func(url string) { _, _ = fmt.Fprintln(cmd.OutOrStdout(), "ready", url) },
+	}
+	if err := errors.Join(f.check(), cfg.Validate()); err != nil {
+		return usageError{err}
+	}
+	if err := os.MkdirAll(f.data, 0o711); err != nil {
+		return fmt.Errorf("the data directory cannot be made: %w", err)
+	}
+	if cfg.Dir, err = dataDir(f.data); err != nil {
+		return err
+	}
+	if cfg.Exe, err = self(); err != nil {
+		return err
+	}
+	cfg.Show = []string{filepath.Dir(cfg.Exe)}
+	if f.buildkitd != "" {
+		path, err := filepath.Abs(f.buildkitd)
+		if err != nil {
+			return err
+		}
+		cfg.Show = append(cfg.Show, filepath.Dir(path))
+	}
+	p, err := supervise.New(cfg)
+	if err != nil {
+		return usageError{err}
+	}
+	log.Info("starting", "role", "parent", "version", version, "data", cfg.Dir, "domain", cfg.Domain, "listen", cfg.Listen)
+	if err := p.Run(cmd.Context()); err != nil {
+		return err
+	}
+	log.Info("stopped", "role", "parent")
+	return nil
+}
+
+func self() (string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(exe)
+}
+
+// childEnv is what children get of our environment: nothing that may hold a secret of ours.
+func childEnv() []string {
+	env := []string{}
+	pass := []string{"PATH", "TZ", "LANG", "LC_ALL", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+		"http_proxy", "https_proxy", "no_proxy", "GODEBUG", "GOTRACEBACK"}
+	for _, e := range os.Environ() {
+		if name, _, _ := strings.Cut(e, "="); slices.Contains(pass, name) {
+			env = append(env, e)
+		}
+	}
+	// Small heaps before speed of collection: an idle server is to fit a small machine.
+	return append(env, "GOGC=50")
+}
+
+func roleLogger(name, format string) (*slog.Logger, error) {
+	log, err := logger(os.Stderr, format)
+	if err != nil {
+		return nil, err
+	}
+	return log.With("role", name), nil
+}

@@ -1,0 +1,102 @@
+package supervise
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/roadstead-io/roadstead/api"
+)
+
+// Config says what to run.
+type Config struct {
+	Dir    string   // the data directory, absolute and without links
+	Domain string   // the names under which the public sees the server
+	Listen string   // ADDR:PORT of the one public port
+	Roles  []Role   // in the order of their start; they are stopped in reverse
+	Exe    string   // this program
+	Args   []string // that every child gets besides "role NAME --dir DIR"
+	Show   []string // files and directories, besides Dir and Exe, that children must reach
+	Env    []string // the whole environment of children
+	Log    *slog.Logger
+	Stderr io.Writer        // where the children's lines go
+	Ready  func(url string) // called once, when every role answers
+}
+
+// Role is one child process.
+type Role struct {
+	Name string
+	// Public marks the role that gets the public listener besides its own.
+	Public bool
+	// Quiet marks a child without a listener, which tells the parent how it is over a pipe.
+	Quiet bool
+	// Needs are the roles that it calls; it learns no other's address.
+	Needs []string
+	// InGroupOf names the roles whose Unix group it joins, to reach what they share with their group.
+	InGroupOf []string
+	// Optional roles are not waited for: the platform is ready without them.
+	Optional bool
+	// Setuid leaves setuid programs working, see sandbox.Plan.
+	Setuid bool
+	// Config makes the content of role.json.
+	Config func(Env) any
+	// Prepare makes the role's secrets when they are not there yet. It runs before the first start, as the parent.
+	Prepare func(dir string) error
+	// PrepareUser makes, as root, what the role's Unix user needs on this machine.
+	PrepareUser func(user string) error
+}
+
+// Env is what a role's configuration is made from.
+type Env struct {
+	Dir    string            // the role's directory
+	Site   api.Site          // the public name and port
+	Peers  map[string]string // addresses of the roles it needs
+	Layout Layout
+}
+
+// user is the Unix user of a role.
+func (r Role) user() string { return "roadstead-" + r.Name }
+
+// Validate names the field that is wrong.
+func (c Config) Validate() error {
+	if c.Dir == "" {
+		return errors.New("--data is missing: the directory that holds everything this server keeps")
+	}
+	if err := checkDomain(c.Domain); err != nil {
+		return err
+	}
+	if c.Listen == "" {
+		return errors.New("--listen is missing: ADDR:PORT of the public port, for example 0.0.0.0:443")
+	}
+	host, port, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return fmt.Errorf("--listen %q is not ADDR:PORT", c.Listen)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("--listen %q: %q is not a port", c.Listen, port)
+	} else if _ = n; host != "" && net.ParseIP(host) == nil {
+		return fmt.Errorf("--listen %q: %q is not an IP address", c.Listen, host)
+	}
+	return nil
+}
+
+// checkDomain accepts a DNS name of letters, digits and hyphens, lower case, in at least one label.
+func checkDomain(domain string) error {
+	if domain == "" {
+		return errors.New("--domain is missing: the name under which clients and devices find this server")
+	}
+	if len(domain) > 200 {
+		return fmt.Errorf("--domain %.20s… is too long", domain)
+	}
+	for _, label := range strings.Split(domain, ".") {
+		ok := label != "" && len(label) <= 63 && label[0] != '-' && label[len(label)-1] != '-'
+		if !ok || strings.ContainsFunc(label, func(c rune) bool { return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' }) {
+			return fmt.Errorf("--domain %q is not a domain name (lower-case letters, digits, hyphens and dots)", domain)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,326 @@
+package supervise
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/durable"
+	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/sandbox"
+)
+
+// How a stop goes: the door first, the others a moment later, and by force before the operator's patience ends at ten
+// seconds.
+const (
+	doorGrace = 3 * time.Second
+	stopLimit = 8 * time.Second
+)
+
+// Parent is the parent process.
+type Parent struct {
+	cfg    Config
+	layout Layout
+	log    *slog.Logger
+	stderr io.Writer
+	user   string
+
+	site     api.Site
+	public   *net.TCPListener
+	id       *pki.Identity
+	children []*child
+	alive    *os.File // the children's end of a pipe into which nobody writes: its end means that the parent is gone
+	hold     *os.File // the other end, which only this process has
+	isReady  atomic.Bool
+	stopping atomic.Int64 // when the stop began, in Unix nanoseconds
+	saving   sync.Mutex   // covers run/roles.json
+}
+
+// New checks the configuration; Run does everything else.
+func New(cfg Config) (*Parent, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &Parent{cfg: cfg, layout: Layout(cfg.Dir), log: cfg.Log, stderr: &oneAtATime{to: cfg.Stderr}, user: currentUser()}, nil
+}
+
+// Run makes what is missing in the data directory, runs every role until the context ends, and then ends them all.
+func (p *Parent) Run(ctx context.Context) error {
+	if err := p.claim(); err != nil {
+		return err
+	}
+	held, err := lock(p.layout.lockFile())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = held.Close() }()
+	p.endLeftovers(ctx)
+	if err := p.open(); err != nil {
+		return err
+	}
+	defer p.close()
+	if err := p.furnishAll(); err != nil {
+		return fmt.Errorf("prepare %s: %w", p.layout, err)
+	}
+	return p.serve(ctx)
+}
+
+// open opens every listening socket. They live as long as the parent: a role that is started again finds its own, and who
+// connects meanwhile waits in its queue.
+func (p *Parent) open() error {
+	addr, err := net.ResolveTCPAddr("tcp", p.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("--listen %q: %w", p.cfg.Listen, err)
+	}
+	p.public, err = net.ListenTCP("tcp", addr)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("--listen %s: the port is in use by another program", p.cfg.Listen)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("--listen %s: a port below 1024 needs root; choose another, or start as root (the roles give it up)", p.cfg.Listen)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("--listen %s: this machine has no such address", p.cfg.Listen)
+	case err != nil:
+		return fmt.Errorf("--listen %s: %w", p.cfg.Listen, err)
+	}
+	p.site = api.Site{Domain: p.cfg.Domain, Port: p.public.Addr().(*net.TCPAddr).Port}
+	if p.alive, p.hold, err = os.Pipe(); err != nil {
+		return err
+	}
+	for _, r := range p.cfg.Roles {
+		c, err := p.newChild(r)
+		if err != nil {
+			return fmt.Errorf("listen for %s: %w", r.Name, err)
+		}
+		p.children = append(p.children, c)
+	}
+	return nil
+}
+
+// newChild opens what a child finds open, see FDListener.
+func (p *Parent) newChild(r Role) (*child, error) {
+	c := &child{role: r, state: Starting, since: time.Now(), changed: make(chan struct{}), files: []*os.File{nil, p.alive}}
+	if r.Quiet {
+		return c, nil // its pipe is made anew for every start
+	}
+	ln, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return nil, err
+	}
+	c.addr = ln.Addr().String()
+	if c.files[0], err = ln.File(); err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	if err := ln.Close(); err != nil { // the file is the socket
+		return nil, err
+	}
+	if r.Public {
+		f, err := p.public.File()
+		if err != nil {
+			return nil, err
+		}
+		c.files = append(c.files, f)
+	}
+	return c, nil
+}
+
+func (p *Parent) close() {
+	for _, c := range p.children {
+		for _, f := range c.files {
+			if f != nil && f != p.alive {
+				_ = f.Close()
+			}
+		}
+	}
+	_ = p.public.Close()
+	_ = p.alive.Close()
+	_ = p.hold.Close()
+}
+
+// furnishAll makes keys, users, directories and configurations.
+func (p *Parent) furnishAll() error {
+	internal, public, err := p.authorities()
+	if err != nil {
+		return err
+	}
+	if err := p.callers(internal); err != nil {
+		return err
+	}
+	if p.id, err = pki.LoadIdentity(p.layout.Role(api.RoleParent)); err != nil {
+		return err
+	}
+	if os.Geteuid() == 0 {
+		if err := p.accounts(); err != nil {
+			return err
+		}
+	} else {
+		p.log.Warn("not started as root: all roles run as one user, which can read every role's secrets; production needs root",
+			"user", p.user)
+	}
+	peers := map[string]string{}
+	for _, c := range p.children {
+		peers[c.role.Name] = c.addr
+	}
+	for _, c := range p.children { // one after the other: one role's public key is made from another's secret
+		if err := p.secrets(c); err != nil {
+			return fmt.Errorf("role %s: %w", c.role.Name, err)
+		}
+	}
+	var group errgroup.Group // at once: most of the time goes into waiting for the disk
+	for _, c := range p.children {
+		group.Go(func() error {
+			if err := p.furnish(c, internal, public, peers); err != nil {
+				return fmt.Errorf("role %s: %w", c.role.Name, err)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return p.record()
+}
+
+// accounts finds or makes the Unix users, and what each child becomes.
+func (p *Parent) accounts() error {
+	byRole := map[string]*account{}
+	for _, c := range p.children {
+		a, err := ensureAccount(c.role.user())
+		if err != nil {
+			return err
+		}
+		c.account, byRole[c.role.Name] = a, a
+		if c.role.PrepareUser != nil {
+			if err := c.role.PrepareUser(a.name); err != nil {
+				p.log.Warn("a role's user could not be prepared", "role", c.role.Name, "error", err)
+			}
+		}
+	}
+	show := append([]string{string(p.layout), p.cfg.Exe}, p.cfg.Show...)
+	for _, c := range p.children {
+		c.plan = sandbox.Plan{UID: c.account.uid, GID: c.account.gid, Setuid: c.role.Setuid, Show: show}
+		for _, other := range c.role.InGroupOf {
+			if a := byRole[other]; a != nil {
+				c.plan.Groups = append(c.plan.Groups, a.gid)
+			}
+		}
+	}
+	return nil
+}
+
+// serve runs the children, the status socket and the periodic chores until the context ends, then stops them in order.
+func (p *Parent) serve(ctx context.Context) error {
+	var group errgroup.Group
+	rest, stopRest := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopRest()
+	door := make(chan struct{})
+	var doors sync.WaitGroup
+	for _, c := range p.children {
+		if c.role.Public || c.role.Name == api.RoleBuilder { // those who take work from outside
+			doors.Go(func() { p.keep(ctx, c) })
+			continue
+		}
+		group.Go(func() error { p.keep(rest, c); return nil })
+	}
+	group.Go(func() error { doors.Wait(); close(door); return nil })
+	group.Go(func() error { return p.serveStatus(rest) })
+	group.Go(func() error { return p.announce(ctx) })
+	group.Go(func() error {
+		<-ctx.Done()
+		p.stopping.Store(time.Now().UnixNano())
+		t := time.NewTimer(doorGrace)
+		defer t.Stop()
+		select {
+		case <-door:
+		case <-t.C:
+		}
+		stopRest()
+		return nil
+	})
+	return group.Wait()
+}
+
+// killAt is when patience with children ends.
+func (p *Parent) killAt() time.Time {
+	if began := p.stopping.Load(); began != 0 {
+		return time.Unix(0, began).Add(stopLimit)
+	}
+	return time.Now().Add(stopLimit)
+}
+
+// announce makes the first administrator and says that the server is ready.
+func (p *Parent) announce(ctx context.Context) error {
+	if err := p.ready(ctx); err != nil {
+		return nil //nolint:nilerr // the server was stopped before it was ready
+	}
+	if err := p.bootstrap(ctx); err != nil && ctx.Err() == nil {
+		p.log.Error("the first administrator could not be made", "error", err)
+	}
+	if ctx.Err() == nil {
+		p.isReady.Store(true)
+		p.cfg.Ready(fmt.Sprintf("https://dashboard.%s:%d", p.site.Domain, p.site.Port))
+	}
+	return nil
+}
+
+// bootstrap asks the api role for the first administrator and writes down what it answers. It is asked at every start until
+// the file is there.
+func (p *Parent) bootstrap(ctx context.Context) error {
+	file := p.layout.AdminFile()
+	if _, err := os.Stat(file); err == nil {
+		return nil
+	}
+	var addr string
+	for _, c := range p.children {
+		if c.role.Name == api.RoleAPI {
+			addr = c.addr
+		}
+	}
+	if addr == "" {
+		return errors.New("there is no api role")
+	}
+	peer := p.id.Client(api.RoleAPI, addr)
+	defer peer.HTTP.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, peer.URL+"/internal/v1/bootstrap", nil)
+	if err != nil {
+		return err
+	}
+	res, err := peer.HTTP.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = res.Body.Close() }()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("the api role answered %s", res.Status)
+	}
+	var admin api.Admin
+	if err := json.NewDecoder(io.LimitReader(res.Body, 64<<10)).Decode(&admin); err != nil {
+		return err
+	}
+	if admin.Email == "" {
+		p.log.Warn("there are users, but no "+filepath.Base(file)+": a first start was cut short, or the file was removed",
+			"help", "roadsteadd admin user password admin@"+p.cfg.Domain)
+		return nil
+	}
+	data, err := json.MarshalIndent(admin, "", "  ")
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(file, append(data, '\n'), 0o600)
+}

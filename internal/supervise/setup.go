@@ -1,0 +1,215 @@
+package supervise
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/durable"
+	"github.com/roadstead-io/roadstead/internal/pki"
+)
+
+// site is what a data directory records of itself.
+type site struct {
+	Domain string `json:"domain"`
+}
+
+// claim makes the data directory, or refuses one that belongs to another domain or cannot be written.
+func (p *Parent) claim() error {
+	l := p.layout
+	if err := os.MkdirAll(string(l), 0o711); err != nil {
+		return fmt.Errorf("the data directory cannot be made: %w", err)
+	}
+	if err := p.checkEmptyOrOurs(); err != nil {
+		return err
+	}
+	for dir, mode := range map[string]fs.FileMode{
+		string(l): 0o711, l.path("roles"): 0o711, l.Run(): 0o700, l.path("pki"): 0o700, l.Bases(): 0o755,
+	} {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return fmt.Errorf("the data directory cannot be written: %w", err)
+		}
+		if err := os.Chmod(dir, mode); err != nil { // MkdirAll obeys the umask
+			return fmt.Errorf("the data directory is not ours: %w", err)
+		}
+	}
+	return nil
+}
+
+func (p *Parent) checkEmptyOrOurs() error {
+	l := p.layout
+	data, err := os.ReadFile(l.SiteFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		names, err := os.ReadDir(string(l))
+		if err != nil {
+			return fmt.Errorf("the data directory cannot be read: %w", err)
+		}
+		for _, n := range names {
+			switch n.Name() {
+			case "run", "pki", "roles", "bases", "lost+found": // a first start that was cut short
+			default:
+				return fmt.Errorf("%s is neither empty nor a data directory of ours: it holds %s; choose another with --data", l, n.Name())
+			}
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("the data directory cannot be read: %w", err)
+	}
+	var s site
+	if err := json.Unmarshal(data, &s); err != nil {
+		return fmt.Errorf("%s is damaged: %w", l.SiteFile(), err)
+	}
+	if s.Domain != p.cfg.Domain {
+		return fmt.Errorf("%s belongs to the domain %s, not to %s: the names stand in certificates, tokens and on devices; "+
+			"use --domain %s, or another --data", l, s.Domain, p.cfg.Domain, s.Domain)
+	}
+	return nil
+}
+
+func (p *Parent) record() error {
+	if _, err := os.Stat(p.layout.SiteFile()); err == nil {
+		return nil
+	}
+	data, err := json.Marshal(site{Domain: p.cfg.Domain})
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(p.layout.SiteFile(), append(data, '\n'), 0o644)
+}
+
+// authorities loads or makes the internal and the public authority.
+func (p *Parent) authorities() (internal, public *pki.Authority, err error) {
+	l := p.layout
+	internal, err = authority(l.authorityFile("internal.pem"), l.authorityFile("internal.key"), "Roadstead roles of "+p.cfg.Domain)
+	if err != nil {
+		return nil, nil, err
+	}
+	public, err = authority(l.PublicCA(), l.authorityFile("public.key"), "Roadstead "+p.cfg.Domain, p.cfg.Domain)
+	return internal, public, err
+}
+
+func authority(certFile, keyFile, name string, domains ...string) (*pki.Authority, error) {
+	// The certificate is written last: without it there is no authority yet, whatever else a cut-short start left.
+	if _, err := os.Stat(certFile); err == nil {
+		return pki.LoadAuthority(certFile, keyFile)
+	}
+	a, err := pki.NewAuthority(name, domains...)
+	if err != nil {
+		return nil, err
+	}
+	return a, a.Save(certFile, keyFile)
+}
+
+// publicNames are the names of the public certificate.
+func (p *Parent) publicNames() []string {
+	d := p.cfg.Domain
+	return []string{d, "*." + d, "*.devices." + d}
+}
+
+// secrets makes a role's directory and the secrets that only it will hold.
+func (p *Parent) secrets(c *child) error {
+	dir := p.layout.Role(c.role.Name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if c.role.Prepare == nil {
+		return nil
+	}
+	return c.role.Prepare(dir)
+}
+
+// furnish makes a role's identity and configuration, and gives its directory to its user.
+func (p *Parent) furnish(c *child, internal, public *pki.Authority, peers map[string]string) error {
+	dir := p.layout.Role(c.role.Name)
+	if !c.role.Quiet && !internal.GoodRole(filepath.Join(dir, "cert.pem"), c.role.Name) {
+		leaf, err := internal.IssueRole(c.role.Name)
+		if err != nil {
+			return err
+		}
+		if err := pki.SaveIdentity(dir, leaf, internal.PEM()); err != nil {
+			return err
+		}
+	}
+	if c.role.Public && !public.Good(filepath.Join(dir, "tls.pem"), p.publicNames()...) {
+		leaf, err := public.IssueServer(p.publicNames()...)
+		if err != nil {
+			return err
+		}
+		if err := durable.WriteFile(filepath.Join(dir, "tls.key"), leaf.Key, 0o600); err != nil {
+			return err
+		}
+		if err := durable.WriteFile(filepath.Join(dir, "tls.pem"), leaf.Cert, 0o600); err != nil {
+			return err
+		}
+	}
+	env := Env{Dir: dir, Site: p.site, Peers: map[string]string{}, Layout: p.layout}
+	for _, name := range c.role.Needs {
+		env.Peers[name] = peers[name]
+	}
+	data, err := json.MarshalIndent(c.role.Config(env), "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(filepath.Join(dir, "role.json"), append(data, '\n'), 0o600); err != nil {
+		return err
+	}
+	if c.account == nil {
+		return nil
+	}
+	return give(dir, c.account.uid, c.account.gid)
+}
+
+// callers makes the identities of those who call roles and are never called: the parent itself and the operator.
+func (p *Parent) callers(internal *pki.Authority) error {
+	for _, name := range []string{api.RoleParent, api.RoleAdmin} {
+		dir := p.layout.Role(name)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		if internal.GoodRole(filepath.Join(dir, "cert.pem"), name) {
+			continue
+		}
+		leaf, err := internal.IssueClient(name)
+		if err != nil {
+			return err
+		}
+		if err := pki.SaveIdentity(dir, leaf, internal.PEM()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// give makes a user the owner of a directory and what is in it. Links are given, never followed. What lies deeper is walked
+// only when the directory itself belonged to another: after a restore, or when the user is new.
+func give(dir string, uid, gid int) error {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	if owner(info) != uid {
+		return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			return os.Lchown(path, uid, gid)
+		})
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() {
+			if err := os.Lchown(filepath.Join(dir, e.Name()), uid, gid); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,11 @@
+//go:build unix && !linux
+
+package supervise
+
+import (
+	"syscall"
+
+	"github.com/roadstead-io/roadstead/internal/sandbox"
+)
+
+func (p *Parent) privateView(*syscall.SysProcAttr, sandbox.Plan) {}
