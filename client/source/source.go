@@ -40,6 +40,7 @@ type entry struct {
 	file string // on disk
 	info fs.FileInfo
 	link string // target of a symbolic link
+	data []byte // content, of a file that is on no disk
 }
 
 var (
@@ -118,6 +119,13 @@ func (p *Project) AddImage(service, file string) error {
 	p.Files++
 	p.Bytes += st.Size()
 	return nil
+}
+
+// AddFile puts a small file into the project that is on no disk.
+func (p *Project) AddFile(name string, content []byte) {
+	p.entries = append(p.entries, entry{name: name, data: content})
+	p.Files++
+	p.Bytes += int64(len(content))
 }
 
 type scan struct {
@@ -248,6 +256,13 @@ func (p *Project) WriteTo(w io.Writer, progress func(n int64)) error {
 }
 
 func (e entry) write(tw *tar.Writer, progress func(int64)) error {
+	if e.info == nil {
+		if err := tw.WriteHeader(&tar.Header{Name: e.name, Mode: 0o644, Typeflag: tar.TypeReg, Size: int64(len(e.data))}); err != nil {
+			return err
+		}
+		_, err := (&counting{tw, progress}).Write(e.data)
+		return err
+	}
 	h := &tar.Header{
 		Name: e.name, Mode: int64(e.info.Mode().Perm()), ModTime: e.info.ModTime().Truncate(time.Second),
 	}

@@ -103,13 +103,16 @@ func isDir(path string) bool {
 	return err == nil && st.IsDir()
 }
 
-// push packs, sends, watches. prepare, when not nil, may add images to the project.
-func (a *app) push(ctx context.Context, ref, dir string, f pushFlags, prepare func(context.Context, *source.Project) (func(), error)) error {
+// preparation adds to a project what was made elsewhere; done removes what it left on the disk.
+type preparation = func(ctx context.Context, p *source.Project, fleet *client.Fleet) (done func(), err error)
+
+// push packs, sends, watches. prepare may be nil.
+func (a *app) push(ctx context.Context, ref, dir string, f pushFlags, prepare preparation) error {
 	c, err := a.connect(ctx)
 	if err != nil {
 		return err
 	}
-	fleet, err := c.FindFleet(ctx, ref, client.Query{})
+	fleet, err := c.FindFleet(ctx, ref, client.Query{Expand: "is_for__device_type($select=id,slug;$expand=is_of__cpu_architecture($select=id,slug))"})
 	if err != nil {
 		return err
 	}
@@ -118,11 +121,11 @@ func (a *app) push(ctx context.Context, ref, dir string, f pushFlags, prepare fu
 		return err
 	}
 	if prepare != nil {
-		done, err := prepare(ctx, project)
+		done, err := prepare(ctx, project, fleet)
+		defer done()
 		if err != nil {
 			return err
 		}
-		defer done()
 	}
 	if f.dockerfile == "" {
 		if err := project.CheckBuildable(); err != nil {
