@@ -51,7 +51,7 @@ type Accounts struct {
 	hash     Hasher
 	throttle *throttle
 	verify   chan struct{} // bounds how many passwords are hashed at once
-	decoy    string        // hash that no password has; checked when a user does not exist
+	decoy    string        // hash that no known password has; checked when a user does not exist
 
 	mu      sync.Mutex // covers touched
 	touched map[touch]time.Time
@@ -78,7 +78,7 @@ func New(cfg Config) (*Accounts, error) {
 		cfg: cfg, hash: NewHasher(cfg.Pepper), throttle: newThrottle(), verify: make(chan struct{}, maxHashing),
 		touched: map[touch]time.Time{},
 	}
-	a.decoy = hashPassword(newToken(""))
+	a.decoy = decoyHash()
 	return a, nil
 }
 

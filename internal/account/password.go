@@ -64,9 +64,20 @@ func CheckPassword(password string, names ...string) error {
 
 // hashPassword gives the PHC form of a new hash.
 func hashPassword(password string) string {
-	salt := make([]byte, saltBytes)
-	_, _ = rand.Read(salt) // never fails, see crypto/rand
-	sum := argon2.IDKey([]byte(password), salt, argonTime, argonMemory, argonLanes, argonBytes)
+	salt := randomBytes(saltBytes)
+	return phc(salt, argon2.IDKey([]byte(password), salt, argonTime, argonMemory, argonLanes, argonBytes))
+}
+
+// decoyHash has the form of a hash and costs as much to check, but nobody knows a password for it.
+func decoyHash() string { return phc(randomBytes(saltBytes), randomBytes(argonBytes)) }
+
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails, see crypto/rand
+	return b
+}
+
+func phc(salt, sum []byte) string {
 	b64 := base64.RawStdEncoding
 	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonLanes,
 		b64.EncodeToString(salt), b64.EncodeToString(sum))

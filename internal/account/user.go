@@ -19,14 +19,20 @@ var userName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{1,38}[a-z0-9]$`)
 // Bootstrap makes the first user of a server, with an organization and a named key. When there is a user already, it answers
 // nil and changes nothing.
 func (a *Accounts) Bootstrap(ctx context.Context, email, username string) (*api.Admin, error) {
+	var exists bool
+	look := func(tx *db.Tx) error {
+		return tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM user)`).Scan(&exists)
+	}
+	if err := a.cfg.DB.Read(ctx, look); err != nil || exists {
+		return nil, err // before a password is hashed for nothing
+	}
 	admin := &api.Admin{Email: email, Username: username, Password: newPassword()}
 	hash, err := a.hashNew(ctx, admin.Password)
 	if err != nil {
 		return nil, err
 	}
-	var exists bool
 	err = a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
-		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM user)`).Scan(&exists); err != nil || exists {
+		if err := look(tx); err != nil || exists {
 			return err
 		}
 		id, err := insertUser(ctx, tx, email, username, hash)

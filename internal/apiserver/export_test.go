@@ -1,11 +1,15 @@
 package apiserver
 
-import "github.com/roadstead-io/roadstead/internal/odata"
+import (
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/odata"
+)
 
 // RouteInfo is what the tests know of a route.
 type RouteInfo struct {
 	Method, Path string
 	Internal     bool
+	Who          []access.Kind
 }
 
 // Routes lists every route of the role.
@@ -13,7 +17,7 @@ func Routes() []RouteInfo {
 	s := &Server{engine: &odata.Engine{}}
 	var all []RouteInfo
 	for _, rt := range s.list() {
-		all = append(all, RouteInfo{Method: rt.method, Path: rt.path, Internal: len(rt.roles) > 0})
+		all = append(all, RouteInfo{Method: rt.method, Path: rt.path, Internal: len(rt.roles) > 0, Who: rt.who})
 	}
 	return all
 }

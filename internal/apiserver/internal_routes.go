@@ -49,6 +49,14 @@ func (s *Server) setPassword(w http.ResponseWriter, r *http.Request) error {
 	return web.WriteJSON(w, http.StatusOK, made)
 }
 
+// check reads the whole database and says whether its file is whole: 200, or 503 with what is wrong.
+func (s *Server) check(w http.ResponseWriter, r *http.Request) error {
+	if err := s.db.Check(r.Context()); err != nil {
+		return web.WriteJSON(w, http.StatusServiceUnavailable, err.Error())
+	}
+	return web.WriteJSON(w, http.StatusOK, "ok")
+}
+
 // backup streams a consistent copy of the database. The length comes first, so that a cut copy is seen to be one.
 func (s *Server) backup(w http.ResponseWriter, r *http.Request) error {
 	dir, err := os.MkdirTemp(s.cfg.Dir, "backup-")
