@@ -11,7 +11,7 @@ import (
 )
 
 // maxTables bounds how many tables one statement may open, those of access rules included.
-const maxTables = 1500
+const maxTables = 500
 
 // compiler makes one SQL statement. It carries the bound values and whose rules apply.
 type compiler struct {

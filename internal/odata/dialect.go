@@ -27,6 +27,8 @@ type dialect struct {
 	position func(a, b string) string
 	// datePart takes a part (year, month …) out of a stored date.
 	datePart func(part, date string) string
+	// blocks counts the references of a bound table's bound column that keep the rows they point to from being deleted.
+	blocks string
 	// ascending and descending order nulls last when ascending, as the reference server's database does.
 	ascending, descending string
 }
@@ -55,6 +57,7 @@ var sqlite = dialect{
 		format := map[string]string{"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}[part]
 		return "CAST(strftime('" + format + "'," + date + ") AS INTEGER)"
 	},
+	blocks:    `SELECT count(*) FROM pragma_foreign_key_list(?1) WHERE "from" = ?2 AND on_delete IN ('NO ACTION', 'RESTRICT')`,
 	ascending: " ASC NULLS LAST", descending: " DESC NULLS FIRST",
 }
 

@@ -154,14 +154,7 @@ func (e *Engine) Query(ctx context.Context, tx *db.Tx, caller access.Caller, pat
 	path, query, _ := strings.Cut(pathAndQuery, "?")
 	req, err := parseRequest(e.lim, "", path, query)
 	if err != nil {
-		return nil, fmt.Errorf("odata: query %s: %w", req.name(), err)
+		return nil, fmt.Errorf("odata: query: %w", err)
 	}
 	return e.read(ctx, tx, caller, req)
-}
-
-func (r *request) name() string {
-	if r == nil {
-		return ""
-	}
-	return r.resource
 }

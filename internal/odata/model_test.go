@@ -53,7 +53,7 @@ CREATE TABLE service_environment_variable (id INTEGER PRIMARY KEY, service INTEG
 CREATE TABLE service_install (id INTEGER PRIMARY KEY, device INTEGER NOT NULL REFERENCES device(id) ON DELETE CASCADE,
   installs__service INTEGER NOT NULL REFERENCES service(id));
 CREATE TABLE device_service_environment_variable (id INTEGER PRIMARY KEY,
-  service_install INTEGER NOT NULL REFERENCES service_install(id), name TEXT NOT NULL, value TEXT NOT NULL);
+  service_install INTEGER NOT NULL REFERENCES service_install(id) ON DELETE CASCADE, name TEXT NOT NULL, value TEXT NOT NULL);
 CREATE TABLE release (id INTEGER PRIMARY KEY, created_at TEXT NOT NULL, belongs_to__application INTEGER NOT NULL REFERENCES application(id),
   "commit" TEXT NOT NULL, status TEXT NOT NULL, composition TEXT NOT NULL DEFAULT '{}', is_final INTEGER NOT NULL DEFAULT 1,
   is_invalidated INTEGER NOT NULL DEFAULT 0, is_passing_tests INTEGER NOT NULL DEFAULT 1, end_timestamp TEXT, build_log TEXT,
@@ -129,7 +129,9 @@ func date(name string) odata.Column { return odata.Column{Name: name, Type: odat
 
 func yesNo(name string) odata.Column { return odata.Column{Name: name, Type: odata.Boolean} }
 
-func number(name string) odata.Column { return odata.Column{Name: name, Type: odata.Integer, Null: true} }
+func number(name string) odata.Column {
+	return odata.Column{Name: name, Type: odata.Integer, Null: true}
+}
 
 func orNull(c odata.Column) odata.Column { c.Null = true; return c }
 
@@ -174,7 +176,7 @@ func testModel() odata.Model {
 			yesNo("is_public"), yesNo("is_host"), yesNo("is_archived"), number("actor"), key("organization", "organization", "is_of__application"),
 			key("is_for__device_type", "device_type", "is_default_for__application"),
 			orNull(key("should_be_running__release", "release", "should_be_running_on__application"))},
-			Keys: [][]string{{"slug"}, {"uuid"}, {"organization", "app_name"}},
+			Keys:       [][]string{{"slug"}, {"uuid"}, {"organization", "app_name"}},
 			UniqueText: map[string]string{"app_name,organization": `"app_name" and "organization" must be unique.`},
 			Actions:    map[string]map[access.Kind]string{"ssh": {access.User: mineByOrg}},
 			Rules: map[access.Kind]odata.Rule{

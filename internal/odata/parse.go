@@ -111,7 +111,7 @@ func echo(s string) string {
 
 // Quote makes an OData text literal of a value, percent-encoded for use inside a URL's path or query.
 func Quote(value string) string {
-	return "'" + strings.ReplaceAll(url.PathEscape(strings.ReplaceAll(value, "'", "''")), "%27", "'") + "'"
+	return "'" + strings.ReplaceAll(url.QueryEscape(strings.ReplaceAll(value, "'", "''")), "+", "%20") + "'"
 }
 
 func (p *parser) start(text string) error {

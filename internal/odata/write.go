@@ -380,10 +380,10 @@ func (w *writer) referencedBy(op Op, ids []int64) string {
 	for _, r := range w.e.schema.resources {
 		for _, def := range r.Columns {
 			col := r.columns[def.Name]
-			if col.target != w.r || col.sql != nil {
+			n := 0
+			if col.target != w.r || w.tx.QueryRowContext(w.ctx, w.d.blocks, r.table[1:len(r.table)-1], col.Name).Scan(&n) != nil || n == 0 {
 				continue
 			}
-			n := 0
 			text := "SELECT EXISTS (SELECT 1 FROM " + r.table + " WHERE " + quoteName(col.Name) + " IN " + w.d.idsIn(w.d.placeholder(1)) + ")"
 			if w.tx.QueryRowContext(w.ctx, text, idList(ids)).Scan(&n) == nil && n == 1 {
 				return r.Name

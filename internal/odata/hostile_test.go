@@ -1,0 +1,136 @@
+package odata_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/roadstead-io/roadstead/internal/odata"
+)
+
+// TestHostile: whatever comes in, the answer is a plain refusal, never a crash, a 500 or a long wait.
+func TestHostile(t *testing.T) {
+	s := newServer(t)
+	nested := func(n int, open, middle, end string) string {
+		return strings.Repeat(open, n) + middle + strings.Repeat(end, n)
+	}
+	chain := func(n int, term, op string) string { return term + strings.Repeat(op+term, n-1) }
+	list := make([]string, 501)
+	for i := range list {
+		list[i] = fmt.Sprint(i)
+	}
+	for _, c := range []struct {
+		name, url string
+		want      int
+	}{
+		{"ten thousand parentheses", "device?$filter=" + nested(7000, "(", "1 eq 1", ")"), 400},
+		{"too many parentheses", "device?$filter=" + nested(33, "(", "1 eq 1", ")"), 400},
+		{"as many as allowed", "device?$filter=" + nested(31, "(", "1 eq 1", ")"), 200},
+		{"not not not", "device?$filter=" + strings.Repeat("not ", 100) + "true", 400},
+		{"minus minus", "device?$filter=id eq " + strings.Repeat("-(", 60) + "1" + strings.Repeat(")", 60), 400},
+		{"nested functions", "device?$filter=" + nested(100, "tolower(", "uuid", ")") + " eq 'a'", 400},
+		{"functions as allowed", "device?$filter=" + nested(15, "tolower(", "uuid", ")") + " eq 'a'", 200},
+		{"a long or", "device?$filter=" + chain(990, "id+eq+1", "+or+"), 200},
+		{"a longer or", "device?$filter=" + chain(1100, "id+eq+1", "+or+"), 400},
+		{"a long sum", "device?$filter=id eq " + chain(100, "1", " add "), 400},
+		{"a sum as allowed", "device?$filter=id eq " + chain(32, "1", " add "), 200},
+		{"in of 500", "device?$select=id&$filter=id in (" + strings.Join(list[:500], ",") + ")", 200},
+		{"in of 501", "device?$filter=id in (" + strings.Join(list, ",") + ")", 400},
+		{"lambdas", "device?$filter=" + nested(9, "belongs_to__application/any(a:a/owns__device/any(d:d/", "id eq 1", "))"), 400},
+		{"lambdas as allowed", "device?$select=id&$filter=" + lambdas(8), 200},
+		{"lambdas too many", "device?$select=id&$filter=" + lambdas(9), 400},
+		{"path", "device?$filter=" + strings.Repeat("belongs_to__application/", 9) + "id eq 1", 400},
+		{"expands in depth", "device?$expand=" + expands(40), 400},
+		{"expands as allowed", "device?$select=id&$expand=" + expands(8), 200},
+		{"expands in width", "device?$expand=" + chain(41, "device_tag", ","), 400},
+		{"many tables", "device?$select=id&$filter=" + chain(300, "belongs_to__application/id+eq+1", "+or+"), 400},
+		{"a megabyte", "device?$filter=uuid eq '" + strings.Repeat("x", 1<<20) + "'", 400},
+		{"a megabyte of path", strings.Repeat("x", 1<<20), 400},
+		{"select of many", "device?$select=" + chain(1900, "id", ","), 200},
+		{"order of many", "device?$orderby=" + chain(17, "id asc", ","), 400},
+		{"aliases", "device?" + aliases(50), 400},
+		{"top", "device?$top=2147483647", 400},
+		{"beyond 53 bits", "device?$filter=id eq 9007199254740993", 200},
+		{"beyond 64 bits", "device?$filter=id eq 18446744073709551616", 400},
+		{"key beyond 32 bits", "device(9007199254740993)", 400},
+		{"zero byte", "device(uuid='%00')", 400},
+		{"zero byte in a name", "dev%00ice", 400},
+		{"not UTF-8", "device(uuid='%ff')", 400},
+		{"sql in a text", "device?$select=id&$filter=uuid eq 'x'' OR 1=1 --'", 200},
+		{"sql in a name", `device?$select=id"x`, 400},
+		{"sql comment", "device?$filter=id eq 1 --", 400},
+		{"semicolon", "device?$filter=id eq 1; DROP TABLE device", 400},
+		{"backslash", `device?$filter=uuid eq '\'`, 200},
+		{"dots", "../device", 400},
+		{"encoded dots", "%2e%2e/device", 400},
+		{"nothing", "", 400},
+		{"only a query", "?$top=1", 400},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := s.do(bob, "GET", "/v7/"+c.url, "")
+			if a.status != c.want {
+				t.Errorf("got %d %.300s, want %d", a.status, a.body, c.want)
+			}
+			if len(a.body) > 4096 && a.status != http.StatusOK {
+				t.Errorf("the refusal is %d bytes long", len(a.body))
+			}
+		})
+	}
+	if a := s.do(bob, "GET", "/v7/device?$select=id&$filter=uuid eq 'x'' OR 1=1 --'", ""); a.body != `{"d":[]}` {
+		t.Errorf("SQL in a text: got %s", a.body)
+	}
+	if a := s.do(bob, "POST", "/v7/device", strings.Repeat(`{"a":`, 200_000)); a.status != http.StatusRequestEntityTooLarge && a.status != http.StatusBadRequest {
+		t.Errorf("deep JSON: got %d %.100s", a.status, a.body)
+	}
+	if a := s.do(bob, "PATCH", "/v7/device(200)", `{"note":`+strings.Repeat("[", 100_000)+strings.Repeat("]", 100_000)+`}`); a.status != http.StatusBadRequest {
+		t.Errorf("deep value: got %d %.100s", a.status, a.body)
+	}
+}
+
+// lambdas nests n of them.
+func lambdas(n int) string {
+	if n == 0 {
+		return "1 eq 1"
+	}
+	nav := "belongs_to__application"
+	if n%2 == 1 {
+		nav = "owns__device"
+	}
+	v := fmt.Sprintf("v%d", n)
+	inner := lambdas(n - 1)
+	if n > 1 {
+		inner = v + "/" + inner
+	}
+	return nav + "/any(" + v + ":" + inner + ")"
+}
+
+func expands(n int) string {
+	nav := "belongs_to__application"
+	if n%2 == 1 {
+		nav = "owns__device"
+	}
+	if n == 1 {
+		return nav + "($select=id)"
+	}
+	return nav + "($select=id;$expand=" + expands(n-1) + ")"
+}
+
+func aliases(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "&@a%d=1", i)
+	}
+	return b.String()
+}
+
+// TestAnswerLimits: an answer beyond the limits is refused, not cut.
+func TestAnswerLimits(t *testing.T) {
+	s := newServer(t, func(c *odata.Config) { c.Limits = odata.Limits{Top: 2, Answer: 60} })
+	check(t, s, []exchange{
+		{bob, "GET", "device?$select=id", "", 400, `"the answer has more than 2 rows; ask for pages with $top and $skip"`},
+		{bob, "GET", "device?$select=id&$top=2", "", 200, `{"d":[{"id":200},{"id":201}]}`},
+		{bob, "GET", "device?$top=1", "", 400, `"the answer is larger than 60 bytes; ask for pages with $top and $skip"`},
+		{bob, "PATCH", "device?$filter=true", `{"note":"x"}`, 400, `"the request would update more than 2 rows"`},
+	})
+}
