@@ -35,7 +35,7 @@ type Config struct {
 	Dir string `json:"dir"`
 	// Site is the public name and port.
 	Site api.Site `json:"site"`
-	// Peers says where the other roles listen: role → "127.0.0.1:port".
+	// Peers says where the other roles listen: role → "127.0.0.1:port". A role that is not there has no public name.
 	Peers map[string]string `json:"peers"`
 }
 
@@ -47,10 +47,8 @@ func (c Config) Validate() error {
 	case c.Site.Domain == "":
 		return errors.New("site.domain: is empty")
 	}
-	for _, role := range []string{api.RoleAPI, api.RoleRegistry, api.RoleBuilder} {
-		if c.Peers[role] == "" {
-			return fmt.Errorf("peers.%s: is empty", role)
-		}
+	if c.Peers[api.RoleAPI] == "" {
+		return errors.New("peers.api: is empty")
 	}
 	return nil
 }
@@ -81,10 +79,12 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	s := &Server{cfg: cfg, log: log, id: id, public: public}
 	s.hosts = map[string]http.Handler{
 		"":          http.RedirectHandler(cfg.Site.URL("dashboard")+"/", http.StatusTemporaryRedirect),
-		"api":       s.proxy(api.RoleAPI),
-		"registry2": s.proxy(api.RoleRegistry),
-		"builder":   s.proxy(api.RoleBuilder),
 		"dashboard": http.HandlerFunc(s.welcome),
+	}
+	for label, role := range map[string]string{"api": api.RoleAPI, "registry2": api.RoleRegistry, "builder": api.RoleBuilder} {
+		if cfg.Peers[role] != "" {
+			s.hosts[label] = s.proxy(role)
+		}
 	}
 	var names []string
 	for label := range s.hosts {

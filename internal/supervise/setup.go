@@ -149,7 +149,9 @@ func (p *Parent) furnish(c *child, internal, public *pki.Authority, peers map[st
 	}
 	env := Env{Dir: dir, Site: p.site, Peers: map[string]string{}, Layout: p.layout}
 	for _, name := range c.role.Needs {
-		env.Peers[name] = peers[name]
+		if addr := peers[name]; addr != "" {
+			env.Peers[name] = addr
+		}
 	}
 	data, err := json.MarshalIndent(c.role.Config(env), "", "  ")
 	if err != nil {
