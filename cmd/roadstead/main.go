@@ -9,6 +9,12 @@ import (
 	"syscall"
 )
 
+// Set by the linker, see Makefile.
+var (
+	version = "dev"
+	built   = ""
+)
+
 func main() { os.Exit(run()) }
 
 // run is main for tests: scripts start it as a program of its own.

@@ -96,7 +96,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
   roadstead device init hello -o config.json
   roadstead device list -o json`,
 		SilenceErrors: true, SilenceUsage: true,
-		Version: version(),
+		Version: version,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			if a.output != "table" && a.output != "json" {
 				return usagef("--output is %q; it can be table or json", a.output)
@@ -163,7 +163,7 @@ func (a *app) server(saved *settings) (string, error) {
 }
 
 func (a *app) clientFor(address, token string, saved *settings) (*client.Client, error) {
-	cfg := client.Config{URL: address, Token: token, UserAgent: "roadstead/" + version()}
+	cfg := client.Config{URL: address, Token: token, UserAgent: "roadstead/" + version}
 	switch file := os.Getenv("SSL_CERT_FILE"); {
 	case file != "":
 		pem, err := os.ReadFile(file)

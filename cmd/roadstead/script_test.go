@@ -1,0 +1,155 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/roadstead-io/roadstead/internal/fleettest"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"roadstead": func() { os.Exit(run()) }})
+}
+
+// TestOffline runs the scripts that need no server.
+func TestOffline(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/offline",
+		Setup: func(env *testscript.Env) error {
+			home(env)
+			return nil
+		},
+	})
+}
+
+// TestScript runs the user stories against a real server. They share it, and are told apart by the names they use: $FLEET and
+// $UNIQUE are different in each.
+func TestScript(t *testing.T) {
+	srv := fleettest.NewServerWith(t, fleettest.Options{Args: buildArgs()})
+	var n sync.Mutex
+	story := 0
+	testscript.Run(t, testscript.Params{
+		Dir:      "testdata/script",
+		Deadline: time.Now().Add(8 * time.Minute),
+		Setup: func(env *testscript.Env) error {
+			n.Lock()
+			story++
+			unique := "s" + strconv.Itoa(story)
+			n.Unlock()
+			home(env)
+			for k, v := range srv.Env() {
+				env.Setenv(k, v)
+			}
+			env.Setenv("UNIQUE", unique)
+			env.Setenv("FLEET", "fleet-"+unique)
+			env.Setenv("DOMAIN", srv.Domain)
+			env.Setenv("ADDR", srv.Addr)
+			env.Setenv("ADMIN_EMAIL", srv.Admin.Email)
+			env.Setenv("ADMIN_USER", srv.Admin.Username)
+			env.Setenv("ADMIN_PASSWORD", srv.Admin.Password)
+			env.Setenv("ADMIN_KEY", srv.Admin.APIKey)
+			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "builder" {
+				return os.Getenv("ROADSTEAD_BUILDKITD") != "" && os.Getenv("ROADSTEAD_BASE_BUSYBOX") != "", nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"field": field, "retry": retry, "perm": perm,
+		},
+	})
+}
+
+// buildArgs makes the server build, where the parts that it takes are given.
+func buildArgs() []string {
+	if d := os.Getenv("ROADSTEAD_BUILDKITD"); d != "" {
+		return []string{"--buildkitd", d}
+	}
+	return nil
+}
+
+func home(env *testscript.Env) {
+	dir := filepath.Join(env.WorkDir, "home")
+	env.Setenv("HOME", dir)
+	env.Setenv("XDG_CONFIG_HOME", filepath.Join(dir, ".config"))
+	env.Setenv("NO_COLOR", "1")
+	env.Setenv("TZ", "UTC")
+}
+
+// field reads a value out of the JSON that the last command printed, or that a file holds: field NAME PATH [FILE], with a path
+// such as 0.uuid or services.1.name.
+func field(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 || len(args) > 3 || neg {
+		ts.Fatalf("usage: field NAME PATH [FILE]")
+	}
+	file := "stdout"
+	if len(args) == 3 {
+		file = args[2]
+	}
+	var value any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(file)), &value))
+	for _, step := range strings.Split(args[1], ".") {
+		switch v := value.(type) {
+		case map[string]any:
+			value = v[step]
+		case []any:
+			i, err := strconv.Atoi(step)
+			if err != nil || i >= len(v) {
+				ts.Fatalf("field %s: there is no %q in a list of %d", args[1], step, len(v))
+			}
+			value = v[i]
+		default:
+			ts.Fatalf("field %s: %v has no %q", args[1], v, step)
+		}
+	}
+	text, ok := value.(string)
+	if !ok {
+		data, err := json.Marshal(value)
+		ts.Check(err)
+		text = string(data)
+	}
+	ts.Setenv(args[0], text)
+}
+
+// retry runs a command again until it succeeds: retry SECONDS COMMAND ARGS...
+func retry(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: [!] retry SECONDS COMMAND ARGS...")
+	}
+	seconds, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	end := time.Now().Add(time.Duration(seconds) * time.Second)
+	for {
+		err := ts.Exec(args[1], args[2:]...)
+		if (err == nil) != neg {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("still not so after %d s: %v", seconds, err)
+		}
+		<-time.After(100 * time.Millisecond)
+	}
+}
+
+// perm checks a file's mode: perm 0600 FILE.
+func perm(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 || neg {
+		ts.Fatalf("usage: perm MODE FILE")
+	}
+	st, err := os.Stat(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%04o", st.Mode().Perm()); got != args[0] {
+		ts.Fatalf("%s: mode %s, want %s", args[1], got, args[0])
+	}
+}

@@ -1,0 +1,61 @@
+package fleettest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+)
+
+// programs remembers, for the life of the test process, what was built.
+var programs struct {
+	sync.Mutex
+	built map[string]string
+}
+
+// Program gives the path of one of our programs. ROADSTEAD_BIN names a directory where `make build` has put them; otherwise it
+// is built, once a test process.
+func Program(t testing.TB, name string) string {
+	t.Helper()
+	if dir := os.Getenv("ROADSTEAD_BIN"); dir != "" {
+		file := filepath.Join(dir, name)
+		if _, err := os.Stat(file); err != nil {
+			t.Fatalf("ROADSTEAD_BIN: %v", err)
+		}
+		return file
+	}
+	programs.Lock()
+	defer programs.Unlock()
+	if file, ok := programs.built[name]; ok {
+		return file
+	}
+	file := filepath.Join(Root(), "bin", "test", name)
+	unlock, err := lock("build")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	// Built under another name and renamed: the old file may be running for another package's tests.
+	cmd := exec.Command("go", "build", "-trimpath", "-o", file+".new", "./cmd/"+name)
+	cmd.Dir = Root()
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build ./cmd/%s: %v\n%s", name, err, out)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		t.Fatal(err)
+	}
+	if programs.built == nil {
+		programs.built = map[string]string{}
+	}
+	programs.built[name] = file
+	return file
+}
+
+// Root is the top of the checkout.
+func Root() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..")
+}
