@@ -227,6 +227,16 @@ func checkPin(ctx context.Context, tx *db.Tx, id int64) error {
 	return nil
 }
 
+// Pinned says whether a device is pinned to one of some releases.
+func Pinned(ctx context.Context, tx *db.Tx, releases []int64) (bool, error) {
+	for _, id := range releases {
+		if ok, err := found(tx.QueryRowContext(ctx, `SELECT 1 FROM device WHERE is_pinned_on__release = ? LIMIT 1`, id)); ok || err != nil {
+			return ok, err
+		}
+	}
+	return false, nil
+}
+
 // checkArch refuses a device in a fleet whose images it could not run.
 func checkArch(ctx context.Context, tx *db.Tx, fleetID, deviceType int64) error {
 	var runs, built string

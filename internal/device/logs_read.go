@@ -61,7 +61,7 @@ func logLine(e bus.Entry) (line api.LogLine, err error) {
 
 // LogFollower gives lines of a device's log and then every new one, for as long as the caller may read them.
 type LogFollower struct {
-	ctx  context.Context //nolint:containedctx // ends with the right to read, which the handler must hear of
+	ctx  context.Context // ends with the right to read, which the handler must hear of
 	done func()
 	f    *bus.Follower
 	next *api.LogLine // to be given before anything else

@@ -32,7 +32,7 @@ const (
 type LogWriter struct {
 	d    *Devices
 	key  string
-	ctx  context.Context //nolint:containedctx // ends with the right to write, which the handler must hear of
+	ctx  context.Context // ends with the right to write, which the handler must hear of
 	done func()
 	w    logWriter
 }

@@ -72,7 +72,7 @@ func (d *Devices) Report(ctx context.Context, by access.Caller, body []byte, add
 	if err != nil {
 		return fmt.Errorf("report of %s: %w", uuid, err)
 	}
-	d.Heard(ctx, Target{device: by.Device, interval: p.interval, wasOnline: p.online})
+	d.Heard(ctx, Target{device: by.Device, at: p.at, interval: p.interval, wasOnline: p.online})
 	return nil
 }
 
@@ -126,7 +126,7 @@ func readReport(raw json.RawMessage) (*report, error) {
 
 func readColumn(raw json.RawMessage, name string, number bool, maxLen int) (any, error) {
 	if string(raw) == "null" {
-		return nil, nil //nolint:nilnil // null is a value here
+		return nil, nil // null is a value here
 	}
 	if !number {
 		var s string
@@ -197,6 +197,7 @@ func (r *report) readApps(raw json.RawMessage) error {
 // plan is what a report changes.
 type plan struct {
 	device   int64
+	at       time.Time
 	online   bool
 	interval time.Duration
 	set      map[string]any // columns of the device
@@ -209,7 +210,7 @@ func (p *plan) empty() bool { return len(p.set) == 0 && len(p.install) == 0 && l
 // planReport compares a report with what is known. It refuses what is not the caller's own.
 func planReport(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID, r *report) (*plan, error) {
 	names := slices.Sorted(maps.Keys(r.columns))
-	p := &plan{set: map[string]any{}}
+	p := &plan{at: tx.Now, set: map[string]any{}}
 	var fleetID int64
 	var fleetUUID string
 	var seen, due, metricsAt, update sql.NullString

@@ -32,6 +32,7 @@ type Target struct {
 	State api.TargetState // nil: the asker already has the state of that ETag
 
 	device    int64
+	at        time.Time
 	interval  time.Duration // how often the device polls; 0: unknown
 	wasOnline bool
 }
@@ -49,7 +50,7 @@ func (d *Devices) Target(ctx context.Context, tx *db.Tx, by access.Caller, uuid 
 	if err := maySee(ctx, tx, by, row.device, row.fleet); err != nil {
 		return t, err
 	}
-	t = Target{ETag: d.etag(row), device: row.device, interval: row.interval, wasOnline: row.online}
+	t = Target{ETag: d.etag(row), device: row.device, at: tx.Now, interval: row.interval, wasOnline: row.online}
 	if holdsTag(known, t.ETag) {
 		return t, nil
 	}
@@ -76,7 +77,7 @@ func (d *Devices) Heard(ctx context.Context, t Target) {
 	if t.interval <= 0 {
 		t.interval = d.cfg.PollInterval
 	}
-	d.hearts.beat(ctx, t.device, beat{at: time.Now(), interval: t.interval}, t.wasOnline)
+	d.hearts.beat(ctx, t.device, beat{at: t.at, interval: t.interval}, t.wasOnline)
 }
 
 // unseen is the answer to whoever asks for a device that is not there, or not for them: a device key names just one device, so
