@@ -14,6 +14,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/apiserver"
+	"github.com/roadstead-io/roadstead/internal/builder"
 	"github.com/roadstead-io/roadstead/internal/builder/worker"
 	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/edge"
@@ -47,6 +48,7 @@ var starts = map[string]start{
 	api.RoleAPI:      serve(apiserver.New),
 	api.RoleSigner:   serve(signer.New),
 	api.RoleRegistry: serve(registry.New),
+	api.RoleBuilder:  serve(builder.New),
 	roleBuildkit:     runBuildkit,
 }
 
@@ -141,6 +143,13 @@ func roles(f upFlags) []supervise.Role {
 		{
 			Name: roleBuildkit, Quiet: true, Optional: true, Setuid: true, PrepareUser: worker.Prepare,
 			Config: func(e supervise.Env) any { return worker.Config{Dir: e.Dir, Buildkitd: f.buildkitd} },
+		},
+		{
+			Name: api.RoleBuilder, Needs: []string{api.RoleAPI, api.RoleSigner, api.RoleRegistry}, InGroupOf: []string{roleBuildkit},
+			Config: func(e supervise.Env) any {
+				return builder.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers, Bases: e.Layout.Bases(),
+					BuildKit: worker.Config{Dir: e.Layout.Role(roleBuildkit)}.Address()}
+			},
 		},
 		{
 			Name: roleEdge, Public: true, Needs: []string{api.RoleAPI, api.RoleRegistry, api.RoleBuilder},

@@ -67,6 +67,11 @@ func up(cmd *cobra.Command, f upFlags) error {
 	if err != nil {
 		return err
 	}
+	if f.buildkitd != "" {
+		if f.buildkitd, err = filepath.Abs(f.buildkitd); err != nil {
+			return err
+		}
+	}
 	cfg := supervise.Config{
 		Dir: f.data, Domain: f.domain, Listen: f.listen, Roles: roles(f), Log: log.With("role", "parent"), Stderr: os.Stderr,
 		Args: []string{"--log-format", f.logFormat}, Env: childEnv(),
@@ -86,11 +91,7 @@ func up(cmd *cobra.Command, f upFlags) error {
 	}
 	cfg.Show = []string{filepath.Dir(cfg.Exe)}
 	if f.buildkitd != "" {
-		path, err := filepath.Abs(f.buildkitd)
-		if err != nil {
-			return err
-		}
-		cfg.Show = append(cfg.Show, filepath.Dir(path))
+		cfg.Show = append(cfg.Show, filepath.Dir(f.buildkitd))
 	}
 	p, err := supervise.New(cfg)
 	if err != nil {

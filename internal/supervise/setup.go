@@ -28,7 +28,7 @@ func (p *Parent) claim() error {
 		return err
 	}
 	for dir, mode := range map[string]fs.FileMode{
-		string(l): 0o711, l.path("roles"): 0o711, l.Run(): 0o700, l.path("pki"): 0o700, l.Bases(): 0o755,
+		string(l): 0o711, l.Path("roles"): 0o711, l.Run(): 0o700, l.Path("pki"): 0o700, l.Bases(): 0o755,
 	} {
 		if err := os.MkdirAll(dir, mode); err != nil {
 			return fmt.Errorf("the data directory cannot be written: %w", err)
