@@ -1,0 +1,166 @@
+package builder
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/base"
+	"github.com/roadstead-io/roadstead/internal/builder/source"
+)
+
+// aside is what came with the source but is not part of it: it must never end up in an image.
+type aside struct {
+	archives map[string]string // by service: an image that was built elsewhere
+	secrets  map[string]secret // by registry host: what its base images are pulled with
+}
+
+// secret is one entry of .balena/registry-secrets.json, as balena's client sends it.
+type secret struct {
+	Username string `json:"username"`
+	Password string `json:"password"`
+}
+
+const (
+	imagesDir   = ".roadstead/images"
+	secretsFile = ".balena/registry-secrets.json"
+	maxSecrets  = 64 << 10
+)
+
+func (a *aside) has(service string) bool { return a.archives[service] != "" }
+
+// takeAside moves images built elsewhere and registry secrets out of the source.
+func (b *build) takeAside() (*aside, error) {
+	a := &aside{archives: map[string]string{}}
+	root, err := os.OpenRoot(b.source())
+	if err != nil {
+		return nil, fmt.Errorf("open the source: %w", err)
+	}
+	defer root.Close()
+	if a.secrets, err = takeSecrets(root); err != nil {
+		return nil, err
+	}
+	info, err := root.Lstat(imagesDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return a, nil
+	}
+	if err != nil || !info.IsDir() {
+		return nil, api.Errorf(api.Invalid, "%s must be a directory", imagesDir)
+	}
+	// Every part of the path is a real directory: nothing can be unpacked below a link, and Lstat followed none at the end.
+	if info, err := root.Lstat(".roadstead"); err != nil || !info.IsDir() {
+		return nil, api.Errorf(api.Invalid, "%s must be a directory", imagesDir)
+	}
+	moved := filepath.Join(b.dir, "images")
+	if err := os.Rename(filepath.Join(b.source(), imagesDir), moved); err != nil {
+		return nil, fmt.Errorf("take the images aside: %w", err)
+	}
+	entries, err := os.ReadDir(moved)
+	if err != nil {
+		return nil, fmt.Errorf("take the images aside: %w", err)
+	}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".tar")
+		if !ok || !e.Type().IsRegular() {
+			return nil, api.Errorf(api.Invalid, "%s/%s: expected archives named SERVICE.tar", imagesDir, e.Name())
+		}
+		a.archives[name] = filepath.Join(moved, e.Name())
+	}
+	return a, nil
+}
+
+func takeSecrets(root *os.Root) (map[string]secret, error) {
+	f, err := root.Open(secretsFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, api.Errorf(api.Invalid, "%s cannot be read", secretsFile)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxSecrets+1))
+	if err != nil || len(text) > maxSecrets {
+		return nil, api.Errorf(api.Invalid, "%s cannot be read, or is larger than %d bytes", secretsFile, maxSecrets)
+	}
+	var secrets map[string]secret
+	if err := json.Unmarshal(text, &secrets); err != nil {
+		return nil, api.Errorf(api.Invalid, "%s is not an object of registry hosts", secretsFile)
+	}
+	if err := root.Remove(secretsFile); err != nil {
+		return nil, fmt.Errorf("take the registry secrets aside: %w", err)
+	}
+	return secrets, nil
+}
+
+// fromArchive reads an image that was built elsewhere: what `docker save` writes, or an OCI layout in a tar.
+func (b *build) fromArchive(service, file string) (v1.Image, error) {
+	bad := func(err error) error {
+		return api.Errorf(api.Invalid, "the image archive of service %s cannot be used: %v", service, err)
+	}
+	opener := func() (io.ReadCloser, error) {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, err
+		}
+		plain, err := source.Decompress(f)
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		return struct {
+			io.Reader
+			io.Closer
+		}{plain, f}, nil
+	}
+	img, err := tarball.Image(opener, nil)
+	if err != nil {
+		dockerErr := err
+		if img, err = b.fromLayout(service, opener); err != nil {
+			return nil, bad(errors.Join(err, dockerErr))
+		}
+	}
+	cfg, err := img.ConfigFile()
+	if err != nil {
+		return nil, bad(err)
+	}
+	want := b.platform()
+	if cfg.OS != want.OS || cfg.Architecture != want.Architecture {
+		return nil, api.Errorf(api.Invalid, "the image of service %s is for %s/%s, but the fleet's devices are %s", service,
+			cfg.OS, cfg.Architecture, want.String())
+	}
+	return img, nil
+}
+
+func (b *build) fromLayout(service string, opener func() (io.ReadCloser, error)) (v1.Image, error) {
+	r, err := opener()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	dir := filepath.Join(b.dir, "layout-"+service)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if _, err := source.Extract(dir, r, b.s.sourceLimits()); err != nil {
+		return nil, err
+	}
+	return base.FromLayout(dir, b.platform())
+}
+
+// platform is what the fleet's devices run.
+func (b *build) platform() v1.Platform {
+	p, err := base.PlatformOf(b.info.Fleet.Arch)
+	if err != nil {
+		// The api role knows the architectures; one that we do not is built as it is named.
+		return v1.Platform{OS: "linux", Architecture: b.info.Fleet.Arch}
+	}
+	return p
+}

@@ -1,0 +1,389 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/moby/buildkit/client"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/compose"
+	"github.com/roadstead-io/roadstead/internal/builder/source"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
+// build is one release in the making.
+type build struct {
+	s        *Server
+	opt      options
+	info     api.Build
+	dir      string // private, removed at the end
+	log      logbook
+	stream   *stream // nil for a detached build
+	detachFn func() bool
+
+	ctx    context.Context // ends with the build, the role, or the wish of the pusher
+	cancel context.CancelCauseFunc
+	heart  sync.WaitGroup // the heartbeat
+	still  chan struct{}  // closed to stop it
+
+	resultMu sync.Mutex // covers results
+	results  []api.BuildImageResult
+}
+
+const (
+	heartbeatEvery = 5 * time.Second
+	keepAliveEvery = 30 * time.Second
+	finishTime     = 15 * time.Minute // for an api role that is away
+	finishGrace    = 3 * time.Second  // the same, when this role is stopping
+)
+
+func (s *Server) newBuild(r *http.Request, opt options, info api.Build) (*build, error) {
+	dir, err := os.MkdirTemp(filepath.Join(s.cfg.Dir, workDir), fmt.Sprintf("%d-", info.ID))
+	if err != nil {
+		return nil, fmt.Errorf("make room for build %d: %w", info.ID, err)
+	}
+	b := &build{s: s, opt: opt, info: info, dir: dir, still: make(chan struct{})}
+	ctx := web.WithRequestID(s.life, web.RequestID(r.Context()))
+	b.ctx, b.cancel = context.WithCancelCause(ctx)
+	b.attach(r.Context())
+	b.heart.Go(b.beat)
+	return b, nil
+}
+
+// beat tells the api role that the build lives, and stops the build when it is not wanted any more. An api role that does not
+// answer is no reason to stop: it may be back in a moment.
+func (b *build) beat() {
+	t := time.NewTicker(heartbeatEvery)
+	defer t.Stop()
+	alive := time.NewTicker(keepAliveEvery)
+	defer alive.Stop()
+	for {
+		select {
+		case <-b.still:
+			return
+		case <-alive.C:
+			if b.stream != nil && !b.stream.beat() {
+				b.cancel(errGone)
+			}
+		case <-t.C:
+			now, err := b.s.heartbeat(context.WithoutCancel(b.ctx), b.info.ID)
+			switch {
+			case err == nil && now.Status == api.StatusInterrupted:
+				b.cancel(errors.New("the build was given up: the server did not hear of it for too long; push again"))
+			case err == nil && now.Status != api.StatusRunning, errors.Is(err, api.ErrNotFound):
+				b.cancel(errCancelled)
+			}
+		}
+	}
+}
+
+// unpack takes the source in.
+func (b *build) unpack(r *http.Request) error {
+	src := b.source()
+	if err := os.Mkdir(src, 0o700); err != nil {
+		return fmt.Errorf("make room for the source: %w", err)
+	}
+	body := http.MaxBytesReader(nil, r.Body, b.s.cfg.Limits.SourceBytes)
+	if _, err := source.Extract(src, body, b.s.sourceLimits()); err != nil {
+		if b.ctx.Err() != nil {
+			return context.Cause(b.ctx)
+		}
+		return err
+	}
+	// The server notices that a client goes away only once the body was read to its end.
+	if _, err := io.Copy(io.Discard, body); err != nil {
+		return api.Errorf(api.Invalid, "the source archive is followed by too much, or ended early: %v", err)
+	}
+	return nil
+}
+
+func (b *build) source() string { return filepath.Join(b.dir, "source") }
+
+// say adds a line to the log and the stream.
+func (b *build) say(format string, args ...any) {
+	b.tell(api.BuildEvent{Message: fmt.Sprintf(format, args...)})
+}
+
+func (b *build) tell(e api.BuildEvent) {
+	if e.Message != "" {
+		b.log.line(e.Message)
+	}
+	if b.stream != nil && !b.stream.event(e) {
+		b.cancel(errGone)
+	}
+}
+
+// run does the build and records how it went.
+func (b *build) run() {
+	defer func() {
+		if p := recover(); p != nil {
+			b.s.log.ErrorContext(b.ctx, "panic in a build", "build", b.info.ID, "panic", p)
+			b.end(fmt.Errorf("panic: %v", p))
+		}
+	}()
+	b.tell(api.BuildEvent{Type: "metadata", Resource: "buildLogId", Value: b.info.ID})
+	began := time.Now()
+	err := b.work()
+	if err == nil {
+		b.say("Built in %s", time.Since(began).Round(100*time.Millisecond))
+	}
+	b.end(err)
+}
+
+// end finishes the release, tells the pusher, and removes what is on disk. It is called once.
+func (b *build) end(err error) {
+	defer b.close()
+	result := api.BuildResult{Status: api.StatusSuccess}
+	cause := context.Cause(b.ctx)
+	switch {
+	case err == nil:
+	case errors.Is(cause, errCancelled), errors.Is(cause, errGone):
+		result.Status, result.Error = api.StatusCancelled, cause.Error()
+	case cause != nil:
+		result.Status, result.Error = api.StatusFailed, cause.Error()
+	default:
+		result.Status, result.Error = api.StatusFailed, b.words(err)
+	}
+	if result.Error != "" {
+		b.log.line("ERROR: " + result.Error)
+	}
+	result.Log, result.Images = b.log.String(), b.results
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.ctx), finishTime)
+	defer cancel()
+	defer context.AfterFunc(b.s.life, func() { time.AfterFunc(finishGrace, cancel) })()
+	now, finishErr := b.s.finish(ctx, b.info.ID, result)
+	b.s.log.InfoContext(b.ctx, "build ended", "build", b.info.ID, "fleet", b.info.Fleet.Slug, "status", result.Status,
+		"error", err, "finish_error", finishErr, "request", web.RequestID(b.ctx))
+	if b.stream == nil {
+		return
+	}
+	switch {
+	case result.Status != api.StatusSuccess:
+		b.stream.event(api.BuildEvent{Message: "ERROR: " + result.Error, IsError: true})
+	case finishErr != nil:
+		b.stream.event(api.BuildEvent{Message: "ERROR: the images are built, but the release could not be recorded: " +
+			b.words(finishErr), IsError: true})
+	case now.Status != api.StatusSuccess:
+		b.stream.event(api.BuildEvent{Message: "ERROR: the release is " + now.Status, IsError: true})
+	default:
+		b.stream.event(api.BuildEvent{Message: fmt.Sprintf("Release %s of %s is ready (id %d)", b.info.Commit, b.info.Fleet.Slug, b.info.ID)})
+	}
+}
+
+func (b *build) close() {
+	close(b.still)
+	b.heart.Wait()
+	b.detach()
+	b.cancel(nil)
+	if err := removeAll(b.dir); err != nil {
+		b.s.log.Error("the work directory of a build stays behind", "dir", b.dir, "error", err)
+	}
+}
+
+// removeAll removes a tree whatever modes it has.
+func removeAll(dir string) error {
+	if os.RemoveAll(dir) == nil {
+		return nil
+	}
+	_ = filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			return os.Chmod(p, 0o700)
+		}
+		return nil
+	})
+	return os.RemoveAll(dir)
+}
+
+// words is what people get to read of an error. What has no code is ours to know, and theirs to report.
+func (b *build) words(err error) string {
+	e := api.AsError(err)
+	if e.Code != api.Internal {
+		return e.Error()
+	}
+	b.s.log.ErrorContext(b.ctx, "build failed", "build", b.info.ID, "error", err, "request", web.RequestID(b.ctx))
+	if e.Text != "" {
+		return e.Text
+	}
+	return "internal error; the server's log has it under request " + web.RequestID(b.ctx)
+}
+
+// work is the build itself.
+func (b *build) work() error {
+	release, err := b.slot()
+	if err != nil {
+		return err
+	}
+	defer release()
+	limit := time.Duration(b.s.cfg.Limits.Minutes) * time.Minute
+	late := time.AfterFunc(limit, func() { b.cancel(fmt.Errorf("the build took longer than %s", limit)) })
+	defer late.Stop()
+
+	b.say("Building release %s of %s for %s (%s)", b.info.Commit, b.info.Fleet.Slug, b.info.Fleet.DeviceType, b.info.Fleet.Arch)
+	pre, err := b.takeAside()
+	if err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(b.source())
+	if err != nil {
+		return fmt.Errorf("open the source: %w", err)
+	}
+	defer root.Close()
+	project, err := b.project(root, pre)
+	if err != nil {
+		return err
+	}
+	for _, w := range project.Warnings {
+		b.say("Note: %s", w)
+	}
+	images, err := b.images(project)
+	if err != nil {
+		return err
+	}
+	return b.services(root, project, images, pre)
+}
+
+// slot waits until one of the few places for builds at work is free.
+func (b *build) slot() (release func(), err error) {
+	select {
+	case b.s.slots <- struct{}{}:
+	default:
+		b.say("Waiting for another build to end")
+		select {
+		case b.s.slots <- struct{}{}:
+		case <-b.ctx.Done():
+			return nil, context.Cause(b.ctx)
+		}
+	}
+	b.s.enterStore()
+	return func() {
+		b.s.leaveStore()
+		<-b.s.slots
+	}, nil
+}
+
+// project finds out what the source wants to be.
+func (b *build) project(root *os.Root, pre *aside) (*compose.Project, error) {
+	if file := compose.Find(root); file != "" {
+		if b.opt.dockerfile != "" {
+			b.say("Note: the Dockerfile path %q is ignored: %s says how services are built", b.opt.dockerfile, file)
+		}
+		return compose.Load(b.ctx, root, file)
+	}
+	if b.opt.dockerfile == "" && pre.has(compose.MainService) {
+		return compose.Prebuilt(), nil
+	}
+	if _, _, err := findDockerfile(root, ".", b.opt.dockerfile, b.info.Fleet); err != nil {
+		return nil, err
+	}
+	return compose.Single(b.opt.dockerfile), nil
+}
+
+// images has the api role make a row for every service.
+func (b *build) images(project *compose.Project) (map[string]api.BuildImage, error) {
+	ask := api.BuildImagesRequest{Composition: project.Composition}
+	for _, svc := range project.Services {
+		ask.Services = append(ask.Services, svc.Name)
+	}
+	list, err := b.s.addImages(b.ctx, b.info.ID, ask)
+	if err != nil {
+		return nil, fmt.Errorf("record the images: %w", err)
+	}
+	images := map[string]api.BuildImage{}
+	for _, image := range list {
+		images[image.Service] = image
+	}
+	for _, name := range ask.Services {
+		if images[name].Repository == "" {
+			return nil, fmt.Errorf("record the images: the api role made none for service %s", name)
+		}
+	}
+	return images, nil
+}
+
+// services builds and pushes every service, some at once. The first that fails stops the others.
+func (b *build) services(root *os.Root, project *compose.Project, images map[string]api.BuildImage, pre *aside) error {
+	bk, err := b.buildKit(project, pre)
+	if err != nil {
+		return err
+	}
+	if bk != nil {
+		defer bk.Close()
+	}
+	group, ctx := errgroup.WithContext(b.ctx)
+	group.SetLimit(b.s.cfg.Limits.Services)
+	for _, svc := range project.Services {
+		group.Go(func() error {
+			m := &making{build: b, bk: bk, root: root, pre: pre, svc: svc, image: images[svc.Name]}
+			result, err := m.do(ctx)
+			result.ID, result.Status = m.image.ID, api.StatusSuccess
+			if err != nil {
+				result.Status, result.Error = api.StatusFailed, b.words(err)
+				if ctx.Err() != nil {
+					result.Status = api.StatusCancelled
+				}
+			}
+			b.resultMu.Lock()
+			b.results = append(b.results, result)
+			b.resultMu.Unlock()
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// buildKit connects to the build service. A project whose images all come built needs none.
+func (b *build) buildKit(project *compose.Project, pre *aside) (*client.Client, error) {
+	needed := false
+	for _, svc := range project.Services {
+		needed = needed || !pre.has(svc.Name)
+	}
+	if !needed {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(b.ctx, dialPatience)
+	defer cancel()
+	c, err := client.New(ctx, b.s.cfg.BuildKit)
+	if err != nil {
+		return nil, fmt.Errorf("reach the build service: %w", err)
+	}
+	for {
+		workers, err := c.ListWorkers(ctx)
+		if err == nil && len(workers) > 0 {
+			b.warnForeign(workers)
+			return c, nil
+		}
+		select {
+		case <-ctx.Done():
+			_ = c.Close()
+			if b.ctx.Err() != nil {
+				return nil, context.Cause(b.ctx)
+			}
+			return nil, errors.Join(api.Errorf(api.Unavailable,
+				"the build service is not running; the operator finds out why with `roadsteadd status`"), err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// warnForeign says so when the fleet's architecture cannot run here.
+func (b *build) warnForeign(workers []*client.WorkerInfo) {
+	want := b.platform()
+	for _, w := range workers {
+		for _, p := range w.Platforms {
+			if p.OS == want.OS && p.Architecture == want.Architecture && (want.Variant == "" || p.Variant == want.Variant) {
+				return
+			}
+		}
+	}
+	b.say("Note: this builder does not run %s programs; RUN steps will fail, other steps work", strings.TrimPrefix(want.String(), "linux/"))
+}

@@ -1,0 +1,143 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"path"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
+// options is what a pusher asks for in the query.
+type options struct {
+	slug       string // organization/fleet
+	dockerfile string // path in the source, "" for the usual search
+	noCache    bool
+	headless   bool // answer at once, build on
+	draft      bool
+}
+
+func parseOptions(r *http.Request) (options, error) {
+	q := r.URL.Query()
+	o := options{slug: q.Get("slug"), dockerfile: q.Get("dockerfilePath")}
+	if o.slug == "" {
+		return o, api.Errorf(api.Invalid, `the query names no fleet: "slug" is missing`)
+	}
+	if o.dockerfile != "" {
+		if !filepath.IsLocal(o.dockerfile) {
+			return o, api.Errorf(api.Invalid, "dockerfilePath %q must be a file inside the source", o.dockerfile)
+		}
+		o.dockerfile = path.Clean(o.dockerfile)
+	}
+	// "emulated" is accepted and means nothing: how foreign steps run is the build service's business.
+	for name, into := range map[string]*bool{"nocache": &o.noCache, "headless": &o.headless, "isdraft": &o.draft, "emulated": new(bool)} {
+		text := q.Get(name)
+		if text == "" {
+			continue
+		}
+		v, err := strconv.ParseBool(text)
+		if err != nil {
+			return o, api.Errorf(api.Invalid, "%s must be true or false, not %q", name, text)
+		}
+		*into = v
+	}
+	return o, nil
+}
+
+// headlessAnswer is the answer to a detached push.
+type headlessAnswer struct {
+	Started   bool  `json:"started"`
+	ReleaseID int64 `json:"releaseId"`
+}
+
+// build takes a project's source, opens a release for it and builds it. What is wrong before the build begins is an HTTP error
+// in plain text, as balena's client prints it; afterwards everything is an event of the stream.
+func (s *Server) build(w http.ResponseWriter, r *http.Request) error {
+	err := s.begin()
+	if err != nil {
+		return s.refuse(w, r, err)
+	}
+	b, err := s.receive(r)
+	if err != nil {
+		s.done()
+		return s.refuse(w, r, err)
+	}
+	if b.opt.headless {
+		b.detach()
+		go func() {
+			defer s.done()
+			b.run()
+		}()
+		return web.WriteJSON(w, http.StatusOK, headlessAnswer{Started: true, ReleaseID: b.info.ID})
+	}
+	defer s.done()
+	b.stream = newStream(w)
+	defer b.stream.close()
+	b.run()
+	return nil
+}
+
+// receive opens a build and unpacks its source. A build that it opened and cannot go on with is finished as failed.
+func (s *Server) receive(r *http.Request) (*build, error) {
+	opt, err := parseOptions(r)
+	if err != nil {
+		return nil, err
+	}
+	authorization := r.Header.Get("Authorization")
+	if authorization == "" {
+		return nil, api.Errorf(api.Unauthorized, "log in first: the request carries no token")
+	}
+	info, err := s.openBuild(r.Context(), authorization, api.BuildRequest{Slug: opt.slug, Draft: opt.draft})
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.newBuild(r, opt, info)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.unpack(r); err != nil {
+		b.say("The source cannot be used: %s", b.words(err))
+		b.end(err)
+		return nil, err
+	}
+	return b, nil
+}
+
+// refuse answers with an error in plain text. It first takes some of a body that is still coming, or the client would see its
+// connection break instead of the answer.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) error {
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(10 * time.Second)) // not every connection can; then the client's own patience counts
+	_, _ = io.CopyN(io.Discard, r.Body, 64<<20)
+	e := api.AsError(err)
+	text := e.Text
+	switch {
+	case e.Code == api.Internal:
+		s.log.ErrorContext(r.Context(), "build request failed", "request", web.RequestID(r.Context()), "error", err)
+		text = "internal error; the server's log has it under request " + web.RequestID(r.Context())
+	case text == "":
+		text = http.StatusText(e.Code.Status())
+	}
+	if e.Code == api.RateLimited || e.Code == api.Unavailable {
+		w.Header().Set("Retry-After", "5")
+	}
+	return web.WriteText(w, e.Code.Status(), text+"\n")
+}
+
+// attach ends a build when its pusher goes away, until detach.
+func (b *build) attach(ctx context.Context) {
+	b.detachFn = context.AfterFunc(ctx, func() { b.cancel(errGone) })
+}
+
+func (b *build) detach() { b.detachFn() }
+
+var (
+	errGone      = errors.New("the pusher's connection was lost, so the build was cancelled")
+	errCancelled = errors.New("the build was cancelled")
+)

@@ -1,0 +1,229 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/source"
+	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
+// Config is the builder role's configuration.
+type Config struct {
+	// Dir is the role's own directory: its identity, the source of running builds, and finished images on their way out.
+	Dir string `json:"dir"`
+	// Site is the public name of the server; images are named after its registry.
+	Site api.Site `json:"site"`
+	// Peers says where the api, signer and registry roles listen.
+	Peers map[string]string `json:"peers"`
+	// Bases is the directory of base images; "" means there are none.
+	Bases string `json:"bases,omitempty"`
+	// BuildKit is the address of the build service, "unix:///path/to/buildkitd.sock".
+	BuildKit string `json:"buildkit"`
+	// Limits bounds what people can ask for.
+	Limits Limits `json:"limits,omitzero"`
+}
+
+// Limits bounds builds. A zero value means the default.
+type Limits struct {
+	SourceBytes   int64 `json:"source_bytes,omitempty"`     // of a project, unpacked: 4 GiB
+	SourceEntries int   `json:"source_entries,omitempty"`   // files, directories and links of a project: 100,000
+	Builds        int   `json:"builds,omitempty"`           // at work at once: 2
+	Queue         int   `json:"queue,omitempty"`            // waiting or at work: 32
+	Minutes       int   `json:"minutes,omitempty"`          // that one build may take: 120
+	StoreBytes    int64 `json:"store_bytes,omitempty"`      // of finished images kept to spare copying them again: 4 GiB
+	Services      int   `json:"services_at_once,omitempty"` // of one project, built at once: 4
+}
+
+// Validate names the field that is wrong.
+func (c Config) Validate() error {
+	switch {
+	case c.Dir == "":
+		return errors.New("dir: is empty")
+	case c.Site.Domain == "":
+		return errors.New("site.domain: is empty")
+	case !strings.HasPrefix(c.BuildKit, "unix://"):
+		return fmt.Errorf("buildkit: must be a unix:// address, not %q", c.BuildKit)
+	}
+	for _, role := range []string{api.RoleAPI, api.RoleSigner, api.RoleRegistry} {
+		if c.Peers[role] == "" {
+			return fmt.Errorf("peers.%s: is empty", role)
+		}
+	}
+	l := c.Limits
+	if min(l.SourceBytes, l.StoreBytes) < 0 || min(l.SourceEntries, l.Builds, l.Queue, l.Minutes, l.Services) < 0 {
+		return errors.New("limits: must not be negative")
+	}
+	return nil
+}
+
+func (l Limits) withDefaults() Limits {
+	def := func(v *int, d int) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&l.SourceEntries, 100_000)
+	def(&l.Builds, 2)
+	def(&l.Queue, 32)
+	def(&l.Minutes, 120)
+	def(&l.Services, 4)
+	if l.SourceBytes == 0 {
+		l.SourceBytes = 4 << 30
+	}
+	if l.StoreBytes == 0 {
+		l.StoreBytes = 4 << 30
+	}
+	return l
+}
+
+// Server is the builder role.
+type Server struct {
+	cfg      Config
+	log      *slog.Logger
+	id       *pki.Identity
+	api      role
+	signer   role
+	registry *pki.Peer
+	store    content.Store // finished images, by digest
+	slots    chan struct{} // one for each build at work
+
+	life context.Context // of every build; ends when the role stops
+	end  context.CancelCauseFunc
+
+	mu      sync.Mutex     // covers what follows
+	open    int            // builds waiting or at work
+	active  int            // builds that use the store
+	stopped bool           // no build begins any more
+	builds  sync.WaitGroup // of what open counts
+}
+
+const (
+	stopGrace    = 5 * time.Second
+	uploadTime   = 30 * time.Minute // for the source to arrive
+	workDir      = "work"
+	storeDir     = "content"
+	dialPatience = 10 * time.Second // for a build service that is being restarted
+)
+
+// errStopped is why builds end when the role does.
+var errStopped = errors.New("the builder was stopped; push again")
+
+// New makes the builder and removes what an earlier run left half done. It starts nothing.
+func New(cfg Config, log *slog.Logger) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("builder: %w", err)
+	}
+	cfg.Limits = cfg.Limits.withDefaults()
+	id, err := pki.LoadIdentity(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("builder: %w", err)
+	}
+	work := filepath.Join(cfg.Dir, workDir)
+	if err := errors.Join(os.RemoveAll(work), os.MkdirAll(work, 0o700)); err != nil {
+		return nil, fmt.Errorf("builder: clear the work directory: %w", err)
+	}
+	// Copies that were under way when the role was killed are of no use.
+	if err := os.RemoveAll(filepath.Join(cfg.Dir, storeDir, "ingest")); err != nil {
+		return nil, fmt.Errorf("builder: clear the image store: %w", err)
+	}
+	store, err := contentlocal.NewStore(filepath.Join(cfg.Dir, storeDir))
+	if err != nil {
+		return nil, fmt.Errorf("builder: open the image store: %w", err)
+	}
+	life, end := context.WithCancelCause(context.Background())
+	return &Server{
+		cfg: cfg, log: log, id: id, store: store, life: life, end: end,
+		api:      role{api.RoleAPI, id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI])},
+		signer:   role{api.RoleSigner, id.Client(api.RoleSigner, cfg.Peers[api.RoleSigner])},
+		registry: id.Client(api.RoleRegistry, cfg.Peers[api.RoleRegistry]),
+		slots:    make(chan struct{}, cfg.Limits.Builds),
+	}, nil
+}
+
+// Handler is the whole list of what the builder answers.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /healthz", s.only(s.health))
+	mux.Handle("POST /v3/build", s.only(s.build, api.RoleEdge))
+	return web.Logged(s.log, func(r *http.Request) bool { return pki.PeerRole(r) != "" }, mux)
+}
+
+// only admits the named roles, or any role when none is named.
+func (s *Server) only(h web.HandlerFunc, roles ...string) http.Handler {
+	return web.Handle(s.log, func(w http.ResponseWriter, r *http.Request) error {
+		peer := pki.PeerRole(r)
+		if peer == "" || (len(roles) > 0 && !slices.Contains(roles, peer)) {
+			return api.Errorf(api.Forbidden, "the builder does not do this for %q", peer)
+		}
+		return h(w, r)
+	})
+}
+
+// health is about this role alone: the build service has a health of its own.
+func (s *Server) health(w http.ResponseWriter, _ *http.Request) error {
+	return web.WriteJSON(w, http.StatusOK, "ok")
+}
+
+// Run serves until the context ends, then ends the running builds and waits for them.
+func (s *Server) Run(ctx context.Context, ln net.Listener) error {
+	srv := &http.Server{
+		Handler: s.Handler(), TLSConfig: s.id.ServerTLS(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, s.Stop)
+	defer stop()
+	err := web.Serve(ctx, srv, func() error { return srv.ServeTLS(ln, "", "") }, stopGrace)
+	s.Stop()
+	s.builds.Wait()
+	return err
+}
+
+// Stop ends every build, and lets none begin.
+func (s *Server) Stop() {
+	s.mu.Lock()
+	s.stopped = true
+	s.mu.Unlock()
+	s.end(errStopped)
+}
+
+// begin counts a build in; the caller must call done once when it got no error.
+func (s *Server) begin() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return api.Errorf(api.Unavailable, "the builder is stopping; try again in a moment")
+	}
+	if s.open >= s.cfg.Limits.Queue {
+		return api.Errorf(api.RateLimited, "%d builds are waiting already; try again later", s.open)
+	}
+	s.open++
+	s.builds.Add(1)
+	return nil
+}
+
+func (s *Server) done() {
+	s.mu.Lock()
+	s.open--
+	s.mu.Unlock()
+	s.builds.Done()
+}
+
+func (s *Server) sourceLimits() source.Limits {
+	return source.Limits{Bytes: s.cfg.Limits.SourceBytes, Entries: s.cfg.Limits.SourceEntries}
+}

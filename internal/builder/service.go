@@ -1,0 +1,244 @@
+package builder
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/tonistiigi/fsutil"
+	fstypes "github.com/tonistiigi/fsutil/types"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/containerd/containerd/v2/core/content"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/compose"
+)
+
+// making is one service of a build on its way to an image in the registry.
+type making struct {
+	build *build
+	bk    *client.Client
+	root  *os.Root
+	pre   *aside
+	svc   compose.Service
+	image api.BuildImage
+
+	kind       string // how the image comes to be
+	dockerfile string // its text
+	opt        compose.Build
+	context    string // directory on disk, "" when there is none
+}
+
+const maxRecordedDockerfile = 64 << 10
+
+// do makes the image and pushes it.
+func (m *making) do(ctx context.Context) (api.BuildImageResult, error) {
+	img, err := m.make(ctx)
+	result := api.BuildImageResult{ProjectType: m.kind, Dockerfile: m.dockerfile}
+	if len(result.Dockerfile) > maxRecordedDockerfile {
+		result.Dockerfile = result.Dockerfile[:maxRecordedDockerfile]
+	}
+	if err != nil {
+		return result, err
+	}
+	if err := m.push(ctx, img, &result); err != nil {
+		return result, err
+	}
+	return result, nil
+}
+
+// make builds the image, or takes it from where it is.
+func (m *making) make(ctx context.Context) (v1.Image, error) {
+	if file := m.pre.archives[m.svc.Name]; file != "" {
+		m.kind = kindPrebuilt
+		m.say("taking the image that came with the source")
+		return m.build.fromArchive(m.svc.Name, file)
+	}
+	if err := m.prepare(); err != nil {
+		return nil, err
+	}
+	digest, err := m.solve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return storedImage(m.build.s.store, digest)
+}
+
+// prepare lays out what BuildKit is given: a Dockerfile and a directory.
+func (m *making) prepare() error {
+	dir := m.dockerfileDir()
+	if m.svc.Build == nil {
+		// An image from elsewhere goes through BuildKit too: it is pulled inside the build service's walls, not by us.
+		m.kind = kindImage
+		m.dockerfile = "FROM " + m.svc.Image + "\n"
+		if strings.ContainsAny(m.svc.Image, " \t\r\n$#\\") {
+			return api.Errorf(api.Invalid, "service %s: %q is not the name of an image", m.svc.Name, m.svc.Image)
+		}
+		return layDockerfile(dir, m.root, "", m.dockerfile)
+	}
+	m.opt = *m.svc.Build
+	var err error
+	if m.context, err = filepath.EvalSymlinks(filepath.Join(m.build.source(), m.opt.Context)); err != nil {
+		return api.Errorf(api.Invalid, "service %s: there is no directory %q in the source", m.svc.Name, m.opt.Context)
+	}
+	if m.opt.Inline != "" {
+		m.kind, m.dockerfile = kindDockerfile, m.opt.Inline
+		return layDockerfile(dir, m.root, "", m.dockerfile)
+	}
+	file, kind, err := findDockerfile(m.root, m.opt.Context, m.opt.Dockerfile, m.build.info.Fleet)
+	if err != nil {
+		return fmt.Errorf("service %s: %w", m.svc.Name, err)
+	}
+	m.kind = kind
+	if m.dockerfile, err = readDockerfile(m.root, file, kind, m.svc.Name, m.build); err != nil {
+		return err
+	}
+	return layDockerfile(dir, m.root, file, m.dockerfile)
+}
+
+func (m *making) dockerfileDir() string {
+	return filepath.Join(m.build.dir, "dockerfile-"+m.svc.Name)
+}
+
+func (m *making) say(format string, args ...any) {
+	m.build.say("[%s] %s", m.svc.Name, fmt.Sprintf(format, args...))
+}
+
+// solve has BuildKit build the image into our store and gives its digest.
+func (m *making) solve(ctx context.Context) (v1.Hash, error) {
+	opt, err := m.solveOptions(ctx)
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	status := make(chan *client.SolveStatus)
+	group, ctx := errgroup.WithContext(ctx)
+	var res *client.SolveResponse
+	group.Go(func() (err error) {
+		res, err = m.bk.Solve(ctx, nil, opt, status)
+		return err
+	})
+	group.Go(func() error {
+		p := newProgress(func(line string) { m.say("%s", line) })
+		for s := range status {
+			p.update(s)
+		}
+		p.flush()
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		return v1.Hash{}, m.solveError(err)
+	}
+	digest, err := v1.NewHash(res.ExporterResponse["containerimage.digest"])
+	if err != nil {
+		return v1.Hash{}, fmt.Errorf("service %s: the build service named no image: %w", m.svc.Name, err)
+	}
+	return digest, nil
+}
+
+// solveError words what BuildKit found: its own message, and the lines of the Dockerfile it is about.
+func (m *making) solveError(err error) error {
+	if cause := context.Cause(m.build.ctx); cause != nil {
+		return cause
+	}
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	for _, src := range errdefs.Sources(err) {
+		var excerpt bytes.Buffer
+		if src.Print(&excerpt) == nil {
+			for line := range strings.Lines(strings.TrimSpace(excerpt.String())) {
+				m.say("%s", strings.TrimRight(line, "\n"))
+			}
+		}
+	}
+	text := err.Error()
+	for _, noise := range []string{"failed to solve: ", "rpc error: code = Unknown desc = ", "rpc error: code = Unavailable desc = "} {
+		text = strings.TrimPrefix(text, noise)
+	}
+	return errors.Join(api.Errorf(api.Invalid, "service %s: %s", m.svc.Name, text), err)
+}
+
+func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
+	fleet := m.build.info.Fleet
+	attrs := map[string]string{
+		"filename": "Dockerfile",
+		"platform": m.build.platform().String(),
+		// Set, it keeps a "# syntax=" line from fetching another parser from the network.
+		"cmdline": "docker/dockerfile:1",
+	}
+	if m.build.opt.noCache || m.opt.NoCache {
+		attrs["no-cache"] = ""
+	}
+	if m.opt.Target != "" {
+		attrs["target"] = m.opt.Target
+	}
+	if m.opt.ShmSize > 0 {
+		attrs["shm-size"] = fmt.Sprint(m.opt.ShmSize)
+	}
+	if len(m.opt.ExtraHosts) > 0 {
+		attrs["add-hosts"] = strings.Join(m.opt.ExtraHosts, ",")
+	}
+	for k, v := range m.opt.Args {
+		attrs["build-arg:"+k] = v
+	}
+	for k, v := range m.opt.Labels {
+		attrs["label:"+k] = v
+	}
+	// Last, so that no argument replaces it: cache mounts of one fleet are not another's to read.
+	attrs["build-arg:BUILDKIT_CACHE_MOUNT_NS"] = fleet.UUID
+	if err := m.build.s.offerBases(ctx, m.build.platform(), attrs); err != nil {
+		return client.SolveOpt{}, err
+	}
+	mounts, err := m.mounts()
+	if err != nil {
+		return client.SolveOpt{}, err
+	}
+	return client.SolveOpt{
+		Frontend:      "dockerfile.v0",
+		FrontendAttrs: attrs,
+		LocalMounts:   mounts,
+		SharedKey:     fleet.UUID + "/" + m.svc.Name, // what was sent last time is not sent again
+		OCIStores:     map[string]content.Store{baseStore: m.build.s.store},
+		Session:       []session.Attachable{credentials{secrets: m.pre.secrets}},
+		Exports: []client.ExportEntry{{
+			Type: client.ExporterOCI, OutputStore: m.build.s.store,
+			Attrs: map[string]string{"tar": "false", "oci-mediatypes": "true", "compression": "gzip"},
+		}},
+	}, nil
+}
+
+// mounts are the directories that BuildKit may ask for. Everything in them belongs to root, whoever we are.
+func (m *making) mounts() (map[string]fsutil.FS, error) {
+	dirs := map[string]string{"dockerfile": m.dockerfileDir(), "context": m.context}
+	if m.context == "" {
+		dirs["context"] = filepath.Join(m.build.dir, "empty-"+m.svc.Name)
+		if err := os.MkdirAll(dirs["context"], 0o700); err != nil {
+			return nil, fmt.Errorf("lay out the source: %w", err)
+		}
+	}
+	mounts := map[string]fsutil.FS{}
+	for name, dir := range dirs {
+		plain, err := fsutil.NewFS(dir)
+		if err != nil {
+			return nil, fmt.Errorf("lay out the source: %w", err)
+		}
+		owned, err := fsutil.NewFilterFS(plain, &fsutil.FilterOpt{Map: func(_ string, st *fstypes.Stat) fsutil.MapResult {
+			st.Uid, st.Gid = 0, 0
+			return fsutil.MapResultKeep
+		}})
+		if err != nil {
+			return nil, fmt.Errorf("lay out the source: %w", err)
+		}
+		mounts[name] = owned
+	}
+	return mounts, nil
+}
