@@ -62,8 +62,8 @@ type DeviceReport struct {
 	CPUTemp             *int64                `json:"cpu_temp,omitempty"`
 	CPUID               *string               `json:"cpu_id,omitempty"`
 	IsUndervolted       *bool                 `json:"is_undervolted,omitempty"`
-	UnsupportedFeatures []string              `json:"unsupported_features,omitempty"` // compose fields the agent refused or ignored, by name; ours, not balena's
-	Apps                map[string]*AppReport `json:"apps,omitempty"`                 // by the uuid of the fleet
+	UnsupportedFeatures []string              `json:"unsupported_features,omitzero"` // compose fields the agent refused or ignored, by name; ours, not balena's
+	Apps                map[string]*AppReport `json:"apps,omitempty"`                // by the uuid of the fleet
 }
 
 // AppReport is one fleet's part of a report.

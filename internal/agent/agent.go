@@ -1,0 +1,278 @@
+// Package agent is what runs on a device: it makes the device known to the server, asks it what to run, makes the container
+// engine run just that, and tells the server how it goes. It decides purely (package plan) and acts through a small Engine.
+// It may lose power on any line: what it must remember is in files that are replaced as a whole. It listens nowhere.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/agent/host"
+	"github.com/roadstead-io/roadstead/internal/agent/identity"
+	"github.com/roadstead-io/roadstead/internal/agent/remote"
+	"github.com/roadstead-io/roadstead/internal/engine"
+)
+
+// Engine is the container engine of the device: [engine.Client], or a fake one in tests.
+type Engine interface {
+	Containers
+	Things
+	Images
+	Watcher
+}
+
+// Containers are made, started, stopped and removed. Listing gives only ours.
+type Containers interface {
+	Containers(ctx context.Context) ([]engine.Container, error)
+	Create(ctx context.Context, spec engine.Spec) (id string, err error)
+	Start(ctx context.Context, id string) error
+	Stop(ctx context.Context, id string) error
+	Remove(ctx context.Context, id string) error
+	Rename(ctx context.Context, id, name string) error
+}
+
+// Things are what containers share: networks and volumes. Listing gives only ours.
+type Things interface {
+	Networks(ctx context.Context) ([]engine.Network, error)
+	CreateNetwork(ctx context.Context, n engine.Network) error
+	RemoveNetwork(ctx context.Context, name string) error
+	Volumes(ctx context.Context) ([]engine.Volume, error)
+	CreateVolume(ctx context.Context, v engine.Volume) error
+	RemoveVolume(ctx context.Context, name string) error
+}
+
+// Images are pulled and removed by digest. Listing gives everybody's.
+type Images interface {
+	Images(ctx context.Context) ([]string, error)
+	Pull(ctx context.Context, ref string, auth engine.Auth, progress func(percent int)) error
+	RemoveImage(ctx context.Context, ref string) error
+}
+
+// Watcher tells what happens to our containers.
+type Watcher interface {
+	Ping(ctx context.Context) error
+	Events(ctx context.Context, f func(engine.Event)) error
+	Logs(ctx context.Context, id string, since time.Time, f func(engine.Line)) error
+}
+
+// Config is what the agent needs to know beside config.json.
+type Config struct {
+	ConfigPath   string // config.json
+	StateDir     string // what must survive: identity.json and state.json
+	RunDir       string // what may vanish with a reboot; empty means /run/roadstead
+	Engine       Engine
+	EngineSocket string // path of the engine's socket, for services that ask for it
+	CertsDir     string // where the engine looks for registry certificates; empty means engine.DefaultCertsDir
+	Version      string // of the agent
+	Log          *slog.Logger
+	Timing       Timing
+	Step         func(string) error // see identity.Provisioner
+}
+
+// Timing are the waits. A zero one has the default that its comment gives.
+type Timing struct {
+	Register       remote.Backoff // between attempts to register: 1 s to 30 s
+	PollRetry      time.Duration  // after the first failed poll; it doubles up to the poll interval: 5 s
+	ReportRetry    time.Duration  // after the first failed report; it doubles up to 15 min: 2 s
+	ReportBusy     time.Duration  // least time between reports during an update: 1 s
+	ReportIdle     time.Duration  // and otherwise: 10 s
+	Metrics        time.Duration  // between reports of nothing but metrics: 5 min
+	Settle         time.Duration  // how long new containers run before the images of the old ones go: 1 s
+	Steady         time.Duration  // how long a container that ended by itself must run to count as running: 10 s
+	ApplyRetry     time.Duration  // after the first failed update; it doubles up to the poll interval: 500 ms
+	LogRetry       time.Duration  // after the first failed log stream; it doubles up to 5 min: 5 s
+	LogIdle        time.Duration  // a log stream without a line for so long is ended: 1 min
+	LogFlush       time.Duration  // least time between flushes of a log stream: 100 ms
+	UnmanagedFloor time.Duration  // least wait after the server says that it does not know this device: 1 min
+}
+
+func (t *Timing) defaults() {
+	for _, d := range []struct {
+		p *time.Duration
+		d time.Duration
+	}{
+		{&t.PollRetry, 5 * time.Second}, {&t.ReportRetry, 2 * time.Second}, {&t.ReportBusy, time.Second},
+		{&t.ReportIdle, 10 * time.Second}, {&t.Metrics, 5 * time.Minute}, {&t.Settle, time.Second},
+		{&t.Steady, 10 * time.Second}, {&t.ApplyRetry, 500 * time.Millisecond}, {&t.LogRetry, 5 * time.Second},
+		{&t.LogIdle, time.Minute}, {&t.LogFlush, 100 * time.Millisecond}, {&t.UnmanagedFloor, time.Minute},
+	} {
+		if *d.p == 0 {
+			*d.p = d.d
+		}
+	}
+}
+
+// Agent is one device's agent.
+type Agent struct {
+	cfg    Config
+	log    *slog.Logger
+	conf   *identity.Config
+	who    identity.Identity
+	root   []byte // PEM
+	server *remote.Client
+	store  *store
+	logs   *forwarder
+	meter  host.Meter
+	osName string
+	osKind string
+
+	wake  chan struct{} // the applier has something to look at
+	dirty chan struct{} // the reporter has something to say
+	seen  chan struct{} // something changed on the engine
+
+	mu sync.Mutex // covers what follows; nothing is waited for under it
+	st status
+}
+
+// ErrRunning says that another agent works with the same files.
+var ErrRunning = errors.New("another agent is running with these files")
+
+// ErrConfig says that config.json must be mended first.
+var ErrConfig = errors.New("config.json cannot be used")
+
+// New reads config.json. Nothing is started or sent.
+func New(cfg Config) (*Agent, error) {
+	if cfg.RunDir == "" {
+		cfg.RunDir = "/run/roadstead"
+	}
+	if cfg.CertsDir == "" {
+		cfg.CertsDir = engine.DefaultCertsDir
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	cfg.Timing.defaults()
+	conf, err := identity.LoadConfig(cfg.ConfigPath)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	root, err := conf.RootPEM()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	a := &Agent{
+		cfg: cfg, log: cfg.Log, conf: conf, root: root, meter: host.Meter{Disk: cfg.StateDir},
+		wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1), seen: make(chan struct{}, 1), st: newStatus(),
+	}
+	a.osName, a.osKind = a.meter.Host.OS()
+	version := strings.TrimPrefix(cfg.Version, "v")
+	a.cfg.Version = version[:min(20, len(version))]
+	a.server, err = remote.New(remote.Config{
+		Endpoint: conf.APIEndpoint, LogsURL: conf.LogsEndpoint, RootCA: root,
+		UserAgent: fmt.Sprintf("roadstead-agent/%s (Linux; %s)", a.cfg.Version, a.osName),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	a.logs = newForwarder(a)
+	return a, nil
+}
+
+// Run works until the context ends. It returns early only when another agent has the files, or config.json cannot be used.
+func (a *Agent) Run(ctx context.Context) error {
+	unlock, err := a.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	group, ctx := errgroup.WithContext(ctx)
+	for _, part := range []func(context.Context) error{a.poll, a.apply, a.watch, a.report, a.logs.Run} {
+		group.Go(func() error { return part(ctx) })
+	}
+	err = group.Wait()
+	a.server.Close()
+	return err
+}
+
+// Once makes the device known, applies the target state once, reports, and returns.
+func (a *Agent) Once(ctx context.Context) error {
+	unlock, err := a.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	defer a.server.Close()
+	if err := a.pollOnce(ctx); err != nil {
+		return err
+	}
+	applyErr := a.reconcile(ctx)
+	if err := a.refresh(ctx); err != nil {
+		return errors.Join(applyErr, err)
+	}
+	return errors.Join(applyErr, a.sendReport(ctx, &reporter{metricsDue: true}))
+}
+
+// begin takes the files, registers, and remembers the last target, so that the device runs it without the server.
+func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
+	if err := os.MkdirAll(a.cfg.StateDir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(a.cfg.RunDir, 0o755); err != nil {
+		return nil, err
+	}
+	unlock, err = lock(filepath.Join(a.cfg.StateDir, "lock"), a.cfg.ConfigPath+".lock")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			unlock()
+		}
+	}()
+	a.store = openStore(a.cfg.StateDir, a.log)
+	macs, _ := host.Addresses()
+	p := identity.Provisioner{
+		ConfigPath: a.cfg.ConfigPath, StateDir: a.cfg.StateDir, Server: a.server, Log: a.log,
+		Backoff: a.cfg.Timing.Register, Step: a.cfg.Step,
+		About: api.Register{SupervisorVersion: a.cfg.Version, OSVersion: a.osName, OSVariant: a.osKind, MACAddress: macs},
+	}
+	if a.who, err = p.Run(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.remember(); err != nil {
+		a.log.Warn("the last target state cannot be used; waiting for the server's", "error", err)
+	}
+	return unlock, nil
+}
+
+// lock takes every file or none. The kernel gives them back when the process ends, however it ends.
+func lock(paths ...string) (func(), error) {
+	var held []*os.File
+	unlock := func() {
+		for _, f := range held {
+			_ = f.Close() // gives the lock back
+		}
+	}
+	for _, path := range paths {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			unlock()
+			return nil, err
+		}
+		held = append(held, f)
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // a descriptor is small
+			unlock()
+			return nil, fmt.Errorf("%w: %s is locked", ErrRunning, path)
+		}
+	}
+	return unlock, nil
+}
+
+// poke wakes whoever waits on the channel; it is enough to be woken once.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

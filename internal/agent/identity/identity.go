@@ -1,0 +1,257 @@
+package identity
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/agent/remote"
+	"github.com/roadstead-io/roadstead/internal/durable"
+)
+
+// Identity is what the device keeps about itself, in the file identity.json of its state directory. The provisioning key
+// never stands there.
+type Identity struct {
+	UUID          api.DeviceUUID `json:"uuid"`
+	Key           string         `json:"device_api_key"`
+	Made          bool           `json:"made"`      // uuid and key are our own invention: they may be thrown away before registration
+	ID            int64          `json:"device_id"` // 0 until registered
+	RegisteredAt  int64          `json:"registered_at"`
+	APIEndpoint   string         `json:"api_endpoint"`
+	ApplicationID int64          `json:"application_id"` // of the fleet that the device was registered into
+}
+
+// Registered reports whether the server knows the device.
+func (i Identity) Registered() bool { return i.ID != 0 }
+
+// Provisioner makes a device known to the server.
+type Provisioner struct {
+	ConfigPath string
+	StateDir   string
+	Server     Registrar
+	About      api.Register // versions, addresses: what to say about the device beside its identity
+	Log        *slog.Logger
+	Backoff    remote.Backoff     // between attempts; zero: 1 s to 30 s
+	Refused    remote.Backoff     // after the server said no; zero: 30 s to 15 min
+	Now        func() time.Time   // nil: time.Now
+	Step       func(string) error // called after each durable step; an error ends the attempt there, as a loss of power would
+}
+
+// Registrar is the part of the server that a new device needs.
+type Registrar interface {
+	Register(ctx context.Context, provisioningKey string, device api.Register) (api.Registered, error)
+	FindSelf(ctx context.Context, uuid api.DeviceUUID, key string) (int64, error)
+}
+
+// errTaken says that the server knows our uuid under another key.
+var errTaken = errors.New("another device has this uuid")
+
+// Run answers who the device is, once the server knows it. It tries until then, or until the context ends. An error that
+// no repetition can mend is returned at once.
+func (p *Provisioner) Run(ctx context.Context) (Identity, error) {
+	if p.Step == nil {
+		p.Step = func(string) error { return nil }
+	}
+	if p.Now == nil {
+		p.Now = time.Now
+	}
+	if p.Backoff.Max == 0 {
+		p.Backoff = remote.Backoff{Min: time.Second, Max: 30 * time.Second}
+	}
+	if p.Refused.Max == 0 {
+		p.Refused = remote.Backoff{Min: 30 * time.Second, Max: 15 * time.Minute}
+	}
+	conf, err := LoadConfig(p.ConfigPath)
+	if err != nil {
+		return Identity{}, err
+	}
+	who, err := p.load(conf)
+	if err != nil {
+		return Identity{}, err
+	}
+	for !who.Registered() {
+		if err := p.register(ctx, conf, &who); err != nil {
+			if err := p.wait(ctx, err); err != nil {
+				return Identity{}, err
+			}
+			continue
+		}
+		p.Log.Info("registered", "uuid", who.UUID, "id", who.ID)
+	}
+	if conf.APIKey != "" || conf.UUID != who.UUID || conf.DeviceID != who.ID {
+		if err := DestroyProvisioningKey(p.ConfigPath, who, p.Step); err != nil {
+			return who, err
+		}
+		p.Log.Info("the provisioning key is destroyed")
+	}
+	return who, nil
+}
+
+func (p *Provisioner) path() string { return filepath.Join(p.StateDir, "identity.json") }
+
+// load reads the identity, or makes one and stores it before anybody hears of it.
+func (p *Provisioner) load(conf *Config) (Identity, error) {
+	var who Identity
+	text, err := os.ReadFile(p.path())
+	if err == nil {
+		err = json.Unmarshal(text, &who)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return p.first(conf)
+	case err != nil:
+		return who, fmt.Errorf("%s: %w", p.path(), err)
+	}
+	if who.Registered() && conf.APIKey != "" && (who.APIEndpoint != conf.APIEndpoint || who.ApplicationID != conf.ApplicationID) {
+		return who, fmt.Errorf("%s is for fleet %d at %s, but this device belongs to fleet %d at %s; to join anew, stop the agent and remove %s",
+			p.ConfigPath, conf.ApplicationID, conf.APIEndpoint, who.ApplicationID, who.APIEndpoint, p.path())
+	}
+	if conf.UUID != "" && conf.UUID != who.UUID {
+		if !who.Registered() {
+			return p.first(conf) // whoever set up the device has given it a uuid meanwhile
+		}
+		return who, fmt.Errorf("%s gives the uuid %s, but this device is %s; to take the other identity, stop the agent and remove %s",
+			p.ConfigPath, conf.UUID, who.UUID, p.path())
+	}
+	if !who.Registered() { // the server may have got another address meanwhile, or the card another fleet
+		who.APIEndpoint, who.ApplicationID = conf.APIEndpoint, conf.ApplicationID
+	}
+	return who, nil
+}
+
+func (p *Provisioner) first(conf *Config) (Identity, error) {
+	who := Identity{
+		UUID: conf.UUID, Key: conf.DeviceAPIKey, APIEndpoint: conf.APIEndpoint, ApplicationID: conf.ApplicationID,
+	}
+	if conf.APIKey == "" && conf.DeviceID != 0 && who.UUID != "" && who.Key != "" {
+		who.ID, who.RegisteredAt = conf.DeviceID, conf.RegisteredAt // registered before, by us or another agent
+	}
+	if who.UUID == "" {
+		who.UUID, who.Made = api.DeviceUUID(random(16)), true
+	}
+	if who.Key == "" {
+		who.Key = random(32)
+	}
+	if err := p.store(who); err != nil {
+		return who, err
+	}
+	return who, p.Step("identity stored")
+}
+
+func random(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails, see crypto/rand
+	return hex.EncodeToString(b)
+}
+
+func (p *Provisioner) store(who Identity) error {
+	text, err := json.MarshalIndent(who, "", "  ")
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(p.path(), text, 0o600)
+}
+
+// register makes one attempt. The answer may have been lost the last time, so every refusal is followed by the question
+// whether the server knows us already.
+func (p *Provisioner) register(ctx context.Context, conf *Config, who *Identity) error {
+	if err := complete(conf); err != nil {
+		return err
+	}
+	ask := p.About
+	ask.Application, ask.DeviceType, ask.UUID, ask.APIKey = conf.ApplicationID, conf.DeviceType, who.UUID, who.Key
+	got, err := p.Server.Register(ctx, conf.APIKey, ask)
+	id := got.ID
+	if err != nil {
+		if status := remote.StatusOf(err); status < 400 || status >= 500 || status == http.StatusTooManyRequests {
+			return err
+		}
+		found, findErr := p.Server.FindSelf(ctx, who.UUID, who.Key)
+		switch {
+		case findErr != nil:
+			return errors.Join(err, findErr) // the server did not decide; neither do we
+		case found != 0:
+			id = found
+		case remote.StatusOf(err) == http.StatusConflict:
+			return p.taken(who)
+		default:
+			return err
+		}
+	}
+	if err := p.Step("registered"); err != nil {
+		return err
+	}
+	who.ID, who.RegisteredAt = id, p.Now().UnixMilli()
+	if got.APIKey != "" {
+		who.Key = got.APIKey
+	}
+	if err := p.store(*who); err != nil {
+		who.ID = 0
+		return err
+	}
+	return p.Step("answer stored")
+}
+
+// complete says what a config.json must have to register with.
+func complete(conf *Config) error {
+	for _, k := range []struct {
+		name    string
+		missing bool
+	}{
+		{"apiKey", conf.APIKey == ""}, {"applicationId", conf.ApplicationID == 0}, {"deviceType", conf.DeviceType == ""},
+	} {
+		if k.missing {
+			return fatal{fmt.Errorf("config.json: %s is missing, and without it this device cannot register", k.name)}
+		}
+	}
+	return nil
+}
+
+// taken reacts to a uuid that belongs to another device. One that we made is thrown away; one that was given is kept, because
+// whoever gave it must decide.
+func (p *Provisioner) taken(who *Identity) error {
+	if !who.Made {
+		return fmt.Errorf("uuid %s of config.json: %w, with a key that is not this device's; give this device another uuid", who.UUID, errTaken)
+	}
+	old := who.UUID
+	who.UUID, who.Key = api.DeviceUUID(random(16)), random(32)
+	if err := p.store(*who); err != nil {
+		return err
+	}
+	p.Log.Error("the uuid is taken by another device; this one makes itself a new one", "taken", old, "new", who.UUID)
+	return fmt.Errorf("uuid %s: %w", old, errTaken)
+}
+
+// fatal is an error that waiting does not mend.
+type fatal struct{ error }
+
+func (f fatal) Unwrap() error { return f.error }
+
+// wait logs a failure and waits as long as it deserves.
+func (p *Provisioner) wait(ctx context.Context, err error) error {
+	var f fatal
+	if ctx.Err() != nil || errors.As(err, &f) || remote.StatusOf(err) == 0 && errors.Is(err, ErrStopped) {
+		return errors.Join(ctx.Err(), err)
+	}
+	d := p.Backoff.Next()
+	if status := remote.StatusOf(err); status >= 400 && status < 500 && status != http.StatusTooManyRequests {
+		d = p.Refused.Next()
+		p.Log.Error("the server refuses to register this device; it will ask again", "error", err, "again_in", d.Round(time.Second))
+	} else {
+		p.Log.Warn("could not register; will try again", "error", err, "again_in", d.Round(time.Second))
+	}
+	return remote.Sleep(ctx, max(d, remote.RetryAfterOf(err)))
+}
+
+// ErrStopped, returned by a Step function, ends Run at once.
+var ErrStopped = errors.New("stopped")

@@ -1,0 +1,72 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/roadstead-io/roadstead/internal/durable"
+)
+
+// memory is what survives a restart, in the file state.json. It is replaced as a whole: after a loss of power it is the old
+// one or the new one.
+type memory struct {
+	ETag       string            `json:"etag"`
+	Target     json.RawMessage   `json:"target"`       // the last one that could be used, as the server sent it
+	NameAtInit string            `json:"name_at_init"` // of the device when it was first seen
+	Pulled     []string          `json:"pulled"`       // references by digest: the images that are ours to remove
+	Applied    map[string]string `json:"applied"`      // fleet → commit of the release last applied in full
+}
+
+type store struct {
+	path string
+	mu   sync.Mutex // covers mem and the order of writes
+	mem  memory
+}
+
+// openStore reads the file. One that cannot be read is as good as none: the server will say again what to run.
+func openStore(dir string, log *slog.Logger) *store {
+	s := &store{path: filepath.Join(dir, "state.json")}
+	left, _ := filepath.Glob(filepath.Join(dir, ".*.tmp")) // of writes that a loss of power ended; the pattern is right
+	for _, path := range left {
+		_ = os.Remove(path) // it is only litter
+	}
+	text, err := os.ReadFile(s.path)
+	if err == nil {
+		err = json.Unmarshal(text, &s.mem)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		log.Error("the state file cannot be read; starting without it", "error", err)
+		s.mem = memory{}
+	}
+	return s
+}
+
+func (s *store) get() memory {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.mem
+	m.Pulled = slices.Clone(m.Pulled)
+	return m
+}
+
+// change replaces the file when f changed something, before it returns.
+func (s *store) change(f func(*memory)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before, err := json.Marshal(s.mem)
+	if err != nil {
+		return err
+	}
+	f(&s.mem)
+	after, err := json.Marshal(s.mem)
+	if err != nil || string(before) == string(after) {
+		return err
+	}
+	return durable.WriteFile(s.path, after, 0o600)
+}

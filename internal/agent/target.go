@@ -1,0 +1,297 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/agent/composition"
+	"github.com/roadstead-io/roadstead/internal/agent/host"
+	"github.com/roadstead-io/roadstead/internal/agent/plan"
+	"github.com/roadstead-io/roadstead/internal/agent/remote"
+	"github.com/roadstead-io/roadstead/internal/engine"
+)
+
+// desired is a target state in the form that the planner takes.
+type desired struct {
+	device  *api.DeviceTarget
+	target  plan.Target
+	commits map[string]string // fleet → commit
+	leftOut []composition.LeftOut
+}
+
+var (
+	imageRule  = regexp.MustCompile(`^[a-z0-9.-]+(:[0-9]+)?/[a-z0-9/._-]+@sha256:[0-9a-f]{64}$`)
+	commitRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9.-]{0,127}$`) // no underscore: it separates the parts of a container's name
+)
+
+// defaultPollInterval holds until a target state or config.json says otherwise.
+const defaultPollInterval = 15 * time.Minute
+
+// interval is the time between polls.
+func (a *Agent) interval() time.Duration {
+	a.mu.Lock()
+	want := a.st.want
+	a.mu.Unlock()
+	ms := a.conf.AppUpdatePollInterval
+	if n, err := strconv.ParseInt(setting(want, "SUPERVISOR_POLL_INTERVAL"), 10, 64); err == nil && n > 0 {
+		ms = n
+	}
+	if ms <= 0 {
+		return defaultPollInterval
+	}
+	return min(max(time.Duration(ms)*time.Millisecond, time.Second), 24*time.Hour)
+}
+
+// setting reads a configuration variable: its BALENA_ name wins over its RESIN_ name.
+func setting(want *desired, name string) string {
+	if want == nil {
+		return ""
+	}
+	if val, ok := want.device.Config["BALENA_"+name]; ok {
+		return val
+	}
+	return want.device.Config["RESIN_"+name]
+}
+
+// poll asks for the target state for ever.
+func (a *Agent) poll(ctx context.Context) error {
+	retry := remote.Backoff{Min: a.cfg.Timing.PollRetry}
+	unmanaged := remote.Backoff{Min: max(a.interval(), a.cfg.Timing.UnmanagedFloor), Max: time.Hour}
+	for {
+		err := a.pollOnce(ctx)
+		interval := a.interval()
+		wait := remote.Jitter(interval+interval/20, 0.1) // a twentieth more or less
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			retry.Reset()
+			unmanaged.Reset()
+		case remote.StatusOf(err) == http.StatusUnauthorized:
+			wait = unmanaged.Next()
+			a.log.Error("the server does not know this device any more; what runs keeps running", "error", err, "again_in", wait.Round(time.Second))
+		default:
+			retry.Max = interval
+			wait = max(min(retry.Next(), interval), remote.RetryAfterOf(err))
+			a.log.Warn("could not poll", "error", err, "again_in", wait.Round(time.Millisecond))
+		}
+		if remote.Sleep(ctx, wait) != nil {
+			return nil
+		}
+	}
+}
+
+// pollOnce fetches the target state and, when it is a new one, hands it to the applier.
+func (a *Agent) pollOnce(ctx context.Context) error {
+	a.mu.Lock()
+	etag := a.st.etag
+	a.mu.Unlock()
+	text, etag, err := a.server.Target(ctx, a.who.UUID, a.who.Key, etag)
+	if err != nil || text == nil {
+		return err
+	}
+	want, err := a.understand(text)
+	if err != nil {
+		// Nothing changes on the device. The file keeps the target that works; the next start will see this one again.
+		a.mu.Lock()
+		changed := a.st.etag != etag
+		a.st.etag, a.st.rejected = etag, rejectedOf(a.who.UUID, text)
+		a.mu.Unlock()
+		if changed {
+			a.log.Error("the target state is rejected", "error", err)
+			a.logs.system(fmt.Sprintf("Could not move to new release: %v", err))
+			poke(a.dirty)
+		}
+		return nil
+	}
+	if err := a.store.change(func(m *memory) {
+		m.ETag, m.Target = etag, text
+		if m.NameAtInit == "" {
+			m.NameAtInit = want.device.Name
+		}
+	}); err != nil {
+		return err
+	}
+	a.take(want, etag)
+	a.log.Info("new target state", "releases", want.commits)
+	return nil
+}
+
+// remember takes the target state of the last run.
+func (a *Agent) remember() error {
+	m := a.store.get()
+	if len(m.Target) == 0 {
+		return nil
+	}
+	want, err := a.understand(m.Target)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.st.applied = maps.Clone(m.Applied)
+	a.mu.Unlock()
+	a.take(want, m.ETag)
+	return nil
+}
+
+// take makes a target state the wanted one. A download for the one before ends.
+func (a *Agent) take(want *desired, etag string) {
+	a.mu.Lock()
+	before := a.st.want
+	a.st.want, a.st.etag, a.st.rejected, a.st.omitOld = want, etag, nil, false
+	if a.st.cancelPulls != nil {
+		a.st.cancelPulls()
+	}
+	a.mu.Unlock()
+	if before == nil || !slices.Equal(before.leftOut, want.leftOut) {
+		for _, l := range want.leftOut {
+			a.log.Warn("left out", "field", l.Field, "reason", l.Reason)
+			a.logs.system(fmt.Sprintf("Left out of the release: %s: %s", l.Field, l.Reason))
+		}
+	}
+	poke(a.wake)
+	poke(a.dirty)
+}
+
+// rejectedOf reads of a target state that cannot be used which releases it was about.
+func rejectedOf(uuid api.DeviceUUID, text []byte) map[string]string {
+	var all api.TargetState
+	if json.Unmarshal(text, &all) != nil || all[uuid] == nil {
+		return nil
+	}
+	out := map[string]string{}
+	for app, t := range all[uuid].Apps {
+		if t != nil {
+			for commit := range t.Releases {
+				out[app] = commit
+			}
+		}
+	}
+	return out
+}
+
+// understand checks a target state and translates it. A part of it that is wrong makes all of it unusable: a device never
+// runs half a release.
+func (a *Agent) understand(text []byte) (*desired, error) {
+	var all api.TargetState
+	if err := json.Unmarshal(text, &all); err != nil {
+		return nil, err
+	}
+	mine := all[a.who.UUID]
+	if mine == nil {
+		return nil, errors.New("the target state is not about this device")
+	}
+	want := &desired{device: mine, target: plan.Target{Apps: map[string]bool{}}, commits: map[string]string{}}
+	for _, uuid := range slices.Sorted(maps.Keys(mine.Apps)) {
+		app := mine.Apps[uuid]
+		if app == nil || app.IsHost {
+			continue // the operating system is not ours to update
+		}
+		if !composition.ValidName(uuid) {
+			return nil, fmt.Errorf("%q is not the uuid of a fleet", uuid)
+		}
+		want.target.Apps[uuid] = true
+		for _, commit := range slices.Sorted(maps.Keys(app.Releases)) {
+			if app.Releases[commit] == nil || want.commits[uuid] != "" {
+				continue
+			}
+			if !commitRule.MatchString(commit) {
+				return nil, fmt.Errorf("%q is not a release", commit)
+			}
+			want.commits[uuid] = commit
+			id := composition.App{ID: app.ID, UUID: uuid, Name: app.Name, ReleaseID: app.Releases[commit].ID, Commit: commit}
+			if err := a.addRelease(want, id, app.Releases[commit]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return want, nil
+}
+
+func (a *Agent) addRelease(want *desired, app composition.App, rel *api.ReleaseTarget) error {
+	networks, volumes := map[string]bool{}, map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(rel.Services)) {
+		t := rel.Services[name]
+		if t == nil {
+			continue
+		}
+		if !imageRule.MatchString(t.Image) {
+			return fmt.Errorf("services.%s.image: %q is not an image by digest", name, t.Image)
+		}
+		svc, err := composition.ForService(a.device(want.device.Name), app, name, t)
+		if err != nil {
+			return err
+		}
+		want.target.Services = append(want.target.Services, plan.Service{App: app, Service: svc})
+		want.leftOut = append(want.leftOut, svc.LeftOut...)
+		for _, n := range svc.Networks {
+			networks[n] = true
+		}
+		for _, v := range svc.Volumes {
+			volumes[v] = true
+		}
+	}
+	for name := range rel.Networks {
+		networks[name] = networks[name] || name != "default"
+	}
+	for name := range rel.Volumes {
+		volumes[name] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(networks)) {
+		if !networks[name] {
+			continue // nobody joins the default network
+		}
+		n, leftOut, err := composition.ForNetwork(app, name, rel.Networks[name])
+		if err != nil {
+			return err
+		}
+		want.target.Networks = append(want.target.Networks, n)
+		want.leftOut = append(want.leftOut, leftOut...)
+	}
+	for _, name := range slices.Sorted(maps.Keys(volumes)) {
+		v, leftOut, err := composition.ForVolume(app, name, rel.Volumes[name])
+		if err != nil {
+			return err
+		}
+		want.target.Volumes = append(want.target.Volumes, v)
+		want.leftOut = append(want.leftOut, leftOut...)
+	}
+	return nil
+}
+
+func (a *Agent) device(nameNow string) composition.Device {
+	name := nameNow
+	if m := a.store.get(); m.NameAtInit != "" {
+		name = m.NameAtInit
+	}
+	return composition.Device{
+		UUID: a.who.UUID, Name: name, Type: a.conf.DeviceType, Arch: host.Arch(), OSVersion: a.osName,
+		APIKey: a.who.Key, APIURL: a.conf.APIEndpoint, EngineSocket: a.cfg.EngineSocket,
+		SharedDir: filepath.Join(a.cfg.RunDir, "services"),
+		Exists: func(path string) bool {
+			_, err := os.Stat(path)
+			return err == nil
+		},
+	}
+}
+
+// trust makes the engine accept the registry that an image comes from.
+func (a *Agent) trust(ref string) error {
+	if len(a.root) == 0 {
+		return nil
+	}
+	registry, _, _ := strings.Cut(ref, "/")
+	return engine.Trust(a.cfg.CertsDir, registry, a.root)
+}
