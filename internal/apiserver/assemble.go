@@ -74,7 +74,9 @@ func (s *Server) domain(pepper []byte) error {
 			release.DeletingFleets,
 		},
 	})
-	if s.releases, err = release.New(release.Config{DB: s.db, Fleets: s.fleets, Site: s.cfg.Site, Log: s.log}); err != nil {
+	if s.releases, err = release.New(release.Config{
+		DB: s.db, Fleets: s.fleets, Site: s.cfg.Site, Log: s.log, Pinned: device.Pinned,
+	}); err != nil {
 		return err
 	}
 	if s.devices, err = device.New(context.Background(), device.Config{

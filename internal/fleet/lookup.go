@@ -36,6 +36,9 @@ SELECT a.id, a.actor, a.uuid, a.app_name, a.slug, a.is_of__class, t.slug, c.slug
 FROM application a JOIN device_type t ON t.id = a.is_for__device_type JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture
 WHERE ` + visible
 
+// maxSlug is longer than any slug: a handle, a slash and a name.
+const maxSlug = 255
+
 // who gives the two arguments of visible.
 func who(by access.Caller) (kind string, id int64) {
 	if by.Kind == access.User {
@@ -63,6 +66,9 @@ func FindBySlug(ctx context.Context, tx *db.Tx, by access.Caller, slug string) (
 	column := "a.slug"
 	if !strings.Contains(slug, "/") {
 		column = "lower(a.app_name)"
+	}
+	if len(slug) > maxSlug {
+		return nil, api.Errorf(api.NotFound, "There is no fleet %q.", strings.ToValidUTF8(slug[:maxSlug], "")+"…")
 	}
 	kind, whose := who(by)
 	found, err := query(ctx, tx, selectFleet+` AND `+column+` = $3 ORDER BY a.slug LIMIT 20`, kind, whose, strings.ToLower(slug))

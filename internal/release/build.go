@@ -17,8 +17,8 @@ import (
 )
 
 // A build is a release that a builder works on: [Releases.Open], [Releases.AddImages], a [Releases.Heartbeat] every few seconds,
-// [Releases.Finish]. Every step may be repeated by a builder that did not hear the answer. A build that has ended stays as it
-// ended: a success that arrives after a cancellation changes nothing.
+// [Releases.Finish]. A builder that did not hear an answer may repeat the step (a repeated Open makes another build; the first
+// ends by its silence). A build that has ended stays as it ended: a success that arrives after a cancellation changes nothing.
 
 const (
 	maxLog      = 1 << 20 // bytes of a build log that are kept: the end of it

@@ -3,6 +3,7 @@ package release
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"maps"
 
@@ -25,6 +26,9 @@ func (r *Releases) beforeRelease(ctx context.Context, tx *db.Tx, c *odata.Change
 
 // beforeCreate fills in what a new release has of itself. A release is final unless it says otherwise.
 func beforeCreate(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	if err := checkPhase(c); err != nil {
+		return err
+	}
 	fleet, ok := c.Values["belongs_to__application"].(int64)
 	if !ok {
 		return api.Errorf(api.Invalid, "It is necessary that each release belongs to exactly one application")
@@ -66,6 +70,9 @@ func beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	if err := finalize(ctx, tx, c); err != nil {
 		return err
 	}
+	if err := checkPhase(c); err != nil {
+		return err
+	}
 	c.Values["update_timestamp"] = tx.NowText()
 	return nil
 }
@@ -96,6 +103,15 @@ func checkCancel(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	}
 	c.Values["end_timestamp"] = tx.NowText() // the clock of the server, whatever the client's says
 	return nil
+}
+
+// checkPhase lets through the phases of a release's life that clients know.
+func checkPhase(c *odata.Change) error {
+	switch c.Values["phase"] {
+	case nil, "next", "current", "sunset", "end-of-life":
+		return nil
+	}
+	return api.Errorf(api.Invalid, "The phase of a release is next, current, sunset or end-of-life.")
 }
 
 func statusOf(ctx context.Context, tx *db.Tx, id int64) (string, error) {
@@ -148,7 +164,7 @@ WHERE a.should_be_running__release = $1 LIMIT 1`, id).Scan(&raw, &class)
 		if err == nil {
 			return api.Errorf(api.Invalid, "Unable to delete release %s because it is the %s's target release.", raw, class)
 		}
-		if err != sql.ErrNoRows { //nolint:errorlint // Row.Scan returns the sentinel itself
+		if !errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("delete release %d: %w", id, err)
 		}
 	}
@@ -164,7 +180,7 @@ WHERE a.should_be_running__release = $1 LIMIT 1`, id).Scan(&raw, &class)
 	for _, id := range c.IDs {
 		if _, err := tx.ExecContext(ctx, `
 DELETE FROM image WHERE id IN (SELECT image FROM release_image WHERE is_part_of__release = $1)
-  AND id NOT IN (SELECT image FROM release_image WHERE is_part_of__release <> $1)`, id); err != nil {
+  AND NOT EXISTS (SELECT 1 FROM release_image other WHERE other.image = image.id AND other.is_part_of__release <> $1)`, id); err != nil {
 			return fmt.Errorf("delete release %d: its images: %w", id, err)
 		}
 	}

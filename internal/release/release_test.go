@@ -54,6 +54,14 @@ func TestNobodyFakesARelease(t *testing.T) {
 	w.Want(w.Alice, "PATCH", path(id), map[string]any{"status": "success"}, 400, "can only be changed to cancelled")
 	w.Want(w.Alice, "PATCH", path(id), map[string]any{"status": "cancelled"}, 400, "A successful release cannot be cancelled.")
 	w.Want(w.Alice, "PATCH", path(id), map[string]any{"end_timestamp": 1700000000000}, 400, "end_timestamp")
+	w.Want(w.Alice, "PATCH", path(id), map[string]any{"phase": "young"}, 400, "next, current, sunset or end-of-life")
+	w.Want(w.Alice, "PATCH", path(id), map[string]any{"phase": "current", "release_version": "one"}, 200, "")
+	second := w.Release(w.Alice, "alice/harbour", false, "web")
+	w.Want(w.Alice, "PATCH", path(second), map[string]any{"release_version": "one"}, 409, "nique")
+	for _, column := range []string{"is_final", "is_invalidated", "status", "is_passing_tests"} {
+		w.Want(w.Alice, "PATCH", path(id), map[string]any{column: nil}, 400, "")
+		w.Want(w.Alice, "PATCH", path(id), map[string]any{column: map[string]any{}}, 400, "")
+	}
 	w.Want(w.Alice, "PATCH", path(id), map[string]any{"note": "hello", "known_issue_list": "none"}, 200, "")
 	w.Want(w.Alice, "GET", path(id)+"?$select=note", nil, 200, "hello")
 	w.Want(dev, "PATCH", path(id), map[string]any{"note": "x"}, 403, "")
