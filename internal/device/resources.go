@@ -44,9 +44,8 @@ func (d *Devices) deviceResource() *odata.Resource {
 		Keys:       [][]string{{"uuid"}, {"actor"}},
 		UniqueText: map[string]string{"uuid": `"uuid" must be unique.`},
 		Rules: map[access.Kind]odata.Rule{
-			access.User: {Read: ofMember, Create: ofMember, Update: ofMember, Delete: ofMember, Write: writtenByUsers},
-			access.Device: {Read: itself, Update: itself, Write: writtenByItself, Ignore: ignoredFromItself,
-				Hide: []string{"note", "belongs_to__user"}},
+			access.User:   {Read: ofMember, Create: ofMember, Update: ofMember, Delete: ofMember, Write: writtenByUsers},
+			access.Device: {Read: itself, Update: itself, Write: writtenByItself, Ignore: ignoredFromItself},
 		},
 		Before: []odata.Hook{d.beforeWrite},
 		After:  []odata.Hook{d.afterWrite},

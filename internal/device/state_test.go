@@ -214,6 +214,7 @@ func TestETagFollowsEveryChange(t *testing.T) {
 	}
 	before, err := w.target(dev, uuidOf(1), "")
 	w.must(err)
+	w.patchDevice(made.ID, "is_pinned_on__release", nil)
 	next := w.push(w.alice, "alice/haven", "web")
 	after, err := w.target(dev, uuidOf(1), before.ETag)
 	w.must(err)

@@ -221,6 +221,15 @@ func (w *world) id(table, where string, args ...any) (id int64) {
 	return id
 }
 
+// count counts rows; the query begins with a table.
+func (w *world) count(query string, args ...any) (n int) {
+	w.Helper()
+	w.read(func(tx *db.Tx) error {
+		return tx.QueryRowContext(w.Context(), `SELECT count(*) FROM `+query, args...).Scan(&n)
+	})
+	return n
+}
+
 func (w *world) fleet(by access.Caller, name string) int64 {
 	w.Helper()
 	return w.create(by, "application", map[string]any{
