@@ -36,7 +36,7 @@ type Limits struct {
 	Top     int           // rows of one answer, and the largest $top: 100,000
 	Answer  int           // bytes of one answer: 64 MiB
 	Text    int           // bytes of a text that has no MaxLen of its own: 64 KiB
-	Time    time.Duration // one statement: 30 s
+	Time    time.Duration // one statement: 10 s
 }
 
 func (l Limits) withDefaults() Limits {
@@ -52,7 +52,7 @@ func (l Limits) withDefaults() Limits {
 		}
 	}
 	if l.Time == 0 {
-		l.Time = 30 * time.Second
+		l.Time = 10 * time.Second
 	}
 	return l
 }

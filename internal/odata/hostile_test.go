@@ -5,7 +5,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
@@ -133,4 +135,37 @@ func TestAnswerLimits(t *testing.T) {
 		{bob, "GET", "device?$top=1", "", 400, `"the answer is larger than 60 bytes; ask for pages with $top and $skip"`},
 		{bob, "PATCH", "device?$filter=true", `{"note":"x"}`, 400, `"the request would update more than 2 rows"`},
 	})
+}
+
+// TestGrowth: a small request cannot make the database build an enormous value or compute for ever.
+func TestGrowth(t *testing.T) {
+	s := newServer(t, func(c *odata.Config) { c.Limits = odata.Limits{Time: 200 * time.Millisecond} })
+	ctx := t.Context()
+	err := s.db.Write(ctx, func(tx *db.Tx) error {
+		_, err := tx.ExecContext(ctx, `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+			INSERT INTO device (created_at, modified_at, uuid, device_name, belongs_to__application, is_of__device_type)
+			SELECT '2026-01-01T00:00:00.000Z', '2026-01-01T00:00:00.000Z', 'n' || i, 'n', 100, 5 FROM n`)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	grow := "uuid"
+	for range 6 {
+		grow = "replace(" + grow + ",'a','" + strings.Repeat("a", 200) + "')"
+	}
+	if a := s.do(bob, "GET", "/v7/device?$filter="+grow+" eq 'x'", ""); a.status != http.StatusBadRequest {
+		t.Errorf("growing text: got %d %.200s", a.status, a.body)
+	}
+	square := "belongs_to__application($select=id;$expand=owns__device($select=id))"
+	start := time.Now()
+	if a := s.do(bob, "GET", "/v7/device?$select=id&$expand="+square, ""); a.status != http.StatusServiceUnavailable {
+		t.Errorf("squared expand: got %d %.200s", a.status, a.body)
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("squared expand: stopped only after %s", took)
+	}
+	if a := s.do(bob, "GET", "/v7/device/$count", ""); a.body != `{"d":3003}` {
+		t.Errorf("afterwards: got %d %s", a.status, a.body)
+	}
 }

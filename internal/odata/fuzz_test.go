@@ -1,0 +1,70 @@
+package odata_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/odata"
+)
+
+// seeds are the requests of the golden files.
+func seeds(f *testing.F) {
+	for _, file := range []string{"testdata/queries.txt", "testdata/clients.txt", "testdata/refused.txt", "testdata/tenants.txt"} {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for line := range strings.Lines(string(data)) {
+			who, request, ok := strings.Cut(strings.TrimSpace(line), " ")
+			if ok && who == "bob" && !strings.HasPrefix(line, " ") {
+				path, query, _ := strings.Cut(strings.ReplaceAll(request, " ", "%20"), "?")
+				f.Add(path, query)
+			}
+		}
+	}
+}
+
+// FuzzParse: no text makes the parser panic, and every refusal is the client's fault.
+func FuzzParse(f *testing.F) {
+	seeds(f)
+	f.Fuzz(func(t *testing.T, path, query string) {
+		if err := odata.ParseOnly(path, query); err != nil && api.AsError(err).Code != api.Invalid {
+			t.Errorf("%q ? %q: %v", path, query, err)
+		}
+	})
+}
+
+// FuzzRequest goes all the way to the database: what the parser and the model accept, the database accepts too, and a row of
+// the other tenant never shows.
+func FuzzRequest(f *testing.F) {
+	seeds(f)
+	s := newServer(f)
+	f.Fuzz(func(t *testing.T, path, query string) {
+		u := &url.URL{Scheme: "http", Host: "x", Path: "/v7/x", RawQuery: query}
+		if unescaped, err := url.PathUnescape(path); err == nil {
+			u.Path, u.RawPath = "/v7/"+unescaped, "/v7/"+path
+		}
+		r := &http.Request{Method: http.MethodGet, URL: u, Header: http.Header{}}
+		w := httptest.NewRecorder()
+		err := s.Handler()(w, r.WithContext(access.With(t.Context(), bob)))
+		if err != nil {
+			switch api.AsError(err).Code {
+			case api.Invalid, api.Unauthorized:
+			default:
+				t.Errorf("%q ? %q: %v", path, query, err)
+			}
+			return
+		}
+		for _, theirs := range []string{"ee99", "enemy", "theirs", "5ec2e7"} {
+			if strings.Contains(w.Body.String(), theirs) {
+				t.Errorf("%q ? %q shows %q: %s", path, query, theirs, w.Body)
+			}
+		}
+	})
+}
