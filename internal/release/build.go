@@ -238,6 +238,9 @@ func (r *Releases) Finish(ctx context.Context, tx *db.Tx, id int64, result api.B
 			return api.Build{}, err
 		}
 	}
+	if err := addLabels(ctx, tx, id, images, result); err != nil {
+		return api.Build{}, err
+	}
 	if err := endImages(ctx, tx, id, result.Status); err != nil {
 		return api.Build{}, err
 	}
@@ -283,7 +286,7 @@ func checkResult(images []api.BuildImage, result api.BuildResult) error {
 	return nil
 }
 
-// finishImage records what became of one image. Labels that a device would refuse the whole release for are left out.
+// finishImage records what became of one image.
 func finishImage(ctx context.Context, tx *db.Tx, build int64, result api.BuildResult, image api.BuildImageResult) error {
 	var pushed, digest, size any
 	if image.Status == api.StatusSuccess {
@@ -300,16 +303,60 @@ UPDATE image SET status = $1, end_timestamp = $2, push_timestamp = $3, content_h
 	if err != nil {
 		return fmt.Errorf("build %d: image %d: %w", build, image.ID, err)
 	}
-	for name, value := range image.Labels {
-		if fleet.CheckLabelName(name) != nil || len(value) > maxText {
-			continue
-		}
-		_, err := tx.ExecContext(ctx, `
+	return nil
+}
+
+// addLabels keeps the labels of the images. A label in the composition wins over the image's own of that name, and devices let
+// the rows made here win over the composition; so those are left out, and with them what a device would refuse the whole
+// release for.
+func addLabels(ctx context.Context, tx *db.Tx, build int64, images []api.BuildImage, result api.BuildResult) error {
+	var text string
+	if err := tx.QueryRowContext(ctx, `SELECT composition FROM "release" WHERE id = $1`, build).Scan(&text); err != nil {
+		return fmt.Errorf("build %d: composition: %w", build, err)
+	}
+	var composition struct {
+		Services map[string]struct{ Labels labelNames }
+	}
+	_ = json.Unmarshal([]byte(text), &composition) // one of another form names no labels
+	service := map[int64]string{}
+	for _, image := range images {
+		service[image.ID] = image.Service
+	}
+	for _, image := range result.Images {
+		composed := composition.Services[service[image.ID]].Labels
+		for name, value := range image.Labels {
+			if composed[name] || fleet.CheckLabelName(name) != nil || len(value) > maxText {
+				continue
+			}
+			_, err := tx.ExecContext(ctx, `
 INSERT INTO image_label (created_at, release_image, label_name, value)
-SELECT $1, id, $2, $3 FROM release_image WHERE is_part_of__release = $4 AND image = $5
-ON CONFLICT (release_image, label_name) DO UPDATE SET value = excluded.value`, tx.NowText(), name, value, build, image.ID)
-		if err != nil {
-			return fmt.Errorf("build %d: image %d: label %q: %w", build, image.ID, name, err)
+SELECT $1, id, $2, $3 FROM release_image WHERE is_part_of__release = $4 AND image = $5`, tx.NowText(), name, value, build, image.ID)
+			if err != nil {
+				return fmt.Errorf("build %d: image %d: label %q: %w", build, image.ID, name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// labelNames are the names of a compose block's labels, which stand there as an object or as a list of "name=value".
+type labelNames map[string]bool
+
+// UnmarshalJSON reads either form; anything else has no names.
+func (l *labelNames) UnmarshalJSON(data []byte) error {
+	*l = labelNames{}
+	var object map[string]any
+	if json.Unmarshal(data, &object) == nil {
+		for name := range object {
+			(*l)[name] = true
+		}
+		return nil
+	}
+	var list []string
+	if json.Unmarshal(data, &list) == nil {
+		for _, entry := range list {
+			name, _, _ := strings.Cut(entry, "=")
+			(*l)[name] = true
 		}
 	}
 	return nil

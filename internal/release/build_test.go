@@ -104,6 +104,26 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+func TestImageLabels(t *testing.T) {
+	w := releasetest.New(t)
+	w.Fleet(w.Alice, "harbour", "intel-nuc")
+	b, images := w.Open(w.Alice, "alice/harbour", false, "web", "db")
+	w.Write(func(tx *db.Tx) error {
+		_, err := w.Releases.AddImages(t.Context(), tx, b.ID, api.BuildImagesRequest{Services: []string{"web", "db"}, Composition: json.RawMessage(
+			`{"services":{"web":{"labels":{"io.example.both":"composed"}},"db":{"labels":["io.example.both=composed"]}}}`)})
+		return err
+	})
+	result := releasetest.Result(images)
+	for i := range result.Images {
+		result.Images[i].Labels = map[string]string{"io.example.both": "image", "io.example.image": "image", "no label": "x"}
+	}
+	if _, err := w.Finish(b.ID, result); err != nil {
+		t.Fatal(err)
+	}
+	w.Want(w.Alice, "GET", "image_label?$select=label_name,value", nil, 200,
+		`{"d":[{"label_name":"io.example.image","value":"image"},{"label_name":"io.example.image","value":"image"}]}`)
+}
+
 func TestOpenRefusals(t *testing.T) {
 	w := releasetest.New(t)
 	mine := w.Fleet(w.Alice, "harbour", "intel-nuc")
