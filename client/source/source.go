@@ -74,24 +74,9 @@ func Scan(dir, dockerfile string) (*Project, error) {
 	return s.p, nil
 }
 
-// Compose gives the path of the project's compose file, or "".
-func (p *Project) Compose() string { return p.first(composeNames) }
-
-// CheckBuildable finds out early that a directory is no project at all.
-func (p *Project) CheckBuildable() error {
-	if p.Compose() != "" {
-		return nil
-	}
-	for _, e := range p.entries {
-		if name, _, _ := strings.Cut(e.name, "."); name == "Dockerfile" && !strings.Contains(e.name, "/") {
-			return nil
-		}
-	}
-	return api.Errorf(api.Invalid, "%s has neither a Dockerfile nor a docker-compose.yml", p.Dir)
-}
-
-func (p *Project) first(names []string) string {
-	for _, n := range names {
+// Compose gives the path on disk of the project's compose file, or "".
+func (p *Project) Compose() string {
+	for _, n := range composeNames {
 		for _, e := range p.entries {
 			if e.name == n {
 				return e.file
@@ -99,6 +84,19 @@ func (p *Project) first(names []string) string {
 		}
 	}
 	return ""
+}
+
+// CheckBuildable finds out early that a directory is no project at all.
+func (p *Project) CheckBuildable() error {
+	for _, e := range p.entries {
+		if slices.Contains(composeNames, e.name) {
+			return nil
+		}
+		if name, _, _ := strings.Cut(e.name, "."); name == "Dockerfile" && !strings.Contains(e.name, "/") {
+			return nil
+		}
+	}
+	return api.Errorf(api.Invalid, "%s has neither a Dockerfile nor a docker-compose.yml", p.Dir)
 }
 
 // AddImage puts an image archive (docker save, or OCI) into the project, to be used for a service in place of a build.

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -11,6 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/roadstead-io/roadstead/internal/fleettest"
@@ -34,7 +41,7 @@ func TestOffline(t *testing.T) {
 // TestScript runs the user stories against a real server. They share it, and are told apart by the names they use: $FLEET and
 // $UNIQUE are different in each.
 func TestScript(t *testing.T) {
-	srv := fleettest.NewServerWith(t, fleettest.Options{Args: buildArgs()})
+	srv := fleettest.NewServerWith(t, fleettest.Options{Builds: fleettest.CanBuild()})
 	var n sync.Mutex
 	story := 0
 	testscript.Run(t, testscript.Params{
@@ -51,8 +58,14 @@ func TestScript(t *testing.T) {
 			}
 			env.Setenv("UNIQUE", unique)
 			env.Setenv("FLEET", "fleet-"+unique)
+			env.Setenv("UUID", hexName(unique+"a"))
+			env.Setenv("UUID2", hexName(unique+"b"))
 			env.Setenv("DOMAIN", srv.Domain)
-			env.Setenv("ADDR", srv.Addr)
+			_, port, err := net.SplitHostPort(srv.Addr)
+			if err != nil {
+				return err
+			}
+			env.Setenv("PORT", port)
 			env.Setenv("ADMIN_EMAIL", srv.Admin.Email)
 			env.Setenv("ADMIN_USER", srv.Admin.Username)
 			env.Setenv("ADMIN_PASSWORD", srv.Admin.Password)
@@ -61,22 +74,20 @@ func TestScript(t *testing.T) {
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "builder" {
-				return os.Getenv("ROADSTEAD_BUILDKITD") != "" && os.Getenv("ROADSTEAD_BASE_BUSYBOX") != "", nil
+				return fleettest.CanBuild(), nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"field": field, "retry": retry, "perm": perm,
+			"field": field, "retry": retry, "perm": perm, "image": image,
 		},
 	})
 }
 
-// buildArgs makes the server build, where the parts that it takes are given.
-func buildArgs() []string {
-	if d := os.Getenv("ROADSTEAD_BUILDKITD"); d != "" {
-		return []string{"--buildkitd", d}
-	}
-	return nil
+// hexName is 32 hexadecimal digits that are a story's own: a uuid, or a device's key.
+func hexName(seed string) string {
+	sum := sha256.Sum256([]byte(seed + time.Now().String()))
+	return hex.EncodeToString(sum[:16])
 }
 
 func home(env *testscript.Env) {
@@ -152,4 +163,22 @@ func perm(ts *testscript.TestScript, neg bool, args []string) {
 	if got := fmt.Sprintf("%04o", st.Mode().Perm()); got != args[0] {
 		ts.Fatalf("%s: mode %s, want %s", args[1], got, args[0])
 	}
+}
+
+// image writes an archive of a small image, as docker save does: image FILE.
+func image(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 || neg {
+		ts.Fatalf("usage: image FILE")
+	}
+	img, err := random.Image(1000, 1)
+	ts.Check(err)
+	config, err := img.ConfigFile()
+	ts.Check(err)
+	config = config.DeepCopy()
+	config.OS, config.Architecture = "linux", "amd64"
+	img, err = mutate.ConfigFile(img, config)
+	ts.Check(err)
+	tag, err := name.NewTag("example.com/image:latest")
+	ts.Check(err)
+	ts.Check(tarball.WriteToFile(ts.MkAbs(args[0]), tag, img))
 }

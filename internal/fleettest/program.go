@@ -59,3 +59,20 @@ func Root() string {
 	_, file, _, _ := runtime.Caller(0)
 	return filepath.Join(filepath.Dir(file), "..", "..")
 }
+
+// CanBuild reports whether there is what the builder needs: buildkitd, and the base image of the examples.
+func CanBuild() bool {
+	return made("ROADSTEAD_BUILDKITD", "bin/buildkitd") != "" && made("ROADSTEAD_BASE_BUSYBOX", ".cache/base/busybox.tar") != ""
+}
+
+// made finds a file that `make` makes, by an environment variable or in its usual place; "" when it is not there.
+func made(variable, file string) string {
+	path := os.Getenv(variable)
+	if path == "" {
+		path = filepath.Join(Root(), file)
+	}
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
+}

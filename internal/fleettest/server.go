@@ -33,6 +33,7 @@ type Options struct {
 	Listen        string        // address of the public port, without the port; "": 127.0.0.1
 	Args          []string      // more flags of `roadsteadd up`
 	NotStarted    bool          // the test calls Start itself
+	Builds        bool          // skip the test unless buildkitd and the base image are there, and give them to the server
 	LogEverything bool          // copy the server's log to the test's, also when the test passes
 }
 
@@ -54,11 +55,12 @@ type Server struct {
 	Addr   string // 127.0.0.1:PORT
 	Admin  Admin
 
-	t    testing.TB
-	opt  Options
-	log  *os.File
-	mu   sync.Mutex // guards proc
-	proc *process
+	t     testing.TB
+	based bool // the base image is imported
+	opt   Options
+	log   *os.File
+	mu    sync.Mutex // guards proc
+	proc  *process
 }
 
 // process is one start of the server.
@@ -79,6 +81,9 @@ func NewServerWith(t testing.TB, opt Options) *Server {
 	}
 	if opt.Listen == "" {
 		opt.Listen = "127.0.0.1"
+	}
+	if opt.Builds && !CanBuild() {
+		t.Skip("buildkitd or the base image is missing: `make bin/buildkitd .cache/base/busybox.tar` makes them")
 	}
 	// Not t.TempDir: its long names do not leave room for the paths of sockets, and the roles' users must be able to enter.
 	dir, err := os.MkdirTemp("", "rsd-")
@@ -120,6 +125,9 @@ func (s *Server) Start() {
 	s.t.Helper()
 	args := append([]string{"up", "--data", s.Dir, "--domain", s.Domain, "--listen", s.Addr,
 		"--poll-interval", s.opt.PollInterval.String()}, s.opt.Args...)
+	if file := made("ROADSTEAD_BUILDKITD", "bin/buildkitd"); file != "" {
+		args = append(args, "--buildkitd", file)
+	}
 	cmd := exec.Command(Program(s.t, "roadsteadd"), args...)
 	cmd.Stderr = s.log
 	cmd.Env = append(os.Environ(), "ROADSTEAD_TOKEN=", "ROADSTEAD_URL=")
@@ -164,6 +172,21 @@ func (s *Server) Start() {
 	if err := json.Unmarshal(data, &s.Admin); err != nil {
 		s.t.Fatalf("admin.json: %v", err)
 	}
+	if s.opt.Builds && !s.based {
+		s.RunAdmin("base", "import", "base/busybox", made("ROADSTEAD_BASE_BUSYBOX", ".cache/base/busybox.tar"))
+		s.based = true
+	}
+}
+
+// RunAdmin runs `roadsteadd admin` on the server's directory and gives back what it prints.
+func (s *Server) RunAdmin(args ...string) string {
+	s.t.Helper()
+	cmd := exec.Command(Program(s.t, "roadsteadd"), append(append([]string{"admin"}, args...), "--data", s.Dir)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		s.t.Fatalf("roadsteadd admin %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
 }
 
 // Stop ends the server as an operator would, and waits for it.
@@ -256,7 +279,7 @@ func (s *Server) report() {
 		return
 	}
 	log := []byte(s.Log())
-	const most = 16 << 10
+	const most = 6 << 10
 	if len(log) > most && !s.opt.LogEverything {
 		log = log[len(log)-most:]
 		log = append([]byte("…"), log[bytes.IndexByte(log, '\n')+1:]...)
