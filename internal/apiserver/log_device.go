@@ -88,12 +88,12 @@ func (s *Server) followLog(w http.ResponseWriter, r *http.Request, by access.Cal
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
 	if err := rc.Flush(); err != nil {
-		return nil //nolint:nilerr // the reader is gone
+		return nil // the reader is gone
 	}
 	for {
 		line, err := f.Next()
 		if err != nil {
-			return nil //nolint:nilerr // the reader is gone, or has no right any more
+			return nil // the reader is gone, or has no right any more
 		}
 		text := []byte("\n")
 		if line != nil {
@@ -103,10 +103,10 @@ func (s *Server) followLog(w http.ResponseWriter, r *http.Request, by access.Cal
 			text = append(text, '\n')
 		}
 		if _, err := w.Write(text); err != nil {
-			return nil //nolint:nilerr // the reader is gone
+			return nil // the reader is gone
 		}
 		if err := rc.Flush(); err != nil {
-			return nil //nolint:nilerr // the reader is gone
+			return nil // the reader is gone
 		}
 	}
 }

@@ -22,18 +22,19 @@ import (
 
 // server is a running api role and the other roles' ways to it.
 type server struct {
-	*testing.T
+	testing.TB
 	dir   string
 	admin api.Admin
 	log   *bytes.Buffer // read it after stop
 	stop  func()
 	addr  string
+	peers map[string]string // of the next start
 }
 
 // newServer starts the api role as the parent does, on a port of its own, with its first administrator.
-func newServer(t *testing.T) *server {
+func newServer(t testing.TB) *server {
 	t.Helper()
-	s := &server{T: t, dir: t.TempDir(), log: &bytes.Buffer{}}
+	s := &server{TB: t, dir: t.TempDir(), log: &bytes.Buffer{}}
 	s.must(pki.NewTestIdentities(s.dir, api.RoleAPI, api.RoleEdge, api.RoleSigner, api.RoleRegistry, api.RoleBuilder, api.RoleParent,
 		api.RoleAdmin))
 	s.must(os.WriteFile(filepath.Join(s.dir, api.RoleAPI, "pepper"), []byte("0123456789abcdef0123456789abcdef"), 0o600))
@@ -48,7 +49,7 @@ func (s *server) start() {
 	s.Helper()
 	srv, err := apiserver.New(apiserver.Config{
 		Dir: filepath.Join(s.dir, api.RoleAPI), Site: api.Site{Domain: "roadstead.test", Port: 443},
-		PublicCA: filepath.Join(s.dir, api.RoleAPI, "ca.pem"), PollInterval: time.Minute,
+		PublicCA: filepath.Join(s.dir, api.RoleAPI, "ca.pem"), PollInterval: time.Minute, Peers: s.peers,
 	}, slog.New(slog.NewTextHandler(s.log, nil)))
 	s.must(err)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -85,7 +86,7 @@ func (s *server) must(err error) {
 
 // answer is an HTTP answer, read whole.
 type answer struct {
-	*testing.T
+	testing.TB
 	what   string
 	status int
 	header http.Header
@@ -124,7 +125,7 @@ func (s *server) role(role, method, path string, body any, headers ...string) *a
 	defer func() { _ = resp.Body.Close() }()
 	data, err := io.ReadAll(resp.Body)
 	s.must(err)
-	return &answer{T: s.T, what: method + " " + path, status: resp.StatusCode, header: resp.Header, body: string(data)}
+	return &answer{TB: s.TB, what: method + " " + path, status: resp.StatusCode, header: resp.Header, body: string(data)}
 }
 
 // do sends a request as the public does: through the edge, with a token or without.

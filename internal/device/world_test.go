@@ -45,6 +45,7 @@ type world struct {
 	off time.Duration
 
 	last string // what a test did last
+	far  int64  // a fleet of bob
 }
 
 func newWorld(t testing.TB, change ...func(*device.Config)) *world {

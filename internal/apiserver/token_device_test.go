@@ -1,0 +1,107 @@
+package apiserver_test
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
+// signer stands where the signer role does and notes what it is asked; that the real one signs is its own package's test.
+type signer struct {
+	mu    sync.Mutex // covers asked
+	asked []api.PullTokenRequest
+}
+
+func (s *server) signer() *signer {
+	s.Helper()
+	id, err := pki.LoadIdentity(filepath.Join(s.dir, api.RoleSigner))
+	s.must(err)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	s.must(err)
+	sg := &signer{}
+	srv := &http.Server{TLSConfig: id.ServerTLS(), ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var ask api.PullTokenRequest
+		if pki.PeerRole(r) != api.RoleAPI || r.URL.Path != "/v1/pull-token" || web.Decode(r, &ask) != nil {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		sg.mu.Lock()
+		defer sg.mu.Unlock()
+		sg.asked = append(sg.asked, ask)
+		_ = web.WriteJSON(w, http.StatusOK, api.SignedToken{Token: fmt.Sprintf("token-%d", len(sg.asked))})
+	})}
+	done := make(chan error, 1)
+	go func() { done <- srv.ServeTLS(ln, "", "") }()
+	s.Cleanup(func() { _ = srv.Close(); <-done })
+	s.stop()
+	s.peers = map[string]string{api.RoleSigner: ln.Addr().String()}
+	s.start()
+	return sg
+}
+
+// build makes a successful release of one service and gives its repository.
+func (s *server) build(token, slug string) string {
+	s.Helper()
+	var b api.Build
+	s.role(api.RoleBuilder, "POST", "/internal/v1/builds", api.BuildRequest{Slug: slug}, "Authorization: Bearer "+token).
+		want(http.StatusCreated).into(&b)
+	var images []api.BuildImage
+	s.role(api.RoleBuilder, "POST", fmt.Sprintf("/internal/v1/builds/%d/images", b.ID), api.BuildImagesRequest{
+		Composition: json.RawMessage(`{"services":{"web":{}}}`), Services: []string{"web"},
+	}).into(&images)
+	s.role(api.RoleBuilder, "POST", fmt.Sprintf("/internal/v1/builds/%d/finish", b.ID), api.BuildResult{
+		Status: api.StatusSuccess, Images: []api.BuildImageResult{{ID: images[0].ID, Status: api.StatusSuccess, Digest: fmt.Sprintf("sha256:%064x", 1)}},
+	}).want(http.StatusOK)
+	return images[0].Repository
+}
+
+func TestRegistryToken(t *testing.T) {
+	s := newServer(t)
+	fleet := s.fleet(s.admin.APIKey, "harbour")
+	dev := s.device(s.admin.APIKey, fleet, hexUUID(1))
+	bob := s.user("bob")
+	s.fleet(bob, "elsewhere")
+	s.do(dev.APIKey, "GET", "/auth/v1/token", nil).want(http.StatusServiceUnavailable) // there is no signer yet
+	sg := s.signer()
+	own, foreign := s.build(s.admin.APIKey, s.admin.Username+"/harbour"), s.build(bob, "bob/elsewhere")
+	ask := "/auth/v1/token?service=registry2.roadstead.test&account=x&scope=repository:" + own + ":pull,push&scope[1]=repository:" + foreign + ":pull"
+	basic := func(user, password string) string {
+		return "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
+	}
+	var got api.RegistryToken
+	s.do("", "GET", ask, nil, basic("d_"+string(dev.UUID), dev.APIKey)).want(http.StatusOK).into(&got)
+	if got.Token != "token-1" {
+		t.Errorf("token: %q", got.Token)
+	}
+	s.do("", "GET", ask, nil, basic("admin", dev.APIKey)).want(http.StatusOK) // the user name is not believed
+	s.do(dev.APIKey, "GET", ask, nil).want(http.StatusOK)
+	s.do(bob, "GET", ask, nil).want(http.StatusOK)
+	s.do(bob, "GET", "/auth/v1/token", nil).want(http.StatusOK)
+	s.do("", "GET", ask, nil).want(http.StatusUnauthorized)
+	s.do("", "GET", ask, nil, basic("d_"+string(dev.UUID), "wrong")).want(http.StatusUnauthorized)
+	s.do("", "GET", ask, nil, basic("d_"+string(dev.UUID), "")).want(http.StatusUnauthorized)
+	pull := func(name string) []api.Grant {
+		return []api.Grant{{Type: "repository", Name: name, Actions: []string{"pull"}}}
+	}
+	subject := api.DeviceRegistryUser(dev.UUID)
+	sg.mu.Lock()
+	defer sg.mu.Unlock()
+	if diff := cmp.Diff([]api.PullTokenRequest{
+		{Subject: subject, Access: pull(own)}, {Subject: subject, Access: pull(own)}, {Subject: subject, Access: pull(own)},
+		{Subject: "bob", Access: pull(foreign)}, {Subject: "bob", Access: []api.Grant{}},
+	}, sg.asked); diff != "" {
+		t.Errorf("what the signer was asked (-want +got):\n%s", diff)
+	}
+}
