@@ -4,14 +4,13 @@
 #   scripts/demo.sh up      start what is missing; running it again changes nothing that is right
 #   scripts/demo.sh down    remove every trace: processes, namespaces, interfaces, mounts, hosts entries, files
 #
-# The server listens on an address of its own (an interface of the demo), so that no port of the machine is taken.
+# The server listens on an address of its own, one more of the loopback interface, so that no port of the machine is taken.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 top=$PWD
 demo=$top/.demo
 domain=roadstead.test
 address=10.213.0.1
-interface=rsd-demo
 marker="# roadstead demo"
 fleet=hello
 device=demo
@@ -37,11 +36,7 @@ data_directory() {
 }
 
 network() {
-	if ! ip link show "$interface" >/dev/null 2>&1; then
-		ip link add "$interface" type dummy
-	fi
-	ip address replace "$address/32" dev "$interface"
-	ip link set "$interface" up
+	ip address replace "$address/32" dev lo
 }
 
 hosts() { # one marked line in /etc/hosts, added under a lock
@@ -216,7 +211,7 @@ down() {
 		flock 9
 		if grep -F "$marker" /etc/hosts >/dev/null; then unhost; fi
 	) 9>/run/lock/roadstead-hosts.lock
-	ip link delete "$interface" 2>/dev/null || true
+	ip address delete "$address/32" dev lo 2>/dev/null || true
 	rm -rf "$data" "$demo"
 	# The system users of the roles go too, unless another server on this machine runs as them.
 	for u in edge api signer registry builder buildkit; do

@@ -26,7 +26,7 @@ import (
 type platform struct {
 	top, bin, dir, data string
 	domain, address     string
-	iface, hostsLine    string
+	hostsLine           string
 	cmd                 *exec.Cmd
 	log                 *os.File
 	admin               adminFile
@@ -84,7 +84,7 @@ func newPlatform(bin string) (*platform, error) {
 	id := os.Getpid() % 250
 	pl := &platform{
 		top: top, bin: bin, dir: dir, data: filepath.Join(dir, "data"),
-		domain: "e2e.roadstead.test", address: fmt.Sprintf("10.213.255.%d", 1+id), iface: fmt.Sprintf("rsd-e2e%d", id),
+		domain: "e2e.roadstead.test", address: fmt.Sprintf("10.213.255.%d", 1+id),
 	}
 	if err := pl.network(); err != nil {
 		return pl, err
@@ -118,19 +118,15 @@ func newPlatform(bin string) (*platform, error) {
 	return pl, nil
 }
 
-// network makes an interface with the server's address and lets its names resolve.
+// network adds the server's address to the loopback interface and lets its names resolve.
 func (pl *platform) network() error {
 	names := []string{pl.domain}
 	for _, s := range []string{"api", "dashboard", "registry2", "builder", "git", "cloudlink", "vpn", "tunnel", "devices"} {
 		names = append(names, s+"."+pl.domain)
 	}
 	pl.hostsLine = pl.address + " " + strings.Join(names, " ")
-	for _, args := range [][]string{
-		{"link", "add", pl.iface, "type", "dummy"}, {"address", "add", pl.address + "/32", "dev", pl.iface}, {"link", "set", pl.iface, "up"},
-	} {
-		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
-			return fmt.Errorf("ip %v: %w: %s", args, err, out)
-		}
+	if out, err := exec.Command("ip", "address", "replace", pl.address+"/32", "dev", "lo").CombinedOutput(); err != nil {
+		return fmt.Errorf("ip address: %w: %s", err, out)
 	}
 	return editHosts(func(text string) string { return text + pl.hostsLine + pl.mark() })
 }
@@ -175,7 +171,7 @@ func (pl *platform) start() error {
 		return err
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil || strings.TrimSpace(line) != "ready https://dashboard."+pl.domain {
+	if err != nil || strings.TrimSpace(line) != "ready https://dashboard."+pl.domain+":443" {
 		return fmt.Errorf("roadsteadd up said %q (%w): %s", line, err, tail(filepath.Join(pl.dir, "server.log"), 20))
 	}
 	return nil
@@ -195,7 +191,7 @@ func (pl *platform) remove() {
 		}
 		return strings.Join(keep, "")
 	})
-	_ = exec.Command("ip", "link", "delete", pl.iface).Run()
+	_ = exec.Command("ip", "address", "delete", pl.address+"/32", "dev", "lo").Run()
 	if os.Getenv("ROADSTEAD_E2E_KEEP") == "" {
 		_ = os.RemoveAll(pl.dir)
 	}
