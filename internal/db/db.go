@@ -34,10 +34,13 @@ type Config struct {
 	Now  func() time.Time // nil: the clock
 }
 
+// MaxValue bounds the size of one value, stored or computed: no expression may eat the process' memory. See [IsTooBig].
+const MaxValue = 64 << 20
+
 // DB is an open database: one connection that writes, several that read.
 type DB struct {
-	writer *sql.DB
-	reader *sql.DB
+	writer *pool
+	reader *pool
 	now    func() time.Time
 }
 
@@ -53,7 +56,7 @@ func Open(cfg Config) (*DB, error) {
 	pragmas := "_pragma=foreign_keys(1)&_pragma=busy_timeout(10000)&_pragma=synchronous(FULL)&_pragma=cache_size(-8192)" +
 		"&_pragma=secure_delete(1)&_pragma=temp_store(MEMORY)"
 	dsn := "file:" + (&url.URL{Path: abs}).EscapedPath() + "?" + pragmas
-	writer, err := sql.Open("sqlite", dsn+"&_txlock=immediate&_pragma=journal_mode(WAL)")
+	writer, err := open(dsn + "&_txlock=immediate&_pragma=journal_mode(WAL)")
 	if err != nil {
 		return nil, fmt.Errorf("db: open %s: %w", abs, err)
 	}
@@ -61,7 +64,7 @@ func Open(cfg Config) (*DB, error) {
 	if err := writer.PingContext(context.Background()); err != nil {
 		return nil, errors.Join(fmt.Errorf("db: open %s: %w", abs, err), writer.Close())
 	}
-	reader, err := sql.Open("sqlite", dsn+"&_pragma=query_only(1)")
+	reader, err := open(dsn + "&_pragma=query_only(1)")
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("db: open %s: %w", abs, err), writer.Close())
 	}
@@ -80,7 +83,7 @@ func (d *DB) Close() error { return errors.Join(d.reader.Close(), d.writer.Close
 
 // Migrate brings the schema to the newest version. Files are named NNNN_what.sql in goose's format, forward only.
 func (d *DB) Migrate(ctx context.Context, migrations fs.FS) error {
-	p, err := goose.NewProvider(goose.DialectSQLite3, d.writer, migrations)
+	p, err := goose.NewProvider(goose.DialectSQLite3, d.writer.DB, migrations)
 	if err != nil {
 		return fmt.Errorf("db: migrations: %w", err)
 	}
@@ -104,10 +107,12 @@ func (tx *Tx) NowText() string { return FormatTime(tx.Now) }
 func (tx *Tx) OnCommit(f func()) { tx.onCommit = append(tx.onCommit, f) }
 
 // Read runs f in a read-only transaction on a snapshot.
-func (d *DB) Read(ctx context.Context, f func(tx *Tx) error) error { return d.run(ctx, d.reader, f) }
+func (d *DB) Read(ctx context.Context, f func(tx *Tx) error) error { return d.run(ctx, d.reader.DB, f) }
 
 // Write runs f in a transaction of its own; there is one at a time. It is committed when f returns nil and is then durable.
-func (d *DB) Write(ctx context.Context, f func(tx *Tx) error) error { return d.run(ctx, d.writer, f) }
+func (d *DB) Write(ctx context.Context, f func(tx *Tx) error) error {
+	return d.run(ctx, d.writer.DB, f)
+}
 
 func (d *DB) run(ctx context.Context, on *sql.DB, f func(tx *Tx) error) (err error) {
 	raw, err := on.BeginTx(ctx, nil)

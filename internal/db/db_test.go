@@ -1,0 +1,222 @@
+package db_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/fstest"
+
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+func open(t testing.TB) *db.DB {
+	t.Helper()
+	d, err := db.Open(db.Config{Path: filepath.Join(t.TempDir(), "test with a space?.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := d.Migrate(t.Context(), fstest.MapFS{"0001_t.sql": {Data: []byte("-- +goose Up\nCREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT UNIQUE);\n")}}); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func count(t testing.TB, d *db.DB) (n int) {
+	t.Helper()
+	err := d.Read(t.Context(), func(tx *db.Tx) error {
+		return tx.QueryRowContext(t.Context(), `SELECT count(*) FROM t`).Scan(&n)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestAFailedTransactionLeavesNothing(t *testing.T) {
+	d, ctx, boom := open(t), t.Context(), errors.New("boom")
+	told := false
+	err := d.Write(ctx, func(tx *db.Tx) error {
+		tx.OnCommit(func() { told = true })
+		if _, err := tx.ExecContext(ctx, `INSERT INTO t (v) VALUES (?)`, "a"); err != nil {
+			return err
+		}
+		return boom
+	})
+	if !errors.Is(err, boom) || told || count(t, d) != 0 {
+		t.Errorf("got %v, told %v, %d rows", err, told, count(t, d))
+	}
+	func() {
+		defer func() { _ = recover() }()
+		_ = d.Write(ctx, func(tx *db.Tx) error { panic("boom") })
+	}()
+	if err := d.Write(ctx, func(tx *db.Tx) error { return nil }); err != nil {
+		t.Errorf("after a panic: %v", err)
+	}
+	if err := d.Read(ctx, func(tx *db.Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO t (v) VALUES ('a')`)
+		return err
+	}); err == nil {
+		t.Error("a reading transaction wrote")
+	}
+}
+
+// OnCommit runs when the connection is free again: it may write.
+func TestOnCommitMayUseTheDatabase(t *testing.T) {
+	d, ctx := open(t), t.Context()
+	err := d.Write(ctx, func(tx *db.Tx) error {
+		tx.OnCommit(func() {
+			if err := d.Write(ctx, func(tx *db.Tx) error {
+				_, err := tx.ExecContext(ctx, `INSERT INTO t (v) VALUES ('second')`)
+				return err
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+		_, err := tx.ExecContext(ctx, `INSERT INTO t (v) VALUES ('first')`)
+		return err
+	})
+	if err != nil || count(t, d) != 2 {
+		t.Errorf("got %v, %d rows", err, count(t, d))
+	}
+}
+
+// The same text inside itself: each of the two queries has a statement of its own.
+func TestAQueryInsideTheSameQuery(t *testing.T) {
+	d, ctx := open(t), t.Context()
+	const query = `SELECT v FROM t WHERE id >= ? ORDER BY id`
+	err := d.Write(ctx, func(tx *db.Tx) error {
+		for i := range 5 {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO t (v) VALUES (?)`, fmt.Sprint(i)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // the second time with kept statements
+		var got []string
+		err := d.Read(ctx, func(tx *db.Tx) error {
+			outer, err := tx.QueryContext(ctx, query, 1)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = outer.Close() }()
+			for outer.Next() {
+				var a, b string
+				if err := outer.Scan(&a); err != nil {
+					return err
+				}
+				if err := tx.QueryRowContext(ctx, query, 4).Scan(&b); err != nil {
+					return err
+				}
+				got = append(got, a+b)
+			}
+			return outer.Err()
+		})
+		if err != nil || strings.Join(got, " ") != "03 13 23 33 43" {
+			t.Errorf("got %v, %v", got, err)
+		}
+	}
+}
+
+// More texts than are kept, from several goroutines, with failing and cancelled ones among them.
+func TestManyStatements(t *testing.T) {
+	d, ctx := open(t), t.Context()
+	var all sync.WaitGroup
+	for g := range 6 {
+		all.Go(func() {
+			for i := range 300 {
+				var n int
+				err := d.Read(ctx, func(tx *db.Tx) error {
+					return tx.QueryRowContext(ctx, fmt.Sprintf(`SELECT %d + ?`, i), g).Scan(&n)
+				})
+				if err != nil || n != i+g {
+					t.Errorf("got %d, %v", n, err)
+				}
+				if i%10 == 0 {
+					gone, cancel := context.WithCancel(ctx)
+					cancel()
+					_ = d.Read(gone, func(tx *db.Tx) error { return tx.QueryRowContext(gone, `SELECT 1`).Scan(&n) })
+					_ = d.Read(ctx, func(tx *db.Tx) error { return tx.QueryRowContext(ctx, `SELECT nothing`).Scan(&n) })
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// A statement that ran into a constraint works again, and so does one whose table changed shape.
+func TestAKeptStatementRecovers(t *testing.T) {
+	d, ctx := open(t), t.Context()
+	insert := func(v string) error {
+		return d.Write(ctx, func(tx *db.Tx) error {
+			_, err := tx.ExecContext(ctx, `INSERT INTO t (v) VALUES (?)`, v)
+			return err
+		})
+	}
+	if err := insert("a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := insert("a"); !db.IsUnique(err) || len(db.Violated(err)) != 1 || db.Violated(err)[0] != "v" {
+		t.Errorf("second: got %v", err)
+	}
+	if err := d.Write(ctx, func(tx *db.Tx) error {
+		_, err := tx.ExecContext(ctx, `ALTER TABLE t ADD COLUMN w TEXT`)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := insert("b"); err != nil {
+		t.Error(err)
+	}
+	if n := count(t, d); n != 2 {
+		t.Errorf("got %d rows", n)
+	}
+}
+
+func TestAValueIsBounded(t *testing.T) {
+	d, ctx := open(t), t.Context()
+	var n int
+	err := d.Read(ctx, func(tx *db.Tx) error {
+		return tx.QueryRowContext(ctx, `SELECT length(hex(zeroblob(?)))`, db.MaxValue).Scan(&n)
+	})
+	if !db.IsTooBig(err) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestASnapshotIsWhole(t *testing.T) {
+	d, ctx := open(t), t.Context()
+	if err := d.Write(ctx, func(tx *db.Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO t (v) VALUES ('kept')`)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Check(ctx); err != nil {
+		t.Error(err)
+	}
+	file := filepath.Join(t.TempDir(), "copy.db")
+	if err := d.Snapshot(ctx, file); err != nil {
+		t.Fatal(err)
+	}
+	again, err := db.Open(db.Config{Path: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = again.Close() }()
+	if n := count(t, again); n != 1 {
+		t.Errorf("copy: got %d rows", n)
+	}
+}
