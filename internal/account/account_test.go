@@ -25,7 +25,7 @@ CREATE TABLE device (id INTEGER PRIMARY KEY, actor INTEGER NOT NULL UNIQUE REFER
 
 // fixture is a database with accounts on it and a clock that only the test moves.
 type fixture struct {
-	*testing.T
+	testing.TB
 	ctx      context.Context
 	dir      string
 	db       *db.DB
@@ -39,9 +39,9 @@ type fixture struct {
 
 const pepper = "0123456789abcdef0123456789abcdef"
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	f := &fixture{T: t, ctx: t.Context(), dir: t.TempDir(), now: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)}
+	f := &fixture{TB: t, ctx: t.Context(), dir: t.TempDir(), now: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)}
 	var err error
 	f.db, err = db.Open(db.Config{Path: filepath.Join(f.dir, "roadstead.db"), Now: f.clock})
 	f.must(err)
