@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -64,6 +65,7 @@ func (b *build) takeAside() (*aside, error) {
 	if err := os.Rename(filepath.Join(b.source(), imagesDir), moved); err != nil {
 		return nil, fmt.Errorf("take the images aside: %w", err)
 	}
+	_ = root.Remove(path.Dir(imagesDir)) // fails when the project has more in it, which then stays
 	entries, err := os.ReadDir(moved)
 	if err != nil {
 		return nil, fmt.Errorf("take the images aside: %w", err)
@@ -98,6 +100,7 @@ func takeSecrets(root *os.Root) (map[string]secret, error) {
 	if err := root.Remove(secretsFile); err != nil {
 		return nil, fmt.Errorf("take the registry secrets aside: %w", err)
 	}
+	_ = root.Remove(path.Dir(secretsFile)) // fails when the project has more in it, which then stays
 	return secrets, nil
 }
 

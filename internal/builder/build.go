@@ -327,9 +327,9 @@ func (b *build) services(root *os.Root, project *compose.Project, images map[str
 			result, err := m.do(ctx)
 			result.ID, result.Status = m.image.ID, api.StatusSuccess
 			if err != nil {
-				result.Status, result.Error = api.StatusFailed, b.words(err)
-				if ctx.Err() != nil {
-					result.Status = api.StatusCancelled
+				result.Status = api.StatusCancelled // another service failed, or the whole build is not wanted
+				if ctx.Err() == nil {
+					result.Status, result.Error = api.StatusFailed, b.words(err)
 				}
 			}
 			b.resultMu.Lock()

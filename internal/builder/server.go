@@ -160,7 +160,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", s.only(s.health))
-	mux.Handle("POST /v3/build", s.only(s.build, api.RoleEdge))
+	mux.Handle("POST /v3/build", web.FullDuplex(s.only(s.build, api.RoleEdge)))
 	return web.Logged(s.log, func(r *http.Request) bool { return pki.PeerRole(r) != "" }, mux)
 }
 

@@ -173,13 +173,13 @@ func (noOtherFiles) Load(_ context.Context, p string) (string, error) {
 	return "", fmt.Errorf("extends: %q is another file; a service can extend only one of the same file", p)
 }
 
-var unknownField = regexp.MustCompile(`([\w.-]+)\.([\w-]+) false schema null`)
+var unknownField = regexp.MustCompile(`([\w.-]+)\.([\w-]+) false schema(?: \w+)?`)
 
 // plain words a parser's error for people.
 func plain(err error) string {
 	text := err.Error()
 	for _, name := range FileNames {
-		text = strings.TrimPrefix(text, "validating "+name+": ")
+		text = strings.TrimPrefix(strings.TrimPrefix(text, "validating "+name+": "), "failed to parse "+name+": ")
 	}
 	return unknownField.ReplaceAllString(text, `$1: unknown field "$2"`)
 }

@@ -108,7 +108,11 @@ func (n *normaliser) project(p *types.Project) map[string]any {
 	}
 	networks, volumes := map[string]any{}, map[string]any{}
 	for name, v := range p.Networks {
-		networks[name] = n.block("networks."+name, v, networkFields)
+		block := n.block("networks."+name, v, networkFields)
+		if ipam, ok := block["ipam"].(map[string]any); ok && len(ipam) == 0 {
+			delete(block, "ipam") // the parser gives every network an empty one
+		}
+		networks[name] = block
 	}
 	for name, v := range p.Volumes {
 		volumes[name] = n.block("volumes."+name, v, volumeFields)
