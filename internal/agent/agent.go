@@ -221,13 +221,13 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(a.cfg.RunDir, 0o755); err != nil {
 		return nil, err
 	}
-	unlock, err = lock(filepath.Join(a.cfg.StateDir, "lock"), a.cfg.ConfigPath+".lock")
+	held, err := lock(filepath.Join(a.cfg.StateDir, "lock"), a.cfg.ConfigPath+".lock")
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			unlock()
+			held()
 		}
 	}()
 	a.store = openStore(a.cfg.StateDir, a.log)
@@ -243,7 +243,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 	if err := a.remember(); err != nil {
 		a.log.Warn("the last target state cannot be used; waiting for the server's", "error", err)
 	}
-	return unlock, nil
+	return held, nil
 }
 
 // lock takes every file or none. The kernel gives them back when the process ends, however it ends.

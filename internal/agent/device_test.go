@@ -1,0 +1,367 @@
+package agent_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+// virtual is a virtual device with a real engine and the real program on it.
+type virtual struct {
+	t    *testing.T
+	name string
+	dir  string
+	ip   string
+}
+
+func script(t *testing.T) string {
+	t.Helper()
+	path, err := filepath.Abs("../../scripts/device.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// needsDocker skips unless the tests on real engines are wanted; `make test` wants them.
+func needsDocker(t *testing.T) {
+	t.Helper()
+	if os.Getenv("ROADSTEAD_DOCKER_TESTS") != "1" {
+		t.Skip("ROADSTEAD_DOCKER_TESTS=1 runs this on a real engine; it needs root")
+	}
+	if os.Geteuid() != 0 {
+		t.Fatal("needs root")
+	}
+}
+
+func buildAgent(t *testing.T) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "roadstead-agent")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, "../../cmd/roadstead-agent")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, text)
+	}
+	return out
+}
+
+func newVirtual(t *testing.T, w *world, agentPath string) *virtual {
+	t.Helper()
+	v := &virtual{t: t, name: fmt.Sprintf("test-%d-%d", os.Getpid(), time.Now().UnixNano()%1e6), dir: t.TempDir()}
+	config, _ := w.config(t.TempDir(), "https://api.device.test:"+w.Port, nil)
+	v.up(config, agentPath)
+	t.Cleanup(func() {
+		if t.Failed() {
+			for _, log := range []string{"agent.log", "dockerd.log"} {
+				text, _ := os.ReadFile(filepath.Join(v.dir, "log", log))
+				t.Logf("%s:\n%s", log, text[max(0, len(text)-6000):])
+			}
+		}
+		if text, err := exec.Command(script(t), "down", v.name).CombinedOutput(); err != nil {
+			t.Errorf("down: %v\n%s", err, text)
+		}
+	})
+	return v
+}
+
+func (v *virtual) up(config, agentPath string) {
+	v.t.Helper()
+	cmd := exec.Command(script(v.t), "up", v.name, v.dir, config, "--agent", agentPath, "--drop-input",
+		"--hosts", "HOST api.device.test registry2.device.test")
+	text, err := cmd.CombinedOutput()
+	if err != nil {
+		v.t.Fatalf("up: %v\n%s", err, text)
+	}
+	fields := strings.Fields(string(text))
+	v.ip = fields[len(fields)-1]
+}
+
+func (v *virtual) exec(args ...string) string {
+	v.t.Helper()
+	text, err := exec.Command(script(v.t), append([]string{"exec", v.name}, args...)...).CombinedOutput()
+	if err != nil {
+		v.t.Fatalf("exec %v: %v\n%s", args, err, text)
+	}
+	return string(text)
+}
+
+// agentPID is the agent's process as the host sees it.
+func (v *virtual) agentPID() int {
+	v.t.Helper()
+	inner := strings.TrimSpace(v.exec("cat", "/run/agent.pid"))
+	dirs, _ := filepath.Glob("/proc/[0-9]*/status")
+	for _, path := range dirs {
+		text, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(text), "Name:\troadstead-agent") {
+			continue
+		}
+		for line := range strings.Lines(string(text)) {
+			f := strings.Fields(line)
+			if len(f) == 3 && f[0] == "NSpid:" && f[2] == inner && v.owns(f[1]) {
+				pid, _ := strconv.Atoi(f[1])
+				return pid
+			}
+		}
+	}
+	return 0
+}
+
+// owns says whether a process runs on this device, not on another one with the same inner number.
+func (v *virtual) owns(pid string) bool {
+	args, err := os.ReadFile("/proc/" + pid + "/cmdline")
+	return err == nil && strings.Contains(string(args), v.dir+"/")
+}
+
+// push puts a busybox image with some files into the world's registry and answers its reference by digest.
+func (w *world) push(repo string, files map[string]string) string {
+	w.t.Helper()
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		w.t.Skip("needs the package busybox-static")
+	}
+	var layer bytes.Buffer
+	tw := tar.NewWriter(&layer)
+	add := func(name string, mode int64, body []byte) {
+		if err := tw.WriteHeader(&tar.Header{Name: name, Mode: mode, Size: int64(len(body)), Typeflag: tar.TypeReg}); err != nil {
+			w.t.Fatal(err)
+		}
+		if _, err := tw.Write(body); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	add("bin/busybox", 0o755, busybox)
+	for _, applet := range []string{"sh", "httpd", "sleep", "echo", "date", "cat", "env"} {
+		if err := tw.WriteHeader(&tar.Header{Name: "bin/" + applet, Linkname: "busybox", Typeflag: tar.TypeSymlink, Mode: 0o777}); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	for name, body := range files {
+		add(name, 0o755, []byte(body))
+	}
+	if err := tw.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil })
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	img, err := mutate.AppendLayers(empty.Image, l)
+	if err == nil {
+		img, err = mutate.ConfigFile(img, &v1.ConfigFile{
+			Architecture: "amd64", OS: "linux", RootFS: must(img.ConfigFile()).RootFS,
+			Config: v1.Config{Cmd: []string{"/bin/sh", "/run.sh"}, Env: []string{"PATH=/bin"}},
+		})
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(w.Root)
+	to, err := name.ParseReference("127.0.0.1:" + w.Port + "/v2/" + repo + ":latest")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	transport := &bearerTransport{&http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}}
+	if err := remote.Write(to, img, remote.WithTransport(transport)); err != nil {
+		w.t.Fatal(err)
+	}
+	return "registry2.device.test:" + w.Port + "/v2/" + repo + "@" + must(img.Digest()).String()
+}
+
+type bearerTransport struct{ http.RoundTripper }
+
+func (b *bearerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer pull")
+	return b.RoundTripper.RoundTrip(r)
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+const pageRun = `#!/bin/sh
+echo "serving for $BALENA_SERVICE_NAME"
+exec httpd -f -p 80 -h /www
+`
+
+const writerRun = `#!/bin/sh
+i=0
+while true; do i=$((i+1)); echo "line $i"; echo "$i" >/data/count; sleep 1; done
+`
+
+func page(ip string) string {
+	client := http.Client{Timeout: time.Second}
+	resp, err := client.Get("http://" + ip + "/")
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(resp.Body)
+	return strings.TrimSpace(string(text))
+}
+
+// The whole of it on a real engine: first boot, two services that share a volume, an update, the agent killed at any moment,
+// the provisioning key nowhere on the device, nothing of anybody else's touched.
+func TestVirtualDevice(t *testing.T) {
+	needsDocker(t)
+	w := newWorld(t)
+	agentPath := buildAgent(t)
+	v := newVirtual(t, w, agentPath)
+	eventually(t, 20*time.Second, "registered", registered(w))
+	v.exec("docker", "volume", "create", "not-ours")
+
+	repoWeb, repoWriter := strings.Repeat("1", 32), strings.Repeat("2", 32)
+	web1 := w.push(repoWeb, map[string]string{"run.sh": pageRun, "www/index.html": "page one"})
+	writer := w.push(repoWriter, map[string]string{"run.sh": writerRun})
+	compositions := map[string]string{
+		"web":    `{"depends_on":["writer"],"ports":["80:80"],"volumes":["data:/www/data:ro"],"stop_signal":"SIGKILL"}`,
+		"writer": `{"volumes":["data:/data"],"stop_grace_period":"1s"}`,
+	}
+	start := time.Now()
+	w.setTarget(release(commitA, map[string]string{"web": web1, "writer": writer}, compositions))
+	eventually(t, 30*time.Second, "the page", func() bool { return page(v.ip) == "page one" })
+	t.Logf("target to page: %s", time.Since(start).Round(time.Millisecond))
+	eventually(t, 10*time.Second, "reported", func() bool {
+		app := w.reported().Apps[fleetUUID]
+		return app != nil && app.ReleaseUUID == commitA && w.serviceStatus(fleetUUID, commitA, "web") == "Running"
+	})
+	eventually(t, 10*time.Second, "logs", func() bool { return w.logged("serving for web") && w.logged("line 3") })
+
+	t.Log("the provisioning key is nowhere on the device")
+	for key := range w.provKeys {
+		out, err := exec.Command("grep", "-r", "-l", "-a", key, v.dir).CombinedOutput()
+		if err == nil {
+			t.Errorf("found the key in:\n%s", out)
+		}
+	}
+
+	t.Log("an update that changes one service leaves the other alone")
+	before := v.exec("docker", "ps", "-q", "--no-trunc", "--filter", "label=io.balena.service-name=writer")
+	web2 := w.push(repoWeb, map[string]string{"run.sh": pageRun, "www/index.html": "page two"})
+	start = time.Now()
+	w.setTarget(release(commitB, map[string]string{"web": web2, "writer": writer}, compositions))
+	eventually(t, 30*time.Second, "the new page", func() bool { return page(v.ip) == "page two" })
+	t.Logf("update to page: %s", time.Since(start).Round(time.Millisecond))
+	eventually(t, 10*time.Second, "done", func() bool {
+		app := w.reported().Apps[fleetUUID]
+		return app.ReleaseUUID == commitB && app.Releases[commitB].UpdateStatus == "done" && len(app.Releases) == 1
+	})
+	if after := v.exec("docker", "ps", "-q", "--no-trunc", "--filter", "label=io.balena.service-name=writer"); after != before {
+		t.Error("the writer was made anew without a reason")
+	}
+	if rss := residentMiB(v.agentPID()); rss > 25 || rss == 0 {
+		t.Errorf("the agent uses %d MiB", rss)
+	} else {
+		t.Logf("the agent uses %d MiB", rss)
+	}
+
+	t.Log("killed again and again during updates, it ends on the last release")
+	last := ""
+	for i := range 6 {
+		last = fmt.Sprintf("page %d", i)
+		web := w.push(repoWeb, map[string]string{"run.sh": pageRun, "www/index.html": last})
+		commit := strings.Repeat(strconv.Itoa(i), 32)
+		w.setTarget(release(commit, map[string]string{"web": web, "writer": writer}, compositions))
+		wait := time.Now().Add(time.Duration(300*i) * time.Millisecond)
+		eventually(t, 10*time.Second, "a while", func() bool { return time.Now().After(wait) })
+		if pid := v.agentPID(); pid != 0 {
+			if p, err := os.FindProcess(pid); err == nil {
+				_ = p.Kill()
+			}
+		}
+		eventually(t, 20*time.Second, "an answer on the page's port", func() bool { return strings.HasPrefix(page(v.ip), "page ") })
+	}
+	eventually(t, 30*time.Second, "the last page", func() bool { return page(v.ip) == last })
+	eventually(t, 20*time.Second, "one container a service", func() bool {
+		return len(strings.Fields(v.exec("docker", "ps", "-aq"))) == 2
+	})
+	eventually(t, 20*time.Second, "no old image", func() bool { return len(strings.Fields(v.exec("docker", "images", "-q"))) == 2 })
+	if len(w.devices) != 1 {
+		t.Errorf("%d devices", len(w.devices))
+	}
+	if !strings.Contains(v.exec("docker", "volume", "ls", "-q"), "not-ours") {
+		t.Error("it removed a volume that is not its own")
+	}
+
+	t.Log("an unmanaged device keeps running; a fleet that leaves takes its volumes along")
+	w.setTarget(apiEmpty())
+	eventually(t, 20*time.Second, "nothing runs", func() bool { return len(strings.Fields(v.exec("docker", "ps", "-aq"))) == 0 })
+	eventually(t, 20*time.Second, "the volume is gone, the other is not", func() bool {
+		return strings.TrimSpace(v.exec("docker", "volume", "ls", "-q")) == "not-ours"
+	})
+	if sockets := listening(v.agentPID(), v); sockets != "" {
+		t.Errorf("the agent listens: %s", sockets)
+	}
+}
+
+// listening gives the listening TCP sockets of the device; Docker's are only for published ports, of which there are none now.
+func listening(_ int, v *virtual) string {
+	var out []string
+	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		for line := range strings.Lines(v.exec("cat", file)) {
+			f := strings.Fields(line)
+			if len(f) > 3 && f[3] == "0A" {
+				out = append(out, f[1])
+			}
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+func residentMiB(pid int) int {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "VmRSS:" {
+			kb, _ := strconv.Atoi(f[1])
+			return kb / 1024
+		}
+	}
+	return 0
+}
+
+func TestDeviceIsUsableAfterPowerCut(t *testing.T) {
+	needsDocker(t)
+	w := newWorld(t)
+	agentPath := buildAgent(t)
+	v := newVirtual(t, w, agentPath)
+	eventually(t, 20*time.Second, "registered", registered(w))
+	web := w.push(strings.Repeat("1", 32), map[string]string{"run.sh": pageRun, "www/index.html": "page one"})
+	w.setTarget(release(commitA, map[string]string{"web": web}, map[string]string{"web": `{"ports":["80:80"],"stop_signal":"SIGKILL"}`}))
+	eventually(t, 30*time.Second, "the page", func() bool { return page(v.ip) == "page one" })
+
+	pid := strings.Fields(string(must(os.ReadFile("/run/roadstead-devices/" + v.name + "/pid"))))[0]
+	if p, err := os.FindProcess(must(strconv.Atoi(pid))); err != nil || p.Kill() != nil {
+		t.Fatal("could not cut the power")
+	}
+	w.setAnswer(func(*http.Request) int { return http.StatusBadGateway }) // and the server is gone
+	eventually(t, 10*time.Second, "dark", func() bool { return page(v.ip) != "page one" })
+	v.up(filepath.Join(v.dir, "boot", "config.json"), agentPath)
+	eventually(t, 30*time.Second, "the page again, without a server", func() bool { return page(v.ip) == "page one" })
+	var conf map[string]json.RawMessage
+	if err := json.Unmarshal(must(os.ReadFile(filepath.Join(v.dir, "boot", "config.json"))), &conf); err != nil || conf["apiKey"] != nil || string(conf["someoneElse"]) == "" {
+		t.Errorf("config.json is %s, %v", conf, err)
+	}
+}

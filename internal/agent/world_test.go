@@ -1,0 +1,385 @@
+package agent_test
+
+import (
+	"compress/gzip"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+
+	"github.com/roadstead-io/roadstead/api"
+)
+
+// world is a server as a device sees it: registration, target states, reports, logs and a registry, over real TLS with a root
+// certificate of its own. It keeps the rules that a device depends on.
+type world struct {
+	t    *testing.T
+	URL  string // https://127.0.0.1:port
+	Port string
+	Root []byte // PEM
+
+	mu       sync.Mutex // covers what follows
+	provKeys map[string]bool
+	devices  map[api.DeviceUUID]*known
+	answer   func(r *http.Request) int // a status other than 0 is answered instead; -1 does the work and drops the connection
+	states   int                       // state requests
+	full     int                       // those that were answered with 200
+	logs     []api.LogLine
+}
+
+type known struct {
+	id     int64
+	key    string
+	target string // the JSON of the device's part
+	report map[string]json.RawMessage
+	raw    []string // report bodies
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, provKeys: map[string]bool{}, devices: map[api.DeviceUUID]*known{}}
+	cert, root := certificate(t)
+	w.Root = root
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /device/register", w.register)
+	mux.HandleFunc("GET /v7/device", w.find)
+	mux.HandleFunc("GET /device/v3/{uuid}/state", w.state)
+	mux.HandleFunc("PATCH /device/v3/state", w.report)
+	mux.HandleFunc("POST /device/v2/{uuid}/log-stream", w.logStream)
+	mux.HandleFunc("GET /auth/v1/token", w.token)
+	images := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	mux.Handle("/v2/", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer pull" && r.Method != http.MethodPost && r.Method != http.MethodPut && r.Method != http.MethodPatch {
+			rw.Header().Set("WWW-Authenticate", `Bearer realm="https://api.device.test:`+w.Port+`/auth/v1/token",service="registry2.device.test:`+w.Port+`"`)
+			rw.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		images.ServeHTTP(rw, r)
+	}))
+	ln, err := net.Listen("tcp", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.mu.Lock()
+		answer := w.answer
+		w.mu.Unlock()
+		status := 0
+		if answer != nil {
+			status = answer(r)
+		}
+		switch {
+		case status > 0:
+			rw.WriteHeader(status)
+		case status < 0:
+			mux.ServeHTTP(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
+		default:
+			mux.ServeHTTP(rw, r)
+		}
+	}))
+	srv.Listener.Close()
+	srv.Listener = ln
+	srv.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	_, w.Port, _ = net.SplitHostPort(ln.Addr().String())
+	w.URL = "https://127.0.0.1:" + w.Port
+	return w
+}
+
+func certificate(t *testing.T) (tls.Certificate, []byte) {
+	t.Helper()
+	make := func(tmpl, parent *x509.Certificate, signer *ecdsa.PrivateKey) (*ecdsa.PrivateKey, []byte) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if signer == nil {
+			signer = key
+		}
+		der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, &key.PublicKey, signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key, der
+	}
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test root"}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	caKey, caDER := make(ca, ca, nil)
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames: []string{"api.device.test", "registry2.device.test"},
+	}
+	key, der := make(leaf, ca, caKey)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER})
+}
+
+// config writes a config.json with a fresh provisioning key and answers its path and the key.
+func (w *world) config(dir, endpoint string, more map[string]any) (path, key string) {
+	w.t.Helper()
+	b := make([]byte, 16)
+	_, _ = rand.Read(b)
+	key = fmt.Sprintf("rsp_%x", b)
+	w.mu.Lock()
+	w.provKeys[key] = true
+	w.mu.Unlock()
+	conf := map[string]any{
+		"apiEndpoint": endpoint, "apiKey": key, "applicationId": 7, "deviceType": "generic-amd64",
+		"appUpdatePollInterval": 1000, "balenaRootCA": base64.StdEncoding.EncodeToString(w.Root), "someoneElse": map[string]any{"keep": 1},
+	}
+	for k, v := range more {
+		conf[k] = v
+		if v == nil {
+			delete(conf, k)
+		}
+	}
+	text, err := json.Marshal(conf)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	path = filepath.Join(dir, "config.json")
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return path, key
+}
+
+func bearer(r *http.Request) string { return strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ") }
+
+func (w *world) register(rw http.ResponseWriter, r *http.Request) {
+	var req api.Register
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&req); err != nil || !req.UUID.Valid() || req.APIKey == "" {
+		http.Error(rw, fmt.Sprint("bad registration: ", err), http.StatusBadRequest)
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.devices[req.UUID] != nil {
+		http.Error(rw, `"uuid" must be unique.`, http.StatusConflict)
+		return
+	}
+	if !w.provKeys[bearer(r)] {
+		http.Error(rw, "", http.StatusUnauthorized)
+		return
+	}
+	k := &known{id: int64(len(w.devices) + 100), key: req.APIKey, report: map[string]json.RawMessage{}, target: `{"name":"a-name","config":{},"apps":{}}`}
+	w.devices[req.UUID] = k
+	rw.WriteHeader(http.StatusCreated)
+	_ = json.NewEncoder(rw).Encode(api.Registered{ID: k.id, UUID: req.UUID, APIKey: req.APIKey})
+}
+
+func (w *world) find(rw http.ResponseWriter, r *http.Request) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for uuid, k := range w.devices {
+		if k.key == bearer(r) {
+			if strings.Contains(r.URL.Query().Get("$filter"), string(uuid)) {
+				fmt.Fprintf(rw, `{"d":[{"id":%d}]}`, k.id)
+			} else {
+				fmt.Fprint(rw, `{"d":[]}`)
+			}
+			return
+		}
+	}
+	rw.WriteHeader(http.StatusUnauthorized)
+}
+
+// allowed finds the device that a request is about, if its key fits; the caller holds the lock.
+func (w *world) allowed(rw http.ResponseWriter, r *http.Request, uuid api.DeviceUUID) *known {
+	k := w.devices[uuid]
+	if k == nil || k.key != bearer(r) {
+		rw.WriteHeader(http.StatusUnauthorized)
+		return nil
+	}
+	return k
+}
+
+func (w *world) state(rw http.ResponseWriter, r *http.Request) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	uuid := api.DeviceUUID(r.PathValue("uuid"))
+	k := w.allowed(rw, r, uuid)
+	if k == nil {
+		return
+	}
+	w.states++
+	etag := fmt.Sprintf(`W/"%x"`, len(k.target)*1000003+int(crc(k.target)))
+	rw.Header().Set("ETag", etag)
+	if r.Header.Get("If-None-Match") == etag {
+		rw.WriteHeader(http.StatusNotModified)
+		return
+	}
+	w.full++
+	fmt.Fprintf(rw, `{%q:%s}`, uuid, k.target)
+}
+
+func crc(s string) (sum uint32) {
+	for _, c := range []byte(s) {
+		sum = sum*31 + uint32(c)
+	}
+	return sum
+}
+
+func (w *world) report(rw http.ResponseWriter, r *http.Request) {
+	var all map[api.DeviceUUID]map[string]json.RawMessage
+	body := json.NewDecoder(r.Body)
+	if err := body.Decode(&all); err != nil || len(all) != 1 {
+		http.Error(rw, "bad report", http.StatusBadRequest)
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for uuid, fields := range all {
+		k := w.allowed(rw, r, uuid)
+		if k == nil {
+			return
+		}
+		text, _ := json.Marshal(fields)
+		k.raw = append(k.raw, string(text))
+		for name, val := range fields {
+			k.report[name] = val
+		}
+	}
+}
+
+func (w *world) logStream(rw http.ResponseWriter, r *http.Request) {
+	w.mu.Lock()
+	ok := w.allowed(rw, r, api.DeviceUUID(r.PathValue("uuid"))) != nil
+	w.mu.Unlock()
+	if !ok {
+		return
+	}
+	if r.Header.Get("Content-Type") != "application/x-ndjson" {
+		rw.WriteHeader(http.StatusUnsupportedMediaType)
+		return
+	}
+	zip, err := gzip.NewReader(r.Body)
+	if err != nil {
+		rw.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	lines := json.NewDecoder(zip)
+	for {
+		var line api.LogLine
+		if err := lines.Decode(&line); err != nil {
+			break
+		}
+		w.mu.Lock()
+		w.logs = append(w.logs, line)
+		w.mu.Unlock()
+	}
+	rw.WriteHeader(http.StatusCreated)
+}
+
+func (w *world) token(rw http.ResponseWriter, r *http.Request) {
+	user, password, _ := r.BasicAuth()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k := w.devices[api.DeviceUUID(strings.TrimPrefix(user, "d_"))]
+	if k == nil || k.key != password {
+		rw.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	fmt.Fprint(rw, `{"token":"pull"}`)
+}
+
+// setTarget gives the only device a target state.
+func (w *world) setTarget(target api.DeviceTarget) {
+	w.t.Helper()
+	text, err := json.Marshal(target)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, k := range w.devices {
+		k.target = string(text)
+	}
+}
+
+func (w *world) setAnswer(f func(r *http.Request) int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.answer = f
+}
+
+// reported reads the report of the only device so far.
+func (w *world) reported() api.DeviceReport {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out api.DeviceReport
+	for _, k := range w.devices {
+		text, err := json.Marshal(k.report)
+		if err == nil {
+			err = json.Unmarshal(text, &out)
+		}
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return out
+}
+
+// logged says whether a line with that text has arrived.
+func (w *world) logged(text string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, l := range w.logs {
+		if strings.Contains(l.Message, text) {
+			return true
+		}
+	}
+	return false
+}
+
+// serviceStatus is what the device says about one service of a release.
+func (w *world) serviceStatus(app, commit, service string) string {
+	if a := w.reported().Apps[app]; a != nil {
+		if r := a.Releases[commit]; r != nil && r.Services[service] != nil {
+			return r.Services[service].Status
+		}
+	}
+	return ""
+}
+
+// eventually waits until a condition holds.
+func eventually(t *testing.T, within time.Duration, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("after %s still not: %s", within, what)
+		}
+		<-tick.C
+	}
+}
