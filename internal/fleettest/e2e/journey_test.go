@@ -43,20 +43,20 @@ func TestMainJob(t *testing.T) {
 
 	t.Run("the device says what it runs", func(t *testing.T) {
 		var shown struct {
-			UUID     string `json:"uuid"`
-			IsOnline bool   `json:"is_online"`
+			UUID   string `json:"uuid"`
+			Online bool   `json:"online"`
 		}
 		if err := json.Unmarshal([]byte(p.roadstead(t, "device", "show", d.uuid, "-o", "json")), &shown); err != nil {
 			t.Fatal(err)
 		}
-		if shown.UUID != d.uuid || !shown.IsOnline {
+		if shown.UUID != d.uuid || !shown.Online {
 			t.Errorf("device show: got %+v, want %s online", shown, d.uuid)
 		}
-		current := releaseOf(t, d)
 		newest := p.call(t, "GET", "api", "/v7/application?$select=id&$filter=app_name%20eq%20%27hello%27&$expand=should_be_running__release($select=commit)", p.admin.APIKey, nil)
-		if current == "" || !strings.Contains(newest.body, current) {
-			t.Errorf("the device reports release %q, the fleet wants %s", current, newest.body)
-		}
+		eventually(t, 20*time.Second, "the device reports the release that the fleet wants: "+newest.body, func() bool {
+			current := releaseOf(t, d)
+			return current != "" && strings.Contains(newest.body, current)
+		})
 	})
 	t.Run("its log can be read", func(t *testing.T) {
 		eventually(t, 20*time.Second, "a line of the writer", func() bool {
