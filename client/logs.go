@@ -24,6 +24,8 @@ type LogOptions struct {
 	Count  int       // at most so many past lines; 0: as many as the server keeps; negative: none
 	Since  time.Time // none that is older; zero: no bound
 	Follow bool      // stay and hand on new lines until the context ends
+	// Only picks lines; Count then counts picked ones. May be nil.
+	Only func(api.LogLine) bool
 	// Reconnecting is told when a followed stream broke and will be opened again; may be nil.
 	Reconnecting func(err error)
 }
@@ -31,24 +33,27 @@ type LogOptions struct {
 // Logs hands a device's log lines to a function, oldest first. A followed stream that breaks is opened again where it stopped,
 // until the context ends or the server refuses.
 func (c *Client) Logs(ctx context.Context, device api.DeviceUUID, opt LogOptions, line func(api.LogLine) error) error {
-	f := &follower{c: c, path: "/device/v2/" + url.PathEscape(string(device)) + "/logs", line: line}
-	if !opt.Follow {
-		if opt.Count < 0 {
-			return nil
+	f := &follower{c: c, path: "/device/v2/" + url.PathEscape(string(device)) + "/logs", only: opt.Only, line: line}
+	picked := opt.Only != nil && opt.Count > 0 // the last lines of those that are picked are known only here
+	switch {
+	case !opt.Follow && opt.Count < 0:
+		return nil
+	case !opt.Follow && !picked:
+		return unstop(f.history(ctx, opt, f.hand))
+	case picked:
+		if err := f.lastPicked(ctx, opt); err != nil || !opt.Follow {
+			return unstop(err)
 		}
-		return f.history(ctx, opt)
+		opt.Count = -1
 	}
 	for failures := 0; ; failures++ {
 		got := f.lines
 		err := f.follow(ctx, opt)
-		var stop *stopError
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.As(err, &stop):
-			return stop.error
-		case final(err):
-			return err
+		case errors.As(err, new(*stopError)), final(err):
+			return unstop(err)
 		}
 		if f.lines > got {
 			failures = 0
@@ -69,6 +74,14 @@ func (c *Client) Logs(ctx context.Context, device api.DeviceUUID, opt LogOptions
 // stopError carries an error of the caller's function out of the loop that reconnects.
 type stopError struct{ error }
 
+func unstop(err error) error {
+	var stop *stopError
+	if errors.As(err, &stop) {
+		return stop.error
+	}
+	return err
+}
+
 // final reports whether asking again cannot help.
 func final(err error) bool {
 	var re *ResponseError
@@ -78,14 +91,73 @@ func final(err error) bool {
 type follower struct {
 	c     *Client
 	path  string
+	only  func(api.LogLine) bool
 	line  func(api.LogLine) error
-	lines int   // handed on so far
-	last  int64 // newest time of arrival handed on, in ms
-	seen  map[api.LogLine]int
-	again map[api.LogLine]int // lines of that very millisecond which a resumed stream may repeat
+	lines int                 // handed on so far
+	last  int64               // newest time of arrival seen, in ms
+	seen  map[api.LogLine]int // lines of that very millisecond
+	got   map[api.LogLine]int // those of them that the present stream has brought
 }
 
-func (f *follower) history(ctx context.Context, opt LogOptions) error {
+// lastPicked hands on the last lines of those that are picked. A stream that follows goes on right behind them.
+func (f *follower) lastPicked(ctx context.Context, opt LogOptions) error {
+	var last []api.LogLine
+	past := opt
+	past.Count = 0
+	err := f.history(ctx, past, func(l api.LogLine) error {
+		if f.fresh(l) && opt.Only(l) {
+			last = append(last, l)
+			last = last[max(0, len(last)-opt.Count):]
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, l := range last {
+		if err := f.hand(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hand gives a line to the caller, if it wants it.
+func (f *follower) hand(l api.LogLine) error {
+	f.lines++
+	if f.only != nil && !f.only(l) {
+		return nil
+	}
+	if err := f.line(l); err != nil {
+		return &stopError{err}
+	}
+	return nil
+}
+
+// fresh reports whether a line is new, and remembers it: a stream that resumes brings the lines of the last millisecond again.
+func (f *follower) fresh(l api.LogLine) bool {
+	if l.CreatedAt > f.last {
+		f.last, f.seen, f.got = l.CreatedAt, map[api.LogLine]int{}, map[api.LogLine]int{}
+	}
+	if l.CreatedAt < f.last || f.last == 0 {
+		return true
+	}
+	key := withoutPointer(l)
+	f.got[key]++
+	if f.got[key] <= f.seen[key] {
+		return false
+	}
+	f.seen[key]++
+	return true
+}
+
+// withoutPointer drops the one field that is a pointer.
+func withoutPointer(l api.LogLine) api.LogLine {
+	l.ServiceID = nil
+	return l
+}
+
+func (f *follower) history(ctx context.Context, opt LogOptions, each func(api.LogLine) error) error {
 	ctx, cancel := context.WithTimeout(ctx, f.c.cfg.Timeout)
 	defer cancel()
 	res, err := f.open(ctx, query(opt, false))
@@ -102,7 +174,7 @@ func (f *follower) history(ctx context.Context, opt LogOptions) error {
 		if err := dec.Decode(&l); err != nil {
 			return fmt.Errorf("read logs: the answer ended early: %w", err)
 		}
-		if err := f.line(l); err != nil {
+		if err := each(l); err != nil {
 			return err
 		}
 	}
@@ -132,13 +204,11 @@ func query(opt LogOptions, stream bool) url.Values {
 // follow reads one stream until it ends, which is always an error: only the context ends a followed log.
 func (f *follower) follow(ctx context.Context, opt LogOptions) error {
 	q := query(opt, true)
-	f.again = nil
 	if f.last > 0 {
 		q.Set("count", "all")
 		q.Set("start", strconv.FormatInt(f.last, 10))
-		f.again = f.seen
 	}
-	f.seen = map[api.LogLine]int{}
+	f.got = map[api.LogLine]int{}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	idle := f.c.cfg.IdleTimeout
@@ -167,23 +237,10 @@ func (f *follower) one(data []byte) error {
 	if len(data) == 0 || json.Unmarshal(data, &l) != nil {
 		return nil // a heartbeat, or a line that was cut when the stream broke: it comes again
 	}
-	key := l
-	key.ServiceID = nil // a pointer: not comparable by value
-	if l.CreatedAt > f.last {
-		f.last, f.seen = l.CreatedAt, map[api.LogLine]int{}
-	}
-	if l.CreatedAt == f.last {
-		f.seen[key]++
-	}
-	if f.again[key] > 0 {
-		f.again[key]--
+	if !f.fresh(l) {
 		return nil
 	}
-	f.lines++
-	if err := f.line(l); err != nil {
-		return &stopError{err}
-	}
-	return nil
+	return f.hand(l)
 }
 
 func (f *follower) open(ctx context.Context, q url.Values) (*http.Response, error) {

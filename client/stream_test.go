@@ -109,6 +109,23 @@ func TestBuildRefused(t *testing.T) {
 	}
 }
 
+// TestBuildRefusedEarly has the builder refuse while most of the project is still to be sent: its words arrive all the same.
+func TestBuildRefusedEarly(t *testing.T) {
+	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+		fmt.Fprint(w, "the project is too large")
+	})
+	_, err := c.Build(t.Context(), client.BuildOptions{}, io.LimitReader(zeros{}, 64<<20), nil)
+	if !errors.Is(err, api.ErrTooLarge) || !strings.Contains(err.Error(), "the project is too large") {
+		t.Errorf("got %v", err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
 func TestBuildDetached(t *testing.T) {
 	answer := `{"started":true,"releaseId":700}`
 	c := serve(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, answer) })
@@ -168,7 +185,9 @@ func TestLogHistoryCut(t *testing.T) {
 // TestLogFollow breaks a stream in the middle of a line, between heartbeats; the next one repeats what was already seen.
 func TestLogFollow(t *testing.T) {
 	streams := []string{
+		"",
 		"{\"message\":\"a\",\"createdAt\":10}\n\n{\"message\":\"b\",\"createdAt\":20}\n{\"message\":\"b\",\"createdAt\":20}\n\n{\"mess",
+		"{\"message\":\"b\",\"createdAt\":20}\n{\"mess",
 		"\n{\"message\":\"b\",\"createdAt\":20}\n{\"message\":\"b\",\"createdAt\":20}\n{\"message\":\"b2\",\"createdAt\":20}\n{\"message\":\"c\",\"createdAt\":30}\n",
 	}
 	var targets []string
@@ -179,10 +198,13 @@ func TestLogFollow(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var got []string
-	broken := 0
+	broken, inFirst := 0, 0 // lines of the first stream that had any
 	err := c.Logs(ctx, uuid, client.LogOptions{Count: 100, Follow: true, Reconnecting: func(error) { broken++ }}, func(l api.LogLine) error {
 		if got = append(got, l.Message); l.Message == "c" {
 			cancel()
+		}
+		if broken == 1 {
+			inFirst++
 		}
 		return nil
 	})
@@ -192,11 +214,45 @@ func TestLogFollow(t *testing.T) {
 	if diff := cmp.Diff([]string{"a", "b", "b", "b2", "c"}, got); diff != "" {
 		t.Errorf("lines (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"count=100&stream=1", "count=all&start=20&stream=1"}, targets); diff != "" {
+	if diff := cmp.Diff([]string{"count=100&stream=1", "count=100&stream=1", "count=all&start=20&stream=1",
+		"count=all&start=20&stream=1"}, targets); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
 	}
-	if broken != 1 {
-		t.Errorf("told of %d broken streams, want 1", broken)
+	if inFirst != 3 {
+		t.Errorf("the first stream brought %d lines, want 3", inFirst)
+	}
+	if broken != 3 {
+		t.Errorf("told of %d broken streams, want 3", broken)
+	}
+}
+
+// TestLogPicked asks for the last line of one kind, then for new ones of it: nothing is lost or repeated in between.
+func TestLogPicked(t *testing.T) {
+	var targets []string
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if targets = append(targets, r.URL.RawQuery); len(targets) == 1 {
+			fmt.Fprint(w, `[{"message":"old","createdAt":5,"isSystem":true},{"message":"last","createdAt":10,"isSystem":true},{"message":"x","createdAt":20}]`)
+			return
+		}
+		fmt.Fprint(w, "{\"message\":\"x\",\"createdAt\":20}\n{\"message\":\"y\",\"createdAt\":30}\n{\"message\":\"new\",\"createdAt\":31,\"isSystem\":true}\n")
+	})
+	enough := errors.New("enough")
+	var got []string
+	opt := client.LogOptions{Count: 1, Follow: true, Only: func(l api.LogLine) bool { return l.IsSystem }}
+	err := c.Logs(t.Context(), uuid, opt, func(l api.LogLine) error {
+		if got = append(got, l.Message); l.Message == "new" {
+			return enough
+		}
+		return nil
+	})
+	if !errors.Is(err, enough) {
+		t.Errorf("got %v, want the caller's own error", err)
+	}
+	if diff := cmp.Diff([]string{"last", "new"}, got); diff != "" {
+		t.Errorf("lines (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"", "count=all&start=20&stream=1"}, targets); diff != "" {
+		t.Errorf("requests (-want +got):\n%s", diff)
 	}
 }
 

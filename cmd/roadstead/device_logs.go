@@ -58,11 +58,10 @@ func (a *app) deviceLogs(ctx context.Context, ref string, f logFlags) error {
 		}
 		opt.Since = since
 	}
-	filtered := len(f.services) > 0 || f.system
 	switch {
 	case f.tail == 0:
 		opt.Count = -1
-	case f.tail > 0 && !filtered: // of a filtered log the last lines are known only here
+	case f.tail > 0:
 		opt.Count = f.tail
 	}
 	c, err := a.connect(ctx)
@@ -74,10 +73,10 @@ func (a *app) deviceLogs(ctx context.Context, ref string, f logFlags) error {
 		return err
 	}
 	p := &logPrinter{a: a, c: c, f: f, names: map[int64]string{}}
-	if !filtered || f.tail <= 0 {
-		return c.Logs(ctx, api.DeviceUUID(d.UUID), opt, func(l api.LogLine) error { return p.print(ctx, l) })
+	if len(f.services) > 0 || f.system {
+		opt.Only = func(l api.LogLine) bool { return p.wanted(ctx, l) }
 	}
-	return p.tailThenFollow(ctx, api.DeviceUUID(d.UUID), opt)
+	return c.Logs(ctx, api.DeviceUUID(d.UUID), opt, func(l api.LogLine) error { return p.print(ctx, l) })
 }
 
 type logPrinter struct {
@@ -87,37 +86,7 @@ type logPrinter struct {
 	names map[int64]string // of services, by id
 }
 
-// tailThenFollow shows the last lines among those that pass the filter, then follows from there.
-func (p *logPrinter) tailThenFollow(ctx context.Context, device api.DeviceUUID, opt client.LogOptions) error {
-	var last []api.LogLine
-	past := opt
-	past.Follow, past.Count = false, 0
-	err := p.c.Logs(ctx, device, past, func(l api.LogLine) error {
-		if p.wanted(ctx, l) {
-			last = append(last, l)
-			last = last[max(0, len(last)-p.f.tail):]
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, l := range last {
-		if err := p.print(ctx, l); err != nil {
-			return err
-		}
-	}
-	if !opt.Follow {
-		return nil
-	}
-	opt.Count = -1
-	return p.c.Logs(ctx, device, opt, func(l api.LogLine) error { return p.print(ctx, l) })
-}
-
 func (p *logPrinter) wanted(ctx context.Context, l api.LogLine) bool {
-	if len(p.f.services) == 0 && !p.f.system {
-		return true
-	}
 	if l.IsSystem && p.f.system {
 		return true
 	}
@@ -149,9 +118,6 @@ func (p *logPrinter) service(ctx context.Context, l api.LogLine) string {
 }
 
 func (p *logPrinter) print(ctx context.Context, l api.LogLine) error {
-	if !p.wanted(ctx, l) {
-		return nil
-	}
 	at, name := time.UnixMilli(l.Timestamp), p.service(ctx, l)
 	if p.a.output == "json" {
 		return p.a.showLine(logView{Time: at.UTC().Format("2006-01-02T15:04:05.000Z"), Service: orNil(name), System: l.IsSystem, Stderr: l.IsStdErr, Message: l.Message})
