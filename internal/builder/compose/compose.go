@@ -57,7 +57,7 @@ var FileNames = []string{"docker-compose.yml", "docker-compose.yaml", "compose.y
 const (
 	maxFile     = 1 << 20 // of a compose or environment file
 	maxServices = 100
-	maxVisits   = 200_000 // nodes of a compose file, aliases unfolded
+	maxVisits   = 50_000 // nodes of a compose file, aliases unfolded
 )
 
 // MainService is the name of the only service of a project without a compose file.
@@ -115,6 +115,9 @@ func Load(ctx context.Context, root *os.Root, file string) (*Project, error) {
 	}
 	env, err := projectEnvironment(root)
 	if err != nil {
+		return nil, err
+	}
+	if err := prescan(file, text, env); err != nil {
 		return nil, err
 	}
 	details := types.ConfigDetails{

@@ -164,7 +164,7 @@ func TestWhatIsRefusedIsNamed(t *testing.T) {
 		"nothing":               {"", []string{"docker-compose.yml"}},
 		"no services":           {"volumes: {a: {}}\n", []string{"services: there is none"}},
 		"not YAML":              {"services: [", []string{"docker-compose.yml"}},
-		"not a mapping":         {"- a\n", []string{"mapping"}},
+		"not a mapping":         {"- a\n", []string{"docker-compose.yml"}},
 		"unknown field":         {svc("    frobnicate: 1\n"), []string{`services.web: unknown field "frobnicate"`}},
 		"several at once":       {svc("    deploy: {}\n    secrets: [a]\n    links: [b]\n"), []string{"web.secrets", "no place for secrets", "web.links"}},
 		"top level secrets":     {svc("") + "secrets: {a: {file: /etc/shadow}}\n", []string{"secrets is not supported"}},
@@ -199,10 +199,13 @@ func TestWhatIsRefusedIsNamed(t *testing.T) {
 		"condition":             {"services: {a: {image: x, depends_on: {b: {condition: service_completed_successfully}}}, b: {image: x}}\n", []string{"service_completed_successfully"}},
 		"name":                  {"services: {'a b': {image: x}}\n", []string{"a b"}},
 		"a bomb":                {bomb(), []string{"docker-compose.yml"}},
+		"two documents":         {svc("") + "---\nservices: {}\n", []string{"more than one YAML document"}},
+		"port ranges":           {svc("    ports: ['1-60000:1-60000']\n"), []string{"more than 4096 ports"}},
+		"port ranges by name":   {svc("    ports: ['${FROM}-${TO}:${FROM}-${TO}']\n"), []string{"more than 4096 ports"}},
 		"too large":             {"# " + strings.Repeat("x", 1<<20), []string{"larger than"}},
 	} {
 		t.Run(title, func(t *testing.T) {
-			_, err := load(t, c.text, map[string]string{"out.env@": "/etc/hostname", "out@": "/etc"})
+			_, err := load(t, c.text, map[string]string{".env": "FROM=1\nTO=60000\n", "out.env@": "/etc/hostname", "out@": "/etc"})
 			if err == nil {
 				t.Fatal("Load: no error")
 			}
