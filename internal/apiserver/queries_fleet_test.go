@@ -53,7 +53,8 @@ func TestQueriesOfTheCLI(t *testing.T) {
 			"&$orderby=app_name asc&$select=id,slug,app_name&$expand=is_for__device_type($select=slug)", 1},
 		{"application(FLEET)?$select=slug&$expand=owns__device($select=id,uuid,device_name,status,is_online,supervisor_version,os_version;" +
 			"$expand=belongs_to__application($select=app_name,slug),is_of__device_type($select=slug),is_running__release($select=commit);$orderby=device_name asc)", 1},
-		{"release?$filter=commit eq 'COMMIT' and belongs_to__application eq FLEET and status eq 'success'&$select=id&$top=1", 1},
+		{"release?$filter=commit eq 'COMMIT' and belongs_to__application eq FLEET and status eq 'success'&$select=id&$top=1",
+			1},
 		{"release?$filter=commit eq 'COMMIT' and commit eq 'COMMIT' and status eq 'success' and belongs_to__application eq FLEET" +
 			"&$select=id&$top=1&$orderby=created_at desc", 1},
 		{"release?$filter=belongs_to__application eq FLEET&$orderby=created_at desc&$select=id,commit,created_at,status,raw_version,is_final", 1},
@@ -81,7 +82,8 @@ func TestQueriesOfTheCLI(t *testing.T) {
 			"device_type_alias($select=is_referenced_by__alias;$orderby=is_referenced_by__alias asc)", 0},
 		{hostReleases, 0},
 	} {
-		query := strings.NewReplacer("SLUG", slug, "FLEET", fmt.Sprint(id), "COMMIT", b.Commit, "RELEASE", fmt.Sprint(b.ID), " ", "%20", "'", "%27").Replace(tc.query)
+		query := strings.NewReplacer("SLUG", slug, "FLEET", fmt.Sprint(id), "COMMIT", b.Commit, "RELEASE", fmt.Sprint(b.ID),
+			" ", "%20", "'", "%27").Replace(tc.query)
 		if got := s.do(token, "GET", "/v7/"+query, nil).rows(); len(got) != tc.rows {
 			t.Errorf("%s: %d rows, want %d", tc.query, len(got), tc.rows)
 		}
@@ -89,12 +91,16 @@ func TestQueriesOfTheCLI(t *testing.T) {
 
 	// As the CLI pins, tracks, renames, cancels and deletes.
 	fleet := fmt.Sprintf("/v7/application(%d)", id)
-	s.do(token, "PATCH", fleet, map[string]any{"should_be_running__release": b.ID, "should_track_latest_release": false}).want(http.StatusOK)
-	s.do(token, "PATCH", fleet, map[string]any{"should_be_running__release": b.ID, "should_track_latest_release": true}).want(http.StatusOK)
+	s.do(token, "PATCH", fleet, map[string]any{"should_be_running__release": b.ID,
+		"should_track_latest_release": false}).want(http.StatusOK)
+	s.do(token, "PATCH", fleet, map[string]any{"should_be_running__release": b.ID,
+		"should_track_latest_release": true}).want(http.StatusOK)
 	s.do(token, "PATCH", fleet, map[string]any{"app_name": "quayside"}).want(http.StatusOK)
 	s.do(token, "PATCH", fmt.Sprintf("/v7/release(%d)?$filter=status%%20ne%%20%%27success%%27", b.ID),
 		map[string]any{"status": api.StatusCancelled, "end_timestamp": 1700000000000}).want(http.StatusOK)
-	s.do(token, "DELETE", fmt.Sprintf("/v7/application_tag?$filter=application%%20eq%%20%d%%20and%%20tag_key%%20eq%%20%%27K%%27", id), nil).want(http.StatusOK)
+	s.do(token, "DELETE",
+		fmt.Sprintf("/v7/application_tag?$filter=application%%20eq%%20%d%%20and%%20tag_key%%20eq%%20%%27K%%27", id),
+		nil).want(http.StatusOK)
 	if got := s.do(token, "GET", "/v7/release?$select=status", nil).rows(); got[0]["status"] != api.StatusSuccess {
 		t.Errorf("the release is %v", got)
 	}

@@ -32,7 +32,8 @@ func TestDownloadConfig(t *testing.T) {
 	s := newServer(t)
 	token, stranger := s.login(s.admin.Username, s.admin.Password), s.user("mallory")
 	id := s.fleet(token, "harbour")
-	ask := map[string]any{"appId": id, "version": "6.0.0", "deviceType": "generic-amd64", "network": "ethernet", "provisioningKeyMaxUses": 1}
+	ask := map[string]any{"appId": id, "version": "6.0.0", "deviceType": "generic-amd64", "network": "ethernet",
+		"provisioningKeyMaxUses": 1}
 	var config api.DeviceConfig
 	got := s.do(token, "POST", "/download-config", ask).want(http.StatusOK)
 	got.into(&config)
@@ -44,11 +45,13 @@ func TestDownloadConfig(t *testing.T) {
 		t.Errorf("config.json: %+v", config)
 	}
 	var again, form api.DeviceConfig
-	s.do(s.admin.APIKey, "GET", fmt.Sprintf("/download-config?appId=%d&version=6.0.0&appUpdatePollInterval=10", id), nil).want(http.StatusOK).into(&again)
+	s.do(s.admin.APIKey, "GET", fmt.Sprintf("/download-config?appId=%d&version=6.0.0&appUpdatePollInterval=10", id),
+		nil).want(http.StatusOK).into(&again)
 	if again.APIKey == "" || again.APIKey == config.APIKey || again.AppUpdatePollInterval != 600_000 {
 		t.Errorf("by GET, with a named key: %+v", again)
 	}
-	s.do(token, "POST", "/download-config", fmt.Sprintf("appId=%d&version=6.0.0", id), "Content-Type: application/x-www-form-urlencoded").
+	s.do(token, "POST", "/download-config", fmt.Sprintf("appId=%d&version=6.0.0", id),
+		"Content-Type: application/x-www-form-urlencoded").
 		want(http.StatusOK).into(&form)
 
 	s.do(stranger, "POST", "/download-config", ask).want(http.StatusNotFound)
@@ -73,19 +76,22 @@ func (s *server) push(token, slug string) api.Build {
 		want(http.StatusCreated).into(&b)
 	path := fmt.Sprintf("/internal/v1/builds/%d", b.ID)
 	var images []api.BuildImage
-	s.role(api.RoleBuilder, "POST", path+"/images", api.BuildImagesRequest{Composition: []byte(`{"services":{"web":{}}}`), Services: []string{"web"}}).
+	s.role(api.RoleBuilder, "POST", path+"/images", api.BuildImagesRequest{Composition: []byte(`{"services":{"web":{}}}`),
+		Services: []string{"web"}}).
 		want(http.StatusOK).into(&images)
 	s.role(api.RoleBuilder, "POST", path+"/heartbeat", nil).want(http.StatusOK).into(&b)
 	if b.Status != api.StatusRunning || len(b.Repositories) != 1 || b.Repositories[0] != images[0].Repository {
 		s.Fatalf("a running build: %+v", b)
 	}
 	s.role(api.RoleSigner, "GET", path, nil).want(http.StatusOK)
-	s.role(api.RoleBuilder, "POST", path+"/finish", api.BuildResult{Status: api.StatusSuccess, Log: strings.Repeat("line\n", 1<<18)}).
+	s.role(api.RoleBuilder, "POST", path+"/finish", api.BuildResult{Status: api.StatusSuccess, Log: strings.Repeat("line\n",
+		1<<18)}).
 		want(http.StatusBadRequest)
 	var done api.Build
 	s.role(api.RoleBuilder, "POST", path+"/finish", api.BuildResult{
 		Status: api.StatusSuccess, Log: strings.Repeat("line\n", 1<<18),
-		Images: []api.BuildImageResult{{ID: images[0].ID, Status: api.StatusSuccess, Digest: "sha256:" + strings.Repeat("a", 64), Size: 1}},
+		Images: []api.BuildImageResult{{ID: images[0].ID, Status: api.StatusSuccess, Digest: "sha256:" + strings.Repeat("a",
+			64), Size: 1}},
 	}).want(http.StatusOK).into(&done)
 	return done
 }
@@ -121,7 +127,8 @@ func TestBuildRoutes(t *testing.T) {
 	for _, path := range []string{"", "/1/images", "/1/heartbeat", "/1/finish"} {
 		s.do(token, "POST", "/internal/v1/builds"+path, api.BuildRequest{Slug: slug}).want(http.StatusNotFound)
 		for _, role := range []string{api.RoleSigner, api.RoleRegistry, api.RoleParent} {
-			s.role(role, "POST", "/internal/v1/builds"+path, api.BuildRequest{Slug: slug}, "Authorization: Bearer "+token).want(http.StatusNotFound)
+			s.role(role, "POST", "/internal/v1/builds"+path, api.BuildRequest{Slug: slug},
+				"Authorization: Bearer "+token).want(http.StatusNotFound)
 		}
 	}
 	s.role(api.RoleRegistry, "GET", "/internal/v1/builds/1", nil).want(http.StatusNotFound)
@@ -139,9 +146,11 @@ func TestPinnedReleaseStays(t *testing.T) {
 	var dev struct{ ID int64 }
 	rows := s.do(token, "GET", "/v7/application?$select=id", nil).rows()
 	s.do(token, "POST", "/v7/device", map[string]any{
-		"belongs_to__application": rows[0]["id"], "is_of__device_type": s.deviceType("generic-amd64"), "uuid": strings.Repeat("a", 32),
+		"belongs_to__application": rows[0]["id"], "is_of__device_type": s.deviceType("generic-amd64"),
+		"uuid": strings.Repeat("a", 32),
 	}).want(http.StatusCreated).into(&dev)
-	s.do(token, "PATCH", fmt.Sprintf("/v7/device(%d)", dev.ID), map[string]any{"is_pinned_on__release": old.ID}).want(http.StatusOK)
+	s.do(token, "PATCH", fmt.Sprintf("/v7/device(%d)", dev.ID),
+		map[string]any{"is_pinned_on__release": old.ID}).want(http.StatusOK)
 	refused := s.do(token, "DELETE", fmt.Sprintf("/v7/release(%d)", old.ID), nil).want(http.StatusBadRequest)
 	if !strings.Contains(refused.body, "Unable to delete a release because device(s) are pinned to it.") {
 		t.Error(refused.body)

@@ -108,7 +108,13 @@ func (a Answers) time(name string) (*time.Time, error) {
 // consumed are the answers that do not go into config.json under their own name.
 var consumed = map[string]bool{
 	"appId": true, "secureBoot": true, "secureboot": true, "apikey": true, "network": true,
-	"provisioningKeyName": true, "provisioningKeyDescription": true, "provisioningKeyExpiryDate": true, "provisioningKeyMaxUses": true,
+	"provisioningKeyName": true, "provisioningKeyDescription": true, "provisioningKeyExpiryDate": true,
+	"provisioningKeyMaxUses": true,
+}
+
+// never are keys that no answer sets: the server's, and what a device makes itself.
+var never = map[string]bool{
+	"uuid": true, "deviceApiKey": true, "deviceId": true, "registered_at": true, "developmentMode": true, "balenaRootCA": true,
 }
 
 // DeviceConfig makes the config.json of a device that shall join a fleet, with a provisioning key made for it.
@@ -129,7 +135,8 @@ func (f *Fleets) DeviceConfig(ctx context.Context, tx *db.Tx, by access.Caller, 
 		return nil, err
 	}
 	cfg := api.DeviceConfig{
-		ApplicationID: fl.ID, ApplicationName: fl.Name, Version: version, UserID: by.User, Username: by.Name, ListenPort: listenPort,
+		ApplicationID: fl.ID, ApplicationName: fl.Name, Version: version, UserID: by.User, Username: by.Name,
+		ListenPort:  listenPort,
 		APIEndpoint: f.cfg.Site.URL("api"), RegistryEndpoint: f.cfg.Site.Host("registry2"), DeltaEndpoint: f.cfg.Site.URL("delta"),
 		VPNEndpoint: "vpn." + f.cfg.Site.Domain, VPNPort: f.cfg.Site.Port,
 	}
@@ -189,7 +196,8 @@ func chooseType(ctx context.Context, tx *db.Tx, fl *Fleet, ask Answers) (string,
 		return "", err
 	}
 	if !Runs(t.Arch, fl.Arch) {
-		return "", api.Errorf(api.Invalid, "A %s (%s) cannot run what is built for the fleet %s (%s).", t.Slug, t.Arch, fl.Slug, fl.Arch)
+		return "", api.Errorf(api.Invalid, "A %s (%s) cannot run what is built for the fleet %s (%s).",
+			t.Slug, t.Arch, fl.Slug, fl.Arch)
 	}
 	return t.Slug, nil
 }
@@ -241,10 +249,9 @@ func merge(cfg api.DeviceConfig, ask Answers) (map[string]any, error) {
 	if err := json.Unmarshal(data, &all); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
-	mine := map[string]bool{"uuid": true, "deviceApiKey": true, "deviceId": true, "registered_at": true, "developmentMode": true, "balenaRootCA": true}
 	added := 0
 	for name, value := range ask {
-		if _, taken := all[name]; taken || consumed[name] || mine[name] || value == nil {
+		if _, taken := all[name]; taken || consumed[name] || never[name] || value == nil {
 			continue
 		}
 		if _, err := ask.text(name); err != nil {

@@ -26,9 +26,12 @@ func TestDeviceConfig(t *testing.T) {
 		return config, err
 	}
 	got, err := ask(w.Alice, fleet.Answers{
-		"appId": float64(id), "version": "6.0.0+rev1", "network": "wifi", "wifiSsid": "dock", "wifiKey": "secret", "appUpdatePollInterval": "10",
-		"developmentMode": true, "provisioningKeyName": "crate 7", "provisioningKeyMaxUses": "3", "deviceType": "raspberrypi4-64",
-		"provisioningKeyExpiryDate": w.Now().Add(time.Hour).Format(time.RFC3339), "apiEndpoint": "https://evil.example.com", "uuid": "1", "hostname": "h",
+		"appId": float64(id), "version": "6.0.0+rev1", "network": "wifi", "wifiSsid": "dock", "wifiKey": "secret",
+		"appUpdatePollInterval": "10",
+		"developmentMode":       true, "provisioningKeyName": "crate 7", "provisioningKeyMaxUses": "3",
+		"deviceType":                "raspberrypi4-64",
+		"provisioningKeyExpiryDate": w.Now().Add(time.Hour).Format(time.RFC3339), "apiEndpoint": "https://evil.example.com",
+		"uuid": "1", "hostname": "h",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -38,8 +41,9 @@ func TestDeviceConfig(t *testing.T) {
 	want := map[string]any{
 		"applicationId": float64(id), "applicationName": "harbour", "deviceType": "raspberrypi4-64", "version": "6.0.0+rev1",
 		"userId": float64(w.Alice.User), "username": "alice", "apiEndpoint": "https://api.roadstead.test",
-		"registryEndpoint": "registry2.roadstead.test", "deltaEndpoint": "https://delta.roadstead.test", "vpnEndpoint": "vpn.roadstead.test",
-		"vpnPort": 443.0, "listenPort": 48484.0, "appUpdatePollInterval": 600000.0, "developmentMode": true,
+		"registryEndpoint": "registry2.roadstead.test", "deltaEndpoint": "https://delta.roadstead.test",
+		"vpnEndpoint": "vpn.roadstead.test",
+		"vpnPort":     443.0, "listenPort": 48484.0, "appUpdatePollInterval": 600000.0, "developmentMode": true,
 		"balenaRootCA": "YSByb290IGNlcnRpZmljYXRl", "wifiSsid": "dock", "wifiKey": "secret", "hostname": "h",
 	}
 	if d := cmp.Diff(want, got); d != "" {
@@ -60,7 +64,8 @@ func TestDeviceConfig(t *testing.T) {
 		t.Errorf("defaults: %v %v", got, err)
 	}
 	again, err := ask(w.Alice, fleet.Answers{"appId": "1", "version": "6.0.0", "secureBoot": true})
-	if err != nil || again["apiKey"] == got["apiKey"] || cmp.Diff(map[string]any{"secureboot": true}, again["installer"]) != "" {
+	if err != nil || again["apiKey"] == got["apiKey"] || cmp.Diff(map[string]any{"secureboot": true},
+		again["installer"]) != "" {
 		t.Errorf("second: %v %v", again, err)
 	}
 
@@ -73,16 +78,21 @@ func TestDeviceConfig(t *testing.T) {
 	}{
 		{"no fleet", w.Alice, fleet.Answers{"version": "6.0.0"}, api.Invalid, "An appId is required."},
 		{"no version", w.Alice, fleet.Answers{"appId": float64(id)}, api.Invalid, "A version is required."},
-		{"old", w.Alice, fleet.Answers{"appId": float64(id), "version": "1.2.0"}, api.Invalid, "balenaOS versions <= 1.2.0 are no longer supported, please update"},
+		{"old", w.Alice, fleet.Answers{"appId": float64(id), "version": "1.2.0"}, api.Invalid,
+			"balenaOS versions <= 1.2.0 are no longer supported, please update"},
 		{"not a version", w.Alice, fleet.Answers{"appId": float64(id), "version": "new"}, api.Invalid, `"new"`},
 		{"wrong number", w.Alice, fleet.Answers{"appId": "x", "version": "6.0.0"}, api.Invalid, "appId"},
 		{"object", w.Alice, fleet.Answers{"appId": map[string]any{}, "version": "6.0.0"}, api.Invalid, "appId"},
 		{"nested answer", w.Alice, fleet.Answers{"appId": "1", "version": "6.0.0", "x": []any{}}, api.Invalid, `"x"`},
-		{"long answer", w.Alice, fleet.Answers{"appId": "1", "version": "6.0.0", "x": strings.Repeat("x", 5000)}, api.TooLarge, `"x"`},
-		{"interval", w.Alice, fleet.Answers{"appId": "1", "version": "6.0.0", "appUpdatePollInterval": "-1"}, api.Invalid, "appUpdatePollInterval"},
+		{"long answer", w.Alice, fleet.Answers{"appId": "1", "version": "6.0.0", "x": strings.Repeat("x", 5000)},
+			api.TooLarge, `"x"`},
+		{"interval", w.Alice, fleet.Answers{"appId": "1", "version": "6.0.0", "appUpdatePollInterval": "-1"}, api.Invalid,
+			"appUpdatePollInterval"},
 		{"type", w.Alice, fleet.Answers{"appId": "1", "version": "6.0.0", "deviceType": "toaster"}, api.Invalid, "toaster"},
-		{"architecture", w.Alice, fleet.Answers{"appId": "1", "version": "6.0.0", "deviceType": "intel-nuc"}, api.Invalid, "cannot run"},
-		{"expired", w.Alice, fleet.Answers{"appId": "1", "version": "6.0.0", "provisioningKeyExpiryDate": "2001-01-01"}, api.Invalid, "past"},
+		{"architecture", w.Alice, fleet.Answers{"appId": "1", "version": "6.0.0", "deviceType": "intel-nuc"}, api.Invalid,
+			"cannot run"},
+		{"expired", w.Alice, fleet.Answers{"appId": "1", "version": "6.0.0", "provisioningKeyExpiryDate": "2001-01-01"},
+			api.Invalid, "past"},
 		{"stranger", w.Bob, fleet.Answers{"appId": "1", "version": "6.0.0"}, api.NotFound, ""},
 		{"device", w.Device(id), fleet.Answers{"appId": "1", "version": "6.0.0"}, api.Forbidden, ""},
 	} {
@@ -100,7 +110,8 @@ func TestDeviceTypes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"generic-amd64", "generic-aarch64", "intel-nuc", "raspberrypi3", "raspberrypi3-64", "raspberrypi4-64", "raspberry-pi", "qemux86-64"} {
+	for _, want := range []string{"generic-amd64", "generic-aarch64", "intel-nuc", "raspberrypi3", "raspberrypi3-64",
+		"raspberrypi4-64", "raspberry-pi", "qemux86-64"} {
 		if doc, err := fleet.FindTypeDocument(want); err != nil || doc.Slug != want || doc.Aliases[0] != want {
 			t.Errorf("%s: %+v %v", want, doc, err)
 		}
@@ -113,7 +124,8 @@ func TestDeviceTypes(t *testing.T) {
 	}
 	w := releasetest.New(t)
 	w.Write(func(tx *db.Tx) error { return w.Fleets.Prepare(t.Context(), tx) }) // again, as at every start
-	if rows := w.Rows(access.Nobody(), "device_type?$select=slug&$expand=device_type_alias($select=is_referenced_by__alias)"); len(rows) != len(docs) {
+	if rows := w.Rows(access.Nobody(),
+		"device_type?$select=slug&$expand=device_type_alias($select=is_referenced_by__alias)"); len(rows) != len(docs) {
 		t.Errorf("%d device types in the database, %d in the program", len(rows), len(docs))
 	} else {
 		for _, row := range rows {
@@ -125,7 +137,8 @@ func TestDeviceTypes(t *testing.T) {
 	for _, tc := range []struct {
 		device, build string
 		want          bool
-	}{{"amd64", "amd64", true}, {"aarch64", "armv7hf", true}, {"aarch64", "rpi", true}, {"armv7hf", "rpi", true}, {"armv7hf", "aarch64", false}, {"amd64", "i386", false}} {
+	}{{"amd64", "amd64", true}, {"aarch64", "armv7hf", true}, {"aarch64", "rpi", true}, {"armv7hf", "rpi", true}, {"armv7hf",
+		"aarch64", false}, {"amd64", "i386", false}} {
 		if got := fleet.Runs(tc.device, tc.build); got != tc.want {
 			t.Errorf("Runs(%s, %s): got %v", tc.device, tc.build, got)
 		}

@@ -67,7 +67,8 @@ func catalogue() ([]Contract, error) {
 // syncDeviceTypes writes the catalogue to the database. A type that the program no longer knows stays: fleets may use it.
 func syncDeviceTypes(ctx context.Context, tx *db.Tx, types []Contract) error {
 	for _, arch := range architectures {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO cpu_architecture (slug) VALUES ($1) ON CONFLICT (slug) DO NOTHING`, arch); err != nil {
+		_, err := tx.ExecContext(ctx, `INSERT INTO cpu_architecture (slug) VALUES ($1) ON CONFLICT (slug) DO NOTHING`, arch)
+		if err != nil {
 			return fmt.Errorf("fleet: architecture %s: %w", arch, err)
 		}
 	}

@@ -32,7 +32,7 @@ type Config struct {
 	Accounts     *account.Accounts // makes the provisioning keys in config.json files
 	Site         api.Site          // for the addresses in a device's config.json
 	PollInterval time.Duration     // how often a device asks for its target unless told otherwise; 0 means 10 minutes
-	RootCA       []byte            // PEM of the public root certificate that devices are told to trust; nil when it is a well-known one
+	RootCA       []byte            // PEM of the public root certificate for devices to trust; nil when it is a well-known one
 
 	// TargetChanged is called, inside the transaction, after a fleet's target release has changed.
 	TargetChanged func(ctx context.Context, tx *db.Tx, fleet int64) error

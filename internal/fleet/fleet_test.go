@@ -28,8 +28,10 @@ func TestFleetIsMadeAsTheCLIDoes(t *testing.T) {
 	body := w.Want(w.Alice, "POST", "application", map[string]any{
 		"app_name": "Harbour", "organization": org, "is_for__device_type": dt, "is_of__class": "fleet",
 	}, http.StatusCreated, `"slug":"alice/harbour"`)
-	for _, want := range []string{`"should_track_latest_release":true`, `"is_of__class":"fleet"`, `"is_host":false`, `"is_archived":false`,
-		`"is_public":false`, `"should_be_running__release":null`, `"app_name":"Harbour"`, fmt.Sprintf(`"is_for__device_type":{"__id":%d}`, dt)} {
+	for _, want := range []string{`"should_track_latest_release":true`, `"is_of__class":"fleet"`, `"is_host":false`,
+		`"is_archived":false`,
+		`"is_public":false`, `"should_be_running__release":null`, `"app_name":"Harbour"`,
+		fmt.Sprintf(`"is_for__device_type":{"__id":%d}`, dt)} {
 		if !strings.Contains(body, want) {
 			t.Errorf("new fleet: %s lacks %s", body, want)
 		}
@@ -37,13 +39,15 @@ func TestFleetIsMadeAsTheCLIDoes(t *testing.T) {
 	rows := w.Rows(w.Alice, "application?$filter=is_directly_accessible_by__user/any(dau:1 eq 1)&$orderby=app_name asc"+
 		"&$select=id,app_name,slug&$expand=is_for__device_type($select=slug),application_type($select=slug,supports_multicontainer),service($select=id)")
 	want := []map[string]any{{
-		"id": 1.0, "app_name": "Harbour", "slug": "alice/harbour", "is_for__device_type": []any{map[string]any{"slug": "intel-nuc"}},
-		"application_type": []any{map[string]any{"slug": "default", "supports_multicontainer": true}}, "service": []any{},
+		"id": 1.0, "app_name": "Harbour", "slug": "alice/harbour",
+		"is_for__device_type": []any{map[string]any{"slug": "intel-nuc"}},
+		"application_type":    []any{map[string]any{"slug": "default", "supports_multicontainer": true}}, "service": []any{},
 	}}
 	if d := cmp.Diff(want, rows); d != "" {
 		t.Error(d)
 	}
-	if got := w.Rows(w.Alice, "application(slug='alice/harbour')?$select=uuid")[0]["uuid"].(string); len(got) != 32 || got[12] != '4' {
+	if got := w.Rows(w.Alice,
+		"application(slug='alice/harbour')?$select=uuid")[0]["uuid"].(string); len(got) != 32 || got[12] != '4' {
 		t.Errorf("uuid %q is not of version 4", got)
 	}
 	if n := len(w.Rows(w.Alice, "actor?$filter=is_of__application/any(a:a/slug eq 'alice/harbour')")); n != 1 {
@@ -79,7 +83,8 @@ func TestFleetRefusals(t *testing.T) {
 		status             int
 		text               string
 	}{
-		{"characters", "POST", "application", with(map[string]any{"app_name": "har bour"}), 400, "App name may only contain [a-zA-Z0-9_-]."},
+		{"characters", "POST", "application", with(map[string]any{"app_name": "har bour"}), 400,
+			"App name may only contain [a-zA-Z0-9_-]."},
 		{"slash", "POST", "application", with(map[string]any{"app_name": "../harbour"}), 400, "App name may only contain"},
 		{"short", "POST", "application", with(map[string]any{"app_name": "abc"}), 400, length},
 		{"long", "POST", "application", with(map[string]any{"app_name": strings.Repeat("a", 101)}), 400, length},
@@ -112,7 +117,8 @@ func TestFleetRefusals(t *testing.T) {
 	w.Want(w.Alice, "DELETE", path, nil, 200, "")
 	w.Want(w.Alice, "GET", "application/$count", nil, 200, `{"d":1}`)
 	w.Want(w.Bob, "GET", path+"?$select=app_name", nil, 200, `{"d":[{"app_name":"depot"}]}`)
-	for _, resource := range []string{"application_environment_variable", "application_config_variable", "build_environment_variable"} {
+	for _, resource := range []string{"application_environment_variable", "application_config_variable",
+		"build_environment_variable"} {
 		w.Want(w.Alice, "POST", resource, map[string]any{"application": theirs, "name": "BALENA_A", "value": "1"}, 401, "")
 	}
 	w.Want(w.Alice, "POST", "service", map[string]any{"application": theirs, "service_name": "web"}, 401, "")
@@ -146,7 +152,8 @@ func TestDevicesAndStrangers(t *testing.T) {
 		w.Create(w.Alice, "application_tag", map[string]any{"application": id, "tag_key": "k", "value": "1"})
 	}
 	dev := w.Device(mine)
-	for _, resource := range []string{"application", "application_environment_variable", "application_config_variable", "service",
+	for _, resource := range []string{"application", "application_environment_variable", "application_config_variable",
+		"service",
 		"service_environment_variable", "service_label", "application_tag"} {
 		if rows := w.Rows(dev, resource); len(rows) != 1 {
 			t.Errorf("a device sees %d rows of %s", len(rows), resource)
@@ -164,18 +171,21 @@ func TestDevicesAndStrangers(t *testing.T) {
 		}
 	}
 	w.Want(dev, "GET", "build_environment_variable", nil, 401, "")
-	w.Want(dev, "POST", "application_environment_variable", map[string]any{"application": mine, "name": "D", "value": "1"}, 403, "")
+	w.Want(dev, "POST", "application_environment_variable", map[string]any{"application": mine, "name": "D", "value": "1"},
+		403, "")
 	for _, public := range []string{"device_type", "device_type_alias", "cpu_architecture", "application_type"} {
 		for _, c := range []access.Caller{access.Nobody(), dev, w.Bob} {
 			if len(w.Rows(c, public)) == 0 {
 				t.Errorf("%s sees no %s", c.Name, public)
 			}
-			w.Want(c, "PATCH", public+"(1)", map[string]any{"slug": "x"}, map[bool]int{true: 401, false: 403}[c.Kind == access.Anonymous], "")
+			w.Want(c, "PATCH", public+"(1)", map[string]any{"slug": "x"}, map[bool]int{true: 401,
+				false: 403}[c.Kind == access.Anonymous], "")
 		}
 	}
 	// Links lead nowhere that the rules do not.
 	w.Want(access.Nobody(), "GET", "device_type?$filter=is_default_for__application/any(a:a/id gt 0)", nil, 200, `{"d":[]}`)
-	w.Want(w.Bob, "GET", "device_type(slug='intel-nuc')?$select=id&$expand=is_default_for__application($select=id)", nil, 200, `"is_default_for__application":[]`)
+	w.Want(w.Bob, "GET", "device_type(slug='intel-nuc')?$select=id&$expand=is_default_for__application($select=id)", nil,
+		200, `"is_default_for__application":[]`)
 	w.Want(dev, "GET", "application?$select=id&$expand=is_directly_accessible_by__user", nil, 200, "")
 }
 
@@ -199,7 +209,8 @@ func TestVariablesAndTags(t *testing.T) {
 		{cfg, "RESIN_HOST_CONFIG_x:y", "1", 201, ""},
 		{cfg, "BALENA_SUPERVISOR_POLL_INTERVAL", "1", 201, ""},
 		{cfg, "FOO", "1", 400, "Configuration variables must be part of one of the following namespaces: RESIN_, BALENA_"},
-		{cfg, "RESIN-FOO", "1", 400, "Configuration variable names can only contain alphanumeric characters, underscores or a colon"},
+		{cfg, "RESIN-FOO", "1", 400,
+			"Configuration variable names can only contain alphanumeric characters, underscores or a colon"},
 		{cfg, "BALENA", "1", 400, "s RESIN, BALENA, USER are reserved"},
 		{tag, "place", "dock 3", 201, ""},
 		{tag, "a b", "", 400, "Tag keys cannot contain whitespace."},
@@ -213,7 +224,8 @@ func TestVariablesAndTags(t *testing.T) {
 		}
 		w.Want(w.Alice, "POST", tc.resource, body, tc.status, tc.text)
 	}
-	w.Want(w.Alice, "PATCH", env+"?$filter=name eq 'GOOD_1' and application eq "+fmt.Sprint(id), map[string]any{"value": "new"}, 200, "")
+	w.Want(w.Alice, "PATCH", env+"?$filter=name eq 'GOOD_1' and application eq "+fmt.Sprint(id),
+		map[string]any{"value": "new"}, 200, "")
 	w.Want(w.Alice, "GET", env+"?$orderby=name asc&$select=name,value", nil, 200, `[{"name":"GOOD_1","value":"new"}]`)
 	w.Want(w.Alice, "PATCH", env+"(1)", map[string]any{"value": "a\r"}, 400, "line break")
 	w.Want(w.Alice, "GET", "application__has__env_var_name?$select=id", nil, 200, `[{"id":1}]`)
@@ -228,7 +240,8 @@ func TestServices(t *testing.T) {
 	w.Want(w.Alice, "POST", "service", map[string]any{"application": id, "service_name": "web"}, 409, "nique")
 	w.Want(w.Alice, "POST", "service", map[string]any{"application": id, "service_name": "we b"}, 400, "Service names")
 	w.Want(w.Alice, "PATCH", fmt.Sprintf("service(%d)", svc), map[string]any{"service_name": "www"}, 403, "")
-	w.Want(w.Alice, "GET", fmt.Sprintf("service(application=%d,service_name='web')?$select=id", id), nil, 200, fmt.Sprintf(`"id":%d`, svc))
+	w.Want(w.Alice, "GET", fmt.Sprintf("service(application=%d,service_name='web')?$select=id", id), nil, 200,
+		fmt.Sprintf(`"id":%d`, svc))
 	w.Release(w.Alice, "alice/harbour", false, "web")
 	w.Want(w.Alice, "DELETE", fmt.Sprintf("service(%d)", svc), nil, 409, "")
 	idle := w.Create(w.Alice, "service", map[string]any{"application": id, "service_name": "idle"})

@@ -67,7 +67,8 @@ func (f *Fleets) beforeCreate(ctx context.Context, tx *db.Tx, c *odata.Change) e
 func checkClass(c *odata.Change) error {
 	class, given := c.Values["is_of__class"]
 	if given && class != "fleet" && class != "block" && class != "app" {
-		return api.Errorf(api.Invalid, `It is necessary that each application has a class that is equal to "fleet" or "block" or "app"`)
+		return api.Errorf(api.Invalid,
+			`It is necessary that each application has a class that is equal to "fleet" or "block" or "app"`)
 	}
 	return nil
 }
@@ -220,7 +221,8 @@ func (f *Fleets) afterApplication(ctx context.Context, tx *db.Tx, c *odata.Chang
 
 // HandleChanged makes the slugs of an organization's fleets follow its handle.
 func HandleChanged(ctx context.Context, tx *db.Tx, organization int64, handle string) error {
-	_, err := tx.ExecContext(ctx, `UPDATE application SET slug = lower($1 || '/' || app_name) WHERE organization = $2`, handle, organization)
+	_, err := tx.ExecContext(ctx, `UPDATE application SET slug = lower($1 || '/' || app_name) WHERE organization = $2`,
+		handle, organization)
 	if err != nil {
 		return fmt.Errorf("fleet: new handle of organization %d: %w", organization, err)
 	}

@@ -119,7 +119,8 @@ func EnsureService(ctx context.Context, tx *db.Tx, fleet int64, name string) (in
 	if !errors.Is(err, sql.ErrNoRows) {
 		return 0, fmt.Errorf("fleet %d: service %q: %w", fleet, name, err)
 	}
-	res, err := tx.ExecContext(ctx, `INSERT INTO service (created_at, application, service_name) VALUES ($1, $2, $3)`, tx.NowText(), fleet, name)
+	res, err := tx.ExecContext(ctx, `INSERT INTO service (created_at, application, service_name) VALUES ($1, $2, $3)`,
+		tx.NowText(), fleet, name)
 	if err != nil {
 		return 0, fmt.Errorf("fleet %d: service %q: %w", fleet, name, err)
 	}

@@ -29,8 +29,8 @@ func checkAppName(name string) error {
 		return api.Errorf(api.Invalid, "App name may only contain [a-zA-Z0-9_-].")
 	}
 	if len(name) < 4 || len(name) > 100 {
-		return api.Errorf(api.Invalid, "It is necessary that each application has an app name that has a Length (Type) that is greater than "+
-			"or equal to 4 and is less than or equal to 100")
+		return api.Errorf(api.Invalid, "It is necessary that each application has an app name that has a Length (Type) that "+
+			"is greater than or equal to 4 and is less than or equal to 100")
 	}
 	return nil
 }
@@ -161,7 +161,8 @@ func ValidateLabel(_ context.Context, _ *db.Tx, c *odata.Change) error {
 // CheckLabelName refuses label names that a supervisor would refuse the whole target state for.
 func CheckLabelName(name string) error {
 	if !labelName.MatchString(name) || len(name) > maxName {
-		return api.Errorf(api.Invalid, "Label names can only contain printable ASCII characters other than spaces, quotes and backticks.")
+		return api.Errorf(api.Invalid,
+			"Label names can only contain printable ASCII characters other than spaces, quotes and backticks.")
 	}
 	return nil
 }

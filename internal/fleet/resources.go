@@ -122,7 +122,8 @@ func (f *Fleets) application() *odata.Resource {
 			{Name: "is_of__class", Type: odata.String},
 			{
 				Name: "organization", Type: odata.ForeignKey, To: "organization",
-				Synonyms: []string{"belongs_to__organization"}, Reverse: []string{"application", "is_of__application", "owns__application"},
+				Synonyms: []string{"belongs_to__organization"},
+				Reverse:  []string{"application", "is_of__application", "owns__application"},
 			},
 			{Name: "app_name", Type: odata.String, MaxLen: 1000},
 			{Name: "slug", Type: odata.String},
@@ -200,7 +201,9 @@ func service() *odata.Resource {
 		Keys: [][]string{{"application", "service_name"}},
 		Rules: map[access.Kind]odata.Rule{
 			// A service keeps its name: compositions of old releases speak of it.
-			access.User:   {Read: mayUseParent, Create: mayUseParent, Delete: mayUseParent, Write: []string{"application", "service_name"}},
+			access.User: {
+				Read: mayUseParent, Create: mayUseParent, Delete: mayUseParent, Write: []string{"application", "service_name"},
+			},
 			access.Device: {Read: ownParent},
 		},
 		Before: []odata.Hook{StampCreated, validateService},

@@ -63,14 +63,14 @@ func (f *Fleets) targetChanged(ctx context.Context, tx *db.Tx, fleet int64) erro
 // checkTarget refuses a target that a fleet cannot run.
 func checkTarget(ctx context.Context, tx *db.Tx, fleet, release int64) error {
 	var n int
-	err := tx.QueryRowContext(ctx, `SELECT count(*) FROM "release" WHERE id = $1 AND belongs_to__application = $2 AND status = 'success'`,
-		release, fleet).Scan(&n)
+	err := tx.QueryRowContext(ctx, `
+SELECT count(*) FROM "release" WHERE id = $1 AND belongs_to__application = $2 AND status = 'success'`, release, fleet).Scan(&n)
 	if err != nil {
 		return fmt.Errorf("fleet %d: check release %d: %w", fleet, release, err)
 	}
 	if n == 0 {
-		return api.Errorf(api.Invalid, "It is necessary that each release that should be running on an application, has a status that is "+
-			`equal to "success" and belongs to the application.`)
+		return api.Errorf(api.Invalid, "It is necessary that each release that should be running on an application, has a "+
+			`status that is equal to "success" and belongs to the application.`)
 	}
 	return nil
 }

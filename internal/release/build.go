@@ -140,7 +140,8 @@ func (r *Releases) AddImages(ctx context.Context, tx *db.Tx, id int64, ask api.B
 			return nil, api.Errorf(api.Conflict, "Build %d has an image for service %q already.", id, image.Service)
 		}
 	}
-	if _, err := tx.ExecContext(ctx, `UPDATE "release" SET composition = $1, update_timestamp = $2, heartbeat_at = $2 WHERE id = $3`,
+	if _, err := tx.ExecContext(ctx, `
+UPDATE "release" SET composition = $1, update_timestamp = $2, heartbeat_at = $2 WHERE id = $3`,
 		string(ask.Composition), tx.NowText(), id); err != nil {
 		return nil, fmt.Errorf("build %d: composition: %w", id, err)
 	}
@@ -202,7 +203,8 @@ VALUES ($1, $1, $2, $3, 'running')`, tx.NowText(), service, r.cfg.Site.Host("reg
 
 // Heartbeat keeps a running build alive and tells the builder how it stands: it stops when somebody cancelled it.
 func (r *Releases) Heartbeat(ctx context.Context, tx *db.Tx, id int64) (api.Build, error) {
-	if _, err := tx.ExecContext(ctx, `UPDATE "release" SET heartbeat_at = $1 WHERE id = $2 AND status = 'running'`, tx.NowText(), id); err != nil {
+	if _, err := tx.ExecContext(ctx, `UPDATE "release" SET heartbeat_at = $1 WHERE id = $2 AND status = 'running'`,
+		tx.NowText(), id); err != nil {
 		return api.Build{}, fmt.Errorf("build %d: heartbeat: %w", id, err)
 	}
 	return r.Get(ctx, tx, id)
@@ -220,7 +222,8 @@ func (r *Releases) Finish(ctx context.Context, tx *db.Tx, id int64, result api.B
 	if err != nil {
 		return api.Build{}, err
 	}
-	if _, err := tx.ExecContext(ctx, `UPDATE "release" SET build_log = $1 WHERE id = $2 AND build_log IS NULL`, logOf(result), id); err != nil {
+	if _, err := tx.ExecContext(ctx, `UPDATE "release" SET build_log = $1 WHERE id = $2 AND build_log IS NULL`,
+		logOf(result), id); err != nil {
 		return api.Build{}, fmt.Errorf("build %d: log: %w", id, err)
 	}
 	if b.Status != api.StatusRunning {
@@ -299,7 +302,8 @@ func finishImage(ctx context.Context, tx *db.Tx, build int64, result api.BuildRe
 	_, err := tx.ExecContext(ctx, `
 UPDATE image SET status = $1, end_timestamp = $2, push_timestamp = $3, content_hash = $4, image_size = $5,
     dockerfile = NULLIF($6, ''), project_type = NULLIF($7, ''), error_message = NULLIF($8, '') WHERE id = $9`,
-		image.Status, tx.NowText(), pushed, digest, size, cut(image.Dockerfile, maxText), cut(image.ProjectType, 255), cut(message, maxText), image.ID)
+		image.Status, tx.NowText(), pushed, digest, size,
+		cut(image.Dockerfile, maxText), cut(image.ProjectType, 255), cut(message, maxText), image.ID)
 	if err != nil {
 		return fmt.Errorf("build %d: image %d: %w", build, image.ID, err)
 	}
@@ -330,7 +334,8 @@ func addLabels(ctx context.Context, tx *db.Tx, build int64, images []api.BuildIm
 			}
 			_, err := tx.ExecContext(ctx, `
 INSERT INTO image_label (created_at, release_image, label_name, value)
-SELECT $1, id, $2, $3 FROM release_image WHERE is_part_of__release = $4 AND image = $5`, tx.NowText(), name, value, build, image.ID)
+SELECT $1, id, $2, $3 FROM release_image WHERE is_part_of__release = $4 AND image = $5`,
+				tx.NowText(), name, value, build, image.ID)
 			if err != nil {
 				return fmt.Errorf("build %d: image %d: label %q: %w", build, image.ID, name, err)
 			}

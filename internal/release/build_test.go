@@ -91,12 +91,14 @@ func TestBuild(t *testing.T) {
 		t.Errorf("target %d, devices told %v", w.Target(fleetID), got)
 	}
 	w.Want(w.Alice, "GET", fmt.Sprintf("release(%d)?$select=end_timestamp", b.ID), nil, 200, "2026-11-21T12:00:01.000Z")
-	w.Want(w.Alice, "GET", fmt.Sprintf("image(%d)?$select=status,push_timestamp,content_hash,dockerfile", images[0].ID), nil, 200,
+	w.Want(w.Alice, "GET", fmt.Sprintf("image(%d)?$select=status,push_timestamp,content_hash,dockerfile", images[0].ID), nil,
+		200,
 		fmt.Sprintf(`"status":"success","push_timestamp":"2026-11-21T12:00:01.000Z","content_hash":"sha256:%064x","dockerfile":"FROM base/busybox\n"`, images[0].ID))
 
 	// What has ended takes no more images.
 	err := w.DB.Write(t.Context(), func(tx *db.Tx) error {
-		_, err := w.Releases.AddImages(t.Context(), tx, b.ID, api.BuildImagesRequest{Composition: json.RawMessage(`{}`), Services: []string{"web"}})
+		_, err := w.Releases.AddImages(t.Context(), tx, b.ID, api.BuildImagesRequest{Composition: json.RawMessage(`{}`),
+			Services: []string{"web"}})
 		return err
 	})
 	if !errors.Is(err, api.ErrConflict) {
@@ -109,8 +111,9 @@ func TestImageLabels(t *testing.T) {
 	w.Fleet(w.Alice, "harbour", "intel-nuc")
 	b, images := w.Open(w.Alice, "alice/harbour", false, "web", "db")
 	w.Write(func(tx *db.Tx) error {
-		_, err := w.Releases.AddImages(t.Context(), tx, b.ID, api.BuildImagesRequest{Services: []string{"web", "db"}, Composition: json.RawMessage(
-			`{"services":{"web":{"labels":{"io.example.both":"composed"}},"db":{"labels":["io.example.both=composed"]}}}`)})
+		_, err := w.Releases.AddImages(t.Context(), tx, b.ID, api.BuildImagesRequest{Services: []string{"web", "db"},
+			Composition: json.RawMessage(
+				`{"services":{"web":{"labels":{"io.example.both":"composed"}},"db":{"labels":["io.example.both=composed"]}}}`)})
 		return err
 	})
 	result := releasetest.Result(images)
@@ -149,7 +152,8 @@ func TestOpenRefusals(t *testing.T) {
 
 	// A name that two organizations use is not unambiguous for somebody who is in both.
 	org := w.Create(w.Alice, "organization", map[string]any{"name": "second"})
-	w.Create(w.Alice, "application", map[string]any{"app_name": "harbour", "organization": org, "is_for__device_type": w.ID(w.Alice, "device_type(slug='intel-nuc')")})
+	w.Create(w.Alice, "application", map[string]any{"app_name": "harbour", "organization": org,
+		"is_for__device_type": w.ID(w.Alice, "device_type(slug='intel-nuc')")})
 	err := w.DB.Write(t.Context(), func(tx *db.Tx) error {
 		_, err := w.Releases.Open(t.Context(), tx, w.Alice, api.BuildRequest{Slug: "harbour"})
 		return err
@@ -172,12 +176,15 @@ func TestImagesRefusals(t *testing.T) {
 		services    []string
 		code        api.Code
 	}{
-		{`[]`, []string{"web"}, api.Invalid}, {`null`, []string{"web"}, api.Invalid}, {`{`, []string{"web"}, api.Invalid}, {``, []string{"web"}, api.Invalid},
-		{`{}`, nil, api.Invalid}, {`{}`, []string{"web", "web"}, api.Invalid}, {`{}`, []string{"we b"}, api.Invalid}, {`{}`, []string{"../x"}, api.Invalid},
+		{`[]`, []string{"web"}, api.Invalid}, {`null`, []string{"web"}, api.Invalid}, {`{`, []string{"web"}, api.Invalid},
+		{``, []string{"web"}, api.Invalid},
+		{`{}`, nil, api.Invalid}, {`{}`, []string{"web", "web"}, api.Invalid}, {`{}`, []string{"we b"}, api.Invalid}, {`{}`,
+			[]string{"../x"}, api.Invalid},
 		{`{}`, many, api.TooLarge}, {`{}`, []string{"db"}, api.Conflict},
 	} {
 		err := w.DB.Write(t.Context(), func(tx *db.Tx) error {
-			_, err := w.Releases.AddImages(t.Context(), tx, b.ID, api.BuildImagesRequest{Composition: json.RawMessage(tc.composition), Services: tc.services})
+			_, err := w.Releases.AddImages(t.Context(), tx, b.ID,
+				api.BuildImagesRequest{Composition: json.RawMessage(tc.composition), Services: tc.services})
 			return err
 		})
 		if !errors.Is(err, &api.Error{Code: tc.code}) {
@@ -212,7 +219,8 @@ func TestFailedBuild(t *testing.T) {
 	w.Want(w.Alice, "GET", "image?$select=status,error_message&$orderby=id asc", nil, 200,
 		`[{"status":"failed","error_message":"no such file"},{"status":"failed","error_message":null}]`)
 	// A success that comes later changes nothing.
-	if done, err = w.Finish(b.ID, releasetest.Result(images)); err != nil || done.Status != api.StatusFailed || w.Target(fleetID) != 0 {
+	if done, err = w.Finish(b.ID,
+		releasetest.Result(images)); err != nil || done.Status != api.StatusFailed || w.Target(fleetID) != 0 {
 		t.Errorf("%+v %v", done, err)
 	}
 }
@@ -235,13 +243,15 @@ func TestCancelledBuild(t *testing.T) {
 	if err != nil || done.Status != api.StatusCancelled || w.Target(fleetID) != 0 {
 		t.Errorf("a success after the cancellation: %+v %v", done, err)
 	}
-	w.Want(w.Alice, "GET", fmt.Sprintf("release(%d)?$select=status,end_timestamp,build_log&$expand=release_image($expand=image($select=status))", b.ID), nil, 200,
+	w.Want(w.Alice, "GET",
+		fmt.Sprintf("release(%d)?$select=status,end_timestamp,build_log&$expand=release_image($expand=image($select=status))", b.ID), nil, 200,
 		`"status":"cancelled","end_timestamp":"2026-11-21T12:00:00.000Z","build_log":"built\n"`)
 	w.Want(w.Alice, "GET", "image?$select=status,content_hash", nil, 200, `{"status":"cancelled","content_hash":null}`)
 
 	// The other way round: the filter keeps a success.
 	id := w.Release(w.Alice, "alice/harbour", false, "web")
-	w.Want(w.Alice, "PATCH", fmt.Sprintf("release(%d)?$filter=status ne 'success'", id), map[string]any{"status": "cancelled", "end_timestamp": 1}, 200, "")
+	w.Want(w.Alice, "PATCH", fmt.Sprintf("release(%d)?$filter=status ne 'success'", id),
+		map[string]any{"status": "cancelled", "end_timestamp": 1}, 200, "")
 	if w.Target(fleetID) != id {
 		t.Error("the success is gone")
 	}
@@ -290,7 +300,8 @@ func TestSilentBuilderIsInterrupted(t *testing.T) {
 	// A process that has just started waits before it judges: nobody could report to the one before it.
 	orphan, _ := w.Open(w.Alice, "alice/harbour", false, "web")
 	w.Pass(10 * release.Silence)
-	fresh, err := release.New(release.Config{DB: w.DB, Fleets: w.Fleets, Site: releasetest.Site, Now: w.Now, Log: slog.New(slog.DiscardHandler)})
+	fresh, err := release.New(release.Config{DB: w.DB, Fleets: w.Fleets, Site: releasetest.Site, Now: w.Now,
+		Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -330,7 +341,8 @@ func TestCancelRacesSuccess(t *testing.T) {
 			return tx.QueryRow(`SELECT status FROM "release" WHERE id = $1`, b.ID).Scan(&now)
 		})
 		if now != done.Status || w.Target(fleetID) != want {
-			t.Fatalf("the builder heard %s, the row says %s, the target is %d (was %d)", done.Status, now, w.Target(fleetID), before)
+			t.Fatalf("the builder heard %s, the row says %s, the target is %d (was %d)", done.Status, now, w.Target(fleetID),
+				before)
 		}
 	}
 }

@@ -55,7 +55,9 @@ func beforeCreate(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	}
 	maps.Copy(c.Values, columns)
 	c.Values["created_at"], c.Values["update_timestamp"] = tx.NowText(), tx.NowText()
-	for column, value := range map[string]any{"start_timestamp": tx.NowText(), "status": api.StatusRunning, "source": "cloud", "commit": randomHex()} {
+	for column, value := range map[string]any{
+		"start_timestamp": tx.NowText(), "status": api.StatusRunning, "source": "cloud", "commit": randomHex(),
+	} {
 		if c.Values[column] == nil {
 			c.Values[column] = value
 		}
@@ -211,7 +213,8 @@ func (r *Releases) afterRelease(ctx context.Context, tx *db.Tx, c *odata.Change)
 	tracked := map[int64]bool{}
 	for _, id := range c.IDs {
 		var fleet int64
-		if err := tx.QueryRowContext(ctx, `SELECT belongs_to__application FROM "release" WHERE id = $1`, id).Scan(&fleet); err != nil {
+		err := tx.QueryRowContext(ctx, `SELECT belongs_to__application FROM "release" WHERE id = $1`, id).Scan(&fleet)
+		if err != nil {
 			return fmt.Errorf("release %d: fleet: %w", id, err)
 		}
 		if tracked[fleet] {
@@ -229,7 +232,8 @@ func (r *Releases) afterRelease(ctx context.Context, tx *db.Tx, c *odata.Change)
 func endImages(ctx context.Context, tx *db.Tx, release int64, status string) error {
 	_, err := tx.ExecContext(ctx, `
 UPDATE image SET status = $1, end_timestamp = $2
-WHERE status = 'running' AND id IN (SELECT image FROM release_image WHERE is_part_of__release = $3)`, status, tx.NowText(), release)
+WHERE status = 'running' AND id IN (SELECT image FROM release_image WHERE is_part_of__release = $3)`,
+		status, tx.NowText(), release)
 	if err != nil {
 		return fmt.Errorf("release %d: end its images: %w", release, err)
 	}

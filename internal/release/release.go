@@ -69,7 +69,8 @@ func New(cfg Config) (*Releases, error) {
 // row. It is one of [fleet.Config.Deleting].
 func DeletingFleets(ctx context.Context, tx *db.Tx, fleets []int64) error {
 	for _, id := range fleets {
-		if _, err := tx.ExecContext(ctx, `DELETE FROM image WHERE is_a_build_of__service IN (SELECT id FROM service WHERE application = $1)`, id); err != nil {
+		if _, err := tx.ExecContext(ctx, `
+DELETE FROM image WHERE is_a_build_of__service IN (SELECT id FROM service WHERE application = $1)`, id); err != nil {
 			return fmt.Errorf("delete the images of fleet %d: %w", id, err)
 		}
 	}

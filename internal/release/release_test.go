@@ -18,17 +18,22 @@ func TestReleaseAsTheCLIReadsIt(t *testing.T) {
 	fleetID := w.Fleet(w.Alice, "harbour", "intel-nuc")
 	id := w.Release(w.Alice, "alice/harbour", false, "web", "db")
 	w.Want(w.Alice, "GET", fmt.Sprintf("release?$filter=belongs_to__application eq %d&$orderby=created_at desc"+
-		"&$select=id,commit,created_at,status,raw_version,is_final", fleetID), nil, 200, `"raw_version":"0.0.0","is_final":true`)
-	w.Want(w.Alice, "GET", path(id)+"?$select=id,build_log&$expand=release_tag($select=tag_key,value)", nil, 200, `"build_log":"built\n"`)
+		"&$select=id,commit,created_at,status,raw_version,is_final", fleetID), nil, 200,
+		`"raw_version":"0.0.0","is_final":true`)
+	w.Want(w.Alice, "GET", path(id)+"?$select=id,build_log&$expand=release_tag($select=tag_key,value)", nil, 200,
+		`"build_log":"built\n"`)
 	w.Want(w.Alice, "GET", path(id)+"?$select=version", nil, 200, `"raw":"0.0.0"`)
 	w.Want(w.Alice, "GET", fmt.Sprintf("release?$select=id&$filter=belongs_to__application eq %d and status eq 'success'"+
 		"&$expand=release_image($select=id;$expand=image($select=is_stored_at__image_location,image_size))&$orderby=id desc&$top=1", fleetID),
 		nil, 200, `"image_size":"8589934592"`)
-	w.Want(w.Alice, "GET", path(id)+"?$expand=contains__image($expand=image($select=content_hash;$expand=is_a_build_of__service($select=service_name)))",
+	w.Want(w.Alice, "GET",
+		path(id)+"?$expand=contains__image($expand=image($select=content_hash;$expand=is_a_build_of__service($select=service_name)))",
 		nil, 200, `"service_name":"web"`)
-	w.Want(w.Alice, "GET", "image_label?$select=label_name,value", nil, 200, `[{"label_name":"io.example.x","value":"1"},{"label_name":"io.example.x"`)
-	w.Want(w.Alice, "GET", "application?$select=id&$expand=should_be_running__release($select=commit),owns__release($select=id;$top=1;"+
-		"$filter=is_final eq true and is_passing_tests eq true and is_invalidated eq false and status eq 'success';$orderby=created_at desc)",
+	w.Want(w.Alice, "GET", "image_label?$select=label_name,value", nil, 200,
+		`[{"label_name":"io.example.x","value":"1"},{"label_name":"io.example.x"`)
+	w.Want(w.Alice, "GET",
+		"application?$select=id&$expand=should_be_running__release($select=commit),owns__release($select=id;$top=1;"+
+			"$filter=is_final eq true and is_passing_tests eq true and is_invalidated eq false and status eq 'success';$orderby=created_at desc)",
 		nil, 200, fmt.Sprintf(`"owns__release":[{"id":%d}]`, id))
 	if row := w.Rows(w.Alice, path(id))[0]; row["build_log"] != nil || row["heartbeat_at"] != nil {
 		t.Errorf("a plain read gives %v", row)
@@ -48,7 +53,8 @@ func TestNobodyFakesARelease(t *testing.T) {
 		w.Want(c, "POST", "image__is_part_of__release", map[string]any{"image": 1, "is_part_of__release": id}, 403, "")
 		w.Want(c, "PATCH", "image(1)", map[string]any{"content_hash": "sha256:0"}, 403, "")
 	}
-	for _, column := range []string{"commit", "composition", "revision", "raw_version", "belongs_to__application", "semver", "source"} {
+	for _, column := range []string{"commit", "composition", "revision", "raw_version", "belongs_to__application", "semver",
+		"source"} {
 		w.Want(w.Alice, "PATCH", path(id), map[string]any{column: "1"}, 403, column)
 	}
 	w.Want(w.Alice, "PATCH", path(id), map[string]any{"status": "success"}, 400, "can only be changed to cancelled")
@@ -81,7 +87,8 @@ func TestTenants(t *testing.T) {
 		w.Create(w.Alice, "release_tag", map[string]any{"release": r, "tag_key": "k", "value": "v"})
 	}
 	dev := w.Device(mine)
-	for _, resource := range []string{"release", "image", "release_image", "image_label", "image_environment_variable", "release_tag"} {
+	for _, resource := range []string{"release", "image", "release_image", "image_label", "image_environment_variable",
+		"release_tag"} {
 		for _, tc := range []struct {
 			by   access.Caller
 			want int
@@ -151,7 +158,8 @@ func TestTrackingFollowsTheNewestGoodRelease(t *testing.T) {
 
 	// A fleet that does not track stays.
 	app := fmt.Sprintf("application(%d)", fleetID)
-	w.Want(w.Alice, "PATCH", app, map[string]any{"should_be_running__release": first, "should_track_latest_release": false}, 200, "")
+	w.Want(w.Alice, "PATCH", app, map[string]any{"should_be_running__release": first, "should_track_latest_release": false},
+		200, "")
 	target("pinned", first)
 	w.Release(w.Alice, "alice/harbour", false, "web")
 	target("pinned, a release later", first)
@@ -181,8 +189,10 @@ func TestDraftsAndRevisions(t *testing.T) {
 	raw(draft, "0.0.0+rev2")
 	w.Want(w.Alice, "PATCH", path(draft), map[string]any{"is_final": true}, 200, "")
 	raw(draft, "0.0.0+rev2")
-	w.Want(w.Alice, "PATCH", path(draft), map[string]any{"is_final": false}, 400, "Finalized releases cannot be converted to draft.")
-	w.Want(w.Alice, "GET", path(draft)+"?$select=revision,is_final,semver", nil, 200, `"revision":2,"is_final":true,"semver":"0.0.0"`)
+	w.Want(w.Alice, "PATCH", path(draft), map[string]any{"is_final": false}, 400,
+		"Finalized releases cannot be converted to draft.")
+	w.Want(w.Alice, "GET", path(draft)+"?$select=revision,is_final,semver", nil, 200,
+		`"revision":2,"is_final":true,"semver":"0.0.0"`)
 
 	// What the api role inserts itself is split and counted the same way.
 	insert := func(values map[string]any) (id int64, err error) {
@@ -238,9 +248,11 @@ func TestDeleteRefusals(t *testing.T) {
 		_, err := tx.Exec(`UPDATE device SET is_pinned_on__release = $1 WHERE id = $2`, pinned, dev.Device)
 		return err
 	})
-	w.Want(w.Alice, "DELETE", path(target), nil, 400, "Unable to delete release 0.0.0+rev2 because it is the fleet's target release.")
+	w.Want(w.Alice, "DELETE", path(target), nil, 400,
+		"Unable to delete release 0.0.0+rev2 because it is the fleet's target release.")
 	w.Want(w.Alice, "DELETE", path(pinned), nil, 400, "Unable to delete a release because device(s) are pinned to it.")
-	w.Want(w.Alice, "DELETE", fmt.Sprintf("release?$filter=belongs_to__application eq %d", fleetID), nil, http.StatusBadRequest, "Unable to delete")
+	w.Want(w.Alice, "DELETE", fmt.Sprintf("release?$filter=belongs_to__application eq %d", fleetID), nil,
+		http.StatusBadRequest, "Unable to delete")
 	w.Want(w.Alice, "DELETE", path(old), nil, 200, "")
 	w.Want(w.Alice, "GET", "release/$count", nil, 200, `{"d":2}`)
 	w.Want(w.Alice, "GET", "image/$count", nil, 200, `{"d":2}`)
@@ -252,9 +264,12 @@ func TestReleaseTags(t *testing.T) {
 	id := w.Release(w.Alice, "alice/harbour", false, "web")
 	w.Create(w.Alice, "release_tag", map[string]any{"release": id, "tag_key": "k", "value": "v"})
 	w.Want(w.Alice, "POST", "release_tag", map[string]any{"release": id, "tag_key": "k", "value": "v"}, 409, "nique")
-	w.Want(w.Alice, "POST", "release_tag", map[string]any{"release": id, "tag_key": "io.balena.k", "value": "v"}, 400, "reserved")
-	w.Want(w.Alice, "PATCH", fmt.Sprintf("release_tag?$filter=release eq %d and tag_key eq 'k'", id), map[string]any{"value": "w"}, 200, "")
-	w.Want(w.Alice, "GET", path(id)+"?$select=id&$expand=release_tag($orderby=tag_key asc;$select=tag_key,value)", nil, 200, `[{"tag_key":"k","value":"w"}]`)
+	w.Want(w.Alice, "POST", "release_tag", map[string]any{"release": id, "tag_key": "io.balena.k", "value": "v"}, 400,
+		"reserved")
+	w.Want(w.Alice, "PATCH", fmt.Sprintf("release_tag?$filter=release eq %d and tag_key eq 'k'", id),
+		map[string]any{"value": "w"}, 200, "")
+	w.Want(w.Alice, "GET", path(id)+"?$select=id&$expand=release_tag($orderby=tag_key asc;$select=tag_key,value)", nil, 200,
+		`[{"tag_key":"k","value":"w"}]`)
 	w.Want(w.Alice, "DELETE", fmt.Sprintf("release_tag?$filter=release eq %d and tag_key eq 'k'", id), nil, 200, "")
 	w.Want(w.Alice, "GET", "release_tag/$count", nil, 200, `{"d":0}`)
 }

@@ -157,7 +157,8 @@ WHERE belongs_to__application = $1 AND semver_major = $2 AND semver_minor = $3 A
 	}
 	for _, part := range v.buildParts() {
 		if m := revPart.FindStringSubmatch(part); m != nil && m[1] != strconv.FormatInt(next.Int64, 10) {
-			return next, api.Errorf(api.Invalid, "The semver says revision %s, but the next revision of %s is %d.", m[1], v.triple(), next.Int64)
+			return next, api.Errorf(api.Invalid, "The semver says revision %s, but the next revision of %s is %d.",
+				m[1], v.triple(), next.Int64)
 		}
 	}
 	return next, nil
@@ -167,7 +168,8 @@ WHERE belongs_to__application = $1 AND semver_major = $2 AND semver_minor = $3 A
 func readVersion(ctx context.Context, tx *db.Tx, id int64) (f full, fleet int64, err error) {
 	var created string
 	err = tx.QueryRowContext(ctx, `
-SELECT belongs_to__application, created_at, semver_major, semver_minor, semver_patch, semver_prerelease, semver_build, variant, revision
+SELECT belongs_to__application, created_at, semver_major, semver_minor, semver_patch, semver_prerelease, semver_build, variant,
+    revision
 FROM "release" WHERE id = $1`, id).
 		Scan(&fleet, &created, &f.Major, &f.Minor, &f.Patch, &f.Prerelease, &f.Build, &f.Variant, &f.Revision)
 	if err != nil {

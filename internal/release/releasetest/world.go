@@ -65,7 +65,8 @@ func New(t *testing.T) *World {
 	w.must(err)
 	t.Cleanup(func() { _ = w.DB.Close() })
 	w.Accounts, err = account.New(account.Config{
-		DB: w.DB, Pepper: []byte(strings.Repeat("p", 32)), Log: slog.New(slog.DiscardHandler), Now: w.Now, HandleChanged: fleet.HandleChanged,
+		DB: w.DB, Pepper: []byte(strings.Repeat("p", 32)), Log: slog.New(slog.DiscardHandler), Now: w.Now,
+		HandleChanged: fleet.HandleChanged,
 	})
 	w.must(err)
 	w.Fleets = fleet.New(fleet.Config{
@@ -82,7 +83,8 @@ func New(t *testing.T) *World {
 		DB: w.DB, Fleets: w.Fleets, Site: Site, Log: slog.New(slog.DiscardHandler), Now: w.Now,
 		Pinned: func(ctx context.Context, tx *db.Tx, releases []int64) (pinned bool, err error) {
 			for _, id := range releases {
-				if err := tx.QueryRowContext(ctx, `SELECT $1 OR EXISTS (SELECT 1 FROM device WHERE is_pinned_on__release = $2)`, pinned, id).
+				if err := tx.QueryRowContext(ctx,
+					`SELECT $1 OR EXISTS (SELECT 1 FROM device WHERE is_pinned_on__release = $2)`, pinned, id).
 					Scan(&pinned); err != nil {
 					return false, err
 				}
@@ -134,7 +136,10 @@ func deviceResource() *odata.Resource {
 			{Name: "id", Type: odata.Integer},
 			{Name: "actor", Type: odata.ForeignKey, To: "actor", Reverse: []string{"is_of__device"}},
 			{Name: "belongs_to__application", Type: odata.ForeignKey, To: "application", Reverse: []string{"owns__device"}},
-			{Name: "is_pinned_on__release", Type: odata.ForeignKey, To: "release", Null: true, Reverse: []string{"is_pinned_to__device"}},
+			{
+				Name: "is_pinned_on__release", Type: odata.ForeignKey, To: "release", Null: true,
+				Reverse: []string{"is_pinned_to__device"},
+			},
 		},
 		Rules: map[access.Kind]odata.Rule{access.User: {Read: mayUse}, access.Device: {Read: "id eq @device"}},
 	}
@@ -172,7 +177,9 @@ func (w *World) Changed() []int64 {
 
 func (w *World) person(name string) access.Caller {
 	w.t.Helper()
-	_, err := w.Accounts.CreateUser(w.t.Context(), api.NewUser{Email: name + "@example.com", Username: name, Password: "correct horse battery " + name})
+	_, err := w.Accounts.CreateUser(w.t.Context(), api.NewUser{
+		Email: name + "@example.com", Username: name, Password: "correct horse battery " + name,
+	})
 	w.must(err)
 	c := access.Caller{Kind: access.User, Name: name}
 	w.Read(func(tx *db.Tx) error {
@@ -302,8 +309,9 @@ func Result(images []api.BuildImage) api.BuildResult {
 	r := api.BuildResult{Status: api.StatusSuccess, Log: "built\n"}
 	for _, image := range images {
 		r.Images = append(r.Images, api.BuildImageResult{
-			ID: image.ID, Status: api.StatusSuccess, Digest: fmt.Sprintf("sha256:%064x", image.ID), Size: 1 << 33, Dockerfile: "FROM base/busybox\n",
-			Labels: map[string]string{"io.example.x": "1", "not a label": "2"},
+			ID: image.ID, Status: api.StatusSuccess, Digest: fmt.Sprintf("sha256:%064x", image.ID), Size: 1 << 33,
+			Dockerfile: "FROM base/busybox\n",
+			Labels:     map[string]string{"io.example.x": "1", "not a label": "2"},
 		})
 	}
 	return r
