@@ -141,8 +141,8 @@ func counter[K comparable](table map[K]*failures, key K, l limit, now time.Time)
 				delete(table, k)
 			}
 		}
-		for k := range table {
-			if len(table) < maxTracked {
+		for k := range table { // a good part at once, so that a full table does not cost a walk every time
+			if len(table) < maxTracked*3/4 {
 				break
 			}
 			delete(table, k)
