@@ -44,7 +44,7 @@ func TestBalenaCLI(t *testing.T) {
 	d.running(t, "web", "writer")
 	balena(t, d.uuid[:7], "device", "list")
 	balena(t, d.uuid[:7], "device", "list", "--fleet", "balena-fleet")
-	balena(t, "Idle", "device", d.uuid)
+	balena(t, "operational", "device", d.uuid)
 	balena(t, "", "env", "set", "COLOUR", "blue", "--fleet", "balena-fleet")
 	balena(t, "", "env", "set", "COLOUR", "green", "--fleet", "balena-fleet") // an upsert
 	balena(t, "", "env", "set", "COLOUR", "red", "--device", d.uuid)

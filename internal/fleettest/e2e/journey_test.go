@@ -236,15 +236,17 @@ func appendTo(t *testing.T, path, text string) {
 // kill sends SIGKILL to one role.
 func kill(t *testing.T, role string) {
 	t.Helper()
-	var rows []struct {
-		Role string `json:"role"`
-		PID  int    `json:"pid"`
+	var status struct {
+		Roles []struct {
+			Role string `json:"role"`
+			PID  int    `json:"pid"`
+		} `json:"roles"`
 	}
 	out, stderr, _ := p.try(t, "roadsteadd", "status", "--data", p.data, "-o", "json")
-	if err := json.Unmarshal([]byte(out), &rows); err != nil {
+	if err := json.Unmarshal([]byte(out), &status); err != nil {
 		t.Fatalf("status: %v: %s%s", err, out, stderr)
 	}
-	for _, r := range rows {
+	for _, r := range status.Roles {
 		if r.Role == role && r.PID > 1 {
 			must(t, "kill", "-9", fmt.Sprint(r.PID))
 			return
