@@ -9,8 +9,8 @@ import (
 // rowResources are the rows that hang on a device. People write variables and tags; a device reads its own.
 func (d *Devices) rowResources() []*odata.Resource {
 	return []*odata.Resource{
-		variable("device_environment_variable", "device__has__env_var_name", fleet.ValidateEnvVar),
-		variable("device_config_variable", "device__has__config_var_name", fleet.ValidateConfigVar),
+		variableOf("device_environment_variable", "device__has__env_var_name", fleet.ValidateEnvVar),
+		variableOf("device_config_variable", "device__has__config_var_name", fleet.ValidateConfigVar),
 		tag(), serviceInstall(), serviceVariable(), imageInstall(),
 	}
 }
@@ -28,7 +28,7 @@ func ownRules(member, own string, write ...string) map[access.Kind]odata.Rule {
 	}
 }
 
-func variable(name, synonym string, validate odata.Hook) *odata.Resource {
+func variableOf(name, synonym string, validate odata.Hook) *odata.Resource {
 	r := &odata.Resource{
 		Name: name, Synonyms: []string{synonym},
 		Columns: []odata.Column{

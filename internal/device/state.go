@@ -54,14 +54,15 @@ func (d *Devices) Target(ctx context.Context, tx *db.Tx, by access.Caller, uuid 
 	if holdsTag(known, t.ETag) {
 		return t, nil
 	}
-	config, err := d.config(ctx, tx, row)
+	vars, err := readVariables(ctx, tx, row)
 	if err != nil {
 		return t, fmt.Errorf("target state: %w", err)
 	}
+	config := d.config(vars)
 	t.interval = pollInterval(config)
 	app := &api.AppTarget{ID: row.fleet, Name: row.appName, IsHost: row.isHost, Class: row.class}
 	if row.release.Valid {
-		release, err := releaseTarget(ctx, tx, row, config)
+		release, err := releaseTarget(ctx, tx, row, vars, config)
 		if err != nil {
 			return t, fmt.Errorf("target state: release %d: %w", row.release.Int64, err)
 		}
@@ -165,23 +166,12 @@ func holdsTag(header, tag string) bool {
 }
 
 // config gives the configuration variables of a device: its own over its fleet's, and always a poll interval.
-func (d *Devices) config(ctx context.Context, tx *db.Tx, row stateRow) (map[string]string, error) {
-	rows, err := tx.QueryContext(ctx, `SELECT name, value FROM application_config_variable WHERE application = ?
-		UNION ALL SELECT name, value FROM device_config_variable WHERE device = ?`, row.fleet, row.device)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
+func (d *Devices) config(vars variables) map[string]string {
 	config := map[string]string{}
-	for rows.Next() {
-		var name, value string
-		if err := rows.Scan(&name, &value); err != nil {
-			return nil, err
+	for _, v := range vars {
+		if v.rank <= configOfDevice {
+			config[v.name] = v.value
 		}
-		config[name] = value
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
 	}
 	maps.DeleteFunc(config, func(name, _ string) bool {
 		return strings.HasPrefix(name, "RESIN_UI") || strings.HasPrefix(name, "BALENA_UI") || name == "RESIN_HOST_LOG_TO_DISPLAY"
@@ -191,7 +181,7 @@ func (d *Devices) config(ctx context.Context, tx *db.Tx, row stateRow) (map[stri
 		poll = max(time.Duration(min(ms, int64(24*time.Hour/time.Millisecond)))*time.Millisecond, min(shortestPoll, d.cfg.PollInterval))
 	}
 	config[pollVariable] = strconv.FormatInt(poll.Milliseconds(), 10)
-	return config, nil
+	return config
 }
 
 // pollInterval is how often a device with a configuration polls: the newer name of the variable wins on the device.

@@ -13,7 +13,7 @@ import (
 )
 
 // releaseTarget puts a release together as a device runs it.
-func releaseTarget(ctx context.Context, tx *db.Tx, row stateRow, config map[string]string) (*api.ReleaseTarget, error) {
+func releaseTarget(ctx context.Context, tx *db.Tx, row stateRow, vars variables, config map[string]string) (*api.ReleaseTarget, error) {
 	var text string
 	err := tx.QueryRowContext(ctx, `SELECT composition FROM "release" WHERE id = ?`, row.release.Int64).Scan(&text)
 	if err != nil {
@@ -27,12 +27,7 @@ func releaseTarget(ctx context.Context, tx *db.Tx, row stateRow, config map[stri
 	if err != nil {
 		return nil, err
 	}
-	if err := addEnvironment(ctx, tx, row, services); err != nil {
-		return nil, fmt.Errorf("environment: %w", err)
-	}
-	if err := addLabels(ctx, tx, row, services); err != nil {
-		return nil, fmt.Errorf("labels: %w", err)
-	}
+	vars.addTo(services)
 	out := &api.ReleaseTarget{
 		ID: row.release.Int64, Services: map[string]*api.ServiceTarget{},
 		Networks: blocks(compose.Networks), Volumes: blocks(compose.Volumes),
@@ -96,67 +91,6 @@ func serviceTargets(ctx context.Context, tx *db.Tx, row stateRow, compose compos
 		out[s.ID] = s
 	}
 	return out, rows.Err()
-}
-
-// addEnvironment merges variables, the weakest first: of the image, the fleet, the service, the device, the service on the
-// device. What the composition says is weaker than all of them and stands in the service's block.
-func addEnvironment(ctx context.Context, tx *db.Tx, row stateRow, services map[int64]*namedService) error {
-	rows, err := tx.QueryContext(ctx, `
-		SELECT 1 AS rank, i.is_a_build_of__service, v.name, v.value FROM release_image ri JOIN image i ON i.id = ri.image
-			JOIN image_environment_variable v ON v.release_image = ri.id WHERE ri.is_part_of__release = ?1
-		UNION ALL SELECT 2, NULL, name, value FROM application_environment_variable WHERE application = ?2
-		UNION ALL SELECT 3, v.service, v.name, v.value FROM service s JOIN service_environment_variable v ON v.service = s.id
-			WHERE s.application = ?2
-		UNION ALL SELECT 4, NULL, name, value FROM device_environment_variable WHERE device = ?3
-		UNION ALL SELECT 5, si.installs__service, v.name, v.value FROM service_install si
-			JOIN device_service_environment_variable v ON v.service_install = si.id WHERE si.device = ?3
-		ORDER BY rank`, row.release.Int64, row.fleet, row.device)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var rank int
-		var service sql.NullInt64
-		var name, value string
-		if err := rows.Scan(&rank, &service, &name, &value); err != nil {
-			return err
-		}
-		if !service.Valid {
-			for _, s := range services {
-				s.Environment[name] = value
-			}
-		} else if s := services[service.Int64]; s != nil {
-			s.Environment[name] = value
-		}
-	}
-	return rows.Err()
-}
-
-// addLabels merges labels: those of the service over those of the image. The composition's are weaker and stand in its block.
-func addLabels(ctx context.Context, tx *db.Tx, row stateRow, services map[int64]*namedService) error {
-	rows, err := tx.QueryContext(ctx, `
-		SELECT 1 AS rank, i.is_a_build_of__service, l.label_name, l.value FROM release_image ri JOIN image i ON i.id = ri.image
-			JOIN image_label l ON l.release_image = ri.id WHERE ri.is_part_of__release = ?1
-		UNION ALL SELECT 2, l.service, l.label_name, l.value FROM service s JOIN service_label l ON l.service = s.id
-			WHERE s.application = ?2
-		ORDER BY rank`, row.release.Int64, row.fleet)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var rank int
-		var service int64
-		var name, value string
-		if err := rows.Scan(&rank, &service, &name, &value); err != nil {
-			return err
-		}
-		if s := services[service]; s != nil {
-			s.Labels[name] = value
-		}
-	}
-	return rows.Err()
 }
 
 // labelStrategy turns the two configuration variables about updates into labels, where no label says otherwise.
