@@ -8,6 +8,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
 // maxTables bounds how many tables one statement may open, those of access rules included.
@@ -18,13 +19,13 @@ type compiler struct {
 	d       *dialect
 	caller  access.Caller
 	now     string
-	aliases map[string]expr // of the URL
+	aliases map[string]syntax.Expr // of the URL
 	args    []any
 	bound   map[string]string // caller parameters that are bound already → placeholder
 	tables  int
 }
 
-func newCompiler(d *dialect, caller access.Caller, now time.Time, aliases map[string]expr) *compiler {
+func newCompiler(d *dialect, caller access.Caller, now time.Time, aliases map[string]syntax.Expr) *compiler {
 	return &compiler{d: d, caller: caller, now: db.FormatTime(now), aliases: aliases, bound: map[string]string{}}
 }
 
@@ -74,11 +75,11 @@ func (c *compiler) visible(s scope) (string, error) {
 }
 
 // ruleFilter compiles one filter of a rule; nil is never, "" is always.
-func (c *compiler) ruleFilter(s scope, e expr) (string, error) {
+func (c *compiler) ruleFilter(s scope, e syntax.Expr) (string, error) {
 	if e == nil {
 		return c.d.no, nil
 	}
-	if l, ok := e.(literal); ok && l.value == true {
+	if l, ok := e.(syntax.Literal); ok && l.Value == true {
 		return "", nil
 	}
 	return c.condition(scope{res: s.res, alias: s.alias, inRule: true}, e)
@@ -106,7 +107,7 @@ func (c *compiler) property(s scope, name string) (*column, error) {
 	if s.res.toMany[name] != nil {
 		return nil, invalid("%q of %s is a list of rows, not a property", name, s.res.Name)
 	}
-	return nil, invalid("%s has no property %q", s.res.Name, echo(name))
+	return nil, invalid("%s has no property %q", s.res.Name, syntax.Echo(name))
 }
 
 // navigation finds a relation by name: the column that makes it, and whether it leads to many rows.
@@ -117,7 +118,7 @@ func (c *compiler) navigation(s scope, name string) (col *column, many bool, err
 	if col = s.res.toMany[name]; col != nil && c.sees(scope{res: col.of, inRule: s.inRule}, col) {
 		return col, true, nil
 	}
-	return nil, false, invalid("%s has no navigation %q", s.res.Name, echo(name))
+	return nil, false, invalid("%s has no navigation %q", s.res.Name, syntax.Echo(name))
 }
 
 // join opens the table that a navigation leads to and gives the conditions that tie it to its origin and to what the caller
@@ -208,13 +209,13 @@ func (c *compiler) shown(s scope, col *column) string {
 }
 
 // row is the JSON object of one row.
-func (c *compiler) row(s scope, q *query) (string, error) {
+func (c *compiler) row(s scope, q *syntax.Query) (string, error) {
 	expanded := map[string]bool{}
-	for _, e := range q.expand {
-		if expanded[e.name] {
-			return "", invalid("%q is expanded twice", e.name)
+	for _, e := range q.Expand {
+		if expanded[e.Name] {
+			return "", invalid("%q is expanded twice", e.Name)
 		}
-		expanded[e.name] = true
+		expanded[e.Name] = true
 	}
 	var pairs []string
 	given := map[string]bool{}
@@ -224,14 +225,14 @@ func (c *compiler) row(s scope, q *query) (string, error) {
 			pairs = append(pairs, "'"+name+"'", c.shown(s, col))
 		}
 	}
-	if q.sel == nil || q.all {
+	if q.Select == nil || q.All {
 		for i := range s.res.Columns {
 			if col := s.res.columns[s.res.Columns[i].Name]; !col.Explicit && c.sees(s, col) {
 				show(col.Name, col)
 			}
 		}
 	}
-	for _, name := range q.sel {
+	for _, name := range q.Select {
 		if expanded[name] {
 			continue // the expanded rows win; expand checks the name
 		}
@@ -241,19 +242,19 @@ func (c *compiler) row(s scope, q *query) (string, error) {
 		}
 		show(name, col)
 	}
-	for i := range q.expand {
-		sql, err := c.expand(s, &q.expand[i])
+	for i := range q.Expand {
+		sql, err := c.expand(s, &q.Expand[i])
 		if err != nil {
 			return "", err
 		}
-		pairs = append(pairs, "'"+q.expand[i].name+"'", sql)
+		pairs = append(pairs, "'"+q.Expand[i].Name+"'", sql)
 	}
 	return c.d.object(pairs), nil
 }
 
 // expand is the array of the rows behind a navigation, or their number.
-func (c *compiler) expand(s scope, e *expandItem) (string, error) {
-	col, many, err := c.navigation(s, e.name)
+func (c *compiler) expand(s scope, e *syntax.Expand) (string, error) {
+	col, many, err := c.navigation(s, e.Name)
 	if err != nil {
 		return "", err
 	}
@@ -261,43 +262,41 @@ func (c *compiler) expand(s scope, e *expandItem) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if e.query.filter != nil {
-		f, err := c.condition(scope{res: to.res, alias: to.alias, inRule: to.inRule}, e.query.filter)
+	if e.Query.Filter != nil {
+		f, err := c.condition(scope{res: to.res, alias: to.alias, inRule: to.inRule}, e.Query.Filter)
 		if err != nil {
 			return "", err
 		}
 		where = append(where, f)
 	}
 	tail := " FROM " + to.from() + " WHERE " + strings.Join(where, " AND ")
-	if e.count {
+	if e.Count {
 		return "(SELECT count(*)" + tail + ")", nil
 	}
-	row, err := c.row(to, &e.query)
+	row, err := c.row(to, &e.Query)
 	if err != nil {
 		return "", err
 	}
-	keys, err := c.orderKeys(to, &e.query, many)
+	keys, err := c.orderKeys(to, &e.Query, many)
 	if err != nil {
 		return "", err
 	}
-	if !e.query.paged() {
+	if !e.Query.Paged() {
 		return c.d.nested("(SELECT " + c.d.array(row+keys) + tail + ")"), nil
 	}
-	return c.d.nested("(SELECT " + c.d.array(c.d.nested("x")) + " FROM (SELECT " + row + " AS x" + tail + keys + c.page(&e.query) + "))"), nil
+	return c.d.nested("(SELECT " + c.d.array(c.d.nested("x")) + " FROM (SELECT " + row + " AS x" + tail + keys + c.page(&e.Query) + "))"), nil
 }
-
-func (q *query) paged() bool { return q.top >= 0 || q.skip > 0 }
 
 // orderKeys is ORDER BY. Rows that $orderby does not tell apart stand in the order of their ids: the same question gets the
 // same answer, and pages do not overlap. One row needs no order.
-func (c *compiler) orderKeys(s scope, q *query, many bool) (string, error) {
+func (c *compiler) orderKeys(s scope, q *syntax.Query, many bool) (string, error) {
 	const maxKeys = 16
-	if len(q.orderby) > maxKeys {
+	if len(q.OrderBy) > maxKeys {
 		return "", invalid("$orderby may hold at most %d keys", maxKeys)
 	}
-	keys := make([]string, 0, len(q.orderby)+1)
-	for _, o := range q.orderby {
-		v, err := c.value(s, o.by)
+	keys := make([]string, 0, len(q.OrderBy)+1)
+	for _, o := range q.OrderBy {
+		v, err := c.value(s, o.By)
 		if err != nil {
 			return "", err
 		}
@@ -305,11 +304,11 @@ func (c *compiler) orderKeys(s scope, q *query, many bool) (string, error) {
 		switch {
 		case v.lit:
 			return "", invalid("$orderby needs properties, not values")
-		case v.null && o.asc:
+		case v.null && o.Asc:
 			dir = c.d.ascending
 		case v.null:
 			dir = c.d.descending
-		case o.asc:
+		case o.Asc:
 			dir = " ASC"
 		}
 		keys = append(keys, v.sql+dir)
@@ -321,13 +320,13 @@ func (c *compiler) orderKeys(s scope, q *query, many bool) (string, error) {
 }
 
 // page is LIMIT and OFFSET.
-func (c *compiler) page(q *query) string {
-	if !q.paged() {
+func (c *compiler) page(q *syntax.Query) string {
+	if !q.Paged() {
 		return ""
 	}
 	top := int64(math.MaxInt64)
-	if q.top >= 0 {
-		top = int64(q.top)
+	if q.Top >= 0 {
+		top = int64(q.Top)
 	}
-	return " LIMIT " + c.bind(top) + " OFFSET " + c.bind(int64(q.skip))
+	return " LIMIT " + c.bind(top) + " OFFSET " + c.bind(int64(q.Skip))
 }

@@ -1,7 +1,12 @@
 package odata
 
 import (
+	"strconv"
 	"strings"
+	"time"
+
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
 // class is what kind of value an expression gives; comparisons between different ones are refused.
@@ -44,25 +49,25 @@ type value struct {
 }
 
 // condition compiles an expression that is true or false for a row.
-func (c *compiler) condition(s scope, e expr) (string, error) {
+func (c *compiler) condition(s scope, e syntax.Expr) (string, error) {
 	switch e := e.(type) {
-	case logical:
-		terms := make([]string, len(e.terms))
-		for i, t := range e.terms {
+	case syntax.Logical:
+		terms := make([]string, len(e.Terms))
+		for i, t := range e.Terms {
 			var err error
 			if terms[i], err = c.condition(s, t); err != nil {
 				return "", err
 			}
 		}
-		return balanced(terms, " "+strings.ToUpper(e.op)+" "), nil
-	case not:
-		of, err := c.condition(s, e.of)
+		return balanced(terms, " "+strings.ToUpper(e.Op)+" "), nil
+	case syntax.Not:
+		of, err := c.condition(s, e.Of)
 		return "(NOT " + of + ")", err
-	case compare:
+	case syntax.Compare:
 		return c.compare(s, e)
-	case inList:
+	case syntax.InList:
 		return c.in(s, e)
-	case lambda:
+	case syntax.Lambda:
 		return c.lambda(s, e)
 	}
 	v, err := c.value(s, e)
@@ -89,31 +94,31 @@ func balanced(terms []string, op string) string {
 }
 
 // value compiles an expression to a value.
-func (c *compiler) value(s scope, e expr) (value, error) {
+func (c *compiler) value(s scope, e syntax.Expr) (value, error) {
 	switch e := e.(type) {
-	case literal:
+	case syntax.Literal:
 		return literalValue(e), nil
-	case param:
+	case syntax.Param:
 		return c.param(s, e)
-	case path:
-		return c.path(s, e.names)
-	case countOf:
+	case syntax.Path:
+		return c.path(s, e.Names)
+	case syntax.CountOf:
 		return c.count(s, e)
-	case call:
+	case syntax.Call:
 		return c.function(s, e)
-	case arithmetic:
+	case syntax.Arithmetic:
 		return c.arithmetic(s, e)
-	case neg:
-		v, err := c.number(s, e.of)
+	case syntax.Neg:
+		v, err := c.number(s, e.Of)
 		return value{sql: "(-" + v.sql + ")", class: cNumber, null: v.null}, err
 	}
 	sql, err := c.condition(s, e)
 	return value{sql: "(" + sql + ")", class: cBool, null: true}, err
 }
 
-func literalValue(l literal) value {
-	v := value{lit: true, v: l.value}
-	switch l.value.(type) {
+func literalValue(l syntax.Literal) value {
+	v := value{lit: true, v: l.Value}
+	switch l.Value.(type) {
 	case nil:
 		v.class, v.null = cNull, true
 	case bool:
@@ -122,17 +127,17 @@ func literalValue(l literal) value {
 		v.class = cNumber
 	case string:
 		v.class = cText
-	case dateText:
+	case time.Time:
 		v.class = cDate
 	}
 	return v
 }
 
 // param is the caller in a rule, an alias of the URL elsewhere: neither can stand in for the other.
-func (c *compiler) param(s scope, p param) (value, error) {
+func (c *compiler) param(s scope, p syntax.Param) (value, error) {
 	if s.inRule {
 		for _, n := range callerParams {
-			if n != p.name {
+			if n != p.Name {
 				continue
 			}
 			v := value{sql: c.about(n), class: cNumber}
@@ -141,11 +146,11 @@ func (c *compiler) param(s scope, p param) (value, error) {
 			}
 			return v, nil
 		}
-		return value{}, invalid("a rule knows no @%s", p.name)
+		return value{}, invalid("a rule knows no @%s", p.Name)
 	}
-	e, ok := c.aliases[p.name]
+	e, ok := c.aliases[p.Name]
 	if !ok {
-		return value{}, invalid("@%s is not given", echo(p.name))
+		return value{}, invalid("@%s is not given", syntax.Echo(p.Name))
 	}
 	return c.value(s, e)
 }
@@ -160,8 +165,8 @@ func (c *compiler) sql(v value) string {
 		return "NULL"
 	case bool:
 		return c.bind(c.d.truth(x))
-	case dateText:
-		return c.bind(string(x))
+	case time.Time:
+		return c.bind(db.FormatTime(x))
 	default:
 		return c.bind(x)
 	}
@@ -201,7 +206,7 @@ func (c *compiler) through(s scope, nav []string, inner func(scope) (string, err
 func (c *compiler) path(s scope, names []string) (value, error) {
 	start, rest := s.root(names)
 	if len(rest) == 0 {
-		return value{}, invalid("%q stands for a row: name a property of it", echo(names[0]))
+		return value{}, invalid("%q stands for a row: name a property of it", syntax.Echo(names[0]))
 	}
 	var col *column
 	last := len(rest) - 1
@@ -218,8 +223,8 @@ func (c *compiler) path(s scope, names []string) (value, error) {
 }
 
 // lambda is any or all over the rows behind a navigation, to many or to one.
-func (c *compiler) lambda(s scope, l lambda) (string, error) {
-	start, nav := s.root(l.nav)
+func (c *compiler) lambda(s scope, l syntax.Lambda) (string, error) {
+	start, nav := s.root(l.Nav)
 	if len(nav) == 0 {
 		return "", invalid("any and all need a navigation")
 	}
@@ -233,20 +238,20 @@ func (c *compiler) lambda(s scope, l lambda) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if l.body != nil {
+		if l.Body != nil {
 			inner := s
-			inner.vars = &variable{name: l.name, scope: scope{res: to.res, alias: to.alias, inRule: to.inRule}, next: s.vars}
-			body, err := c.condition(inner, l.body)
+			inner.vars = &variable{name: l.Name, scope: scope{res: to.res, alias: to.alias, inRule: to.inRule}, next: s.vars}
+			body, err := c.condition(inner, l.Body)
 			if err != nil {
 				return "", err
 			}
-			if l.all {
+			if l.All {
 				body = "(" + body + ") IS NOT TRUE"
 			}
 			where = append(where, body)
 		}
 		exists := "EXISTS (SELECT 1 FROM " + to.from() + " WHERE " + strings.Join(where, " AND ") + ")"
-		if l.all {
+		if l.All {
 			exists = "NOT " + exists
 		}
 		return "(" + exists + ")", nil
@@ -257,8 +262,8 @@ func (c *compiler) lambda(s scope, l lambda) (string, error) {
 	return sql, err
 }
 
-func (c *compiler) count(s scope, e countOf) (value, error) {
-	start, nav := s.root(e.nav)
+func (c *compiler) count(s scope, e syntax.CountOf) (value, error) {
+	start, nav := s.root(e.Nav)
 	if len(nav) == 0 {
 		return value{}, invalid("$count needs a navigation")
 	}
@@ -272,8 +277,8 @@ func (c *compiler) count(s scope, e countOf) (value, error) {
 		if err != nil {
 			return "", err
 		}
-		if e.filter != nil {
-			f, err := c.condition(scope{res: to.res, alias: to.alias, inRule: to.inRule, vars: s.vars}, e.filter)
+		if e.Filter != nil {
+			f, err := c.condition(scope{res: to.res, alias: to.alias, inRule: to.inRule, vars: s.vars}, e.Filter)
 			if err != nil {
 				return "", err
 			}
@@ -286,12 +291,12 @@ func (c *compiler) count(s scope, e countOf) (value, error) {
 
 var operators = map[string]string{"eq": "=", "ne": "<>", "gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
-func (c *compiler) compare(s scope, e compare) (string, error) {
-	l, err := c.value(s, e.l)
+func (c *compiler) compare(s scope, e syntax.Compare) (string, error) {
+	l, err := c.value(s, e.Left)
 	if err != nil {
 		return "", err
 	}
-	r, err := c.value(s, e.r)
+	r, err := c.value(s, e.Right)
 	if err != nil {
 		return "", err
 	}
@@ -299,7 +304,7 @@ func (c *compiler) compare(s scope, e compare) (string, error) {
 		l, r = r, l
 	}
 	if r.class == cNull {
-		switch e.op {
+		switch e.Op {
 		case "eq":
 			return "(" + c.sql(l) + " IS NULL)", nil
 		case "ne":
@@ -313,9 +318,9 @@ func (c *compiler) compare(s scope, e compare) (string, error) {
 	if r, err = adapt(r, l); err != nil {
 		return "", err
 	}
-	op := operators[e.op]
+	op := operators[e.Op]
 	if l.null || r.null {
-		switch e.op {
+		switch e.Op {
 		case "eq":
 			op = c.d.same
 		case "ne":
@@ -350,37 +355,37 @@ func convertLiteral(v any, to class) (value, bool) {
 	switch x := v.(type) {
 	case string:
 		if to == cDate {
-			d, err := parseDate(x)
-			return value{lit: true, v: dateText(d), class: cDate}, err == nil
+			d, err := syntax.ParseDate(x)
+			return value{lit: true, v: d, class: cDate}, err == nil
 		}
-		if n, err := parseInt(x); to == cNumber && err == nil {
+		if n, err := strconv.ParseInt(x, 10, 64); to == cNumber && err == nil {
 			return value{lit: true, v: n, class: cNumber}, true
 		}
 	case int64:
 		if to == cDate {
-			d, ok := dateOfMillis(x)
-			return value{lit: true, v: dateText(d), class: cDate}, ok
+			d, ok := syntax.DateOfMillis(x)
+			return value{lit: true, v: d, class: cDate}, ok
 		}
 		if to == cBool && (x == 0 || x == 1) {
 			return value{lit: true, v: x == 1, class: cBool}, true
 		}
-	case dateText:
+	case time.Time:
 		if to == cText {
-			return value{lit: true, v: string(x), class: cText}, true
+			return value{lit: true, v: db.FormatTime(x), class: cText}, true
 		}
 	}
 	return value{}, false
 }
 
-func (c *compiler) in(s scope, e inList) (string, error) {
-	item, err := c.value(s, e.item)
+func (c *compiler) in(s scope, e syntax.InList) (string, error) {
+	item, err := c.value(s, e.Item)
 	if err != nil {
 		return "", err
 	}
 	left := c.sql(item)
 	var list []string
 	orNull := false
-	for _, x := range e.list {
+	for _, x := range e.List {
 		v, err := c.value(s, x)
 		if err != nil {
 			return "", err

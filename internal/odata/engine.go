@@ -15,6 +15,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
 // Config says what an engine serves.
@@ -27,16 +28,11 @@ type Config struct {
 
 // Limits bound what one request may ask. A zero field means the default.
 type Limits struct {
-	URL     int           // bytes of path and query: 16 KiB
-	Depth   int           // nested parentheses, functions and expands: 32
-	Nodes   int           // parts of all expressions together: 2,000
-	Expands int           // navigations expanded, all levels together: 40
-	Lambdas int           // any/all within any/all, and steps of a path: 8
-	List    int           // values of one `in`: 500
-	Top     int           // rows of one answer, and the largest $top: 100,000
-	Answer  int           // bytes of one answer: 64 MiB
-	Text    int           // bytes of a text that has no MaxLen of its own: 64 KiB
-	Time    time.Duration // one statement: 10 s
+	// URL 16 KiB, Depth 32, Nodes 2,000, Expands 40, Lambdas 8, List 500, Top 100,000; Top also bounds the rows of one answer.
+	syntax.Limits
+	Answer int           // bytes of one answer: 64 MiB
+	Text   int           // bytes of a text that has no MaxLen of its own: 64 KiB
+	Time   time.Duration // one statement: 10 s
 }
 
 func (l Limits) withDefaults() Limits {
@@ -95,7 +91,7 @@ func (e *Engine) Check(ctx context.Context) error {
 func (e *Engine) eachStatement(do func(text string, args []any) error) error {
 	for _, r := range e.schema.resources {
 		for k, rule := range r.rules {
-			filters := map[string]expr{"Read": rule.read, "Create": rule.create, "Update": rule.update, "Delete": rule.delete}
+			filters := map[string]syntax.Expr{"Read": rule.read, "Create": rule.create, "Update": rule.update, "Delete": rule.delete}
 			for name, kinds := range r.actions {
 				filters["action "+name] = kinds[k]
 			}
@@ -114,7 +110,7 @@ func (e *Engine) eachStatement(do func(text string, args []any) error) error {
 	return nil
 }
 
-func (c *compiler) probe(r *resource, f expr) (string, error) {
+func (c *compiler) probe(r *resource, f syntax.Expr) (string, error) {
 	s, err := c.open(r, scope{})
 	if err != nil {
 		return "", err
@@ -152,7 +148,7 @@ func knownParam(name string) bool {
 // under "d" on the wire. The text is percent-decoded like a URL; see [Quote] for values.
 func (e *Engine) Query(ctx context.Context, tx *db.Tx, caller access.Caller, pathAndQuery string) (json.RawMessage, error) {
 	path, query, _ := strings.Cut(pathAndQuery, "?")
-	req, err := parseRequest(e.lim, "", path, query)
+	req, err := syntax.ParseRequest(e.lim.Limits, "", path, query)
 	if err != nil {
 		return nil, fmt.Errorf("odata: query: %w", err)
 	}

@@ -1,45 +1,9 @@
 package odata
 
-import (
-	"fmt"
-	"strings"
+import "github.com/roadstead-io/roadstead/api"
 
-	"github.com/roadstead-io/roadstead/api"
-)
-
-// Two answers without a text: what the caller may not do at all, and what needs a name first.
+// errUnauthorized has no text: what the caller may not do at all looks the same as what does not exist.
 var errUnauthorized = &api.Error{Code: api.Unauthorized}
 
 // invalid is a request that is wrong and stays wrong.
 func invalid(format string, args ...any) error { return api.Errorf(api.Invalid, format, args...) }
-
-// syntaxError is a place in a text where it stops being OData.
-type syntaxError struct {
-	part string // "path" or the option's name
-	pos  int    // byte offset in the decoded part
-	hint string
-}
-
-func (e *syntaxError) Error() string { return fmt.Sprintf("%s, at %d in %s", e.hint, e.pos, e.part) }
-
-// maxEcho bounds how much of a request an error text repeats.
-const maxEcho = 512
-
-// malformed answers a URL that does not parse, in the reference server's words and with a hint. An API key in the URL is not
-// repeated: errors end up in logs.
-func malformed(url string, err error) error {
-	path, query, _ := strings.Cut(url, "?")
-	var kept []string
-	for p := range strings.SplitSeq(query, "&") {
-		if p != "" && !strings.HasPrefix(p, "apikey=") {
-			kept = append(kept, p)
-		}
-	}
-	if len(kept) > 0 {
-		path += "?" + strings.Join(kept, "&")
-	}
-	if len(path) > maxEcho {
-		path = strings.ToValidUTF8(path[:maxEcho], "") + "…"
-	}
-	return invalid("Malformed url: '%s': %v", path, err)
-}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
 // seeds are the requests of the golden files.
@@ -28,16 +27,6 @@ func seeds(f *testing.F) {
 			}
 		}
 	}
-}
-
-// FuzzParse: no text makes the parser panic, and every refusal is the client's fault.
-func FuzzParse(f *testing.F) {
-	seeds(f)
-	f.Fuzz(func(t *testing.T, path, query string) {
-		if err := odata.ParseOnly(path, query); err != nil && api.AsError(err).Code != api.Invalid {
-			t.Errorf("%q ? %q: %v", path, query, err)
-		}
-	})
 }
 
 // FuzzRequest goes all the way to the database: what the parser and the model accept, the database accepts too, and a row of

@@ -14,6 +14,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -30,19 +31,19 @@ func (e *Engine) Handler() web.HandlerFunc {
 		if prefix == "" {
 			return &api.Error{Code: api.NotFound}
 		}
-		req, err := parseRequest(e.lim, prefix, path[len(prefix):], r.URL.RawQuery)
+		req, err := syntax.ParseRequest(e.lim.Limits, prefix, path[len(prefix):], r.URL.RawQuery)
 		if err != nil {
 			return err
 		}
 		caller := access.From(r.Context())
-		if req.resource == "$metadata" {
+		if req.Resource == "$metadata" {
 			return e.metadata(w, r, caller)
 		}
 		switch r.Method {
 		case http.MethodGet, http.MethodHead:
 			return e.get(w, r, caller, req)
 		case http.MethodPost:
-			if req.action == "canAccess" {
+			if req.Action == "canAccess" {
 				return e.canAccess(w, r, caller, req)
 			}
 			return e.post(w, r, caller, req, prefix)
@@ -55,8 +56,8 @@ func (e *Engine) Handler() web.HandlerFunc {
 	}
 }
 
-func (e *Engine) get(w http.ResponseWriter, r *http.Request, caller access.Caller, req *request) error {
-	if req.action == "canAccess" {
+func (e *Engine) get(w http.ResponseWriter, r *http.Request, caller access.Caller, req *syntax.Request) error {
+	if req.Action == "canAccess" {
 		return invalid("canAccess is asked with POST")
 	}
 	var d json.RawMessage
@@ -77,12 +78,12 @@ func (e *Engine) get(w http.ResponseWriter, r *http.Request, caller access.Calle
 	return nil
 }
 
-func (e *Engine) post(w http.ResponseWriter, r *http.Request, caller access.Caller, req *request, prefix string) error {
-	if req.key != nil || req.action != "" || len(req.given) > 0 {
+func (e *Engine) post(w http.ResponseWriter, r *http.Request, caller access.Caller, req *syntax.Request, prefix string) error {
+	if req.Key != nil || req.Action != "" || len(req.Given) > 0 {
 		return invalid("a POST takes neither a key nor query options")
 	}
 	// The rule is looked up before the body is read: who may not create need not learn what a good body is.
-	if _, err := e.writer(r.Context(), nil, caller, req.resource, Create); err != nil {
+	if _, err := e.writer(r.Context(), nil, caller, req.Resource, Create); err != nil {
 		return err
 	}
 	values, err := body(r)
@@ -92,10 +93,10 @@ func (e *Engine) post(w http.ResponseWriter, r *http.Request, caller access.Call
 	var id int64
 	answer := json.RawMessage(nil)
 	err = e.db.Write(r.Context(), func(tx *db.Tx) (err error) {
-		if id, err = e.Insert(r.Context(), tx, caller, req.resource, values); err != nil || !req.returnResource {
+		if id, err = e.Insert(r.Context(), tx, caller, req.Resource, values); err != nil || !req.ReturnResource {
 			return err
 		}
-		answer, err = e.readBack(r.Context(), tx, caller, req.resource, id)
+		answer, err = e.readBack(r.Context(), tx, caller, req.Resource, id)
 		return err
 	})
 	if err != nil {
@@ -105,13 +106,13 @@ func (e *Engine) post(w http.ResponseWriter, r *http.Request, caller access.Call
 		answer = json.RawMessage(`{"id":` + strconv.FormatInt(id, 10) + `}`)
 	}
 	n := strconv.FormatInt(id, 10)
-	w.Header().Set("Location", prefix+req.resource+"(@id)?@id="+n)
+	w.Header().Set("Location", prefix+req.Resource+"(@id)?@id="+n)
 	return web.WriteJSON(w, http.StatusCreated, answer)
 }
 
 // readBack is the new row as its maker sees it; nil when the maker may not.
 func (e *Engine) readBack(ctx context.Context, tx *db.Tx, caller access.Caller, resource string, id int64) (json.RawMessage, error) {
-	rows, err := e.read(ctx, tx, caller, &request{resource: resource, key: []keyPart{{value: literal{id}}}, query: query{top: -1}})
+	rows, err := e.read(ctx, tx, caller, &syntax.Request{Resource: resource, Key: []syntax.KeyPart{{Value: syntax.Literal{Value: id}}}, Query: syntax.Query{Top: -1}})
 	if errors.Is(err, api.ErrUnauthorized) {
 		return nil, nil
 	}
@@ -125,21 +126,21 @@ func (e *Engine) readBack(ctx context.Context, tx *db.Tx, caller access.Caller, 
 }
 
 // change serves PATCH and DELETE.
-func (e *Engine) change(w http.ResponseWriter, r *http.Request, caller access.Caller, req *request) error {
+func (e *Engine) change(w http.ResponseWriter, r *http.Request, caller access.Caller, req *syntax.Request) error {
 	op := Update
 	if r.Method == http.MethodDelete {
 		op = Delete
 	}
-	if _, err := e.writer(r.Context(), nil, caller, req.resource, op); err != nil {
+	if _, err := e.writer(r.Context(), nil, caller, req.Resource, op); err != nil {
 		return err
 	}
-	switch given := req.given; {
-	case req.action != "":
-		return invalid("%s takes no /%s", r.Method, req.action)
+	switch given := req.Given; {
+	case req.Action != "":
+		return invalid("%s takes no /%s", r.Method, req.Action)
 	case len(given) > 1 || len(given) == 1 && !given["$filter"]:
 		return invalid("%s takes no query option but $filter", r.Method)
-	case req.key == nil && req.query.filter == nil:
-		return invalid("%s of every %s at once is refused: give a key or a $filter", r.Method, req.resource)
+	case req.Key == nil && req.Query.Filter == nil:
+		return invalid("%s of every %s at once is refused: give a key or a $filter", r.Method, req.Resource)
 	}
 	var values map[string]any
 	if op == Update {
@@ -149,7 +150,7 @@ func (e *Engine) change(w http.ResponseWriter, r *http.Request, caller access.Ca
 		}
 	}
 	err := e.db.Write(r.Context(), func(tx *db.Tx) error {
-		wr, err := e.writer(r.Context(), tx, caller, req.resource, op)
+		wr, err := e.writer(r.Context(), tx, caller, req.Resource, op)
 		if err != nil {
 			return err
 		}
@@ -169,12 +170,12 @@ func (e *Engine) change(w http.ResponseWriter, r *http.Request, caller access.Ca
 }
 
 // canAccess answers whether the caller could do something with a row.
-func (e *Engine) canAccess(w http.ResponseWriter, r *http.Request, caller access.Caller, req *request) error {
-	res, err := e.readable(caller, req.resource)
+func (e *Engine) canAccess(w http.ResponseWriter, r *http.Request, caller access.Caller, req *syntax.Request) error {
+	res, err := e.readable(caller, req.Resource)
 	if err != nil {
 		return err
 	}
-	if req.key == nil {
+	if req.Key == nil {
 		return invalid("canAccess needs a key")
 	}
 	asked, err := body(r)
@@ -185,11 +186,11 @@ func (e *Engine) canAccess(w http.ResponseWriter, r *http.Request, caller access
 	if !ok {
 		return errUnauthorized
 	}
-	req.action = ""
-	req.query = query{top: -1, sel: []string{"id"}}
+	req.Action = ""
+	req.Query = syntax.Query{Top: -1, Select: []string{"id"}}
 	var d json.RawMessage
 	err = e.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		c := newCompiler(&sqlite, caller, tx.Now, req.aliases)
+		c := newCompiler(&sqlite, caller, tx.Now, req.Aliases)
 		d, err = e.accessible(r.Context(), tx, c, res, req, allowed)
 		return err
 	})
@@ -203,7 +204,7 @@ func (e *Engine) canAccess(w http.ResponseWriter, r *http.Request, caller access
 }
 
 // accessible lists the rows of a request that a filter allows; a nil filter is every row, for the server itself.
-func (e *Engine) accessible(ctx context.Context, tx *db.Tx, c *compiler, r *resource, req *request, allowed expr) (json.RawMessage, error) {
+func (e *Engine) accessible(ctx context.Context, tx *db.Tx, c *compiler, r *resource, req *syntax.Request, allowed syntax.Expr) (json.RawMessage, error) {
 	s, where, err := c.selection(r, req)
 	if err != nil {
 		return nil, err
@@ -217,7 +218,7 @@ func (e *Engine) accessible(ctx context.Context, tx *db.Tx, c *compiler, r *reso
 			where = append(where, cond)
 		}
 	}
-	row, err := c.row(s, &req.query)
+	row, err := c.row(s, &req.Query)
 	if err != nil {
 		return nil, err
 	}
@@ -225,7 +226,7 @@ func (e *Engine) accessible(ctx context.Context, tx *db.Tx, c *compiler, r *reso
 }
 
 // allowed is the filter of what canAccess asks for, as an action or as the HTTP method that would be used.
-func (r *resource) allowed(k access.Kind, asked map[string]any) (expr, bool) {
+func (r *resource) allowed(k access.Kind, asked map[string]any) (syntax.Expr, bool) {
 	action, _ := asked["action"].(string)
 	if method, _ := asked["method"].(string); action == "" {
 		action = map[string]string{"GET": "read", "PATCH": "update", "PUT": "update", "DELETE": "delete"}[method]
@@ -234,7 +235,7 @@ func (r *resource) allowed(k access.Kind, asked map[string]any) (expr, bool) {
 		return nil, action != ""
 	}
 	ru := r.rules[k]
-	var e expr
+	var e syntax.Expr
 	switch action {
 	case "read":
 		e = ru.read
@@ -254,7 +255,7 @@ func body(r *http.Request) (map[string]any, error) {
 	if ct := r.Header.Get("Content-Type"); ct != "" {
 		var err error
 		if kind, _, err = mime.ParseMediaType(ct); err != nil {
-			return nil, api.Errorf(api.Unsupported, "the content type %q cannot be read", echo(ct))
+			return nil, api.Errorf(api.Unsupported, "the content type %q cannot be read", syntax.Echo(ct))
 		}
 	}
 	data, err := web.ReadBody(r, web.MaxBody)
@@ -272,7 +273,7 @@ func body(r *http.Request) (map[string]any, error) {
 			values[name] = formText(v[len(v)-1])
 		}
 	case kind != "application/json" && !strings.HasSuffix(kind, "+json"):
-		return nil, api.Errorf(api.Unsupported, "the body must be application/json, not %q", echo(kind))
+		return nil, api.Errorf(api.Unsupported, "the body must be application/json, not %q", syntax.Echo(kind))
 	case len(data) > 0:
 		dec := json.NewDecoder(strings.NewReader(string(data)))
 		dec.UseNumber()

@@ -9,6 +9,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
+	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
 // TestHostile: whatever comes in, the answer is a plain refusal, never a crash, a 500 or a long wait.
@@ -128,7 +129,7 @@ func aliases(n int) string {
 
 // TestAnswerLimits: an answer beyond the limits is refused, not cut.
 func TestAnswerLimits(t *testing.T) {
-	s := newServer(t, func(c *odata.Config) { c.Limits = odata.Limits{Top: 2, Answer: 60} })
+	s := newServer(t, func(c *odata.Config) { c.Limits = odata.Limits{Limits: syntax.Limits{Top: 2}, Answer: 60} })
 	check(t, s, []exchange{
 		{bob, "GET", "device?$select=id", "", 400, `"the answer has more than 2 rows; ask for pages with $top and $skip"`},
 		{bob, "GET", "device?$select=id&$top=2", "", 200, `{"d":[{"id":200},{"id":201}]}`},
@@ -154,7 +155,8 @@ func TestGrowth(t *testing.T) {
 	for range 6 {
 		grow = "replace(" + grow + ",'a','" + strings.Repeat("a", 200) + "')"
 	}
-	if a := s.do(bob, "GET", "/v7/device?$filter="+grow+" eq 'x'", ""); a.status != http.StatusBadRequest {
+	// Too large, or too slow where the machine is busy: which of the two comes first does not matter.
+	if a := s.do(bob, "GET", "/v7/device?$filter="+grow+" eq 'x'", ""); a.status != http.StatusBadRequest && a.status != http.StatusServiceUnavailable {
 		t.Errorf("growing text: got %d %.200s", a.status, a.body)
 	}
 	square := "belongs_to__application($select=id;$expand=owns__device($select=id))"

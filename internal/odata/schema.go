@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
 // schema is a model, checked and made quick to look things up in. It does not change after New.
@@ -23,7 +24,7 @@ type resource struct {
 	toOne   map[string]*column // foreign keys, by name and synonym
 	toMany  map[string]*column // foreign keys of other resources that point here, by reverse name
 	rules   map[access.Kind]*rule
-	actions map[string]map[access.Kind]expr
+	actions map[string]map[access.Kind]syntax.Expr
 }
 
 // column is a Column with what it belongs to.
@@ -36,7 +37,7 @@ type column struct {
 
 // rule is a Rule, parsed. A nil filter means never.
 type rule struct {
-	read, create, update, delete expr
+	read, create, update, delete syntax.Expr
 	write, ignore, hide          map[string]bool
 }
 
@@ -50,8 +51,17 @@ func (r *resource) column(name string) *column {
 	return r.toOne[name]
 }
 
+// validName reports whether a declared name is one that a request can say and that needs no quoting in SQL.
 func validName(s string) bool {
-	return s != "" && isLetter(s[0]) && skip(s, 0, isWord) == len(s)
+	return s != "" && (s[0] < '0' || s[0] > '9') && wordEnd(s, 0) == len(s)
+}
+
+// wordEnd is where the letters, digits and underscores end that start at i.
+func wordEnd(s string, i int) int {
+	for i < len(s) && (s[i] == '_' || s[i] >= '0' && s[i] <= '9' || s[i] >= 'a' && s[i] <= 'z' || s[i] >= 'A' && s[i] <= 'Z') {
+		i++
+	}
+	return i
 }
 
 func newSchema(m Model, lim Limits) (*schema, error) {
@@ -186,11 +196,11 @@ func (r *resource) parseRules(lim Limits) error {
 		}
 		r.rules[k] = p
 	}
-	r.actions = map[string]map[access.Kind]expr{}
+	r.actions = map[string]map[access.Kind]syntax.Expr{}
 	for name, kinds := range r.Actions {
-		r.actions[name] = map[access.Kind]expr{}
+		r.actions[name] = map[access.Kind]syntax.Expr{}
 		for k, text := range kinds {
-			e, err := parseRule(lim, text)
+			e, err := syntax.ParseRule(lim.Limits, text)
 			if err != nil || !slices.Contains(known, k) {
 				return fmt.Errorf("action %s of %s: %w", name, k, err)
 			}
@@ -204,12 +214,12 @@ func (r *resource) parseRule(lim Limits, def Rule) (*rule, error) {
 	p := &rule{write: set(def.Write), ignore: set(def.Ignore), hide: set(def.Hide)}
 	for _, f := range []struct {
 		what, text string
-		into       *expr
+		into       *syntax.Expr
 	}{{"Read", def.Read, &p.read}, {"Create", def.Create, &p.create}, {"Update", def.Update, &p.update}, {"Delete", def.Delete, &p.delete}} {
 		if f.text == "" {
 			continue
 		}
-		e, err := parseRule(lim, f.text)
+		e, err := syntax.ParseRule(lim.Limits, f.text)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.what, err)
 		}
@@ -270,7 +280,7 @@ func splitSQL(s string) []sqlPart {
 			i += 3
 			start = i
 		case s[i] == '@':
-			end := skip(s, i+1, isWord)
+			end := wordEnd(s, i+1)
 			flush(i)
 			parts = append(parts, sqlPart{param: s[i+1 : end]})
 			i, start = end, end

@@ -13,6 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
 // readable finds a resource that the caller may read something of. One that does not exist looks like one that may not be
@@ -32,19 +33,19 @@ func (e *Engine) readable(caller access.Caller, name string) (*resource, error) 
 }
 
 // read answers a GET: a JSON array, or a number for /$count.
-func (e *Engine) read(ctx context.Context, tx *db.Tx, caller access.Caller, req *request) (json.RawMessage, error) {
-	r, err := e.readable(caller, req.resource)
+func (e *Engine) read(ctx context.Context, tx *db.Tx, caller access.Caller, req *syntax.Request) (json.RawMessage, error) {
+	r, err := e.readable(caller, req.Resource)
 	if err != nil {
 		return nil, err
 	}
-	c := newCompiler(&sqlite, caller, tx.Now, req.aliases)
+	c := newCompiler(&sqlite, caller, tx.Now, req.Aliases)
 	text, err := c.statement(r, req)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, e.lim.Time, errSlow)
 	defer cancel()
-	out, err := e.rows(ctx, tx, text, c.args, req.action == "$count")
+	out, err := e.rows(ctx, tx, text, c.args, req.Action == "$count")
 	if err != nil && errors.Is(context.Cause(ctx), errSlow) {
 		return nil, errSlow
 	}
@@ -54,7 +55,7 @@ func (e *Engine) read(ctx context.Context, tx *db.Tx, caller access.Caller, req 
 var errSlow = api.Errorf(api.Unavailable, "the request took too long; ask for less")
 
 // statement compiles a whole GET.
-func (c *compiler) statement(r *resource, req *request) (string, error) {
+func (c *compiler) statement(r *resource, req *syntax.Request) (string, error) {
 	s, where, err := c.selection(r, req)
 	if err != nil {
 		return "", err
@@ -63,19 +64,19 @@ func (c *compiler) statement(r *resource, req *request) (string, error) {
 	if len(where) > 0 {
 		tail += " WHERE " + strings.Join(where, " AND ")
 	}
-	if req.action == "$count" {
+	if req.Action == "$count" {
 		return "SELECT count(*)" + tail, nil
 	}
-	row, err := c.row(s, &req.query)
+	row, err := c.row(s, &req.Query)
 	if err != nil {
 		return "", err
 	}
-	keys, err := c.orderKeys(s, &req.query, true)
-	return "SELECT " + row + tail + keys + c.page(&req.query), err
+	keys, err := c.orderKeys(s, &req.Query, true)
+	return "SELECT " + row + tail + keys + c.page(&req.Query), err
 }
 
 // selection is the table of a request with the conditions of rule, key and filter.
-func (c *compiler) selection(r *resource, req *request) (s scope, where []string, err error) {
+func (c *compiler) selection(r *resource, req *syntax.Request) (s scope, where []string, err error) {
 	if s, err = c.open(r, scope{}); err != nil {
 		return s, nil, err
 	}
@@ -86,15 +87,15 @@ func (c *compiler) selection(r *resource, req *request) (s scope, where []string
 	if rule != "" {
 		where = append(where, rule)
 	}
-	if req.key != nil {
-		key, err := c.key(s, req.key)
+	if req.Key != nil {
+		key, err := c.key(s, req.Key)
 		if err != nil {
 			return s, nil, err
 		}
 		where = append(where, key...)
 	}
-	if req.query.filter != nil {
-		f, err := c.condition(s, req.query.filter)
+	if req.Query.Filter != nil {
+		f, err := c.condition(s, req.Query.Filter)
 		if err != nil {
 			return s, nil, err
 		}
@@ -104,36 +105,36 @@ func (c *compiler) selection(r *resource, req *request) (s scope, where []string
 }
 
 // key compiles (5) or a natural key, whose parts may come in any order.
-func (c *compiler) key(s scope, parts []keyPart) ([]string, error) {
+func (c *compiler) key(s scope, parts []syntax.KeyPart) ([]string, error) {
 	var names, where []string
 	for _, k := range parts {
-		if k.name == "" {
-			k.name = "id"
+		if k.Name == "" {
+			k.Name = "id"
 		}
-		col, err := c.property(s, k.name)
+		col, err := c.property(s, k.Name)
 		if err != nil {
 			return nil, err
 		}
-		v, err := c.value(s, k.value)
+		v, err := c.value(s, k.Value)
 		if err != nil {
 			return nil, err
 		}
 		if n, isInt := v.v.(int64); col.Type == Integer || col.Type == ForeignKey {
 			switch {
 			case !isInt:
-				return nil, invalid("the key %s of %s must be a whole number", k.name, s.res.Name)
+				return nil, invalid("the key %s of %s must be a whole number", k.Name, s.res.Name)
 			case n > math.MaxInt32 || n < math.MinInt32:
-				return nil, invalid("the key %s of %s is out of range", k.name, s.res.Name)
+				return nil, invalid("the key %s of %s is out of range", k.Name, s.res.Name)
 			}
 		}
-		cond, err := c.compare(s, compare{"eq", path{[]string{k.name}}, k.value})
+		cond, err := c.compare(s, syntax.Compare{Op: "eq", Left: syntax.Path{Names: []string{k.Name}}, Right: k.Value})
 		if err != nil {
 			return nil, err
 		}
 		names, where = append(names, col.Name), append(where, cond)
 	}
 	if !s.res.isKey(names) {
-		return nil, invalid("%s is not addressed by (%s)", s.res.Name, echo(strings.Join(names, ",")))
+		return nil, invalid("%s is not addressed by (%s)", s.res.Name, syntax.Echo(strings.Join(names, ",")))
 	}
 	return where, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"net/url"
 	"reflect"
 	"slices"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
 // formText is a value of an urlencoded form: a text that may stand for anything.
@@ -38,7 +40,7 @@ func (e *Engine) accept(r *resource, ru *rule, caller access.Caller, given map[s
 				if virtual || col != nil && !col.Hidden && !ru.hide[key] {
 					return nil, api.Errorf(api.Forbidden, "%q may not be written", name)
 				}
-				return nil, invalid("%s has no property %q", r.Name, echo(name))
+				return nil, invalid("%s has no property %q", r.Name, syntax.Echo(name))
 			}
 		}
 		switch {
@@ -46,7 +48,7 @@ func (e *Engine) accept(r *resource, ru *rule, caller access.Caller, given map[s
 			out[name] = plain(v)
 			continue
 		case col == nil:
-			return nil, invalid("%s has no property %q", r.Name, echo(name))
+			return nil, invalid("%s has no property %q", r.Name, syntax.Echo(name))
 		case col.sql != nil:
 			return nil, invalid("%q is computed and cannot be written", name)
 		}
@@ -159,10 +161,10 @@ func toInt(v any, big bool) (int64, bool) {
 		f, err := x.Float64()
 		return int64(f), err == nil && f == math.Trunc(f) && math.Abs(f) < 1<<53
 	case formText:
-		n, err := parseInt(string(x))
+		n, err := strconv.ParseInt(string(x), 10, 64)
 		return n, err == nil
 	case string:
-		n, err := parseInt(x)
+		n, err := strconv.ParseInt(x, 10, 64)
 		return n, big && err == nil
 	}
 	return 0, false
@@ -199,23 +201,23 @@ func toBool(v any) (bool, bool) {
 }
 
 func toDate(v any) (string, bool) {
+	var t time.Time
+	var err error
 	switch x := v.(type) {
 	case time.Time:
-		return db.FormatTime(x), storable(x)
+		t = x
 	case string:
-		d, err := parseDate(x)
-		return d, err == nil
+		t, err = syntax.ParseDate(x)
 	case formText:
-		d, err := parseDate(string(x))
-		if ms, ok := toInt(x, false); err != nil && ok {
-			return dateOfMillis(ms)
+		t, err = syntax.ParseDate(string(x))
+	}
+	if _, isText := v.(string); t.IsZero() && !isText { // milliseconds since 1970, in a form maybe as text
+		ms, ok := toInt(v, false)
+		if t, err = time.UnixMilli(ms), nil; !ok {
+			return "", false
 		}
-		return d, err == nil
 	}
-	if ms, ok := toInt(v, false); ok {
-		return dateOfMillis(ms)
-	}
-	return "", false
+	return db.FormatTime(t), err == nil && syntax.Storable(t)
 }
 
 // toJSON stores objects and arrays. A text that holds one is taken for it, as older clients write contracts.
@@ -258,6 +260,11 @@ func toText(col *column, v any, maxLen int) (any, error) {
 		return nil, invalid("%q holds a zero byte or is not valid UTF-8", col.Name)
 	}
 	return s, nil
+}
+
+// Quote makes an OData text literal of a value, percent-encoded for use inside a URL's path or query.
+func Quote(value string) string {
+	return "'" + strings.ReplaceAll(url.QueryEscape(strings.ReplaceAll(value, "'", "''")), "+", "%20") + "'"
 }
 
 // stored is a converted value as it is bound.

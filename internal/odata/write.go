@@ -10,6 +10,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
 // writer is one write: on what, by whom, under which rule.
@@ -44,7 +45,7 @@ func (e *Engine) writer(ctx context.Context, tx *db.Tx, caller access.Caller, na
 	return w, nil
 }
 
-func (w *writer) filter(op Op) expr {
+func (w *writer) filter(op Op) syntax.Expr {
 	switch op {
 	case Create:
 		return w.rule.create
@@ -124,7 +125,7 @@ func (e *Engine) one(ctx context.Context, tx *db.Tx, caller access.Caller, name 
 	if err != nil {
 		return nil, nil, err
 	}
-	ids, err := w.targets(&request{resource: name, key: []keyPart{{value: literal{id}}}, query: query{top: -1}}, op)
+	ids, err := w.targets(&syntax.Request{Resource: name, Key: []syntax.KeyPart{{Value: syntax.Literal{Value: id}}}, Query: syntax.Query{Top: -1}}, op)
 	if err == nil && len(ids) == 0 {
 		err = api.Errorf(api.NotFound, "there is no %s %d", w.r.Name, id)
 	}
@@ -214,14 +215,14 @@ func idList(ids []int64) string {
 }
 
 // compiler compiles for the caller of the write.
-func (w *writer) compiler(aliases map[string]expr) *compiler {
+func (w *writer) compiler(aliases map[string]syntax.Expr) *compiler {
 	return newCompiler(w.d, w.caller, w.tx.Now, aliases)
 }
 
 // targets finds the rows that a request means, which the caller sees and may change. Rows that may not be changed are left
 // out; when none of those that the caller sees may be changed, the verb is refused.
-func (w *writer) targets(req *request, op Op) ([]int64, error) {
-	c := w.compiler(req.aliases)
+func (w *writer) targets(req *syntax.Request, op Op) ([]int64, error) {
+	c := w.compiler(req.Aliases)
 	s, where, err := c.selection(w.r, req)
 	if err != nil {
 		return nil, err

@@ -1,17 +1,12 @@
-package odata
+package syntax
 
 import (
-	"errors"
 	"strconv"
 	"strings"
-
-	"github.com/roadstead-io/roadstead/internal/db"
 )
 
-func asSyntax(err error, into **syntaxError) bool { return errors.As(err, into) }
-
-// parseRule parses the filter text of an access rule.
-func parseRule(lim Limits, text string) (expr, error) {
+// ParseRule parses the filter text of an access rule.
+func ParseRule(lim Limits, text string) (Expr, error) {
 	var nodes, expands int
 	p := &parser{lim: lim, part: "the rule", nodes: &nodes, expands: &expands}
 	if err := p.start(text); err != nil {
@@ -25,28 +20,28 @@ func parseRule(lim Limits, text string) (expr, error) {
 }
 
 // expression parses: or < and < not < comparison < add < mul < unary.
-func (p *parser) expression() (expr, error) {
+func (p *parser) expression() (Expr, error) {
 	up, err := p.deeper()
 	if err != nil {
 		return nil, err
 	}
 	defer up()
-	return p.chain("or", func() (expr, error) { return p.chain("and", p.unaryNot) })
+	return p.chain("or", func() (Expr, error) { return p.chain("and", p.unaryNot) })
 }
 
-func (p *parser) chain(op string, term func() (expr, error)) (expr, error) {
+func (p *parser) chain(op string, term func() (Expr, error)) (Expr, error) {
 	first, err := term()
 	if err != nil || !p.isIdent(op) {
 		return first, err
 	}
-	l := logical{op: op, terms: []expr{first}}
+	l := Logical{Op: op, Terms: []Expr{first}}
 	for p.isIdent(op) {
 		p.next()
 		t, err := term()
 		if err != nil {
 			return nil, err
 		}
-		l.terms = append(l.terms, t)
+		l.Terms = append(l.Terms, t)
 	}
 	return l, nil
 }
@@ -57,7 +52,7 @@ func (p *parser) callFollows() bool {
 	return n.kind == tPunct && n.text == "("
 }
 
-func (p *parser) unaryNot() (expr, error) {
+func (p *parser) unaryNot() (Expr, error) {
 	if !p.isIdent("not") {
 		return p.comparison()
 	}
@@ -68,10 +63,10 @@ func (p *parser) unaryNot() (expr, error) {
 	defer up()
 	p.next()
 	of, err := p.unaryNot()
-	return not{of}, err
+	return Not{of}, err
 }
 
-func (p *parser) comparison() (expr, error) {
+func (p *parser) comparison() (Expr, error) {
 	l, err := p.sum()
 	if err != nil {
 		return nil, err
@@ -84,28 +79,28 @@ func (p *parser) comparison() (expr, error) {
 	case "eq", "ne", "gt", "ge", "lt", "le":
 		p.next()
 		r, err := p.sum()
-		return compare{t.text, l, r}, err
+		return Compare{t.text, l, r}, err
 	case "in":
 		p.next()
 		list, err := p.list()
-		return inList{l, list}, err
+		return InList{l, list}, err
 	}
 	return l, nil
 }
 
-func (p *parser) list() ([]expr, error) {
+func (p *parser) list() ([]Expr, error) {
 	if err := p.expect("("); err != nil {
 		return nil, err
 	}
-	var list []expr
+	var list []Expr
 	for !p.isPunct(")") {
 		if len(list) >= p.lim.List {
 			return nil, invalid("`in` may list at most %d values", p.lim.List)
 		}
-		var v expr
+		var v Expr
 		var err error
 		if p.peek().kind == tAlias {
-			v = param{p.next().text[1:]}
+			v = Param{p.next().text[1:]}
 		} else if v, err = p.literal(); err != nil {
 			return nil, err
 		}
@@ -120,11 +115,11 @@ func (p *parser) list() ([]expr, error) {
 	return list, p.expect(")")
 }
 
-func (p *parser) sum() (expr, error) {
-	return p.calculation(func() (expr, error) { return p.calculation(p.unary, "mul", "div", "mod") }, "add", "sub")
+func (p *parser) sum() (Expr, error) {
+	return p.calculation(func() (Expr, error) { return p.calculation(p.unary, "mul", "div", "mod") }, "add", "sub")
 }
 
-func (p *parser) calculation(term func() (expr, error), ops ...string) (expr, error) {
+func (p *parser) calculation(term func() (Expr, error), ops ...string) (Expr, error) {
 	l, err := term()
 	for n := 0; err == nil; n++ {
 		op := ""
@@ -140,14 +135,14 @@ func (p *parser) calculation(term func() (expr, error), ops ...string) (expr, er
 			return nil, invalid("a calculation of more than %d steps", p.lim.Depth)
 		}
 		p.next()
-		var r expr
+		var r Expr
 		r, err = term()
-		l = arithmetic{op, l, r}
+		l = Arithmetic{op, l, r}
 	}
 	return nil, err
 }
 
-func (p *parser) unary() (expr, error) {
+func (p *parser) unary() (Expr, error) {
 	if p.isPunct("-") && p.toks[p.at+1].kind != tNumber {
 		up, err := p.deeper()
 		if err != nil {
@@ -156,12 +151,12 @@ func (p *parser) unary() (expr, error) {
 		defer up()
 		p.next()
 		of, err := p.unary()
-		return neg{of}, err
+		return Neg{of}, err
 	}
 	return p.primary()
 }
 
-func (p *parser) primary() (expr, error) {
+func (p *parser) primary() (Expr, error) {
 	if err := p.node(); err != nil {
 		return nil, err
 	}
@@ -174,14 +169,14 @@ func (p *parser) primary() (expr, error) {
 		return e, p.expect(")")
 	case t.kind == tAlias:
 		p.next()
-		return param{t.text[1:]}, nil
+		return Param{t.text[1:]}, nil
 	case t.kind == tNumber, t.kind == tString, t.kind == tPunct && t.text == "-":
 		return p.literal()
 	case t.kind == tIdent && p.callFollows():
 		if _, known := functions[t.text]; known {
 			return p.function()
 		}
-		return nil, p.fail("there is no function " + echo(t.text))
+		return nil, p.fail("there is no function " + Echo(t.text))
 	case t.kind == tIdent && literalWord(t.text, p.toks[p.at+1]):
 		return p.literal()
 	case t.kind == tIdent:
@@ -202,7 +197,7 @@ func literalWord(word string, next token) bool {
 }
 
 // literal parses one constant.
-func (p *parser) literal() (expr, error) {
+func (p *parser) literal() (Expr, error) {
 	t := p.peek()
 	sign := ""
 	if p.take("-") {
@@ -214,7 +209,7 @@ func (p *parser) literal() (expr, error) {
 	switch {
 	case t.kind == tString:
 		p.next()
-		return literal{t.text}, nil
+		return Literal{t.text}, nil
 	case t.kind == tNumber:
 		v, err := p.number(sign, t.text)
 		if err == nil {
@@ -228,67 +223,67 @@ func (p *parser) literal() (expr, error) {
 	return nil, p.unexpected("expected a value")
 }
 
-func (p *parser) number(sign, text string) (expr, error) {
+func (p *parser) number(sign, text string) (Expr, error) {
 	if strings.ContainsAny(text, ".eE-T") {
-		if d, err := parseDate(text); sign == "" && err == nil {
-			return literal{dateText(d)}, nil
+		if d, err := ParseDate(text); sign == "" && err == nil {
+			return Literal{d}, nil
 		}
 		f, err := strconv.ParseFloat(sign+text, 64)
 		if err != nil {
 			return nil, p.fail("a number or date that cannot be read")
 		}
-		return literal{f}, nil
+		return Literal{f}, nil
 	}
 	n, err := strconv.ParseInt(sign+text, 10, 64)
 	if err != nil {
 		return nil, p.fail("a number that is too large")
 	}
-	return literal{n}, nil
+	return Literal{n}, nil
 }
 
-func (p *parser) wordLiteral(t token) (expr, error) {
+func (p *parser) wordLiteral(t token) (Expr, error) {
 	switch t.text {
 	case "null":
-		return literal{nil}, nil
+		return Literal{nil}, nil
 	case "true", "false":
-		return literal{t.text == "true"}, nil
+		return Literal{t.text == "true"}, nil
 	case "datetime", "datetimeoffset", "date":
-		d, err := parseDate(p.peek().text)
+		d, err := ParseDate(p.peek().text)
 		if err != nil {
 			return nil, p.fail("not a date")
 		}
 		p.next()
-		return literal{dateText(d)}, nil
+		return Literal{d}, nil
 	}
 	return nil, p.fail(t.text + " literals are not supported")
 }
 
-func (p *parser) function() (expr, error) {
+func (p *parser) function() (Expr, error) {
 	up, err := p.deeper()
 	if err != nil {
 		return nil, err
 	}
 	defer up()
-	f := call{name: p.next().text}
+	f := Call{Name: p.next().text}
 	p.next() // (
 	for !p.isPunct(")") {
 		arg, err := p.expression()
 		if err != nil {
 			return nil, err
 		}
-		f.args = append(f.args, arg)
+		f.Args = append(f.Args, arg)
 		if !p.take(",") {
 			break
 		}
 	}
-	if n := functions[f.name]; len(f.args) < n.min || len(f.args) > n.max {
-		return nil, p.fail(f.name + " has the wrong number of arguments")
+	if n := functions[f.Name]; len(f.Args) < n.min || len(f.Args) > n.max {
+		return nil, p.fail(f.Name + " has the wrong number of arguments")
 	}
 	return f, p.expect(")")
 }
 
 // path parses a/b/c, a/b/any(…), a/$count and a/$count($filter=…).
-func (p *parser) path() (expr, error) {
+func (p *parser) path() (Expr, error) {
 	names := []string{p.next().text}
 	for p.take("/") {
 		if len(names) >= p.lim.Lambdas {
@@ -308,11 +303,11 @@ func (p *parser) path() (expr, error) {
 		}
 		names = append(names, name)
 	}
-	return path{names}, nil
+	return Path{names}, nil
 }
 
-func (p *parser) count(nav []string) (expr, error) {
-	c := countOf{nav: nav}
+func (p *parser) count(nav []string) (Expr, error) {
+	c := CountOf{Nav: nav}
 	if !p.take("(") {
 		return c, nil
 	}
@@ -324,44 +319,45 @@ func (p *parser) count(nav []string) (expr, error) {
 		return nil, err
 	}
 	var err error
-	if c.filter, err = p.expression(); err != nil {
+	if c.Filter, err = p.expression(); err != nil {
 		return nil, err
 	}
 	return c, p.expect(")")
 }
 
-func (p *parser) lambda(nav []string) (expr, error) {
+func (p *parser) lambda(nav []string) (Expr, error) {
 	if p.lambdas++; p.lambdas > p.lim.Lambdas {
 		return nil, invalid("any and all are nested deeper than %d levels", p.lim.Lambdas)
 	}
 	defer func() { p.lambdas-- }()
-	l := lambda{nav: nav, all: p.next().text == "all"}
+	l := Lambda{Nav: nav, All: p.next().text == "all"}
 	p.next() // (
 	if p.take(")") {
-		if l.all {
+		if l.All {
 			return nil, p.fail("all needs a condition")
 		}
 		return l, nil
 	}
 	var err error
-	if l.name, err = p.ident("a variable"); err != nil {
+	if l.Name, err = p.ident("a variable"); err != nil {
 		return nil, err
 	}
 	if err := p.expect(":"); err != nil {
 		return nil, err
 	}
-	if l.body, err = p.expression(); err != nil {
+	if l.Body, err = p.expression(); err != nil {
 		return nil, err
 	}
 	return l, p.expect(")")
 }
 
-// parseDate reads what clients write for a point in time and gives the database's form.
-func parseDate(s string) (string, error) {
-	for _, layout := range dateLayouts {
-		if t, err := timeParse(layout, s); err == nil {
-			return db.FormatTime(t), nil
-		}
-	}
-	return "", errors.New("not a date")
+// arity is how many arguments a function takes.
+type arity struct{ min, max int }
+
+// functions is every function of the dialect.
+var functions = map[string]arity{
+	"startswith": {2, 2}, "endswith": {2, 2}, "contains": {2, 2}, "substringof": {2, 2}, "tolower": {1, 1}, "toupper": {1, 1},
+	"concat": {2, 2}, "length": {1, 1}, "indexof": {2, 2}, "substring": {2, 3}, "trim": {1, 1}, "replace": {3, 3},
+	"now": {0, 0}, "year": {1, 1}, "month": {1, 1}, "day": {1, 1}, "hour": {1, 1}, "minute": {1, 1}, "second": {1, 1},
+	"round": {1, 1}, "floor": {1, 1}, "ceiling": {1, 1},
 }

@@ -1,10 +1,23 @@
-package odata
+// Package syntax parses OData URLs and filters (the dialect of balena's Pine) into trees. It knows no model: what the names in
+// a tree mean, and whether they may be said, is for its caller to find out.
+package syntax
 
 import (
 	"net/url"
 	"strconv"
 	"strings"
 )
+
+// Limits bound what a request may ask. There are no defaults: a zero allows nothing.
+type Limits struct {
+	URL     int // bytes of path and query
+	Depth   int // nested parentheses, functions and expands
+	Nodes   int // parts of all expressions together
+	Expands int // navigations expanded, all levels together
+	Lambdas int // any/all within any/all, and steps of a path
+	List    int // values of one `in`
+	Top     int // the largest $top
+}
 
 // parser turns tokens into a tree, within limits.
 type parser struct {
@@ -18,9 +31,9 @@ type parser struct {
 	expands *int
 }
 
-// parseRequest parses the escaped path below the prefix it is mounted under, and the raw query. The query is split by hand: net/url drops
+// ParseRequest parses the escaped path below the prefix it is mounted under, and the raw query. The query is split by hand: net/url drops
 // parameters that hold a semicolon, which $expand is full of.
-func parseRequest(lim Limits, prefix, escapedPath, rawQuery string) (*request, error) {
+func ParseRequest(lim Limits, prefix, escapedPath, rawQuery string) (*Request, error) {
 	if len(escapedPath)+len(rawQuery) > lim.URL {
 		return nil, invalid("the URL is longer than %d bytes", lim.URL)
 	}
@@ -35,9 +48,9 @@ func parseRequest(lim Limits, prefix, escapedPath, rawQuery string) (*request, e
 	return req, err
 }
 
-func parseURL(lim Limits, escapedPath, rawQuery string) (*request, error) {
+func parseURL(lim Limits, escapedPath, rawQuery string) (*Request, error) {
 	var nodes, expands int
-	req := &request{query: query{top: -1}, aliases: map[string]expr{}, returnResource: true, given: map[string]bool{}}
+	req := &Request{Query: Query{Top: -1}, Aliases: map[string]Expr{}, ReturnResource: true, Given: map[string]bool{}}
 	decoded, err := url.PathUnescape(escapedPath)
 	if err != nil {
 		return nil, &syntaxError{"the path", 0, "a wrong percent-encoding"}
@@ -60,7 +73,7 @@ func parseURL(lim Limits, escapedPath, rawQuery string) (*request, error) {
 		}
 		value, err := url.QueryUnescape(rawValue)
 		if err != nil {
-			return nil, &syntaxError{echo(name), 0, "a wrong percent-encoding"}
+			return nil, &syntaxError{Echo(name), 0, "a wrong percent-encoding"}
 		}
 		if err := p.parameter(req, name, value); err != nil {
 			return nil, err
@@ -70,48 +83,36 @@ func parseURL(lim Limits, escapedPath, rawQuery string) (*request, error) {
 }
 
 // parameter takes one name=value of the query. Parameters without a $ or @ are the transport's business (apikey …).
-func (p *parser) parameter(req *request, name, value string) error {
+func (p *parser) parameter(req *Request, name, value string) error {
 	switch {
 	case name == "returnResource":
-		req.returnResource = value != "false" && value != "0"
+		req.ReturnResource = value != "false" && value != "0"
 		return nil
 	case !strings.HasPrefix(name, "$") && !strings.HasPrefix(name, "@"):
 		return nil
 	}
-	p.part = echo(name)
+	p.part = Echo(name)
 	if err := p.start(value); err != nil {
 		return err
 	}
 	if name[0] == '@' {
-		if _, twice := req.aliases[name[1:]]; twice {
-			return invalid("%s is given twice", echo(name))
+		if _, twice := req.Aliases[name[1:]]; twice {
+			return invalid("%s is given twice", Echo(name))
 		}
-		if len(req.aliases) >= p.lim.Expands {
+		if len(req.Aliases) >= p.lim.Expands {
 			return invalid("more than %d parameter aliases", p.lim.Expands)
 		}
 		v, err := p.literal()
 		if err != nil {
 			return err
 		}
-		req.aliases[name[1:]] = v
+		req.Aliases[name[1:]] = v
 		return p.end()
 	}
-	if err := p.option(name, req.given, &req.query); err != nil {
+	if err := p.option(name, req.Given, &req.Query); err != nil {
 		return err
 	}
 	return p.end()
-}
-
-func echo(s string) string {
-	if len(s) > 64 {
-		s = s[:64] + "…"
-	}
-	return strings.ToValidUTF8(s, "?")
-}
-
-// Quote makes an OData text literal of a value, percent-encoded for use inside a URL's path or query.
-func Quote(value string) string {
-	return "'" + strings.ReplaceAll(url.QueryEscape(strings.ReplaceAll(value, "'", "''")), "+", "%20") + "'"
 }
 
 func (p *parser) start(text string) error {
@@ -163,7 +164,7 @@ func (p *parser) unexpected(want string) error {
 	if t.kind == tEOF {
 		return p.fail(want + " before the end")
 	}
-	return p.fail(want + " instead of " + echo(t.text))
+	return p.fail(want + " instead of " + Echo(t.text))
 }
 
 func (p *parser) ident(what string) (string, error) {
@@ -197,23 +198,23 @@ func (p *parser) deeper() (func(), error) {
 }
 
 // resourcePath parses device(uuid='x')/$count.
-func (p *parser) resourcePath(req *request) (err error) {
+func (p *parser) resourcePath(req *Request) (err error) {
 	if p.peek().kind == tOption && p.peek().text == "$metadata" {
-		req.resource = p.next().text
+		req.Resource = p.next().text
 		return p.end()
 	}
-	if req.resource, err = p.ident("a resource"); err != nil {
+	if req.Resource, err = p.ident("a resource"); err != nil {
 		return err
 	}
 	if p.take("(") {
-		if req.key, err = p.key(); err != nil {
+		if req.Key, err = p.key(); err != nil {
 			return err
 		}
 	}
 	if p.take("/") {
 		switch t := p.peek(); {
 		case t.kind == tOption && t.text == "$count", t.kind == tIdent && t.text == "canAccess":
-			req.action = p.next().text
+			req.Action = p.next().text
 		case t.kind == tEOF: // a trailing slash
 		default:
 			return p.unexpected("expected $count or canAccess")
@@ -223,21 +224,21 @@ func (p *parser) resourcePath(req *request) (err error) {
 }
 
 // key parses what stands between the parentheses of a resource: 5, @id, or name=value,…
-func (p *parser) key() ([]keyPart, error) {
-	var parts []keyPart
+func (p *parser) key() ([]KeyPart, error) {
+	var parts []KeyPart
 	for {
 		if err := p.node(); err != nil {
 			return nil, err
 		}
-		var part keyPart
+		var part KeyPart
 		if p.peek().kind == tIdent && p.toks[p.at+1].kind == tPunct && p.toks[p.at+1].text == "=" {
-			part.name = p.next().text
+			part.Name = p.next().text
 			p.next()
 		}
 		var err error
 		if p.peek().kind == tAlias {
-			part.value = param{p.next().text[1:]}
-		} else if part.value, err = p.literal(); err != nil {
+			part.Value = Param{p.next().text[1:]}
+		} else if part.Value, err = p.literal(); err != nil {
 			return nil, err
 		}
 		parts = append(parts, part)
@@ -249,7 +250,7 @@ func (p *parser) key() ([]keyPart, error) {
 		}
 		if len(parts) > 1 {
 			for _, k := range parts {
-				if k.name == "" {
+				if k.Name == "" {
 					return nil, p.fail("a key of several parts needs their names")
 				}
 			}
@@ -259,11 +260,11 @@ func (p *parser) key() ([]keyPart, error) {
 }
 
 // option parses the value of one $option, of the request or of an expand.
-func (p *parser) option(name string, given map[string]bool, q *query) (err error) {
+func (p *parser) option(name string, given map[string]bool, q *Query) (err error) {
 	switch name {
 	case "$select", "$filter", "$expand", "$orderby", "$top", "$skip", "$count", "$format":
 	default:
-		return invalid("%s is not a query option of this API", echo(name))
+		return invalid("%s is not a query option of this API", Echo(name))
 	}
 	if given[name] {
 		return invalid("%s is given twice", name)
@@ -273,17 +274,17 @@ func (p *parser) option(name string, given map[string]bool, q *query) (err error
 	case "$select":
 		return p.selectList(q)
 	case "$filter":
-		q.filter, err = p.expression()
+		q.Filter, err = p.expression()
 	case "$expand":
-		q.expand, err = p.expandList()
+		q.Expand, err = p.expandList()
 	case "$orderby":
-		q.orderby, err = p.orderList()
+		q.OrderBy, err = p.orderList()
 	case "$top":
-		if q.top, err = p.integer(name); err == nil && q.top > p.lim.Top {
+		if q.Top, err = p.integer(name); err == nil && q.Top > p.lim.Top {
 			err = invalid("$top may be at most %d", p.lim.Top)
 		}
 	case "$skip":
-		q.skip, err = p.integer(name)
+		q.Skip, err = p.integer(name)
 	case "$count":
 		if t := p.next(); t.kind != tIdent || (t.text != "true" && t.text != "false") {
 			err = invalid("$count must be true or false; to count rows ask for /$count")
@@ -305,20 +306,20 @@ func (p *parser) integer(name string) (int, error) {
 	return int(n), nil
 }
 
-func (p *parser) selectList(q *query) error {
-	q.sel = []string{}
+func (p *parser) selectList(q *Query) error {
+	q.Select = []string{}
 	for {
 		if err := p.node(); err != nil {
 			return err
 		}
 		if p.take("*") {
-			q.all = true
+			q.All = true
 		} else {
 			name, err := p.ident("a property")
 			if err != nil {
 				return err
 			}
-			q.sel = append(q.sel, name)
+			q.Select = append(q.Select, name)
 		}
 		if !p.take(",") {
 			return nil
@@ -326,17 +327,17 @@ func (p *parser) selectList(q *query) error {
 	}
 }
 
-func (p *parser) orderList() ([]orderItem, error) {
-	var items []orderItem
+func (p *parser) orderList() ([]Order, error) {
+	var items []Order
 	for {
 		by, err := p.expression()
 		if err != nil {
 			return nil, err
 		}
-		item := orderItem{by: by} // without a direction the dialect means descending
+		item := Order{By: by} // without a direction the dialect means descending
 		switch {
 		case p.isIdent("asc"):
-			item.asc = true
+			item.Asc = true
 			p.next()
 		case p.isIdent("desc"):
 			p.next()
@@ -348,19 +349,19 @@ func (p *parser) orderList() ([]orderItem, error) {
 	}
 }
 
-func (p *parser) expandList() ([]expandItem, error) {
+func (p *parser) expandList() ([]Expand, error) {
 	up, err := p.deeper()
 	if err != nil {
 		return nil, err
 	}
 	defer up()
-	var items []expandItem
+	var items []Expand
 	for {
 		if *p.expands++; *p.expands > p.lim.Expands {
 			return nil, invalid("the request expands more than %d navigations", p.lim.Expands)
 		}
-		item := expandItem{query: query{top: -1}}
-		if item.name, err = p.ident("a navigation"); err != nil {
+		item := Expand{Query: Query{Top: -1}}
+		if item.Name, err = p.ident("a navigation"); err != nil {
 			return nil, err
 		}
 		if p.take("/") {
@@ -368,10 +369,10 @@ func (p *parser) expandList() ([]expandItem, error) {
 				return nil, p.unexpected("expected $count")
 			}
 			p.next()
-			item.count = true
+			item.Count = true
 		}
 		if p.take("(") {
-			if err := p.nestedOptions(&item.query); err != nil {
+			if err := p.nestedOptions(&item.Query); err != nil {
 				return nil, err
 			}
 		}
@@ -383,7 +384,7 @@ func (p *parser) expandList() ([]expandItem, error) {
 }
 
 // nestedOptions parses $select=…;$filter=… up to the closing parenthesis.
-func (p *parser) nestedOptions(q *query) error {
+func (p *parser) nestedOptions(q *Query) error {
 	given := map[string]bool{}
 	for {
 		if p.peek().kind != tOption {
