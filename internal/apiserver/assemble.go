@@ -35,20 +35,25 @@ func (s *Server) assemble(pepper []byte) error {
 	if err := s.db.Write(ctx, func(tx *db.Tx) error { return s.fleets.Prepare(ctx, tx) }); err != nil {
 		return err
 	}
-	var model odata.Model
-	for _, part := range [][]*odata.Resource{
-		s.accounts.Resources(), s.fleets.Resources(), s.releases.Resources(), s.devices.Resources(),
-	} {
-		model.Resources = append(model.Resources, part...)
-	}
 	var err error
-	if s.engine, err = odata.New(odata.Config{Model: model, DB: s.db, Prefixes: prefixes}); err != nil {
+	if s.engine, err = odata.New(odata.Config{Model: s.model(), DB: s.db, Prefixes: prefixes}); err != nil {
 		return err
 	}
 	s.handler, err = s.routes()
 	return err
 }
 
+// model is every resource of the API.
+func (s *Server) model() (m odata.Model) {
+	for _, part := range [][]*odata.Resource{
+		s.accounts.Resources(), s.fleets.Resources(), s.releases.Resources(), s.devices.Resources(),
+	} {
+		m.Resources = append(m.Resources, part...)
+	}
+	return m
+}
+
+// domain makes the domain packages.
 func (s *Server) domain(pepper []byte) error {
 	ca, err := publicCA(s.cfg.PublicCA)
 	if err != nil {
