@@ -145,25 +145,29 @@ func TestDeviceKeyRights(t *testing.T) {
 			t.Errorf("another device's note was written: %s", a.body)
 		}
 	})
-	t.Run("what a real supervisor must be able to send is accepted and ignored", func(t *testing.T) {
-		before := get(fmt.Sprintf("/v7/device(%d)?$select=device_name,is_pinned_on__release", id)).body
-		for _, body := range []map[string]any{{"device_name": "stolen"}, {"is_pinned_on__release": 1}} {
-			if a := p.call(t, "PATCH", "api", fmt.Sprintf("/v7/device(%d)", id), key, body); a.status != 200 {
-				t.Errorf("PATCH %v: %d %s", body, a.status, a.body)
-			}
-		}
-		if after := get(fmt.Sprintf("/v7/device(%d)?$select=device_name,is_pinned_on__release", id)).body; after != before {
-			t.Errorf("the ignored write changed the row from %s to %s", before, after)
-		}
-		a := p.call(t, "POST", "api", "/v7/device_config_variable", key, map[string]any{"device": id, "name": "RESIN_HOST_FIREWALL_MODE", "value": ""})
-		if a.status != 201 {
-			t.Errorf("initial configuration: %d %s", a.status, a.body)
-		}
-		if a := get("/v7/device_config_variable"); a.rows() != 0 {
-			t.Errorf("the ignored variable was stored: %s", a.body)
-		}
-	})
+	t.Run("what a real supervisor must be able to send is accepted and ignored", func(t *testing.T) { supervisorWrites(t, id, key) })
 	t.Run("pulls its own image, pushes nothing, pulls nobody else's", func(t *testing.T) { registryRights(t, mine, key) })
+}
+
+// supervisorWrites sends what a real supervisor sends once at first boot, and for ever if it were refused.
+func supervisorWrites(t *testing.T, id int64, key string) {
+	get := func(path string) answer { return p.call(t, "GET", "api", path, key, nil) }
+	before := get(fmt.Sprintf("/v7/device(%d)?$select=device_name,is_pinned_on__release", id)).body
+	for _, body := range []map[string]any{{"device_name": "stolen"}, {"is_pinned_on__release": 1}} {
+		if a := p.call(t, "PATCH", "api", fmt.Sprintf("/v7/device(%d)", id), key, body); a.status != 200 {
+			t.Errorf("PATCH %v: %d %s", body, a.status, a.body)
+		}
+	}
+	if after := get(fmt.Sprintf("/v7/device(%d)?$select=device_name,is_pinned_on__release", id)).body; after != before {
+		t.Errorf("the ignored write changed the row from %s to %s", before, after)
+	}
+	a := p.call(t, "POST", "api", "/v7/device_config_variable", key, map[string]any{"device": id, "name": "RESIN_HOST_FIREWALL_MODE", "value": ""})
+	if a.status != 201 {
+		t.Errorf("initial configuration: %d %s", a.status, a.body)
+	}
+	if a := get("/v7/device_config_variable"); a.rows() != 0 {
+		t.Errorf("the ignored variable was stored: %s", a.body)
+	}
 }
 
 // registryRights tries a device's key at the registry, with a real client.
