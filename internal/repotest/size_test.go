@@ -13,6 +13,11 @@ const (
 	maxInterfaceMethods = 6
 )
 
+// excused names the files that are past a limit, and why.
+var excused = map[string]string{
+	"internal/db/statements.go": "database/sql looks for each of these methods in a driver's connection",
+}
+
 func TestSizes(t *testing.T) {
 	fset, files := load(t)
 	packages := map[string]int{}
@@ -31,7 +36,7 @@ func TestSizes(t *testing.T) {
 					t.Errorf("%s: %s has %d lines, more than %d", f.path, n.Name.Name, lines, maxFunctionLines)
 				}
 			case *ast.InterfaceType:
-				if n.Methods != nil && n.Methods.NumFields() > maxInterfaceMethods {
+				if n.Methods != nil && n.Methods.NumFields() > maxInterfaceMethods && excused[f.path] == "" {
 					t.Errorf("%s: an interface has %d methods, more than %d", f.path, n.Methods.NumFields(), maxInterfaceMethods)
 				}
 			}
