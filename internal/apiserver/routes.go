@@ -27,7 +27,6 @@ type route struct {
 var (
 	anybody         = []access.Kind{access.Anonymous}                             // no authentication is even tried
 	users           = []access.Kind{access.User}                                  // sessions and named keys
-	devices         = []access.Kind{access.Device}                                // a device's own key
 	usersAndDevices = []access.Kind{access.User, access.Device}                   // whoever has a page of its own
 	byRules         = []access.Kind{access.Anonymous, access.User, access.Device} // the engine's rules decide, row by row
 )

@@ -119,9 +119,9 @@ func (c *conn) take(ctx context.Context, text string) (stmt, error) {
 	if e, ok := c.kept[text]; ok {
 		delete(c.kept, text)
 		c.order.Remove(e)
-		return e.Value.(entry).stmt, nil //nolint:errcheck,forcetypeassert // the list holds nothing else
+		return e.Value.(entry).stmt, nil //nolint:forcetypeassert // the list holds nothing else
 	}
-	s, err := c.rawConn.PrepareContext(ctx, text)
+	s, err := c.PrepareContext(ctx, text)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +141,7 @@ func (c *conn) give(text string, s stmt) error {
 	if c.order.Len() <= keepStatements {
 		return nil
 	}
-	oldest := c.order.Remove(c.order.Back()).(entry) //nolint:errcheck,forcetypeassert // the list holds nothing else
+	oldest := c.order.Remove(c.order.Back()).(entry) //nolint:forcetypeassert // the list holds nothing else
 	delete(c.kept, oldest.text)
 	return oldest.stmt.Close()
 }
@@ -182,7 +182,7 @@ func (c *conn) QueryContext(ctx context.Context, text string, args []driver.Name
 // Close implements driver.Conn.
 func (c *conn) Close() error {
 	for e := c.order.Front(); e != nil; e = e.Next() {
-		_ = e.Value.(entry).stmt.Close() //nolint:errcheck,forcetypeassert // the connection goes with them
+		_ = e.Value.(entry).stmt.Close() //nolint:forcetypeassert // the connection goes with them
 	}
 	clear(c.kept)
 	c.order.Init()
