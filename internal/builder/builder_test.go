@@ -145,38 +145,34 @@ func TestAFailingBuildSpeaksTheCompilersWords(t *testing.T) {
 func TestBuildStepsAreWalledIn(t *testing.T) {
 	w := newWorld(t, buildService(t), builder.Limits{})
 	w.withBase()
+	port := w.registry[strings.LastIndexByte(w.registry, ':')+1:]
 	out := w.build(nil, map[string]string{
-		"Dockerfile": "# syntax=registry.example.com/evil/frontend\nFROM base/busybox\nCOPY . /src\nRUN id -u && ls -la /src && uname -m && " +
-			"stat -c '%u %a' / /src/secret.txt\n" +
-			"RUN wget -T 2 -O- http://" + w.registry + "/ && echo REACHED || echo refused\n",
-		"secret.txt":                     "x",
-		".balena/registry-secrets.json":  `{"registry.example.com":{"username":"u","password":"hunter2"}}`,
-		".roadstead/images/placeholder@": "x",
-	})
-	if !out.failed || !strings.Contains(out.text, ".roadstead/images/placeholder") {
-		t.Errorf("a link in place of an image archive: %s", out.text)
-	}
-	out = w.build(nil, map[string]string{
-		"Dockerfile": "# syntax=registry.example.com/evil/frontend\nFROM base/busybox\nCOPY . /src\nRUN id -u && ls -laR /src && uname -m && " +
-			"stat -c '%u %a %n' / /src/secret.txt\n" +
-			"RUN wget -T 2 -O- http://" + w.registry + "/ && echo REACHED || echo refused\n",
+		"Dockerfile": "# syntax=registry.example.com/evil/frontend\n" +
+			"FROM base/busybox\n" +
+			"COPY . /src\n" +
+			"RUN id -u; ls -lAR /src; uname -m; stat -c '%u %a %n' / /src/secret.txt; env\n" +
+			// A listener of the step's own proves that nc works; the host's loopback must be out of reach by both its names.
+			"RUN nc -l -p 9999 >/dev/null & sleep 1; echo x | nc -w 2 127.0.0.1 9999 && echo OWN\n" +
+			"RUN for a in 127.0.0.1 10.0.2.2; do echo x | nc -w 2 $a " + port + " && echo REACHED $a; done; echo tried\n",
 		"secret.txt":                    "x",
 		".balena/registry-secrets.json": `{"registry.example.com":{"username":"u","password":"hunter2"}}`,
 	})
 	if out.failed {
 		t.Fatalf("stream:\n%s", out.text)
 	}
-	for _, want := range []string{"x86_64", "0 755 /\n", "0 755 /src/secret.txt", "refused"} {
+	for _, want := range []string{"x86_64", "0 755 /\n", "0 755 /src/secret.txt", "   OWN", "   tried"} {
 		if !strings.Contains(out.text, want) {
 			t.Errorf("the stream lacks %q", want)
 		}
 	}
-	for _, evil := range []string{"registry-secrets", "hunter2", "#5   REACHED"} {
+	for _, evil := range []string{"registry-secrets", ".balena", "hunter2", "   REACHED"} {
 		if strings.Contains(out.text, evil) {
 			t.Errorf("the stream holds %q", evil)
 		}
 	}
-	t.Log(out.text)
+	if t.Failed() {
+		t.Log(out.text)
+	}
 }
 
 func TestHeadlessAnswersAtOnceAndBuildsOn(t *testing.T) {

@@ -33,7 +33,8 @@ func newProgress(line func(string)) *progress {
 
 // hidden steps are BuildKit's housekeeping, of no interest to people.
 func hidden(name string) bool {
-	return strings.HasPrefix(name, "[internal]") || strings.HasPrefix(name, "exporting ") || name == ""
+	return name == "" || strings.HasPrefix(name, "[internal]") || strings.HasPrefix(name, "[context base/") ||
+		strings.HasPrefix(name, "exporting ")
 }
 
 func (p *progress) update(s *client.SolveStatus) {

@@ -175,7 +175,7 @@ type role interface {
 
 // newWorld starts a builder with a signer, a registry and the api role's end of builds. The build service is the one at
 // buildkit, an address.
-func newWorld(t testing.TB, buildkit string, limits builder.Limits) *world {
+func newWorld(t testing.TB, buildkit string, limits builder.Limits, change ...func(*registry.Config)) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), releases: &releases{t: t, arch: "amd64", builds: map[int64]*release{}}}
 	check(t, pki.NewTestIdentities(w.dir, api.RoleEdge, api.RoleAPI, api.RoleSigner, api.RoleRegistry, api.RoleBuilder))
@@ -190,7 +190,11 @@ func newWorld(t testing.TB, buildkit string, limits builder.Limits) *world {
 	public := must(signer.PublicKeys(key))(t)
 	check(t, os.WriteFile(filepath.Join(w.dir, api.RoleRegistry, registry.PublicKeysFile), public, 0o600))
 	w.serve(api.RoleSigner, peers, must(signer.New(signer.Config{Dir: filepath.Join(w.dir, api.RoleSigner), Site: site, Peers: peers}, log))(t))
-	w.serve(api.RoleRegistry, peers, must(registry.New(registry.Config{Dir: filepath.Join(w.dir, api.RoleRegistry), Site: site}, log))(t))
+	reg := registry.Config{Dir: filepath.Join(w.dir, api.RoleRegistry), Site: site}
+	for _, f := range change {
+		f(&reg)
+	}
+	w.serve(api.RoleRegistry, peers, must(registry.New(reg, log))(t))
 	w.registry = peers[api.RoleRegistry]
 
 	w.cfg = builder.Config{Dir: filepath.Join(w.dir, api.RoleBuilder), Site: site, Peers: peers, Bases: filepath.Join(w.dir, "bases"),
