@@ -39,6 +39,9 @@ func (s *Server) assemble(pepper []byte) error {
 	if s.engine, err = odata.New(odata.Config{Model: s.model(), DB: s.db, Prefixes: prefixes}); err != nil {
 		return err
 	}
+	if err := s.engine.Check(ctx); err != nil {
+		return err
+	}
 	s.handler, err = s.routes()
 	return err
 }

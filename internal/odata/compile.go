@@ -54,7 +54,7 @@ func (c *compiler) open(r *resource, from scope) (scope, error) {
 	if c.tables++; c.tables > maxTables {
 		return scope{}, invalid("the request touches too many tables")
 	}
-	return scope{res: r, alias: "t" + strconv.Itoa(c.tables), inRule: from.inRule, vars: from.vars}, nil
+	return scope{res: r, alias: "_t" + strconv.Itoa(c.tables), inRule: from.inRule, vars: from.vars}, nil
 }
 
 func (s scope) id() string { return s.alias + `."id"` }

@@ -139,7 +139,7 @@ func basic(v any) any {
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		return rv.Int()
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32:
-		return int64(rv.Uint()) //nolint:gosec // 32 bits at most
+		return int64(rv.Uint()) // 32 bits at most
 	case reflect.Float32, reflect.Float64:
 		return rv.Float()
 	case reflect.String:

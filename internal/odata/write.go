@@ -16,7 +16,7 @@ import (
 // writer is one write: on what, by whom, under which rule.
 type writer struct {
 	e      *Engine
-	ctx    context.Context //nolint:containedctx // lives for one call
+	ctx    context.Context // a writer lives for one call
 	tx     *db.Tx
 	caller access.Caller
 	r      *resource
@@ -245,7 +245,7 @@ func (w *writer) targets(req *syntax.Request, op Op) ([]int64, error) {
 	if err != nil {
 		return nil, queryError(err)
 	}
-	defer rows.Close() //nolint:errcheck // rows.Err tells what there is to tell
+	defer func() { _ = rows.Close() }() // rows.Err tells what there is to tell
 	var ids []int64
 	seen := 0
 	for ; rows.Next(); seen++ {

@@ -46,7 +46,7 @@ type Order struct {
 }
 
 // Expr is an expression: one of the structs below.
-type Expr interface{}
+type Expr any
 
 type (
 	// Literal holds nil, bool, int64, float64, string or time.Time.
