@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -51,6 +52,7 @@ type Accounts struct {
 	hash     Hasher
 	throttle *throttle
 	verify   chan struct{} // bounds how many passwords are hashed at once
+	waiting  atomic.Int64  // how many are, or wait for it
 	decoy    string        // hash that no known password has; checked when a user does not exist
 
 	mu      sync.Mutex // covers touched

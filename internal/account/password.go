@@ -24,6 +24,7 @@ const (
 	argonBytes  = 32
 	saltBytes   = 16
 	maxHashing  = 2
+	maxWaiting  = 64 // passwords being hashed or waiting for it
 
 	minPassword = 12
 	maxPassword = 1024
@@ -108,8 +109,14 @@ func samePassword(hash, password string) bool {
 	return subtle.ConstantTimeCompare(got, want) == 1
 }
 
-// hashing runs f, which hashes a password, when fewer than maxHashing others do.
+// hashing runs f, which hashes a password, when fewer than maxHashing others do. When many wait already, it is refused at
+// once: a flood of logins shall not hold requests open.
 func (a *Accounts) hashing(ctx context.Context, f func()) error {
+	if a.waiting.Add(1) > maxWaiting {
+		a.waiting.Add(-1)
+		return api.Errorf(api.Unavailable, "too many logins at once; try again")
+	}
+	defer a.waiting.Add(-1)
 	select {
 	case a.verify <- struct{}{}:
 		defer func() { <-a.verify }()

@@ -2,8 +2,11 @@ package account_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -137,4 +140,30 @@ func TestUnknownUsersCostTheSame(t *testing.T) {
 	if unknown < known/3 || known < unknown/3 {
 		t.Errorf("a known user costs %v, an unknown one %v", known, unknown)
 	}
+}
+
+// Attack: a flood of logins. Whoever comes too late is sent away at once instead of being held.
+func TestAFloodOfLogins(t *testing.T) {
+	f := newFixture(t)
+	f.user("alice")
+	var all sync.WaitGroup
+	var busy, refused atomic.Int64
+	for i := range 100 {
+		all.Go(func() {
+			err := f.tries(fmt.Sprintf("user%d", i), "wrong password", fmt.Sprintf("198.51.100.%d", i))
+			switch {
+			case errors.Is(err, api.ErrUnavailable):
+				busy.Add(1)
+			case errors.Is(err, api.ErrUnauthorized):
+				refused.Add(1)
+			default:
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if refused.Load() < 64 || busy.Load() == 0 {
+		t.Errorf("got %d wrong passwords and %d sent away", refused.Load(), busy.Load())
+	}
+	f.must(f.tries("alice", alicesPassword, "192.0.2.1"))
 }

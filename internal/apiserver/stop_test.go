@@ -1,0 +1,84 @@
+package apiserver_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pki"
+)
+
+// stream opens a request whose answer does not end, and waits for its header.
+func (s *server) stream(token, path string) *http.Response {
+	s.Helper()
+	id, err := pki.LoadIdentity(filepath.Join(s.dir, api.RoleEdge))
+	s.must(err)
+	peer := id.Client(api.RoleAPI, s.addr)
+	req, err := http.NewRequestWithContext(s.Context(), http.MethodGet, peer.URL+path, nil)
+	s.must(err)
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := peer.HTTP.Do(req)
+	s.must(err)
+	s.Cleanup(func() { _ = resp.Body.Close() })
+	if resp.StatusCode != http.StatusOK {
+		s.Fatalf("GET %s: got %d", path, resp.StatusCode)
+	}
+	return resp
+}
+
+// ended waits until a stream ends, and says how long that took.
+func (s *server) ended(resp *http.Response) time.Duration {
+	s.Helper()
+	start, done := time.Now(), make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = io.Copy(io.Discard, bufio.NewReader(resp.Body))
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		s.Error("the stream goes on")
+	}
+	return time.Since(start)
+}
+
+// A server that stops does not wait for streams: they end, and their clients come again.
+func TestStoppingEndsStreams(t *testing.T) {
+	s := newServer(t)
+	session := s.login(s.admin.Username, s.admin.Password)
+	device := s.device(session, s.fleet(session, "hello"), api.DeviceUUID(strings.Repeat("a", 32)))
+	resp := s.stream(session, fmt.Sprintf("/device/v2/%s/logs?stream=1", device.UUID))
+	start := time.Now()
+	s.stop()
+	if took := time.Since(start); took > 4*time.Second {
+		t.Errorf("the stop took %v", took)
+	}
+	s.ended(resp)
+}
+
+// Whoever logs out, loses a key or a session, loses what was open with it, within two seconds.
+func TestRevokingEndsStreams(t *testing.T) {
+	s := newServer(t)
+	session := s.login(s.admin.Username, s.admin.Password)
+	device := s.device(session, s.fleet(session, "hello"), api.DeviceUUID(strings.Repeat("a", 32)))
+	path := fmt.Sprintf("/device/v2/%s/logs?stream=1", device.UUID)
+	var key string
+	s.do(session, "POST", "/api-key/user/full", api.NewKey{Name: "short"}).want(http.StatusOK).into(&key)
+	id := s.do(session, "GET", q("/v7/api_key?$select=id&$filter=name eq 'short'"), nil).rows()[0]["id"]
+
+	byKey, bySession := s.stream(key, path), s.stream(session, path)
+	s.do(session, "DELETE", "/v7/api_key("+itoa(id)+")", nil).want(http.StatusOK)
+	if took := s.ended(byKey); took > 2*time.Second {
+		t.Errorf("the stream of a deleted key went on for %v", took)
+	}
+	s.do(session, "POST", "/user/v1/logout", nil).want(http.StatusOK)
+	if took := s.ended(bySession); took > 2*time.Second {
+		t.Errorf("the stream of an ended session went on for %v", took)
+	}
+}
