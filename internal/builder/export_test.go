@@ -1,0 +1,29 @@
+package builder
+
+import (
+	"net/http"
+
+	"github.com/moby/buildkit/client"
+
+	"github.com/roadstead-io/roadstead/api"
+)
+
+// What the tests of this package's inner parts need.
+
+// NewTestStream gives the parts of a stream of build events.
+func NewTestStream(w http.ResponseWriter) (event func(api.BuildEvent) bool, beat func() bool, end func()) {
+	s := newStream(w)
+	return s.event, s.beat, s.close
+}
+
+// NewTestLog gives a log's way in and out.
+func NewTestLog() (line func(string), text func() string) {
+	l := &logbook{}
+	return l.line, l.String
+}
+
+// NewTestProgress gives a progress printer's way in and its end.
+func NewTestProgress(line func(string)) (update func(*client.SolveStatus), flush func()) {
+	p := newProgress(line)
+	return p.update, p.flush
+}
