@@ -86,7 +86,11 @@ func (s *Server) routes() (http.Handler, error) {
 		if rt.method != "" {
 			pattern = rt.method + " " + rt.path
 		}
-		mux.Handle(pattern, web.Handle(s.log, s.guard(rt)))
+		h := web.Handle(s.log, s.guard(rt))
+		if rt.stream { // a refusal must not wait for the end of a log that goes on for hours
+			h = web.FullDuplex(h)
+		}
+		mux.Handle(pattern, h)
 	}
 	// Unknown paths, and known ones with another method: an empty 404, as the clients expect.
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) })

@@ -47,9 +47,6 @@ func (c Config) Validate() error {
 	case c.Site.Domain == "":
 		return errors.New("site.domain: is empty")
 	}
-	if c.Peers[api.RoleAPI] == "" {
-		return errors.New("peers.api: is empty")
-	}
 	return nil
 }
 

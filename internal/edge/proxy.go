@@ -21,8 +21,10 @@ const (
 	// turns out to be dead (the role was restarted). Larger bodies are streamed.
 	smallBody        = 64 << 10
 	smallBodyTimeout = 30 * time.Second
-	// retryFor bounds how long a GET that a dying role cut off is tried again.
+	// retryFor bounds how long a request that a dying role cut off is tried again.
 	retryFor = 5 * time.Second
+	// lingerTime is how long a client may go on sending after the answer is over.
+	lingerTime = 500 * time.Millisecond
 )
 
 // proxy forwards to one role: streaming both ways, keeping the Host and the exact path and query.
@@ -35,17 +37,45 @@ func (s *Server) proxy(role string) http.Handler {
 		ErrorLog:      slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		ModifyResponse: func(res *http.Response) error {
 			res.Header.Del(web.RequestIDHeader) // ours is already there
+			if f, ok := res.Request.Context().Value(finishKey{}).(func()); ok && res.StatusCode != http.StatusSwitchingProtocols {
+				res.Body = &finishing{ReadCloser: res.Body, finish: f}
+			}
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) { s.failed(w, r, role, err) },
 	}
+	streaming := web.FullDuplex(rp)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := bufferSmall(w, r); err != nil {
+		buffered, err := bufferSmall(w, r)
+		switch {
+		case err != nil:
 			web.WriteError(w, err)
-			return
+		case buffered:
+			rp.ServeHTTP(w, r)
+		default:
+			rc := http.NewResponseController(w)
+			finish := func() { _ = rc.SetReadDeadline(time.Now().Add(lingerTime)) }
+			streaming.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), finishKey{}, finish)))
 		}
-		rp.ServeHTTP(w, r)
 	})
+}
+
+// finishKey finds, in a request's context, what to do once the role's answer is over.
+type finishKey struct{}
+
+// finishing is the body of a role's answer. When it ends, whatever the client still sends is of no use: a device whose key was
+// revoked in the middle of its log stream must not hold the connection.
+type finishing struct {
+	io.ReadCloser
+	finish func()
+}
+
+func (f *finishing) Read(p []byte) (int, error) {
+	n, err := f.ReadCloser.Read(p)
+	if err != nil {
+		f.finish()
+	}
+	return n, err
 }
 
 // forward makes the request that the role sees.
@@ -71,21 +101,24 @@ func forward(pr *httputil.ProxyRequest, addr string) {
 	}
 }
 
-// bufferSmall reads a small body of known length ahead, see smallBody.
-func bufferSmall(w http.ResponseWriter, r *http.Request) error {
-	if r.ContentLength <= 0 || r.ContentLength > smallBody || r.Header.Get("Expect") != "" {
-		return nil
+// bufferSmall reads a small body of known length ahead, see smallBody. It reports whether there is nothing left to stream.
+func bufferSmall(w http.ResponseWriter, r *http.Request) (bool, error) {
+	if r.ContentLength == 0 {
+		return true, nil
+	}
+	if r.ContentLength < 0 || r.ContentLength > smallBody || r.Header.Get("Expect") != "" {
+		return false, nil
 	}
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(smallBodyTimeout)) // every connection we serve can; if not, the server's own hold
 	data := make([]byte, r.ContentLength)
 	if _, err := io.ReadFull(r.Body, data); err != nil {
-		return api.Errorf(api.Invalid, "the body ended early")
+		return false, api.Errorf(api.Invalid, "the body ended early")
 	}
 	_ = rc.SetReadDeadline(time.Time{})
 	r.Body = io.NopCloser(bytes.NewReader(data))
 	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
-	return nil
+	return true, nil
 }
 
 // failed answers for a role that did not.
@@ -99,14 +132,27 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, role string, err
 	web.WriteError(w, api.Errorf(api.Unavailable, "the %s role is not answering; it is being restarted", role))
 }
 
-// retrying sends a GET or HEAD again when the role died before it answered. A role's listening socket belongs to the parent
-// process and outlives it, so the next attempt simply waits for the new process to accept.
+// retrying sends a request again when the role died before it answered, if repeating it is harmless. A role's listening socket
+// belongs to the parent process and outlives it, so the next attempt simply waits for the new process to accept.
 type retrying struct{ next http.RoundTripper }
 
+// harmless reports whether a request may reach a role twice: it reads, or it sets or removes what it names.
+func harmless(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPatch, http.MethodDelete:
+		return r.Body == nil || r.Body == http.NoBody || r.GetBody != nil
+	}
+	return false
+}
+
 func (t retrying) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !harmless(r) {
+		return t.next.RoundTrip(r)
+	}
+	r.Header["Idempotency-Key"] = nil // tells the transport the same; a key without a value is not sent
 	res, err := t.next.RoundTrip(r)
-	if err == nil || (r.Method != http.MethodGet && r.Method != http.MethodHead) || (r.Body != nil && r.Body != http.NoBody) {
-		return res, err
+	if err == nil {
+		return res, nil
 	}
 	ctx := r.Context()
 	limit := time.Now().Add(retryFor)
@@ -117,6 +163,11 @@ func (t retrying) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		if pause(ctx, wait) != nil {
 			break
+		}
+		if r.GetBody != nil {
+			if r.Body, err = r.GetBody(); err != nil {
+				return nil, err
+			}
 		}
 		res, err = t.next.RoundTrip(r)
 	}
