@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -36,7 +37,8 @@ func ref(n int) string {
 func release(commit string, services map[string]string, compositions map[string]string) api.DeviceTarget {
 	rel := &api.ReleaseTarget{ID: int64(commit[0]), Services: map[string]*api.ServiceTarget{}, Volumes: map[string]json.RawMessage{"data": nil}}
 	id := int64(1)
-	for name, image := range services {
+	for _, name := range slices.Sorted(maps.Keys(services)) {
+		image := services[name]
 		rel.Services[name] = &api.ServiceTarget{ID: id, ImageID: id * 10, Image: image, Environment: map[string]string{"A": "b"}, Labels: map[string]string{}}
 		if c := compositions[name]; c != "" {
 			rel.Services[name].Composition = json.RawMessage(c)
@@ -137,8 +139,7 @@ func TestFirstBootUpdateAndOffline(t *testing.T) {
 	}))
 	eventually(t, 5*time.Second, "both run", func() bool { return slices.Equal(d.running(), []string{"web a", "writer a"}) })
 	calls := d.engine.Calls()
-	if slices.Index(calls, "start writer_20_97_"+commitA) > slices.Index(calls, "start web_10_97_"+commitA) &&
-		slices.Index(calls, "start writer_10_97_"+commitA) > slices.Index(calls, "start web_20_97_"+commitA) {
+	if slices.Index(calls, "start writer_20_97_"+commitA) > slices.Index(calls, "start web_10_97_"+commitA) {
 		t.Errorf("web started before the writer it depends on: %v", calls)
 	}
 	eventually(t, 5*time.Second, "reported", func() bool {

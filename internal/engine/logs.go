@@ -23,6 +23,9 @@ type Line struct {
 // maxLine bounds a line; what is longer is cut into several.
 const maxLine = 16 << 10
 
+// startSlack makes up for the engine noting a container's start only after the container has begun to write.
+const startSlack = 3 * time.Second
+
 // Logs calls f for every line that a container wrote after the given time, and for new ones until the container ends or the
 // context does. The zero time means from the container's last start. The end of the container is no error.
 func (c *Client) Logs(ctx context.Context, id string, since time.Time, f func(Line)) error {
@@ -31,7 +34,8 @@ func (c *Client) Logs(ctx context.Context, id string, since time.Time, f func(Li
 		return fmt.Errorf("logs of %s: %w", id, err)
 	}
 	if since.IsZero() && got.Container.State != nil {
-		since, _ = time.Parse(time.RFC3339Nano, got.Container.State.StartedAt)
+		started, _ := time.Parse(time.RFC3339Nano, got.Container.State.StartedAt)
+		since = started.Add(-startSlack)
 	}
 	opts := client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Follow: true, Timestamps: true}
 	if since.Year() > 1 { // a container that never ran has started in the year 1
