@@ -14,6 +14,10 @@ import (
 // maxTables bounds how many tables one statement may open, those of access rules included.
 const maxTables = 500
 
+// maxChoices is how many terms of `or` a statement may offer the planner. Beyond, it is not shown them: SQLite weighs each term
+// with every other condition, which takes seconds for a thousand.
+const maxChoices = 64
+
 // compiler makes one SQL statement. It carries the bound values and whose rules apply.
 type compiler struct {
 	d       *dialect
@@ -23,6 +27,7 @@ type compiler struct {
 	args    []any
 	bound   map[string]string // caller parameters that are bound already → placeholder
 	tables  int
+	choices int // terms of every `or` so far
 }
 
 func newCompiler(d *dialect, caller access.Caller, now time.Time, aliases map[string]syntax.Expr) *compiler {

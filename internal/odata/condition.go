@@ -59,7 +59,13 @@ func (c *compiler) condition(s scope, e syntax.Expr) (string, error) {
 				return "", err
 			}
 		}
-		return balanced(terms, " "+strings.ToUpper(e.Op)+" "), nil
+		sql := balanced(terms, " "+strings.ToUpper(e.Op)+" ")
+		if e.Op == "or" {
+			if c.choices += len(terms); c.choices > maxChoices {
+				sql = c.d.opaque(sql)
+			}
+		}
+		return sql, nil
 	case syntax.Not:
 		of, err := c.condition(s, e.Of)
 		return "(NOT " + of + ")", err

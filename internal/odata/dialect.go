@@ -21,6 +21,8 @@ type dialect struct {
 	same, differ string
 	// idsIn is the rows of a bound JSON list of ids.
 	idsIn func(placeholder string) string
+	// opaque keeps the planner from taking a condition apart in search of an index.
+	opaque func(sql string) string
 	// truth is a truth value as it is bound.
 	truth func(v bool) any
 	// position is where b starts in a, from 1; 0: nowhere.
@@ -45,7 +47,8 @@ var sqlite = dialect{
 	jsonText:    func(sql string) string { return "CAST(" + sql + " AS TEXT)" },
 	deferred:    func(sql string) string { return `json('{"__id":'||` + sql + `||'}')` },
 	same:        " IS ", differ: " IS NOT ",
-	idsIn: func(ph string) string { return "(SELECT value FROM json_each(" + ph + "))" },
+	idsIn:  func(ph string) string { return "(SELECT value FROM json_each(" + ph + "))" },
+	opaque: func(sql string) string { return "+" + sql },
 	truth: func(v bool) any {
 		if v {
 			return int64(1)

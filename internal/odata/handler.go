@@ -112,7 +112,7 @@ func (e *Engine) post(w http.ResponseWriter, r *http.Request, caller access.Call
 
 // readBack is the new row as its maker sees it; nil when the maker may not.
 func (e *Engine) readBack(ctx context.Context, tx *db.Tx, caller access.Caller, resource string, id int64) (json.RawMessage, error) {
-	rows, err := e.read(ctx, tx, caller, &syntax.Request{Resource: resource, Key: []syntax.KeyPart{{Value: syntax.Literal{Value: id}}}, Query: syntax.Query{Top: -1}})
+	rows, err := e.read(ctx, tx, caller, byID(resource, id))
 	if errors.Is(err, api.ErrUnauthorized) {
 		return nil, nil
 	}
@@ -204,7 +204,9 @@ func (e *Engine) canAccess(w http.ResponseWriter, r *http.Request, caller access
 }
 
 // accessible lists the rows of a request that a filter allows; a nil filter is every row, for the server itself.
-func (e *Engine) accessible(ctx context.Context, tx *db.Tx, c *compiler, r *resource, req *syntax.Request, allowed syntax.Expr) (json.RawMessage, error) {
+func (e *Engine) accessible(
+	ctx context.Context, tx *db.Tx, c *compiler, r *resource, req *syntax.Request, allowed syntax.Expr,
+) (json.RawMessage, error) {
 	s, where, err := c.selection(r, req)
 	if err != nil {
 		return nil, err

@@ -35,6 +35,11 @@ func TestHostile(t *testing.T) {
 		{"nested functions", "device?$filter=" + nested(100, "tolower(", "uuid", ")") + " eq 'a'", 400},
 		{"functions as allowed", "device?$filter=" + nested(15, "tolower(", "uuid", ")") + " eq 'a'", 200},
 		{"a long or", "device?$filter=" + chain(990, "id+eq+1", "+or+"), 200},
+		{"many any", "device?$select=id&$filter=" + chain(90, "device_tag/any(t:t/id+eq+1)", "+and+"), 200},
+		{"many any or", "device?$select=id&$filter=" + chain(90, "device_tag/any(t:t/id+eq+1)", "+or+"), 200},
+		{"many counts", "device?$select=id&$orderby=" + chain(16, "device_tag/$count", ","), 200},
+		{"many and", "device?$filter=" + chain(990, "note+ne+'x'", "+and+"), 200},
+		{"many or", "device?$filter=" + chain(60, "("+chain(16, "id+eq+1", "+or+")+")", "+and+"), 200},
 		{"a longer or", "device?$filter=" + chain(1100, "id+eq+1", "+or+"), 400},
 		{"a long sum", "device?$filter=id eq " + chain(100, "1", " add "), 400},
 		{"a sum as allowed", "device?$filter=id eq " + chain(32, "1", " add "), 200},
@@ -140,7 +145,7 @@ func TestAnswerLimits(t *testing.T) {
 
 // TestGrowth: a small request cannot make the database build an enormous value or compute for ever.
 func TestGrowth(t *testing.T) {
-	s := newServer(t, func(c *odata.Config) { c.Limits = odata.Limits{Time: 200 * time.Millisecond} })
+	s := newServer(t, func(c *odata.Config) { c.Limits = odata.Limits{Time: time.Second} })
 	ctx := t.Context()
 	err := s.db.Write(ctx, func(tx *db.Tx) error {
 		_, err := tx.ExecContext(ctx, `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)

@@ -52,6 +52,12 @@ func (e *Engine) read(ctx context.Context, tx *db.Tx, caller access.Caller, req 
 	return out, err
 }
 
+// byID asks for one row.
+func byID(resource string, id int64) *syntax.Request {
+	key := []syntax.KeyPart{{Value: syntax.Literal{Value: id}}}
+	return &syntax.Request{Resource: resource, Key: key, Query: syntax.Query{Top: -1}}
+}
+
 var errSlow = api.Errorf(api.Unavailable, "the request took too long; ask for less")
 
 // statement compiles a whole GET.

@@ -125,7 +125,7 @@ func (e *Engine) one(ctx context.Context, tx *db.Tx, caller access.Caller, name 
 	if err != nil {
 		return nil, nil, err
 	}
-	ids, err := w.targets(&syntax.Request{Resource: name, Key: []syntax.KeyPart{{Value: syntax.Literal{Value: id}}}, Query: syntax.Query{Top: -1}}, op)
+	ids, err := w.targets(byID(name, id), op)
 	if err == nil && len(ids) == 0 {
 		err = api.Errorf(api.NotFound, "there is no %s %d", w.r.Name, id)
 	}
