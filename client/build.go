@@ -40,7 +40,9 @@ type BuildOutcome struct {
 
 // Build sends a project (a tar, compressed with gzip) to the builder and hands on what it says, event by event. It is not
 // repeated on failure. The outcome holds what is known even when an error is given back.
-func (c *Client) Build(ctx context.Context, opt BuildOptions, source io.Reader, event func(api.BuildEvent) error) (BuildOutcome, error) {
+func (c *Client) Build(
+	ctx context.Context, opt BuildOptions, source io.Reader, event func(api.BuildEvent) error,
+) (BuildOutcome, error) {
 	var out BuildOutcome
 	req, err := c.request(ctx, http.MethodPost, c.builder+"/v3/build?"+opt.query(), io.NopCloser(source))
 	if err != nil {

@@ -337,6 +337,27 @@ func TestFindDeviceByNameOfHexDigits(t *testing.T) {
 	}
 }
 
+func TestFindRelease(t *testing.T) {
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasPrefix(r.RequestURI, "/v7/release(12)?"):
+			fmt.Fprint(w, `{"d":[{"id":12,"commit":"fff0"}]}`)
+		case strings.Contains(r.RequestURI, "startswith(commit,%27aa"), strings.Contains(r.RequestURI, "startswith(commit,%2777"):
+			fmt.Fprint(w, `{"d":[{"id":2,"commit":"aa01"},{"id":1,"commit":"aa01"}]}`)
+		case strings.Contains(r.RequestURI, "startswith(commit,%27bb"):
+			fmt.Fprint(w, `{"d":[{"id":3,"commit":"bb01"},{"id":4,"commit":"bb02"}]}`)
+		default:
+			fmt.Fprint(w, `{"d":[]}`)
+		}
+	})
+	for ref, want := range map[string]int64{"12": 12, "aa": 2, "AA01": 2, "77": 2, "bb": 0, "nonsense": 0, "": 0, "99": 0} {
+		r, err := c.FindRelease(t.Context(), ref, client.Query{})
+		if (err == nil) != (want != 0) || (err == nil && r.ID != want) {
+			t.Errorf("FindRelease(%q): got %v, %v, want %d", ref, r, err, want)
+		}
+	}
+}
+
 func TestTimeout(t *testing.T) {
 	release := make(chan struct{})
 	c := serve(t, func(_ http.ResponseWriter, r *http.Request) {

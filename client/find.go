@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -86,41 +87,41 @@ func (c *Client) FindDevice(ctx context.Context, ref string, q Query) (*Device, 
 }
 
 // FindRelease finds a release by its number, or by its commit or the beginning of one; of several builds of one commit the
-// newest.
+// newest. A text of digits is a number first: commits are long enough to be named otherwise.
 func (c *Client) FindRelease(ctx context.Context, ref string, q Query) (*Release, error) {
 	if ref == "" {
 		return nil, api.Errorf(api.Invalid, "no release is named")
 	}
 	q.Select = with(q.Select, "id,commit")
-	hex := strings.ToLower(ref)
-	if strings.Trim(hex, "0123456789abcdef") == "" {
-		q.Filter, q.OrderBy, q.Top = Where("startswith(commit,?)", hex), "created_at desc", 10
-		found, err := Get[Release](ctx, c, "release", q)
-		if err != nil {
-			return nil, err
-		}
-		commits := map[string]bool{}
-		var names []string
-		for _, r := range found {
-			if !commits[r.Commit] {
-				commits[r.Commit] = true
-				names = append(names, r.Commit[:min(12, len(r.Commit))])
-			}
-		}
-		if len(names) == 1 {
-			return &found[0], nil
-		}
-		if len(names) > 1 && strings.Trim(ref, "0123456789") != "" {
-			return nil, &AmbiguousError{Kind: "release", Ref: ref, Matches: names}
-		}
-	}
+	unknown := api.Errorf(api.NotFound, "no release %q, or you may not see it", ref)
 	if id, err := strconv.ParseInt(ref, 10, 64); err == nil {
 		r, err := One[Release](ctx, c, ID("release", id), Query{Select: q.Select, Expand: q.Expand})
 		if err == nil || !errors.Is(err, api.ErrNotFound) {
 			return r, err
 		}
 	}
-	return nil, api.Errorf(api.NotFound, "no release %q, or you may not see it", ref)
+	hex := strings.ToLower(ref)
+	if strings.Trim(hex, "0123456789abcdef") != "" {
+		return nil, unknown
+	}
+	q.Filter, q.OrderBy, q.Top = Where("startswith(commit,?)", hex), "created_at desc", 10
+	found, err := Get[Release](ctx, c, "release", q)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, r := range found {
+		if name := r.Commit[:min(12, len(r.Commit))]; !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	switch len(names) {
+	case 0:
+		return nil, unknown
+	case 1:
+		return &found[0], nil
+	}
+	return nil, &AmbiguousError{Kind: "release", Ref: ref, Matches: names}
 }
 
 // AmbiguousError says that a name stands for several things. It is api.ErrInvalid.

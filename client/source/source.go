@@ -64,7 +64,7 @@ func Scan(dir, dockerfile string) (*Project, error) {
 	}
 	s := &scan{
 		p: &Project{Dir: dir}, ignore: ignore,
-		always:  append(append([]string{"Dockerfile", "Dockerfile.template", ".dockerignore"}, composeNames...), path.Clean(filepath.ToSlash(dockerfile))),
+		always:  append([]string{"Dockerfile", "Dockerfile.template", ".dockerignore", path.Clean(filepath.ToSlash(dockerfile))}, composeNames...),
 		parents: map[string]patternmatcher.MatchInfo{},
 	}
 	if err := filepath.WalkDir(dir, s.visit); err != nil {
@@ -214,7 +214,8 @@ func (s *scan) add(name, file string, info fs.FileInfo) error {
 		}
 		e.link = filepath.ToSlash(target)
 		if leaves(name, e.link) {
-			return api.Errorf(api.Invalid, "the link %s leads outside of the project, to %s; remove it or add it to .dockerignore", name, target)
+			return api.Errorf(api.Invalid, "the link %s leads outside of the project, to %s; remove it or add it to .dockerignore",
+				name, target)
 		}
 	default:
 		s.p.Skipped = append(s.p.Skipped, name)
@@ -255,7 +256,8 @@ func (p *Project) WriteTo(w io.Writer, progress func(n int64)) error {
 
 func (e entry) write(tw *tar.Writer, progress func(int64)) error {
 	if e.info == nil {
-		if err := tw.WriteHeader(&tar.Header{Name: e.name, Mode: 0o644, Typeflag: tar.TypeReg, Size: int64(len(e.data))}); err != nil {
+		h := &tar.Header{Name: e.name, Mode: 0o644, Typeflag: tar.TypeReg, Size: int64(len(e.data))}
+		if err := tw.WriteHeader(h); err != nil {
 			return err
 		}
 		_, err := (&counting{tw, progress}).Write(e.data)

@@ -51,8 +51,8 @@ single Dockerfile makes.`,
 		},
 	}
 	f.register(a, cmd)
-	cmd.Flags().StringArrayVar(&d.images, "image", nil, "SERVICE=REFERENCE of an image in the local Docker or a registry; may be given several times")
-	cmd.Flags().StringArrayVar(&d.archives, "archive", nil, "SERVICE=FILE, an image archive; may be given several times")
+	cmd.Flags().StringArrayVar(&d.images, "image", nil, "SERVICE=REFERENCE of an image in the local Docker or a registry; repeatable")
+	cmd.Flags().StringArrayVar(&d.archives, "archive", nil, "SERVICE=FILE, an image archive; repeatable")
 	return cmd
 }
 
@@ -110,7 +110,8 @@ func (d *deployer) prepare(ctx context.Context, p *source.Project, fleet *client
 	}
 	for service, g := range d.given {
 		if _, known := services[service]; !known {
-			return done, api.Errorf(api.Invalid, "the project has no service %q, only: %s", service, strings.Join(sorted(services), ", "))
+			return done, api.Errorf(api.Invalid, "the project has no service %q, only: %s", service,
+				strings.Join(sorted(services), ", "))
 		}
 		file := g.archive
 		if file == "" {
@@ -141,7 +142,9 @@ func (d *deployer) prepare(ctx context.Context, p *source.Project, fleet *client
 // services are those of the project, each with how it is built, or nil when it is not.
 func (d *deployer) services(ctx context.Context, p *source.Project) (map[string]*types.BuildConfig, error) {
 	if file := p.Compose(); file != "" {
-		details := types.ConfigDetails{WorkingDir: p.Dir, ConfigFiles: []types.ConfigFile{{Filename: file}}, Environment: types.Mapping{}}
+		details := types.ConfigDetails{
+			WorkingDir: p.Dir, ConfigFiles: []types.ConfigFile{{Filename: file}}, Environment: types.Mapping{},
+		}
 		project, err := loader.LoadWithContext(ctx, details, func(o *loader.Options) { o.SetProjectName("roadstead", true) })
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", file, err)
@@ -183,7 +186,8 @@ func (d *deployer) fetch(ctx context.Context, service, ref string, platform v1.P
 		return "", api.Errorf(api.Invalid, "--image %s: %v", ref, err)
 	}
 	d.a.say("Pulling %s.", ref)
-	image, err := remote.Image(parsed, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithPlatform(platform))
+	image, err := remote.Image(parsed, remote.WithContext(ctx), remote.WithPlatform(platform),
+		remote.WithAuthFromKeychain(authn.DefaultKeychain))
 	if err != nil {
 		return "", fmt.Errorf("pull %s: %w", ref, err)
 	}
@@ -196,8 +200,8 @@ func (d *deployer) fetch(ctx context.Context, service, ref string, platform v1.P
 // build has the local Docker build a service.
 func (d *deployer) build(ctx context.Context, service string, b *types.BuildConfig, platform v1.Platform) (string, error) {
 	if _, err := exec.LookPath("docker"); err != nil {
-		return "", fmt.Errorf("service %s has to be built, and there is no docker here: give its image with --image or --archive, or let the server "+
-			"build it with `roadstead push`", service)
+		return "", fmt.Errorf("service %s has to be built, and there is no docker here: give its image with --image or --archive, "+
+			"or let the server build it with `roadstead push`", service)
 	}
 	d.a.say("Building service %s with the local Docker.", service)
 	tag := "roadstead-deploy/" + strings.ToLower(service) + ":latest"

@@ -66,15 +66,19 @@ const (
 )
 
 func viewDevice(d client.Device) deviceView {
-	return deviceView{ID: d.ID, UUID: d.UUID, Name: d.Name, Fleet: d.Fleet.Get().Slug, DeviceType: d.DeviceType.Get().Slug, Online: d.IsOnline,
-		Status: d.OverallStatus, Progress: d.OverallProgress, LastSeen: orNil(d.LastSeen), Release: nameOf(d.Running), Target: nameOf(d.Target),
-		OSVersion: d.OSVersion, AgentVersion: d.AgentVersion}
+	return deviceView{
+		ID: d.ID, UUID: d.UUID, Name: d.Name, Fleet: d.Fleet.Get().Slug, DeviceType: d.DeviceType.Get().Slug,
+		Online: d.IsOnline, Status: d.OverallStatus, Progress: d.OverallProgress, LastSeen: orNil(d.LastSeen),
+		Release: nameOf(d.Running), Target: nameOf(d.Target), OSVersion: d.OSVersion, AgentVersion: d.AgentVersion,
+	}
 }
 
 func viewServices(installs []client.ImageInstall) []serviceView {
 	list := []serviceView{}
 	for _, i := range installs {
-		list = append(list, serviceView{Name: i.Image.Get().Service.Get().Name, Status: i.Status, Progress: i.Progress, Release: nameOf(i.Release)})
+		list = append(list, serviceView{
+			Name: i.Image.Get().Service.Get().Name, Status: i.Status, Progress: i.Progress, Release: nameOf(i.Release),
+		})
 	}
 	slices.SortFunc(list, func(a, b serviceView) int { return strings.Compare(a.Name, b.Name) })
 	return list
@@ -157,7 +161,8 @@ func (a *app) deviceShowCommand() *cobra.Command {
 			d, err := c.FindDevice(cmd.Context(), args[0], client.Query{
 				Select: deviceFields + ",note,created_at,ip_address,mac_address,public_address,memory_usage,memory_total,storage_usage," +
 					"storage_total,cpu_usage,cpu_temp",
-				Expand: deviceExpand + ",is_pinned_on__release($select=id,commit,raw_version),device_tag($select=id,tag_key,value)," + serviceExpand,
+				Expand: deviceExpand + ",is_pinned_on__release($select=id,commit,raw_version)," +
+					"device_tag($select=id,tag_key,value)," + serviceExpand,
 			})
 			if err != nil {
 				return err
@@ -181,10 +186,12 @@ func (a *app) deviceShowCommand() *cobra.Command {
 }
 
 func viewDetails(d client.Device) deviceDetails {
-	v := deviceDetails{deviceView: viewDevice(d), Pinned: nameOf(d.Pinned), Services: viewServices(d.Installs), Tags: map[string]string{}, Note: d.Note,
-		IPAddresses: append([]string{}, strings.Fields(d.IPAddress)...), MACAddresses: append([]string{}, strings.Fields(d.MACAddress)...),
-		PublicAddress: d.PublicAddress, MemoryUsage: d.MemoryUsage, MemoryTotal: d.MemoryTotal, StorageUsage: d.StorageUsage,
-		StorageTotal: d.StorageTotal, CPUUsage: d.CPUUsage, CPUTemp: d.CPUTemp, CreatedAt: d.CreatedAt}
+	v := deviceDetails{
+		deviceView: viewDevice(d), Pinned: nameOf(d.Pinned), Services: viewServices(d.Installs), Tags: map[string]string{}, Note: d.Note,
+		IPAddresses: append([]string{}, strings.Fields(d.IPAddress)...), PublicAddress: d.PublicAddress,
+		MACAddresses: append([]string{}, strings.Fields(d.MACAddress)...), MemoryUsage: d.MemoryUsage, MemoryTotal: d.MemoryTotal,
+		StorageUsage: d.StorageUsage, StorageTotal: d.StorageTotal, CPUUsage: d.CPUUsage, CPUTemp: d.CPUTemp, CreatedAt: d.CreatedAt,
+	}
 	for _, t := range d.Tags {
 		v.Tags[t.Key] = t.Value
 	}
@@ -250,8 +257,11 @@ func serviceStatus(s serviceView) string {
 	return s.Status
 }
 
+// deviceChange gives the fields to write and the sentence that says so.
+type deviceChange = func(*client.Client, *client.Device) (fields map[string]any, done string, err error)
+
 // changeDevice finds a device and writes some of its fields.
-func (a *app) changeDevice(ctx context.Context, ref string, change func(*client.Client, *client.Device) (map[string]any, string, error)) error {
+func (a *app) changeDevice(ctx context.Context, ref string, change deviceChange) error {
 	c, err := a.connect(ctx)
 	if err != nil {
 		return err
@@ -356,7 +366,8 @@ func (a *app) deviceRemoveCommand() *cobra.Command {
 				found = append(found, d)
 			}
 			for _, d := range found {
-				if err := a.confirm(sure, fmt.Sprintf("Remove device %s (%s)? Its access ends at once.", d.Name, short(d.UUID))); err != nil {
+				question := fmt.Sprintf("Remove device %s (%s)? Its access ends at once.", d.Name, short(d.UUID))
+				if err := a.confirm(sure, question); err != nil {
 					return err
 				}
 				if err := c.Delete(cmd.Context(), client.ID("device", d.ID), client.Query{}); err != nil {

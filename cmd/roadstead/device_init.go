@@ -57,7 +57,7 @@ The file is written readable by its owner alone. "-o -" writes it to the standar
 	cmd.Flags().StringVar(&f.keyName, "key-name", "", "name of the provisioning key")
 	cmd.Flags().StringVar(&f.expires, "expires", "", "when the provisioning key ends: 1h, 30d, 2027-01-31")
 	cmd.Flags().IntVar(&f.uses, "uses", 0, "how many devices the provisioning key may register (0: no bound)")
-	cmd.Flags().DurationVar(&f.poll, "poll", 0, "how often the device asks for updates before it has heard from the server (10s, 15m)")
+	cmd.Flags().DurationVar(&f.poll, "poll", 0, "how often the device asks for updates until it hears otherwise (10s, 15m)")
 	cmd.Flags().StringVar(&f.osVersion, "os-version", osVersion, "version of the system on the device")
 	_ = cmd.RegisterFlagCompletionFunc("type", a.deviceTypes()) // fails only for a flag that is not there
 	return cmd
@@ -104,7 +104,7 @@ func (a *app) deviceInit(ctx context.Context, fleet string, f initFlags) error {
 	if err := durable.WriteFile(f.file, config, 0o600); err != nil {
 		return err
 	}
-	a.say("Wrote %s for a device of %s. Keep it as you would a key: whoever has it can add a device to this fleet.", f.file, row.Slug)
+	a.say("Wrote %s for a device of %s. Keep it as you would a key: whoever has it can add a device.", f.file, row.Slug)
 	return nil
 }
 

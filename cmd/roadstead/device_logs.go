@@ -50,7 +50,8 @@ they come, until Ctrl-C. With -o json every line is an object of its own.`,
 }
 
 func (a *app) deviceLogs(ctx context.Context, ref string, f logFlags) error {
-	opt := client.LogOptions{Follow: f.follow, Reconnecting: func(err error) { a.say("The stream broke (%v); opening it again.", err) }}
+	opt := client.LogOptions{Follow: f.follow}
+	opt.Reconnecting = func(err error) { a.say("The stream broke (%v); opening it again.", err) }
 	if f.since != "" {
 		since, err := instant(f.since, time.Now(), -1)
 		if err != nil {
@@ -120,7 +121,9 @@ func (p *logPrinter) service(ctx context.Context, l api.LogLine) string {
 func (p *logPrinter) print(ctx context.Context, l api.LogLine) error {
 	at, name := time.UnixMilli(l.Timestamp), p.service(ctx, l)
 	if p.a.output == "json" {
-		return p.a.showLine(logView{Time: at.UTC().Format("2006-01-02T15:04:05.000Z"), Service: orNil(name), System: l.IsSystem, Stderr: l.IsStdErr, Message: l.Message})
+		return p.a.showLine(logView{
+			Time: at.UTC().Format("2006-01-02T15:04:05.000Z"), Service: orNil(name), System: l.IsSystem, Stderr: l.IsStdErr, Message: l.Message,
+		})
 	}
 	who := "[" + name + "] "
 	if l.IsSystem || name == "" {

@@ -65,7 +65,7 @@ func (a *app) deviceWait(ctx context.Context, ref string, f waitFlags) error {
 		switch {
 		case err == nil:
 			if waitingFor = f.missing(*now); waitingFor == "" {
-				v := deviceDetailsOf(*now)
+				v := viewDetails(*now)
 				if a.output == "json" {
 					return a.showJSON(v)
 				}
@@ -91,8 +91,6 @@ func answered(err error) bool {
 	var re *client.ResponseError
 	return errors.As(err, &re) || errors.Is(err, api.ErrNotFound)
 }
-
-func deviceDetailsOf(d client.Device) deviceDetails { return viewDetails(d) }
 
 // missing says what is not yet as it should be; "" when all is.
 func (f waitFlags) missing(d client.Device) string {

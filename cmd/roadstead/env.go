@@ -59,7 +59,8 @@ func (s *envScope) find(ctx context.Context, c *client.Client, kind string) (pla
 		return s.findFleet(ctx, c, kind)
 	}
 	p := place{kind: kind, scope: "device", service: s.service}
-	d, err := c.FindDevice(ctx, s.device, client.Query{Expand: "service_install($select=id;$expand=installs__service($select=id,service_name))"})
+	d, err := c.FindDevice(ctx, s.device, client.Query{
+		Expand: "service_install($select=id;$expand=installs__service($select=id,service_name))"})
 	if err != nil {
 		return p, err
 	}
@@ -154,7 +155,8 @@ func (a *app) envSetCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				err = c.Upsert(cmd.Context(), at.resource, map[string]any{at.parent: at.id, "name": p[0], "value": p[1]}, at.parent, "name")
+				row := map[string]any{at.parent: at.id, "name": p[0], "value": p[1]}
+				err = c.Upsert(cmd.Context(), at.resource, row, at.parent, "name")
 				if err != nil {
 					return err
 				}
@@ -306,7 +308,8 @@ func (s *envScope) list(ctx context.Context, c *client.Client) ([]variableView, 
 			if s.service != "" && service != s.service {
 				continue
 			}
-			views = append(views, variableView{ID: v.ID, Name: v.Name, Value: v.Value, Kind: src.kind, Scope: src.scope, Service: orNil(service)})
+			views = append(views, variableView{
+				ID: v.ID, Name: v.Name, Value: v.Value, Kind: src.kind, Scope: src.scope, Service: orNil(service)})
 		}
 	}
 	slices.SortStableFunc(views, func(a, b variableView) int { return strings.Compare(a.Name, b.Name) })

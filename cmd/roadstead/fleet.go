@@ -57,8 +57,11 @@ var fleetQuery = client.Query{
 }
 
 func viewFleet(f client.Fleet) fleetView {
-	v := fleetView{ID: f.ID, Slug: f.Slug, Name: f.Name, UUID: f.UUID, Organization: f.Organization.Get().Handle, DeviceType: f.DeviceType.Get().Slug,
-		TrackLatest: f.TrackLatest, TargetRelease: nameOf(f.Target), Devices: len(f.Devices), CreatedAt: f.CreatedAt}
+	v := fleetView{
+		ID: f.ID, Slug: f.Slug, Name: f.Name, UUID: f.UUID, Organization: f.Organization.Get().Handle,
+		DeviceType: f.DeviceType.Get().Slug, TrackLatest: f.TrackLatest, TargetRelease: nameOf(f.Target),
+		Devices: len(f.Devices), CreatedAt: f.CreatedAt,
+	}
 	for _, d := range f.Devices {
 		if d.IsOnline {
 			v.DevicesOnline++
@@ -196,7 +199,8 @@ func (a *app) fleetListCommand() *cobra.Command {
 			return a.show(views, func() *grid {
 				g := &grid{head: []string{"Fleet", "Device type", "Devices", "Online", "Release", "Created"}}
 				for _, v := range views {
-					g.add(v.Slug, v.DeviceType, strconv.Itoa(v.Devices), strconv.Itoa(v.DevicesOnline), v.TargetRelease.String(), ago(v.CreatedAt))
+					g.add(v.Slug, v.DeviceType, strconv.Itoa(v.Devices), strconv.Itoa(v.DevicesOnline),
+						v.TargetRelease.String(), ago(v.CreatedAt))
 				}
 				return g
 			})
@@ -228,7 +232,8 @@ func (a *app) fleetShowCommand() *cobra.Command {
 				if v.TargetRelease != nil {
 					target = fmt.Sprintf("%s (%s)", v.TargetRelease.Commit, v.TargetRelease.Version)
 				}
-				return &grid{rows: [][]string{{"Fleet", v.Slug}, {"Id", strconv.FormatInt(v.ID, 10)}, {"UUID", v.UUID}, {"Device type", v.DeviceType},
+				return &grid{rows: [][]string{
+					{"Fleet", v.Slug}, {"Id", strconv.FormatInt(v.ID, 10)}, {"UUID", v.UUID}, {"Device type", v.DeviceType},
 					{"Devices", fmt.Sprintf("%d, %d online", v.Devices, v.DevicesOnline)}, {"Target release", target},
 					{"Follows", follows}, {"Created", v.CreatedAt}}}
 			})
@@ -256,7 +261,8 @@ func (a *app) fleetPinCommand() *cobra.Command {
 				return err
 			}
 			if latest {
-				if err := c.Patch(ctx, client.ID("application", f.ID), client.Query{}, map[string]any{"should_track_latest_release": true}); err != nil {
+				err := c.Patch(ctx, client.ID("application", f.ID), client.Query{}, map[string]any{"should_track_latest_release": true})
+				if err != nil {
 					return err
 				}
 				a.say("%s follows its latest release.", f.Slug)

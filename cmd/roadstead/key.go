@@ -31,7 +31,8 @@ type newKeyView struct {
 }
 
 func (a *app) keyCommand() *cobra.Command {
-	return group("key", "API keys of yours, and provisioning keys of fleets", a.keyCreateCommand(), a.keyListCommand(), a.keyRemoveCommand())
+	return group("key", "API keys of yours, and provisioning keys of fleets",
+		a.keyCreateCommand(), a.keyListCommand(), a.keyRemoveCommand())
 }
 
 func (a *app) keyCreateCommand() *cobra.Command {
@@ -85,7 +86,8 @@ func (a *app) createKey(ctx context.Context, key api.NewKey, fleet string) error
 		secret, err = c.CreateProvisioningKey(ctx, f.ID, key)
 	}
 	if errors.Is(err, api.ErrUnauthorized) || errors.Is(err, api.ErrForbidden) {
-		return fmt.Errorf("%w; a key cannot make keys, and a session can only soon after its login: `roadstead login` with your password first", err)
+		return fmt.Errorf("%w; a key cannot make keys, and a session can only soon after its login: "+
+			"`roadstead login` with your password first", err)
 	}
 	if err != nil {
 		return err
@@ -136,7 +138,8 @@ func (a *app) keyListCommand() *cobra.Command {
 			}
 			views := make([]keyView, len(found))
 			for i, k := range found {
-				views[i] = keyView{ID: k.ID, Name: k.Name, Description: k.Description, CreatedAt: k.CreatedAt, ExpiresAt: orNil(k.ExpiryDate)}
+				views[i] = keyView{
+					ID: k.ID, Name: k.Name, Description: k.Description, CreatedAt: k.CreatedAt, ExpiresAt: orNil(k.ExpiryDate)}
 			}
 			return a.show(views, func() *grid {
 				g := &grid{head: []string{"Id", "Name", "Description", "Created", "Expires"}}
@@ -185,7 +188,8 @@ func (a *app) keyRemoveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			found, err := client.Get[client.APIKey](cmd.Context(), c, "api_key", client.Query{Select: "id,name", Filter: client.Where("id in ?", ids)})
+			found, err := client.Get[client.APIKey](cmd.Context(), c, "api_key",
+				client.Query{Select: "id,name", Filter: client.Where("id in ?", ids)})
 			if err != nil {
 				return err
 			}

@@ -32,9 +32,9 @@ The server and the token are kept in ` + "`~/.config/roadstead/config.json`" + `
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.login(cmd.Context(), f) },
 	}
 	cmd.Flags().StringVarP(&f.email, "email", "e", "", "e-mail address or user name")
-	cmd.Flags().StringVarP(&f.password, "password", "p", "", "password (other users of this machine can see it; better is --password-stdin)")
+	cmd.Flags().StringVarP(&f.password, "password", "p", "", "password (others on this machine can see it; better is --password-stdin)")
 	cmd.Flags().BoolVar(&f.passwordStdin, "password-stdin", false, "read the password from the standard input")
-	cmd.Flags().StringVarP(&f.token, "token", "t", "", "an API key or a session token, in place of a password; - reads it from the standard input")
+	cmd.Flags().StringVarP(&f.token, "token", "t", "", "an API key or session token, in place of a password; - reads it from the standard input")
 	cmd.Flags().StringVar(&f.caFile, "ca-file", "", "root certificate (PEM) of the server, to be remembered with the login")
 	cmd.MarkFlagsMutuallyExclusive("token", "password", "password-stdin")
 	cmd.MarkFlagsMutuallyExclusive("token", "email")
@@ -155,7 +155,7 @@ func (a *app) logoutCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if err := c.Logout(cmd.Context()); err != nil && !errors.Is(err, api.ErrUnauthorized) && !errors.Is(err, api.ErrNotFound) {
+				if err := c.Logout(cmd.Context()); err != nil && !errors.Is(err, api.ErrUnauthorized) {
 					a.say("The server did not hear of it, so the session lives on until it expires: %v", err)
 				}
 			}
@@ -181,7 +181,8 @@ type whoamiView struct {
 }
 
 func view(w *api.Whoami, server string) whoamiView {
-	return whoamiView{Server: server, Kind: w.ActorType, ID: w.ActorTypeID, Username: w.Username, Email: w.Email, Slug: w.Slug, UUID: w.UUID}
+	return whoamiView{
+		Server: server, Kind: w.ActorType, ID: w.ActorTypeID, Username: w.Username, Email: w.Email, Slug: w.Slug, UUID: w.UUID}
 }
 
 func principal(w *api.Whoami) string {

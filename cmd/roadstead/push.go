@@ -112,7 +112,8 @@ func (a *app) push(ctx context.Context, ref, dir string, f pushFlags, prepare pr
 	if err != nil {
 		return err
 	}
-	fleet, err := c.FindFleet(ctx, ref, client.Query{Expand: "is_for__device_type($select=id,slug;$expand=is_of__cpu_architecture($select=id,slug))"})
+	fleet, err := c.FindFleet(ctx, ref, client.Query{
+		Expand: "is_for__device_type($select=id,slug;$expand=is_of__cpu_architecture($select=id,slug))"})
 	if err != nil {
 		return err
 	}
@@ -141,7 +142,9 @@ func (a *app) push(ctx context.Context, ref, dir string, f pushFlags, prepare pr
 }
 
 // build sends the project and prints what the builder says. When the context ends, the build is cancelled on the server first.
-func (a *app) build(ctx context.Context, c *client.Client, project *source.Project, opt client.BuildOptions) (client.BuildOutcome, error) {
+func (a *app) build(
+	ctx context.Context, c *client.Client, project *source.Project, opt client.BuildOptions,
+) (client.BuildOutcome, error) {
 	stream, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	var release releaseNumber
@@ -157,8 +160,10 @@ func (a *app) build(ctx context.Context, c *client.Client, project *source.Proje
 	pr, pw := io.Pipe()
 	packed := make(chan error, 1)
 	go func() {
-		err := project.WriteTo(pw, a.uploadBar(project.Bytes))
-		pw.CloseWithError(err)
+		progress, done := a.uploadBar(project.Bytes)
+		err := project.WriteTo(pw, progress)
+		done()                     // before the builder, which has it all now, says its first line
+		_ = pw.CloseWithError(err) // never fails
 		packed <- err
 	}()
 	con := a.buildConsole()
@@ -169,7 +174,8 @@ func (a *app) build(ctx context.Context, c *client.Client, project *source.Proje
 		return con.show(e)
 	})
 	_ = pr.CloseWithError(errors.New("the builder did not want the rest")) // ends the packing, never fails
-	if packing := <-packed; packing != nil && err != nil && out.Release == 0 && errors.As(err, new(*client.ResponseError)) == false && ctx.Err() == nil {
+	refused := errors.As(err, new(*client.ResponseError))
+	if packing := <-packed; packing != nil && err != nil && out.Release == 0 && !refused && ctx.Err() == nil {
 		err = packing // the cause, where the other is only that the upload broke off
 	}
 	return out, errors.Join(err, con.end())
@@ -267,7 +273,8 @@ func (a *app) settle(ctx context.Context, c *client.Client, id int64, buildErr e
 func annotate(ctx context.Context, c *client.Client, release int64, f pushFlags) error {
 	for _, t := range f.tags {
 		key, value, _ := strings.Cut(t, "=")
-		err := c.Upsert(ctx, "release_tag", map[string]any{"release": release, "tag_key": key, "value": value}, "release", "tag_key")
+		row := map[string]any{"release": release, "tag_key": key, "value": value}
+		err := c.Upsert(ctx, "release_tag", row, "release", "tag_key")
 		if err != nil {
 			return err
 		}
@@ -278,20 +285,17 @@ func annotate(ctx context.Context, c *client.Client, release int64, f pushFlags)
 	return c.Patch(ctx, client.ID("release", release), client.Query{}, map[string]any{"note": f.note})
 }
 
-// uploadBar shows how far the upload is, on a terminal.
-func (a *app) uploadBar(total int64) func(int64) {
+// uploadBar shows how far the upload is, on a terminal. done takes the bar away, also when the upload broke off.
+func (a *app) uploadBar(total int64) (progress func(int64), done func()) {
 	if !isTerminal(a.err) || total == 0 {
 		a.say("Sending the project, %s.", size(total))
-		return nil
+		return nil, func() {}
 	}
-	p := mpb.New(mpb.WithOutput(a.err), mpb.WithWidth(40), mpb.WithRefreshRate(120*time.Millisecond))
+	p := mpb.New(mpb.WithOutput(a.err), mpb.WithWidth(80), mpb.WithRefreshRate(120*time.Millisecond))
 	bar := p.AddBar(total, mpb.BarRemoveOnComplete(), mpb.PrependDecorators(decor.Name("Sending the project ")),
 		mpb.AppendDecorators(decor.CountersKiloByte("% .1f / % .1f")))
-	sent := int64(0)
-	return func(n int64) {
-		bar.IncrInt64(n)
-		if sent += n; sent >= total {
-			p.Wait() // the bar is complete and gone before the builder's first line
-		}
+	return bar.IncrInt64, func() {
+		bar.Abort(true)
+		p.Wait()
 	}
 }

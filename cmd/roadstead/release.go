@@ -43,13 +43,16 @@ type imageView struct {
 const (
 	releaseFields = "id,commit,status,raw_version,is_final,source,created_at,end_timestamp,note"
 	releaseExpand = "belongs_to__application($select=id,slug),release_tag($select=id,tag_key,value)"
-	imageExpand   = "release_image($select=id;$expand=image($select=id,status,is_stored_at__image_location,content_hash,image_size,error_message;" +
+	imageExpand   = "release_image($select=id;" +
+		"$expand=image($select=id,status,is_stored_at__image_location,content_hash,image_size,error_message;" +
 		"$expand=is_a_build_of__service($select=id,service_name)))"
 )
 
 func viewRelease(r client.Release) releaseView {
-	v := releaseView{ID: r.ID, Commit: r.Commit, Version: r.RawVersion, Status: r.Status, Final: r.IsFinal, Fleet: r.Fleet.Get().Slug,
-		Source: r.Source, CreatedAt: r.CreatedAt, EndedAt: orNil(r.EndedAt), Note: r.Note, Tags: map[string]string{}}
+	v := releaseView{
+		ID: r.ID, Commit: r.Commit, Version: r.RawVersion, Status: r.Status, Final: r.IsFinal, Fleet: r.Fleet.Get().Slug,
+		Source: r.Source, CreatedAt: r.CreatedAt, EndedAt: orNil(r.EndedAt), Note: r.Note, Tags: map[string]string{},
+	}
 	for _, t := range r.Tags {
 		v.Tags[t.Key] = t.Value
 	}
@@ -68,7 +71,8 @@ func viewRelease(r client.Release) releaseView {
 }
 
 func (a *app) releaseCommand() *cobra.Command {
-	return group("release", "Releases: what was built of a fleet's source", a.releaseListCommand(), a.releaseShowCommand(), a.releaseCancelCommand(), a.releaseFinalizeCommand())
+	return group("release", "Releases: what was built of a fleet's source",
+		a.releaseListCommand(), a.releaseShowCommand(), a.releaseCancelCommand(), a.releaseFinalizeCommand())
 }
 
 func (a *app) releaseListCommand() *cobra.Command {
@@ -159,7 +163,8 @@ func (a *app) showRelease(r client.Release, log, composition bool) error {
 	case composition:
 		return a.showJSON(r.Composition)
 	}
-	g := &grid{rows: [][]string{{"Commit", v.Commit}, {"Id", strconv.FormatInt(v.ID, 10)}, {"Version", v.Version}, {"Fleet", v.Fleet},
+	g := &grid{rows: [][]string{
+		{"Commit", v.Commit}, {"Id", strconv.FormatInt(v.ID, 10)}, {"Version", v.Version}, {"Fleet", v.Fleet},
 		{"Status", v.Status}, {"Final", yes(v.Final)}, {"Created", v.CreatedAt}}}
 	if v.EndedAt != nil {
 		g.add("Ended", *v.EndedAt)
@@ -235,7 +240,8 @@ func (a *app) releaseFinalizeCommand() *cobra.Command {
 				a.say("Release %s is final already.", short(r.Commit))
 				return nil
 			}
-			if err := c.Patch(cmd.Context(), client.ID("release", r.ID), client.Query{}, map[string]any{"is_final": true}); err != nil {
+			err = c.Patch(cmd.Context(), client.ID("release", r.ID), client.Query{}, map[string]any{"is_final": true})
+			if err != nil {
 				return err
 			}
 			a.say("Release %s is final.", short(r.Commit))

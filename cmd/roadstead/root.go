@@ -201,7 +201,8 @@ func advice(err error) string {
 	case errors.As(err, &many):
 		return "Give more digits, or the full name."
 	case errors.As(err, &unknown):
-		return "If the server has a certificate authority of its own, give its ca.pem: `roadstead login --ca-file ca.pem`, or set SSL_CERT_FILE."
+		return "If the server has a certificate authority of its own, give its ca.pem: `roadstead login --ca-file ca.pem`, " +
+			"or set SSL_CERT_FILE."
 	case errors.As(err, &host):
 		return "The certificate is for other names: is the address right?"
 	case errors.As(err, &dns):

@@ -1,6 +1,7 @@
 package fleettest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -76,10 +77,10 @@ func changeHosts(change func([]string) []string) error {
 		return err
 	}
 	if _, err := f.WriteAt([]byte(next), 0); err != nil {
-		return fmt.Errorf("%w (and %v)", err, f.Close())
+		return errors.Join(err, f.Close())
 	}
 	if err := f.Truncate(int64(len(next))); err != nil {
-		return fmt.Errorf("%w (and %v)", err, f.Close())
+		return errors.Join(err, f.Close())
 	}
 	return f.Close()
 }
@@ -96,7 +97,7 @@ func lock(name string) (unlock func(), err error) {
 		return nil, err
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		return nil, fmt.Errorf("lock %s: %w (and %v)", name, err, f.Close())
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
 	}
 	return func() { _ = f.Close() }, nil // closing gives the lock back
 }

@@ -38,7 +38,7 @@ func Program(t testing.TB, name string) string {
 	}
 	defer unlock()
 	// Built under another name and renamed: the old file may be running for another package's tests.
-	cmd := exec.Command("go", "build", "-trimpath", "-o", file+".new", "./cmd/"+name)
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", file+".new", "./cmd/"+name)
 	cmd.Dir = Root()
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

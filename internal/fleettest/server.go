@@ -3,6 +3,7 @@ package fleettest
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/hex"
@@ -128,7 +129,8 @@ func (s *Server) Start() {
 	if file := made("ROADSTEAD_BUILDKITD", "bin/buildkitd"); file != "" {
 		args = append(args, "--buildkitd", file)
 	}
-	cmd := exec.Command(Program(s.t, "roadsteadd"), args...)
+	// It outlives the test's context, which ends before the clean-up that stops it.
+	cmd := exec.CommandContext(context.WithoutCancel(s.t.Context()), Program(s.t, "roadsteadd"), args...)
 	cmd.Stderr = s.log
 	cmd.Env = append(os.Environ(), "ROADSTEAD_TOKEN=", "ROADSTEAD_URL=")
 	// A test that is killed takes its server along.
@@ -181,7 +183,7 @@ func (s *Server) Start() {
 // RunAdmin runs `roadsteadd admin` on the server's directory and gives back what it prints.
 func (s *Server) RunAdmin(args ...string) string {
 	s.t.Helper()
-	cmd := exec.Command(Program(s.t, "roadsteadd"), append(append([]string{"admin"}, args...), "--data", s.Dir)...)
+	cmd := exec.CommandContext(s.t.Context(), Program(s.t, "roadsteadd"), append(append([]string{"admin"}, args...), "--data", s.Dir)...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		s.t.Fatalf("roadsteadd admin %s: %v\n%s", strings.Join(args, " "), err, out)
@@ -290,7 +292,7 @@ func (s *Server) report() {
 // freePort finds a port that is free now. Somebody may take it before the server does; then the test fails and says so.
 func freePort(t testing.TB, host string) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
