@@ -37,6 +37,9 @@ const (
 	logAge   = 30 * 24 * time.Hour
 )
 
+// keepInstalls is how long the row of an image that a device has removed is kept, from when the image came.
+const keepInstalls = 30 * 24 * time.Hour
+
 // Config says what the devices work with.
 type Config struct {
 	DB       *db.DB
@@ -106,6 +109,7 @@ func (d *Devices) Run(ctx context.Context) error {
 	g.Go(func() error { return d.hearts.run(ctx, d.cfg.Log) })
 	g.Go(func() error { return d.every(ctx, time.Second, check, d.CheckStreamsOnce) })
 	g.Go(func() error { return d.every(ctx, time.Minute, drop, d.DropLogsOnce) })
+	g.Go(func() error { return d.every(ctx, time.Hour, nil, d.ForgetInstallsOnce) })
 	return g.Wait()
 }
 
@@ -147,6 +151,19 @@ func (d *Devices) DropLogsOnce(ctx context.Context) error {
 			if _, err := tx.ExecContext(ctx, `DELETE FROM deleted_device WHERE uuid = ?`, uuid); err != nil {
 				return fmt.Errorf("device: drop logs: %w", err)
 			}
+		}
+		return nil
+	})
+}
+
+// ForgetInstallsOnce removes installs that devices no longer have and that began long ago: every release would leave some on
+// every device for ever.
+func (d *Devices) ForgetInstallsOnce(ctx context.Context) error {
+	return d.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		_, err := tx.ExecContext(ctx, `DELETE FROM image_install WHERE id IN
+			(SELECT id FROM image_install WHERE status = 'deleted' AND install_date < ? LIMIT 10000)`, db.FormatTime(tx.Now.Add(-keepInstalls)))
+		if err != nil {
+			return fmt.Errorf("device: forget installs: %w", err)
 		}
 		return nil
 	})

@@ -101,6 +101,15 @@ func TestReportOfServices(t *testing.T) {
 	if row = w.one(w.alice, query); len(row["image_install"].([]any)) != 1 || fmt.Sprint(row["is_running__release"]) != "[map[commit:"+two.commit+"]]" {
 		t.Errorf("after the update: %v", row)
 	}
+	w.must(w.devices.ForgetInstallsOnce(t.Context()))
+	if n := w.count("image_install"); n != 3 {
+		t.Errorf("%d installs right after the update, want 3", n)
+	}
+	w.pass(31 * 24 * time.Hour)
+	w.must(w.devices.ForgetInstallsOnce(t.Context()))
+	if n := w.count("image_install"); n != 1 {
+		t.Errorf("%d installs a month later, want the one that runs", n)
+	}
 }
 
 func TestReportsThatAreRefusedChangeNothing(t *testing.T) {

@@ -79,13 +79,9 @@ func serviceTargets(ctx context.Context, tx *db.Tx, row stateRow, compose compos
 			s.Contract = json.RawMessage(c)
 		}
 		if block, ok := compose.Services[s.name]; ok {
-			build, has := block["build"] // how it was made is no business of the device
-			delete(block, "build")
+			delete(block, "build") // how it was made is no business of the device
 			if s.Composition, err = json.Marshal(block); err != nil {
 				return nil, fmt.Errorf("composition: %w", err)
-			}
-			if has {
-				block["build"] = build
 			}
 		}
 		out[s.ID] = s

@@ -30,3 +30,4 @@ CREATE TABLE image_install (
 );
 CREATE INDEX image_install_image ON image_install (installs__image);
 CREATE INDEX image_install_release ON image_install (is_provided_by__release);
+CREATE INDEX image_install_deleted ON image_install (install_date) WHERE status = 'deleted';
