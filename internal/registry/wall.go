@@ -80,7 +80,7 @@ func (s *Server) wall(next http.Handler) http.Handler {
 			s.log.WarnContext(r.Context(), "a write that did not come from the builder", "peer", pki.PeerRole(r),
 				"repository", q.repository, "request", web.RequestID(r.Context()))
 			refuse(w, http.StatusForbidden, "DENIED", "only the builder writes to this registry")
-		case r.Method == http.MethodDelete:
+		case r.Method == http.MethodDelete && q.kind != "blobs/uploads":
 			refuse(w, http.StatusMethodNotAllowed, "UNSUPPORTED", "nothing is deleted here by request")
 		case q.write:
 			s.write(w, r, q, next)

@@ -1,0 +1,255 @@
+package signer_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/signer"
+)
+
+const (
+	mine  = "v2/0123456789abcdef0123456789abcdef"
+	other = "v2/ffffffffffffffffffffffffffffffff"
+)
+
+var site = api.Site{Domain: "roadstead.test", Port: 443}
+
+// bench is a signer beside an api role that knows two builds: 7 runs and owns mine, 8 has failed.
+type bench struct {
+	dir, addr string
+	log       *bytes.Buffer
+}
+
+func start(t *testing.T) *bench {
+	t.Helper()
+	b := &bench{dir: t.TempDir(), log: &bytes.Buffer{}}
+	if err := pki.NewTestIdentities(b.dir, "signer", "api", "builder", "edge", "registry", "parent", "admin"); err != nil {
+		t.Fatal(err)
+	}
+	builds := map[string]api.Build{
+		"/internal/v1/builds/7": {ID: 7, Status: api.StatusRunning, Repositories: []string{mine}},
+		"/internal/v1/builds/8": {ID: 8, Status: api.StatusFailed, Repositories: []string{mine}},
+		"/internal/v1/builds/9": {ID: 7, Status: api.StatusRunning, Repositories: []string{mine}},
+	}
+	apiAddr := serve(t, filepath.Join(b.dir, "api"), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if pki.PeerRole(r) != api.RoleSigner {
+			t.Errorf("the api role was asked by %q", pki.PeerRole(r))
+		}
+		build, ok := builds[r.URL.Path]
+		if !ok {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(build)
+	}))
+	if err := signer.NewKey(filepath.Join(b.dir, "signer", signer.KeyFile)); err != nil {
+		t.Fatal(err)
+	}
+	b.run(t, apiAddr)
+	return b
+}
+
+func (b *bench) run(t *testing.T, apiAddr string) {
+	t.Helper()
+	cfg := signer.Config{Dir: filepath.Join(b.dir, "signer"), Site: site, Peers: map[string]string{"api": apiAddr}}
+	s, err := signer.New(cfg, slog.New(slog.NewTextHandler(b.log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln := listen(t)
+	b.addr = ln.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, ln) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("signer: %v", err)
+		}
+	})
+}
+
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln
+}
+
+func serve(t *testing.T, dir string, h http.Handler) string {
+	t.Helper()
+	id, err := pki.LoadIdentity(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln := listen(t)
+	srv := &http.Server{Handler: h}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = srv.Serve(tls.NewListener(ln, id.ServerTLS())) }()
+	t.Cleanup(func() { _ = srv.Close(); <-done })
+	return ln.Addr().String()
+}
+
+func (b *bench) post(t *testing.T, role, path string, body any) (int, string) {
+	t.Helper()
+	id, err := pki.LoadIdentity(filepath.Join(b.dir, role))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := id.Client(api.RoleSigner, b.addr)
+	defer peer.HTTP.CloseIdleConnections()
+	res, err := peer.HTTP.Post(peer.URL+path, "application/json", bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	out, _ := io.ReadAll(res.Body)
+	return res.StatusCode, string(out)
+}
+
+func grant(name string, actions ...string) api.Grant {
+	return api.Grant{Type: "repository", Name: name, Actions: actions}
+}
+
+func TestWhoMaySignWhat(t *testing.T) {
+	b := start(t)
+	pull := api.PullTokenRequest{Subject: "d_x", Access: []api.Grant{grant(mine, "pull")}}
+	push := api.PushTokenRequest{Build: 7, Repository: mine}
+	for _, tt := range []struct {
+		name, role, path string
+		body             any
+		status           int
+		says             string
+	}{
+		{"the api role's pull", "api", "/v1/pull-token", pull, 200, ""},
+		{"an empty pull", "api", "/v1/pull-token", api.PullTokenRequest{}, 200, ""},
+		{"a grant of nothing", "api", "/v1/pull-token", api.PullTokenRequest{Access: []api.Grant{grant(mine)}}, 200, ""},
+		{"the builder's pull", "builder", "/v1/pull-token", pull, 403, "builder"},
+		{"the edge's pull", "edge", "/v1/pull-token", pull, 403, "edge"},
+		{"the registry's pull", "registry", "/v1/pull-token", pull, 403, "registry"},
+		{"the parent's pull", "parent", "/v1/pull-token", pull, 403, "parent"},
+		{"the operator's pull", "admin", "/v1/pull-token", pull, 403, "admin"},
+		{"a push in a pull", "api", "/v1/pull-token", api.PullTokenRequest{Access: []api.Grant{grant(mine, "pull", "push")}}, 403, "only pulls"},
+		{"everything in a pull", "api", "/v1/pull-token", api.PullTokenRequest{Access: []api.Grant{grant(mine, "*")}}, 403, "only pulls"},
+		{"another type", "api", "/v1/pull-token", api.PullTokenRequest{Access: []api.Grant{{Type: "registry", Name: "catalog", Actions: []string{"pull"}}}}, 400, "catalog"},
+		{"a strange name", "api", "/v1/pull-token", api.PullTokenRequest{Access: []api.Grant{grant("v2/../x", "pull")}}, 400, "not a repository"},
+		{"too many", "api", "/v1/pull-token", api.PullTokenRequest{Access: make([]api.Grant, 101)}, 400, "at most"},
+		{"a long subject", "api", "/v1/pull-token", api.PullTokenRequest{Subject: strings.Repeat("x", 200)}, 400, "subject"},
+		{"the builder's push", "builder", "/v1/push-token", push, 200, ""},
+		{"the api role's push", "api", "/v1/push-token", push, 403, "api"},
+		{"a push of a failed build", "builder", "/v1/push-token", api.PushTokenRequest{Build: 8, Repository: mine}, 403, "not running"},
+		{"a push of no build", "builder", "/v1/push-token", api.PushTokenRequest{Build: 99, Repository: mine}, 403, "no build"},
+		{"a push elsewhere", "builder", "/v1/push-token", api.PushTokenRequest{Build: 7, Repository: other}, 403, "no repository"},
+		{"an answer about another build", "builder", "/v1/push-token", api.PushTokenRequest{Build: 9, Repository: mine}, 500, ""},
+		{"a strange repository", "builder", "/v1/push-token", api.PushTokenRequest{Build: 7, Repository: "../../x"}, 400, "not a repository"},
+		{"anything else", "api", "/v1/sign", pull, 404, ""},
+	} {
+		status, body := b.post(t, tt.role, tt.path, tt.body)
+		if status != tt.status || !strings.Contains(body, tt.says) {
+			t.Errorf("%s: %d %s, want %d %q", tt.name, status, body, tt.status, tt.says)
+		}
+	}
+}
+
+func TestTokenHolds(t *testing.T) {
+	b := start(t)
+	status, body := b.post(t, "api", "/v1/pull-token", api.PullTokenRequest{Subject: "d_x", Access: []api.Grant{grant(mine, "pull")}})
+	if status != 200 {
+		t.Fatalf("%d %s", status, body)
+	}
+	var signed api.SignedToken
+	if err := json.Unmarshal([]byte(body), &signed); err != nil {
+		t.Fatal(err)
+	}
+	public, err := signer.PublicKeys(filepath.Join(b.dir, "signer", signer.KeyFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(public), `"d"`) {
+		t.Error("the public keys hold a private one")
+	}
+	var keys jose.JSONWebKeySet
+	if err := json.Unmarshal(public, &keys); err != nil {
+		t.Fatal(err)
+	}
+	token, err := jwt.ParseSigned(signed.Token, []jose.SignatureAlgorithm{jose.ES256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kid := token.Headers[0].KeyID; len(keys.Key(kid)) != 1 {
+		t.Fatalf("the token's key %q is not among the public ones", kid)
+	}
+	var claims signer.Claims
+	if err := token.Claims(keys.Keys[0].Key, &claims); err != nil {
+		t.Fatal(err)
+	}
+	if claims.Issuer != signer.Issuer || claims.Subject != "d_x" || !claims.Audience.Contains("registry2.roadstead.test") || claims.ID == "" {
+		t.Errorf("claims: %+v", claims)
+	}
+	if life := claims.Expiry.Time().Sub(claims.IssuedAt.Time()); life != signer.TokenLife || life > 5*time.Minute {
+		t.Errorf("it lives %s", life)
+	}
+	if len(claims.Access) != 1 || claims.Access[0].Name != mine {
+		t.Errorf("access: %+v", claims.Access)
+	}
+	log := b.log.String()
+	if !strings.Contains(log, "signed") || !strings.Contains(log, claims.ID) || strings.Contains(log, signed.Token) {
+		t.Errorf("the log must name the token's id and not hold the token: %s", log)
+	}
+}
+
+func TestWithoutTheAPIRoleNothingIsPushed(t *testing.T) {
+	b := start(t)
+	gone := listen(t)
+	addr := gone.Addr().String()
+	_ = gone.Close()
+	b.run(t, addr)
+	status, body := b.post(t, "builder", "/v1/push-token", api.PushTokenRequest{Build: 7, Repository: mine})
+	if status != 503 || !strings.Contains(body, "did not say") {
+		t.Errorf("%d %s, want 503", status, body)
+	}
+}
+
+func TestNewRefusesABrokenKey(t *testing.T) {
+	b := start(t)
+	file := filepath.Join(b.dir, "signer", signer.KeyFile)
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v; want mode 0600", info, err)
+	}
+	if err := os.WriteFile(file, []byte("rubbish"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := signer.Config{Dir: filepath.Join(b.dir, "signer"), Site: site, Peers: map[string]string{"api": "127.0.0.1:1"}}
+	if _, err := signer.New(cfg, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "token key") {
+		t.Errorf("New with a broken key: %v", err)
+	}
+	for field, bad := range map[string]signer.Config{
+		"dir": {Site: site, Peers: cfg.Peers}, "site.domain": {Dir: "d", Peers: cfg.Peers}, "peers.api": {Dir: "d", Site: site},
+	} {
+		if err := bad.Validate(); err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("without %s: %v", field, err)
+		}
+	}
+}
