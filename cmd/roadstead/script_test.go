@@ -5,7 +5,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -15,8 +18,11 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -79,7 +85,7 @@ func TestScript(t *testing.T) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"field": field, "retry": retry, "perm": perm, "image": image,
+			"field": field, "retry": retry, "perm": perm, "image": image, "registry": serveRegistry,
 		},
 	})
 }
@@ -170,15 +176,40 @@ func image(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 || neg {
 		ts.Fatalf("usage: image FILE")
 	}
-	img, err := random.Image(1000, 1)
-	ts.Check(err)
-	config, err := img.ConfigFile()
-	ts.Check(err)
-	config = config.DeepCopy()
-	config.OS, config.Architecture = "linux", "amd64"
-	img, err = mutate.ConfigFile(img, config)
+	img, err := randomImage()
 	ts.Check(err)
 	tag, err := name.NewTag("example.com/image:latest")
 	ts.Check(err)
 	ts.Check(tarball.WriteToFile(ts.MkAbs(args[0]), tag, img))
+}
+
+func randomImage() (v1.Image, error) {
+	img, err := random.Image(1000, 1)
+	if err != nil {
+		return nil, err
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	config = config.DeepCopy()
+	config.OS, config.Architecture = "linux", "amd64"
+	return mutate.ConfigFile(img, config)
+}
+
+// serveRegistry starts a registry of somebody else's with an image in it: registry NAME sets NAME to the image's reference.
+func serveRegistry(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 || neg {
+		ts.Fatalf("usage: registry NAME")
+	}
+	srv := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	ts.Defer(srv.Close)
+	img, err := randomImage()
+	ts.Check(err)
+	digest, err := img.Digest()
+	ts.Check(err)
+	ref, err := name.NewDigest(strings.TrimPrefix(srv.URL, "http://") + "/some/image@" + digest.String())
+	ts.Check(err)
+	ts.Check(remote.Write(ref, img))
+	ts.Setenv(args[0], ref.String())
 }

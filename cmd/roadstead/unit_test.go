@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -190,16 +191,7 @@ func TestOldSessionIsRefreshed(t *testing.T) {
 		}
 	}))
 	defer srv.Close()
-	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
-	t.Cleanup(xdg.Reload)
-	xdg.Reload()
-	for _, name := range []string{"ROADSTEAD_URL", "ROADSTEAD_TOKEN", "SSL_CERT_FILE"} {
-		t.Setenv(name, "")
-	}
-	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
-	if err := (&settings{URL: srv.URL, Token: old, CA: string(ca)}).save(); err != nil {
-		t.Fatal(err)
-	}
+	loggedIn(t, srv, old)
 	var out, errs bytes.Buffer
 	a := &app{in: strings.NewReader(""), out: &out, err: &errs}
 	if code := a.run(t.Context(), []string{"whoami", "-o", "json"}); code != 0 {
@@ -208,5 +200,63 @@ func TestOldSessionIsRefreshed(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join(os.Getenv("XDG_CONFIG_HOME"), "roadstead", "config.json"))
 	if err != nil || !strings.Contains(string(data), fresh) {
 		t.Errorf("saved: %s, %v, want the new token", data, err)
+	}
+}
+
+// loggedIn saves a login for a test's server, and forgets it with the test.
+func loggedIn(t *testing.T, srv *httptest.Server, token string) {
+	t.Helper()
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	t.Cleanup(xdg.Reload)
+	xdg.Reload()
+	for _, name := range []string{"ROADSTEAD_URL", "ROADSTEAD_TOKEN", "ROADSTEAD_FLEET", "SSL_CERT_FILE"} {
+		t.Setenv(name, "")
+	}
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+	if err := (&settings{URL: srv.URL, Token: token, CA: string(ca)}).save(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLostStream: the connection to the builder breaks, the build goes on without us, and its end decides the exit code.
+func TestLostStream(t *testing.T) {
+	for _, tt := range []struct {
+		end  string
+		code int
+	}{{"success", 0}, {"failed", 1}, {"interrupted", 1}} {
+		t.Run(tt.end, func(t *testing.T) {
+			asked := 0
+			srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch r.URL.Path {
+				case "/v7/application":
+					fmt.Fprint(w, `{"d":[{"id":1,"slug":"o/f"}]}`)
+				case "/v3/build":
+					_, _ = io.Copy(io.Discard, r.Body)
+					fmt.Fprint(w, `[{"type":"metadata","resource":"buildLogId","value":7},{"message":"half of`)
+				case "/v7/release(7)":
+					if asked++; asked == 1 {
+						fmt.Fprint(w, `{"d":[{"id":7,"commit":"aa","status":"running"}]}`)
+						return
+					}
+					fmt.Fprintf(w, `{"d":[{"id":7,"commit":"aa","status":%q}]}`, tt.end)
+				default:
+					t.Errorf("request for %s", r.URL)
+				}
+			}))
+			defer srv.Close()
+			loggedIn(t, srv, "key")
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			var out, errs bytes.Buffer
+			a := &app{in: strings.NewReader(""), out: &out, err: &errs}
+			if code := a.run(t.Context(), []string{"push", "f", dir, "-o", "json"}); code != tt.code {
+				t.Errorf("exit code %d, want %d: %s", code, tt.code, errs.String())
+			}
+			if !strings.Contains(out.String(), `"status": "`+tt.end+`"`) || !strings.Contains(errs.String(), "was lost") {
+				t.Errorf("got %s%s", out.String(), errs.String())
+			}
+		})
 	}
 }
