@@ -56,7 +56,7 @@ func Open(cfg Config) (*DB, error) {
 	pragmas := "_pragma=foreign_keys(1)&_pragma=busy_timeout(10000)&_pragma=synchronous(FULL)&_pragma=cache_size(-8192)" +
 		"&_pragma=secure_delete(1)&_pragma=temp_store(MEMORY)"
 	dsn := "file:" + (&url.URL{Path: abs}).EscapedPath() + "?" + pragmas
-	writer, err := open(dsn + "&_txlock=immediate&_pragma=journal_mode(WAL)")
+	writer, err := open(dsn+"&_pragma=journal_mode(WAL)", "BEGIN IMMEDIATE")
 	if err != nil {
 		return nil, fmt.Errorf("db: open %s: %w", abs, err)
 	}
@@ -64,7 +64,7 @@ func Open(cfg Config) (*DB, error) {
 	if err := writer.PingContext(context.Background()); err != nil {
 		return nil, errors.Join(fmt.Errorf("db: open %s: %w", abs, err), writer.Close())
 	}
-	reader, err := open(dsn + "&_pragma=query_only(1)")
+	reader, err := open(dsn+"&_pragma=query_only(1)", "BEGIN")
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("db: open %s: %w", abs, err), writer.Close())
 	}

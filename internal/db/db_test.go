@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -218,5 +219,31 @@ func TestASnapshotIsWhole(t *testing.T) {
 	defer func() { _ = again.Close() }()
 	if n := count(t, again); n != 1 {
 		t.Errorf("copy: got %d rows", n)
+	}
+}
+
+// A context that ends at any moment leaves no connection inside a transaction: the next one begins as always.
+func TestContextsThatEndAnywhere(t *testing.T) {
+	d := open(t)
+	for i := range 300 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*time.Microsecond)
+		use := d.Read
+		if i%2 == 0 {
+			use = d.Write
+		}
+		_ = use(ctx, func(tx *db.Tx) error {
+			_, err := tx.QueryContext(ctx, `SELECT id FROM t`) //nolint:sqlclosecheck,rowserrcheck // left open on purpose: the end of the transaction closes it
+			return err
+		})
+		cancel()
+	}
+	if err := d.Write(t.Context(), func(tx *db.Tx) error {
+		_, err := tx.ExecContext(t.Context(), `INSERT INTO t (v) VALUES ('last')`)
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+	if n := count(t, d); n != 1 {
+		t.Errorf("got %d rows", n)
 	}
 }

@@ -27,20 +27,23 @@ type pool struct {
 	base *sql.DB
 }
 
-// open makes a pool; it connects to nothing yet.
-func open(dsn string) (*pool, error) {
+// open makes a pool; it connects to nothing yet. begin is the statement that begins its transactions.
+func open(dsn, begin string) (*pool, error) {
 	base, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return nil, err
 	}
 	base.SetMaxIdleConns(-1) // given back is closed
-	return &pool{DB: sql.OpenDB(connector{base}), base: base}, nil
+	return &pool{DB: sql.OpenDB(connector{base: base, begin: begin}), base: base}, nil
 }
 
 // Close closes every connection.
 func (p *pool) Close() error { return errors.Join(p.DB.Close(), p.base.Close()) }
 
-type connector struct{ base *sql.DB }
+type connector struct {
+	base  *sql.DB
+	begin string
+}
 
 // Driver implements driver.Connector.
 func (c connector) Driver() driver.Driver { return c.base.Driver() }
@@ -54,7 +57,7 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if _, err := sqlite.Limit(held, sqlite3.SQLITE_LIMIT_LENGTH, MaxValue); err != nil {
 		return nil, errors.Join(err, held.Close())
 	}
-	made := &conn{held: held, kept: map[string]*list.Element{}}
+	made := &conn{held: held, begin: c.begin, kept: map[string]*list.Element{}}
 	err = held.Raw(func(raw any) error { // used beyond this call, but by nobody else: the connection stays held
 		var ok bool
 		if made.rawConn, ok = raw.(rawConn); !ok {
@@ -92,6 +95,7 @@ type stmt interface {
 type conn struct {
 	rawConn
 	held  *sql.Conn
+	begin string
 	kept  map[string]*list.Element
 	order list.List // of entry, the last used in front
 }
@@ -108,7 +112,7 @@ func keeps(text string) bool {
 	}
 	word, _, _ := strings.Cut(strings.TrimLeft(text, " \t\n"), " ")
 	switch strings.ToUpper(strings.TrimSpace(word)) {
-	case "SELECT", "INSERT", "UPDATE", "DELETE", "WITH":
+	case "SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "BEGIN", "COMMIT", "ROLLBACK":
 		return true
 	}
 	return false
@@ -177,6 +181,39 @@ func (c *conn) QueryContext(ctx context.Context, text string, args []driver.Name
 		return nil, err
 	}
 	return &rows{Rows: rs, conn: c, text: text, stmt: s}, nil
+}
+
+// BeginTx implements driver.ConnBeginTx. The two ends of a transaction are kept statements too.
+func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	if opts.Isolation != 0 || opts.ReadOnly {
+		return nil, errors.New("db: a transaction has no options")
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	// Not cut short by the context either: a transaction that began must be known to database/sql, which ends it when the
+	// context is done. It waits for another process at most (busy_timeout); this one has a single connection that writes.
+	if _, err := c.ExecContext(context.Background(), c.begin, nil); err != nil {
+		return nil, err
+	}
+	return transaction{c}, nil
+}
+
+type transaction struct{ conn *conn }
+
+// Commit implements driver.Tx. It is not cut short: what was written is committed or not, and the caller hears which.
+func (t transaction) Commit() error {
+	_, err := t.conn.ExecContext(context.Background(), "COMMIT", nil)
+	if err != nil { // a transaction that cannot end this way must not stay open on the connection
+		_ = t.Rollback()
+	}
+	return err
+}
+
+// Rollback implements driver.Tx. An error that ended the transaction by itself (a full disk) makes this one fail, harmlessly.
+func (t transaction) Rollback() error {
+	_, err := t.conn.ExecContext(context.Background(), "ROLLBACK", nil)
+	return err
 }
 
 // Close implements driver.Conn.
