@@ -46,7 +46,7 @@ func (b *build) takeAside() (*aside, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the source: %w", err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	if a.secrets, err = takeSecrets(root); err != nil {
 		return nil, err
 	}

@@ -237,7 +237,7 @@ func (b *build) work() error {
 	if err != nil {
 		return fmt.Errorf("open the source: %w", err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	project, err := b.project(root, pre)
 	if err != nil {
 		return err
@@ -317,7 +317,7 @@ func (b *build) services(root *os.Root, project *compose.Project, images map[str
 		return err
 	}
 	if bk != nil {
-		defer bk.Close()
+		defer func() { _ = bk.Close() }()
 	}
 	group, ctx := errgroup.WithContext(b.ctx)
 	group.SetLimit(b.s.cfg.Limits.Services)

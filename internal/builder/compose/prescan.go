@@ -59,8 +59,7 @@ func prescan(file string, text []byte, env types.Mapping) error {
 // portsOf counts what one entry unfolds to, at least 1.
 func portsOf(entry any) int {
 	most := 1
-	var count func(text string)
-	count = func(text string) {
+	count := func(text string) {
 		for _, part := range strings.FieldsFunc(text, func(r rune) bool { return r == ':' || r == '/' }) {
 			from, to, ok := strings.Cut(part, "-")
 			if !ok {

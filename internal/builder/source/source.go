@@ -71,7 +71,7 @@ func Extract(dir string, r io.Reader, lim Limits) (Summary, error) {
 	if err != nil {
 		return Summary{}, fmt.Errorf("unpack the source: %w", err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	plain, err := Decompress(r)
 	if err != nil {
 		return Summary{}, err

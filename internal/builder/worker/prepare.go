@@ -2,6 +2,7 @@ package worker
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -80,14 +81,14 @@ func addRange(file, name string) error {
 }
 
 // check finds out why this machine cannot run the service, in words that say what to do.
-func check(id account) error {
+func check(ctx context.Context, id account) error {
 	for _, file := range []string{"/etc/subuid", "/etc/subgid"} {
 		if !hasRange(file, id) {
 			return fmt.Errorf("build service: user %s has no range of %d ids in %s: start the server as root once, or add the line %q",
 				id.name, idRange, file, fmt.Sprintf("%s:%d:%d", id.name, firstSubID, idRange))
 		}
 	}
-	if err := tryNamespace(id); err != nil {
+	if err := tryNamespace(ctx, id); err != nil {
 		return fmt.Errorf("build service: this machine does not let user %s make user namespaces, which builds are locked into (%w); "+
 			"look at the sysctls user.max_user_namespaces, kernel.unprivileged_userns_clone and "+
 			"kernel.apparmor_restrict_unprivileged_userns", id.name, err)
@@ -113,8 +114,8 @@ func hasRange(file string, id account) bool {
 }
 
 // tryNamespace makes a user namespace as the account and throws it away.
-func tryNamespace(id account) error {
-	cmd := exec.Command("/usr/bin/unshare", "--user", "--mount", "--map-root-user", "true")
+func tryNamespace(ctx context.Context, id account) error {
+	cmd := exec.CommandContext(ctx, "/usr/bin/unshare", "--user", "--mount", "--map-root-user", "true")
 	cmd.SysProcAttr = id.attributes()
 	cmd.SysProcAttr.Pdeathsig = 0 // it lives for a moment, on any thread
 	out, err := cmd.CombinedOutput()

@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
-	"time"
 )
 
 // serve runs RootlessKit with buildkitd inside it. It returns nil when the context ended it.
@@ -25,7 +24,7 @@ func (w *Worker) serve(ctx context.Context, id account, tools programs) error {
 	if err != nil {
 		return fmt.Errorf("build service: %w", err)
 	}
-	cmd := w.command(id, tools)
+	cmd := w.command(ctx, id, tools)
 	cmd.Stdout, cmd.Stderr = in, in
 	if err := cmd.Start(); err != nil {
 		_ = in.Close()
@@ -35,14 +34,7 @@ func (w *Worker) serve(ctx context.Context, id account, tools programs) error {
 	_ = in.Close() // the child has its own
 	last := make(chan string, 1)
 	go func() { last <- w.passLog(out) }()
-
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	select {
-	case err = <-ended:
-	case <-ctx.Done():
-		w.stop(cmd.Process.Pid, ended)
-	}
+	err = cmd.Wait()
 	line := <-last
 	_ = out.Close()
 	if ctx.Err() != nil {
@@ -54,21 +46,7 @@ func (w *Worker) serve(ctx context.Context, id account, tools programs) error {
 	return fmt.Errorf("the build service: %w: %s", err, line)
 }
 
-// stop ends the service's process group and waits. Killing RootlessKit's child ends its process namespace, and with it
-// every build step.
-func (w *Worker) stop(pid int, ended <-chan error) {
-	_ = syscall.Kill(pid, syscall.SIGTERM)
-	t := time.NewTimer(stopGrace)
-	defer t.Stop()
-	select {
-	case <-ended:
-	case <-t.C:
-		_ = syscall.Kill(-pid, syscall.SIGKILL)
-		<-ended
-	}
-}
-
-func (w *Worker) command(id account, tools programs) *exec.Cmd {
+func (w *Worker) command(ctx context.Context, id account, tools programs) *exec.Cmd {
 	dir := w.cfg.Dir
 	args := []string{
 		// Build steps must see the usual umask, whatever the server's is: it ends up in the images.
@@ -84,7 +62,10 @@ func (w *Worker) command(id account, tools programs) *exec.Cmd {
 		"--root", filepath.Join(dir, "state"),
 		"--addr", w.cfg.Address(),
 	}
-	cmd := exec.Command("/bin/sh", args...)
+	cmd := exec.CommandContext(ctx, "/bin/sh", args...)
+	// A while to end by itself. Killing RootlessKit then ends its process namespace, and with it every build step.
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = stopGrace
 	cmd.Dir = dir
 	// Nothing of the server's environment goes in: it may hold secrets.
 	cmd.Env = []string{"PATH=" + searchPath, "HOME=" + dir, "XDG_RUNTIME_DIR=" + filepath.Join(dir, "run"),

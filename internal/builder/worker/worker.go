@@ -127,7 +127,7 @@ func (w *Worker) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := check(id); err != nil {
+	if err := check(ctx, id); err != nil {
 		return err
 	}
 	if err := w.prepareDirs(id); err != nil {
