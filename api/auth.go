@@ -42,6 +42,7 @@ type Register struct {
 	OSVersion         string     `json:"os_version,omitempty"`
 	OSVariant         string     `json:"os_variant,omitempty"`
 	MACAddress        string     `json:"mac_address,omitempty"`
+	DeviceName        string     `json:"device_name,omitempty"` // the name to begin with; ours, balena's server ignores it
 }
 
 // Registered answers it, with status 201.

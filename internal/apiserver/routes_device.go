@@ -79,6 +79,7 @@ func readRegister(r *http.Request) (req api.Register, err error) {
 	texts := map[string]*string{
 		"device_type": &req.DeviceType, "api_key": &req.APIKey, "supervisor_version": &req.SupervisorVersion,
 		"os_version": &req.OSVersion, "os_variant": &req.OSVariant, "mac_address": &req.MACAddress, "uuid": (*string)(&req.UUID),
+		"device_name": &req.DeviceName,
 	}
 	for name, to := range texts {
 		switch v := fields[name].(type) {

@@ -1,6 +1,13 @@
 package device
 
-import "math/rand/v2"
+import (
+	"math/rand/v2"
+
+	"github.com/roadstead-io/roadstead/api"
+)
+
+// longestName bounds the name of a device, in bytes.
+const longestName = 255
 
 // The words of invented names: a device without a name is hard to talk about.
 var (
@@ -23,4 +30,13 @@ var (
 // inventName makes a name of two words. It need not be unique: the uuid is.
 func inventName() string {
 	return manners[rand.IntN(len(manners))] + "-" + things[rand.IntN(len(things))]
+}
+
+// nameFor gives a new device the name that it was given before its first boot. A device key cannot write the name later, so
+// this is the one time that it may say it.
+func nameFor(req api.Register) string {
+	if req.DeviceName != "" {
+		return req.DeviceName
+	}
+	return inventName()
 }

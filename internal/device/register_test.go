@@ -45,6 +45,11 @@ func TestRegister(t *testing.T) {
 	if err != nil || !strings.HasPrefix(none.APIKey, "rsd_") {
 		t.Errorf("without a key of its own: %+v, %v", none, err)
 	}
+	_, err = w.register(w.provisioning(w.alice, f, 0), api.Register{Application: f, UUID: uuidOf(3), DeviceName: "on the roof"})
+	w.must(err)
+	if got := w.one(w.alice, "device?$select=id&$filter=device_name eq 'on the roof'"); got["id"] == nil {
+		t.Error("the name that a device was given before its first boot is lost")
+	}
 }
 
 func TestRegisterRefusals(t *testing.T) {
@@ -69,6 +74,8 @@ func TestRegisterRefusals(t *testing.T) {
 		{"taken uuid", api.Register{Application: f, UUID: uuidOf(1), APIKey: stranger}, api.Conflict, `"uuid" must be unique.`},
 		{"taken uuid, no key", api.Register{Application: f, UUID: uuidOf(1)}, api.Conflict, `"uuid" must be unique.`},
 		{"taken key", api.Register{Application: f, UUID: uuidOf(2), APIKey: ownKey}, api.Conflict, `"key" must be unique.`},
+		{"name of two lines", api.Register{Application: f, UUID: uuidOf(2), DeviceName: "two\nlines"}, api.Invalid, "newline"},
+		{"endless name", api.Register{Application: f, UUID: uuidOf(2), DeviceName: strings.Repeat("x", 256)}, api.Invalid, "device_name"},
 		{"short key", api.Register{Application: f, UUID: uuidOf(2), APIKey: "short"}, api.Invalid, ""},
 	} {
 		_, err := w.register(key, test.req)

@@ -170,6 +170,7 @@ func (p *Provisioner) register(ctx context.Context, conf *Config, who *Identity)
 	}
 	ask := p.About
 	ask.Application, ask.DeviceType, ask.UUID, ask.APIKey = conf.ApplicationID, conf.DeviceType, who.UUID, who.Key
+	ask.DeviceName = conf.InitialDeviceName
 	got, err := p.Server.Register(ctx, conf.APIKey, ask)
 	id := got.ID
 	if err != nil {

@@ -44,13 +44,14 @@ func TestMainJob(t *testing.T) {
 	t.Run("the device says what it runs", func(t *testing.T) {
 		var shown struct {
 			UUID   string `json:"uuid"`
+			Name   string `json:"name"`
 			Online bool   `json:"online"`
 		}
 		if err := json.Unmarshal([]byte(p.roadstead(t, "device", "show", d.uuid, "-o", "json")), &shown); err != nil {
 			t.Fatal(err)
 		}
-		if shown.UUID != d.uuid || !shown.Online {
-			t.Errorf("device show: got %+v, want %s online", shown, d.uuid)
+		if shown.UUID != d.uuid || shown.Name != d.name || !shown.Online {
+			t.Errorf("device show: got %+v, want %s (%s) online", shown, d.uuid, d.name)
 		}
 		newest := p.call(t, "GET", "api", "/v7/application?$select=id&$filter=app_name%20eq%20%27hello%27&$expand=should_be_running__release($select=commit)", p.admin.APIKey, nil)
 		eventually(t, 20*time.Second, "the device reports the release that the fleet wants: "+newest.body, func() bool {
