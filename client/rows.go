@@ -71,6 +71,7 @@ type Device struct {
 	StorageTotal    *int64           `json:"storage_total"`
 	CPUUsage        *int64           `json:"cpu_usage"`
 	CPUTemp         *int64           `json:"cpu_temp"`
+	Unsupported     []string         `json:"unsupported_features"` // ours, not balena's
 	Fleet           Ref[Fleet]       `json:"belongs_to__application"`
 	DeviceType      Ref[DeviceType]  `json:"is_of__device_type"`
 	Running         Ref[Release]     `json:"is_running__release"`

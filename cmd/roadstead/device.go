@@ -43,8 +43,9 @@ type deviceDetails struct {
 	MemoryTotal   *int64            `json:"memory_total"`
 	StorageUsage  *int64            `json:"storage_usage"`
 	StorageTotal  *int64            `json:"storage_total"`
-	CPUUsage      *int64            `json:"cpu_usage"` // per cent
-	CPUTemp       *int64            `json:"cpu_temp"`  // °C
+	CPUUsage      *int64            `json:"cpu_usage"`            // per cent
+	CPUTemp       *int64            `json:"cpu_temp"`             // °C
+	Unsupported   []string          `json:"unsupported_features"` // of the composition, which the device ignored or refused
 	CreatedAt     string            `json:"created_at"`
 }
 
@@ -160,7 +161,7 @@ func (a *app) deviceShowCommand() *cobra.Command {
 			}
 			d, err := c.FindDevice(cmd.Context(), args[0], client.Query{
 				Select: deviceFields + ",note,created_at,ip_address,mac_address,public_address,memory_usage,memory_total,storage_usage," +
-					"storage_total,cpu_usage,cpu_temp",
+					"storage_total,cpu_usage,cpu_temp,unsupported_features",
 				Expand: deviceExpand + ",is_pinned_on__release($select=id,commit,raw_version)," +
 					"device_tag($select=id,tag_key,value)," + serviceExpand,
 			})
@@ -190,7 +191,7 @@ func viewDetails(d client.Device) deviceDetails {
 		deviceView: viewDevice(d), Pinned: nameOf(d.Pinned), Services: viewServices(d.Installs), Tags: map[string]string{}, Note: d.Note,
 		IPAddresses: append([]string{}, strings.Fields(d.IPAddress)...), PublicAddress: d.PublicAddress,
 		MACAddresses: append([]string{}, strings.Fields(d.MACAddress)...), MemoryUsage: d.MemoryUsage, MemoryTotal: d.MemoryTotal,
-		StorageUsage: d.StorageUsage, StorageTotal: d.StorageTotal, CPUUsage: d.CPUUsage, CPUTemp: d.CPUTemp, CreatedAt: d.CreatedAt,
+		Unsupported: append([]string{}, d.Unsupported...), StorageUsage: d.StorageUsage, StorageTotal: d.StorageTotal, CPUUsage: d.CPUUsage, CPUTemp: d.CPUTemp, CreatedAt: d.CreatedAt,
 	}
 	for _, t := range d.Tags {
 		v.Tags[t.Key] = t.Value
@@ -232,6 +233,7 @@ func detailsGrid(v deviceDetails) *grid {
 	}
 	slices.Sort(tags)
 	add("Tags", strings.Join(tags, " "))
+	add("Unsupported", strings.Join(v.Unsupported, ", "))
 	add("Note", v.Note)
 	return g
 }
