@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,6 +24,11 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/moby/moby/api/types/container"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/engine"
+	"github.com/roadstead-io/roadstead/internal/engine/enginetest"
 )
 
 // virtual is a virtual device with a real engine and the real program on it.
@@ -363,5 +369,55 @@ func TestDeviceIsUsableAfterPowerCut(t *testing.T) {
 	var conf map[string]json.RawMessage
 	if err := json.Unmarshal(must(os.ReadFile(filepath.Join(v.dir, "boot", "config.json"))), &conf); err != nil || conf["apiKey"] != nil || string(conf["someoneElse"]) == "" {
 		t.Errorf("config.json is %s, %v", conf, err)
+	}
+}
+
+// The real engine passes what the fake one passes, so that tests with the fake one mean something.
+func TestRealEngineConforms(t *testing.T) {
+	needsDocker(t)
+	w := newWorld(t)
+	v := &virtual{t: t, name: fmt.Sprintf("conform-%d", os.Getpid()), dir: t.TempDir()}
+	config, _ := w.config(t.TempDir(), "https://api.device.test:"+w.Port, nil)
+	v.up(config, "none")
+	t.Cleanup(func() { _ = exec.Command(script(t), "down", v.name).Run() })
+	e := must(engine.New("unix://" + filepath.Join(v.dir, "run", "docker.sock")))
+	t.Cleanup(func() { _ = e.Close() })
+
+	uuid := api.DeviceUUID(strings.Repeat("d", 32))
+	w.mu.Lock()
+	w.devices[uuid] = &known{id: 1, key: "key"}
+	w.mu.Unlock()
+	image := w.push(strings.Repeat("1", 32), map[string]string{"run.sh": "#!/bin/sh\necho hello\n"})
+	auth := engine.Auth{Username: api.DeviceRegistryUser(uuid), Password: "key"}
+	if err := e.Pull(t.Context(), image, auth, nil); err == nil {
+		t.Error("it pulled from a registry that it does not trust")
+	}
+	registryHost, _, _ := strings.Cut(image, "/")
+	if err := engine.Trust(filepath.Join(v.dir, "etc", "docker", "certs.d"), registryHost, w.Root); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Pull(t.Context(), image, engine.Auth{Username: "d_x", Password: "wrong"}, nil); err == nil {
+		t.Error("it pulled with a wrong key")
+	}
+	missing := image[:len(image)-64] + strings.Repeat("0", 64)
+	enginetest.Conform(t, e, image, missing, auth, []string{"/bin/busybox", "sleep", "1000"})
+
+	t.Log("logs of a container without a terminal")
+	if err := e.Pull(t.Context(), image, auth, nil); err != nil {
+		t.Fatal(err)
+	}
+	id := must(e.Create(t.Context(), engine.Spec{Name: "talk", Config: container.Config{
+		Image: image, Cmd: []string{"/bin/sh", "-c", "echo out; echo err >&2"}, Labels: map[string]string{engine.LabelSupervised: "true"},
+	}}))
+	if err := e.Start(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	if err := e.Logs(t.Context(), id, time.Time{}, func(l engine.Line) { got = append(got, fmt.Sprint(l.Text, " ", l.Stderr)) }); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, []string{"err true", "out false"}) {
+		t.Errorf("logs: %q", got)
 	}
 }

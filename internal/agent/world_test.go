@@ -169,7 +169,9 @@ func (w *world) config(dir, endpoint string, more map[string]any) (path, key str
 	return path, key
 }
 
-func bearer(r *http.Request) string { return strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ") }
+func bearer(r *http.Request) string {
+	return strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+}
 
 func (w *world) register(rw http.ResponseWriter, r *http.Request) {
 	var req api.Register

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -272,7 +273,9 @@ func (c *Client) RemoveVolume(ctx context.Context, name string) error {
 func (c *Client) Events(ctx context.Context, f func(Event)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream := c.docker.Events(ctx, client.EventsListOptions{Filters: ours().Add("type", "container")})
+	stream := c.docker.Events(ctx, client.EventsListOptions{ // since: what happens until the engine has heard the question, too
+		Filters: ours().Add("type", "container"), Since: strconv.FormatInt(time.Now().Unix(), 10),
+	})
 	for {
 		select {
 		case m := <-stream.Messages:

@@ -223,6 +223,9 @@ func readPort(item any) (port, error) {
 	return p, nil
 }
 
+// maxPorts bounds the published ports of a service; the engine makes a firewall rule for each.
+const maxPorts = 1024
+
 func (b *builder) publish(p port) error {
 	first, last, err := portRange(p.target)
 	if err != nil {
@@ -236,6 +239,9 @@ func (b *builder) publish(p port) error {
 		if hostLast-hostFirst != last-first {
 			return fmt.Errorf("%s and %s have different lengths", p.published, p.target)
 		}
+	}
+	if last-first+len(b.config().ExposedPorts) >= maxPorts {
+		return fmt.Errorf("these are more than %d ports", maxPorts)
 	}
 	var addr netip.Addr
 	if p.hostIP != "" {
