@@ -232,7 +232,7 @@ func TestContextsThatEndAnywhere(t *testing.T) {
 			use = d.Write
 		}
 		_ = use(ctx, func(tx *db.Tx) error {
-			_, err := tx.QueryContext(ctx, `SELECT id FROM t`) //nolint:sqlclosecheck,rowserrcheck // left open on purpose: the end of the transaction closes it
+			_, err := tx.QueryContext(ctx, `SELECT id FROM t`) // left open: the end of the transaction closes it
 			return err
 		})
 		cancel()
