@@ -164,7 +164,7 @@ func copyDatabase(ctx context.Context, l supervise.Layout, file string) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(d.Snapshot(ctx, file), d.Close())
+		return errors.Join(d.Snapshot(ctx, file), d.Close(), os.Chmod(file, 0o600))
 	}
 	res, err := callAPI(ctx, l, "/internal/v1/backup", nil)
 	if err != nil {

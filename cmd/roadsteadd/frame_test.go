@@ -208,12 +208,15 @@ func (s *server) role(name string) supervise.RoleStatus {
 // eventually polls until the condition holds.
 func eventually(t *testing.T, what string, limit time.Duration, f func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(limit)
+	deadline := time.After(limit)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
 	for !f() {
-		if time.Now().After(deadline) {
+		select {
+		case <-deadline:
 			t.Fatalf("%s: not within %s", what, limit)
+		case <-tick.C:
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }
 

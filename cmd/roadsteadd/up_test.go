@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -243,29 +244,10 @@ func procStatus(t *testing.T, pid int) map[string]string {
 // From outside there is one port. Everything else listens on the loopback address, and demands a role's certificate there.
 func TestOnePortToTheOutside(t *testing.T) {
 	s := up(t, openDir(t), "127.0.0.1:0")
-	mine := map[string]bool{}
 	for _, r := range append(s.status().Roles, supervise.RoleStatus{PID: s.cmd.Process.Pid}) {
-		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", r.PID))
-		for _, l := range links {
-			if to, err := os.Readlink(l); err == nil {
-				if inode, ok := strings.CutPrefix(to, "socket:["); ok {
-					mine[strings.TrimSuffix(inode, "]")] = true
-				}
-			}
-		}
-	}
-	for _, table := range []string{"tcp", "tcp6", "udp", "udp6"} {
-		data, err := os.ReadFile("/proc/net/" + table)
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(data)) {
-			f := strings.Fields(line)
-			if len(f) < 10 || !mine[f[9]] || (strings.HasPrefix(table, "tcp") && f[3] != "0A") {
-				continue
-			}
-			if !strings.HasPrefix(f[1], "0100007F:") {
-				t.Errorf("%s: a listener that is not on the loopback address: %s", table, f[1])
+		for _, a := range listeners(t, r.PID) {
+			if !strings.HasPrefix(a, "127.0.0.1:") {
+				t.Errorf("%s listens at %s", r.Role, a)
 			}
 		}
 	}
@@ -286,6 +268,46 @@ func TestOnePortToTheOutside(t *testing.T) {
 		}
 		_ = conn.Close()
 	}
+}
+
+// listeners are the addresses where a process listens, TCP and UDP.
+func listeners(t *testing.T, pid int) []string {
+	t.Helper()
+	mine := map[string]bool{}
+	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		if to, err := os.Readlink(l); err == nil {
+			if inode, ok := strings.CutPrefix(to, "socket:["); ok {
+				mine[strings.TrimSuffix(inode, "]")] = true
+			}
+		}
+	}
+	var found []string
+	for _, table := range []string{"tcp", "tcp6", "udp", "udp6"} {
+		data, err := os.ReadFile("/proc/net/" + table)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(data)) {
+			f := strings.Fields(line)
+			if len(f) < 10 || !mine[f[9]] || (strings.HasPrefix(table, "tcp") && f[3] != "0A") {
+				continue
+			}
+			host, port, _ := strings.Cut(f[1], ":")
+			n, err := strconv.ParseUint(port, 16, 16)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if host == "0100007F" {
+				host = "127.0.0.1"
+			}
+			found = append(found, host+":"+strconv.FormatUint(n, 10))
+		}
+	}
+	return found
 }
 
 func TestModesOfEveryFile(t *testing.T) {

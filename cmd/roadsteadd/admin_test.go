@@ -1,0 +1,176 @@
+package main_test
+
+import (
+	"archive/tar"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// field finds "name: value" in a command's output.
+func field(out, name string) string {
+	for line := range strings.Lines(out) {
+		if v, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.TrimSpace(v)
+		}
+	}
+	return ""
+}
+
+func TestUsersAndPasswords(t *testing.T) {
+	s := up(t, openDir(t), "127.0.0.1:0")
+	out, text, code := run(t, nil, "admin", "user", "add", "grace@example.com", "--username", "grace", "--data", s.dir)
+	password := field(out, "password")
+	if code != 0 || field(out, "email") != "grace@example.com" || password == "" {
+		t.Fatalf("user add: exit %d: %q %q", code, out, text)
+	}
+	if got := s.login("grace@example.com", password); got != 200 {
+		t.Errorf("login with the invented password: %d", got)
+	}
+	if _, text, code := run(t, nil, "admin", "user", "add", "grace@example.com", "--data", s.dir); code != 1 || text == "" {
+		t.Errorf("the same address again: exit %d: %q", code, text)
+	}
+	out, text, code = run(t, nil, "admin", "user", "password", "grace@example.com", "--data", s.dir)
+	if code != 0 || field(out, "password") == password {
+		t.Fatalf("user password: exit %d: %q %q", code, out, text)
+	}
+	if got := s.login("grace", password); got != 401 {
+		t.Errorf("login with the old password: %d", got)
+	}
+	if got := s.login("grace", field(out, "password")); got != 200 {
+		t.Errorf("login with the new password: %d", got)
+	}
+	if _, text, code := run(t, nil, "admin", "user", "password", "nobody@example.com", "--data", s.dir); code != 1 {
+		t.Errorf("an unknown user: exit %d: %q", code, text)
+	}
+	s.stop()
+	if _, text, code := run(t, nil, "admin", "user", "add", "x@example.com", "--data", s.dir); code != 1 ||
+		!strings.Contains(text, "no server is running") {
+		t.Errorf("without a server: exit %d: %q", code, text)
+	}
+}
+
+func TestBackupRestoreVerify(t *testing.T) {
+	s := up(t, openDir(t), "127.0.0.1:0")
+	a := s.admin()
+	blob := filepath.Join(s.dir, "roles", "registry", "storage", "docker", "registry", "v2", "blobs", "sha256", "2c",
+		"2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824", "data")
+	if err := os.MkdirAll(filepath.Dir(blob), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(blob, []byte("hello"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	online, offline := filepath.Join(t.TempDir(), "online.tar"), filepath.Join(t.TempDir(), "offline.tar")
+	if out, text, code := run(t, nil, "admin", "backup", online, "--data", s.dir); code != 0 {
+		t.Fatalf("backup of a running server: exit %d: %s %s", code, out, text)
+	}
+	if out, text, code := run(t, nil, "admin", "verify", "--data", s.dir); code != 0 || !strings.Contains(out, "1 blobs") {
+		t.Errorf("verify of a running server: exit %d: %s %s", code, out, text)
+	}
+	s.stop()
+	if _, text, code := run(t, nil, "admin", "backup", offline, "--data", s.dir); code != 0 {
+		t.Fatalf("backup of a stopped server: exit %d: %s", code, text)
+	}
+	if info, err := os.Stat(online); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the backup's mode: %v, %v; want 0600", info, err)
+	}
+	if _, text, code := run(t, nil, "admin", "restore", online, "--data", s.dir); code != 1 || !strings.Contains(text, "not empty") {
+		t.Errorf("restore over a data directory: exit %d: %s", code, text)
+	}
+
+	for name, file := range map[string]string{"online": online, "offline": offline} {
+		dir := openDir(t)
+		if _, text, code := run(t, nil, "admin", "restore", file, "--data", dir); code != 0 {
+			t.Fatalf("%s: restore: exit %d: %s", name, code, text)
+		}
+		if out, text, code := run(t, nil, "admin", "verify", "--data", dir); code != 0 {
+			t.Errorf("%s: verify: exit %d: %s %s", name, code, out, text)
+		}
+		again := up(t, dir, s.addr)
+		if got := again.whoami(a.APIKey); got != 200 {
+			t.Errorf("%s: the old key at the restored server: %d", name, got)
+		}
+		if got := again.login(a.Email, a.Password); got != 200 {
+			t.Errorf("%s: the old password at the restored server: %d", name, got)
+		}
+		again.stop()
+	}
+
+	// Damage is found, and named.
+	if err := os.WriteFile(blob, []byte("hullo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(s.dir, "roles", "api", "pepper"), 0o644); err != nil { //nolint:gosec // the fault to find
+		t.Fatal(err)
+	}
+	_, text, code := run(t, nil, "admin", "verify", "--data", s.dir)
+	if code != 1 || !strings.Contains(text, "2cf24dba") || !strings.Contains(text, "pepper") {
+		t.Errorf("verify after damage: exit %d: %s", code, text)
+	}
+}
+
+func TestRestoreRefusesWhatIsNoBackup(t *testing.T) {
+	for name, write := range map[string]func(*tar.Writer) error{
+		"an escape": func(w *tar.Writer) error {
+			return w.WriteHeader(&tar.Header{Name: "../../escaped", Typeflag: tar.TypeReg, Mode: 0o600})
+		},
+		"a link": func(w *tar.Writer) error {
+			return w.WriteHeader(&tar.Header{Name: "pki", Typeflag: tar.TypeSymlink, Linkname: "/etc"})
+		},
+		"no database": func(w *tar.Writer) error {
+			return w.WriteHeader(&tar.Header{Name: "site.json", Typeflag: tar.TypeReg, Mode: 0o644})
+		},
+	} {
+		dir := openDir(t)
+		file := filepath.Join(t.TempDir(), "b.tar")
+		f, err := os.Create(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := tar.NewWriter(f)
+		if err := write(w); err != nil {
+			t.Fatal(err)
+		}
+		_ = w.Close()
+		_ = f.Close()
+		if _, text, code := run(t, nil, "admin", "restore", file, "--data", dir); code != 1 {
+			t.Errorf("%s: exit %d: %s", name, code, text)
+		}
+		if left, _ := os.ReadDir(filepath.Dir(dir)); len(left) != 0 {
+			t.Errorf("%s: it left %v", name, left)
+		}
+	}
+}
+
+func TestBaseImages(t *testing.T) {
+	s := up(t, openDir(t), "127.0.0.1:0")
+	file := filepath.Join(t.TempDir(), "root.tar")
+	f, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(f)
+	if err := w.WriteHeader(&tar.Header{Name: "bin/", Typeflag: tar.TypeDir, Mode: 0o755}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.WriteHeader(&tar.Header{Name: "bin/sh", Typeflag: tar.TypeReg, Mode: 0o755, Size: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(w, "hi"); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	_ = f.Close()
+	if out, text, code := run(t, nil, "admin", "base", "import", "base/tiny", file, "--data", s.dir); code != 0 {
+		t.Fatalf("base import: exit %d: %s %s", code, out, text)
+	}
+	if out, _, code := run(t, nil, "admin", "base", "list", "--data", s.dir); code != 0 || !strings.Contains(out, "base/tiny") {
+		t.Errorf("base list: exit %d: %s", code, out)
+	}
+	if _, text, code := run(t, nil, "admin", "base", "import", "../x", file, "--data", s.dir); code != 1 || !strings.Contains(text, "../x") {
+		t.Errorf("a bad name: exit %d: %s", code, text)
+	}
+}
