@@ -138,36 +138,42 @@ func state(name, state string) func(*plan.Current) {
 	}
 }
 
-func TestMake(t *testing.T) {
+// row is one case: what there is, what should be, and what is done about it.
+type row struct {
+	name    string
+	cur     plan.Current
+	want    plan.Target
+	steps   []string
+	waiting []string
+}
+
+func (r row) check(t *testing.T) {
+	got := plan.Make(r.cur, r.want)
+	if diff := cmp.Diff(r.steps, lines(got)); diff != "" {
+		t.Errorf("steps (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(r.waiting, got.Waiting); diff != "" {
+		t.Errorf("waiting (-want +got):\n%s", diff)
+	}
+	again := plan.Make(r.cur, r.want)
+	if diff := cmp.Diff(lines(got), lines(again)); diff != "" {
+		t.Errorf("not pure:\n%s", diff)
+	}
+}
+
+func drop(name string) func(*plan.Current) {
+	return func(c *plan.Current) {
+		c.Containers = slices.DeleteFunc(c.Containers, func(x engine.Container) bool { return strings.HasPrefix(x.Name, name+"_") })
+	}
+}
+
+func TestFirstRelease(t *testing.T) {
 	empty := plan.Current{Images: map[string]bool{}}
 	web := svc{"web", "i1", ""}
 	one := target(t, "a", web)
 	both := target(t, "a", svc{"web", "i1", `{"depends_on":["db"]}`}, svc{"db", "i2", ""})
 	none := plan.Target{Apps: map[string]bool{fleet: true}}
-	gone := plan.Target{Apps: map[string]bool{}}
-	noRestart := target(t, "a", svc{"web", "i1", `{"restart":"no"}`})
-	healthy := target(t, "a", svc{"web", "i1", `{"depends_on":{"db":{"condition":"service_healthy"}}}`}, svc{"db", "i2", ""})
-	health := func(h string) func(*plan.Current) {
-		return func(c *plan.Current) {
-			for i := range c.Containers {
-				if strings.HasPrefix(c.Containers[i].Name, "db_") {
-					c.Containers[i].Health = h
-				}
-			}
-		}
-	}
-	drop := func(name string) func(*plan.Current) {
-		return func(c *plan.Current) {
-			c.Containers = slices.DeleteFunc(c.Containers, func(x engine.Container) bool { return strings.HasPrefix(x.Name, name+"_") })
-		}
-	}
-	for _, tt := range []struct {
-		name    string
-		cur     plan.Current
-		want    plan.Target
-		steps   []string
-		waiting []string
-	}{
+	for _, tt := range []row{
 		{"nothing to do on an empty device", empty, none, []string{}, nil},
 		{"nothing to do when all is there", reached(one), one, []string{}, nil},
 		{"first release", empty, one, []string{"pull i1", "create network f1_default", "create web_1_1_a", "start web_1_1_a", "settle"}, nil},
@@ -187,6 +193,45 @@ func TestMake(t *testing.T) {
 			[]string{"pull i1", "create x_1_1_a", "start x_1_1_a", "settle"}, nil},
 		{"networks of its own", empty, target(t, "a", svc{"x", "i1", `{"networks":["n","m"]}`}),
 			[]string{"pull i1", "create network f1_m", "create network f1_n", "create x_1_1_a", "start x_1_1_a", "settle"}, nil},
+	} {
+		t.Run(tt.name, tt.check)
+	}
+}
+
+func TestHealth(t *testing.T) {
+	empty := plan.Current{Images: map[string]bool{}}
+	healthy := target(t, "a", svc{"web", "i1", `{"depends_on":{"db":{"condition":"service_healthy"}}}`}, svc{"db", "i2", ""})
+	health := func(h string) func(*plan.Current) {
+		return func(c *plan.Current) {
+			for i := range c.Containers {
+				if strings.HasPrefix(c.Containers[i].Name, "db_") {
+					c.Containers[i].Health = h
+				}
+			}
+		}
+	}
+	for _, tt := range []row{
+		{"first of two waits to be healthy", empty, healthy, []string{"pull i2", "pull i1", "create network f1_default", "create db_1_1_a", "start db_1_1_a", "settle"},
+			[]string{"web"}},
+		{"still starting", edit(edit(reached(healthy), drop("web")), health("starting")), healthy, []string{}, []string{"web"}},
+		{"healthy now", edit(edit(reached(healthy), drop("web")), health("healthy")), healthy, []string{"create web_1_1_a", "start web_1_1_a", "settle"}, nil},
+		{"without a health check running is enough", edit(reached(healthy), drop("web")), healthy, []string{"create web_1_1_a", "start web_1_1_a", "settle"}, nil},
+		{"while one waits its old version runs and keeps its image", edit(reached(healthy), health("starting")),
+			target(t, "b", svc{"web", "i9", `{"depends_on":{"db":{"condition":"service_healthy"}}}`}, svc{"db", "i2", ""}),
+			[]string{"pull i9", "rename id-db_1_1_a to db_1_1_b"}, []string{"web"}},
+	} {
+		t.Run(tt.name, tt.check)
+	}
+}
+
+func TestUpdatesAndRepairs(t *testing.T) {
+	web := svc{"web", "i1", ""}
+	one := target(t, "a", web)
+	both := target(t, "a", svc{"web", "i1", `{"depends_on":["db"]}`}, svc{"db", "i2", ""})
+	none := plan.Target{Apps: map[string]bool{fleet: true}}
+	gone := plan.Target{Apps: map[string]bool{}}
+	noRestart := target(t, "a", svc{"web", "i1", `{"restart":"no"}`})
+	for _, tt := range []row{
 		{"a new image: download, then kill", reached(one), target(t, "b", svc{"web", "i9", ""}), []string{
 			"pull i9", "create web_1_1_b", "stop id-web_1_1_a", "start web_1_1_b for id-web_1_1_a", "remove id-web_1_1_a", "settle", "remove image i1"}, nil},
 		{"a new release with the same content only renames", reached(one), target(t, "b", web), []string{"rename id-web_1_1_a to web_1_1_b"}, nil},
@@ -247,31 +292,11 @@ func TestMake(t *testing.T) {
 		{"a network changes: its containers go first", reached(targetWith(t, "a", map[string]string{"n": `{}`}, svc{"x", "i1", `{"networks":["n"]}`})),
 			targetWith(t, "a", map[string]string{"n": `{"internal":true}`}, svc{"x", "i1", `{"networks":["n"]}`}), []string{
 				"stop id-x_1_1_a", "remove id-x_1_1_a", "remove network f1_n", "create network f1_n", "create x_1_1_a", "start x_1_1_a", "settle"}, nil},
-		{"first of two waits to be healthy", empty, healthy, []string{"pull i2", "pull i1", "create network f1_default", "create db_1_1_a", "start db_1_1_a", "settle"},
-			[]string{"web"}},
-		{"still starting", edit(edit(reached(healthy), drop("web")), health("starting")), healthy, []string{}, []string{"web"}},
-		{"healthy now", edit(edit(reached(healthy), drop("web")), health("healthy")), healthy, []string{"create web_1_1_a", "start web_1_1_a", "settle"}, nil},
-		{"without a health check running is enough", edit(reached(healthy), drop("web")), healthy, []string{"create web_1_1_a", "start web_1_1_a", "settle"}, nil},
-		{"while one waits its old version runs and keeps its image", edit(reached(healthy), health("starting")),
-			target(t, "b", svc{"web", "i9", `{"depends_on":{"db":{"condition":"service_healthy"}}}`}, svc{"db", "i2", ""}),
-			[]string{"pull i9", "rename id-db_1_1_a to db_1_1_b"}, []string{"web"}},
 		{"an image that we did not pull stays", edit(reached(one), func(c *plan.Current) { c.Images = map[string]bool{"i1": true, "foreign": true} }), one,
 			[]string{}, nil},
 		{"an old image of ours goes", edit(reached(one), func(c *plan.Current) { c.Pulled = []string{"i0", "i1"} }), one, []string{"remove image i0"}, nil},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			got := plan.Make(tt.cur, tt.want)
-			if diff := cmp.Diff(tt.steps, lines(got)); diff != "" {
-				t.Errorf("steps (-want +got):\n%s", diff)
-			}
-			if diff := cmp.Diff(tt.waiting, got.Waiting); diff != "" {
-				t.Errorf("waiting (-want +got):\n%s", diff)
-			}
-			again := plan.Make(tt.cur, tt.want)
-			if diff := cmp.Diff(lines(got), lines(again)); diff != "" {
-				t.Errorf("not pure:\n%s", diff)
-			}
-		})
+		t.Run(tt.name, tt.check)
 	}
 }
 

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestCommandLine(t *testing.T) {
+	dir := t.TempDir()
+	bad := filepath.Join(dir, "config.json")
+	if err := os.WriteFile(bad, []byte(`{"apiEndpoint":"https://api.example.com","applicationId":"x"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		args   []string
+		code   int
+		stdout string
+		stderr string
+	}{
+		{[]string{"--version"}, 0, "roadstead-agent dev", ""},
+		{[]string{"--help"}, 0, "", "examples:"},
+		{[]string{"--nonsense"}, 2, "", "nonsense"},
+		{[]string{"extra"}, 2, "", `unexpected argument "extra"`},
+		{[]string{"--log-level", "loud"}, 2, "", "--log-level"},
+		{[]string{"--config", filepath.Join(dir, "none"), "--state", dir}, 2, "", "no such file"},
+		{[]string{"--config", bad, "--state", dir}, 2, "", "applicationId must be a whole number"},
+		{[]string{"--engine", "nonsense", "--config", bad}, 2, "", "nonsense"},
+	} {
+		var stdout, stderr bytes.Buffer
+		code := run(tt.args, &stdout, &stderr)
+		if code != tt.code || !strings.Contains(stdout.String(), tt.stdout) || !strings.Contains(stderr.String(), tt.stderr) {
+			t.Errorf("%q: code %d, %q, %q; want %d, %q, %q", tt.args, code, stdout.String(), stderr.String(), tt.code, tt.stdout, tt.stderr)
+		}
+	}
+}
