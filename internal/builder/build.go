@@ -350,21 +350,29 @@ func (b *build) buildKit(project *compose.Project, pre *aside) (*client.Client, 
 	if !needed {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(b.ctx, dialPatience)
-	defer cancel()
-	c, err := client.New(ctx, b.s.cfg.BuildKit)
+	c, err := client.New(b.ctx, b.s.cfg.BuildKit)
 	if err != nil {
 		return nil, fmt.Errorf("reach the build service: %w", err)
 	}
+	workers, err := b.awaitService(c)
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	b.warnForeign(workers)
+	return c, nil
+}
+
+// awaitService waits until the build service answers; it may be on its way back from a crash.
+func (b *build) awaitService(c *client.Client) ([]*client.WorkerInfo, error) {
+	ctx, cancel := context.WithTimeout(b.ctx, dialPatience)
+	defer cancel()
 	for {
 		workers, err := c.ListWorkers(ctx)
 		if err == nil && len(workers) > 0 {
-			b.warnForeign(workers)
-			return c, nil
+			return workers, nil
 		}
 		select {
 		case <-ctx.Done():
-			_ = c.Close()
 			if b.ctx.Err() != nil {
 				return nil, context.Cause(b.ctx)
 			}

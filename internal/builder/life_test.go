@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder"
+	"github.com/roadstead-io/roadstead/internal/builder/worker"
 	"github.com/roadstead-io/roadstead/internal/registry"
 )
 
@@ -125,6 +127,29 @@ func TestTheOutcomeOutlivesAnAPIThatIsAway(t *testing.T) {
 	out := <-text
 	if r := w.releases.get(1); !out.failed || r.Status != api.StatusFailed || !strings.Contains(r.result.Error, "exit code: 7") {
 		t.Errorf("the release is %q: %+v", r.Status, r.result)
+	}
+}
+
+// The service restarts within a second, and the build goes on from its cache.
+func TestABuildOutlivesTheDeathOfTheBuildService(t *testing.T) {
+	dir := buildServiceDir(t)
+	w := newWorld(t, worker.Config{Dir: dir}.Address(), builder.Limits{})
+	w.withBase()
+	res := w.push(t.Context(), nil, pack(t, map[string]string{
+		"Dockerfile": "FROM base/busybox\nRUN echo before\nRUN --mount=type=cache,target=/c test -e /c/second || { touch /c/second; sleep 60; }\n"}))
+	w.begun(1)
+	second := func() bool {
+		matches, err := filepath.Glob(filepath.Join(dir, "state/runc-*/snapshots/snapshots/*/fs/second"))
+		return err == nil && len(matches) > 0
+	}
+	await(t, "the second step runs", second)
+	pids := must(exec.Command("pgrep", "-f", "buildkitd --config "+dir+"/").Output())(t)
+	for _, pid := range strings.Fields(string(pids)) {
+		_ = exec.Command("kill", "-9", pid).Run() // the first may take the others along
+	}
+	out := w.read(res)
+	if out.failed || !strings.Contains(out.text, "trying once more") {
+		t.Errorf("stream:\n%s", out.text)
 	}
 }
 

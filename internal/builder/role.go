@@ -119,7 +119,8 @@ func (s *Server) addImages(ctx context.Context, build int64, ask api.BuildImages
 
 func (s *Server) heartbeat(ctx context.Context, build int64) (api.Build, error) {
 	var b api.Build
-	return b, s.api.call(ctx, fmt.Sprintf("/internal/v1/builds/%d/heartbeat", build), "", struct{}{}, &b)
+	err := s.api.call(ctx, fmt.Sprintf("/internal/v1/builds/%d/heartbeat", build), "", struct{}{}, &b)
+	return b, err
 }
 
 func (s *Server) finish(ctx context.Context, build int64, result api.BuildResult) (api.Build, error) {

@@ -16,6 +16,8 @@ import (
 	"github.com/tonistiigi/fsutil"
 	fstypes "github.com/tonistiigi/fsutil/types"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/containerd/containerd/v2/core/content"
 
@@ -113,28 +115,22 @@ func (m *making) say(format string, args ...any) {
 	m.build.say("[%s] %s", m.svc.Name, fmt.Sprintf(format, args...))
 }
 
-// solve has BuildKit build the image into our store and gives its digest.
+// solve has BuildKit build the image into our store and gives its digest. A build service that dies under it gets a second
+// chance: what it had finished is in its cache.
 func (m *making) solve(ctx context.Context) (v1.Hash, error) {
 	opt, err := m.solveOptions(ctx)
 	if err != nil {
 		return v1.Hash{}, err
 	}
-	status := make(chan *client.SolveStatus)
-	group, ctx := errgroup.WithContext(ctx)
-	var res *client.SolveResponse
-	group.Go(func() (err error) {
-		res, err = m.bk.Solve(ctx, nil, opt, status)
-		return err
-	})
-	group.Go(func() error {
-		p := newProgress(func(line string) { m.say("%s", line) })
-		for s := range status {
-			p.update(s)
+	res, err := m.solveOnce(ctx, opt)
+	if status.Code(err) == codes.Unavailable && ctx.Err() == nil {
+		m.say("the build service went away; trying once more")
+		if _, err := m.build.awaitService(m.bk); err != nil {
+			return v1.Hash{}, err
 		}
-		p.flush()
-		return nil
-	})
-	if err := group.Wait(); err != nil {
+		res, err = m.solveOnce(ctx, opt)
+	}
+	if err != nil {
 		return v1.Hash{}, m.solveError(err)
 	}
 	digest, err := v1.NewHash(res.ExporterResponse["containerimage.digest"])
@@ -142,6 +138,26 @@ func (m *making) solve(ctx context.Context) (v1.Hash, error) {
 		return v1.Hash{}, fmt.Errorf("service %s: the build service named no image: %w", m.svc.Name, err)
 	}
 	return digest, nil
+}
+
+func (m *making) solveOnce(ctx context.Context, opt client.SolveOpt) (*client.SolveResponse, error) {
+	reports := make(chan *client.SolveStatus)
+	group, ctx := errgroup.WithContext(ctx)
+	var res *client.SolveResponse
+	group.Go(func() (err error) {
+		res, err = m.bk.Solve(ctx, nil, opt, reports)
+		return err
+	})
+	group.Go(func() error {
+		p := newProgress(func(line string) { m.say("%s", line) })
+		for r := range reports {
+			p.update(r)
+		}
+		p.flush()
+		return nil
+	})
+	err := group.Wait()
+	return res, err
 }
 
 // solveError words what BuildKit found: its own message, and the lines of the Dockerfile it is about.
@@ -160,8 +176,11 @@ func (m *making) solveError(err error) error {
 			}
 		}
 	}
+	if status.Code(err) == codes.Unavailable {
+		return errors.Join(api.Errorf(api.Unavailable, "service %s: the build service went away; push again", m.svc.Name), err)
+	}
 	text := err.Error()
-	for _, noise := range []string{"failed to solve: ", "rpc error: code = Unknown desc = ", "rpc error: code = Unavailable desc = "} {
+	for _, noise := range []string{"failed to solve: ", "rpc error: code = Unknown desc = "} {
 		text = strings.TrimPrefix(text, noise)
 	}
 	return errors.Join(api.Errorf(api.Invalid, "service %s: %s", m.svc.Name, text), err)

@@ -340,6 +340,12 @@ func tree(t testing.TB, dir string) map[string]string {
 // buildService starts the real build service and gives its address; it skips where buildkitd is not built.
 func buildService(t testing.TB) string {
 	t.Helper()
+	return worker.Config{Dir: buildServiceDir(t)}.Address()
+}
+
+// buildServiceDir does the same and gives the service's directory.
+func buildServiceDir(t testing.TB) string {
+	t.Helper()
 	buildkitd := os.Getenv("ROADSTEAD_BUILDKITD")
 	if buildkitd == "" {
 		t.Skip("ROADSTEAD_BUILDKITD does not name a buildkitd; `make test` builds one and sets it")
@@ -368,7 +374,7 @@ func buildService(t testing.TB) string {
 		}
 	})
 	await(t, "the build service is healthy", func() bool { return w.Healthy(t.Context()) == nil })
-	return cfg.Address()
+	return cfg.Dir
 }
 
 // withBase imports base/busybox: the real one where `make test` made it, else one around Debian's static busybox.
