@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
 // completionTime is how long a shell's Tab key may wait for the server.
@@ -55,7 +56,7 @@ func (a *app) devices() completer {
 			client.Query{Select: "uuid,device_name", OrderBy: "device_name asc", Top: 200})
 		var list []string
 		for _, d := range found {
-			list = append(list, short(d.UUID)+"\t"+d.Name)
+			list = append(list, terminal.Short(d.UUID)+"\t"+d.Name)
 		}
 		return list, err
 	})
@@ -78,7 +79,7 @@ func (a *app) releases() completer {
 			Select: "commit,status,raw_version", OrderBy: "created_at desc", Top: 50})
 		var list []string
 		for _, r := range found {
-			list = append(list, short(r.Commit)+"\t"+r.RawVersion+" "+r.Status)
+			list = append(list, terminal.Short(r.Commit)+"\t"+r.RawVersion+" "+r.Status)
 		}
 		return list, err
 	})

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
 // deviceView is the JSON form of a device in a list.
@@ -119,10 +120,10 @@ func (a *app) deviceListCommand() *cobra.Command {
 			for i, d := range found {
 				views[i] = viewDevice(d)
 			}
-			return a.show(views, func() *grid {
-				g := &grid{head: []string{"UUID", "Name", "Fleet", "Type", "Status", "Release", "Last seen"}}
+			return a.show(views, func() *terminal.Grid {
+				g := &terminal.Grid{Head: []string{"UUID", "Name", "Fleet", "Type", "Status", "Release", "Last seen"}}
 				for _, v := range views {
-					g.add(short(v.UUID), v.Name, v.Fleet, v.DeviceType, deviceStatus(v), v.Release.String(), lastSeen(v))
+					g.Add(terminal.Short(v.UUID), v.Name, v.Fleet, v.DeviceType, deviceStatus(v), v.Release.String(), lastSeen(v))
 				}
 				return g
 			})
@@ -146,7 +147,7 @@ func lastSeen(v deviceView) string {
 	case v.LastSeen == nil:
 		return "never"
 	}
-	return ago(*v.LastSeen)
+	return terminal.Ago(*v.LastSeen)
 }
 
 func (a *app) deviceShowCommand() *cobra.Command {
@@ -170,16 +171,16 @@ func (a *app) deviceShowCommand() *cobra.Command {
 			}
 			v := viewDetails(*d)
 			if a.output == "json" {
-				return a.showJSON(v)
+				return a.JSON(v)
 			}
-			a.showGrid(detailsGrid(v))
+			a.Table(detailsGrid(v))
 			if len(v.Services) > 0 {
-				fmt.Fprintln(a.out)
-				g := &grid{head: []string{"Service", "Status", "Release"}}
+				fmt.Fprintln(a.Out)
+				g := &terminal.Grid{Head: []string{"Service", "Status", "Release"}}
 				for _, s := range v.Services {
-					g.add(s.Name, serviceStatus(s), s.Release.String())
+					g.Add(s.Name, serviceStatus(s), s.Release.String())
 				}
-				a.showGrid(g)
+				a.Table(g)
 			}
 			return nil
 		},
@@ -199,11 +200,11 @@ func viewDetails(d client.Device) deviceDetails {
 	return v
 }
 
-func detailsGrid(v deviceDetails) *grid {
-	g := &grid{}
+func detailsGrid(v deviceDetails) *terminal.Grid {
+	g := &terminal.Grid{}
 	add := func(name, value string) {
 		if value != "" {
-			g.add(name, value)
+			g.Add(name, value)
 		}
 	}
 	add("UUID", v.UUID)
@@ -279,7 +280,7 @@ func (a *app) changeDevice(ctx context.Context, ref string, change deviceChange)
 	if err := c.Patch(ctx, client.ID("device", d.ID), client.Query{}, fields); err != nil {
 		return err
 	}
-	a.say("%s", done)
+	a.Say("%s", done)
 	return nil
 }
 
@@ -293,7 +294,7 @@ func (a *app) deviceRenameCommand() *cobra.Command {
 				if strings.TrimSpace(args[1]) == "" {
 					return nil, "", usagef("a device needs a name")
 				}
-				return map[string]any{"device_name": args[1]}, fmt.Sprintf("%s is called %s now.", short(d.UUID), args[1]), nil
+				return map[string]any{"device_name": args[1]}, fmt.Sprintf("%s is called %s now.", terminal.Short(d.UUID), args[1]), nil
 			})
 		},
 	}
@@ -340,7 +341,7 @@ func (a *app) devicePinCommand() *cobra.Command {
 				if err != nil {
 					return nil, "", err
 				}
-				return map[string]any{"is_pinned_on__release": r.ID}, fmt.Sprintf("%s is pinned to %s.", d.Name, short(r.Commit)), nil
+				return map[string]any{"is_pinned_on__release": r.ID}, fmt.Sprintf("%s is pinned to %s.", d.Name, terminal.Short(r.Commit)), nil
 			})
 		},
 	}
@@ -368,14 +369,14 @@ func (a *app) deviceRemoveCommand() *cobra.Command {
 				found = append(found, d)
 			}
 			for _, d := range found {
-				question := fmt.Sprintf("Remove device %s (%s)? Its access ends at once.", d.Name, short(d.UUID))
-				if err := a.confirm(sure, question); err != nil {
+				question := fmt.Sprintf("Remove device %s (%s)? Its access ends at once.", d.Name, terminal.Short(d.UUID))
+				if err := a.Confirm(sure, question); err != nil {
 					return err
 				}
 				if err := c.Delete(cmd.Context(), client.ID("device", d.ID), client.Query{}); err != nil {
 					return err
 				}
-				a.say("Removed device %s (%s).", d.Name, short(d.UUID))
+				a.Say("Removed device %s (%s).", d.Name, terminal.Short(d.UUID))
 			}
 			return nil
 		},

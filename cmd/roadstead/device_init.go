@@ -98,13 +98,13 @@ func (a *app) deviceInit(ctx context.Context, fleet string, f initFlags) error {
 		return err
 	}
 	if !toFile {
-		_, err := a.out.Write(config)
+		_, err := a.Out.Write(config)
 		return err
 	}
 	if err := durable.WriteFile(f.file, config, 0o600); err != nil {
 		return err
 	}
-	a.say("Wrote %s for a device of %s. Keep it as you would a key: whoever has it can add a device.", f.file, row.Slug)
+	a.Say("Wrote %s for a device of %s. Keep it as you would a key: whoever has it can add a device.", f.file, row.Slug)
 	return nil
 }
 

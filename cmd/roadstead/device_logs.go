@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
 type logFlags struct {
@@ -51,7 +51,7 @@ they come, until Ctrl-C. With -o json every line is an object of its own.`,
 
 func (a *app) deviceLogs(ctx context.Context, ref string, f logFlags) error {
 	opt := client.LogOptions{Follow: f.follow}
-	opt.Reconnecting = func(err error) { a.say("The stream broke (%v); opening it again.", err) }
+	opt.Reconnecting = func(err error) { a.Say("The stream broke (%v); opening it again.", err) }
 	if f.since != "" {
 		since, err := instant(f.since, time.Now(), -1)
 		if err != nil {
@@ -121,7 +121,7 @@ func (p *logPrinter) service(ctx context.Context, l api.LogLine) string {
 func (p *logPrinter) print(ctx context.Context, l api.LogLine) error {
 	at, name := time.UnixMilli(l.Timestamp), p.service(ctx, l)
 	if p.a.output == "json" {
-		return p.a.showLine(logView{
+		return p.a.Line(logView{
 			Time: at.UTC().Format("2006-01-02T15:04:05.000Z"), Service: orNil(name), System: l.IsSystem, Stderr: l.IsStdErr, Message: l.Message,
 		})
 	}
@@ -129,41 +129,10 @@ func (p *logPrinter) print(ctx context.Context, l api.LogLine) error {
 	if l.IsSystem || name == "" {
 		who = "[device] "
 	}
-	message := printableLog(strings.TrimRight(l.Message, "\r\n"))
+	message := terminal.Coloured(strings.TrimRight(l.Message, "\r\n"))
 	if l.IsStdErr {
-		message = p.a.colour("31", message)
+		message = p.a.Colour("31", message)
 	}
-	_, err := fmt.Fprintf(p.a.out, "%s %s%s\n", at.Local().Format("2006-01-02 15:04:05"), p.a.colour("36", who), message)
+	_, err := fmt.Fprintf(p.a.Out, "%s %s%s\n", at.Local().Format("2006-01-02 15:04:05"), p.a.Colour("36", who), message)
 	return err
-}
-
-// printableLog lets colours through and nothing else that steers a terminal.
-func printableLog(s string) string {
-	var b strings.Builder
-	for rest := s; rest != ""; {
-		i := strings.IndexByte(rest, '\x1b')
-		if i < 0 {
-			b.WriteString(printable(rest))
-			break
-		}
-		b.WriteString(printable(rest[:i]))
-		rest = rest[i:]
-		if end := strings.IndexByte(rest, 'm'); end > 1 && rest[1] == '[' && strings.Trim(rest[2:end], "0123456789;") == "" {
-			b.WriteString(rest[:end+1])
-			rest = rest[end+1:]
-			continue
-		}
-		rest = rest[1:]
-	}
-	if b.Len() > 0 && strings.Contains(s, "\x1b[") && !strings.HasSuffix(s, "\x1b[0m") {
-		b.WriteString("\x1b[0m")
-	}
-	return b.String()
-}
-
-// showLine prints one object on one line.
-func (a *app) showLine(v any) error {
-	enc := json.NewEncoder(a.out)
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
 }

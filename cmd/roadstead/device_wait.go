@@ -12,6 +12,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
 type waitFlags struct {
@@ -67,9 +68,9 @@ func (a *app) deviceWait(ctx context.Context, ref string, f waitFlags) error {
 			if waitingFor = f.missing(*now); waitingFor == "" {
 				v := viewDetails(*now)
 				if a.output == "json" {
-					return a.showJSON(v)
+					return a.JSON(v)
 				}
-				a.say("%s is ready.", now.Name)
+				a.Say("%s is ready.", now.Name)
 				return nil
 			}
 		case ctx.Err() == nil && !errors.Is(err, api.ErrUnavailable) && answered(err):
@@ -113,14 +114,14 @@ func (f waitFlags) missing(d client.Device) string {
 	}
 	for _, name := range f.running {
 		if !slices.ContainsFunc(services, func(s serviceView) bool { return s.Name == name && running(s) }) {
-			return fmt.Sprintf("service %s of release %s (%s)", name, short(target), statuses(services, name))
+			return fmt.Sprintf("service %s of release %s (%s)", name, terminal.Short(target), statuses(services, name))
 		}
 	}
 	if len(f.running) > 0 {
 		return ""
 	}
 	if d.Running.Get().Commit != target {
-		return fmt.Sprintf("release %s to be applied (the device is %s)", short(target), d.OverallStatus)
+		return fmt.Sprintf("release %s to be applied (the device is %s)", terminal.Short(target), d.OverallStatus)
 	}
 	for _, s := range services {
 		if !running(s) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
 // variableView is the JSON form of a variable.
@@ -160,7 +161,7 @@ func (a *app) envSetCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				a.say("Set %s.", p[0])
+				a.Say("Set %s.", p[0])
 			}
 			return nil
 		},
@@ -217,7 +218,7 @@ func (a *app) envRemoveCommand() *cobra.Command {
 				if err := c.Delete(ctx, client.ID(at.resource, found[0].ID), client.Query{}); err != nil {
 					return err
 				}
-				a.say("Removed %s.", name)
+				a.Say("Removed %s.", name)
 			}
 			return nil
 		},
@@ -241,8 +242,8 @@ func (a *app) envListCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.show(views, func() *grid {
-				g := &grid{head: []string{"Name", "Value", "Of", "Service", "Kind", "Id"}}
+			return a.show(views, func() *terminal.Grid {
+				g := &terminal.Grid{Head: []string{"Name", "Value", "Of", "Service", "Kind", "Id"}}
 				for _, v := range views {
 					service := "*"
 					if v.Service != nil {
@@ -251,7 +252,7 @@ func (a *app) envListCommand() *cobra.Command {
 					if v.Kind == "config" {
 						service = ""
 					}
-					g.add(v.Name, v.Value, v.Scope, service, v.Kind, strconv.FormatInt(v.ID, 10))
+					g.Add(v.Name, v.Value, v.Scope, service, v.Kind, strconv.FormatInt(v.ID, 10))
 				}
 				return g
 			})

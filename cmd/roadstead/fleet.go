@@ -12,6 +12,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
 // fleetView is the JSON form of a fleet.
@@ -47,7 +48,7 @@ func (r *releaseName) String() string {
 	if r == nil {
 		return ""
 	}
-	return short(r.Commit)
+	return terminal.Short(r.Commit)
 }
 
 var fleetQuery = client.Query{
@@ -141,9 +142,9 @@ func (a *app) createFleet(ctx context.Context, name, deviceType, organization st
 		if err != nil {
 			return err
 		}
-		return a.showJSON(viewFleet(*full))
+		return a.JSON(viewFleet(*full))
 	}
-	a.say("Created fleet %s. Push a project to it with `roadstead push %s`.", made.Slug, made.Slug)
+	a.Say("Created fleet %s. Push a project to it with `roadstead push %s`.", made.Slug, made.Slug)
 	return nil
 }
 
@@ -196,11 +197,11 @@ func (a *app) fleetListCommand() *cobra.Command {
 			for i, f := range found {
 				views[i] = viewFleet(f)
 			}
-			return a.show(views, func() *grid {
-				g := &grid{head: []string{"Fleet", "Device type", "Devices", "Online", "Release", "Created"}}
+			return a.show(views, func() *terminal.Grid {
+				g := &terminal.Grid{Head: []string{"Fleet", "Device type", "Devices", "Online", "Release", "Created"}}
 				for _, v := range views {
-					g.add(v.Slug, v.DeviceType, strconv.Itoa(v.Devices), strconv.Itoa(v.DevicesOnline),
-						v.TargetRelease.String(), ago(v.CreatedAt))
+					g.Add(v.Slug, v.DeviceType, strconv.Itoa(v.Devices), strconv.Itoa(v.DevicesOnline),
+						v.TargetRelease.String(), terminal.Ago(v.CreatedAt))
 				}
 				return g
 			})
@@ -223,7 +224,7 @@ func (a *app) fleetShowCommand() *cobra.Command {
 				return err
 			}
 			v := viewFleet(*f)
-			return a.show(v, func() *grid {
+			return a.show(v, func() *terminal.Grid {
 				follows := "the latest final release"
 				if !v.TrackLatest {
 					follows = "nothing: it is pinned"
@@ -232,7 +233,7 @@ func (a *app) fleetShowCommand() *cobra.Command {
 				if v.TargetRelease != nil {
 					target = fmt.Sprintf("%s (%s)", v.TargetRelease.Commit, v.TargetRelease.Version)
 				}
-				return &grid{rows: [][]string{
+				return &terminal.Grid{Rows: [][]string{
 					{"Fleet", v.Slug}, {"Id", strconv.FormatInt(v.ID, 10)}, {"UUID", v.UUID}, {"Device type", v.DeviceType},
 					{"Devices", fmt.Sprintf("%d, %d online", v.Devices, v.DevicesOnline)}, {"Target release", target},
 					{"Follows", follows}, {"Created", v.CreatedAt}}}
@@ -265,7 +266,7 @@ func (a *app) fleetPinCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				a.say("%s follows its latest release.", f.Slug)
+				a.Say("%s follows its latest release.", f.Slug)
 				return nil
 			}
 			r, err := findReleaseOf(ctx, c, f.ID, args[1])
@@ -277,7 +278,7 @@ func (a *app) fleetPinCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a.say("%s is pinned to %s.", f.Slug, short(r.Commit))
+			a.Say("%s is pinned to %s.", f.Slug, terminal.Short(r.Commit))
 			return nil
 		},
 	}
@@ -292,10 +293,10 @@ func findReleaseOf(ctx context.Context, c *client.Client, fleet int64, ref strin
 		return nil, err
 	}
 	if r.Fleet.ID != fleet {
-		return nil, api.Errorf(api.Invalid, "release %s belongs to another fleet", short(r.Commit))
+		return nil, api.Errorf(api.Invalid, "release %s belongs to another fleet", terminal.Short(r.Commit))
 	}
 	if r.Status != api.StatusSuccess {
-		return nil, api.Errorf(api.Invalid, "release %s is %s; only a successful one can run", short(r.Commit), r.Status)
+		return nil, api.Errorf(api.Invalid, "release %s is %s; only a successful one can run", terminal.Short(r.Commit), r.Status)
 	}
 	return r, nil
 }
@@ -316,13 +317,13 @@ func (a *app) fleetRemoveCommand() *cobra.Command {
 				return err
 			}
 			question := fmt.Sprintf("Remove fleet %s with its releases, variables and %d devices?", f.Slug, len(f.Devices))
-			if err := a.confirm(sure, question); err != nil {
+			if err := a.Confirm(sure, question); err != nil {
 				return err
 			}
 			if err := c.Delete(cmd.Context(), client.ID("application", f.ID), client.Query{}); err != nil {
 				return err
 			}
-			a.say("Removed fleet %s.", f.Slug)
+			a.Say("Removed fleet %s.", f.Slug)
 			return nil
 		},
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
 // keyView is the JSON form of a key in a list; nobody can be shown the key itself again.
@@ -93,10 +94,10 @@ func (a *app) createKey(ctx context.Context, key api.NewKey, fleet string) error
 		return err
 	}
 	if a.output == "json" {
-		return a.showJSON(newKeyView{Name: key.Name, Key: secret, ExpiresAt: key.ExpiryDate})
+		return a.JSON(newKeyView{Name: key.Name, Key: secret, ExpiresAt: key.ExpiryDate})
 	}
-	a.say("This is the only time that the key is shown:")
-	_, err = fmt.Fprintln(a.out, secret)
+	a.Say("This is the only time that the key is shown:")
+	_, err = fmt.Fprintln(a.Out, secret)
 	return err
 }
 
@@ -141,10 +142,10 @@ func (a *app) keyListCommand() *cobra.Command {
 				views[i] = keyView{
 					ID: k.ID, Name: k.Name, Description: k.Description, CreatedAt: k.CreatedAt, ExpiresAt: orNil(k.ExpiryDate)}
 			}
-			return a.show(views, func() *grid {
-				g := &grid{head: []string{"Id", "Name", "Description", "Created", "Expires"}}
+			return a.show(views, func() *terminal.Grid {
+				g := &terminal.Grid{Head: []string{"Id", "Name", "Description", "Created", "Expires"}}
 				for _, v := range views {
-					g.add(strconv.FormatInt(v.ID, 10), v.Name, v.Description, ago(v.CreatedAt), expires(v.ExpiresAt))
+					g.Add(strconv.FormatInt(v.ID, 10), v.Name, v.Description, terminal.Ago(v.CreatedAt), expires(v.ExpiresAt))
 				}
 				return g
 			})
@@ -164,7 +165,7 @@ func expires(stamp *string) string {
 		return *stamp
 	}
 	if at.Before(time.Now()) {
-		return "ended " + ago(*stamp)
+		return "ended " + terminal.Ago(*stamp)
 	}
 	return at.Local().Format("2006-01-02 15:04")
 }
@@ -197,13 +198,13 @@ func (a *app) keyRemoveCommand() *cobra.Command {
 				return api.Errorf(api.NotFound, "not all of the keys %s exist, or you may not see them", strings.Join(args, ", "))
 			}
 			for _, k := range found {
-				if err := a.confirm(sure, fmt.Sprintf("Remove key %d (%s)?", k.ID, k.Name)); err != nil {
+				if err := a.Confirm(sure, fmt.Sprintf("Remove key %d (%s)?", k.ID, k.Name)); err != nil {
 					return err
 				}
 				if err := c.Delete(cmd.Context(), client.ID("api_key", k.ID), client.Query{}); err != nil {
 					return err
 				}
-				a.say("Removed key %d.", k.ID)
+				a.Say("Removed key %d.", k.ID)
 			}
 			return nil
 		},

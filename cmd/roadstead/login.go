@@ -10,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
 type loginFlags struct {
@@ -47,7 +48,7 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 		return err
 	}
 	if a.url == "" && os.Getenv("ROADSTEAD_URL") == "" && saved.URL == "" {
-		if a.url, err = a.ask("Server (https://api.example.com)"); err != nil {
+		if a.url, err = a.Ask("Server (https://api.example.com)"); err != nil {
 			return usagef("give the server with --url")
 		}
 	}
@@ -84,19 +85,19 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 		return err
 	}
 	if os.Getenv("ROADSTEAD_TOKEN") != "" {
-		a.say("Note: ROADSTEAD_TOKEN is set; it is used in place of this login.")
+		a.Say("Note: ROADSTEAD_TOKEN is set; it is used in place of this login.")
 	}
 	if a.output == "json" {
-		return a.showJSON(view(who, address))
+		return a.JSON(view(who, address))
 	}
-	a.say("Logged in to %s as %s.", address, principal(who))
+	a.Say("Logged in to %s as %s.", address, principal(who))
 	return nil
 }
 
 // credentials gets a token: the one given, or one for a password.
 func (a *app) credentials(ctx context.Context, f loginFlags, next *settings) (string, error) {
 	if f.token == "-" {
-		return firstLine(a.in)
+		return terminal.FirstLine(a.In)
 	}
 	if f.token != "" {
 		return f.token, nil
@@ -106,15 +107,15 @@ func (a *app) credentials(ctx context.Context, f loginFlags, next *settings) (st
 		if f.passwordStdin || f.password != "" {
 			return "", usagef("give --email with the password")
 		}
-		if f.email, err = a.ask("E-mail address or user name"); err != nil {
+		if f.email, err = a.Ask("E-mail address or user name"); err != nil {
 			return "", usagef("give --email and --password-stdin, or --token")
 		}
 	}
 	switch {
 	case f.passwordStdin:
-		f.password, err = firstLine(a.in)
+		f.password, err = terminal.FirstLine(a.In)
 	case f.password == "":
-		f.password, err = a.askSecret("Password")
+		f.password, err = a.AskSecret("Password")
 	}
 	if err != nil {
 		return "", err
@@ -147,7 +148,7 @@ func (a *app) logoutCommand() *cobra.Command {
 				return err
 			}
 			if saved.Token == "" {
-				a.say("You were not logged in.")
+				a.Say("You were not logged in.")
 				return nil
 			}
 			if _, session := client.TokenIssued(saved.Token); session {
@@ -156,14 +157,14 @@ func (a *app) logoutCommand() *cobra.Command {
 					return err
 				}
 				if err := c.Logout(cmd.Context()); err != nil && !errors.Is(err, api.ErrUnauthorized) {
-					a.say("The server did not hear of it, so the session lives on until it expires: %v", err)
+					a.Say("The server did not hear of it, so the session lives on until it expires: %v", err)
 				}
 			}
 			saved.Token = ""
 			if err := saved.save(); err != nil {
 				return err
 			}
-			a.say("Logged out of %s.", saved.URL)
+			a.Say("Logged out of %s.", saved.URL)
 			return nil
 		},
 	}
@@ -212,8 +213,8 @@ func (a *app) whoamiCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.URL(), err)
 			}
-			return a.show(view(who, c.URL()), func() *grid {
-				return &grid{rows: [][]string{{"Server", c.URL()}, {"You are", principal(who)}}}
+			return a.show(view(who, c.URL()), func() *terminal.Grid {
+				return &terminal.Grid{Rows: [][]string{{"Server", c.URL()}, {"You are", principal(who)}}}
 			})
 		},
 	}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
 // Set by the linker, see Makefile.
@@ -23,6 +25,6 @@ func run() int {
 	defer stop()
 	// A second Ctrl-C ends the program at once, whatever it is still tidying up.
 	context.AfterFunc(ctx, stop)
-	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr}
+	a := &app{Terminal: &terminal.Terminal{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}}
 	return a.run(ctx, os.Args[1:])
 }

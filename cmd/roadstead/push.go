@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,6 +18,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/client/source"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
 type pushFlags struct {
@@ -134,7 +137,7 @@ func (a *app) push(ctx context.Context, ref, dir string, f pushFlags, prepare pr
 		}
 	}
 	for _, s := range project.Skipped {
-		a.say("Left out %s: it is neither a file nor a link.", s)
+		a.Say("Left out %s: it is neither a file nor a link.", s)
 	}
 	out, err := a.build(ctx, c, project, client.BuildOptions{
 		Slug: fleet.Slug, Dockerfile: f.dockerfile, NoCache: f.nocache, Draft: f.draft, Detach: f.detach})
@@ -166,19 +169,19 @@ func (a *app) build(
 		_ = pw.CloseWithError(err) // never fails
 		packed <- err
 	}()
-	con := a.buildConsole()
+	con := a.Console(a.output == "json")
 	out, err := c.Build(stream, opt, pr, func(e api.BuildEvent) error {
 		if e.Type == "metadata" && e.Resource == "buildLogId" {
 			release.set(e.Value)
 		}
-		return con.show(e)
+		return con.Show(e)
 	})
 	_ = pr.CloseWithError(errors.New("the builder did not want the rest")) // ends the packing, never fails
 	refused := errors.As(err, new(*client.ResponseError))
 	if packing := <-packed; packing != nil && err != nil && out.Release == 0 && !refused && ctx.Err() == nil {
 		err = packing // the cause, where the other is only that the upload broke off
 	}
-	return out, errors.Join(err, con.end())
+	return out, errors.Join(err, con.End())
 }
 
 // cancelBuild tells the server, for at most a few seconds: a person waits at the keyboard.
@@ -189,10 +192,10 @@ func (a *app) cancelBuild(ctx context.Context, c *client.Client, release int64) 
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := c.CancelBuild(ctx, release); err != nil {
-		a.say("The build could not be cancelled: %v", err)
+		a.Say("The build could not be cancelled: %v", err)
 		return
 	}
-	a.say("Cancelled the build of release %d.", release)
+	a.Say("Cancelled the build of release %d.", release)
 }
 
 // pushed tells how it ended, and gives the release its note and tags.
@@ -216,7 +219,7 @@ func (a *app) pushed(ctx context.Context, c *client.Client, slug string, f pushF
 		v.Status = api.StatusFailed
 	}
 	if a.output == "json" {
-		if err := a.showJSON(v); err != nil {
+		if err := a.JSON(v); err != nil {
 			return err
 		}
 	}
@@ -224,7 +227,7 @@ func (a *app) pushed(ctx context.Context, c *client.Client, slug string, f pushF
 	case out.Failed:
 		return buildFailed(out.Release)
 	case f.detach:
-		a.say("Release %d of %s is being built. `roadstead release show %d` shows how it goes.", out.Release, slug, out.Release)
+		a.Say("Release %d of %s is being built. `roadstead release show %d` shows how it goes.", out.Release, slug, out.Release)
 		return nil
 	case v.Status != api.StatusSuccess:
 		return fmt.Errorf("the build ended as %q; `roadstead release show %d --log` shows its log", v.Status, out.Release)
@@ -233,7 +236,7 @@ func (a *app) pushed(ctx context.Context, c *client.Client, slug string, f pushF
 		return fmt.Errorf("the release is made, but not its note and tags: %w", err)
 	}
 	if row != nil {
-		a.say("Released %s (%s) to %s.", row.Commit, row.RawVersion, slug)
+		a.Say("Released %s (%s) to %s.", row.Commit, row.RawVersion, slug)
 	}
 	return nil
 }
@@ -249,7 +252,7 @@ func buildFailed(release int64) error {
 func (a *app) settle(ctx context.Context, c *client.Client, id int64, buildErr error) (*client.Release, error) {
 	lost := errors.Is(buildErr, client.ErrStreamCut)
 	if lost {
-		a.say("%v. Waiting for release %d.", buildErr, id)
+		a.Say("%v. Waiting for release %d.", buildErr, id)
 	}
 	for {
 		r, err := client.One[client.Release](ctx, c, client.ID("release", id), client.Query{Select: "id,commit,status,raw_version"})
@@ -287,15 +290,32 @@ func annotate(ctx context.Context, c *client.Client, release int64, f pushFlags)
 
 // uploadBar shows how far the upload is, on a terminal. done takes the bar away, also when the upload broke off.
 func (a *app) uploadBar(total int64) (progress func(int64), done func()) {
-	if !isTerminal(a.err) || total == 0 {
-		a.say("Sending the project, %s.", size(total))
+	if !terminal.IsTerminal(a.Err) || total == 0 {
+		a.Say("Sending the project, %s.", terminal.Size(total))
 		return nil, func() {}
 	}
-	p := mpb.New(mpb.WithOutput(a.err), mpb.WithWidth(80), mpb.WithRefreshRate(120*time.Millisecond))
+	p := mpb.New(mpb.WithOutput(a.Err), mpb.WithWidth(80), mpb.WithRefreshRate(120*time.Millisecond))
 	bar := p.AddBar(total, mpb.BarRemoveOnComplete(), mpb.PrependDecorators(decor.Name("Sending the project ")),
 		mpb.AppendDecorators(decor.CountersKiloByte("% .1f / % .1f")))
 	return bar.IncrInt64, func() {
 		bar.Abort(true)
 		p.Wait()
+	}
+}
+
+// releaseNumber is the number of the release being built, known as soon as the builder says so; read from another goroutine when
+// the build is cancelled.
+type releaseNumber struct{ id atomic.Int64 }
+
+func (r *releaseNumber) get() int64 { return r.id.Load() }
+
+func (r *releaseNumber) set(v any) {
+	switch v := v.(type) {
+	case float64:
+		r.id.Store(int64(v))
+	case string:
+		if id, err := strconv.ParseInt(v, 10, 64); err == nil {
+			r.id.Store(id)
+		}
 	}
 }

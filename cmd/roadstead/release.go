@@ -11,6 +11,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
 // releaseView is the JSON form of a release.
@@ -100,10 +101,10 @@ func (a *app) releaseListCommand() *cobra.Command {
 			for i, r := range found {
 				views[i] = viewRelease(r)
 			}
-			return a.show(views, func() *grid {
-				g := &grid{head: []string{"Id", "Commit", "Version", "Status", "Final", "Created"}}
+			return a.show(views, func() *terminal.Grid {
+				g := &terminal.Grid{Head: []string{"Id", "Commit", "Version", "Status", "Final", "Created"}}
 				for _, v := range views {
-					g.add(strconv.FormatInt(v.ID, 10), short(v.Commit), v.Version, v.Status, yes(v.Final), ago(v.CreatedAt))
+					g.Add(strconv.FormatInt(v.ID, 10), terminal.Short(v.Commit), v.Version, v.Status, terminal.Yes(v.Final), terminal.Ago(v.CreatedAt))
 				}
 				return g
 			})
@@ -156,43 +157,43 @@ func (a *app) showRelease(r client.Release, log, composition bool) error {
 		if composition {
 			v.Compose = r.Composition
 		}
-		return a.showJSON(v)
+		return a.JSON(v)
 	case log:
-		_, err := io.WriteString(a.out, strings.TrimRight(r.BuildLog, "\n")+"\n")
+		_, err := io.WriteString(a.Out, strings.TrimRight(r.BuildLog, "\n")+"\n")
 		return err
 	case composition:
-		return a.showJSON(r.Composition)
+		return a.JSON(r.Composition)
 	}
-	g := &grid{rows: [][]string{
+	g := &terminal.Grid{Rows: [][]string{
 		{"Commit", v.Commit}, {"Id", strconv.FormatInt(v.ID, 10)}, {"Version", v.Version}, {"Fleet", v.Fleet},
-		{"Status", v.Status}, {"Final", yes(v.Final)}, {"Created", v.CreatedAt}}}
+		{"Status", v.Status}, {"Final", terminal.Yes(v.Final)}, {"Created", v.CreatedAt}}}
 	if v.EndedAt != nil {
-		g.add("Ended", *v.EndedAt)
+		g.Add("Ended", *v.EndedAt)
 	}
 	for k, val := range v.Tags {
-		g.add("Tag", k+"="+val)
+		g.Add("Tag", k+"="+val)
 	}
 	if v.Note != "" {
-		g.add("Note", v.Note)
+		g.Add("Note", v.Note)
 	}
-	a.showGrid(g)
+	a.Table(g)
 	if len(v.Images) == 0 {
 		return nil
 	}
-	fmt.Fprintln(a.out)
-	images := &grid{head: []string{"Service", "Status", "Size", "Image"}}
+	fmt.Fprintln(a.Out)
+	images := &terminal.Grid{Head: []string{"Service", "Status", "Size", "Image"}}
 	for _, i := range v.Images {
 		bytes := ""
 		if i.Size != nil {
-			bytes = size(*i.Size)
+			bytes = terminal.Size(*i.Size)
 		}
 		status := i.Status
 		if i.Error != "" {
 			status += ": " + i.Error
 		}
-		images.add(i.Service, status, bytes, i.Image)
+		images.Add(i.Service, status, bytes, i.Image)
 	}
-	a.showGrid(images)
+	a.Table(images)
 	return nil
 }
 
@@ -211,12 +212,12 @@ func (a *app) releaseCancelCommand() *cobra.Command {
 				return err
 			}
 			if r.Status != api.StatusRunning {
-				return api.Errorf(api.Invalid, "release %s is not being built: it is %s", short(r.Commit), r.Status)
+				return api.Errorf(api.Invalid, "release %s is not being built: it is %s", terminal.Short(r.Commit), r.Status)
 			}
 			if err := c.CancelBuild(cmd.Context(), r.ID); err != nil {
 				return err
 			}
-			a.say("Cancelled the build of release %d.", r.ID)
+			a.Say("Cancelled the build of release %d.", r.ID)
 			return nil
 		},
 	}
@@ -237,14 +238,14 @@ func (a *app) releaseFinalizeCommand() *cobra.Command {
 				return err
 			}
 			if r.IsFinal {
-				a.say("Release %s is final already.", short(r.Commit))
+				a.Say("Release %s is final already.", terminal.Short(r.Commit))
 				return nil
 			}
 			err = c.Patch(cmd.Context(), client.ID("release", r.ID), client.Query{}, map[string]any{"is_final": true})
 			if err != nil {
 				return err
 			}
-			a.say("Release %s is final.", short(r.Commit))
+			a.Say("Release %s is final.", terminal.Short(r.Commit))
 			return nil
 		},
 	}

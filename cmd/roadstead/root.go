@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"strings"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
 // Exit codes.
@@ -24,10 +24,9 @@ const (
 	exitInterrupted = 130
 )
 
-// app is one run of the program: its streams, its global flags and what it knows of the server.
+// app is one run of the program: its terminal, its global flags and what it knows of the server.
 type app struct {
-	in       io.Reader
-	out, err io.Writer
+	*terminal.Terminal
 
 	url     string // --url
 	output  string // --output: table or json
@@ -41,33 +40,29 @@ func (e usageError) Unwrap() error { return e.error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// silentError has been told already.
-type silentError struct{ error }
-
 func (a *app) run(ctx context.Context, args []string) int {
 	root := a.command()
 	root.SetArgs(args)
-	root.SetIn(a.in)
-	root.SetOut(a.out)
-	root.SetErr(a.err)
+	root.SetIn(a.In)
+	root.SetOut(a.Out)
+	root.SetErr(a.Err)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
 	if ctx.Err() != nil {
-		if !errors.As(err, new(silentError)) {
-			fmt.Fprintln(a.err, "interrupted")
-		}
+		a.Say("interrupted")
 		return exitInterrupted
 	}
-	if !errors.As(err, new(silentError)) {
-		fmt.Fprintf(a.err, "error: %v\n", err)
-		if hint := advice(err); hint != "" {
-			fmt.Fprintln(a.err, hint)
-		}
+	if errors.Is(err, terminal.ErrDeclined) {
+		return exitFailed // who said no knows
+	}
+	a.Say("error: %v", err)
+	if hint := advice(err); hint != "" {
+		a.Say("%s", hint)
 	}
 	if usage := errors.As(err, new(usageError)); usage || !a.started {
-		fmt.Fprintf(a.err, "Run `%s --help` for how to use it.\n", cmd.CommandPath())
+		fmt.Fprintf(a.Err, "Run `%s --help` for how to use it.\n", cmd.CommandPath())
 		return exitUsage
 	}
 	return exitFailed
@@ -114,6 +109,15 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 		a.pushCommand(), a.deployCommand(), a.releaseCommand(), a.envCommand(), a.tagCommand(), a.keyCommand(),
 		a.deviceTypeCommand(), a.apiCommand(), a.versionCommand())
 	return root
+}
+
+// show prints the objects as JSON, or the grid made from them.
+func (a *app) show(objects any, g func() *terminal.Grid) error {
+	if a.output == "json" {
+		return a.JSON(objects)
+	}
+	a.Table(g())
+	return nil
 }
 
 // connect makes a client for the server and the principal that flags, environment and saved login name.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
 // tagView is the JSON form of a tag.
@@ -81,7 +82,7 @@ func (a *app) tagSetCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a.say("Set tag %s.", args[0])
+			a.Say("Set tag %s.", args[0])
 			return nil
 		},
 	}
@@ -113,10 +114,10 @@ func (a *app) tagListCommand() *cobra.Command {
 			for i, t := range found {
 				views[i] = tagView(t)
 			}
-			return a.show(views, func() *grid {
-				g := &grid{head: []string{"Key", "Value", "Id"}}
+			return a.show(views, func() *terminal.Grid {
+				g := &terminal.Grid{Head: []string{"Key", "Value", "Id"}}
 				for _, v := range views {
-					g.add(v.Key, v.Value, strconv.FormatInt(v.ID, 10))
+					g.Add(v.Key, v.Value, strconv.FormatInt(v.ID, 10))
 				}
 				return g
 			})
@@ -152,7 +153,7 @@ func (a *app) tagRemoveCommand() *cobra.Command {
 			if err := c.Delete(cmd.Context(), resource, q); err != nil {
 				return err
 			}
-			a.say("Removed tag %s.", args[0])
+			a.Say("Removed tag %s.", args[0])
 			return nil
 		},
 	}

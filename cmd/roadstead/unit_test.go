@@ -15,10 +15,9 @@ import (
 	"time"
 
 	"github.com/adrg/xdg"
-	"github.com/google/go-cmp/cmp"
 
-	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
 func TestExpiry(t *testing.T) {
@@ -39,54 +38,6 @@ func TestExpiry(t *testing.T) {
 	for _, text := range []string{"d", "-1d", "1.5d", "0d", "soon", "2020-01-01", "-1h", "9999999999999999999d"} {
 		if got, err := expiry(text, now); err == nil {
 			t.Errorf("expiry(%q): got %v, want an error", text, got)
-		}
-	}
-}
-
-// TestTerminalIsNotSteered: what a device writes may have colours, and nothing else.
-func TestTerminalIsNotSteered(t *testing.T) {
-	for in, want := range map[string]string{
-		"plain":                   "plain",
-		"\x1b[31mred\x1b[0m":      "\x1b[31mred\x1b[0m",
-		"\x1b[31mred":             "\x1b[31mred\x1b[0m",
-		"\x1b[2Jcleared":          "[2Jcleared\x1b[0m",
-		"\x1b]0;title\x07x":       "]0;titlex",
-		"a\rb\bc\x00":             "abc",
-		"tab\there":               "tab here",
-		"\x1b[1;32mok\x1b[0m end": "\x1b[1;32mok\x1b[0m end\x1b[0m",
-		"\u009b2J":                "2J",
-	} {
-		if got := printableLog(in); got != want {
-			t.Errorf("printableLog(%q): got %q, want %q", in, got, want)
-		}
-	}
-}
-
-func TestConsole(t *testing.T) {
-	events := []api.BuildEvent{
-		{Message: "one"}, {Message: "10 %", Replace: true}, {Message: "90 %", Replace: true}, {Message: "two\n"},
-		{Type: "metadata", Resource: "cursor", Value: "up3"}, {Type: "metadata", Resource: "cursor", Value: "up1;31m"},
-		{Type: "metadata", Resource: "cursor", Value: "erase"}, {Message: "three", IsError: true}, {Message: "last", Replace: true},
-	}
-	for _, tt := range []struct {
-		tty  bool
-		want string
-	}{
-		{false, "one\n90 %\ntwo\nthree\nlast\n"},
-		{true, "one\n\r\x1b[K10 %\r\x1b[K90 %\ntwo\n\x1b[3A\r\x1b[Kthree\n\r\x1b[Klast\n"},
-	} {
-		var out bytes.Buffer
-		c := &console{a: &app{out: &out}, w: &out, tty: tt.tty}
-		for _, e := range events {
-			if err := c.show(e); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := c.end(); err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(tt.want, out.String()); diff != "" {
-			t.Errorf("terminal %v (-want +got):\n%s", tt.tty, diff)
 		}
 	}
 }
@@ -193,7 +144,7 @@ func TestOldSessionIsRefreshed(t *testing.T) {
 	defer srv.Close()
 	loggedIn(t, srv, old)
 	var out, errs bytes.Buffer
-	a := &app{in: strings.NewReader(""), out: &out, err: &errs}
+	a := &app{Terminal: &terminal.Terminal{In: strings.NewReader(""), Out: &out, Err: &errs}}
 	if code := a.run(t.Context(), []string{"whoami", "-o", "json"}); code != 0 {
 		t.Fatalf("whoami: exit code %d: %s", code, errs.String())
 	}
@@ -250,7 +201,7 @@ func TestLostStream(t *testing.T) {
 				t.Fatal(err)
 			}
 			var out, errs bytes.Buffer
-			a := &app{in: strings.NewReader(""), out: &out, err: &errs}
+			a := &app{Terminal: &terminal.Terminal{In: strings.NewReader(""), Out: &out, Err: &errs}}
 			if code := a.run(t.Context(), []string{"push", "f", dir, "-o", "json"}); code != tt.code {
 				t.Errorf("exit code %d, want %d: %s", code, tt.code, errs.String())
 			}

@@ -5,51 +5,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	"github.com/roadstead-io/roadstead/client"
 )
-
-// deviceTypeView is the JSON form of a device type.
-type deviceTypeView struct {
-	Slug string `json:"slug"`
-	Name string `json:"name"`
-	Arch string `json:"arch"`
-}
-
-func (a *app) deviceTypeCommand() *cobra.Command {
-	list := &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List the kinds of hardware that the server knows",
-		Example: "  roadstead device-type list",
-		Args:    args(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			found, err := client.Get[client.DeviceType](cmd.Context(), c, "device_type",
-				client.Query{Select: "id,slug,name", Expand: "is_of__cpu_architecture($select=id,slug)", OrderBy: "slug asc"})
-			if err != nil {
-				return err
-			}
-			views := make([]deviceTypeView, len(found))
-			for i, t := range found {
-				views[i] = deviceTypeView{Slug: t.Slug, Name: t.Name, Arch: t.Arch.Get().Slug}
-			}
-			return a.show(views, func() *grid {
-				g := &grid{head: []string{"Device type", "Name", "Architecture"}}
-				for _, v := range views {
-					g.add(v.Slug, v.Name, v.Arch)
-				}
-				return g
-			})
-		},
-	}
-	return group("device-type", "Kinds of hardware", list)
-}
 
 func (a *app) apiCommand() *cobra.Command {
 	var data string
@@ -84,7 +43,7 @@ be escaped.`,
 			if len(answer) > 0 && answer[len(answer)-1] != '\n' {
 				answer = append(answer, '\n')
 			}
-			_, err = a.out.Write(answer)
+			_, err = a.Out.Write(answer)
 			return err
 		},
 	}
@@ -100,7 +59,7 @@ func (a *app) body(data string) (json.RawMessage, error) {
 	if file, ok := strings.CutPrefix(data, "@"); ok {
 		var err error
 		if file == "-" {
-			text, err = io.ReadAll(a.in)
+			text, err = io.ReadAll(a.In)
 		} else {
 			text, err = os.ReadFile(file)
 		}
@@ -117,26 +76,4 @@ func (a *app) body(data string) (json.RawMessage, error) {
 // escapeSpaces escapes what cannot stand in a request line, and leaves all else as it was written.
 func escapeSpaces(path string) string {
 	return strings.NewReplacer(" ", "%20", `"`, "%22", "<", "%3C", ">", "%3E").Replace(path)
-}
-
-func (a *app) versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "version", Short: "Show the version of this program",
-		Example: "  roadstead version -o json",
-		Args:    args(0, 0),
-		RunE: func(*cobra.Command, []string) error {
-			v := struct {
-				Version string `json:"version"`
-				Built   string `json:"built"`
-				Go      string `json:"go"`
-				OS      string `json:"os"`
-				Arch    string `json:"arch"`
-			}{version, built, runtime.Version(), runtime.GOOS, runtime.GOARCH}
-			if a.output == "json" {
-				return a.showJSON(v)
-			}
-			_, err := fmt.Fprintf(a.out, "roadstead %s (%s, %s/%s)\n", v.Version, v.Go, v.OS, v.Arch)
-			return err
-		},
-	}
 }

@@ -1,51 +1,33 @@
-package main
+package terminal
 
 import (
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
-	"sync/atomic"
 
 	"github.com/roadstead-io/roadstead/api"
 )
 
-// releaseNumber is the number of the release being built, known as soon as the builder says so; read from another goroutine when
-// the build is cancelled.
-type releaseNumber struct{ id atomic.Int64 }
-
-func (r *releaseNumber) get() int64 { return r.id.Load() }
-
-func (r *releaseNumber) set(v any) {
-	switch v := v.(type) {
-	case float64:
-		r.id.Store(int64(v))
-	case string:
-		if id, err := strconv.ParseInt(v, 10, 64); err == nil {
-			r.id.Store(id)
-		}
-	}
-}
-
-// console prints what a builder says: lines, lines that replace the one before, and movements of the cursor. Where there is no
+// Console prints what a builder says: lines, lines that replace the one before, and movements of the cursor. Where there is no
 // terminal, a line that will be replaced is held back until it is the last of its kind.
-type console struct {
-	a    *app
+type Console struct {
+	t    *Terminal
 	w    io.Writer
 	tty  bool
 	held string // without a terminal: the latest line that may yet be replaced; on one: "" or what stands in the open line
 }
 
-// buildConsole writes to the standard output, or to the standard error when that is kept for JSON.
-func (a *app) buildConsole() *console {
-	c := &console{a: a, w: a.out, tty: a.width() > 0}
-	if a.output == "json" {
-		c.w, c.tty = a.err, false
+// Console makes one that writes to the standard output, or plainly to the standard error when the output is kept for JSON.
+func (t *Terminal) Console(keepOutput bool) *Console {
+	if keepOutput {
+		return &Console{t: t, w: t.Err}
 	}
-	return c
+	return &Console{t: t, w: t.Out, tty: t.Width() > 0}
 }
 
-func (c *console) show(e api.BuildEvent) error {
+// Show prints one event.
+func (c *Console) Show(e api.BuildEvent) error {
 	if e.Type == "metadata" {
 		if e.Resource == "cursor" && c.tty {
 			return c.cursor(fmt.Sprint(e.Value))
@@ -54,7 +36,7 @@ func (c *console) show(e api.BuildEvent) error {
 	}
 	message := strings.TrimRight(e.Message, "\n")
 	if e.IsError {
-		message = c.a.colour("31", message)
+		message = c.t.Colour("31", message)
 	}
 	if e.Replace {
 		c.held = message
@@ -64,15 +46,15 @@ func (c *console) show(e api.BuildEvent) error {
 		}
 		return nil
 	}
-	if err := c.end(); err != nil {
+	if err := c.End(); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintln(c.w, message)
 	return err
 }
 
-// end closes a line that might have been replaced.
-func (c *console) end() error {
+// End closes a line that might have been replaced.
+func (c *Console) End() error {
 	if c.held == "" {
 		return nil
 	}
@@ -85,7 +67,7 @@ func (c *console) end() error {
 	return err
 }
 
-func (c *console) cursor(move string) error {
+func (c *Console) cursor(move string) error {
 	var err error
 	switch {
 	case move == "erase":
