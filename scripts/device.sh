@@ -265,6 +265,10 @@ engine_loop() {
 agent_loop() {
 	local variables=()
 	mapfile -t variables < <(grep . "$1/etc/agent.env" || true)
+	for _ in $(seq 200); do # the engine first, as on a real device; the agent would wait for it, too
+		[ ! -S /run/docker.sock ] || break
+		sleep 0.05
+	done
 	while [ ! -e /run/stopping ]; do
 		env "${variables[@]}" "$2" --config "$1/boot/config.json" --state "$1/state" >>"$1/log/agent.log" 2>&1 &
 		echo $! >/run/agent.pid

@@ -428,8 +428,8 @@ func (a *Agent) refreshOn(ctx context.Context) {
 		if remote.Sleep(ctx, 20*time.Millisecond) != nil {
 			return
 		}
-		if err := a.refresh(ctx); err != nil && ctx.Err() == nil {
-			a.log.Warn("could not list the containers", "error", err)
+		if err := a.refresh(ctx); err != nil {
+			a.log.Debug("could not list the containers", "error", err) // watch and apply say it when the engine is away
 		}
 		poke(a.wake)
 	}

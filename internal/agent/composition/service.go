@@ -77,7 +77,8 @@ func (b *builder) finish(target *api.ServiceTarget) (*Service, error) {
 	}
 	shared := path.Join(b.dev.SharedDir, strconv.FormatInt(b.app.ID, 10), svc.Name)
 	b.host().Binds = append(b.host().Binds, shared+":/tmp/resin", shared+":/tmp/balena")
-	b.config().Image = target.Image
+	// Two releases may name the same image by two locations. What the container is made of is the content: the digest.
+	b.config().Image = target.Image[strings.LastIndexByte(target.Image, '@')+1:]
 	b.config().Labels = b.lab
 	b.lab[engine.LabelSupervised] = "true"
 	b.lab[LabelAppID] = strconv.FormatInt(b.app.ID, 10)
@@ -85,6 +86,7 @@ func (b *builder) finish(target *api.ServiceTarget) (*Service, error) {
 	b.lab[LabelServiceID] = strconv.FormatInt(target.ID, 10)
 	b.lab[LabelServiceName] = svc.Name
 	b.lab[LabelConfig] = Hash(svc.Spec)
+	b.config().Image = target.Image
 	svc.Spec.Name = ContainerName(b.app, svc.Name, target.ImageID)
 	slices.Sort(svc.Volumes)
 	svc.Volumes = slices.Compact(svc.Volumes)

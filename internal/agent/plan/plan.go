@@ -384,8 +384,11 @@ func (p *planner) waits(labels map[string]string) bool {
 // images gives up the images that we pulled and that no service wants, once their successors have run for a moment.
 func (p *planner) images(started bool) {
 	wanted := map[string]bool{}
-	for _, s := range p.services {
-		wanted[s.Image()] = true
+	for _, m := range p.matches {
+		wanted[m.svc.Image()] = true
+		if m.good != nil {
+			wanted[m.good.Image] = true // the same content under the name of an earlier release
+		}
 	}
 	var drop []Step
 	for _, ref := range slices.Sorted(slices.Values(p.cur.Pulled)) {

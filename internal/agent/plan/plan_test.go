@@ -235,6 +235,8 @@ func TestUpdatesAndRepairs(t *testing.T) {
 		{"a new image: download, then kill", reached(one), target(t, "b", svc{"web", "i9", ""}), []string{
 			"pull i9", "create web_1_1_b", "stop id-web_1_1_a", "start web_1_1_b for id-web_1_1_a", "remove id-web_1_1_a", "settle", "remove image i1"}, nil},
 		{"a new release with the same content only renames", reached(one), target(t, "b", web), []string{"rename id-web_1_1_a to web_1_1_b"}, nil},
+		{"the same content under another name is not downloaded, and the old name is kept", reached(target(t, "a", svc{"web", "old@sha256:1", ""})),
+			target(t, "b", svc{"web", "new@sha256:1", ""}), []string{"rename id-web_1_1_a to web_1_1_b"}, nil},
 		{"changed settings of the same release", reached(one), target(t, "a", svc{"web", "i1", `{"environment":["X=1"]}`}), []string{
 			"rename id-web_1_1_a to old_id-web_1_1_a_web_1_1_a", "create web_1_1_a", "stop id-web_1_1_a", "start web_1_1_a for id-web_1_1_a",
 			"remove id-web_1_1_a", "settle"}, nil},
