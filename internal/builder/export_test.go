@@ -3,8 +3,6 @@ package builder
 import (
 	"net/http"
 
-	"github.com/moby/buildkit/client"
-
 	"github.com/roadstead-io/roadstead/api"
 )
 
@@ -20,10 +18,4 @@ func NewTestStream(w http.ResponseWriter) (event func(api.BuildEvent) bool, beat
 func NewTestLog() (line func(string), text func() string) {
 	l := &logbook{}
 	return l.line, l.String
-}
-
-// NewTestProgress gives a progress printer's way in and its end.
-func NewTestProgress(line func(string)) (update func(*client.SolveStatus), flush func()) {
-	p := newProgress(line)
-	return p.update, p.flush
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/compose"
+	"github.com/roadstead-io/roadstead/internal/builder/progress"
 )
 
 // making is one service of a build on its way to an image in the registry.
@@ -149,11 +150,11 @@ func (m *making) solveOnce(ctx context.Context, opt client.SolveOpt) (*client.So
 		return err
 	})
 	group.Go(func() error {
-		p := newProgress(func(line string) { m.say("%s", line) })
+		p := progress.New(func(line string) { m.say("%s", line) })
 		for r := range reports {
-			p.update(r)
+			p.Update(r)
 		}
-		p.flush()
+		p.Flush()
 		return nil
 	})
 	err := group.Wait()

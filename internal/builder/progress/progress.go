@@ -1,4 +1,5 @@
-package builder
+// Package progress turns what BuildKit reports of a build into lines that people can read.
+package progress
 
 import (
 	"bytes"
@@ -10,9 +11,9 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// progress turns BuildKit's reports of one build into lines: a numbered line when a step begins, its output as it comes, and a
+// Printer turns BuildKit's reports of one build into lines: a numbered line when a step begins, its output as it comes, and a
 // line when it ends.
-type progress struct {
+type Printer struct {
 	line  func(string)
 	steps map[digest.Digest]*step
 	next  int
@@ -27,8 +28,9 @@ type step struct {
 // maxLine cuts lines that would be no lines to anybody.
 const maxLine = 4 << 10
 
-func newProgress(line func(string)) *progress {
-	return &progress{line: line, steps: map[digest.Digest]*step{}}
+// New makes a printer that gives each line to a function.
+func New(line func(string)) *Printer {
+	return &Printer{line: line, steps: map[digest.Digest]*step{}}
 }
 
 // hidden steps are BuildKit's housekeeping, of no interest to people.
@@ -37,7 +39,8 @@ func hidden(name string) bool {
 		strings.HasPrefix(name, "exporting ")
 }
 
-func (p *progress) update(s *client.SolveStatus) {
+// Update takes a report.
+func (p *Printer) Update(s *client.SolveStatus) {
 	for _, v := range s.Vertexes {
 		if v.Started != nil && !hidden(v.Name) {
 			p.begin(v)
@@ -53,7 +56,7 @@ func (p *progress) update(s *client.SolveStatus) {
 	}
 }
 
-func (p *progress) begin(v *client.Vertex) {
+func (p *Printer) begin(v *client.Vertex) {
 	if p.steps[v.Digest] != nil {
 		return
 	}
@@ -62,7 +65,7 @@ func (p *progress) begin(v *client.Vertex) {
 	p.line(fmt.Sprintf("#%d %s", p.next, oneLine(v.Name)))
 }
 
-func (p *progress) output(l *client.VertexLog) {
+func (p *Printer) output(l *client.VertexLog) {
 	st := p.steps[l.Vertex]
 	if st == nil {
 		return // of a hidden step
@@ -83,7 +86,7 @@ func (p *progress) output(l *client.VertexLog) {
 }
 
 // print shows a line of output the way a terminal would have left it: what came before a carriage return was overwritten.
-func (p *progress) print(st *step, line []byte) {
+func (p *Printer) print(st *step, line []byte) {
 	line = bytes.TrimRight(line, "\r")
 	if i := bytes.LastIndexByte(line, '\r'); i >= 0 {
 		line = line[i+1:]
@@ -94,7 +97,7 @@ func (p *progress) print(st *step, line []byte) {
 	p.line(fmt.Sprintf("#%d   %s", st.number, line))
 }
 
-func (p *progress) finish(v *client.Vertex) {
+func (p *Printer) finish(v *client.Vertex) {
 	st := p.steps[v.Digest]
 	if st == nil || st.ended {
 		return
@@ -111,15 +114,15 @@ func (p *progress) finish(v *client.Vertex) {
 	}
 }
 
-func (p *progress) rest(st *step) {
+func (p *Printer) rest(st *step) {
 	if len(st.partial) > 0 {
 		p.print(st, st.partial)
 		st.partial = nil
 	}
 }
 
-// flush shows output that no line end followed, of steps that never ended.
-func (p *progress) flush() {
+// Flush shows output that no line end followed, of steps that never ended.
+func (p *Printer) Flush() {
 	for _, st := range p.steps {
 		p.rest(st)
 	}
