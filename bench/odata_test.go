@@ -49,7 +49,9 @@ func odataHandler(b *testing.B) http.HandlerFunc {
 	key := func(name, to string, reverse ...string) odata.Column {
 		return odata.Column{Name: name, Type: odata.ForeignKey, To: to, Reverse: reverse}
 	}
-	user := func(filter string) map[access.Kind]odata.Rule { return map[access.Kind]odata.Rule{access.User: {Read: filter}} }
+	user := func(filter string) map[access.Kind]odata.Rule {
+		return map[access.Kind]odata.Rule{access.User: {Read: filter}}
+	}
 	org := "organization/any(o:o/membership/any(m:m/user eq @user))"
 	app := "belongs_to__application/any(a:a/" + org + ")"
 	e, err := odata.New(odata.Config{DB: d, Prefixes: []string{"/v7/"}, Model: odata.Model{Resources: []*odata.Resource{

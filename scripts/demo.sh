@@ -119,10 +119,11 @@ base_image() {
 }
 
 fleet_and_release() {
+	local made
 	if roadstead fleet show "$fleet" >/dev/null 2>&1; then
 		say "fleet $fleet: there already"
 	else
-		roadstead fleet create "$fleet" --type generic-amd64 >/dev/null
+		made=$(roadstead fleet create "$fleet" --type generic-amd64 2>&1) || fail "$made"
 		say "fleet $fleet: created"
 	fi
 	if roadstead release list "$fleet" -o json | grep -q '"status": *"success"'; then
@@ -134,8 +135,9 @@ fleet_and_release() {
 }
 
 virtual_device() {
+	local made
 	if [ ! -f "$demo/config.json" ] && [ ! -d "$demo/device" ]; then
-		roadstead device init "$fleet" --name "$device" --uses 1 --expires 1h --force -o "$demo/config.json" >/dev/null
+		made=$(roadstead device init "$fleet" --name "$device" --uses 1 --expires 1h --force -o "$demo/config.json" 2>&1) || fail "$made"
 		say "device: config.json made, with a key for one registration"
 	fi
 	if scripts/device.sh ip "$device" >/dev/null 2>&1; then
@@ -147,14 +149,14 @@ virtual_device() {
 }
 
 running() {
-	local uuid i address
+	local uuid i address waited page
 	for i in $(seq 100); do
 		uuid=$(roadstead device list --fleet "$fleet" -o json | sed -n 's/.*"uuid": *"\([0-9a-f]*\)".*/\1/p' | head -1)
 		[ -n "$uuid" ] && break
 		sleep 0.2
 	done
 	[ -n "$uuid" ] || fail "the device did not register, see .demo/device/log/agent.log"
-	roadstead device wait "$uuid" --running web --running writer --timeout 3m >/dev/null
+	waited=$(roadstead device wait "$uuid" --running web --running writer --timeout 3m 2>&1) || fail "$waited"
 	say "device $uuid: web and writer run"
 	address=$(scripts/device.sh ip "$device")
 	for i in $(seq 50); do
