@@ -92,14 +92,16 @@ func runBuildkit(ctx context.Context, in inherited, log *slog.Logger) error {
 
 // tell writes a line whenever the build service's health changes.
 func tell(ctx context.Context, report *os.File, w *worker.Worker) {
-	tick := time.NewTicker(time.Second)
+	const calm, eager = time.Second, 100 * time.Millisecond
+	tick := time.NewTimer(0)
 	defer tick.Stop()
 	said := ""
 	for {
-		line := "ok"
+		line, again := "ok", calm
 		if err := w.Healthy(ctx); err != nil {
-			line = oneLine(err)
+			line, again = oneLine(err), eager
 		}
+		tick.Reset(again)
 		if line != said && ctx.Err() == nil {
 			if _, err := fmt.Fprintln(report, line); err != nil {
 				return // the parent is gone

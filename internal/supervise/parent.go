@@ -39,6 +39,8 @@ type Parent struct {
 	stderr io.Writer
 	user   string
 
+	internal *pki.Authority // of the roles
+	outside  *pki.Authority // of the public names
 	site     api.Site
 	public   *net.TCPListener
 	id       *pki.Identity
@@ -153,11 +155,11 @@ func (p *Parent) close() {
 
 // furnishAll makes keys, users, directories and configurations.
 func (p *Parent) furnishAll() error {
-	internal, public, err := p.authorities()
+	err := p.authorities()
 	if err != nil {
 		return err
 	}
-	if err := p.callers(internal); err != nil {
+	if err := p.callers(); err != nil {
 		return err
 	}
 	if p.id, err = pki.LoadIdentity(p.layout.Role(api.RoleParent)); err != nil {
@@ -183,7 +185,7 @@ func (p *Parent) furnishAll() error {
 	var group errgroup.Group // at once: most of the time goes into waiting for the disk
 	for _, c := range p.children {
 		group.Go(func() error {
-			if err := p.furnish(c, internal, public, peers); err != nil {
+			if err := p.furnish(c, peers); err != nil {
 				return fmt.Errorf("role %s: %w", c.role.Name, err)
 			}
 			return nil
@@ -239,6 +241,7 @@ func (p *Parent) serve(ctx context.Context) error {
 	group.Go(func() error { doors.Wait(); close(door); return nil })
 	group.Go(func() error { return p.serveStatus(rest) })
 	group.Go(func() error { return p.announce(ctx) })
+	group.Go(func() error { p.renew(ctx); return nil })
 	group.Go(func() error {
 		<-ctx.Done()
 		p.stopping.Store(time.Now().UnixNano())

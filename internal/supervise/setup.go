@@ -1,12 +1,14 @@
 package supervise
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/durable"
@@ -83,14 +85,14 @@ func (p *Parent) record() error {
 }
 
 // authorities loads or makes the internal and the public authority.
-func (p *Parent) authorities() (internal, public *pki.Authority, err error) {
+func (p *Parent) authorities() (err error) {
 	l := p.layout
-	internal, err = authority(l.authorityFile("internal.pem"), l.authorityFile("internal.key"), "Roadstead roles of "+p.cfg.Domain)
+	p.internal, err = authority(l.authorityFile("internal.pem"), l.authorityFile("internal.key"), "Roadstead roles of "+p.cfg.Domain)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	public, err = authority(l.PublicCA(), l.authorityFile("public.key"), "Roadstead "+p.cfg.Domain, p.cfg.Domain)
-	return internal, public, err
+	p.outside, err = authority(l.PublicCA(), l.authorityFile("public.key"), "Roadstead "+p.cfg.Domain, p.cfg.Domain)
+	return err
 }
 
 func authority(certFile, keyFile, name string, domains ...string) (*pki.Authority, error) {
@@ -124,28 +126,10 @@ func (p *Parent) secrets(c *child) error {
 }
 
 // furnish makes a role's identity and configuration, and gives its directory to its user.
-func (p *Parent) furnish(c *child, internal, public *pki.Authority, peers map[string]string) error {
+func (p *Parent) furnish(c *child, peers map[string]string) error {
 	dir := p.layout.Role(c.role.Name)
-	if !c.role.Quiet && !internal.GoodRole(filepath.Join(dir, "cert.pem"), c.role.Name) {
-		leaf, err := internal.IssueRole(c.role.Name)
-		if err != nil {
-			return err
-		}
-		if err := pki.SaveIdentity(dir, leaf, internal.PEM()); err != nil {
-			return err
-		}
-	}
-	if c.role.Public && !public.Good(filepath.Join(dir, "tls.pem"), p.publicNames()...) {
-		leaf, err := public.IssueServer(p.publicNames()...)
-		if err != nil {
-			return err
-		}
-		if err := durable.WriteFile(filepath.Join(dir, "tls.key"), leaf.Key, 0o600); err != nil {
-			return err
-		}
-		if err := durable.WriteFile(filepath.Join(dir, "tls.pem"), leaf.Cert, 0o600); err != nil {
-			return err
-		}
+	if err := p.certify(c); err != nil {
+		return err
 	}
 	env := Env{Dir: dir, Site: p.site, Peers: map[string]string{}, Layout: p.layout}
 	for _, name := range c.role.Needs {
@@ -166,21 +150,66 @@ func (p *Parent) furnish(c *child, internal, public *pki.Authority, peers map[st
 	return give(dir, c.account.uid, c.account.gid)
 }
 
+// certify makes a role's certificates, or renews them when they are old. A role sees a renewal by itself, see pki.KeyPair.
+func (p *Parent) certify(c *child) error {
+	dir := p.layout.Role(c.role.Name)
+	if !c.role.Quiet && !p.internal.GoodRole(filepath.Join(dir, "cert.pem"), c.role.Name) {
+		leaf, err := p.internal.IssueRole(c.role.Name)
+		if err != nil {
+			return err
+		}
+		if err := pki.SaveIdentity(dir, leaf, p.internal.PEM()); err != nil {
+			return err
+		}
+	}
+	if c.role.Public && !p.outside.Good(filepath.Join(dir, "tls.pem"), p.publicNames()...) {
+		leaf, err := p.outside.IssueServer(p.publicNames()...)
+		if err != nil {
+			return err
+		}
+		if err := durable.WriteFile(filepath.Join(dir, "tls.key"), leaf.Key, 0o600); err != nil {
+			return err
+		}
+		return durable.WriteFile(filepath.Join(dir, "tls.pem"), leaf.Cert, 0o600)
+	}
+	return nil
+}
+
+// renewEvery is how often a running server looks whether a certificate is old.
+const renewEvery = 12 * time.Hour
+
+// renew keeps the certificates of a server that is never restarted good.
+func (p *Parent) renew(ctx context.Context) {
+	for {
+		wait(ctx, renewEvery)
+		if ctx.Err() != nil {
+			return
+		}
+		errs := []error{p.callers()}
+		for _, c := range p.children {
+			errs = append(errs, p.certify(c))
+		}
+		if err := errors.Join(errs...); err != nil {
+			p.log.Error("a certificate could not be renewed; it is tried again", "error", err, "again_in", renewEvery)
+		}
+	}
+}
+
 // callers makes the identities of those who call roles and are never called: the parent itself and the operator.
-func (p *Parent) callers(internal *pki.Authority) error {
+func (p *Parent) callers() error {
 	for _, name := range []string{api.RoleParent, api.RoleAdmin} {
 		dir := p.layout.Role(name)
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
-		if internal.GoodRole(filepath.Join(dir, "cert.pem"), name) {
+		if p.internal.GoodRole(filepath.Join(dir, "cert.pem"), name) {
 			continue
 		}
-		leaf, err := internal.IssueClient(name)
+		leaf, err := p.internal.IssueClient(name)
 		if err != nil {
 			return err
 		}
-		if err := pki.SaveIdentity(dir, leaf, internal.PEM()); err != nil {
+		if err := pki.SaveIdentity(dir, leaf, p.internal.PEM()); err != nil {
 			return err
 		}
 	}

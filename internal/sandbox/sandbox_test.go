@@ -1,0 +1,143 @@
+package sandbox_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/roadstead-io/roadstead/internal/sandbox"
+)
+
+// The test binary plays the child: what Harden does cannot be undone.
+func TestMain(m *testing.M) {
+	switch os.Getenv("SANDBOX_TEST_CHILD") {
+	case "harden":
+		hardened()
+	case "enter":
+		entered()
+	default:
+		os.Exit(m.Run())
+	}
+}
+
+func child(t *testing.T, what string, env ...string) string {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Dir = "/"
+	cmd.Env = append(os.Environ(), append(env, "SANDBOX_TEST_CHILD="+what)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return string(out)
+}
+
+func hardened() {
+	if err := sandbox.Harden(false); err != nil {
+		fmt.Println("Harden:", err)
+		os.Exit(1)
+	}
+	dir, err := os.MkdirTemp("", "sandbox-")
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	file := filepath.Join(dir, "f")
+	_ = os.WriteFile(file, nil, 0o666) //nolint:gosec // the umask is what is tested
+	if info, err := os.Stat(file); err == nil {
+		fmt.Printf("mode=%04o\n", info.Mode().Perm())
+	}
+	fmt.Println("exec:", exec.Command("/bin/true").Run())
+	status, _ := os.ReadFile("/proc/self/status")
+	fmt.Print(string(status))
+	limits, _ := os.ReadFile("/proc/self/limits")
+	fmt.Print(string(limits))
+}
+
+func TestHardenedProcess(t *testing.T) {
+	out := child(t, "harden")
+	for _, want := range []string{"mode=0600", "exec: fork/exec /bin/true: operation not permitted", "NoNewPrivs:\t1", "Seccomp:\t2"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("a hardened process does not show %q:\n%s", want, out)
+		}
+	}
+	for line := range strings.Lines(out) {
+		if strings.HasPrefix(line, "Max core file size") && strings.Fields(line)[4] != "0" {
+			t.Errorf("core dumps: %s", line)
+		}
+	}
+}
+
+func entered() {
+	plan, err := sandbox.FromEnv()
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	if plan != nil {
+		fmt.Println(plan.Enter())
+		os.Exit(1)
+	}
+	status, _ := os.ReadFile("/proc/self/status")
+	fmt.Print(string(status))
+}
+
+func TestEnterBecomesTheUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can become another user")
+	}
+	out := child(t, "enter", sandbox.Plan{UID: 65534, GID: 65534, Groups: []int{12345}}.Env())
+	for _, want := range []string{
+		"Uid:\t65534\t65534\t65534\t65534", "Gid:\t65534\t65534\t65534\t65534", "Groups:\t12345", "CapEff:\t0000000000000000",
+		"CapPrm:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("after Enter there is no %q:\n%s", want, out)
+		}
+	}
+	out = child(t, "enter", sandbox.Plan{UID: 65534, GID: 65534, Setuid: true}.Env())
+	if !strings.Contains(out, "NoNewPrivs:\t0") || !strings.Contains(out, "CapEff:\t0000000000000000") {
+		t.Errorf("with Setuid: %s", out)
+	}
+}
+
+func TestPlansOfRootAreRefused(t *testing.T) {
+	for _, text := range []string{`{"uid":0,"gid":5}`, `{"uid":5,"gid":0}`, `{"uid":-1,"gid":5}`, `rubbish`, ``} {
+		t.Setenv("ROADSTEAD_SANDBOX", text)
+		if p, err := sandbox.FromEnv(); err == nil {
+			t.Errorf("FromEnv(%q) = %+v, want an error", text, p)
+		}
+	}
+}
+
+func TestClosedFindsTheTopmostDirectory(t *testing.T) {
+	top := t.TempDir()
+	path := filepath.Join(top, "a", "b", "c")
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	uid := os.Geteuid() + 4321
+	stranger := sandbox.Plan{UID: uid, GID: uid}
+	above := stranger.Closed(top) // t.TempDir's own parent may be closed
+	if err := os.Chmod(filepath.Join(top, "a"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	want := filepath.Join(top, "a")
+	if above != "" {
+		want = above
+	}
+	if got := stranger.Closed(path); got != want {
+		t.Errorf("Closed(%s) = %q, want %q", path, got, want)
+	}
+	if got := stranger.Closed("/"); got != "" {
+		t.Errorf("Closed(/) = %q", got)
+	}
+}
