@@ -8,7 +8,10 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
-// Ranks of variables: what they are for, and among those for the same thing the stronger ones higher.
+// Ranks of variables: what they are for, and among those for the same thing the stronger ones higher. Some stand as numbers in
+// the queries only.
+//
+//nolint:unused // see above
 const (
 	configOfFleet = iota + 1
 	configOfDevice

@@ -9,6 +9,7 @@ package odata
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -82,7 +83,7 @@ func (e *Engine) Check(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			return rows.Close()
+			return errors.Join(rows.Err(), rows.Close())
 		})
 	})
 }

@@ -41,8 +41,6 @@ type rule struct {
 	write, ignore, hide          map[string]bool
 }
 
-func (r *resource) is(name string) bool { return r.Name == name || slices.Contains(r.Synonyms, name) }
-
 // column finds a property by its name or, for a foreign key, a synonym.
 func (r *resource) column(name string) *column {
 	if c, ok := r.columns[name]; ok {
@@ -228,15 +226,15 @@ func (r *resource) parseRule(lim Limits, def Rule) (*rule, error) {
 	for _, n := range def.Write {
 		c := r.columns[n]
 		if c == nil && !slices.Contains(r.Virtual, n) {
-			return nil, fmt.Errorf("Write names %q, which is no column", n)
+			return nil, fmt.Errorf("rule: Write names %q, which is no column", n)
 		}
 		if c != nil && c.SQL != "" {
-			return nil, fmt.Errorf("Write names %q, which is computed", n)
+			return nil, fmt.Errorf("rule: Write names %q, which is computed", n)
 		}
 	}
 	for _, n := range def.Hide {
 		if r.columns[n] == nil {
-			return nil, fmt.Errorf("Hide names %q, which is no column", n)
+			return nil, fmt.Errorf("rule: Hide names %q, which is no column", n)
 		}
 	}
 	return p, nil

@@ -241,6 +241,6 @@ func Serve(ctx context.Context, srv *http.Server, serve func() error, grace time
 	if err := srv.Shutdown(stop); err != nil {
 		_ = srv.Close()
 	}
-	_ = <-failed // http.ErrServerClosed
+	<-failed //nolint:errcheck // it is http.ErrServerClosed
 	return nil
 }

@@ -317,7 +317,7 @@ func TestTLSOnly(t *testing.T) {
 		c.Close()
 		t.Error("TLS 1.1 is accepted")
 	}
-	res, err := http.Get("http://" + p.address + ":443/ping") //nolint:noctx // a plain request that must fail
+	res, err := http.Get("http://" + p.address + ":443/ping")
 	if err == nil {
 		res.Body.Close()
 		if res.StatusCode != http.StatusBadRequest {
