@@ -122,7 +122,12 @@ func openDir(t *testing.T) string {
 // up starts a server and waits until it is ready.
 func up(t *testing.T, dir, listen string, args ...string) *server {
 	t.Helper()
-	s := begin(t, dir, listen, args...)
+	return upAs(t, nil, dir, listen, args...)
+}
+
+func upAs(t *testing.T, user *syscall.Credential, dir, listen string, args ...string) *server {
+	t.Helper()
+	s := begin(t, user, dir, listen, args...)
 	select {
 	case line := <-s.out:
 		port, ok := strings.CutPrefix(line, "ready https://dashboard."+domain+":")
@@ -138,11 +143,12 @@ func up(t *testing.T, dir, listen string, args ...string) *server {
 	return s
 }
 
-func begin(t *testing.T, dir, listen string, args ...string) *server {
+func begin(t *testing.T, user *syscall.Credential, dir, listen string, args ...string) *server {
 	t.Helper()
 	s := &server{t: t, dir: dir, log: &lockedBuffer{}, out: make(chan string, 10), ended: make(chan error, 1)}
 	s.cmd = exec.Command(binary(t), append([]string{"up", "--data", dir, "--domain", domain, "--listen", listen}, args...)...)
 	s.cmd.Stderr = s.log
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
 	stdout, err := s.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

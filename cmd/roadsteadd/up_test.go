@@ -20,6 +20,7 @@ var allRoles = []string{"signer", "api", "registry", "builder", "edge"}
 
 func TestUpOnAnEmptyDirectory(t *testing.T) {
 	dir := openDir(t)
+	binary(t) // is not part of the time
 	began := time.Now()
 	s := up(t, dir, "127.0.0.1:0")
 	t.Logf("ready after %s", time.Since(began).Round(time.Millisecond))
@@ -216,6 +217,36 @@ func TestEachRoleHasOnlyItsOwn(t *testing.T) {
 	}
 	if out, text, code := run(t, nil, "admin", "verify", "--data", s.dir); code != 0 {
 		t.Errorf("verify: exit %d: %s %s", code, out, text)
+	}
+}
+
+// Without root everything runs as one user, and one warning says what that costs.
+func TestUpWithoutRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("every other test is this one when not run as root")
+	}
+	dir := openDir(t)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const nobody = 65534
+	if err := os.Chown(dir, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	s := upAs(t, &syscall.Credential{Uid: nobody, Gid: nobody}, dir, "127.0.0.1:0")
+	if code := s.whoami(s.admin().APIKey); code != 200 {
+		t.Errorf("whoami: %d", code)
+	}
+	if n := strings.Count(s.log.String(), "not started as root"); n != 1 {
+		t.Errorf("%d warnings, want one", n)
+	}
+	for _, r := range s.status().Roles {
+		if r.Role == "buildkit" {
+			continue
+		}
+		if st := procStatus(t, r.PID); r.User != "nobody" || st["NoNewPrivs"] != "1" || st["Seccomp"] != "2" {
+			t.Errorf("%s runs as %s, NoNewPrivs %s, Seccomp %s", r.Role, r.User, st["NoNewPrivs"], st["Seccomp"])
+		}
 	}
 }
 

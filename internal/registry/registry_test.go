@@ -464,19 +464,6 @@ func TestChangedBytesAreNotServed(t *testing.T) {
 	}
 }
 
-func TestFullDiskIsSaid(t *testing.T) {
-	s := prepare(t).run(registry.Config{MinFree: 1 << 60}) // no disk has that much
-	token := s.token(grant(mine, "pull", "push"), nil)
-	res, body := s.do("builder", token, "POST", "/v2/"+mine+"/blobs/uploads/", nil)
-	if res.StatusCode != http.StatusInsufficientStorage || !strings.Contains(body, "disk is full") {
-		t.Errorf("an upload: %d %s, want 507 and why", res.StatusCode, body)
-	}
-	res, body = s.do("parent", "", "GET", "/healthz", nil)
-	if res.StatusCode != http.StatusServiceUnavailable || !strings.Contains(body, "disk is full") {
-		t.Errorf("healthz: %d %s, want 503 and why", res.StatusCode, body)
-	}
-}
-
 func TestUploadGoesOnAfterARestart(t *testing.T) {
 	s := start(t)
 	token := s.token(grant(mine, "pull", "push"), nil)

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -92,9 +94,10 @@ func (s *Server) wall(next http.Handler) http.Handler {
 	})
 }
 
-// write lets the builder's request through, unless the disk is full or a tag would change its meaning.
+// write lets the builder's request through, unless the disk is full or a tag would change its meaning. Giving an upload up is
+// always possible.
 func (s *Server) write(w http.ResponseWriter, r *http.Request, q request, next http.Handler) {
-	if free, err := freeBytes(s.storage); err == nil && free < s.cfg.MinFree+max(r.ContentLength, 0) {
+	if free, err := freeBytes(s.storage); err == nil && r.Method != http.MethodDelete && free < s.cfg.MinFree+max(r.ContentLength, 0) {
 		full(w)
 		return
 	}
@@ -111,10 +114,28 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, q request, next h
 		refuse(w, http.StatusConflict, "DENIED", "the tag "+q.reference+" is taken; what is released does not change")
 		return
 	}
-	next.ServeHTTP(&writeFailure{ResponseWriter: w, full: func() bool {
+	failure := &writeFailure{ResponseWriter: w, full: func() bool {
 		free, err := freeBytes(s.storage)
 		return err == nil && free < s.cfg.MinFree
-	}}, r)
+	}}
+	next.ServeHTTP(failure, r)
+	if failure.swallow {
+		s.abandon(r, q)
+	}
+}
+
+var uploadForm = regexp.MustCompile(`^[0-9a-f-]{36}$`)
+
+// abandon throws away what came of an upload that filled the disk. The library would keep it for a day, and cannot cancel an
+// upload whose last part was cut off.
+func (s *Server) abandon(r *http.Request, q request) {
+	if q.kind != "blobs/uploads" || !uploadForm.MatchString(q.reference) {
+		return
+	}
+	dir := filepath.Join(s.storage, "docker", "registry", "v2", "repositories", q.repository, "_uploads", q.reference)
+	if err := os.RemoveAll(dir); err != nil {
+		s.log.WarnContext(r.Context(), "a failed upload could not be removed", "error", err, "request", web.RequestID(r.Context()))
+	}
 }
 
 // tagTaken asks the library itself whether a tag exists already.
