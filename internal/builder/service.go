@@ -213,8 +213,12 @@ func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 	for k, v := range m.opt.Labels {
 		attrs["label:"+k] = v
 	}
-	// Last, so that no argument replaces it: cache mounts of one fleet are not another's to read.
+	// Last, so that no argument replaces them: cache mounts of one fleet are not another's to read, and neither are its steps.
+	// BuildKit leaves proxies and the addresses of extra hosts out of a step's identity, so a step that one fleet ran through
+	// its own proxy would be taken for another's; and what a step fetched would be had by whoever repeats its words. The
+	// host name is part of the identity, and of nothing that ends up in the image.
 	attrs["build-arg:BUILDKIT_CACHE_MOUNT_NS"] = fleet.UUID
+	attrs["build-arg:BUILDKIT_SANDBOX_HOSTNAME"] = fleet.UUID
 	if err := m.build.s.offerBases(ctx, m.build.platform(), attrs); err != nil {
 		return client.SolveOpt{}, err
 	}

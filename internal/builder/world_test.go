@@ -32,8 +32,9 @@ import (
 )
 
 const (
-	testToken = "rsu_pusher"
-	testFleet = "acme/hello"
+	testToken  = "rsu_pusher"
+	testFleet  = "acme/hello"
+	otherFleet = "mallory/hello"
 )
 
 var site = api.Site{Domain: "roadstead.test", Port: 8443}
@@ -118,12 +119,17 @@ func (s *releases) open(r *http.Request, _ *release) (any, error) {
 	if err := json.NewDecoder(r.Body).Decode(&ask); err != nil {
 		return nil, api.Errorf(api.Invalid, "%v", err)
 	}
-	if ask.Slug != testFleet {
+	fleet := strings.Repeat("f", 32)
+	switch ask.Slug {
+	case testFleet:
+	case otherFleet:
+		fleet = strings.Repeat("0", 32)
+	default:
 		return nil, api.Errorf(api.NotFound, "there is no fleet %q", ask.Slug)
 	}
 	id := int64(len(s.builds) + 1)
 	b := &release{Build: api.Build{ID: id, Commit: fmt.Sprintf("%032x", id), Status: api.StatusRunning,
-		Fleet: &api.BuildFleet{ID: 1, UUID: strings.Repeat("f", 32), Slug: testFleet, DeviceType: "generic-amd64", Arch: s.arch}}}
+		Fleet: &api.BuildFleet{ID: 1, UUID: fleet, Slug: ask.Slug, DeviceType: "generic-amd64", Arch: s.arch}}}
 	s.builds[id] = b
 	return b.Build, nil
 }
