@@ -107,8 +107,15 @@ next_address() {
 # prepare_dir: what the device finds on its disk. Nothing here is undone by `down`.
 prepare_dir() {
 	local dir=$1 config=$2 name=$3 host_ip=$4
-	mkdir -p "$dir"/{boot,state,docker,run,log,etc/docker}
+	mkdir -p "$dir"/{boot,state,docker,run,log}
 	chmod 700 "$dir" "$dir/boot" "$dir/state"
+	if [ ! -d "$dir/etc" ]; then # a copy, for a mount over one file of /etc ends when the host replaces that file
+		rm -rf "$dir/etc.new"
+		cp -a /etc "$dir/etc.new"
+		rm -rf "$dir"/etc.new/{docker,ssh,shadow,shadow-,gshadow,gshadow-}
+		mkdir "$dir/etc.new/docker"
+		mv "$dir/etc.new" "$dir/etc"
+	fi
 	[ -e "$dir/boot/config.json" ] || install -m 600 "$config" "$dir/boot/config.json"
 	{
 		echo "127.0.0.1 localhost $name"
@@ -139,11 +146,11 @@ up() {
 	[ "$(id -u)" = 0 ] || die "needs root"
 	[ -e "$config" ] || die "$config does not exist"
 	[ "$agent" = none ] || [ -x "$agent" ] || die "$agent does not exist; run make build"
-	if alive "$name"; then
+	if alive "$name" && engine_answers "$(cat "$REGISTER/$name/dir")"; then
 		echo "device $name is up: $(ip_of "$name")"
 		return
-	fi
-	[ ! -d "$REGISTER/$name" ] || down "$name"
+	fi # one that just lost its power may still be dying
+	[ ! -d "$REGISTER/$name" ] || down "$name" >/dev/null
 	need ip iproute2
 	need iptables iptables
 	need dockerd docker.io
@@ -176,10 +183,6 @@ up() {
 			iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT && iptables -P INPUT DROP'
 	fi
 	prepare_dir "$dir" "$config" "$name" "$host_ip"
-	local made=""
-	[ -d /etc/docker ] || { mkdir -p /etc/docker; made=1; } # only a place to mount on; `down` takes it away again
-	[ -z "$made" ] || touch "$me/made-etc-docker"
-
 	rm -f "$dir/run/init.pid" "$dir/run/docker.pid" "$dir/run/agent.pid"
 	DEVICE_NAME=$name DEVICE_DIR=$dir DEVICE_AGENT=$agent setsid nsenter --net="/run/netns/$net" \
 		unshare --mount --propagation private --pid --fork --uts --ipc --kill-child "$HERE/device.sh" __init \
@@ -233,11 +236,10 @@ init() {
 	mount -t proc proc /proc
 	mount_cgroups
 	hostname "$DEVICE_NAME" 2>/dev/null || true
-	mount --bind "$dir/etc/hosts" /etc/hosts
-	mount --bind "$dir/etc/docker" /etc/docker
+	mount --bind "$dir/etc" /etc
 	find "$dir/run" -mindepth 1 -delete
 	mount --bind "$dir/run" /run
-	mkdir -p /run/opt
+	mkdir -p /run/opt /run/lock
 	mount --bind /run/opt /opt # containerd would make /opt/containerd on the host
 	cd /
 	unset DEVICE_NAME DEVICE_DIR DEVICE_AGENT DOCKER_HOST DOCKER_CONFIG
@@ -302,7 +304,6 @@ down() {
 	ip link delete "$(cable "$name")" 2>/dev/null || true
 	ip netns delete "rsd-$name" 2>/dev/null || true
 	find /sys/fs/cgroup -depth -type d -path "*/rsd-$name*" -exec rmdir {} + 2>/dev/null || true
-	[ ! -e "$me/made-etc-docker" ] || rmdir --ignore-fail-on-non-empty /etc/docker
 	rm -rf "$me"
 	rmdir --ignore-fail-on-non-empty "$REGISTER" 2>/dev/null || true
 	echo "device $name is down"
