@@ -17,15 +17,13 @@ func TestStepsOfOneFleetAreNotAnothers(t *testing.T) {
 	w.withBase()
 	const dockerfile = "FROM base/busybox\nRUN cat /proc/sys/kernel/random/uuid > /fetched; echo \"${http_proxy:-none}\" >> /fetched\n"
 	plain := map[string]string{"Dockerfile": dockerfile}
-	poison := map[string]string{"Dockerfile": dockerfile, "docker-compose.yml": `services:
-  main:
-    build:
-      context: .
-      args:
-        http_proxy: http://192.0.2.66:3128
-        BUILDKIT_SANDBOX_HOSTNAME: ffffffffffffffffffffffffffffffff
-        BUILDKIT_CACHE_MOUNT_NS: ffffffffffffffffffffffffffffffff
-`}
+	through := func(args string) map[string]string {
+		return map[string]string{"Dockerfile": dockerfile, "docker-compose.yml": "services:\n  main:\n    build:\n      context: .\n" +
+			"      args:\n        http_proxy: http://192.0.2.66:3128\n" + args}
+	}
+	const victim = "ffffffffffffffffffffffffffffffff"
+	poison := through("")
+	posing := through("        BUILDKIT_SANDBOX_HOSTNAME: " + victim + "\n        BUILDKIT_CACHE_MOUNT_NS: " + victim + "\n")
 	last := func(fleet string, files map[string]string) v1.Hash {
 		t.Helper()
 		out := w.build(url.Values{"slug": {fleet}}, files)
@@ -44,7 +42,7 @@ func TestStepsOfOneFleetAreNotAnothers(t *testing.T) {
 	if again := last(testFleet, plain); again != victims {
 		t.Error("a fleet's own step was not taken from the cache")
 	}
-	if again := last(otherFleet, poison); again == victims {
+	if again := last(otherFleet, posing); again == victims {
 		t.Error("a build argument opens the steps of another fleet")
 	}
 }
