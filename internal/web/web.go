@@ -179,6 +179,13 @@ func (p Propagate) RoundTrip(r *http.Request) (*http.Response, error) {
 	return p.Next.RoundTrip(r)
 }
 
+// CloseIdleConnections lets http.Client.CloseIdleConnections reach the transport below.
+func (p Propagate) CloseIdleConnections() {
+	if c, ok := p.Next.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
 // statusWriter remembers the status that was sent. Unwrap keeps flushing and full duplex working through it.
 type statusWriter struct {
 	http.ResponseWriter
