@@ -9,6 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 top=$PWD
 demo=$top/.demo
+data=$demo/data
 domain=roadstead.test
 address=10.213.0.1
 marker="# roadstead demo"
@@ -20,20 +21,6 @@ start=$(date +%s%N)
 say() { local t=$((($(date +%s%N) - start) / 100000000)); printf '%4d.%ds  %s\n' $((t / 10)) $((t % 10)) "$*"; }
 fail() { echo "demo: $*" >&2; exit 1; }
 PATH=$top/bin:$PATH:/usr/sbin:/sbin
-
-# Each role runs as a user of its own, so every folder above the data must let others pass. Where one does not (a checkout
-# in a private home), the data lies in /var/lib and .demo/data leads there.
-data_directory() {
-	local d=$top
-	while [ "$d" != / ]; do
-		if [ "$(($(stat -c %a "$d") % 10 & 1))" = 0 ]; then
-			echo "/var/lib/roadstead-demo-$(printf %s "$top" | cksum | cut -d' ' -f1)"
-			return
-		fi
-		d=$(dirname "$d")
-	done
-	echo "$demo/data"
-}
 
 network() {
 	ip address replace "$address/32" dev lo
@@ -182,8 +169,6 @@ END
 up() {
 	[ "$(id -u)" = 0 ] || fail "run as root: it makes a network namespace and starts a Docker Engine in it"
 	mkdir -p "$demo"
-	data=$(data_directory)
-	[ "$data" = "$demo/data" ] || { mkdir -p "$data"; ln -sfn "$data" "$demo/data"; }
 	network
 	hosts
 	server
@@ -195,8 +180,7 @@ up() {
 }
 
 down() {
-	local data pid i u
-	data=$(data_directory)
+	local pid i u
 	scripts/device.sh down "$device" >/dev/null 2>&1 || true
 	if [ -f "$demo/server.pid" ]; then
 		pid=$(cat "$demo/server.pid")
@@ -214,7 +198,7 @@ down() {
 		if grep -F "$marker" /etc/hosts >/dev/null; then unhost; fi
 	) 9>/run/lock/roadstead-hosts.lock
 	ip address delete "$address/32" dev lo 2>/dev/null || true
-	rm -rf "$data" "$demo"
+	rm -rf "$demo"
 	# The system users of the roles go too, unless another server on this machine runs as them.
 	for u in edge api signer registry builder buildkit; do
 		if id "roadstead-$u" >/dev/null 2>&1 && ! pgrep -u "roadstead-$u" >/dev/null && ! pgrep -f 'roadsteadd up' >/dev/null; then
