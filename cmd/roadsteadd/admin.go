@@ -216,10 +216,7 @@ func baseListCommand() *cobra.Command {
 
 // database gives a file with a consistent copy of the server's database, whether it runs or not; done removes it.
 func database(ctx context.Context, l supervise.Layout) (file string, done func(), err error) {
-	if _, err := os.Stat(l.SiteFile()); err != nil {
-		return "", nil, fmt.Errorf("%s is no data directory: %w", l, err)
-	}
-	if err := os.MkdirAll(l.Run(), 0o700); err != nil {
+	if err := prepareRun(l); err != nil {
 		return "", nil, err
 	}
 	tmp, err := os.MkdirTemp(l.Run(), "copy-")
@@ -233,4 +230,12 @@ func database(ctx context.Context, l supervise.Layout) (file string, done func()
 		return "", nil, fmt.Errorf("copy the database: %w", err)
 	}
 	return file, done, nil
+}
+
+// prepareRun makes sure that a directory is a server's, and that its lock has a place.
+func prepareRun(l supervise.Layout) error {
+	if _, err := os.Stat(l.SiteFile()); err != nil {
+		return fmt.Errorf("%s is no data directory: %w", l, err)
+	}
+	return os.MkdirAll(l.Run(), 0o700)
 }

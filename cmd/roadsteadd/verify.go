@@ -21,7 +21,7 @@ func verifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify --data DIR",
 		Short: "Check the database, every stored image and the files' modes",
-		Long: `Check everything the server keeps, whether it runs or not: the database by its own check of a fresh copy, every blob of
+		Long: `Check everything the server keeps, whether it runs or not: the database by its own check, every blob of
 the registry against its digest, and that no secret is readable by somebody who should not read it.`,
 		Example: "  roadsteadd admin verify --data /var/lib/roadstead",
 		Args:    cobra.NoArgs,
@@ -38,13 +38,8 @@ the registry against its digest, and that no secret is readable by somebody who 
 }
 
 func verify(ctx context.Context, out io.Writer, l supervise.Layout) error {
-	file, done, err := database(ctx, l)
-	if err != nil {
-		return err
-	}
-	defer done()
 	var problems []error
-	if err := checkDatabase(ctx, file); err != nil {
+	if err := verifyDatabase(ctx, l); err != nil {
 		problems = append(problems, err)
 	} else {
 		_, _ = fmt.Fprintln(out, "database: whole")
@@ -61,6 +56,23 @@ func verify(ctx context.Context, out io.Writer, l supervise.Layout) error {
 		_, _ = fmt.Fprintln(out, "files: modes and owners are right")
 	}
 	return errors.Join(problems...)
+}
+
+// verifyDatabase lets the api role check its own file, or does it when no server runs.
+func verifyDatabase(ctx context.Context, l supervise.Layout) error {
+	if err := prepareRun(l); err != nil {
+		return err
+	}
+	free, err := l.Lock()
+	if err == nil {
+		defer free()
+		return checkDatabase(ctx, filepath.Join(l.Role(api.RoleAPI), databaseFile))
+	}
+	res, err := callAPI(ctx, l, "/internal/v1/check", nil)
+	if err != nil {
+		return err
+	}
+	return res.Body.Close()
 }
 
 // verifyModes looks for secrets that are open to others.
