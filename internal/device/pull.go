@@ -17,8 +17,9 @@ const maxScopes = 100
 // scope is repository:<name>[:tag|@digest]:<actions>; only names that the api role gives out are looked at.
 var scope = regexp.MustCompile(`^repository:(v2/[0-9a-f]{32})(?::[\w.-]+|@sha256:[0-9a-f]{64})?:([a-z,*]+)$`)
 
-// PullGrants says which of the asked scopes the caller may have: pulls of images of releases that the device should run, is
-// pinned to or says it runs; or of fleets that the user may use. Everything else is left out, and nobody may push.
+// PullGrants says which of the asked scopes the caller may have: pulls of images of the release that the device should run; or
+// of fleets that the user may use. Everything else is left out, and nobody may push. What a device says that it runs counts for
+// nothing here: whoever has its key could say the name of any old release.
 func PullGrants(ctx context.Context, tx *db.Tx, by access.Caller, registry string, scopes []string) ([]api.Grant, error) {
 	grants := []api.Grant{}
 	for _, s := range scopes[:min(len(scopes), maxScopes)] {
@@ -46,7 +47,7 @@ func mayPull(ctx context.Context, tx *db.Tx, by access.Caller, location string) 
 		return found(tx.QueryRowContext(ctx, images+`JOIN device d ON d.belongs_to__application = r.belongs_to__application
 			JOIN application f ON f.id = d.belongs_to__application
 			WHERE i.is_stored_at__image_location = ? AND d.id = ?
-			AND r.id IN (coalesce(d.is_pinned_on__release, f.should_be_running__release), d.is_running__release) LIMIT 1`, location, by.Device))
+			AND r.id = coalesce(d.is_pinned_on__release, f.should_be_running__release) LIMIT 1`, location, by.Device))
 	case access.User:
 		return found(tx.QueryRowContext(ctx, images+`JOIN user__has_direct_access_to__application u
 			ON u.has_direct_access_to__application = r.belongs_to__application
