@@ -164,34 +164,51 @@ func (d *Devices) beforeMove(ctx context.Context, tx *db.Tx, c *odata.Change, to
 	}
 	moving := false
 	for _, id := range c.IDs {
-		var from, deviceType int64
-		err := tx.QueryRowContext(ctx, `SELECT belongs_to__application, is_of__device_type FROM device WHERE id = ?`, id).
-			Scan(&from, &deviceType)
+		moved, err := d.move(ctx, tx, c.Caller, id, target)
 		if err != nil {
-			return fmt.Errorf("device: move: %w", err)
-		}
-		if from == target {
-			continue
-		}
-		moving = true
-		if err := checkArch(ctx, tx, target, deviceType); err != nil {
 			return err
 		}
-		for _, q := range []string{
-			`UPDATE image_install SET status = 'deleted', download_progress = NULL WHERE device = ?`,
-			`DELETE FROM service_install WHERE device = ?`,
-			`UPDATE device SET is_pinned_on__release = NULL, is_running__release = NULL, update_status = NULL WHERE id = ?`,
-		} {
-			if _, err := tx.ExecContext(ctx, q, id); err != nil {
-				return fmt.Errorf("device: move: %w", err)
-			}
-		}
-		d.revoked(tx, "device", id) // whoever follows its log may have no right in the new fleet
+		moving = moving || moved
 	}
 	if _, given := c.Values["is_pinned_on__release"]; moving && !given {
 		c.Values["is_pinned_on__release"] = nil
 	}
 	return nil
+}
+
+// move readies one device; false when it is in that fleet already.
+func (d *Devices) move(ctx context.Context, tx *db.Tx, by access.Caller, id, target int64) (bool, error) {
+	var from, deviceType, fromOrg, toOrg int64
+	err := tx.QueryRowContext(ctx, `SELECT d.belongs_to__application, d.is_of__device_type, f.organization, t.organization
+		FROM device d JOIN application f ON f.id = d.belongs_to__application, application t WHERE d.id = ? AND t.id = ?`, id, target).
+		Scan(&from, &deviceType, &fromOrg, &toOrg)
+	if err != nil {
+		return false, fmt.Errorf("device: move: %w", err)
+	}
+	if from == target {
+		return false, nil
+	}
+	if err := account.MayGiveAway(ctx, tx, by, fromOrg, toOrg); err != nil {
+		return false, err
+	}
+	if err := checkArch(ctx, tx, target, deviceType); err != nil {
+		return false, err
+	}
+	queries := []string{
+		`UPDATE image_install SET status = 'deleted', download_progress = NULL WHERE device = ?2`,
+		`DELETE FROM service_install WHERE device = ?2`,
+		`UPDATE device SET is_pinned_on__release = NULL, is_running__release = NULL, update_status = NULL WHERE id = ?2`,
+	}
+	if fromOrg != toOrg { // what it said so far is not for the new organization
+		queries = append(queries, `UPDATE device SET log_since = ?1 WHERE id = ?2`)
+	}
+	for _, q := range queries {
+		if _, err := tx.ExecContext(ctx, q, tx.NowText(), id); err != nil {
+			return false, fmt.Errorf("device: move: %w", err)
+		}
+	}
+	d.revoked(tx, "device", id) // whoever follows its log may have no right in the new fleet
+	return true, nil
 }
 
 func (d *Devices) afterWrite(ctx context.Context, tx *db.Tx, c *odata.Change) error {

@@ -162,7 +162,7 @@ func userMayStill(ctx context.Context, tx *db.Tx, by access.Caller, device int64
 // located is a device as the log routes find it.
 type located struct {
 	id      int64
-	created time.Time
+	created time.Time // its log begins then: when it was made, or came to the organization that it is in
 }
 
 // locate finds a device for its log. What the caller may not see does not exist.
@@ -170,7 +170,7 @@ func locate(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUI
 	var l located
 	var fleetID int64
 	var created string
-	err := tx.QueryRowContext(ctx, `SELECT id, belongs_to__application, created_at FROM device WHERE uuid = ?`, uuid).
+	err := tx.QueryRowContext(ctx, `SELECT id, belongs_to__application, coalesce(log_since, created_at) FROM device WHERE uuid = ?`, uuid).
 		Scan(&l.id, &fleetID, &created)
 	if noRows(err) {
 		return l, api.ErrNotFound

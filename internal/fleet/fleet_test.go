@@ -283,3 +283,27 @@ func TestDeletedFleetLeavesNothing(t *testing.T) {
 		t.Error("the other fleet lost its target")
 	}
 }
+
+// The attack: a member on his way out takes a fleet along into an organization of his own.
+func TestAMemberDoesNotTakeFleetsAway(t *testing.T) {
+	w := releasetest.New(t)
+	one := fmt.Sprintf("application(%d)", w.Fleet(w.Alice, "harbour", "intel-nuc"))
+	bobs := w.ID(w.Bob, "organization(handle='bob')?$select=id")
+	join := func(role string) {
+		w.Write(func(tx *db.Tx) error {
+			_, err := tx.ExecContext(t.Context(), `INSERT INTO organization_membership (user, is_member_of__organization,
+				organization_membership_role) SELECT ?, o.id, r.id FROM organization o, organization_membership_role r
+				WHERE o.handle = 'alice' AND r.name = ?
+				ON CONFLICT DO UPDATE SET organization_membership_role = excluded.organization_membership_role`, w.Bob.User, role)
+			return err
+		})
+	}
+	join("member")
+	w.Want(w.Bob, "PATCH", one, map[string]any{"app_name": "haven"}, 200, "")
+	w.Want(w.Bob, "PATCH", one, map[string]any{"organization": bobs}, 403, "administrator")
+	join("administrator")
+	w.Want(w.Bob, "PATCH", one, map[string]any{"organization": bobs}, 200, "")
+	if rows := w.Rows(w.Bob, one+"?$select=slug"); len(rows) != 1 || rows[0]["slug"] != "bob/haven" {
+		t.Errorf("given away by an administrator: %v", rows)
+	}
+}

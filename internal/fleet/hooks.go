@@ -154,6 +154,9 @@ func rename(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 			}
 		}
 		if moved {
+			if err := account.MayGiveAway(ctx, tx, c.Caller, oldOrg, org); err != nil {
+				return err
+			}
 			oldOrg = org
 		}
 		slug, err := slugOf(ctx, tx, oldOrg, oldName)
