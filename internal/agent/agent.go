@@ -84,14 +84,14 @@ type Config struct {
 type Timing struct {
 	Register       remote.Backoff // between attempts to register: 1 s to 30 s
 	PollRetry      time.Duration  // after the first failed poll; it doubles up to the poll interval: 5 s
-	ReportRetry    time.Duration  // after the first failed report; it doubles up to 15 min: 2 s
+	ReportRetry    time.Duration  // after the first failed report; it doubles up to the poll interval: 2 s
 	ReportBusy     time.Duration  // least time between reports during an update: 1 s
 	ReportIdle     time.Duration  // and otherwise: 10 s
 	Metrics        time.Duration  // between reports of nothing but metrics: 5 min
 	Settle         time.Duration  // how long new containers run before the images of the old ones go: 1 s
 	Steady         time.Duration  // how long a container that ended by itself must run to count as running: 10 s
 	ApplyRetry     time.Duration  // after the first failed update; it doubles up to the poll interval: 500 ms
-	LogRetry       time.Duration  // after the first failed log stream; it doubles up to 5 min: 5 s
+	LogRetry       time.Duration  // after the first failed log stream; it doubles up to the poll interval, 5 min at most: 5 s
 	LogIdle        time.Duration  // a log stream without a line for so long is ended: 1 min
 	LogFlush       time.Duration  // least time between flushes of a log stream: 100 ms
 	UnmanagedFloor time.Duration  // least wait after the server says that it does not know this device: 1 min
@@ -119,6 +119,7 @@ type Agent struct {
 	log    *slog.Logger
 	conf   *identity.Config
 	who    identity.Identity
+	birth  *identity.Provisioner
 	root   []byte // PEM
 	server *remote.Client
 	store  *store
@@ -232,12 +233,12 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 	}()
 	a.store = openStore(a.cfg.StateDir, a.log)
 	macs, _ := host.Addresses()
-	p := identity.Provisioner{
+	a.birth = &identity.Provisioner{
 		ConfigPath: a.cfg.ConfigPath, StateDir: a.cfg.StateDir, Server: a.server, Log: a.log,
 		Backoff: a.cfg.Timing.Register, Step: a.cfg.Step,
 		About: api.Register{SupervisorVersion: a.cfg.Version, OSVersion: a.osName, OSVariant: a.osKind, MACAddress: macs},
 	}
-	if a.who, err = p.Run(ctx); err != nil {
+	if a.who, err = a.birth.Run(ctx); err != nil {
 		return nil, err
 	}
 	if err := a.remember(); err != nil {
@@ -256,6 +257,9 @@ func lock(paths ...string) (func(), error) {
 	}
 	for _, path := range paths {
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		if errors.Is(err, syscall.EROFS) {
+			continue // a boot partition may be read-only; the other lock holds
+		}
 		if err != nil {
 			unlock()
 			return nil, err

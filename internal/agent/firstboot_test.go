@@ -332,3 +332,36 @@ func TestTornStateFilesAreNoObstacle(t *testing.T) {
 		}
 	}
 }
+
+// A config.json that cannot be written keeps no device from working, and the key goes as soon as it can.
+func TestKeyIsDestroyedWhenTheConfigBecomesWritable(t *testing.T) {
+	w := newWorld(t)
+	d := newDevice(t, w)
+	var broken atomic.Bool
+	broken.Store(true)
+	c := d.settings()
+	c.Step = func(step string) error {
+		if step == "key overwritten" && broken.Load() {
+			return errors.New("read-only file system")
+		}
+		return nil
+	}
+	a, err := agent.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	eventually(t, 5*time.Second, "it polls", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.states > 0
+	})
+	broken.Store(false)
+	eventually(t, 5*time.Second, "the key is gone", func() bool {
+		conf, err := identity.LoadConfig(d.config)
+		return err == nil && conf.APIKey == ""
+	})
+}

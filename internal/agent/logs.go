@@ -109,7 +109,7 @@ func (f *forwarder) Run(ctx context.Context) error {
 		f.start = nil
 		f.mu.Unlock()
 	}()
-	retry := remote.Backoff{Min: f.a.cfg.Timing.LogRetry, Max: 5 * time.Minute}
+	retry := remote.Backoff{Min: f.a.cfg.Timing.LogRetry}
 	for {
 		select {
 		case <-ctx.Done():
@@ -130,6 +130,7 @@ func (f *forwarder) Run(ctx context.Context) error {
 			retry.Reset()
 			continue
 		}
+		retry.Max = min(max(f.a.interval(), 10*time.Second), 5*time.Minute)
 		wait := max(retry.Next(), remote.RetryAfterOf(err))
 		f.a.log.Warn("could not send logs", "error", err, "again_in", wait.Round(time.Millisecond))
 		if remote.Sleep(ctx, wait) != nil {

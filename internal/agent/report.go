@@ -186,7 +186,7 @@ type reporter struct {
 func (a *Agent) report(ctx context.Context) error {
 	t := a.cfg.Timing
 	r := &reporter{metricsDue: true}
-	retry := remote.Backoff{Min: t.ReportRetry, Max: 15 * time.Minute}
+	retry := remote.Backoff{Min: t.ReportRetry}
 	tick := time.NewTicker(t.Metrics)
 	defer tick.Stop()
 	var sent time.Time
@@ -210,6 +210,7 @@ func (a *Agent) report(ctx context.Context) error {
 				retry.Reset()
 				break
 			}
+			retry.Max = max(a.interval(), 10*time.Second)
 			wait := max(retry.Next(), remote.RetryAfterOf(err))
 			a.log.Warn("could not report", "error", err, "again_in", wait.Round(time.Millisecond))
 			if remote.Sleep(ctx, wait) != nil {

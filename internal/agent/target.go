@@ -79,6 +79,7 @@ func (a *Agent) poll(ctx context.Context) error {
 		case err == nil:
 			retry.Reset()
 			unmanaged.Reset()
+			_ = a.birth.Finish(a.who) // it has logged the error, and is called again
 		case remote.StatusOf(err) == http.StatusUnauthorized:
 			wait = unmanaged.Next()
 			a.log.Error("the server does not know this device any more; what runs keeps running", "error", err, "again_in", wait.Round(time.Second))

@@ -45,6 +45,8 @@ type Provisioner struct {
 	Refused    remote.Backoff     // after the server said no; zero: 30 s to 15 min
 	Now        func() time.Time   // nil: time.Now
 	Step       func(string) error // called after each durable step; an error ends the attempt there, as a loss of power would
+
+	keyLeft bool // config.json has not been rewritten yet
 }
 
 // Registrar is the part of the server that a new device needs.
@@ -88,13 +90,26 @@ func (p *Provisioner) Run(ctx context.Context) (Identity, error) {
 		}
 		p.Log.Info("registered", "uuid", who.UUID, "id", who.ID)
 	}
-	if conf.APIKey != "" || conf.UUID != who.UUID || conf.DeviceID != who.ID {
-		if err := DestroyProvisioningKey(p.ConfigPath, who, p.Step); err != nil {
-			return who, err
-		}
-		p.Log.Info("the provisioning key is destroyed")
+	p.keyLeft = conf.APIKey != "" || conf.UUID != who.UUID || conf.DeviceID != who.ID
+	if err := p.Finish(who); errors.Is(err, ErrStopped) {
+		return who, err
 	}
 	return who, nil
+}
+
+// Finish destroys the provisioning key if it is still there. A device whose config.json cannot be written works all the same;
+// this says so loudly, and is to be called again now and then.
+func (p *Provisioner) Finish(who Identity) error {
+	if !p.keyLeft {
+		return nil
+	}
+	if err := DestroyProvisioningKey(p.ConfigPath, who, p.Step); err != nil {
+		p.Log.Error("THE PROVISIONING KEY IS STILL ON THIS DEVICE; will try again", "error", err)
+		return err
+	}
+	p.keyLeft = false
+	p.Log.Info("the provisioning key is destroyed")
+	return nil
 }
 
 func (p *Provisioner) path() string { return filepath.Join(p.StateDir, "identity.json") }
