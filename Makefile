@@ -50,7 +50,7 @@ lint: ## formatting, vet, golangci-lint
 	@scripts/lint.sh
 
 bench: build ## print the figures of the hot paths
-	@go test -run '^$$' -bench . -benchmem ./bench/...
+	@ROADSTEAD_BIN=$(CURDIR)/bin go test -run '^$$' -bench . -timeout 30m ./bench/...
 
 clean: ## remove what was built here
 	rm -rf bin .cache
