@@ -159,7 +159,7 @@ func (a *app) showRelease(r client.Release, log, composition bool) error {
 		}
 		return a.JSON(v)
 	case log:
-		_, err := io.WriteString(a.Out, strings.TrimRight(r.BuildLog, "\n")+"\n")
+		_, err := io.WriteString(a.Out, terminal.Lines(strings.TrimRight(r.BuildLog, "\n"))+"\n")
 		return err
 	case composition:
 		return a.JSON(r.Composition)

@@ -34,7 +34,7 @@ func (c *Console) Show(e api.BuildEvent) error {
 		}
 		return nil
 	}
-	message := strings.TrimRight(e.Message, "\n")
+	message := Lines(strings.TrimRight(e.Message, "\r\n")) // what a build prints is not ours: it may run anybody's install script
 	if e.IsError {
 		message = c.t.Colour("31", message)
 	}

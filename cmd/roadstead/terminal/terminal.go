@@ -79,12 +79,18 @@ func row(cells []string) table.Row {
 }
 
 // Printable keeps what a device or another user wrote from steering the terminal.
-func Printable(s string) string {
+func Printable(s string) string { return printable(s, ' ') }
+
+// printable drops what steers a terminal, or turns the direction of writing so that a text reads as another. A tab becomes
+// what is given for it.
+func printable(s string, tab rune) string {
 	return strings.Map(func(c rune) rune {
 		switch {
-		case c == '\n' || c == '\t':
+		case c == '\t':
+			return tab
+		case c == '\n':
 			return ' '
-		case unicode.IsControl(c), c == unicode.ReplacementChar:
+		case unicode.IsControl(c), c == unicode.ReplacementChar, unicode.Is(unicode.Bidi_Control, c):
 			return -1
 		}
 		return c
@@ -92,7 +98,10 @@ func Printable(s string) string {
 }
 
 // Say tells a person something. It goes to the standard error, so that the standard output holds only what was asked for.
-func (t *Terminal) Say(format string, args ...any) { fmt.Fprintf(t.Err, format+"\n", args...) }
+// What others wrote may be in it: a server's error names their things.
+func (t *Terminal) Say(format string, args ...any) {
+	fmt.Fprintln(t.Err, Lines(fmt.Sprintf(format, args...)))
+}
 
 // Width is that of the terminal; 0 when the output goes elsewhere and must not be cut.
 func (t *Terminal) Width() int {
@@ -167,15 +176,26 @@ func Size(n int64) string {
 }
 
 // Coloured lets colours through and nothing else that steers a terminal.
-func Coloured(s string) string {
+func Coloured(s string) string { return coloured(s, ' ') }
+
+// Lines is Coloured for a text of many lines, such as a build's log: its lines and tabs stay.
+func Lines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		lines[i] = coloured(line, '\t')
+	}
+	return strings.Join(lines, "\n")
+}
+
+func coloured(s string, tab rune) string {
 	var b strings.Builder
 	for rest := s; rest != ""; {
 		i := strings.IndexByte(rest, '\x1b')
 		if i < 0 {
-			b.WriteString(Printable(rest))
+			b.WriteString(printable(rest, tab))
 			break
 		}
-		b.WriteString(Printable(rest[:i]))
+		b.WriteString(printable(rest[:i], tab))
 		rest = rest[i:]
 		if end := strings.IndexByte(rest, 'm'); end > 1 && rest[1] == '[' && strings.Trim(rest[2:end], "0123456789;") == "" {
 			b.WriteString(rest[:end+1])

@@ -22,10 +22,34 @@ func TestTerminalIsNotSteered(t *testing.T) {
 		"tab\there":               "tab here",
 		"\x1b[1;32mok\x1b[0m end": "\x1b[1;32mok\x1b[0m end\x1b[0m",
 		"\u009b2J":                "2J",
+		"moc.live\u202egood.com":  "moc.livegood.com",
 	} {
 		if got := terminal.Coloured(in); got != want {
 			t.Errorf("terminal.Coloured(%q): got %q, want %q", in, got, want)
 		}
+	}
+	const many = "one\x1b]52;c;aGk=\x07\n\x1b[32mtwo\x1b[0m\tx\r\n"
+	if got, want := terminal.Lines(many), "one]52;c;aGk=\n\x1b[32mtwo\x1b[0m\tx\x1b[0m\n"; got != want {
+		t.Errorf("terminal.Lines(%q): got %q, want %q", many, got, want)
+	}
+}
+
+// The attack: a package that a build installs prints what takes over the clipboard or rewrites the pusher's screen; and an
+// error of the server's names something that another tenant called so.
+func TestBuildsAndErrorsDoNotSteer(t *testing.T) {
+	var out, said bytes.Buffer
+	term := &terminal.Terminal{Out: &out, Err: &said}
+	for _, e := range []api.BuildEvent{{Message: "[main] \x1b]52;c;aGk=\x07ok\x1b[1A"}, {Message: "\x1b[?1049h10 %", Replace: true}} {
+		if err := term.ConsoleAs(false).Show(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	term.Say("error: there is no fleet %s", "x\x1b[2J")
+	if got, want := out.String(), "[main] ]52;c;aGk=ok[1A\x1b[0m\n"; got != want {
+		t.Errorf("a build: got %q, want %q", got, want)
+	}
+	if got, want := said.String(), "error: there is no fleet x[2J\x1b[0m\n"; got != want {
+		t.Errorf("an error: got %q, want %q", got, want)
 	}
 }
 
