@@ -123,8 +123,7 @@ func childEnv() []string {
 			env = append(env, e)
 		}
 	}
-	// Small heaps before speed of collection: an idle server is to fit a small machine.
-	return append(env, "GOGC=50")
+	return env
 }
 
 func roleLogger(name, format string) (*slog.Logger, error) {

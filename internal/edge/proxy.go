@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -30,10 +31,12 @@ const (
 // proxy forwards to one role: streaming both ways, keeping the Host and the exact path and query.
 func (s *Server) proxy(role string) http.Handler {
 	peer := s.id.Client(role, s.cfg.Peers[role])
+	buffers := &bufferPool{sync.Pool{New: func() any { return new([bufferSize]byte) }}}
 	rp := &httputil.ReverseProxy{
 		Rewrite:       func(pr *httputil.ProxyRequest) { forward(pr, s.cfg.Peers[role]) },
 		Transport:     retrying{next: peer.HTTP.Transport},
 		FlushInterval: -1,
+		BufferPool:    buffers,
 		ErrorLog:      slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		ModifyResponse: func(res *http.Response) error {
 			res.Header.Del(web.RequestIDHeader) // ours is already there
@@ -59,6 +62,15 @@ func (s *Server) proxy(role string) http.Handler {
 		}
 	})
 }
+
+// bufferSize is the size of the buffers that answers are copied through.
+const bufferSize = 32 << 10
+
+// bufferPool keeps them: most answers are small, and a fresh buffer for each is most of what the edge would allocate.
+type bufferPool struct{ pool sync.Pool }
+
+func (b *bufferPool) Get() []byte  { return b.pool.Get().(*[bufferSize]byte)[:] }
+func (b *bufferPool) Put(p []byte) { b.pool.Put((*[bufferSize]byte)(p)) }
 
 // finishKey finds, in a request's context, what to do once the role's answer is over.
 type finishKey struct{}
