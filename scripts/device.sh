@@ -158,7 +158,7 @@ up() {
 	dir=$(cd "$dir" && pwd)
 	[ "$agent" = none ] || agent=$(readlink -f "$agent")
 
-	exec 9>"$REGISTER/.lock"
+	exec 9</run
 	flock 9 # two devices that start at once must not choose the same address
 	local me=$REGISTER/$name net=rsd-$name end
 	mkdir -p "$me"
