@@ -81,6 +81,28 @@ func TestBootstrapHappensOnce(t *testing.T) {
 	}
 }
 
+// A first start that was killed between making the user and writing its secrets down is repeated at the next start.
+func TestBootstrapIsRepeatedWhileNobodyUsedIt(t *testing.T) {
+	f := newFixture(t)
+	lost, err := f.accounts.Bootstrap(f.ctx, "admin@roadstead.test", "admin")
+	f.must(err)
+	again, err := f.accounts.Bootstrap(f.ctx, "admin@roadstead.test", "admin")
+	f.must(err)
+	if again == nil || again.APIKey == lost.APIKey || again.Password == lost.Password {
+		t.Fatalf("bootstrap after a lost answer: got %+v", again)
+	}
+	if c := f.caller(again.APIKey); c.Name != "admin" {
+		t.Errorf("key of the administrator: got %+v", c)
+	}
+	if _, err := f.authenticate(lost.APIKey); !errors.Is(err, api.ErrUnauthorized) {
+		t.Errorf("the lost key: got %v, want unauthorized", err)
+	}
+	f.must(f.accounts.RunOnce(f.ctx)) // the use of the new key is written down
+	if more, err := f.accounts.Bootstrap(f.ctx, "admin@roadstead.test", "admin"); more != nil || err != nil {
+		t.Errorf("bootstrap once the key was used: got %+v, %v", more, err)
+	}
+}
+
 func (f *fixture) tries(name, password, address string) error {
 	_, err := f.accounts.Login(f.ctx, api.Login{Username: name, Password: password}, account.From{Address: address})
 	return err

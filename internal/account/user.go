@@ -16,12 +16,12 @@ import (
 
 var userName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{1,38}[a-z0-9]$`)
 
-// Bootstrap makes the first user of a server, with an organization and a named key. When there is a user already, it answers
+// Bootstrap makes the first user of a server, with an organization and a named key. When somebody has used one already, it answers
 // nil and changes nothing.
 func (a *Accounts) Bootstrap(ctx context.Context, email, username string) (*api.Admin, error) {
 	var exists bool
 	look := func(tx *db.Tx) error {
-		return tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM user)`).Scan(&exists)
+		return tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM user) AND NOT (`+untouched+`)`).Scan(&exists)
 	}
 	if err := a.cfg.DB.Read(ctx, look); err != nil || exists {
 		return nil, err // before a password is hashed for nothing
@@ -35,12 +35,12 @@ func (a *Accounts) Bootstrap(ctx context.Context, email, username string) (*api.
 		if err := look(tx); err != nil || exists {
 			return err
 		}
-		id, err := insertUser(ctx, tx, email, username, hash)
+		id, err := firstUser(ctx, tx, admin, hash)
 		if err != nil {
 			return err
 		}
 		admin.APIKey, err = a.CreateKey(ctx, tx, access.Itself(), KeySpec{
-			Of: OfUser, ID: id, Name: "first key", Description: "made with the server, see admin.json",
+			Of: OfUser, ID: id, Name: firstKey, Description: "made with the server, see admin.json",
 		})
 		return err
 	})
@@ -51,6 +51,28 @@ func (a *Accounts) Bootstrap(ctx context.Context, email, username string) (*api.
 		return nil, nil //nolint:nilnil // documented: nobody was made
 	}
 	return admin, nil
+}
+
+// untouched says that there is the first user only, and that nobody has ever used what it was made with: its secrets were lost
+// when a first start was cut off before they were written down, and nothing is lost by making them anew.
+const untouched = `(SELECT count(*) FROM user) = 1 AND NOT EXISTS (SELECT 1 FROM session)
+	AND (SELECT count(*) = 1 AND max(last_used_at) IS NULL AND max(name) = '` + firstKey + `' FROM api_key)`
+
+// firstKey is the name of the key that the first user is made with.
+const firstKey = "first key"
+
+// firstUser makes the first user, or gives the one that nobody could use yet a new password and no key.
+func firstUser(ctx context.Context, tx *db.Tx, admin *api.Admin, hash string) (int64, error) {
+	var id int64
+	err := tx.QueryRowContext(ctx, `UPDATE user SET password = ? RETURNING id, email, username`, hash).Scan(&id, &admin.Email, &admin.Username)
+	if errors.Is(err, sql.ErrNoRows) {
+		return insertUser(ctx, tx, admin.Email, admin.Username, hash)
+	}
+	if err != nil {
+		return 0, err
+	}
+	_, err = tx.ExecContext(ctx, `DELETE FROM api_key`)
+	return id, err
 }
 
 // CreateUser makes a user with an organization of the same name. An empty password means an invented one, an empty user name

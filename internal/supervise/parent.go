@@ -317,7 +317,7 @@ func (p *Parent) bootstrap(ctx context.Context) error {
 		return err
 	}
 	if admin.Email == "" {
-		p.log.Warn("there are users, but no "+filepath.Base(file)+": a first start was cut short, or the file was removed",
+		p.log.Warn("there are users, but no "+filepath.Base(file)+": a first start was cut short, or the file was removed after somebody had logged in",
 			"help", "roadsteadd admin user password admin@"+p.cfg.Domain)
 		return nil
 	}
