@@ -46,7 +46,7 @@ func (c *Client) Logs(ctx context.Context, id string, since time.Time, f func(Li
 	if err != nil {
 		return fmt.Errorf("logs of %s: %w", id, err)
 	}
-	defer stream.Close() //nolint:errcheck // nothing to lose when reading
+	defer stream.Close()
 	tty := got.Container.Config != nil && got.Container.Config.Tty
 	if err := ReadLines(stream, tty, f); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("logs of %s: %w", id, err)

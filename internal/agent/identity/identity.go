@@ -195,7 +195,7 @@ func (p *Provisioner) register(ctx context.Context, conf *Config, who *Identity)
 		found, findErr := p.Server.FindSelf(ctx, who.UUID, who.Key)
 		switch {
 		case findErr != nil:
-			return fmt.Errorf("%w (after: %v)", findErr, err) // the server did not decide; neither do we
+			return fmt.Errorf("%w (after: %w)", findErr, err) // the server did not decide; neither do we
 		case found != 0:
 			id = found
 		case remote.StatusOf(err) == http.StatusConflict:

@@ -53,7 +53,7 @@ func overwriteKey(path string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // synced below
+	defer f.Close()
 	content, err := io.ReadAll(io.LimitReader(f, maxConfig))
 	if err != nil {
 		return err

@@ -157,7 +157,7 @@ func (c *Client) do(ctx context.Context, method, path, key string, body any, wan
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // nothing to lose when reading
+	defer resp.Body.Close()
 	if resp.StatusCode != want {
 		return statusError(resp)
 	}
@@ -219,7 +219,7 @@ func (c *Client) Target(ctx context.Context, uuid api.DeviceUUID, key, etag stri
 	if err != nil {
 		return nil, "", fmt.Errorf("fetch the target state: %w", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // nothing to lose when reading
+	defer resp.Body.Close()
 	switch {
 	case resp.StatusCode == http.StatusNotModified && etag != "":
 		return nil, etag, nil
@@ -259,7 +259,7 @@ func (c *Client) LogStream(ctx context.Context, uuid api.DeviceUUID, key string,
 	if err != nil {
 		return fmt.Errorf("send logs: %w", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // nothing to lose when reading
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusCreated && resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("send logs: %w", statusError(resp))
 	}
