@@ -153,14 +153,16 @@ func TestBuildStepsAreWalledIn(t *testing.T) {
 			"RUN id -u; ls -lAR /src; uname -m; stat -c '%u %a %n' / /src/secret.txt; env\n" +
 			// A listener of the step's own proves that nc works; the host's loopback must be out of reach by both its names.
 			"RUN nc -l -p 9999 >/dev/null & sleep 1; echo x | nc -w 2 127.0.0.1 9999 && echo OWN\n" +
-			"RUN for a in 127.0.0.1 10.0.2.2; do echo x | nc -w 2 $a " + port + " && echo REACHED $a; done; echo tried\n",
+			"RUN for a in 127.0.0.1 10.0.2.2; do echo x | nc -w 2 $a " + port + " && echo REACHED $a; done; echo tried\n" +
+			// A cloud's credentials are not for builds.
+			"RUN nc -w 2 169.254.169.254 80 2>&1 || echo refused\n",
 		"secret.txt":                    "x",
 		".balena/registry-secrets.json": `{"registry.example.com":{"username":"u","password":"hunter2"}}`,
 	})
 	if out.failed {
 		t.Fatalf("stream:\n%s", out.text)
 	}
-	for _, want := range []string{"x86_64", "0 755 /\n", "0 755 /src/secret.txt", "   OWN", "   tried"} {
+	for _, want := range []string{"x86_64", "0 755 /\n", "0 755 /src/secret.txt", "   OWN", "   tried", "Permission denied"} {
 		if !strings.Contains(out.text, want) {
 			t.Errorf("the stream lacks %q", want)
 		}

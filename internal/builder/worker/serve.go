@@ -57,6 +57,9 @@ func (w *Worker) command(ctx context.Context, id account, tools programs) *exec.
 		"--disable-host-loopback",
 		"--copy-up=/etc", "--copy-up=/run",
 		"--pidns", "--ipcns", "--utsns",
+		// Where clouds answer any program on the machine with the machine's own credentials. A step could not take the route
+		// away again: it has no CAP_NET_ADMIN.
+		"/bin/sh", "-c", `"$0" route add prohibit 169.254.0.0/16 && exec "$@"`, tools.ip,
 		tools.buildkitd,
 		"--config", filepath.Join(dir, "buildkitd.toml"),
 		"--root", filepath.Join(dir, "state"),

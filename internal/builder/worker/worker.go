@@ -288,7 +288,7 @@ func (a account) attributes() *syscall.SysProcAttr {
 }
 
 // programs are the paths of what the service consists of.
-type programs struct{ buildkitd, rootlesskit, slirp string }
+type programs struct{ buildkitd, rootlesskit, slirp, ip string }
 
 func find(buildkitd string) (programs, error) {
 	if buildkitd == "" {
@@ -310,6 +310,7 @@ func find(buildkitd string) (programs, error) {
 		{&p.buildkitd, buildkitd, "`make build` makes it"},
 		{&p.rootlesskit, "rootlesskit", "Debian's package rootlesskit has it"},
 		{&p.slirp, "slirp4netns", "Debian's package slirp4netns has it"},
+		{&p.ip, "ip", "Debian's package iproute2 has it"},
 		{new(string), "newuidmap", "Debian's package uidmap has it"},
 		{new(string), "runc", "Debian's package runc has it"},
 	} {
