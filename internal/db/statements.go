@@ -110,8 +110,11 @@ func keeps(text string) bool {
 	if len(text) > longestKept {
 		return false
 	}
-	word, _, _ := strings.Cut(strings.TrimLeft(text, " \t\n"), " ")
-	switch strings.ToUpper(strings.TrimSpace(word)) {
+	word := strings.TrimLeft(text, " \t\n")
+	if end := strings.IndexAny(word, " \t\n"); end >= 0 { // a statement may begin its second line right after its first word
+		word = word[:end]
+	}
+	switch strings.ToUpper(word) {
 	case "SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "BEGIN", "COMMIT", "ROLLBACK":
 		return true
 	}
