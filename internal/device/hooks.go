@@ -80,6 +80,13 @@ func (d *Devices) beforeCreate(ctx context.Context, tx *db.Tx, c *odata.Change) 
 
 // checkColumns checks the values of single columns.
 func checkColumns(c *odata.Change) error {
+	if c.Caller.Kind == access.Device {
+		for column, v := range c.Values {
+			if s, ok := v.(string); ok {
+				c.Values[column] = plain(s)
+			}
+		}
+	}
 	if v, ok := c.Values["uuid"]; ok {
 		if s, _ := v.(string); !api.DeviceUUID(s).Valid() {
 			return api.Errorf(api.Invalid, textUUID)
@@ -90,8 +97,8 @@ func checkColumns(c *odata.Change) error {
 		if s == "" {
 			return api.Errorf(api.Invalid, "A device needs a name.")
 		}
-		if strings.ContainsAny(s, "\r\n") {
-			return api.Errorf(api.Invalid, textNewline)
+		if err := checkName(s); err != nil {
+			return err
 		}
 	}
 	if v, ok := c.Values["os_version"].(string); ok {

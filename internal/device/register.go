@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
@@ -62,12 +61,10 @@ func checkRegister(req api.Register) error {
 		return api.Errorf(api.Invalid, "UUID is required.")
 	case !req.UUID.Valid():
 		return api.Errorf(api.Invalid, textUUID)
-	case strings.ContainsAny(req.DeviceName, "\r\n"):
-		return api.Errorf(api.Invalid, textNewline)
 	case len(req.DeviceName) > longestName:
 		return api.Errorf(api.Invalid, "\"device_name\" is longer than %d bytes", longestName)
 	default:
-		return nil
+		return checkName(req.DeviceName)
 	}
 }
 
@@ -113,7 +110,7 @@ func (d *Devices) insert(ctx context.Context, tx *db.Tx, by access.Caller, req a
 			belongs_to__application, belongs_to__user, supervisor_version, os_version, os_variant, mac_address)
 		VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, NULLIF(?8, ''), NULLIF(?9, ''), NULLIF(?10, ''), NULLIF(?11, '')) RETURNING id`,
 		tx.NowText(), actor, req.UUID, nameFor(req), typ, req.Application, user,
-		cut(req.SupervisorVersion, 20), cut(req.OSVersion, 255), variant, cut(req.MACAddress, 900)).Scan(&id)
+		cut(plain(req.SupervisorVersion), 20), cut(plain(req.OSVersion), 255), variant, cut(plain(req.MACAddress), 900)).Scan(&id)
 	if err != nil {
 		return none, fmt.Errorf("register: %w", err)
 	}

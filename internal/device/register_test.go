@@ -75,6 +75,8 @@ func TestRegisterRefusals(t *testing.T) {
 		{"taken uuid, no key", api.Register{Application: f, UUID: uuidOf(1)}, api.Conflict, `"uuid" must be unique.`},
 		{"taken key", api.Register{Application: f, UUID: uuidOf(2), APIKey: ownKey}, api.Conflict, `"key" must be unique.`},
 		{"name of two lines", api.Register{Application: f, UUID: uuidOf(2), DeviceName: "two\nlines"}, api.Invalid, "newline"},
+		{"name that clears the screen", api.Register{Application: f, UUID: uuidOf(2), DeviceName: "x\x1b[2J"}, api.Invalid, "control"},
+		{"name that reads backwards", api.Register{Application: f, UUID: uuidOf(2), DeviceName: "x\u202ey"}, api.Invalid, "control"},
 		{"endless name", api.Register{Application: f, UUID: uuidOf(2), DeviceName: strings.Repeat("x", 256)}, api.Invalid, "device_name"},
 		{"short key", api.Register{Application: f, UUID: uuidOf(2), APIKey: "short"}, api.Invalid, ""},
 	} {

@@ -133,6 +133,9 @@ func readColumn(raw json.RawMessage, name string, number bool, maxLen int) (any,
 		if err := json.Unmarshal(raw, &s); err != nil {
 			return nil, api.Errorf(api.Invalid, "%q is not a string", name)
 		}
+		if name != "cpu_id" { // which is left out as a whole when it is noise
+			s = plain(s)
+		}
 		return cut(s, maxLen), nil
 	}
 	var f float64
@@ -156,7 +159,7 @@ func (r *report) readUnsupported(raw json.RawMessage) error {
 	}
 	names = names[:min(len(names), maxUnsupported)]
 	for i := range names {
-		names[i] = cut(names[i], 200)
+		names[i] = cut(plain(names[i]), 200)
 	}
 	slices.Sort(names)
 	text, err := json.Marshal(slices.Compact(names))

@@ -200,3 +200,19 @@ func FuzzReport(f *testing.F) {
 		}
 	})
 }
+
+// The attack: a device reports what steers the terminal of whoever lists it, with a client that prints texts as they come.
+func TestWhatADeviceSaysSteersNoTerminal(t *testing.T) {
+	w := newWorld(t)
+	dev, made := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
+	path := fmt.Sprintf("device(%d)", made.ID)
+	w.must(w.report(dev, uuidOf(1), map[string]any{
+		"status": "\x1b[31mIdle\x07", "os_version": "os\u202e 1\r\n", "unsupported_features": []string{"x\x1b]52;c;aGk=\x07"},
+	}))
+	w.want(dev, "PATCH", path, map[string]any{"ip_address": "192.0.2.1\x1b[2J"}, 200, "")
+	row := w.one(w.alice, path+"?$select=status,os_version,unsupported_features,ip_address")
+	if got := fmt.Sprintf("%q %q %q %q", row["status"], row["os_version"], row["unsupported_features"], row["ip_address"]); got !=
+		`"[31mIdle" "os 1" ["x]52;c;aGk="] "192.0.2.1[2J"` {
+		t.Errorf("what is kept: %s", got)
+	}
+}
