@@ -98,7 +98,7 @@ func (s *Server) openBuild(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if pusher.Kind == access.Anonymous {
+	if pusher.Kind == access.Anonymous || pusher.Kind == access.Provisioning { // its key opens one door, and not this one
 		return api.ErrUnauthorized
 	}
 	var ask api.BuildRequest

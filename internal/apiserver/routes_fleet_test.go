@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
 )
 
 func TestDeviceTypeDocuments(t *testing.T) {
@@ -119,6 +120,14 @@ func TestBuildRoutes(t *testing.T) {
 	}
 	open(http.StatusUnauthorized)
 	open(http.StatusUnauthorized, "Authorization: Bearer nonsense")
+	for _, p := range s.principals() {
+		switch p.kind {
+		case access.Provisioning:
+			open(http.StatusUnauthorized, "Authorization: Bearer "+p.token)
+		case access.Device:
+			open(http.StatusForbidden, "Authorization: Bearer "+p.token)
+		}
+	}
 	if body := open(http.StatusNotFound, "Authorization: Bearer "+stranger).body; !strings.Contains(body, "harbour") {
 		t.Errorf("the refusal does not name the fleet: %s", body)
 	}
