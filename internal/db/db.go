@@ -184,7 +184,22 @@ func isConstraint(err error, codes ...int) bool {
 }
 
 // IsTooBig reports whether a statement or its answer is beyond what the database handles.
-func IsTooBig(err error) bool { return isConstraint(err, sqlite3.SQLITE_TOOBIG) }
+func IsTooBig(err error) bool {
+	if isConstraint(err, sqlite3.SQLITE_TOOBIG) {
+		return true
+	}
+	var e *sqlite.Error
+	if !errors.As(err, &e) || e.Code() != sqlite3.SQLITE_ERROR {
+		return false
+	}
+	// The bounds that SQLite reports as an ordinary mistake, told apart by its words alone.
+	for _, words := range []string{"Expression tree is too large", "parser stack overflow", "tables in a join", "too many "} {
+		if strings.Contains(e.Error(), words) {
+			return true
+		}
+	}
+	return false
+}
 
 // IsNotNull reports whether an error is a null where none may be.
 func IsNotNull(err error) bool { return isConstraint(err, sqlite3.SQLITE_CONSTRAINT_NOTNULL) }
