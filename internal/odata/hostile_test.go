@@ -50,7 +50,7 @@ func TestHostile(t *testing.T) {
 		{"lambdas too many", "device?$select=id&$filter=" + lambdas(9), 400},
 		{"path", "device?$filter=" + strings.Repeat("belongs_to__application/", 9) + "id eq 1", 400},
 		{"expands in depth", "device?$expand=" + expands(40), 400},
-		{"expands deeper than the database goes", "device?$expand=" + expands(31), 400},
+		{"expands deeper than the database goes", "device?$expand=" + strings.ReplaceAll(expands(26), "$select=id;", ""), 400},
 		{"expands as allowed", "device?$select=id&$expand=" + expands(8), 200},
 		{"expands in width", "device?$expand=" + chain(41, "device_tag", ","), 400},
 		{"many tables", "device?$select=id&$filter=" + chain(300, "belongs_to__application/id+eq+1", "+or+"), 400},
