@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -200,7 +201,15 @@ func TestKilledRolesComeBack(t *testing.T) {
 		eventually(t, 90*time.Second, "the device shows "+mark, func() bool { return strings.Contains(d.page(t), mark) })
 	}
 
-	t.Run("all at once, and the parent", func(t *testing.T) {
+	t.Run("all at once", func(t *testing.T) {
+		appendTo(t, index, "<p>last but one</p>\n")
+		p.roadstead(t, "push", "kill-test", project)
+		kill(t, "edge", "api", "signer", "registry", "builder", "buildkit")
+		eventually(t, 30*time.Second, "every role is healthy after all were killed", healthy)
+		write()
+		eventually(t, 90*time.Second, "the device shows the last version but one", func() bool { return strings.Contains(d.page(t), "last but one") })
+	})
+	t.Run("the parent", func(t *testing.T) {
 		appendTo(t, index, "<p>last version</p>\n")
 		p.roadstead(t, "push", "kill-test", project)
 		write()
@@ -234,8 +243,8 @@ func appendTo(t *testing.T, path, text string) {
 	}
 }
 
-// kill sends SIGKILL to one role.
-func kill(t *testing.T, role string) {
+// kill sends SIGKILL to roles, all in one moment.
+func kill(t *testing.T, roles ...string) {
 	t.Helper()
 	var status struct {
 		Roles []struct {
@@ -247,13 +256,16 @@ func kill(t *testing.T, role string) {
 	if err := json.Unmarshal([]byte(out), &status); err != nil {
 		t.Fatalf("status: %v: %s%s", err, out, stderr)
 	}
+	args := []string{"-9"}
 	for _, r := range status.Roles {
-		if r.Role == role && r.PID > 1 {
-			must(t, "kill", "-9", fmt.Sprint(r.PID))
-			return
+		if slices.Contains(roles, r.Role) && r.PID > 1 {
+			args = append(args, fmt.Sprint(r.PID))
 		}
 	}
-	t.Fatalf("status names no process of role %s: %s", role, out)
+	if len(args) != 1+len(roles) {
+		t.Fatalf("status does not name a process for each of %v: %s", roles, out)
+	}
+	must(t, "kill", args...)
 }
 
 func healthy() bool {
