@@ -187,8 +187,13 @@ func (m *making) solveError(err error) error {
 	return errors.Join(api.Errorf(api.Invalid, "service %s: %s", m.svc.Name, text), err)
 }
 
+// tenant names the fleet, for ever and as a host name can be. The uuid alone does not: whoever makes a fleet chooses it, and may
+// choose that of one that was deleted.
+func (m *making) tenant() string {
+	return fmt.Sprintf("%s-%d", m.build.info.Fleet.UUID, m.build.info.Fleet.ID)
+}
+
 func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
-	fleet := m.build.info.Fleet
 	attrs := map[string]string{
 		"filename": "Dockerfile",
 		"platform": m.build.platform().String(),
@@ -217,8 +222,8 @@ func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 	// BuildKit leaves proxies and the addresses of extra hosts out of a step's identity, so a step that one fleet ran through
 	// its own proxy would be taken for another's; and what a step fetched would be had by whoever repeats its words. The
 	// host name is part of the identity, and of nothing that ends up in the image.
-	attrs["build-arg:BUILDKIT_CACHE_MOUNT_NS"] = fleet.UUID
-	attrs["build-arg:BUILDKIT_SANDBOX_HOSTNAME"] = fleet.UUID
+	attrs["build-arg:BUILDKIT_CACHE_MOUNT_NS"] = m.tenant()
+	attrs["build-arg:BUILDKIT_SANDBOX_HOSTNAME"] = m.tenant()
 	if err := m.build.s.offerBases(ctx, m.build.platform(), attrs); err != nil {
 		return client.SolveOpt{}, err
 	}
@@ -230,7 +235,7 @@ func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 		Frontend:      "dockerfile.v0",
 		FrontendAttrs: attrs,
 		LocalMounts:   mounts,
-		SharedKey:     fleet.UUID + "/" + m.svc.Name, // what was sent last time is not sent again
+		SharedKey:     m.tenant() + "/" + m.svc.Name, // what was sent last time is not sent again
 		OCIStores:     map[string]content.Store{baseStore: m.build.s.store},
 		Session:       []session.Attachable{credentials{secrets: m.pre.secrets}},
 		Exports: []client.ExportEntry{{

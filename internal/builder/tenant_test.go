@@ -21,7 +21,7 @@ func TestStepsOfOneFleetAreNotAnothers(t *testing.T) {
 		return map[string]string{"Dockerfile": dockerfile, "docker-compose.yml": "services:\n  main:\n    build:\n      context: .\n" +
 			"      args:\n        http_proxy: http://192.0.2.66:3128\n" + args}
 	}
-	const victim = "ffffffffffffffffffffffffffffffff"
+	const victim = "ffffffffffffffffffffffffffffffff-1"
 	poison := through("")
 	posing := through("        BUILDKIT_SANDBOX_HOSTNAME: " + victim + "\n        BUILDKIT_CACHE_MOUNT_NS: " + victim + "\n")
 	last := func(fleet string, files map[string]string) v1.Hash {

@@ -119,17 +119,17 @@ func (s *releases) open(r *http.Request, _ *release) (any, error) {
 	if err := json.NewDecoder(r.Body).Decode(&ask); err != nil {
 		return nil, api.Errorf(api.Invalid, "%v", err)
 	}
-	fleet := strings.Repeat("f", 32)
+	fleet := int64(1)
 	switch ask.Slug {
 	case testFleet:
 	case otherFleet:
-		fleet = strings.Repeat("0", 32)
+		fleet = 2 // its maker chose the uuid of the other
 	default:
 		return nil, api.Errorf(api.NotFound, "there is no fleet %q", ask.Slug)
 	}
 	id := int64(len(s.builds) + 1)
 	b := &release{Build: api.Build{ID: id, Commit: fmt.Sprintf("%032x", id), Status: api.StatusRunning,
-		Fleet: &api.BuildFleet{ID: 1, UUID: fleet, Slug: ask.Slug, DeviceType: "generic-amd64", Arch: s.arch}}}
+		Fleet: &api.BuildFleet{ID: fleet, UUID: strings.Repeat("f", 32), Slug: ask.Slug, DeviceType: "generic-amd64", Arch: s.arch}}}
 	s.builds[id] = b
 	return b.Build, nil
 }
