@@ -36,7 +36,7 @@ hosts() { # one marked line in /etc/hosts, added under a lock
 			if grep -F "$marker" /etc/hosts >/dev/null; then unhost; fi
 			printf '%s %s\n' "$hosts_line" "$marker" >>/etc/hosts
 		fi
-	) 9>/run/lock/roadstead-hosts.lock
+	) 9</run/lock # the directory itself, so that no lock file stays behind
 }
 
 unhost() { # /etc/hosts may be a mount, so it is rewritten in place
@@ -49,15 +49,24 @@ server_up() {
 	roadsteadd status --data "$data" >/dev/null 2>&1
 }
 
+# server_pid: the server's process, if it still runs. After a reboot the number may be another program's.
+server_pid() {
+	local pid
+	read -r pid 2>/dev/null <"$demo/server.pid" || return 1
+	tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q "roadsteadd up --data $data " || return 1
+	echo "$pid"
+}
+
 server() {
 	if server_up; then
 		say "server: already up"
 		return
 	fi
-	if [ -f "$demo/server.pid" ] && kill -0 "$(cat "$demo/server.pid")" 2>/dev/null; then
+	if server_pid >/dev/null; then
 		fail "the server is running but not healthy: roadsteadd status --data $data; log in .demo/server.log"
 	fi
 	mkdir -p "$data"
+	rm -f "$demo/server.out" # the last run's "ready" is not this one's
 	setsid nohup roadsteadd up --data "$data" --domain "$domain" --listen "$address:443" --poll-interval 2s \
 		>"$demo/server.out" 2>>"$demo/server.log" </dev/null &
 	echo $! >"$demo/server.pid"
@@ -138,11 +147,12 @@ virtual_device() {
 running() {
 	local uuid i address waited page
 	for i in $(seq 100); do
-		uuid=$(roadstead device list --fleet "$fleet" -o json | sed -n 's/.*"uuid": *"\([0-9a-f]*\)".*/\1/p' | head -1)
+		uuid=$(sed -n 's/.*"uuid": *"\([0-9a-f]*\)".*/\1/p' "$demo/device/state/identity.json" 2>/dev/null | head -1)
+		roadstead device show "${uuid:-none}" >/dev/null 2>&1 || uuid=""
 		[ -n "$uuid" ] && break
 		sleep 0.2
 	done
-	[ -n "$uuid" ] || fail "the device did not register, see .demo/device/log/agent.log"
+	[ -n "$uuid" ] || fail "the server does not know the device: its log is .demo/device/log/agent.log; \`make demo-down\` lets you begin anew"
 	waited=$(roadstead device wait "$uuid" --running web --running writer --timeout 3m 2>&1) || fail "$waited"
 	say "device $uuid: web and writer run"
 	address=$(scripts/device.sh ip "$device")
@@ -182,21 +192,18 @@ up() {
 down() {
 	local pid i u
 	scripts/device.sh down "$device" >/dev/null 2>&1 || true
-	if [ -f "$demo/server.pid" ]; then
-		pid=$(cat "$demo/server.pid")
-		if [ -d "/proc/$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q "roadsteadd up"; then
-			kill -TERM "$pid"
-			for i in $(seq 150); do
-				[ -d "/proc/$pid" ] || break
-				sleep 0.1
-			done
-			[ -d "/proc/$pid" ] && kill -KILL "$pid"
-		fi
+	if pid=$(server_pid); then
+		kill -TERM "$pid"
+		for i in $(seq 150); do
+			[ -d "/proc/$pid" ] || break
+			sleep 0.1
+		done
+		[ ! -d "/proc/$pid" ] || kill -KILL "$pid"
 	fi
 	(
 		flock 9
 		if grep -F "$marker" /etc/hosts >/dev/null; then unhost; fi
-	) 9>/run/lock/roadstead-hosts.lock
+	) 9</run/lock
 	ip address delete "$address/32" dev lo 2>/dev/null || true
 	rm -rf "$demo"
 	# The system users of the roles go too, unless another server on this machine runs as them.
