@@ -58,8 +58,6 @@ type Server struct {
 	public *pki.KeyPair
 	hosts  map[string]http.Handler // by the first label of the host name; "" is the domain itself
 	known  string                  // the names, for people who ask for another
-
-	buffers buffers // shared by the ways to all roles
 }
 
 // New makes the edge; it starts nothing.

@@ -72,22 +72,6 @@ type bufferPool struct{ pool sync.Pool }
 func (b *bufferPool) Get() []byte  { return b.pool.Get().(*[bufferSize]byte)[:] }
 func (b *bufferPool) Put(p []byte) { b.pool.Put((*[bufferSize]byte)(p)) }
 
-// buffers keeps what answers are copied through: made anew for each, they would be most of what the edge allocates.
-type buffers struct{ pool sync.Pool } // of *[]byte
-
-const copySize = 32 << 10
-
-// Get implements httputil.BufferPool.
-func (b *buffers) Get() []byte {
-	if p, ok := b.pool.Get().(*[]byte); ok {
-		return *p
-	}
-	return make([]byte, copySize)
-}
-
-// Put implements httputil.BufferPool.
-func (b *buffers) Put(p []byte) { b.pool.Put(&p) }
-
 // finishKey finds, in a request's context, what to do once the role's answer is over.
 type finishKey struct{}
 
