@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -142,20 +143,22 @@ func Logged(log *slog.Logger, trust func(*http.Request) bool, next http.Handler)
 		sw := &statusWriter{ResponseWriter: w}
 		start := time.Now()
 		defer func() {
-			if p := recover(); p != nil {
-				if p == http.ErrAbortHandler { //nolint:errorlint // the sentinel is compared by identity, as net/http does
-					panic(p)
-				}
-				log.ErrorContext(ctx, "panic", "method", r.Method, "path", r.URL.Path, "request", id, "panic", p)
+			p := recover()
+			aborted := p == http.ErrAbortHandler //nolint:errorlint // the sentinel is compared by identity, as net/http does
+			if p != nil && !aborted {
+				log.ErrorContext(ctx, "panic", "method", r.Method, "path", r.URL.Path, "request", id, "panic", p,
+					"stack", string(debug.Stack()))
 				if sw.status == 0 {
 					sw.WriteHeader(http.StatusInternalServerError)
 				}
 			}
-			if r.URL.Path == "/healthz" {
-				return
+			if r.URL.Path != "/healthz" {
+				log.InfoContext(ctx, "request", "method", r.Method, "host", r.Host, "path", r.URL.Path, "status", sw.status,
+					"ms", time.Since(start).Milliseconds(), "request", id)
 			}
-			log.InfoContext(ctx, "request", "method", r.Method, "host", r.Host, "path", r.URL.Path, "status", sw.status,
-				"ms", time.Since(start).Milliseconds(), "request", id)
+			if aborted {
+				panic(p)
+			}
 		}()
 		next.ServeHTTP(sw, r.WithContext(ctx))
 	})
@@ -193,7 +196,7 @@ type statusWriter struct {
 }
 
 func (w *statusWriter) WriteHeader(status int) {
-	if w.status == 0 {
+	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) { // the others only go before the answer
 		w.status = status
 	}
 	w.ResponseWriter.WriteHeader(status)
