@@ -87,16 +87,23 @@ func (b *build) beat() {
 	}
 }
 
-// unpack takes the source in.
-func (b *build) unpack(r *http.Request) error {
+// unpack takes the source in, for as long as the build is wanted: a pusher that stops sending holds no place for ever.
+func (b *build) unpack(rc *http.ResponseController, r *http.Request) error {
+	late := time.AfterFunc(uploadTime, func() { b.cancel(fmt.Errorf("the source did not arrive within %s", uploadTime)) })
+	defer late.Stop()
+	stop := context.AfterFunc(b.ctx, func() { _ = rc.SetReadDeadline(time.Now()) }) // ends a read that waits
+	defer stop()
 	src := b.source()
 	if err := os.Mkdir(src, 0o700); err != nil {
 		return fmt.Errorf("make room for the source: %w", err)
 	}
 	body := http.MaxBytesReader(nil, r.Body, b.s.cfg.Limits.SourceBytes)
 	if _, err := source.Extract(src, body, b.s.sourceLimits()); err != nil {
-		if b.ctx.Err() != nil {
-			return context.Cause(b.ctx)
+		switch cause := context.Cause(b.ctx); {
+		case errors.Is(cause, errStopped):
+			return api.Errorf(api.Unavailable, "%v", cause)
+		case cause != nil:
+			return api.Errorf(api.Invalid, "%v", cause)
 		}
 		return err
 	}

@@ -63,7 +63,7 @@ func (s *Server) build(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return s.refuse(w, r, err)
 	}
-	b, err := s.receive(r)
+	b, err := s.receive(http.NewResponseController(w), r)
 	if err != nil {
 		s.done()
 		return s.refuse(w, r, err)
@@ -84,7 +84,7 @@ func (s *Server) build(w http.ResponseWriter, r *http.Request) error {
 }
 
 // receive opens a build and unpacks its source. A build that it opened and cannot go on with is finished as failed.
-func (s *Server) receive(r *http.Request) (*build, error) {
+func (s *Server) receive(rc *http.ResponseController, r *http.Request) (*build, error) {
 	opt, err := parseOptions(r)
 	if err != nil {
 		return nil, err
@@ -99,9 +99,12 @@ func (s *Server) receive(r *http.Request) (*build, error) {
 	}
 	b, err := s.newBuild(r, opt, info)
 	if err != nil {
-		return nil, err
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), finishGrace)
+		defer cancel()
+		_, finishErr := s.finish(ctx, info.ID, api.BuildResult{Status: api.StatusFailed, Error: "the builder has no room for the build"})
+		return nil, errors.Join(err, finishErr)
 	}
-	if err := b.unpack(r); err != nil {
+	if err := b.unpack(rc, r); err != nil {
 		b.say("The source cannot be used: %s", b.words(err))
 		b.end(err)
 		return nil, err

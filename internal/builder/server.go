@@ -142,6 +142,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err := os.RemoveAll(filepath.Join(cfg.Dir, storeDir, "ingest")); err != nil {
 		return nil, fmt.Errorf("builder: clear the image store: %w", err)
 	}
+	quiet(log)
 	store, err := contentlocal.NewStore(filepath.Join(cfg.Dir, storeDir))
 	if err != nil {
 		return nil, fmt.Errorf("builder: open the image store: %w", err)
