@@ -85,6 +85,24 @@ type ServiceReport struct {
 	DownloadProgress *int   `json:"download_progress"` // per cent, or null
 }
 
+// UnmarshalJSON also takes a progress with a fraction: a report is refused as a whole, and devices round as they like.
+func (s *ServiceReport) UnmarshalJSON(data []byte) error {
+	type plain ServiceReport // without this method
+	wire := struct {
+		*plain
+		DownloadProgress *float64 `json:"download_progress"`
+	}{plain: (*plain)(s)}
+	if err := json.Unmarshal(data, &wire); err != nil {
+		return err
+	}
+	s.DownloadProgress = nil
+	if p := wire.DownloadProgress; p != nil {
+		whole := int(min(max(*p, 0), 100))
+		s.DownloadProgress = &whole
+	}
+	return nil
+}
+
 // LogLine is one line of a device's log. Times are milliseconds since 1970.
 type LogLine struct {
 	Message   string `json:"message"`

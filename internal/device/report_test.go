@@ -72,7 +72,7 @@ func TestReportOfServices(t *testing.T) {
 	const query = "device?$select=update_status,overall_status,overall_progress&$expand=is_running__release($select=commit)," +
 		"image_install($select=status,download_progress;$filter=status ne 'deleted';$orderby=id asc)"
 	w.must(w.report(dev, uuidOf(1), w.apps(f, one, "", "downloading", map[string]any{
-		"web": service(one, "web", "Downloading", 40), "writer": service(one, "writer", "Downloading", 20),
+		"web": service(one, "web", "Downloading", 40.7), "writer": service(one, "writer", "Downloading", 20),
 	})))
 	row := w.one(w.alice, query)
 	if row["update_status"] != "downloading" || row["overall_status"] != "updating" || row["overall_progress"] != 30.0 ||
