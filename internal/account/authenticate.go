@@ -123,6 +123,11 @@ func (a *Accounts) RunOnce(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
+		a.mu.Lock()
+		for t, at := range uses { // for the next time; what was used again meanwhile keeps its first use
+			a.touched[t] = at
+		}
+		a.mu.Unlock()
 		return fmt.Errorf("account: write down uses: %w", err)
 	}
 	return nil

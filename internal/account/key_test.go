@@ -1,6 +1,7 @@
 package account_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -224,6 +225,11 @@ func TestLastUseIsWrittenDownCoarsely(t *testing.T) {
 	}
 	f.pass(time.Second)
 	f.caller(token)
+	gone, cancel := context.WithCancel(f.ctx)
+	cancel()
+	if err := f.accounts.RunOnce(gone); err == nil { // a write that fails loses no use
+		t.Error("a write in a context that has ended went well")
+	}
 	f.must(f.accounts.RunOnce(f.ctx))
 	if got, want := last(), db.FormatTime(f.clock()); got != want {
 		t.Errorf("after 60 s: got %q, want %q", got, want)
