@@ -67,7 +67,7 @@ type Server struct {
 	storage string
 }
 
-// New makes the registry. Its purge of abandoned uploads starts with Run's context, everything else with the first request.
+// New makes the registry. The library starts its purge of abandoned uploads here; the end of Run stops it.
 func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
