@@ -374,6 +374,18 @@ func TestModesOfEveryFile(t *testing.T) {
 	}
 }
 
+// A server that could not say how it is does not start: the operator would look for it in vain.
+func TestUpWithoutAStatusSocket(t *testing.T) {
+	dir := openDir(t)
+	if err := os.MkdirAll(filepath.Join(dir, "run", "status.sock", "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, text, code := run(t, nil, "up", "--data", dir, "--domain", domain, "--listen", "127.0.0.1:0")
+	if code != 1 || !strings.Contains(text, "status socket") {
+		t.Errorf("exit %d: %s", code, text)
+	}
+}
+
 func TestBadFlagsAreNamed(t *testing.T) {
 	dir := openDir(t)
 	junk := openDir(t)

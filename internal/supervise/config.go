@@ -76,9 +76,10 @@ func (c Config) Validate() error {
 	if err != nil {
 		return fmt.Errorf("--listen %q is not ADDR:PORT", c.Listen)
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil {
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return fmt.Errorf("--listen %q: %q is not a port", c.Listen, port)
-	} else if _ = n; host != "" && net.ParseIP(host) == nil {
+	}
+	if host != "" && net.ParseIP(host) == nil {
 		return fmt.Errorf("--listen %q: %q is not an IP address", c.Listen, host)
 	}
 	return nil

@@ -226,6 +226,10 @@ func (p *Parent) accounts() error {
 
 // serve runs the children, the status socket and the periodic chores until the context ends, then stops them in order.
 func (p *Parent) serve(ctx context.Context) error {
+	status, err := p.listenStatus()
+	if err != nil {
+		return err
+	}
 	var group errgroup.Group
 	rest, stopRest := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopRest()
@@ -239,7 +243,12 @@ func (p *Parent) serve(ctx context.Context) error {
 		group.Go(func() error { p.keep(rest, c); return nil })
 	}
 	group.Go(func() error { doors.Wait(); close(door); return nil })
-	group.Go(func() error { return p.serveStatus(rest) })
+	group.Go(func() error {
+		if err := p.serveStatus(rest, status); err != nil {
+			p.log.Error("`roadsteadd status` gets no answer any more", "error", err) // no reason to stop the platform
+		}
+		return nil
+	})
 	group.Go(func() error { return p.announce(ctx) })
 	group.Go(func() error { p.renew(ctx); return nil })
 	group.Go(func() error {

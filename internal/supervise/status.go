@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -63,23 +64,40 @@ func (p *Parent) status() Status {
 	return s
 }
 
-// serveStatus answers on run/status.sock, which only the parent's own user can open.
-func (p *Parent) serveStatus(ctx context.Context) error {
+// listenStatus opens run/status.sock, which only the parent's own user can open.
+func (p *Parent) listenStatus() (net.Listener, error) {
 	path, done, err := socketPath(p.layout)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("status socket: %w", err)
 	}
 	_ = os.Remove(path) // of a run that was killed; the lock says that there is no other
 	ln, err := net.Listen("unix", path)
 	if err != nil {
 		done()
-		return fmt.Errorf("status socket: %w", err)
+		return nil, fmt.Errorf("status socket: %w", err)
 	}
+	held := &statusListener{Listener: ln, done: done}
 	if err := os.Chmod(path, 0o600); err != nil {
-		done()
-		return errors.Join(err, ln.Close())
+		return nil, errors.Join(fmt.Errorf("status socket: %w", err), held.Close())
 	}
-	defer done()
+	return held, nil
+}
+
+// statusListener keeps the directory open through which its path leads: closing the listener removes the socket.
+type statusListener struct {
+	net.Listener
+	once sync.Once
+	done func()
+}
+
+func (l *statusListener) Close() error {
+	err := l.Listener.Close()
+	l.once.Do(l.done)
+	return err
+}
+
+// serveStatus answers whoever asks on the socket how the roles are.
+func (p *Parent) serveStatus(ctx context.Context, ln net.Listener) error {
 	srv := &http.Server{ReadTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_ = web.WriteJSON(w, http.StatusOK, p.status())
 	})}
