@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/json"
@@ -86,16 +87,18 @@ func (f *forwarder) take() []byte {
 	return out
 }
 
-// putBack returns what could not be sent, before what came meanwhile.
+// putBack returns what could not be sent, before what came meanwhile. Without room for it, its lines count as dropped.
 func (f *forwarder) putBack(batch []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(batch)+len(f.buffer) <= maxBuffered+maxMessage {
-		f.buffer = append(batch, f.buffer...)
+	if len(batch)+len(f.buffer) > maxBuffered+maxMessage {
+		f.dropped += bytes.Count(batch, []byte("\n"))
+		return
 	}
+	f.buffer = append(batch, f.buffer...)
 }
 
-// Run sends until the context ends, and then what is left for a moment more.
+// Run sends until the context ends; then the server has a moment to take what is on its way.
 func (f *forwarder) Run(ctx context.Context) error {
 	f.load()
 	var readers sync.WaitGroup
@@ -134,6 +137,7 @@ func (f *forwarder) Run(ctx context.Context) error {
 		wait := max(retry.Next(), remote.RetryAfterOf(err))
 		f.a.log.Warn("could not send logs", "error", err, "again_in", wait.Round(time.Millisecond))
 		if remote.Sleep(ctx, wait) != nil {
+			f.save()
 			return nil
 		}
 		poke(f.more)
