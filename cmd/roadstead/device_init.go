@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -75,6 +76,11 @@ func (a *app) deviceInit(ctx context.Context, fleet string, f initFlags) error {
 		return usagef("--poll %s is too often; a second is the least", f.poll)
 	}
 	toFile := f.file != "-" && f.file != "json"
+	if toFile { // looked at before the server makes a key that would have nowhere to go
+		if st, err := os.Stat(filepath.Dir(f.file)); err != nil || !st.IsDir() {
+			return usagef("there is no directory %s to write %s into", filepath.Dir(f.file), filepath.Base(f.file))
+		}
+	}
 	if toFile && !f.force {
 		if _, err := os.Lstat(f.file); !errors.Is(err, fs.ErrNotExist) {
 			return usagef("%s exists already; choose another file with -o, or add --force", f.file)

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -170,8 +172,8 @@ func (a *app) showRelease(r client.Release, log, composition bool) error {
 	if v.EndedAt != nil {
 		g.Add("Ended", *v.EndedAt)
 	}
-	for k, val := range v.Tags {
-		g.Add("Tag", k+"="+val)
+	for _, k := range slices.Sorted(maps.Keys(v.Tags)) {
+		g.Add("Tag", k+"="+v.Tags[k])
 	}
 	if v.Note != "" {
 		g.Add("Note", v.Note)
@@ -181,7 +183,7 @@ func (a *app) showRelease(r client.Release, log, composition bool) error {
 		return nil
 	}
 	fmt.Fprintln(a.Out)
-	images := &terminal.Grid{Head: []string{"Service", "Status", "Size", "Image"}}
+	images := &terminal.Grid{Head: []string{"Service", "Size", "Digest", "Status"}}
 	for _, i := range v.Images {
 		bytes := ""
 		if i.Size != nil {
@@ -191,10 +193,16 @@ func (a *app) showRelease(r client.Release, log, composition bool) error {
 		if i.Error != "" {
 			status += ": " + i.Error
 		}
-		images.Add(i.Service, status, bytes, i.Image)
+		images.Add(i.Service, bytes, shortDigest(i.Image), status)
 	}
 	a.Table(images)
 	return nil
+}
+
+// shortDigest is what tells one image from another on a screen; -o json has the whole reference.
+func shortDigest(image string) string {
+	_, digest, _ := strings.Cut(image, "@")
+	return digest[:min(len(digest), len("sha256:")+12)]
 }
 
 func (a *app) releaseCancelCommand() *cobra.Command {
