@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 	"github.com/roadstead-io/roadstead/internal/supervise"
 )
 
@@ -83,26 +84,9 @@ type server struct {
 	dir   string
 	addr  string // of the public port
 	cmd   *exec.Cmd
-	log   *lockedBuffer
+	log   *roletest.Log
 	out   chan string // lines of standard output
 	ended chan error
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex // covers buf
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // openDir is a data directory's path that every user can pass through, unlike t.TempDir.
@@ -145,7 +129,7 @@ func upAs(t *testing.T, user *syscall.Credential, dir, listen string, args ...st
 
 func begin(t *testing.T, user *syscall.Credential, dir, listen string, args ...string) *server {
 	t.Helper()
-	s := &server{t: t, dir: dir, log: &lockedBuffer{}, out: make(chan string, 10), ended: make(chan error, 1)}
+	s := &server{t: t, dir: dir, log: &roletest.Log{}, out: make(chan string, 10), ended: make(chan error, 1)}
 	s.cmd = exec.Command(binary(t), append([]string{"up", "--data", dir, "--domain", domain, "--listen", listen}, args...)...)
 	s.cmd.Stderr = s.log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}

@@ -2,7 +2,6 @@ package edge_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -15,13 +14,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/edge"
 	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -33,53 +32,20 @@ type house struct {
 	internal string
 	dir      string
 	pool     *x509.CertPool
-	log      *lockedBuffer
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex // covers buf
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-func listen(t *testing.T) net.Listener {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ln
+	log      *roletest.Log
 }
 
 // backend runs one role with a handler of the test's.
 func backend(t *testing.T, dir, role string, ln net.Listener, h http.Handler) *http.Server {
 	t.Helper()
-	id, err := pki.LoadIdentity(filepath.Join(dir, role))
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := &http.Server{Handler: web.Logged(slog.New(slog.DiscardHandler), func(*http.Request) bool { return true }, h)}
-	done := make(chan struct{})
-	go func() { defer close(done); _ = srv.Serve(tls.NewListener(ln, id.ServerTLS())) }()
-	t.Cleanup(func() { _ = srv.Close(); <-done })
-	return srv
+	return roletest.Play(t, filepath.Join(dir, role), ln,
+		web.Logged(slog.New(slog.DiscardHandler), func(*http.Request) bool { return true }, h))
 }
 
 // open starts an edge in front of the given roles.
 func open(t *testing.T, roles map[string]http.Handler) *house {
 	t.Helper()
-	h := &house{dir: t.TempDir(), pool: x509.NewCertPool(), log: &lockedBuffer{}}
+	h := &house{dir: t.TempDir(), pool: x509.NewCertPool(), log: &roletest.Log{}}
 	if err := pki.NewTestIdentities(h.dir, "edge", "api", "registry", "builder", "parent"); err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +65,7 @@ func open(t *testing.T, roles map[string]http.Handler) *house {
 	}
 	peers := map[string]string{}
 	for role, handler := range roles {
-		ln := listen(t)
+		ln := roletest.Listen(t)
 		peers[role] = ln.Addr().String()
 		backend(t, h.dir, role, ln, handler)
 	}
@@ -109,22 +75,13 @@ func open(t *testing.T, roles map[string]http.Handler) *house {
 
 func (h *house) run(t *testing.T, peers map[string]string) {
 	t.Helper()
-	pub, internal := listen(t), listen(t)
+	pub, internal := roletest.Listen(t), roletest.Listen(t)
 	h.addr, h.internal = pub.Addr().String(), internal.Addr().String()
-	s, err := edge.New(edge.Config{Dir: filepath.Join(h.dir, "edge"), Site: api.Site{Domain: domain, Port: 443}, Peers: peers},
-		slog.New(slog.NewTextHandler(h.log, nil)))
+	s, err := edge.New(edge.Config{Dir: filepath.Join(h.dir, "edge"), Site: api.Site{Domain: domain, Port: 443}, Peers: peers}, h.log.Logger())
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx, pub, internal) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("edge: %v", err)
-		}
-	})
+	roletest.Run(t, func(ctx context.Context) error { return s.Run(ctx, pub, internal) })
 }
 
 // client speaks HTTP/1.1 or HTTP/2 to the edge, whatever name is asked for.
@@ -349,11 +306,11 @@ func TestUpgradePassesThrough(t *testing.T) {
 }
 
 func TestADeadRoleIsSaidAndARestartedOneIsWaitedFor(t *testing.T) {
-	h := &house{dir: t.TempDir(), pool: x509.NewCertPool(), log: &lockedBuffer{}}
-	ln := listen(t)
+	h := &house{dir: t.TempDir(), pool: x509.NewCertPool(), log: &roletest.Log{}}
+	ln := roletest.Listen(t)
 	outer := open(t, map[string]http.Handler{}) // for its certificates
 	h.dir, h.pool = outer.dir, outer.pool
-	dead := listen(t)
+	dead := roletest.Listen(t)
 	deadAddr := dead.Addr().String()
 	_ = dead.Close()
 	h.run(t, map[string]string{"api": ln.Addr().String(), "builder": deadAddr})
@@ -399,7 +356,7 @@ func TestADeadRoleIsSaidAndARestartedOneIsWaitedFor(t *testing.T) {
 // A role that is killed leaves dead connections behind. Small requests that meet one are sent again.
 func TestKilledRoleIsNotSeenBySmallRequests(t *testing.T) {
 	outer := open(t, map[string]http.Handler{}) // for its certificates
-	ln := listen(t)
+	ln := roletest.Listen(t)
 	addr := ln.Addr().String()
 	file, err := ln.(*net.TCPListener).File() // what the parent holds
 	if err != nil {
@@ -411,7 +368,7 @@ func TestKilledRoleIsNotSeenBySmallRequests(t *testing.T) {
 		w.WriteHeader(204)
 	})
 	first := backend(t, outer.dir, "api", ln, ok)
-	h := &house{dir: outer.dir, pool: outer.pool, log: &lockedBuffer{}}
+	h := &house{dir: outer.dir, pool: outer.pool, log: &roletest.Log{}}
 	h.run(t, map[string]string{"api": addr})
 	c := h.client(t, false)
 	for _, method := range []string{http.MethodGet, http.MethodPatch} {

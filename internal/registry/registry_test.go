@@ -1,7 +1,6 @@
 package registry_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -12,13 +11,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -33,6 +29,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/registry"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 const (
@@ -49,31 +46,14 @@ type store struct {
 	addr string
 	key  *ecdsa.PrivateKey
 	jwks []byte
-	log  *lockedBuffer
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex // covers buf
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
+	log  *roletest.Log
 }
 
 const keyID = "k1"
 
 func prepare(t *testing.T) *store {
 	t.Helper()
-	s := &store{t: t, dir: t.TempDir(), log: &lockedBuffer{}}
+	s := &store{t: t, dir: t.TempDir(), log: &roletest.Log{}}
 	if err := pki.NewTestIdentities(s.dir, "registry", "builder", "edge", "api", "parent"); err != nil {
 		t.Fatal(err)
 	}
@@ -96,24 +76,13 @@ func prepare(t *testing.T) *store {
 func (s *store) run(cfg registry.Config) *store {
 	s.t.Helper()
 	cfg.Dir, cfg.Site = filepath.Join(s.dir, "registry"), site
-	srv, err := registry.New(cfg, slog.New(slog.NewTextHandler(s.log, nil)))
+	srv, err := registry.New(cfg, s.log.Logger())
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	ln := roletest.Listen(s.t)
 	s.addr = ln.Addr().String()
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- srv.Run(ctx, ln) }()
-	s.t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			s.t.Errorf("registry: %v", err)
-		}
-	})
+	roletest.Run(s.t, func(ctx context.Context) error { return srv.Run(ctx, ln) })
 	return s
 }
 

@@ -3,11 +3,9 @@ package signer_test
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -20,6 +18,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 	"github.com/roadstead-io/roadstead/internal/signer"
 )
 
@@ -33,12 +32,12 @@ var site = api.Site{Domain: "roadstead.test", Port: 443}
 // bench is a signer beside an api role that knows two builds: 7 runs and owns mine, 8 has failed.
 type bench struct {
 	dir, addr string
-	log       *bytes.Buffer
+	log       *roletest.Log
 }
 
 func start(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{dir: t.TempDir(), log: &bytes.Buffer{}}
+	b := &bench{dir: t.TempDir(), log: &roletest.Log{}}
 	if err := pki.NewTestIdentities(b.dir, "signer", "api", "builder", "edge", "registry", "parent", "admin"); err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +46,8 @@ func start(t *testing.T) *bench {
 		"/internal/v1/builds/8": {ID: 8, Status: api.StatusFailed, Repositories: []string{mine}},
 		"/internal/v1/builds/9": {ID: 7, Status: api.StatusRunning, Repositories: []string{mine}},
 	}
-	apiAddr := serve(t, filepath.Join(b.dir, "api"), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	ln := roletest.Listen(t)
+	roletest.Play(t, filepath.Join(b.dir, "api"), ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if pki.PeerRole(r) != api.RoleSigner {
 			t.Errorf("the api role was asked by %q", pki.PeerRole(r))
 		}
@@ -61,51 +61,20 @@ func start(t *testing.T) *bench {
 	if err := signer.NewKey(filepath.Join(b.dir, "signer", signer.KeyFile)); err != nil {
 		t.Fatal(err)
 	}
-	b.run(t, apiAddr)
+	b.run(t, ln.Addr().String())
 	return b
 }
 
 func (b *bench) run(t *testing.T, apiAddr string) {
 	t.Helper()
 	cfg := signer.Config{Dir: filepath.Join(b.dir, "signer"), Site: site, Peers: map[string]string{"api": apiAddr}}
-	s, err := signer.New(cfg, slog.New(slog.NewTextHandler(b.log, nil)))
+	s, err := signer.New(cfg, b.log.Logger())
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln := listen(t)
+	ln := roletest.Listen(t)
 	b.addr = ln.Addr().String()
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx, ln) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("signer: %v", err)
-		}
-	})
-}
-
-func listen(t *testing.T) net.Listener {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ln
-}
-
-func serve(t *testing.T, dir string, h http.Handler) string {
-	t.Helper()
-	id, err := pki.LoadIdentity(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln := listen(t)
-	srv := &http.Server{Handler: h}
-	done := make(chan struct{})
-	go func() { defer close(done); _ = srv.Serve(tls.NewListener(ln, id.ServerTLS())) }()
-	t.Cleanup(func() { _ = srv.Close(); <-done })
-	return ln.Addr().String()
+	roletest.Run(t, func(ctx context.Context) error { return s.Run(ctx, ln) })
 }
 
 func (b *bench) post(t *testing.T, role, path string, body any) (int, string) {
@@ -222,7 +191,7 @@ func TestTokenHolds(t *testing.T) {
 
 func TestWithoutTheAPIRoleNothingIsPushed(t *testing.T) {
 	b := start(t)
-	gone := listen(t)
+	gone := roletest.Listen(t)
 	addr := gone.Addr().String()
 	_ = gone.Close()
 	b.run(t, addr)

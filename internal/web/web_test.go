@@ -1,7 +1,6 @@
 package web_test
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"log/slog"
@@ -10,32 +9,20 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
-
-// lines is a log that the server writes and the test reads.
-type lines struct {
-	mu  sync.Mutex // covers buf
-	buf bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
 
 // logged serves one handler behind web.Logged. The log is whole after closed was called.
 func logged(t *testing.T, h http.Handler) (url string, closed func() string) {
 	t.Helper()
-	log := &lines{}
-	srv := httptest.NewServer(web.Logged(slog.New(slog.NewTextHandler(log, nil)), func(*http.Request) bool { return false }, h))
+	log := &roletest.Log{}
+	srv := httptest.NewServer(web.Logged(log.Logger(), func(*http.Request) bool { return false }, h))
 	t.Cleanup(srv.Close)
-	return srv.URL, func() string { srv.Close(); return log.buf.String() }
+	return srv.URL, func() string { srv.Close(); return log.String() }
 }
 
 func get(t *testing.T, url string, trace *httptrace.ClientTrace) (*http.Response, error) {

@@ -1,0 +1,77 @@
+// Package roletest gives the tests of a role what the parent gives the role, a listener and an end, and plays the other roles
+// to it over real certificates.
+package roletest
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+
+	"github.com/roadstead-io/roadstead/internal/pki"
+)
+
+// Log is what a role logs. The test may read it while the role writes.
+type Log struct {
+	mu  sync.Mutex // covers buf
+	buf bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (l *Log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+// String is everything that was written so far.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// Logger writes to the log.
+func (l *Log) Logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+// Listen opens a port of its own.
+func Listen(t testing.TB) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln
+}
+
+// Run runs a role until the test is over. A role that fails fails the test.
+func Run(t testing.TB, run func(ctx context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("the role ended: %v", err)
+		}
+	})
+}
+
+// Play serves a handler under the identity in dir, until the test is over or the server is closed.
+func Play(t testing.TB, dir string, ln net.Listener, h http.Handler) *http.Server {
+	t.Helper()
+	id, err := pki.LoadIdentity(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: h} //nolint:gosec // it serves one test
+	done := make(chan struct{})
+	go func() { defer close(done); _ = srv.Serve(tls.NewListener(ln, id.ServerTLS())) }()
+	t.Cleanup(func() { _ = srv.Close(); <-done })
+	return srv
+}
