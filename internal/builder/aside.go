@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"archive/tar"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,6 +36,8 @@ const (
 	imagesDir   = ".roadstead/images"
 	secretsFile = ".balena/registry-secrets.json"
 	maxSecrets  = 64 << 10
+	maxName     = 4096 // of an entry of an image archive
+	maxLinks    = 10   // between a name in an image archive and the file
 )
 
 func (a *aside) has(service string) bool { return a.archives[service] != "" }
@@ -118,10 +121,14 @@ func (b *build) fromArchive(service, file string) (v1.Image, error) {
 		if err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
+		// A small archive may unpack to any size.
 		return struct {
 			io.Reader
 			io.Closer
-		}{plain, f}, nil
+		}{io.LimitReader(plain, b.s.cfg.Limits.SourceBytes), f}, nil
+	}
+	if err := checkSaved(opener, b.s.cfg.Limits.SourceEntries); err != nil {
+		return nil, bad(err)
 	}
 	img, err := tarball.Image(opener, nil)
 	if err != nil {
@@ -140,6 +147,79 @@ func (b *build) fromArchive(service, file string) (v1.Image, error) {
 			cfg.OS, cfg.Architecture, want.String())
 	}
 	return img, nil
+}
+
+// checkSaved looks through an archive as `docker save` writes it for what will be read into memory whole: its list of images,
+// and their configurations. That an archive is damaged or not of this form is for others to say.
+func checkSaved(opener tarball.Opener, entries int) error {
+	const list = "manifest.json"
+	seen, err := scan(opener, entries)
+	if err != nil {
+		return err
+	}
+	if err := seen.small(list); err != nil {
+		return err
+	}
+	images, err := tarball.LoadManifest(opener)
+	if err != nil {
+		return nil
+	}
+	for _, d := range images {
+		if err := seen.small(d.Config); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// contents are the entries of an archive, by clean name. Of two with one name the first counts, as for the library.
+type contents map[string]entry
+
+type entry struct {
+	size int64
+	link string // "" when it is none
+}
+
+func scan(opener tarball.Opener, entries int) (contents, error) {
+	r, err := opener()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	seen := contents{}
+	for tr := tar.NewReader(r); ; {
+		h, err := tr.Next()
+		if err != nil {
+			return seen, nil
+		}
+		if len(seen) >= entries || max(len(h.Name), len(h.Linkname)) > maxName {
+			return nil, api.Errorf(api.TooLarge, "it has more than %d entries, or one with a name of more than %d bytes", entries, maxName)
+		}
+		e := entry{size: h.Size}
+		if h.Typeflag == tar.TypeSymlink || h.Typeflag == tar.TypeLink {
+			e.link = path.Clean(h.Linkname)
+		}
+		name := path.Clean(h.Name)
+		if _, twice := seen[name]; !twice {
+			seen[name] = e
+		}
+	}
+}
+
+// small refuses an entry, reached through links as the library follows them, that is too large to be read into memory.
+func (c contents) small(name string) error {
+	for range maxLinks {
+		e := c[path.Clean(name)]
+		switch {
+		case e.link != "":
+			name = path.Join(path.Dir(name), e.link)
+		case e.size > base.MaxJSON:
+			return api.Errorf(api.TooLarge, "%s is larger than %d bytes", name, base.MaxJSON)
+		default:
+			return nil
+		}
+	}
+	return api.Errorf(api.Invalid, "%s is behind more than %d links", name, maxLinks)
 }
 
 func (b *build) fromLayout(service string, opener func() (io.ReadCloser, error)) (v1.Image, error) {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder"
+	"github.com/roadstead-io/roadstead/internal/builder/base"
 	"github.com/roadstead-io/roadstead/internal/builder/worker"
 	"github.com/roadstead-io/roadstead/internal/registry"
 )
@@ -139,8 +140,10 @@ func TestABuildOutlivesTheDeathOfTheBuildService(t *testing.T) {
 		"Dockerfile": "FROM base/busybox\nRUN echo before\nRUN --mount=type=cache,target=/c test -e /c/second || { touch /c/second; sleep 60; }\n"}))
 	w.begun(1)
 	second := func() bool {
-		matches, err := filepath.Glob(filepath.Join(dir, "state/runc-*/snapshots/snapshots/*/fs/second"))
-		return err == nil && len(matches) > 0
+		snapshots := filepath.Join(dir, "state/runc-*/snapshots/snapshots/*")
+		overlay := must(filepath.Glob(filepath.Join(snapshots, "fs/second")))(t)
+		native := must(filepath.Glob(filepath.Join(snapshots, "second")))(t) // where a file system takes no overlay
+		return len(overlay)+len(native) > 0
 	}
 	await(t, "the second step runs", second)
 	pids := must(exec.Command("pgrep", "-f", "buildkitd --config "+dir+"/").Output())(t)
@@ -279,6 +282,27 @@ func TestImagesBuiltElsewhere(t *testing.T) {
 	out := w.build(nil, map[string]string{".roadstead/images/main.tar": dockerSave(t, foreign)})
 	if !out.failed || !strings.Contains(out.text, "is for linux/arm64, but the fleet's devices are linux/amd64") {
 		t.Errorf("an image for another architecture: stream:\n%s", out.text)
+	}
+}
+
+// What is read into memory whole must be small, however little of it came over the wire.
+func TestAnImageArchiveThatWouldFillTheMemoryIsRefused(t *testing.T) {
+	w := newWorld(t, "unix:///nonexistent/buildkitd.sock", builder.Limits{})
+	large := strings.Repeat(" ", base.MaxJSON+1)
+	archive := func(files map[string]string) string { return string(must(io.ReadAll(pack(t, files)))(t)) }
+	for title, files := range map[string]map[string]string{
+		"list":               {"manifest.json": large},
+		"list behind a link": {"manifest.json@": "x/../y", "y": large},
+		"configuration":      {"manifest.json": `[{"Config": "./c.json"}]`, "c.json@": "d.json", "d.json": large},
+		"index of a layout":  {"oci-layout": `{"imageLayoutVersion": "1.0.0"}`, "index.json": large},
+		"manifest of a layout": {"oci-layout": `{"imageLayoutVersion": "1.0.0"}`, "blobs/sha256/" + strings.Repeat("a", 64): large,
+			"index.json": `{"schemaVersion": 2, "manifests": [{"mediaType": "application/vnd.oci.image.manifest.v1+json", "size": 2,` +
+				`"digest": "sha256:` + strings.Repeat("a", 64) + `"}]}`},
+	} {
+		out := w.build(nil, map[string]string{".roadstead/images/main.tar": archive(files)})
+		if !out.failed || !strings.Contains(out.text, "is larger than 8388608 bytes") {
+			t.Errorf("%s: stream:\n%s", title, out.text)
+		}
 	}
 }
 

@@ -163,9 +163,6 @@ type stored struct {
 	parsed           *v1.Manifest
 }
 
-// maxManifest bounds manifests and configurations.
-const maxManifest = 8 << 20
-
 func (i *stored) read(hash v1.Hash) ([]byte, error) {
 	ctx := context.Background() // a local file
 	d := digest.Digest(hash.String())
@@ -173,8 +170,8 @@ func (i *stored) read(hash v1.Hash) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read image: %w", err)
 	}
-	if info.Size > maxManifest {
-		return nil, fmt.Errorf("read image: %s is larger than %d bytes", hash, maxManifest)
+	if info.Size > base.MaxJSON {
+		return nil, fmt.Errorf("read image: %s is larger than %d bytes", hash, base.MaxJSON)
 	}
 	text, err := content.ReadBlob(ctx, i.store, ocispec.Descriptor{Digest: d, Size: info.Size})
 	if err != nil {

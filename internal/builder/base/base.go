@@ -178,13 +178,19 @@ func fromRoot(file string, created time.Time, platform v1.Platform) (v1.Image, e
 	return mutate.ConfigFile(img, cfg)
 }
 
+// MaxJSON bounds the manifests, indexes and configurations of an image, which are read into memory whole.
+const MaxJSON = 8 << 20
+
 // FromLayout finds the image for a platform in an OCI layout on disk.
 func FromLayout(dir string, platform v1.Platform) (v1.Image, error) {
+	if err := small(filepath.Join(dir, "index.json")); err != nil {
+		return nil, err
+	}
 	idx, err := layout.ImageIndexFromPath(dir)
 	if err != nil {
 		return nil, api.Errorf(api.Invalid, "not an OCI layout: %v", err)
 	}
-	img, err := find(idx, platform, 3)
+	img, err := find(dir, idx, platform, 3)
 	if err != nil {
 		return nil, api.Errorf(api.Invalid, "not an OCI layout: %v", err)
 	}
@@ -194,20 +200,35 @@ func FromLayout(dir string, platform v1.Platform) (v1.Image, error) {
 	return img, nil
 }
 
+// small refuses a file that nobody should read into memory. That it is not there is for its reader to say.
+func small(file string) error {
+	if info, err := os.Stat(file); err == nil && info.Size() > MaxJSON {
+		return api.Errorf(api.TooLarge, "%s is larger than %d bytes", filepath.Base(file), MaxJSON)
+	}
+	return nil
+}
+
+func smallBlob(dir string, hash v1.Hash) error {
+	return small(filepath.Join(dir, "blobs", hash.Algorithm, hash.Hex))
+}
+
 // find looks for an image of a platform in an index and the indexes it names, at most depth levels deep.
-func find(idx v1.ImageIndex, platform v1.Platform, depth int) (v1.Image, error) {
+func find(dir string, idx v1.ImageIndex, platform v1.Platform, depth int) (v1.Image, error) {
 	m, err := idx.IndexManifest()
 	if err != nil {
 		return nil, err
 	}
 	for _, d := range m.Manifests {
+		if err := smallBlob(dir, d.Digest); err != nil {
+			return nil, err
+		}
 		switch {
 		case d.MediaType.IsIndex() && depth > 0:
 			child, err := idx.ImageIndex(d.Digest)
 			if err != nil {
 				return nil, err
 			}
-			if img, err := find(child, platform, depth-1); img != nil || err != nil {
+			if img, err := find(dir, child, platform, depth-1); img != nil || err != nil {
 				return img, err
 			}
 		case d.MediaType.IsImage():
@@ -215,7 +236,7 @@ func find(idx v1.ImageIndex, platform v1.Platform, depth int) (v1.Image, error) 
 			if err != nil {
 				return nil, err
 			}
-			if ok, err := isFor(img, platform); ok || err != nil {
+			if ok, err := isFor(dir, img, platform); ok || err != nil {
 				return img, err
 			}
 		}
@@ -223,7 +244,14 @@ func find(idx v1.ImageIndex, platform v1.Platform, depth int) (v1.Image, error) 
 	return nil, nil
 }
 
-func isFor(img v1.Image, platform v1.Platform) (bool, error) {
+func isFor(dir string, img v1.Image, platform v1.Platform) (bool, error) {
+	m, err := img.Manifest()
+	if err != nil {
+		return false, err
+	}
+	if err := smallBlob(dir, m.Config.Digest); err != nil {
+		return false, err
+	}
 	cfg, err := img.ConfigFile()
 	if err != nil {
 		return false, err
