@@ -160,8 +160,11 @@ func begin(t *testing.T, user *syscall.Credential, dir, listen string, args ...s
 func (s *server) stop() time.Duration {
 	s.t.Helper()
 	began := time.Now()
-	if s.cmd.ProcessState != nil {
+	select {
+	case err := <-s.ended: // killed by the test
+		s.ended <- err
 		return 0
+	default:
 	}
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)
 	select {
