@@ -39,6 +39,7 @@ const MaxValue = 64 << 20
 
 // DB is an open database: one connection that writes, several that read.
 type DB struct {
+	dsn    string
 	writer *pool
 	reader *pool
 	now    func() time.Time
@@ -75,7 +76,7 @@ func Open(cfg Config) (*DB, error) {
 	if now == nil {
 		now = time.Now
 	}
-	return &DB{writer: writer, reader: reader, now: now}, nil
+	return &DB{dsn: dsn, writer: writer, reader: reader, now: now}, nil
 }
 
 // Close closes every connection. The write-ahead log is folded in.
@@ -139,9 +140,14 @@ func (d *DB) run(ctx context.Context, on *sql.DB, f func(tx *Tx) error) (err err
 	return nil
 }
 
-// Snapshot writes a consistent copy of the whole database to a new file, while it is in use.
+// Snapshot writes a consistent copy of the whole database to a new file, while it is in use: it reads, and holds up no writer.
 func (d *DB) Snapshot(ctx context.Context, path string) error {
-	if _, err := d.writer.ExecContext(ctx, `VACUUM INTO ?`, path); err != nil {
+	own, err := open(d.dsn, "BEGIN") // the readers may write no file at all
+	if err != nil {
+		return fmt.Errorf("db: snapshot: %w", err)
+	}
+	_, err = own.ExecContext(ctx, `VACUUM INTO ?`, path)
+	if err := errors.Join(err, own.Close()); err != nil {
 		return fmt.Errorf("db: snapshot: %w", err)
 	}
 	return nil

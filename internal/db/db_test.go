@@ -209,7 +209,15 @@ func TestASnapshotIsWhole(t *testing.T) {
 		t.Error(err)
 	}
 	file := filepath.Join(t.TempDir(), "copy.db")
-	if err := d.Snapshot(ctx, file); err != nil {
+	err := d.Write(ctx, func(tx *db.Tx) error { // the copy waits for no writer, and no writer for the copy
+		if _, err := tx.ExecContext(ctx, `INSERT INTO t (v) VALUES ('too late')`); err != nil {
+			return err
+		}
+		soon, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		return d.Snapshot(soon, file)
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	again, err := db.Open(db.Config{Path: file})
