@@ -41,7 +41,7 @@ func Itself() Caller { return Caller{Kind: System, Name: "system"} }
 
 type key struct{}
 
-// With gives a request's context its caller. Only internal/web's authentication step calls it; domain functions take the
+// With gives a request's context its caller. Only the api role calls it, once it knows who is asking; domain functions take the
 // caller as an argument.
 func With(ctx context.Context, c Caller) context.Context { return context.WithValue(ctx, key{}, c) }
 
