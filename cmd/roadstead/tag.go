@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -62,13 +63,17 @@ func (a *app) tagCommand() *cobra.Command {
 func (a *app) tagSetCommand() *cobra.Command {
 	var s tagScope
 	cmd := &cobra.Command{
-		Use: "set KEY [VALUE]", Short: "Set a tag",
-		Example: "  roadstead tag set room kitchen --device 4f0c1aa\n  roadstead tag set reviewed --release 12",
-		Args:    args(1, 2), ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "set KEY [VALUE] | KEY=VALUE", Short: "Set a tag",
+		Example: "  roadstead tag set room kitchen --device 4f0c1aa\n  roadstead tag set room=kitchen --device 4f0c1aa\n" +
+			"  roadstead tag set reviewed --release 12",
+		Args: args(1, 2), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			value := ""
+			key, value, _ := strings.Cut(args[0], "=") // as env set and --release-tag take it
 			if len(args) == 2 {
-				value = args[1]
+				key, value = args[0], args[1]
+			}
+			if key == "" {
+				return usagef("a tag needs a key")
 			}
 			c, err := a.connect(cmd.Context())
 			if err != nil {
@@ -78,11 +83,11 @@ func (a *app) tagSetCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			err = c.Upsert(cmd.Context(), resource, map[string]any{parent: id, "tag_key": args[0], "value": value}, parent, "tag_key")
+			err = c.Upsert(cmd.Context(), resource, map[string]any{parent: id, "tag_key": key, "value": value}, parent, "tag_key")
 			if err != nil {
 				return err
 			}
-			a.Say("Set tag %s.", args[0])
+			a.Say("Set tag %s.", key)
 			return nil
 		},
 	}
