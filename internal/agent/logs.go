@@ -158,10 +158,12 @@ func (f *forwarder) stream(ctx context.Context) error {
 		err := f.a.server.LogStream(requestCtx, f.a.who.UUID, f.a.who.Key, body)
 		_ = body.CloseWithError(errors.Join(err, io.ErrClosedPipe)) // whoever still writes must not hang
 		answer <- err
+		close(answer) // so that waiting for its end works also after the answer was read
 	}()
 	if early := f.write(ctx, zip, answer); early != nil {
 		cancel()
 		_ = pipe.CloseWithError(early)
+		<-answer
 		return early
 	}
 	err = zip.Close()
