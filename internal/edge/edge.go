@@ -140,8 +140,9 @@ func (s *Server) health() http.Handler {
 			web.WriteError(w, api.Errorf(api.Forbidden, "only roles may ask"))
 			return
 		}
-		if _, err := s.public.Get(); err != nil {
-			web.WriteError(w, api.Errorf(api.Unavailable, "the public certificate: %v", err))
+		if leaf := s.public.Get().Leaf; time.Now().After(leaf.NotAfter) {
+			web.WriteError(w, api.Errorf(api.Unavailable, "the public certificate ended on %s; nobody trusts it any more",
+				leaf.NotAfter.Format(time.DateOnly)))
 			return
 		}
 		_ = web.WriteJSON(w, http.StatusOK, "ok")
@@ -159,7 +160,7 @@ func (s *Server) publicTLS() *tls.Config {
 			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 		},
 		NextProtos:     []string{"h2", "http/1.1"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.public.Get() },
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.public.Get(), nil },
 	}
 }
 

@@ -3,12 +3,17 @@ package edge_test
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -446,6 +451,48 @@ func TestHealthIsForRolesAlone(t *testing.T) {
 	}
 	if strings.Contains(h.log.String(), "/healthz") {
 		t.Error("health checks are logged")
+	}
+}
+
+// A certificate that nobody renewed is said, not left for clients to find out.
+func TestAnEndedCertificateIsUnhealthy(t *testing.T) {
+	outer := open(t, nil)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{domain}, NotAfter: time.Date(2020, 2, 1, 0, 0, 0, 0, time.UTC)}
+	der, err := x509.CreateCertificate(rand.Reader, ended, ended, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, block := range map[string]*pem.Block{
+		"tls.pem": {Type: "CERTIFICATE", Bytes: der}, "tls.key": {Type: "PRIVATE KEY", Bytes: secret},
+	} {
+		if err := os.WriteFile(filepath.Join(outer.dir, "edge", name), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := &house{dir: outer.dir, pool: outer.pool, log: &roletest.Log{}}
+	h.run(t, nil)
+	id, err := pki.LoadIdentity(filepath.Join(h.dir, "parent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := id.Client("edge", h.internal)
+	defer peer.HTTP.CloseIdleConnections()
+	res, err := peer.HTTP.Get(peer.URL + "/healthz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(res.Body)
+	_ = res.Body.Close()
+	if res.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(body), "2020-02-01") {
+		t.Errorf("healthz: %d %s", res.StatusCode, body)
 	}
 }
 

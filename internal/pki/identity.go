@@ -55,7 +55,7 @@ func (id *Identity) ServerTLS() *tls.Config {
 		ClientCAs:  id.pool,
 		NextProtos: []string{"http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return id.leaf.Get()
+			return id.leaf.Get(), nil
 		},
 	}
 }
@@ -73,7 +73,7 @@ func (id *Identity) Client(role, addr string) *Peer {
 			NextProtos:         []string{"http/1.1"},
 			ClientSessionCache: tls.NewLRUClientSessionCache(8),
 			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-				return id.leaf.Get()
+				return id.leaf.Get(), nil
 			},
 		},
 		TLSHandshakeTimeout:   10 * time.Second,
@@ -130,13 +130,13 @@ func LoadKeyPair(certFile, keyFile string) (*KeyPair, error) {
 }
 
 // Get is the pair as it is now. A renewal that cannot be read leaves the old one in use.
-func (k *KeyPair) Get() (*tls.Certificate, error) {
+func (k *KeyPair) Get() *tls.Certificate {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if now := time.Now(); now.Sub(k.checked) > time.Minute {
 		_ = k.load(now) // keep the old pair: it is still good for a third of its life
 	}
-	return k.cert, nil
+	return k.cert
 }
 
 func (k *KeyPair) load(now time.Time) error {
