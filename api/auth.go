@@ -64,6 +64,9 @@ type Grant struct {
 	Actions []string `json:"actions"`
 }
 
+// TokenIssuer is who issues registry tokens: the signer says so in each, and the registry believes no other.
+const TokenIssuer = "roadstead-signer"
+
 // PullTokenRequest asks the signer for a pull token; only the api role may ask, and only for pulls.
 type PullTokenRequest struct {
 	Subject string  `json:"subject"` // "d_<uuid>", a user name, or "" for anonymous

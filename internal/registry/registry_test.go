@@ -100,7 +100,7 @@ func (s *store) token(access []api.Grant, change func(*jwt.Claims)) string {
 		jwt.Claims
 		Access []api.Grant `json:"access"`
 	}{jwt.Claims{
-		Issuer: "roadstead-signer", Subject: "d_x", Audience: jwt.Audience{"registry2.roadstead.test"}, ID: "1",
+		Issuer: api.TokenIssuer, Subject: "d_x", Audience: jwt.Audience{"registry2.roadstead.test"}, ID: "1",
 		IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now.Add(-time.Second)),
 		Expiry: jwt.NewNumericDate(now.Add(5 * time.Minute)),
 	}, access}

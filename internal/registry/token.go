@@ -17,7 +17,6 @@ import (
 )
 
 const (
-	issuer = "roadstead-signer"
 	// maxLife is how long a token may live that this registry believes; the signer's live five minutes.
 	maxLife = 6 * time.Minute
 	// skew is how far clocks may differ.
@@ -81,7 +80,7 @@ func (v *verifier) grants(r *http.Request) ([]api.Grant, error) {
 	if claims.Expiry == nil || claims.IssuedAt == nil || claims.Expiry.Time().Sub(claims.IssuedAt.Time()) > maxLife {
 		return nil, errors.New("token: lives too long")
 	}
-	expected := jwt.Expected{Issuer: issuer, AnyAudience: jwt.Audience{v.aud}, Time: v.now()}
+	expected := jwt.Expected{Issuer: api.TokenIssuer, AnyAudience: jwt.Audience{v.aud}, Time: v.now()}
 	if err := claims.ValidateWithLeeway(expected, skew); err != nil {
 		return nil, fmt.Errorf("token: %w", err)
 	}

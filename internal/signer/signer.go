@@ -22,9 +22,6 @@ import (
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
-// Issuer is the issuer of every token.
-const Issuer = "roadstead-signer"
-
 // TokenLife is how long a token lives. The registry refuses one that claims to live longer.
 const TokenLife = 5 * time.Minute
 
@@ -219,7 +216,7 @@ func (s *Server) build(ctx context.Context, id int64) (api.Build, error) {
 func (s *Server) sign(w http.ResponseWriter, r *http.Request, subject string, access []api.Grant) error {
 	now := time.Now()
 	claims := Claims{Access: access, Claims: jwt.Claims{
-		Issuer: Issuer, Subject: subject, Audience: jwt.Audience{s.cfg.Site.Host("registry2")}, ID: newID(),
+		Issuer: api.TokenIssuer, Subject: subject, Audience: jwt.Audience{s.cfg.Site.Host("registry2")}, ID: newID(),
 		IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now.Add(-clockSkew)),
 		Expiry: jwt.NewNumericDate(now.Add(TokenLife)),
 	}}

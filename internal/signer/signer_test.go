@@ -174,7 +174,7 @@ func TestTokenHolds(t *testing.T) {
 	if err := token.Claims(keys.Keys[0].Key, &claims); err != nil {
 		t.Fatal(err)
 	}
-	if claims.Issuer != signer.Issuer || claims.Subject != "d_x" || !claims.Audience.Contains("registry2.roadstead.test") || claims.ID == "" {
+	if claims.Issuer != api.TokenIssuer || claims.Subject != "d_x" || !claims.Audience.Contains("registry2.roadstead.test") || claims.ID == "" {
 		t.Errorf("claims: %+v", claims)
 	}
 	if life := claims.Expiry.Time().Sub(claims.IssuedAt.Time()); life != signer.TokenLife || life > 5*time.Minute {
