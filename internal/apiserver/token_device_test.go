@@ -4,17 +4,16 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -26,12 +25,8 @@ type signer struct {
 
 func (s *server) signer() *signer {
 	s.Helper()
-	id, err := pki.LoadIdentity(filepath.Join(s.dir, api.RoleSigner))
-	s.must(err)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	s.must(err)
-	sg := &signer{}
-	srv := &http.Server{TLSConfig: id.ServerTLS(), ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	ln, sg := roletest.Listen(s), &signer{}
+	roletest.Play(s, filepath.Join(s.dir, api.RoleSigner), ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var ask api.PullTokenRequest
 		if pki.PeerRole(r) != api.RoleAPI || r.URL.Path != "/v1/pull-token" || web.Decode(r, &ask) != nil {
 			w.WriteHeader(http.StatusForbidden)
@@ -41,10 +36,7 @@ func (s *server) signer() *signer {
 		defer sg.mu.Unlock()
 		sg.asked = append(sg.asked, ask)
 		_ = web.WriteJSON(w, http.StatusOK, api.SignedToken{Token: fmt.Sprintf("token-%d", len(sg.asked))})
-	})}
-	done := make(chan error, 1)
-	go func() { done <- srv.ServeTLS(ln, "", "") }()
-	s.Cleanup(func() { _ = srv.Close(); <-done })
+	}))
 	s.stop()
 	s.peers = map[string]string{api.RoleSigner: ln.Addr().String()}
 	s.start()
