@@ -67,6 +67,11 @@ func TestBackupRestoreVerify(t *testing.T) {
 	if out, text, code := run(t, nil, "admin", "backup", online, "--data", s.dir); code != 0 {
 		t.Fatalf("backup of a running server: exit %d: %s %s", code, out, text)
 	}
+	for _, inside := range []string{"backup.tar", "roles/api/backup.tar"} {
+		if _, text, code := run(t, nil, "admin", "backup", filepath.Join(s.dir, inside), "--data", s.dir); code != 2 || !strings.Contains(text, "somewhere else") {
+			t.Errorf("backup to %s in the data directory: exit %d: %s", inside, code, text)
+		}
+	}
 	if out, text, code := run(t, nil, "admin", "verify", "--data", s.dir); code != 0 || !strings.Contains(out, "1 blobs") {
 		t.Errorf("verify of a running server: exit %d: %s %s", code, out, text)
 	}

@@ -59,6 +59,9 @@ func restoreCommand() *cobra.Command {
 
 // backup writes the database first, so that every image it names is among the files copied after it.
 func backup(ctx context.Context, l supervise.Layout, file string) (err error) {
+	if err := checkOutside(l, file); err != nil {
+		return err
+	}
 	copied, done, err := database(ctx, l)
 	if err != nil {
 		return err
@@ -84,6 +87,22 @@ func backup(ctx context.Context, l supervise.Layout, file string) (err error) {
 		return err
 	}
 	return durable.SyncDir(filepath.Dir(file))
+}
+
+// checkOutside refuses a file in the data directory: the backup would hold it, and each later one all before it.
+func checkOutside(l supervise.Layout, file string) error {
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		return err
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
+	if err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	if rel, err := filepath.Rel(string(l), dir); err == nil && filepath.IsLocal(rel) {
+		return usageError{fmt.Errorf("%s lies in the data directory: write the backup somewhere else", file)}
+	}
+	return nil
 }
 
 // left out of a backup: what is only true while the server runs, what is copied apart, what can be made again.
