@@ -163,7 +163,7 @@ func (f *forwarder) stream(ctx context.Context) error {
 	if early := f.write(ctx, zip, answer); early != nil {
 		cancel()
 		_ = pipe.CloseWithError(early)
-		<-answer
+		<-answer //nolint:errcheck // the early one is what went wrong
 		return early
 	}
 	err = zip.Close()
