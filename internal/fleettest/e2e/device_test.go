@@ -21,6 +21,14 @@ type device struct {
 // newDevice makes a config.json for a fleet and boots a device with it.
 func newDevice(t *testing.T, fleet, name string) *device {
 	t.Helper()
+	d := newDisk(t, fleet, name)
+	d.up(t)
+	return d
+}
+
+// newDisk makes a config.json for a fleet, and the disk of a device that was never switched on.
+func newDisk(t *testing.T, fleet, name string) *device {
+	t.Helper()
 	d := &device{name: name, dir: filepath.Join(p.dir, name), image: filepath.Join(p.dir, name+".img"), config: filepath.Join(p.dir, name+".json")}
 	p.roadstead(t, "device", "init", fleet, "--name", name, "--uses", "1", "--expires", "1h", "--force", "-o", d.config)
 	var config struct {
@@ -45,7 +53,6 @@ func newDevice(t *testing.T, fleet, name string) *device {
 		_ = exec.Command("umount", d.dir).Run()
 		_ = os.Remove(d.image)
 	})
-	d.up(t)
 	t.Cleanup(func() { d.down(t) })
 	return d
 }

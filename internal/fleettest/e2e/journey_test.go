@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -229,6 +230,55 @@ func TestKilledRolesComeBack(t *testing.T) {
 	if want := fmt.Sprintf(`"d":%d`, acknowledged); !strings.Contains(strings.ReplaceAll(a.body, " ", ""), want) {
 		t.Errorf("variables after all kills: got %s, want %s", a.body, want)
 	}
+}
+
+// A device that is switched on before its server is keeps trying, and loses nothing: neither its identity nor its one key.
+func TestFirstBootWhileTheServerIsDown(t *testing.T) {
+	p.roadstead(t, "fleet", "create", "early-bird", "--type", "generic-amd64")
+	// A project of one Dockerfile is the privileged service main, as at balena; some virtual machines cannot run such a one.
+	project, service := "examples/single", "main"
+	if !mayBePrivileged(t) {
+		t.Log("this machine lacks capabilities, so no container can be privileged: a compose project takes the place of the single Dockerfile")
+		project, service = "examples/hello", "web"
+	}
+	p.roadstead(t, "push", "early-bird", filepath.Join(p.top, project))
+	d := newDisk(t, "early-bird", "e2e-early")
+	if err := p.stop(); err != nil {
+		t.Fatal(err)
+	}
+	d.up(t)
+	eventually(t, 30*time.Second, "the agent says that it could not register", func() bool {
+		return strings.Contains(tail(filepath.Join(d.dir, "log/agent.log"), 50), "again_in")
+	})
+	if err := p.start(); err != nil {
+		t.Fatal(err)
+	}
+	d.registered(t)
+	d.running(t, service)
+	keyIsGone(t, d)
+}
+
+// mayBePrivileged says whether an engine on this machine can give a container every capability that the kernel knows.
+func mayBePrivileged(t *testing.T) bool {
+	t.Helper()
+	last, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "CapBnd:")
+	have, err := strconv.ParseUint(strings.Fields(rest)[0], 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(last)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return have == 1<<(n+1)-1
 }
 
 func appendTo(t *testing.T, path, text string) {

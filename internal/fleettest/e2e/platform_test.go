@@ -177,10 +177,17 @@ func (pl *platform) start() error {
 	return nil
 }
 
+// stop ends the server as an operator does.
+func (pl *platform) stop() error {
+	if err := pl.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	return pl.cmd.Wait()
+}
+
 func (pl *platform) remove() {
 	if pl.cmd != nil && pl.cmd.Process != nil {
-		_ = pl.cmd.Process.Signal(syscall.SIGTERM)
-		_ = pl.cmd.Wait()
+		_ = pl.stop()
 	}
 	_ = editHosts(func(text string) string {
 		var keep []string
