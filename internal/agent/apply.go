@@ -373,7 +373,7 @@ func (a *Agent) nextLook() time.Duration {
 		}
 	}
 	for _, c := range a.st.containers {
-		if c.State == "exited" {
+		if c.State == "exited" || c.State == "created" {
 			sooner(a.st.restarts[c.ID].next)
 		}
 		if l := a.st.lives[c.ID]; l.ended && c.State == "running" {

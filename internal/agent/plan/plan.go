@@ -72,7 +72,8 @@ type Service struct {
 // Image is the reference that the service runs from.
 func (s Service) Image() string { return s.Spec.Config.Image }
 
-// Plan is what to do, and for which services that is not all because something they depend on is not healthy yet.
+// Plan is what to do, and for which services that is not all: something they depend on is not healthy yet, or their container has
+// never started and its next try is not due.
 type Plan struct {
 	Steps   []Step
 	Waiting []string
@@ -314,6 +315,9 @@ func (p *planner) starts(replaced map[string]bool) bool {
 		case m.good == nil && replaced[m.svc.Spec.Name]:
 			step.Container = m.svc.Spec.Name
 			fresh = true
+		case m.good != nil && m.good.State == "created" && p.cur.Held[m.good.ID]:
+			p.out.Waiting = append(p.out.Waiting, m.svc.Name) // it has never started yet, so the release does not run
+			continue
 		case m.good != nil && mayStart(*m.good, m.svc.Restart) && !p.cur.Held[m.good.ID]:
 			if !p.dependenciesHold(m.svc) {
 				p.out.Waiting = append(p.out.Waiting, m.svc.Name)

@@ -264,6 +264,10 @@ func TestUpdatesAndRepairs(t *testing.T) {
 		{"one that the engine restarts is left to it", edit(reached(one), state("web", "restarting")), one, []string{}, nil},
 		{"a paused one is left alone", edit(reached(one), state("web", "paused")), one, []string{}, nil},
 		{"one that was never started is", edit(reached(one), state("web", "created")), one, []string{"start id-web_1_1_a", "settle"}, nil},
+		{"one that could not be started is not there yet while it is held", edit(reached(one), func(c *plan.Current) {
+			state("web", "created")(c)
+			c.Held = map[string]bool{"id-web_1_1_a": true}
+		}), one, []string{}, []string{"web"}},
 		{"a dead one is made anew", edit(reached(one), state("web", "dead")), one, []string{
 			"rename id-web_1_1_a to old_id-web_1_1_a_web_1_1_a", "create web_1_1_a", "start web_1_1_a", "remove id-web_1_1_a", "settle"}, nil},
 		{"one that did its work stays ended", edit(reached(noRestart), state("web", "exited")), noRestart, []string{}, nil},

@@ -187,6 +187,27 @@ func TestImageThatExits(t *testing.T) {
 	})
 }
 
+// A service that cannot even be started never counts as running, says why in the log, and is tried again.
+func TestServiceThatCannotStart(t *testing.T) {
+	project := copyProject(t, "hello")
+	p.roadstead(t, "fleet", "create", "no-start", "--type", "generic-amd64")
+	writeFile(t, filepath.Join(project, "writer", "Dockerfile"), "FROM base/busybox\nCMD [\"/no/such/program\"]\n")
+	p.roadstead(t, "push", "no-start", project)
+	d := newDevice(t, "no-start", "e2e-nostart")
+	d.registered(t)
+	tries := func() int {
+		return strings.Count(p.roadstead(t, "device", "logs", d.uuid), "Failed to start service 'writer'")
+	}
+	eventually(t, time.Minute, "the log says three times why the writer does not start", func() bool { return tries() >= 3 })
+	if release := releaseOf(t, d); release != "" {
+		t.Errorf("the device claims to run release %s", release)
+	}
+	writeFile(t, filepath.Join(project, "writer", "Dockerfile"), "FROM base/busybox\nCMD [\"sleep\", \"1000\"]\nSTOPSIGNAL KILL\n")
+	p.roadstead(t, "push", "no-start", project)
+	d.running(t, "web", "writer")
+	eventually(t, 30*time.Second, "the device reports the release that runs", func() bool { return releaseOf(t, d) != "" })
+}
+
 func writeFile(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
