@@ -25,6 +25,7 @@ type Config struct {
 	DB       *db.DB
 	Limits   Limits
 	Prefixes []string // of the paths it is mounted under, for instance "/v7/"
+	Files    Files    // keeps what WebResource columns hold; needed if there is one
 }
 
 // Limits bound what one request may ask. A zero field means the default.

@@ -20,6 +20,9 @@ const (
 	Date                   // stored as text YYYY-MM-DDTHH:MM:SS.sssZ; writes accept ISO text, a date, epoch milliseconds
 	JSON                   // stored as text, JSON value
 	ForeignKey             // stored as integer; {"__id":n}, null, or an array of rows when expanded
+	// WebResource is a file: stored as the JSON text of a File, shown with an address to fetch it from. It is written by a
+	// multipart/form-data body or by beginUpload and commitUpload, see Files. In Change.Values it is a File.
+	WebResource
 )
 
 // Column is one property of a resource.
