@@ -15,7 +15,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -34,11 +33,12 @@ type server struct {
 	address string
 	base    string // URL of the public API
 	http    *http.Client
+	roots   *x509.CertPool
 	peers   map[string]*pki.Peer // the api role, as other roles reach it
 }
 
 // start runs the server until it says ready and gives the time that took.
-func start(tb testing.TB, dir string) (*server, time.Duration) {
+func start(tb testing.TB, dir string, args ...string) (*server, time.Duration) {
 	tb.Helper()
 	probe := listen(tb)
 	address := probe.Addr().String()
@@ -49,7 +49,8 @@ func start(tb testing.TB, dir string) (*server, time.Duration) {
 	}
 	defer logFile.Close()
 	data := filepath.Join(dir, "data")
-	cmd := exec.Command(fleettest.Program(tb, "roadsteadd"), "up", "--data", data, "--domain", benchDomain, "--listen", address)
+	args = append([]string{"up", "--data", data, "--domain", benchDomain, "--listen", address}, args...)
+	cmd := exec.Command(fleettest.Program(tb, "roadsteadd"), args...)
 	cmd.Stderr = logFile
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -78,13 +79,14 @@ func (s *server) stop() {
 }
 
 // newWorld fills a running server. Builds come from us in the builder's place, with its certificate, which needs its rights.
-func (s *server) newWorld(tb testing.TB) *world {
+func (s *server) newWorld(tb testing.TB, devices int) *world {
 	tb.Helper()
-	w := &world{tb: tb, send: s.send}
+	w := &world{tb: tb, size: devices, send: s.send}
 	ca, err := os.ReadFile(filepath.Join(s.dir, "ca.pem"))
 	w.must(err)
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(ca)
+	s.roots = pool
 	s.http = &http.Client{Transport: &http.Transport{
 		TLSClientConfig:     &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
 		MaxIdleConnsPerHost: 16,
@@ -135,34 +137,6 @@ func (s *server) send(role string, r request) (answer, error) {
 	return answer{res.StatusCode, res.Header, data}, err
 }
 
-// BenchmarkServer is the CPU time that all processes of the running server spend on each hot request, while as many come as it
-// can take: TLS, the edge, the role's own TLS, the handler, the database, the log. Connections are kept. The clients' own CPU
-// time does not count. Beside the sum stand the shares of the edge and the api role.
-func BenchmarkServer(b *testing.B) {
-	s, _ := start(b, publicDir(b))
-	w := s.newWorld(b)
-	for _, h := range w.hotPaths() {
-		b.Run(h.name, func(b *testing.B) {
-			var n atomic.Int64
-			b.SetParallelism(4)
-			for i := range 64 { // connections and caches
-				h.run(i)
-			}
-			before := spent(b, s.cmd.Process.Pid)
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					h.run(int(n.Add(1)))
-				}
-			})
-			after := spent(b, s.cmd.Process.Pid)
-			each := func(d time.Duration) float64 { return d.Seconds() * 1000 / float64(b.N) }
-			b.ReportMetric(each(after.cpu-before.cpu), "CPU-ms/op")
-			b.ReportMetric(each(after.roles[api.RoleEdge]-before.roles[api.RoleEdge]), "edge-ms/op")
-			b.ReportMetric(each(after.roles[api.RoleAPI]-before.roles[api.RoleAPI]), "api-ms/op")
-		})
-	}
-}
-
 // BenchmarkUpOnEmptyDirectory is the time from `roadsteadd up` on an empty directory to its line `ready`. Budget: 3 s.
 func BenchmarkUpOnEmptyDirectory(b *testing.B) {
 	var total time.Duration
@@ -178,7 +152,7 @@ func BenchmarkUpOnEmptyDirectory(b *testing.B) {
 // BenchmarkIdleServer is what all roles use while nothing happens, with 1,000 devices registered. Budget: 256 MiB, 2 % of a core.
 func BenchmarkIdleServer(b *testing.B) {
 	s, _ := start(b, publicDir(b))
-	s.newWorld(b)
+	s.newWorld(b, 1000)
 	const window = 20 * time.Second
 	for range b.N {
 		<-time.After(5 * time.Second) // let the last request's work settle

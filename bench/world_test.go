@@ -5,21 +5,28 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/roadstead-io/roadstead/api"
 )
 
+// A world has as many fleets as its devices need, so that a fleet has the same size in every world.
 const (
-	worldFleets  = 20
-	worldDevices = 1000
+	fleetDevices = 50
+	fleetVars    = 10
+	fillers      = 8 // devices registered at once while a world is made
 )
 
-// world is a server with 1,000 devices in 20 fleets, each fleet with a release of two services. It is filled the way a server
-// fills: by requests. How they reach the server is up to send.
+// services of every release.
+var services = []string{"web", "writer", "worker"}
+
+// world is a server with devices in fleets of fifty, each fleet with ten variables and a release of three services. It is
+// filled the way a server fills: by requests. How they reach the server is up to send.
 type world struct {
 	tb      testing.TB
+	size    int                                          // devices
 	send    func(role string, r request) (answer, error) // as the named role; the edge stands for the public
 	admin   api.Admin
 	fleets  []int64
@@ -28,7 +35,7 @@ type world struct {
 	keys    []string // for provisioning, of the fleets
 	release []api.Build
 	images  [][]api.BuildImage
-	extra   atomic.Int64 // devices registered beyond the thousand
+	extra   atomic.Int64 // devices registered beyond those
 }
 
 // request is one request as a client makes it.
@@ -56,13 +63,14 @@ func (w *world) into(a answer, v any) {
 	w.must(json.Unmarshal(a.body, v))
 }
 
-// do sends one request as a role and expects a status. More headers are written "Name: value".
-func (w *world) do(role, method, path, token string, body any, want int, headers ...string) answer {
-	w.tb.Helper()
+// ask makes a request. More headers are written "Name: value".
+func ask(method, path, token string, body any, headers ...string) request {
 	r := request{method: method, path: path, header: http.Header{}}
 	if body != nil {
 		data, err := json.Marshal(body)
-		w.must(err)
+		if err != nil {
+			panic(err) // the benchmark's own values
+		}
 		r.body = data
 		r.header.Set("Content-Type", "application/json")
 	}
@@ -73,11 +81,23 @@ func (w *world) do(role, method, path, token string, body any, want int, headers
 		name, value, _ := strings.Cut(h, ": ")
 		r.header.Set(name, value)
 	}
+	return r
+}
+
+// try sends one request as a role and says what is wrong with the answer.
+func (w *world) try(role string, r request, want int) (answer, error) {
 	a, err := w.send(role, r)
-	w.must(err)
-	if a.status != want {
-		w.tb.Fatalf("%s %s: got %d %s, want %d", method, path, a.status, a.body, want)
+	if err == nil && a.status != want {
+		err = fmt.Errorf("%s %s: got %d %s, want %d", r.method, r.path, a.status, a.body, want)
 	}
+	return a, err
+}
+
+// do sends one request as a role and expects a status.
+func (w *world) do(role, method, path, token string, body any, want int, headers ...string) answer {
+	w.tb.Helper()
+	a, err := w.try(role, ask(method, path, token, body, headers...), want)
+	w.must(err)
 	return a
 }
 
@@ -96,7 +116,7 @@ func (w *world) fill() {
 	key := w.admin.APIKey
 	org := w.row("/v7/organization?$select=id,handle")
 	typ := w.row("/v7/device_type?$select=id&$filter=slug%20eq%20'generic-amd64'")["id"]
-	for n := range worldFleets {
+	for n := range (w.size + fleetDevices - 1) / fleetDevices {
 		var fleet struct {
 			ID   int64
 			UUID string
@@ -104,29 +124,55 @@ func (w *world) fill() {
 		w.into(w.do(api.RoleEdge, "POST", "/v7/application", key, map[string]any{"app_name": fmt.Sprintf("fleet-%d", n),
 			"organization": org["id"], "is_for__device_type": typ}, 201), &fleet)
 		w.fleets, w.uuids = append(w.fleets, fleet.ID), append(w.uuids, fleet.UUID)
-		for v := range 5 {
+		for v := range fleetVars {
 			w.do(api.RoleEdge, "POST", "/v7/application_environment_variable", key, map[string]any{"application": fleet.ID,
-				"name": fmt.Sprintf("V%d", v), "value": "x"}, 201)
+				"name": fmt.Sprintf("VARIABLE_%d", v), "value": "a value of some length"}, 201)
 		}
 		w.push(fmt.Sprintf("%v/fleet-%d", org["handle"], n))
 		var k string
 		w.into(w.do(api.RoleEdge, "POST", fmt.Sprintf("/api-key/application/%d/provisioning", fleet.ID), key, api.NewKey{}, 200), &k)
 		w.keys = append(w.keys, k)
 	}
-	for n := range worldDevices {
-		w.devices = append(w.devices, w.register(n))
-	}
-	for n := 0; n < worldDevices; n += worldFleets { // those of the first fleet
+	w.populate()
+	for n := 0; n < w.size; n += len(w.fleets) { // those of the first fleet
 		w.do(api.RoleEdge, "POST", "/v7/device_tag", key, map[string]any{"device": w.devices[n].ID, "tag_key": "site", "value": "x"}, 201)
 	}
 }
 
-// register makes device n, in fleet n modulo their number.
-func (w *world) register(n int) (made api.Registered) {
+// populate registers the devices.
+func (w *world) populate() {
 	w.tb.Helper()
-	w.into(w.do(api.RoleEdge, "POST", "/device/register", w.keys[n%worldFleets], api.Register{Application: w.fleets[n%worldFleets],
-		UUID: api.DeviceUUID(fmt.Sprintf("%032x", n)), DeviceType: "generic-amd64", OSVersion: "Debian 12"}, 201), &made)
-	return made
+	w.devices = make([]api.Registered, w.size)
+	var next atomic.Int64
+	var failed atomic.Pointer[error]
+	var all sync.WaitGroup
+	for range fillers {
+		all.Go(func() {
+			for n := int(next.Add(1)) - 1; n < w.size && failed.Load() == nil; n = int(next.Add(1)) - 1 {
+				a, err := w.try(api.RoleEdge, w.register(n), 201)
+				if err == nil {
+					err = json.Unmarshal(a.body, &w.devices[n])
+				}
+				if err != nil {
+					failed.Store(&err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if err := failed.Load(); err != nil {
+		w.tb.Fatal(*err)
+	}
+}
+
+// fleetOf is the fleet of device n.
+func (w *world) fleetOf(n int) int { return n % len(w.fleets) }
+
+// register makes device n.
+func (w *world) register(n int) request {
+	f := w.fleetOf(n)
+	return ask("POST", "/device/register", w.keys[f], api.Register{Application: w.fleets[f],
+		UUID: api.DeviceUUID(fmt.Sprintf("%032x", n)), DeviceType: "generic-amd64", OSVersion: "Debian 12"})
 }
 
 // push makes a release as the builder does, without building anything.
@@ -136,8 +182,9 @@ func (w *world) push(slug string) {
 	w.into(w.do(api.RoleBuilder, "POST", "/internal/v1/builds", w.admin.APIKey, api.BuildRequest{Slug: slug}, 201), &b)
 	var images []api.BuildImage
 	path := fmt.Sprintf("/internal/v1/builds/%d", b.ID)
-	w.into(w.do(api.RoleBuilder, "POST", path+"/images", "", api.BuildImagesRequest{Services: []string{"web", "writer"},
-		Composition: json.RawMessage(`{"services":{"web":{"ports":["80:80"],"volumes":["data:/data"]},"writer":{"volumes":["data:/data"]}},"volumes":{"data":{}}}`),
+	w.into(w.do(api.RoleBuilder, "POST", path+"/images", "", api.BuildImagesRequest{Services: services,
+		Composition: json.RawMessage(`{"services":{"web":{"ports":["80:80"],"volumes":["data:/data"]},` +
+			`"writer":{"volumes":["data:/data"]},"worker":{"restart":"always","labels":{"io.example.role":"worker"}}},"volumes":{"data":{}}}`),
 	}, 200), &images)
 	result := api.BuildResult{Status: api.StatusSuccess}
 	for _, i := range images {
@@ -146,70 +193,4 @@ func (w *world) push(slug string) {
 	}
 	w.do(api.RoleBuilder, "POST", path+"/finish", "", result, 200)
 	w.release, w.images = append(w.release, b), append(w.images, images)
-}
-
-// hot is one of the requests that a server answers all day. Run makes the n-th of them; it may be called from many goroutines.
-type hot struct {
-	name string
-	run  func(n int)
-}
-
-// hotPaths is every request that has a budget, and some beside them.
-func (w *world) hotPaths() []hot {
-	get := func(path string) func(int) {
-		return func(int) { w.do(api.RoleEdge, "GET", path, w.admin.APIKey, nil, 200) }
-	}
-	state := func(n int) (path, key string) {
-		d := w.devices[n%worldDevices]
-		return "/device/v3/" + string(d.UUID) + "/state", d.APIKey
-	}
-	tags := make([]string, worldDevices)
-	for n := range tags {
-		path, key := state(n)
-		tags[n] = w.do(api.RoleEdge, "GET", path, key, nil, 200).header.Get("ETag")
-	}
-	return []hot{
-		{"list50x8", get("/v7/device?$select=id,uuid,device_name,status,is_online,os_version,memory_usage,created_at&$top=50&$orderby=id%20asc")},
-		{"pointRead", get("/v7/device(uuid='" + string(w.devices[500].UUID) + "')?$select=id,uuid,device_name,status")},
-		{"nestedExpand50", get(fmt.Sprintf("/v7/application(%d)?$select=slug&$expand=owns__device($select=uuid,is_online;"+
-			"$expand=is_of__device_type($select=slug),device_tag($select=tag_key,value))", w.fleets[0]))},
-		{"state304", func(n int) {
-			path, key := state(n)
-			w.do(api.RoleEdge, "GET", path, key, nil, 304, "If-None-Match: "+tags[n%worldDevices])
-		}},
-		{"state200", func(n int) {
-			path, key := state(n)
-			w.do(api.RoleEdge, "GET", path, key, nil, 200, "If-None-Match: none")
-		}},
-		{"report", func(n int) { w.report(n, fmt.Sprint("at ", n)) }},
-		{"reportNothingNew", func(n int) { w.report(n%10, "Idle") }},
-		{"logLine", func(n int) {
-			d := w.devices[n%worldDevices]
-			w.do(api.RoleEdge, "POST", "/device/v2/"+string(d.UUID)+"/logs", d.APIKey,
-				[]api.LogLine{{Message: "a line of some length, as programs write", Timestamp: 1}}, 201)
-		}},
-		{"registryToken", func(n int) {
-			image := w.images[n%worldDevices%worldFleets][0]
-			_, repository, _ := strings.Cut(image.Location, "/")
-			w.do(api.RoleEdge, "GET", "/auth/v1/token?service=registry2.bench.roadstead.test&scope=repository:"+repository+":pull",
-				w.devices[n%worldDevices].APIKey, nil, 200)
-		}},
-		{"register", func(int) { w.register(worldDevices + int(w.extra.Add(1))) }},
-	}
-}
-
-// report is a device's report: of metrics and of what it runs.
-func (w *world) report(n int, status string) {
-	w.tb.Helper()
-	d, f := w.devices[n%worldDevices], n%worldDevices%worldFleets
-	services := map[string]any{}
-	for _, i := range w.images[f] {
-		services[i.Service] = map[string]any{"image": fmt.Sprintf("%s@sha256:%064x", i.Location, i.ID), "status": "Running", "download_progress": nil}
-	}
-	commit := w.release[f].Commit
-	w.do(api.RoleEdge, "PATCH", "/device/v3/state", d.APIKey, map[string]any{string(d.UUID): map[string]any{
-		"status": status, "ip_address": "192.0.2.1", "memory_usage": n % 1000, "cpu_usage": n % 100,
-		"apps": map[string]any{w.uuids[f]: map[string]any{"release_uuid": commit,
-			"releases": map[string]any{commit: map[string]any{"update_status": "done", "services": services}}}},
-	}}, 200)
 }

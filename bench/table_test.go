@@ -1,0 +1,184 @@
+package bench_test
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+)
+
+// What BenchmarkTable measures is chosen by the environment; these are the defaults.
+var (
+	tableDevices = setting("ROADSTEAD_BENCH_DEVICES", "1000")     // sizes of the world: 1000,10000,50000
+	tableSQL     = setting("ROADSTEAD_BENCH_SQL", "sqlite")       // databases: sqlite,postgres
+	tableWays    = setting("ROADSTEAD_BENCH_WAYS", "role,server") // straight to the api role; through the public port
+	tableRows    = setting("ROADSTEAD_BENCH_ROWS", "")            // names of requests; none means all
+	tableSeconds = setting("ROADSTEAD_BENCH_SECONDS", "1.5")      // of load a stretch
+	tableRounds  = setting("ROADSTEAD_BENCH_ROUNDS", "3")         // stretches of each request; the figure is their median
+	tableClients = setting("ROADSTEAD_BENCH_CLIENTS", "8")        // connections
+)
+
+func setting(name, otherwise string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+// target is a server under load.
+type target struct {
+	world *world
+	pids  []int // whose CPU time counts, with that of their descendants
+	dial  func() (net.Conn, error)
+	host  string
+}
+
+// BenchmarkTable prints the figures of docs/benchmarks.md as a table in Markdown: what each hot request costs in CPU time of all
+// processes of the server, the database's among them, and how many a second are answered, while as many come as the machine
+// can take. The clients are another process and do not count.
+func BenchmarkTable(b *testing.B) {
+	fmt.Printf("\n%s; %s s × %s, %s connections\n", machine(), tableSeconds, tableRounds, tableClients)
+	for sql := range strings.SplitSeq(tableSQL, ",") {
+		for size := range strings.SplitSeq(tableDevices, ",") {
+			devices, err := strconv.Atoi(size)
+			if err != nil {
+				b.Fatal(err)
+			}
+			for way := range strings.SplitSeq(tableWays, ",") {
+				b.Run(sql+"/"+size+"/"+way, func(b *testing.B) { table(b, sql, devices, way) })
+			}
+		}
+	}
+}
+
+// machine names what the figures were made on, and what else it does.
+func machine() string {
+	load, _ := os.ReadFile("/proc/loadavg")
+	return fmt.Sprintf("%s, load %s", time.Now().UTC().Format("2006-01-02 15:04"), strings.Join(strings.Fields(string(load))[:3], " "))
+}
+
+func open(b *testing.B, sql string, devices int, way string) *target {
+	b.Helper()
+	t := &target{host: "api." + benchDomain}
+	if sql != "sqlite" {
+		b.Fatalf("ROADSTEAD_BENCH_SQL: %q is not known", sql)
+	}
+	switch way {
+	case "role":
+		p := startRole(b, "")
+		t.pids, t.world = append(t.pids, p.cmd.Process.Pid), p.newWorld(b, devices)
+		t.dial = func() (net.Conn, error) { return net.Dial("tcp", p.addr) }
+	case "server":
+		s, _ := start(b, publicDir(b))
+		t.pids, t.world = append(t.pids, s.cmd.Process.Pid), s.newWorld(b, devices)
+		t.dial = func() (net.Conn, error) {
+			return tls.Dial("tcp", s.address, &tls.Config{RootCAs: s.roots, ServerName: t.host, NextProtos: []string{"http/1.1"}})
+		}
+	default:
+		b.Fatalf("ROADSTEAD_BENCH_WAYS: %q is not known", way)
+	}
+	return t
+}
+
+func table(b *testing.B, sql string, devices int, way string) {
+	t := open(b, sql, devices, way)
+	rows := t.world.hotPaths()
+	count, err := strconv.Atoi(tableClients)
+	t.world.must(err)
+	clients := make([]*wire, count)
+	for i := range clients {
+		conn, err := t.dial()
+		t.world.must(err)
+		defer conn.Close()
+		clients[i] = newWire(conn, t.host)
+	}
+	fmt.Printf("\n%s, %d devices, %s\n\n| request | budget | CPU ms | of them | req/s | slowest ms |\n|---|---|---|---|---|---|\n",
+		sql, devices, map[string]string{"role": "api role straight (plain HTTP)", "server": "whole server through the public TLS port"}[way])
+	for _, h := range rows {
+		if tableRows == "" || slices.Contains(strings.Split(tableRows, ","), h.name) {
+			fmt.Println(t.row(b, h, clients))
+		}
+	}
+	fmt.Printf("\n%s\n", machine())
+	b.ReportMetric(0, "ns/op")
+}
+
+// row measures one request several times and gives its line of the table.
+func (t *target) row(b *testing.B, h hot, clients []*wire) string {
+	b.Helper()
+	seconds, err := strconv.ParseFloat(tableSeconds, 64)
+	t.world.must(err)
+	rounds, err := strconv.Atoi(tableRounds)
+	t.world.must(err)
+	var next atomic.Int64
+	if _, err := saturate(clients, h, &next, 300*time.Millisecond); err != nil { // caches, statements, the heap's size
+		b.Fatal(err)
+	}
+	var costs, rates []float64
+	var slowest time.Duration
+	parts := map[string]time.Duration{}
+	requests := 0
+	for range rounds {
+		before := t.spent(b)
+		o, err := saturate(clients, h, &next, time.Duration(seconds*float64(time.Second)))
+		if err != nil {
+			b.Fatal(err)
+		}
+		after := t.spent(b)
+		costs = append(costs, (after.cpu-before.cpu).Seconds()*1000/float64(o.requests))
+		rates = append(rates, o.perSecond())
+		slowest = max(slowest, o.slowest)
+		requests += o.requests
+		for name, d := range after.roles {
+			parts[name] += d - before.roles[name]
+		}
+	}
+	slices.Sort(costs)
+	slices.Sort(rates)
+	budget := "–"
+	if h.budget > 0 {
+		budget = strconv.FormatFloat(h.budget, 'g', -1, 64)
+	}
+	return fmt.Sprintf("| %s | %s | %.3f (%.3f–%.3f) | %s | %.0f | %.0f |", h.what, budget, costs[rounds/2], costs[0], costs[rounds-1],
+		shares(parts, requests), rates[rounds/2], slowest.Seconds()*1000)
+}
+
+// shares names what each role spent on a request, the largest first; what is next to nothing is left out.
+func shares(parts map[string]time.Duration, requests int) string {
+	names := make([]string, 0, len(parts))
+	for name := range parts {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, func(x, y string) int { return int(parts[y] - parts[x]) })
+	var out []string
+	for _, name := range names {
+		if ms := parts[name].Seconds() * 1000 / float64(requests); ms >= 0.002 {
+			out = append(out, fmt.Sprintf("%s %.3f", name, ms))
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+func (t *target) spent(b *testing.B) used {
+	b.Helper()
+	sum := used{roles: map[string]time.Duration{}}
+	for _, pid := range t.pids {
+		u := spent(b, pid)
+		sum.cpu += u.cpu
+		for name, d := range u.roles {
+			if name == "" {
+				name = api.RoleAPI // ours that plays it
+			}
+			sum.roles[name] += d
+		}
+	}
+	return sum
+}
