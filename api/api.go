@@ -31,6 +31,7 @@ const (
 	RoleSigner   = "signer"
 	RoleRegistry = "registry"
 	RoleBuilder  = "builder"
+	RoleBus      = "bus"    // the message bus, when there are several api processes
 	RoleParent   = "parent" // the parent process: health checks only
 	RoleAdmin    = "admin"  // `roadsteadd admin`, run by the operator on the server itself
 )

@@ -113,7 +113,9 @@ func (b *Bus) connect(from nats.InProcessConnProvider, opts ...nats.Option) (err
 // Close ends this process' part; a bus inside it stops once what was handed to it is written.
 func (b *Bus) Close() error {
 	if b.conn != nil {
-		_ = b.conn.FlushTimeout(2 * time.Second)
+		if b.conn.IsConnected() {
+			_ = b.conn.FlushTimeout(2 * time.Second)
+		}
 		b.conn.Close()
 	}
 	if b.dialer != nil {

@@ -24,6 +24,9 @@ type ServerConfig struct {
 // defaultMaxBytes is what all rings together may take on the disk.
 const defaultMaxBytes = 8 << 30
 
+// Protocol is the name under which two roles agree, in their TLS handshake, to speak as the bus does.
+const Protocol = "roadstead-bus"
+
 // Server is the middle of a bus: NATS with JetStream. It listens on no socket of its own; who may use it is decided by whoever
 // calls Serve.
 type Server struct {
@@ -32,7 +35,9 @@ type Server struct {
 	mu     sync.Mutex // covers what follows
 	open   map[net.Conn]struct{}
 	closed bool
-	served sync.WaitGroup
+
+	served sync.WaitGroup // of connections
+	close  sync.Once
 }
 
 // NewServer starts the middle of a bus. It must be closed.
@@ -116,7 +121,9 @@ func (s *Server) Serve(conn net.Conn) error {
 }
 
 // Close ends every connection and stops the server once what was handed to it is written.
-func (s *Server) Close() {
+func (s *Server) Close() { s.close.Do(s.shutdown) }
+
+func (s *Server) shutdown() {
 	s.mu.Lock()
 	s.closed = true
 	for conn := range s.open {
