@@ -41,7 +41,7 @@ func odataHandler(b *testing.B) http.HandlerFunc {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = d.Close() })
-	if err := d.Migrate(context.Background(), fstest.MapFS{"0001_bench.sql": {Data: []byte(odataSchema)}}); err != nil {
+	if err := d.Migrate(context.Background(), fstest.MapFS{"sqlite/0001_bench.sql": {Data: []byte(odataSchema)}}); err != nil {
 		b.Fatal(err)
 	}
 	id := odata.Column{Name: "id"}

@@ -19,10 +19,10 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
-//go:embed migrations/*.sql
+//go:embed migrations
 var migrations embed.FS
 
-// Migrations gives the tables of this package, numbered 0001 to 0009.
+// Migrations gives the tables of this package, numbered 0001 to 0009 and 0040 to 0049; see [db.DB.Migrate].
 func Migrations() fs.FS {
 	sub, err := fs.Sub(migrations, "migrations")
 	if err != nil {

@@ -2,17 +2,15 @@ package account_test
 
 import (
 	"context"
-	"io/fs"
-	"path/filepath"
 	"sync"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 )
 
 // above stands for the tables of the packages above account, which it only reads.
@@ -27,7 +25,6 @@ CREATE TABLE device (id INTEGER PRIMARY KEY, actor INTEGER NOT NULL UNIQUE REFER
 type fixture struct {
 	testing.TB
 	ctx      context.Context
-	dir      string
 	db       *db.DB
 	accounts *account.Accounts
 
@@ -41,14 +38,9 @@ const pepper = "0123456789abcdef0123456789abcdef"
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	f := &fixture{TB: t, ctx: t.Context(), dir: t.TempDir(), now: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)}
+	f := &fixture{TB: t, ctx: t.Context(), now: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)}
 	var err error
-	f.db, err = db.Open(db.Config{Path: filepath.Join(f.dir, "roadstead.db"), Now: f.clock})
-	f.must(err)
-	t.Cleanup(func() { _ = f.db.Close() })
-	first, err := fs.ReadFile(account.Migrations(), "0001_account.sql")
-	f.must(err)
-	f.must(f.db.Migrate(f.ctx, fstest.MapFS{"0001_account.sql": {Data: first}, "0010_above.sql": {Data: []byte(above)}}))
+	f.db = dbtest.Open(t, f.clock, account.Migrations(), dbtest.Schema("0010_above.sql", above))
 	f.accounts, err = account.New(account.Config{DB: f.db, Pepper: []byte(pepper), Now: f.clock, Revoked: func(what string, _ int64) {
 		f.mu.Lock()
 		defer f.mu.Unlock()

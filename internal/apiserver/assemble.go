@@ -3,9 +3,7 @@ package apiserver
 import (
 	"context"
 	"encoding/pem"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -28,8 +26,7 @@ func (s *Server) assemble(pepper []byte) error {
 		return err
 	}
 	ctx := context.Background()
-	files := migrations{account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations()}
-	if err := s.db.Migrate(ctx, files); err != nil {
+	if err := s.db.Migrate(ctx, account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations()); err != nil {
 		return err
 	}
 	if err := s.db.Write(ctx, func(tx *db.Tx) error { return s.fleets.Prepare(ctx, tx) }); err != nil {
@@ -109,32 +106,4 @@ func publicCA(file string) ([]byte, error) {
 		return nil, fmt.Errorf("public_ca: %s holds no certificate", file)
 	}
 	return data, nil
-}
-
-// migrations shows the files of several packages as one folder. Their numbers tell them apart: account 0001 to 0009, fleet from
-// 0010, release from 0020, device from 0030.
-type migrations []fs.FS
-
-// Open finds a file in whichever package has it.
-func (m migrations) Open(name string) (fs.File, error) {
-	for _, part := range m {
-		f, err := part.Open(name)
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
-			return f, err
-		}
-	}
-	return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
-}
-
-// ReadDir lists the files of all.
-func (m migrations) ReadDir(name string) ([]fs.DirEntry, error) {
-	var all []fs.DirEntry
-	for _, part := range m {
-		entries, err := fs.ReadDir(part, name)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, entries...)
-	}
-	return all, nil
 }

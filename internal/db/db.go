@@ -1,5 +1,5 @@
-// Package db opens the database and runs transactions on it. It knows no table: packages that own tables hand in their
-// migrations and write their own SQL.
+// Package db opens the database and runs transactions on it: SQLite in a file of its own, or a PostgreSQL server. It knows no
+// table: packages that own tables hand in their migrations and write their own SQL, which both databases read.
 package db
 
 import (
@@ -7,16 +7,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net/url"
-	"path/filepath"
-	"runtime"
-	"strings"
+	"math/rand/v2"
 	"time"
 
-	"github.com/pressly/goose/v3"
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
+	"github.com/jackc/pgx/v5"
 )
 
 // TimeFormat is how times stand in the database: text that sorts in time order and goes over the wire as it is.
@@ -28,78 +22,87 @@ func FormatTime(t time.Time) string { return t.UTC().Format(TimeFormat) }
 // ParseTime reads it back.
 func ParseTime(s string) (time.Time, error) { return time.Parse(TimeFormat, s) }
 
-// Config says which database to open.
+// Dialect is which database it is; its text is the name of the folder that holds the migrations for it.
+type Dialect string
+
+// The databases.
+const (
+	SQLite   Dialect = "sqlite"
+	Postgres Dialect = "postgres"
+)
+
+// Config says which database to open: a file or a server.
 type Config struct {
-	Path string           // file of the SQLite database
-	Now  func() time.Time // nil: the clock
+	Path string // file of the SQLite database
+	// DSN is the address of a PostgreSQL database, postgres://user@host/name?…, with the parameters of libpq and pool_max_conns:
+	// how many connections at most are opened to read, and as many again to write.
+	DSN string
+	Now func() time.Time // nil: the clock
 }
 
 // MaxValue bounds the size of one value, stored or computed: no expression may eat the process' memory. See [IsTooBig].
 const MaxValue = 64 << 20
 
-// DB is an open database: one connection that writes, several that read.
+// DB is an open database. SQLite has one connection that writes and several that read, PostgreSQL several of both.
 type DB struct {
-	dsn    string
-	writer *pool
-	reader *pool
-	now    func() time.Time
+	dialect Dialect
+	dsn     string          // SQLite's
+	server  *pgx.ConnConfig // PostgreSQL's
+	writer  *pool
+	reader  *pool
+	writing *sql.TxOptions
+	reading *sql.TxOptions
+	now     func() time.Time
 }
 
-// Open opens (or makes) the database. Every write is on the disk before its transaction returns.
+// Open opens the database; a SQLite file is made when there is none. Every write is on the disk before its transaction returns.
 func Open(cfg Config) (*DB, error) {
-	if cfg.Path == "" {
-		return nil, errors.New("db: no path")
+	d := &DB{now: cfg.Now}
+	if d.now == nil {
+		d.now = time.Now
 	}
-	abs, err := filepath.Abs(cfg.Path)
+	var err error
+	switch {
+	case cfg.Path != "" && cfg.DSN != "":
+		err = errors.New("db: a path and a DSN")
+	case cfg.DSN != "":
+		err = d.openPostgres(cfg.DSN)
+	case cfg.Path != "":
+		err = d.openSQLite(cfg.Path)
+	default:
+		err = errors.New("db: no path")
+	}
 	if err != nil {
-		return nil, fmt.Errorf("db: %w", err)
+		return nil, err
 	}
-	pragmas := "_pragma=foreign_keys(1)&_pragma=busy_timeout(10000)&_pragma=synchronous(FULL)&_pragma=cache_size(-8192)" +
-		"&_pragma=secure_delete(1)&_pragma=temp_store(MEMORY)"
-	dsn := "file:" + (&url.URL{Path: abs}).EscapedPath() + "?" + pragmas
-	writer, err := open(dsn+"&_pragma=journal_mode(WAL)", "BEGIN IMMEDIATE")
-	if err != nil {
-		return nil, fmt.Errorf("db: open %s: %w", abs, err)
-	}
-	writer.SetMaxOpenConns(1)
-	if err := writer.PingContext(context.Background()); err != nil {
-		return nil, errors.Join(fmt.Errorf("db: open %s: %w", abs, err), writer.Close())
-	}
-	reader, err := open(dsn+"&_pragma=query_only(1)", "BEGIN")
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("db: open %s: %w", abs, err), writer.Close())
-	}
-	n := max(4, runtime.NumCPU())
-	reader.SetMaxOpenConns(n)
-	reader.SetMaxIdleConns(n)
-	now := cfg.Now
-	if now == nil {
-		now = time.Now
-	}
-	return &DB{dsn: dsn, writer: writer, reader: reader, now: now}, nil
+	return d, nil
 }
 
-// Close closes every connection. The write-ahead log is folded in.
+// Dialect is which database it is.
+func (d *DB) Dialect() Dialect { return d.dialect }
+
+// Close closes every connection. SQLite's write-ahead log is folded in.
 func (d *DB) Close() error { return errors.Join(d.reader.Close(), d.writer.Close()) }
 
-// Migrate brings the schema to the newest version. Files are named NNNN_what.sql in goose's format, forward only.
-func (d *DB) Migrate(ctx context.Context, migrations fs.FS) error {
-	p, err := goose.NewProvider(goose.DialectSQLite3, d.writer.DB, migrations)
-	if err != nil {
-		return fmt.Errorf("db: migrations: %w", err)
-	}
-	if _, err := p.Up(ctx); err != nil {
-		return fmt.Errorf("db: migrate: %w", err)
-	}
-	return nil
+// runner is what runs statements: a transaction, or a pool whose every statement stands alone.
+type runner interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+	PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
 }
 
-// Tx is one transaction. Now is the time of its start, the same for every row that it writes.
+// Tx is one transaction. Placeholders are ? or ?1, ?2 … on both databases. Now is the time of its start, the same for every
+// row that it writes.
 type Tx struct {
-	*sql.Tx
+	runner
 	Now      time.Time
+	dialect  Dialect
 	onCommit []func()
 }
+
+// Dialect is which database the transaction is on, for the few statements that cannot be said in one way.
+func (tx *Tx) Dialect() Dialect { return tx.dialect }
 
 // NowText is Now in the database's form.
 func (tx *Tx) NowText() string { return FormatTime(tx.Now) }
@@ -108,131 +111,73 @@ func (tx *Tx) NowText() string { return FormatTime(tx.Now) }
 func (tx *Tx) OnCommit(f func()) { tx.onCommit = append(tx.onCommit, f) }
 
 // Read runs f in a read-only transaction on a snapshot.
-func (d *DB) Read(ctx context.Context, f func(tx *Tx) error) error { return d.run(ctx, d.reader.DB, f) }
-
-// Write runs f in a transaction of its own; there is one at a time. It is committed when f returns nil and is then durable.
-func (d *DB) Write(ctx context.Context, f func(tx *Tx) error) error {
-	return d.run(ctx, d.writer.DB, f)
+func (d *DB) Read(ctx context.Context, f func(tx *Tx) error) error {
+	_, err := d.run(ctx, d.reader.DB, d.reading, f)
+	return err
 }
 
-func (d *DB) run(ctx context.Context, on *sql.DB, f func(tx *Tx) error) (err error) {
-	raw, err := on.BeginTx(ctx, nil)
+// ReadOne runs f, which runs a single statement and writes nothing, without a transaction around it: one exchange with the
+// server instead of three. A second statement would see another state.
+func (d *DB) ReadOne(ctx context.Context, f func(tx *Tx) error) error {
+	return f(&Tx{runner: d.reader.DB, Now: d.now().UTC(), dialect: d.dialect})
+}
+
+// Write runs f in a transaction of its own, which sees the database as if there were no other at the same time. It is committed
+// when f returns nil and is then durable. SQLite runs one at a time; PostgreSQL runs several and calls one off that came into
+// the way of another: f is then run again, from the start, so it must have no effect outside the transaction but through
+// [Tx.OnCommit], and must set what it gathers in the caller's variables anew.
+func (d *DB) Write(ctx context.Context, f func(tx *Tx) error) error {
+	for attempt := 1; ; attempt++ {
+		again, err := d.run(ctx, d.writer.DB, d.writing, f)
+		if err == nil || !again || attempt == maxAttempts {
+			return err
+		}
+		if !pause(ctx, attempt) {
+			return err
+		}
+	}
+}
+
+// maxAttempts bounds how often a transaction is run that others call off; the pauses between them add up to some seconds.
+const maxAttempts = 20
+
+// pause waits before another attempt, the longer the more there were, never in step with others. False: the context ended.
+func pause(ctx context.Context, attempt int) bool {
+	longest := time.Millisecond << min(attempt, 8)
+	timer := time.NewTimer(rand.N(longest) + time.Millisecond/2) //nolint:gosec // only spreads attempts
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// run runs f in a transaction. again says that the transaction was called off in favour of another, whatever f made of it.
+func (d *DB) run(ctx context.Context, on *sql.DB, opts *sql.TxOptions, f func(tx *Tx) error) (again bool, err error) {
+	raw, err := on.BeginTx(ctx, opts)
 	if err != nil {
-		return fmt.Errorf("db: begin: %w", err)
+		return false, fmt.Errorf("db: begin: %w", err)
 	}
 	done := false
 	defer func() {
-		if !done { // f failed or panicked
+		if !done { // f panicked
 			_ = raw.Rollback()
 		}
 	}()
-	tx := &Tx{Tx: raw, Now: d.now().UTC()}
-	if err := f(tx); err != nil {
-		return err
-	}
+	tx := &Tx{runner: raw, Now: d.now().UTC(), dialect: d.dialect}
+	err = f(tx)
 	done = true
+	if err != nil {
+		gone := raw.Rollback()
+		return calledOff(err) || calledOff(gone), err
+	}
 	if err := raw.Commit(); err != nil {
-		return fmt.Errorf("db: commit: %w", err)
+		return calledOff(err), fmt.Errorf("db: commit: %w", err)
 	}
 	for _, g := range tx.onCommit {
 		g()
 	}
-	return nil
-}
-
-// Snapshot writes a consistent copy of the whole database to a new file, while it is in use: it reads, and holds up no writer.
-func (d *DB) Snapshot(ctx context.Context, path string) error {
-	own, err := open(d.dsn, "BEGIN") // the readers may write no file at all
-	if err != nil {
-		return fmt.Errorf("db: snapshot: %w", err)
-	}
-	_, err = own.ExecContext(ctx, `VACUUM INTO ?`, path)
-	if err := errors.Join(err, own.Close()); err != nil {
-		return fmt.Errorf("db: snapshot: %w", err)
-	}
-	return nil
-}
-
-// Check asks the database whether its file is whole.
-func (d *DB) Check(ctx context.Context) error {
-	var word string
-	if err := d.reader.QueryRowContext(ctx, `PRAGMA integrity_check`).Scan(&word); err != nil {
-		return fmt.Errorf("db: check: %w", err)
-	}
-	if word != "ok" {
-		return fmt.Errorf("db: check: %s", word)
-	}
-	return nil
-}
-
-// IsUnique reports whether an error is a violated unique constraint.
-func IsUnique(err error) bool {
-	return isConstraint(err, sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
-}
-
-// IsForeignKey reports whether an error is a violated reference.
-func IsForeignKey(err error) bool { return isConstraint(err, sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY) }
-
-// IsFull reports whether the disk has no room left.
-func IsFull(err error) bool { return isConstraint(err, sqlite3.SQLITE_FULL) }
-
-func isConstraint(err error, codes ...int) bool {
-	var e *sqlite.Error
-	if !errors.As(err, &e) {
-		return false
-	}
-	for _, c := range codes {
-		if e.Code() == c {
-			return true
-		}
-	}
-	return false
-}
-
-// IsTooBig reports whether a statement or its answer is beyond what the database handles.
-func IsTooBig(err error) bool {
-	if isConstraint(err, sqlite3.SQLITE_TOOBIG) {
-		return true
-	}
-	var e *sqlite.Error
-	if !errors.As(err, &e) || e.Code() != sqlite3.SQLITE_ERROR {
-		return false
-	}
-	// The bounds that SQLite reports as an ordinary mistake, told apart by its words alone.
-	for _, words := range []string{"Expression tree is too large", "parser stack overflow", "tables in a join", "too many "} {
-		if strings.Contains(e.Error(), words) {
-			return true
-		}
-	}
-	return false
-}
-
-// IsNotNull reports whether an error is a null where none may be.
-func IsNotNull(err error) bool { return isConstraint(err, sqlite3.SQLITE_CONSTRAINT_NOTNULL) }
-
-// IsCheck reports whether an error is a violated CHECK constraint.
-func IsCheck(err error) bool { return isConstraint(err, sqlite3.SQLITE_CONSTRAINT_CHECK) }
-
-// Violated names the columns ("name", without their table) that a violated unique or not-null constraint is about; nil when
-// the error does not tell.
-func Violated(err error) []string {
-	var e *sqlite.Error
-	if !errors.As(err, &e) {
-		return nil
-	}
-	_, list, ok := strings.Cut(e.Error(), "constraint failed: ")
-	if _, inner, again := strings.Cut(list, "constraint failed: "); again {
-		list = inner
-	}
-	if !ok || strings.HasPrefix(list, "index ") {
-		return nil
-	}
-	list, _, _ = strings.Cut(list, " (")
-	var names []string
-	for c := range strings.SplitSeq(list, ", ") {
-		if _, name, ok := strings.Cut(c, "."); ok {
-			names = append(names, name)
-		}
-	}
-	return names
+	return false, nil
 }

@@ -8,27 +8,15 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 )
 
 func open(t testing.TB) *db.DB {
 	t.Helper()
-	d, err := db.Open(db.Config{Path: filepath.Join(t.TempDir(), "test with a space?.db")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := d.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := d.Migrate(t.Context(), fstest.MapFS{"0001_t.sql": {Data: []byte("-- +goose Up\nCREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT UNIQUE);\n")}}); err != nil {
-		t.Fatal(err)
-	}
-	return d
+	return dbtest.Open(t, nil, dbtest.Schema("0001_t.sql", "-- +goose Up\nCREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT UNIQUE);\n"))
 }
 
 func count(t testing.TB, d *db.DB) (n int) {

@@ -20,14 +20,14 @@ const keepStatements = 128
 // longestKept bounds the text of a kept statement.
 const longestKept = 32 << 10
 
-// pool is a pool of connections that keep their prepared statements. Each of them holds one connection of base, which keeps
-// none by itself.
+// pool is a pool of connections that keep their prepared statements. With SQLite each of them holds one connection of base, which
+// keeps none by itself.
 type pool struct {
 	*sql.DB
-	base *sql.DB
+	base *sql.DB // SQLite's
 }
 
-// open makes a pool; it connects to nothing yet. begin is the statement that begins its transactions.
+// open makes a pool of SQLite connections; it connects to nothing yet. begin is the statement that begins its transactions.
 func open(dsn, begin string) (*pool, error) {
 	base, err := sql.Open("sqlite", dsn)
 	if err != nil {
@@ -38,7 +38,13 @@ func open(dsn, begin string) (*pool, error) {
 }
 
 // Close closes every connection.
-func (p *pool) Close() error { return errors.Join(p.DB.Close(), p.base.Close()) }
+func (p *pool) Close() error {
+	err := p.DB.Close()
+	if p.base != nil {
+		err = errors.Join(err, p.base.Close())
+	}
+	return err
+}
 
 type connector struct {
 	base  *sql.DB

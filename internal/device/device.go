@@ -19,10 +19,10 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
-//go:embed migrations/*.sql
+//go:embed migrations
 var migrations embed.FS
 
-// Migrations gives the tables of this package, numbered 0030 to 0039.
+// Migrations gives the tables of this package, numbered 0030 to 0039 and 0070 to 0079; see [db.DB.Migrate].
 func Migrations() fs.FS {
 	sub, err := fs.Sub(migrations, "migrations")
 	if err != nil {

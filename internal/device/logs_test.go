@@ -202,7 +202,7 @@ func TestRevokedStreamsEnd(t *testing.T) {
 		},
 		"device moved away": func(w *world, made api.Registered, reader, _ access.Caller) {
 			w.write(func(tx *db.Tx) error {
-				_, err := tx.Exec(`UPDATE device SET belongs_to__application = ? WHERE id = ?`, w.far, made.ID)
+				_, err := tx.ExecContext(w.Context(), `UPDATE device SET belongs_to__application = ? WHERE id = ?`, w.far, made.ID)
 				return err
 			})
 		},

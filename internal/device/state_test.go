@@ -57,7 +57,7 @@ func TestTargetOfARelease(t *testing.T) {
 	install := w.id("service_install", "device = ? AND installs__service = ?", made.ID, web)
 	image := w.id("release_image", "image = ?", b.images["web"].ID)
 	w.write(func(tx *db.Tx) error {
-		_, err := tx.Exec(`INSERT INTO image_environment_variable (created_at, release_image, name, value) VALUES ('', ?, 'V', 'image'), ('', ?, 'IMAGE', '1')`,
+		_, err := tx.ExecContext(t.Context(), `INSERT INTO image_environment_variable (created_at, release_image, name, value) VALUES ('', ?, 'V', 'image'), ('', ?, 'IMAGE', '1')`,
 			image, image)
 		return err
 	})
@@ -158,7 +158,7 @@ func TestETagFollowsEveryChange(t *testing.T) {
 	sql := func(query string, args ...any) func() {
 		return func() {
 			w.write(func(tx *db.Tx) error {
-				_, err := tx.Exec(query, args...)
+				_, err := tx.ExecContext(t.Context(), query, args...)
 				return err
 			})
 		}

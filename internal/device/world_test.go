@@ -5,15 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -21,6 +18,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/odata"
@@ -53,9 +51,7 @@ func newWorld(t testing.TB, change ...func(*device.Config)) *world {
 	w := &world{TB: t}
 	var err error
 	quiet := slog.New(slog.DiscardHandler)
-	w.db, err = db.Open(db.Config{Path: filepath.Join(t.TempDir(), "roadstead.db"), Now: w.now})
-	w.must(err)
-	t.Cleanup(func() { _ = w.db.Close() })
+	w.db = dbtest.Open(t, w.now, account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations())
 	messages, err := bus.Open(bus.Config{Dir: t.TempDir()})
 	w.must(err)
 	t.Cleanup(func() { _ = messages.Close() })
@@ -82,7 +78,6 @@ func newWorld(t testing.TB, change ...func(*device.Config)) *world {
 	}
 	w.devices, err = device.New(t.Context(), cfg)
 	w.must(err)
-	w.must(w.db.Migrate(t.Context(), schema(t)))
 	w.write(func(tx *db.Tx) error { return fleets.Prepare(t.Context(), tx) })
 	var model odata.Model
 	for _, part := range [][]*odata.Resource{w.accounts.Resources(), fleets.Resources(), w.releases.Resources(), w.devices.Resources()} {
@@ -101,24 +96,6 @@ func newWorld(t testing.TB, change ...func(*device.Config)) *world {
 		}
 	})
 	return w
-}
-
-func schema(t testing.TB) fs.FS {
-	all := fstest.MapFS{}
-	for _, part := range []fs.FS{account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations()} {
-		files, err := fs.Glob(part, "*.sql")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, name := range files {
-			data, err := fs.ReadFile(part, name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			all[name] = &fstest.MapFile{Data: data}
-		}
-	}
-	return all
 }
 
 func (w *world) must(err error) {

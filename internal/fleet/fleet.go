@@ -15,10 +15,10 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
-//go:embed migrations/*.sql
+//go:embed migrations
 var migrations embed.FS
 
-// Migrations are the files 0010–0019 that make this package's tables.
+// Migrations are the files 0010–0019 and 0050–0059 that make this package's tables; see [db.DB.Migrate].
 func Migrations() fs.FS {
 	sub, err := fs.Sub(migrations, "migrations")
 	if err != nil {

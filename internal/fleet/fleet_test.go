@@ -265,7 +265,7 @@ func TestDeletedFleetLeavesNothing(t *testing.T) {
 	count := func(want int, query string, args ...any) {
 		t.Helper()
 		var n int
-		w.Read(func(tx *db.Tx) error { return tx.QueryRow(query, args...).Scan(&n) })
+		w.Read(func(tx *db.Tx) error { return tx.QueryRowContext(t.Context(), query, args...).Scan(&n) })
 		if n != want {
 			t.Errorf("%s: %d, want %d", query, n, want)
 		}

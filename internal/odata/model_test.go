@@ -266,7 +266,7 @@ func newServer(t testing.TB, change ...func(*odata.Config)) *server {
 			t.Error(err)
 		}
 	})
-	if err := d.Migrate(t.Context(), fstest.MapFS{"0001_test.sql": {Data: []byte(testSchema)}}); err != nil {
+	if err := d.Migrate(t.Context(), fstest.MapFS{"sqlite/0001_test.sql": {Data: []byte(testSchema)}}); err != nil {
 		t.Fatal(err)
 	}
 	cfg := odata.Config{Model: testModel(), DB: d, Prefixes: []string{"/v7/"}}

@@ -338,7 +338,7 @@ func TestCancelRacesSuccess(t *testing.T) {
 		}
 		var now string
 		w.Read(func(tx *db.Tx) error {
-			return tx.QueryRow(`SELECT status FROM "release" WHERE id = $1`, b.ID).Scan(&now)
+			return tx.QueryRowContext(t.Context(), `SELECT status FROM "release" WHERE id = $1`, b.ID).Scan(&now)
 		})
 		if now != done.Status || w.Target(fleetID) != want {
 			t.Fatalf("the builder heard %s, the row says %s, the target is %d (was %d)", done.Status, now, w.Target(fleetID),

@@ -18,10 +18,10 @@ import (
 	"github.com/roadstead-io/roadstead/internal/fleet"
 )
 
-//go:embed migrations/*.sql
+//go:embed migrations
 var migrations embed.FS
 
-// Migrations are the files 0020–0029 that make this package's tables.
+// Migrations are the files 0020–0029 and 0060–0069 that make this package's tables; see [db.DB.Migrate].
 func Migrations() fs.FS {
 	sub, err := fs.Sub(migrations, "migrations")
 	if err != nil {

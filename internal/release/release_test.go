@@ -79,7 +79,7 @@ func TestTenants(t *testing.T) {
 	id := w.Release(w.Alice, "alice/harbour", false, "web")
 	w.Release(w.Alice, "alice/depot", false, "web")
 	w.Write(func(tx *db.Tx) error {
-		_, err := tx.Exec(`INSERT INTO image_environment_variable (created_at, release_image, name, value)
+		_, err := tx.ExecContext(t.Context(), `INSERT INTO image_environment_variable (created_at, release_image, name, value)
 			SELECT created_at, id, 'A', '1' FROM release_image`)
 		return err
 	})
@@ -245,7 +245,7 @@ func TestDeleteRefusals(t *testing.T) {
 	target := w.Release(w.Alice, "alice/harbour", false, "web")
 	dev := w.Device(fleetID)
 	w.Write(func(tx *db.Tx) error {
-		_, err := tx.Exec(`UPDATE device SET is_pinned_on__release = $1 WHERE id = $2`, pinned, dev.Device)
+		_, err := tx.ExecContext(t.Context(), `UPDATE device SET is_pinned_on__release = $1 WHERE id = $2`, pinned, dev.Device)
 		return err
 	})
 	w.Want(w.Alice, "DELETE", path(target), nil, 400,

@@ -8,21 +8,19 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/release"
@@ -61,9 +59,7 @@ func New(t *testing.T) *World {
 	t.Helper()
 	w := &World{t: t, now: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)}
 	var err error
-	w.DB, err = db.Open(db.Config{Path: filepath.Join(t.TempDir(), "roadstead.db"), Now: w.Now})
-	w.must(err)
-	t.Cleanup(func() { _ = w.DB.Close() })
+	w.DB = dbtest.Open(t, w.Now, account.Migrations(), fleet.Migrations(), release.Migrations(), dbtest.Schema("0030_device.sql", deviceTable))
 	w.Accounts, err = account.New(account.Config{
 		DB: w.DB, Pepper: []byte(strings.Repeat("p", 32)), Log: slog.New(slog.DiscardHandler), Now: w.Now,
 		HandleChanged: fleet.HandleChanged,
@@ -93,7 +89,6 @@ func New(t *testing.T) *World {
 		},
 	})
 	w.must(err)
-	w.must(w.DB.Migrate(t.Context(), schema(t)))
 	w.Write(func(tx *db.Tx) error { return w.Fleets.Prepare(t.Context(), tx) })
 	model := odata.Model{Resources: []*odata.Resource{deviceResource()}}
 	for _, part := range [][]*odata.Resource{w.Accounts.Resources(), w.Fleets.Resources(), w.Releases.Resources()} {
@@ -109,30 +104,10 @@ func New(t *testing.T) *World {
 // Site is where the world's server would be reached.
 var Site = api.Site{Domain: "roadstead.test", Port: 443}
 
-// schema merges the migrations of the packages.
-func schema(t *testing.T) fs.FS {
-	all := fstest.MapFS{"0030_device.sql": {Data: []byte(deviceTable)}}
-	for _, part := range []fs.FS{account.Migrations(), fleet.Migrations(), release.Migrations()} {
-		files, err := fs.Glob(part, "*.sql")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, name := range files {
-			data, err := fs.ReadFile(part, name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			all[name] = &fstest.MapFile{Data: data}
-		}
-	}
-	return all
-}
-
 func deviceResource() *odata.Resource {
-	mayUse := "belongs_to__application/any(a:a/is_directly_accessible_by__user/any(u:u/user eq @user))"
 	return &odata.Resource{
 		Name: "device",
-		Columns: []odata.Column{
+		Columns: append([]odata.Column{
 			{Name: "id", Type: odata.Integer},
 			{Name: "actor", Type: odata.ForeignKey, To: "actor", Reverse: []string{"is_of__device"}},
 			{Name: "belongs_to__application", Type: odata.ForeignKey, To: "application", Reverse: []string{"owns__device"}},
@@ -140,8 +115,8 @@ func deviceResource() *odata.Resource {
 				Name: "is_pinned_on__release", Type: odata.ForeignKey, To: "release", Null: true,
 				Reverse: []string{"is_pinned_to__device"},
 			},
-		},
-		Rules: map[access.Kind]odata.Rule{access.User: {Read: mayUse}, access.Device: {Read: "id eq @device"}},
+		}, account.LevelColumns(account.ParentSQL)...),
+		Rules: map[access.Kind]odata.Rule{access.User: {Read: access.On(access.Observer)}, access.Device: {Read: "id eq @device"}},
 	}
 }
 
@@ -183,7 +158,7 @@ func (w *World) person(name string) access.Caller {
 	w.must(err)
 	c := access.Caller{Kind: access.User, Name: name}
 	w.Read(func(tx *db.Tx) error {
-		return tx.QueryRow(`SELECT id, actor FROM user WHERE username = $1`, name).Scan(&c.User, &c.Actor)
+		return tx.QueryRowContext(w.t.Context(), `SELECT id, actor FROM "user" WHERE username = $1`, name).Scan(&c.User, &c.Actor)
 	})
 	return c
 }
@@ -276,11 +251,8 @@ func (w *World) Device(fleetID int64) access.Caller {
 		if c.Actor, err = account.NewActor(w.t.Context(), tx); err != nil {
 			return err
 		}
-		res, err := tx.Exec(`INSERT INTO device (actor, belongs_to__application) VALUES ($1, $2)`, c.Actor, fleetID)
-		if err != nil {
-			return err
-		}
-		c.Device, err = res.LastInsertId()
+		err = tx.QueryRowContext(w.t.Context(), `INSERT INTO device (actor, belongs_to__application) VALUES ($1, $2) RETURNING id`,
+			c.Actor, fleetID).Scan(&c.Device)
 		c.Name = fmt.Sprintf("device %d", c.Device)
 		return err
 	})
@@ -342,7 +314,7 @@ func (w *World) Target(id int64) int64 {
 	w.t.Helper()
 	var target int64
 	w.Read(func(tx *db.Tx) error {
-		return tx.QueryRow(`SELECT COALESCE(should_be_running__release, 0) FROM application WHERE id = $1`, id).Scan(&target)
+		return tx.QueryRowContext(w.t.Context(), `SELECT COALESCE(should_be_running__release, 0) FROM application WHERE id = $1`, id).Scan(&target)
 	})
 	return target
 }
