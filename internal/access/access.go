@@ -11,22 +11,27 @@ type Kind string
 const (
 	Anonymous    Kind = "anonymous"
 	User         Kind = "user"         // a person: session token or named API key
+	ScopedKey    Kind = "scoped key"   // a person's API key that is limited to a level or to some fleets
 	Device       Kind = "device"       // a device's own key
+	FrozenDevice Kind = "frozen"       // the key of a device that is frozen: who it is, nothing else
+	FleetKey     Kind = "fleet key"    // reads one fleet
 	Provisioning Kind = "provisioning" // may register devices into one fleet
 	Service      Kind = "service"      // another role of the server, known by its certificate
 	System       Kind = "system"       // the api role itself; no access filter applies
 )
 
 // Kinds lists the kinds that come from outside, in the order of the permission table.
-func Kinds() []Kind { return []Kind{Anonymous, User, Device, Provisioning, Service} }
+func Kinds() []Kind {
+	return []Kind{Anonymous, User, ScopedKey, Device, FrozenDevice, FleetKey, Provisioning, Service}
+}
 
 // Caller is one authenticated (or anonymous) principal.
 type Caller struct {
 	Kind    Kind
 	Actor   int64  // actor row of a user, device or fleet; 0 for the others
-	User    int64  // Kind User
-	Device  int64  // Kind Device
-	Fleet   int64  // Kind Provisioning: the fleet it may register into. Kind Device: the fleet it is in
+	User    int64  // Kinds User and ScopedKey
+	Device  int64  // Kinds Device and FrozenDevice
+	Fleet   int64  // Kind Provisioning: the fleet it may register into. Kind Device: the fleet it is in. Kind FleetKey: its fleet
 	Key     int64  // api_key row that authenticated the caller, if one did
 	Session int64  // session row that authenticated the caller, if one did
 	Role    string // Kind Service: name of the role

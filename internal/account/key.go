@@ -102,31 +102,39 @@ func checkBroughtKey(token string) error {
 
 // actorFor finds the actor that a key is for, if the caller may make one for it.
 func (a *Accounts) actorFor(ctx context.Context, tx *db.Tx, by access.Caller, spec KeySpec) (int64, error) {
-	var query string
-	switch spec.Of {
-	case OfUser:
+	var actor int64
+	var err error
+	switch {
+	case spec.Of == OfUser && by.Kind != access.System && spec.ID != by.User:
+		return 0, api.Errorf(api.NotFound, "there is no such user")
+	case spec.Of == OfUser:
 		if by.Kind != access.System {
-			if spec.ID != by.User {
-				return 0, api.Errorf(api.NotFound, "there is no such user")
-			}
 			if err := requireFreshLogin(ctx, tx, by); err != nil {
 				return 0, err
 			}
 		}
-		query = `SELECT actor FROM user WHERE id = ? AND (? OR id = ?)`
-	case OfFleet:
-		query = `SELECT f.actor FROM application f WHERE f.id = ? AND (? OR EXISTS (SELECT 1 FROM organization_membership m
-			WHERE m.is_member_of__organization = f.organization AND m.user = ?))`
-	case OfDevice:
-		query = `SELECT d.actor FROM device d JOIN application f ON f.id = d.belongs_to__application
-			WHERE d.id = ? AND (? OR EXISTS (SELECT 1 FROM organization_membership m
-			WHERE m.is_member_of__organization = f.organization AND m.user = ?))`
+		err = tx.QueryRowContext(ctx, `SELECT actor FROM "user" WHERE id = ?`, spec.ID).Scan(&actor)
+	case spec.Of == OfFleet:
+		actor, err = operatedActor(ctx, tx, by, `SELECT f.actor FROM application f WHERE f.id = ?`, spec.ID)
+	default:
+		actor, err = operatedActor(ctx, tx, by,
+			`SELECT d.actor FROM device d JOIN application f ON f.id = d.belongs_to__application WHERE d.id = ?`, spec.ID)
 	}
-	var actor int64
-	err := tx.QueryRowContext(ctx, query, spec.ID, by.Kind == access.System, by.User).Scan(&actor)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, api.Errorf(api.NotFound, "there is no such %s", spec.Of)
 	}
+	return actor, err
+}
+
+// operatedActor runs a query for the actor of a thing in a fleet f that the caller operates. A support grant does not count: a
+// key would outlive it.
+func operatedActor(ctx context.Context, tx *db.Tx, by access.Caller, query string, id int64) (actor int64, err error) {
+	args := []any{id}
+	if by.Kind != access.System {
+		may, values := Bind(LevelSQL(access.Operator), "f", tx, by)
+		query, args = query+" AND "+may, append(args, values...)
+	}
+	err = tx.QueryRowContext(ctx, query, args...).Scan(&actor)
 	return actor, err
 }
 

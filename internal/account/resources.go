@@ -10,17 +10,10 @@ import (
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
-// Filters of the rules below. A user sees the organizations that he is a member of, and what hangs on them.
+// Filters of the rules below. Users see the organizations that they are a member of, and what hangs on them.
 const (
-	memberOf = `organization_membership/any(mine:mine/user eq @user)`
-	adminOf  = `organization_membership/any(mine:mine/user eq @user and ` +
-		`mine/organization_membership_role/any(role:role/name eq 'administrator'))`
-
-	actorIsSelf   = `is_of__user/any(u:u/id eq @user)`
-	actorIsFleets = `is_of__application/any(f:f/organization/any(o:o/` + memberOf + `))`
-	actorIsDevice = `is_of__device/any(d:d/belongs_to__application/any(f:f/organization/any(o:o/` + memberOf + `)))`
-
-	keyOfThings = `is_of__actor/any(a:a/` + actorIsFleets + ` or a/` + actorIsDevice + `)`
+	// Keys of fleets and devices are for those who work on the devices.
+	keyOfThings = `is_of__actor/any(a:a/is_of__application/any(f:f/is_operated) or a/is_of__device/any(d:d/is_operated))`
 	// A session may manage every key of its user; a named key only itself, so that a leaked one cannot lock its owner out.
 	ownKey = `is_of__actor eq @actor and (@key eq 0 or id eq @key)`
 )
@@ -31,12 +24,15 @@ func (a *Accounts) Resources() []*odata.Resource {
 }
 
 func actorResource() *odata.Resource {
+	const observed = `is_of__application/any(f:f/is_observed) or is_of__device/any(d:d/is_observed)`
 	return &odata.Resource{
 		Name:    "actor",
 		Columns: []odata.Column{{Name: "id", Type: odata.Integer}},
 		Rules: map[access.Kind]odata.Rule{
-			access.User:   {Read: actorIsSelf + ` or ` + actorIsFleets + ` or ` + actorIsDevice},
-			access.Device: {Read: `id eq @actor`},
+			access.User:      {Read: `is_of__user/any(u:u/id eq @user) or ` + observed},
+			access.ScopedKey: {Read: observed},
+			access.Device:    {Read: `id eq @actor`},
+			access.FleetKey:  {Read: `id eq @actor`},
 		},
 	}
 }

@@ -1,36 +1,9 @@
 package device
 
 import (
-	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
-
-// Who may see and change a device: people who may use its fleet, and (its state only) the device itself.
-const (
-	ofMember = "belongs_to__application/any(a:a/is_directly_accessible_by__user/any(u:u/user eq @user))"
-	itself   = "id eq @device"
-	// The same for rows that hang on a device.
-	deviceOfMember = "device/any(d:d/" + ofMember + ")"
-	deviceItself   = "device eq @device"
-)
-
-// writtenByUsers are the columns of a device that people give. uuid, device type and fleet are needed to make one.
-var writtenByUsers = []string{
-	"uuid", "device_name", "note", "local_id", "is_of__device_type", "belongs_to__application", "is_pinned_on__release",
-	"is_active", "is_web_accessible", "is_locked_until__date", "is_accessible_by_support_until__date",
-	"custom_latitude", "custom_longitude",
-}
-
-// writtenByItself are the columns of its own row that a device gives: its state, and nothing that decides what it is or runs.
-var writtenByItself = []string{
-	"status", "os_version", "os_variant", "supervisor_version", "provisioning_progress", "provisioning_state",
-	"download_progress", "ip_address", "mac_address", "memory_usage", "memory_total", "storage_block_device", "storage_usage",
-	"storage_total", "cpu_usage", "cpu_temp", "cpu_id", "is_undervolted",
-}
-
-// ignoredFromItself are columns that real supervisors try to write and would for ever if they were refused: the initial name,
-// the pin of a preloaded release, and parts of reports that mean nothing here.
-var ignoredFromItself = []string{"device_name", "is_pinned_on__release", "is_online", "public_address"}
 
 // Resources declares what this package owns.
 func (d *Devices) Resources() []*odata.Resource {
@@ -43,12 +16,9 @@ func (d *Devices) deviceResource() *odata.Resource {
 		Columns:    d.columns(),
 		Keys:       [][]string{{"uuid"}, {"actor"}},
 		UniqueText: map[string]string{"uuid": `"uuid" must be unique.`},
-		Rules: map[access.Kind]odata.Rule{
-			access.User:   {Read: ofMember, Create: ofMember, Update: ofMember, Delete: ofMember, Write: writtenByUsers},
-			access.Device: {Read: itself, Update: itself, Write: writtenByItself, Ignore: ignoredFromItself},
-		},
-		Before: []odata.Hook{d.beforeWrite},
-		After:  []odata.Hook{d.afterWrite},
+		Rules:      deviceRules(),
+		Before:     []odata.Hook{d.beforeWrite},
+		After:      []odata.Hook{d.afterWrite},
 	}
 }
 
@@ -119,7 +89,8 @@ func (d *Devices) columns() []odata.Column {
 		{Name: "note", Type: text, Null: true},
 		{Name: "local_id", Type: text, Null: true, MaxLen: 255},
 		{Name: "is_of__device_type", Type: fk, To: "device_type", Reverse: []string{"device", "describes__device"}},
-		{Name: "belongs_to__application", Type: fk, To: "application", Reverse: []string{"owns__device"}},
+		{Name: "belongs_to__application", Type: fk, To: "application", Reverse: []string{"owns__device"},
+			Unseen: "Application doesn't exist or you have no access to it."},
 		{Name: "belongs_to__user", Type: fk, To: "user", Null: true, Reverse: []string{"owns__device"}},
 		release("is_pinned_on__release", "is_pinned_to__device"), release("is_running__release", "is_running_on__device"), shouldRun,
 		release("should_be_operated_by__release", "should_operate__device"),
@@ -155,7 +126,8 @@ func (d *Devices) columns() []odata.Column {
 		}
 		cols = append(cols, odata.Column{Name: f.name, Type: typ, Null: true, MaxLen: f.maxLen})
 	}
-	return append(cols, odata.Column{Name: "public_address", Type: text, Null: true, MaxLen: 100})
+	cols = append(cols, odata.Column{Name: "public_address", Type: text, Null: true, MaxLen: 100})
+	return append(cols, account.LevelColumns(account.DeviceSQL)...)
 }
 
 // reported are the plain columns that a device reports; texts beyond maxLen are cut in a report.

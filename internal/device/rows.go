@@ -1,7 +1,6 @@
 package device
 
 import (
-	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -15,18 +14,7 @@ func (d *Devices) rowResources() []*odata.Resource {
 	}
 }
 
-const (
-	installOfMember = "service_install/any(s:s/" + deviceOfMember + ")"
-	installOfItself = "service_install/any(s:s/" + deviceItself + ")"
-	maxValue        = 64 << 10
-)
-
-func ownRules(member, own string, write ...string) map[access.Kind]odata.Rule {
-	return map[access.Kind]odata.Rule{
-		access.User:   {Read: member, Create: member, Update: member, Delete: member, Write: write},
-		access.Device: {Read: own},
-	}
-}
+const maxValue = 64 << 10
 
 func variableOf(name, synonym string, validate odata.Hook) *odata.Resource {
 	r := &odata.Resource{
@@ -39,7 +27,7 @@ func variableOf(name, synonym string, validate odata.Hook) *odata.Resource {
 		},
 		Keys:       [][]string{{"device", "name"}},
 		UniqueText: map[string]string{"device,name": `"device" and "name" must be unique.`},
-		Rules:      ownRules(deviceOfMember, deviceItself, "device", "name", "value"),
+		Rules:      rowRules(onDevice, "device", "name", "value"),
 		Before:     []odata.Hook{validate},
 	}
 	if name == "device_environment_variable" {
@@ -61,7 +49,7 @@ func tag() *odata.Resource {
 		},
 		Keys:       [][]string{{"device", "tag_key"}},
 		UniqueText: map[string]string{"device,tag_key": `"device" and "tag_key" must be unique.`},
-		Rules:      ownRules(deviceOfMember, deviceItself, "device", "tag_key", "value"),
+		Rules:      rowRules(onDevice, "device", "tag_key", "value"),
 		Before:     []odata.Hook{fleet.ValidateTag},
 	}
 }
@@ -79,11 +67,8 @@ func serviceInstall() *odata.Resource {
 				Synonyms: []string{"service", "application__has__service_name", "installs__application__has__service_name"},
 				Reverse:  []string{"service_install", long, short}},
 		},
-		Keys: [][]string{{"device", "installs__service"}},
-		Rules: map[access.Kind]odata.Rule{ // made and removed by the server only
-			access.User:   {Read: deviceOfMember},
-			access.Device: {Read: deviceItself},
-		},
+		Keys:  [][]string{{"device", "installs__service"}},
+		Rules: rowRules(onDevice), // made and removed by the server only
 	}
 }
 
@@ -103,7 +88,7 @@ func serviceVariable() *odata.Resource {
 		},
 		Keys:       [][]string{{"service_install", "name"}},
 		UniqueText: map[string]string{"service_install,name": `"service_install" and "name" must be unique.`},
-		Rules:      ownRules(installOfMember, installOfItself, "service_install", "name", "value"),
+		Rules:      rowRules(throughInstall, "service_install", "name", "value"),
 		Before:     []odata.Hook{fleet.ValidateEnvVar, fleet.StampCreated},
 	}
 }
@@ -124,10 +109,7 @@ func imageInstall() *odata.Resource {
 			{Name: "download_progress", Type: odata.Integer, Null: true},
 			{Name: "status", Type: odata.String},
 		},
-		Keys: [][]string{{"device", "installs__image"}},
-		Rules: map[access.Kind]odata.Rule{ // written by reports only
-			access.User:   {Read: deviceOfMember},
-			access.Device: {Read: deviceItself},
-		},
+		Keys:  [][]string{{"device", "installs__image"}},
+		Rules: rowRules(onDevice), // written by reports only
 	}
 }

@@ -12,9 +12,19 @@ import (
 func (w *world) join(who access.Caller, organization, role string) {
 	w.Helper()
 	w.write(func(tx *db.Tx) error {
-		_, err := tx.ExecContext(w.Context(), `INSERT INTO organization_membership (user, is_member_of__organization, organization_membership_role)
+		_, err := tx.ExecContext(w.Context(), `INSERT INTO organization_membership ("user", is_member_of__organization, organization_membership_role)
 			SELECT ?, o.id, r.id FROM organization o, organization_membership_role r WHERE o.handle = ? AND r.name = ?
 			ON CONFLICT DO UPDATE SET organization_membership_role = excluded.organization_membership_role`, who.User, organization, role)
+		return err
+	})
+}
+
+// operate makes somebody an operator of a fleet.
+func (w *world) operate(who access.Caller, fleetID int64) {
+	w.Helper()
+	w.write(func(tx *db.Tx) error {
+		_, err := tx.ExecContext(w.Context(), `INSERT INTO user_application_membership (created_at, "user", is_member_of__application,
+			application_membership_role) VALUES (?, ?, ?, ?)`, tx.NowText(), who.User, fleetID, int(access.Operator))
 		return err
 	})
 }
@@ -28,6 +38,10 @@ func TestAMemberDoesNotTakeDevicesAway(t *testing.T) {
 	w.must(w.send(dev, uuidOf(1), `{"message":"said at alice's"}`))
 
 	w.join(w.bob, "alice", "member")
+	w.want(w.bob, "GET", path, nil, 200, `{"d":[]}`)
+	w.operate(w.bob, f)
+	w.want(w.bob, "PATCH", path, map[string]any{"belongs_to__application": haven}, 404, "no access")
+	w.operate(w.bob, haven)
 	w.want(w.bob, "PATCH", path, map[string]any{"belongs_to__application": haven}, 200, "")
 	w.want(w.bob, "PATCH", path, map[string]any{"belongs_to__application": far}, 403, "administrator")
 	if got := w.log(w.bob, uuidOf(1), everything); len(got) != 1 {

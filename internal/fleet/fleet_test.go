@@ -164,7 +164,11 @@ func TestDevicesAndStrangers(t *testing.T) {
 		if n := len(w.Rows(w.Bob, resource)); n != 0 {
 			t.Errorf("a stranger sees %d rows of %s", n, resource)
 		}
-		w.Want(access.Nobody(), "GET", resource, nil, 401, "")
+		if resource == "application" || resource == "service" { // public fleets may be read by anybody, and these are not
+			w.Want(access.Nobody(), "GET", resource, nil, 200, `{"d":[]}`)
+		} else {
+			w.Want(access.Nobody(), "GET", resource, nil, 401, "")
+		}
 		w.Want(access.Caller{Kind: access.Provisioning, Fleet: mine}, "GET", resource, nil, 401, "")
 		for _, method := range []string{"PATCH", "DELETE"} {
 			w.Want(dev, method, resource+"?$filter=id gt 0", map[string]any{"value": "2"}, 403, "")
@@ -287,11 +291,12 @@ func TestDeletedFleetLeavesNothing(t *testing.T) {
 // The attack: a member on his way out takes a fleet along into an organization of his own.
 func TestAMemberDoesNotTakeFleetsAway(t *testing.T) {
 	w := releasetest.New(t)
-	one := fmt.Sprintf("application(%d)", w.Fleet(w.Alice, "harbour", "intel-nuc"))
+	id := w.Fleet(w.Alice, "harbour", "intel-nuc")
+	one := fmt.Sprintf("application(%d)", id)
 	bobs := w.ID(w.Bob, "organization(handle='bob')?$select=id")
 	join := func(role string) {
 		w.Write(func(tx *db.Tx) error {
-			_, err := tx.ExecContext(t.Context(), `INSERT INTO organization_membership (user, is_member_of__organization,
+			_, err := tx.ExecContext(t.Context(), `INSERT INTO organization_membership ("user", is_member_of__organization,
 				organization_membership_role) SELECT ?, o.id, r.id FROM organization o, organization_membership_role r
 				WHERE o.handle = 'alice' AND r.name = ?
 				ON CONFLICT DO UPDATE SET organization_membership_role = excluded.organization_membership_role`, w.Bob.User, role)
@@ -299,6 +304,8 @@ func TestAMemberDoesNotTakeFleetsAway(t *testing.T) {
 		})
 	}
 	join("member")
+	w.Want(w.Bob, "GET", one, nil, 200, `{"d":[]}`)
+	w.Join(w.Bob, id, access.Developer)
 	w.Want(w.Bob, "PATCH", one, map[string]any{"app_name": "haven"}, 200, "")
 	w.Want(w.Bob, "PATCH", one, map[string]any{"organization": bobs}, 403, "administrator")
 	join("administrator")

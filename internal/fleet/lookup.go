@@ -9,6 +9,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -24,33 +25,33 @@ type Fleet struct {
 	Arch       string
 }
 
-// visible is the part of a query that leaves the fleets which a caller may see, as the rules of the resource have it: $1 is
-// the kind of caller, $2 its user or fleet.
-const visible = `($1 = 'system'
-    OR $1 = 'user' AND EXISTS (
-        SELECT 1 FROM user__has_direct_access_to__application u WHERE u.has_direct_access_to__application = a.id AND u."user" = $2)
-    OR $1 IN ('device', 'provisioning') AND a.id = $2)`
-
 const selectFleet = `
 SELECT a.id, a.actor, a.uuid, a.app_name, a.slug, a.is_of__class, t.slug, c.slug
 FROM application a JOIN device_type t ON t.id = a.is_for__device_type JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture
-WHERE ` + visible
+WHERE `
 
 // maxSlug is longer than any slug: a handle, a slash and a name.
 const maxSlug = 255
 
-// who gives the two arguments of visible.
-func who(by access.Caller) (kind string, id int64) {
-	if by.Kind == access.User {
-		return string(by.Kind), by.User
+// visible is the part of a query that leaves the fleets a which a caller has to do with: people those that they observe, a
+// device and a key of a fleet their own. Public fleets of others are not among them.
+func visible(tx *db.Tx, by access.Caller) (string, []any) {
+	switch by.Kind {
+	case access.System:
+		return "1 = 1", nil
+	case access.User, access.ScopedKey:
+		return account.Bind(account.FleetSQL(access.Observer), "a", tx, by)
+	case access.Device, access.Provisioning, access.FleetKey:
+		return "a.id = ?", []any{by.Fleet}
+	default:
+		return "1 = 0", nil
 	}
-	return string(by.Kind), by.Fleet
 }
 
 // Find finds a fleet that the caller may see. What they may not see is not found.
 func Find(ctx context.Context, tx *db.Tx, by access.Caller, id int64) (*Fleet, error) {
-	kind, whose := who(by)
-	found, err := query(ctx, tx, selectFleet+` AND a.id = $3`, kind, whose, id)
+	which, args := visible(tx, by)
+	found, err := query(ctx, tx, selectFleet+which+` AND a.id = ?`, append(args, id)...)
 	if err != nil {
 		return nil, fmt.Errorf("fleet %d: %w", id, err)
 	}
@@ -70,8 +71,8 @@ func FindBySlug(ctx context.Context, tx *db.Tx, by access.Caller, slug string) (
 	if len(slug) > maxSlug {
 		return nil, api.Errorf(api.NotFound, "There is no fleet %q.", strings.ToValidUTF8(slug[:maxSlug], "")+"…")
 	}
-	kind, whose := who(by)
-	found, err := query(ctx, tx, selectFleet+` AND `+column+` = $3 ORDER BY a.slug LIMIT 20`, kind, whose, strings.ToLower(slug))
+	which, args := visible(tx, by)
+	found, err := query(ctx, tx, selectFleet+which+` AND `+column+` = ? ORDER BY a.slug LIMIT 20`, append(args, strings.ToLower(slug))...)
 	if err != nil {
 		return nil, fmt.Errorf("fleet %q: %w", slug, err)
 	}
@@ -119,10 +120,10 @@ func EnsureService(ctx context.Context, tx *db.Tx, fleet int64, name string) (in
 	if !errors.Is(err, sql.ErrNoRows) {
 		return 0, fmt.Errorf("fleet %d: service %q: %w", fleet, name, err)
 	}
-	res, err := tx.ExecContext(ctx, `INSERT INTO service (created_at, application, service_name) VALUES ($1, $2, $3)`,
-		tx.NowText(), fleet, name)
+	err = tx.QueryRowContext(ctx, `INSERT INTO service (created_at, application, service_name) VALUES ($1, $2, $3) RETURNING id`,
+		tx.NowText(), fleet, name).Scan(&id)
 	if err != nil {
 		return 0, fmt.Errorf("fleet %d: service %q: %w", fleet, name, err)
 	}
-	return res.LastInsertId()
+	return id, nil
 }

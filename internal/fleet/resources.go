@@ -2,35 +2,9 @@ package fleet
 
 import (
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
-
-// Filters that the rules below are made of. A user acts on the fleets of the organizations that they are a member of; a device
-// reads its own fleet.
-const (
-	mayUse        = "is_directly_accessible_by__user/any(u:u/user eq @user)"
-	mayUseParent  = "application/any(a:a/" + mayUse + ")"
-	mayUseService = "service/any(s:s/application/any(a:a/" + mayUse + "))"
-	ownParent     = "application eq @fleet"
-	ownService    = "service/any(s:s/application eq @fleet)"
-)
-
-// readable is for the catalogue, which anybody may read.
-func readable() map[access.Kind]odata.Rule {
-	all := odata.Rule{Read: "true"}
-	return map[access.Kind]odata.Rule{access.Anonymous: all, access.User: all, access.Device: all, access.Provisioning: all}
-}
-
-// owned is for what hangs on a fleet: people who may use the fleet may do everything with it. The device's filter may be empty.
-func owned(user, device string, write ...string) map[access.Kind]odata.Rule {
-	rules := map[access.Kind]odata.Rule{
-		access.User: {Read: user, Create: user, Update: user, Delete: user, Write: write},
-	}
-	if device != "" {
-		rules[access.Device] = odata.Rule{Read: device}
-	}
-	return rules
-}
 
 // Resources declares everything that this package serves.
 func (f *Fleets) Resources() []*odata.Resource {
@@ -115,7 +89,7 @@ func applicationType() *odata.Resource {
 func (f *Fleets) application() *odata.Resource {
 	return &odata.Resource{
 		Name: "application",
-		Columns: []odata.Column{
+		Columns: append([]odata.Column{
 			id(), created(),
 			{Name: "actor", Type: odata.ForeignKey, To: "actor", Reverse: []string{"is_of__application"}},
 			{Name: "should_track_latest_release", Type: odata.Boolean},
@@ -144,23 +118,14 @@ func (f *Fleets) application() *odata.Resource {
 			{Name: "uuid", Type: odata.String},
 			{Name: "is_public", Type: odata.Boolean},
 			{Name: "is_stored_at__repository_url", Type: odata.String, Null: true, MaxLen: 2000},
-		},
+		}, account.LevelColumns(account.FleetSQL)...),
 		Keys: [][]string{{"slug"}, {"uuid"}, {"app_name", "organization"}, {"actor"}},
 		UniqueText: map[string]string{
 			"app_name,organization": `"app_name" and "organization" must be unique.`,
 			"slug":                  `"slug" must be unique.`,
 			"uuid":                  `"uuid" must be unique.`,
 		},
-		Rules: map[access.Kind]odata.Rule{
-			access.User: {
-				Read: mayUse, Create: mayUse, Update: mayUse, Delete: mayUse,
-				Write: []string{
-					"app_name", "organization", "is_for__device_type", "application_type", "is_of__class", "uuid", "is_archived",
-					"should_track_latest_release", "should_be_running__release", "is_stored_at__repository_url",
-				},
-			},
-			access.Device: {Read: "id eq @fleet", Hide: []string{"is_stored_at__repository_url"}},
-		},
+		Rules:  applicationRules(),
 		Before: []odata.Hook{f.beforeApplication},
 		After:  []odata.Hook{f.afterApplication},
 	}
@@ -182,7 +147,12 @@ func directAccess() *odata.Resource {
 				Synonyms: []string{"application"}, Reverse: []string{"is_directly_accessible_by__user"},
 			},
 		},
-		Rules: map[access.Kind]odata.Rule{access.User: {Read: "user eq @user"}},
+		Rules: map[access.Kind]odata.Rule{
+			access.User: {Read: "user eq @user"},
+			access.ScopedKey: {
+				Read: "user eq @user and " + access.On(access.Observer, "has_direct_access_to__application"),
+			},
+		},
 	}
 }
 
@@ -198,14 +168,8 @@ func service() *odata.Resource {
 			},
 			{Name: "service_name", Type: odata.String, MaxLen: maxName},
 		},
-		Keys: [][]string{{"application", "service_name"}},
-		Rules: map[access.Kind]odata.Rule{
-			// A service keeps its name: compositions of old releases speak of it.
-			access.User: {
-				Read: mayUseParent, Create: mayUseParent, Delete: mayUseParent, Write: []string{"application", "service_name"},
-			},
-			access.Device: {Read: ownParent},
-		},
+		Keys:   [][]string{{"application", "service_name"}},
+		Rules:  serviceRules(),
 		Before: []odata.Hook{StampCreated, validateService},
 	}
 }
@@ -235,7 +199,7 @@ func applicationEnvVar() *odata.Resource {
 			id(), created(), onFleet("application_environment_variable", "application__has__env_var_name"),
 		}, nameValue()...),
 		Keys:   [][]string{{"application", "name"}},
-		Rules:  owned(mayUseParent, ownParent, "application", "name", "value"),
+		Rules:  owned(access.Developer, onApplication, ownParent, "application", "name", "value"),
 		Before: []odata.Hook{StampCreated, ValidateEnvVar},
 	}
 }
@@ -248,7 +212,7 @@ func applicationConfigVar() *odata.Resource {
 			id(), onFleet("application_config_variable", "application__has__config_var_name"),
 		}, nameValue()...),
 		Keys:   [][]string{{"application", "name"}},
-		Rules:  owned(mayUseParent, ownParent, "application", "name", "value"),
+		Rules:  owned(access.Developer, onApplication, ownParent, "application", "name", "value"),
 		Before: []odata.Hook{ValidateConfigVar},
 	}
 }
@@ -262,7 +226,7 @@ func buildEnvVar() *odata.Resource {
 			id(), created(), onFleet("build_environment_variable", "application__has__build_var_name"),
 		}, nameValue()...),
 		Keys:   [][]string{{"application", "name"}},
-		Rules:  owned(mayUseParent, "", "application", "name", "value"),
+		Rules:  owned(access.Developer, onApplication, "", "application", "name", "value"),
 		Before: []odata.Hook{StampCreated, ValidateEnvVar},
 	}
 }
@@ -276,7 +240,7 @@ func serviceEnvVar() *odata.Resource {
 			onService("service_environment_variable", "application__has__service_name__has__name", "service__has__name"),
 		}, nameValue()...),
 		Keys:   [][]string{{"service", "name"}},
-		Rules:  owned(mayUseService, ownService, "service", "name", "value"),
+		Rules:  owned(access.Developer, throughService, ownService, "service", "name", "value"),
 		Before: []odata.Hook{StampCreated, ValidateEnvVar},
 	}
 }
@@ -292,7 +256,7 @@ func serviceLabel() *odata.Resource {
 			{Name: "value", Type: odata.String},
 		},
 		Keys:   [][]string{{"service", "label_name"}},
-		Rules:  owned(mayUseService, ownService, "service", "label_name", "value"),
+		Rules:  owned(access.Developer, throughService, ownService, "service", "label_name", "value"),
 		Before: []odata.Hook{StampCreated, ValidateLabel},
 	}
 }
@@ -307,7 +271,7 @@ func applicationTag() *odata.Resource {
 			{Name: "value", Type: odata.String},
 		},
 		Keys:   [][]string{{"application", "tag_key"}},
-		Rules:  owned(mayUseParent, ownParent, "application", "tag_key", "value"),
+		Rules:  owned(access.Developer, onApplication, ownParent, "application", "tag_key", "value"),
 		Before: []odata.Hook{ValidateTag},
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 )
@@ -28,14 +29,17 @@ const (
 
 var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
-// Open begins a build for a fleet that the caller may use.
+// Open begins a build for a fleet that the caller is a developer of.
 func (r *Releases) Open(ctx context.Context, tx *db.Tx, by access.Caller, ask api.BuildRequest) (api.Build, error) {
-	if by.Kind != access.User {
+	if by.Kind != access.User && by.Kind != access.ScopedKey {
 		return api.Build{}, api.Errorf(api.Forbidden, "Only people can push to a fleet.")
 	}
 	fl, err := fleet.FindBySlug(ctx, tx, by, ask.Slug)
 	if err != nil {
 		return api.Build{}, err
+	}
+	if err := account.Require(ctx, tx, by, fl.ID, access.Developer); err != nil {
+		return api.Build{}, fmt.Errorf("open build: %w", err)
 	}
 	f := full{CreatedMS: tx.Now.UnixMilli()}
 	var finalized any
@@ -49,15 +53,12 @@ func (r *Releases) Open(ctx context.Context, tx *db.Tx, by access.Caller, ask ap
 	if err != nil {
 		return api.Build{}, err
 	}
-	res, err := tx.ExecContext(ctx, `
+	var id int64
+	err = tx.QueryRowContext(ctx, `
 INSERT INTO "release" (created_at, belongs_to__application, "commit", status, source, start_timestamp, update_timestamp,
     is_final, revision, is_finalized_at__date, raw_version, version, is_created_by__user, heartbeat_at)
-VALUES ($1, $2, $3, 'running', 'cloud', $1, $1, $4, $5, $6, $7, $8, $9, $1)`,
-		tx.NowText(), fl.ID, randomHex(), f.Revision.Valid, f.Revision, finalized, f.raw(), string(object), by.User)
-	if err != nil {
-		return api.Build{}, fmt.Errorf("open build for fleet %d: %w", fl.ID, err)
-	}
-	id, err := res.LastInsertId()
+VALUES ($1, $2, $3, 'running', 'cloud', $1, $1, $4, $5, $6, $7, $8, $9, $1) RETURNING id`,
+		tx.NowText(), fl.ID, randomHex(), f.Revision.Valid, f.Revision, finalized, f.raw(), string(object), by.User).Scan(&id)
 	if err != nil {
 		return api.Build{}, fmt.Errorf("open build for fleet %d: %w", fl.ID, err)
 	}
@@ -184,13 +185,11 @@ func (r *Releases) addImage(ctx context.Context, tx *db.Tx, build, fleetID int64
 	if err != nil {
 		return fmt.Errorf("build %d: %w", build, err)
 	}
-	res, err := tx.ExecContext(ctx, `
+	var image int64
+	err = tx.QueryRowContext(ctx, `
 INSERT INTO image (created_at, start_timestamp, is_a_build_of__service, is_stored_at__image_location, status)
-VALUES ($1, $1, $2, $3, 'running')`, tx.NowText(), service, r.cfg.Site.Host("registry2")+"/v2/"+randomHex())
-	if err != nil {
-		return fmt.Errorf("build %d: image of %q: %w", build, name, err)
-	}
-	image, err := res.LastInsertId()
+VALUES ($1, $1, $2, $3, 'running') RETURNING id`,
+		tx.NowText(), service, r.cfg.Site.Host("registry2")+"/v2/"+randomHex()).Scan(&image)
 	if err != nil {
 		return fmt.Errorf("build %d: image of %q: %w", build, name, err)
 	}

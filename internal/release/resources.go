@@ -1,29 +1,9 @@
 package release
 
 import (
-	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
-
-// Filters that the rules below are made of: people act on the releases of fleets that they may use, a device reads those of its
-// own fleet. Nobody makes a release or an image here: only a build does, see build.go.
-const (
-	mayUseFleet   = "any(a:a/is_directly_accessible_by__user/any(u:u/user eq @user))"
-	mayUse        = "belongs_to__application/" + mayUseFleet
-	own           = "belongs_to__application eq @fleet"
-	mayUseParent  = "release/any(r:r/" + mayUse + ")"
-	ownParent     = "release/any(r:r/" + own + ")"
-	mayReadImage  = "is_a_build_of__service/any(s:s/application/" + mayUseFleet + ")"
-	ownImage      = "is_a_build_of__service/any(s:s/application eq @fleet)"
-	mayReadInside = "release_image/any(i:i/is_part_of__release/any(r:r/" + mayUse + "))"
-	ownInside     = "release_image/any(i:i/is_part_of__release/any(r:r/" + own + "))"
-)
-
-// readOnly is for what only builds write.
-func readOnly(user, device string, hidden ...string) map[access.Kind]odata.Rule {
-	return map[access.Kind]odata.Rule{access.User: {Read: user}, access.Device: {Read: device, Hide: hidden}}
-}
 
 // Resources declares everything that this package serves.
 func (r *Releases) Resources() []*odata.Resource {
@@ -38,18 +18,9 @@ func (r *Releases) release() *odata.Resource {
 	return &odata.Resource{
 		Name:    "release",
 		Columns: releaseColumns(),
-		Rules: map[access.Kind]odata.Rule{
-			access.User: {
-				Read: mayUse, Update: mayUse, Delete: mayUse,
-				Write: []string{
-					"note", "known_issue_list", "is_invalidated", "invalidation_reason", "is_passing_tests", "is_final", "phase",
-					"status", "end_timestamp", "release_version",
-				},
-			},
-			access.Device: {Read: own, Hide: []string{"build_log"}},
-		},
-		Before: []odata.Hook{r.beforeRelease},
-		After:  []odata.Hook{r.afterRelease},
+		Rules:   releaseRules(),
+		Before:  []odata.Hook{r.beforeRelease},
+		After:   []odata.Hook{r.afterRelease},
 	}
 }
 
@@ -112,7 +83,7 @@ func image() *odata.Resource {
 			{Name: "contract", Type: odata.JSON, Null: true},
 		},
 		Keys:  [][]string{{"is_stored_at__image_location"}},
-		Rules: readOnly(mayReadImage, ownImage, "build_log", "dockerfile", "error_message"),
+		Rules: imageRules(),
 	}
 }
 
@@ -132,7 +103,7 @@ func releaseImage() *odata.Resource {
 			},
 		},
 		Keys:  [][]string{{"is_part_of__release", "image"}},
-		Rules: readOnly(mayUseParent, ownParent),
+		Rules: readOnly(onRelease),
 	}
 }
 
@@ -155,7 +126,7 @@ func imageLabel() *odata.Resource {
 			{Name: "value", Type: odata.String},
 		},
 		Keys:  [][]string{{"release_image", "label_name"}},
-		Rules: readOnly(mayReadInside, ownInside),
+		Rules: insideRules(),
 	}
 }
 
@@ -170,7 +141,7 @@ func imageEnvVar() *odata.Resource {
 			{Name: "value", Type: odata.String},
 		},
 		Keys:  [][]string{{"release_image", "name"}},
-		Rules: readOnly(mayReadInside, ownInside),
+		Rules: insideRules(),
 	}
 }
 
@@ -187,14 +158,8 @@ func releaseTag() *odata.Resource {
 			{Name: "tag_key", Type: odata.String, MaxLen: 1000},
 			{Name: "value", Type: odata.String},
 		},
-		Keys: [][]string{{"release", "tag_key"}},
-		Rules: map[access.Kind]odata.Rule{
-			access.User: {
-				Read: mayUseParent, Create: mayUseParent, Update: mayUseParent, Delete: mayUseParent,
-				Write: []string{"release", "tag_key", "value"},
-			},
-			access.Device: {Read: ownParent},
-		},
+		Keys:   [][]string{{"release", "tag_key"}},
+		Rules:  tagRules("release", "tag_key", "value"),
 		Before: []odata.Hook{fleet.ValidateTag},
 	}
 }

@@ -243,6 +243,18 @@ func (w *World) Fleet(by access.Caller, name, deviceType string) int64 {
 	})
 }
 
+// Join makes a person a member of a fleet.
+func (w *World) Join(who access.Caller, fleetID int64, level access.Level) {
+	w.t.Helper()
+	w.Write(func(tx *db.Tx) error {
+		_, err := tx.ExecContext(w.t.Context(), `INSERT INTO user_application_membership (created_at, "user", is_member_of__application,
+			application_membership_role) VALUES (?, ?, ?, ?)
+			ON CONFLICT ("user", is_member_of__application) DO UPDATE SET application_membership_role = excluded.application_membership_role`,
+			tx.NowText(), who.User, fleetID, int(level))
+		return err
+	})
+}
+
 // Device makes a device in a fleet and gives it as a caller.
 func (w *World) Device(fleetID int64) access.Caller {
 	w.t.Helper()

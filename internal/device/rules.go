@@ -1,0 +1,65 @@
+package device
+
+import (
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/odata"
+)
+
+// Who may see and change a device: observers and operators of its fleet or of the device alone (a support grant), and (its state
+// only) the device itself. See [access.On].
+const (
+	itself       = "id eq @device"
+	deviceItself = "device eq @device"
+	ofFleetKey   = "belongs_to__application eq @fleet"
+)
+
+var (
+	onDevice       = []string{"device"}
+	throughInstall = []string{"service_install", "device"}
+)
+
+// writtenByUsers are the columns of a device that people give. uuid, device type and fleet are needed to make one.
+var writtenByUsers = []string{
+	"uuid", "device_name", "note", "local_id", "is_of__device_type", "belongs_to__application", "is_pinned_on__release",
+	"is_active", "is_web_accessible", "is_locked_until__date", "is_accessible_by_support_until__date",
+	"custom_latitude", "custom_longitude",
+}
+
+// writtenByItself are the columns of its own row that a device gives: its state, and nothing that decides what it is or runs.
+var writtenByItself = []string{
+	"status", "os_version", "os_variant", "supervisor_version", "provisioning_progress", "provisioning_state",
+	"download_progress", "ip_address", "mac_address", "memory_usage", "memory_total", "storage_block_device", "storage_usage",
+	"storage_total", "cpu_usage", "cpu_temp", "cpu_id", "is_undervolted",
+}
+
+// ignoredFromItself are columns that real supervisors try to write and would for ever if they were refused: the initial name,
+// the pin of a preloaded release, and parts of reports that mean nothing here.
+var ignoredFromItself = []string{"device_name", "is_pinned_on__release", "is_online", "public_address"}
+
+func deviceRules() map[access.Kind]odata.Rule {
+	may := access.On(access.Operator)
+	person := odata.Rule{
+		Read: access.On(access.Observer), Create: may, Update: may, Delete: may, Write: writtenByUsers,
+	}
+	return map[access.Kind]odata.Rule{
+		access.User: person, access.ScopedKey: person,
+		access.Device:   {Read: itself, Update: itself, Write: writtenByItself, Ignore: ignoredFromItself},
+		access.FleetKey: {Read: ofFleetKey},
+	}
+}
+
+// rowRules are those of what hangs on a device, which path leads to: observers read it, operators write the columns named, the
+// device itself reads it.
+func rowRules(path []string, write ...string) map[access.Kind]odata.Rule {
+	person := odata.Rule{Read: access.On(access.Observer, path...)}
+	if len(write) > 0 {
+		may := access.On(access.Operator, path...)
+		person.Create, person.Update, person.Delete, person.Write = may, may, may, write
+	}
+	own := access.Along("{}"+deviceItself, path[:len(path)-1]...)
+	return map[access.Kind]odata.Rule{
+		access.User: person, access.ScopedKey: person,
+		access.Device:   {Read: own},
+		access.FleetKey: {Read: access.Along("{}"+ofFleetKey, path...)},
+	}
+}

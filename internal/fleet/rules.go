@@ -1,0 +1,73 @@
+package fleet
+
+import (
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/odata"
+)
+
+// The navigations from what hangs on a fleet to the fleet, see [access.On].
+var (
+	onApplication  = []string{"application"}
+	throughService = []string{"service", "application"}
+)
+
+// readable is for the catalogue, which anybody may read.
+func readable() map[access.Kind]odata.Rule {
+	all := odata.Rule{Read: "true"}
+	return map[access.Kind]odata.Rule{
+		access.Anonymous: all, access.User: all, access.ScopedKey: all, access.Device: all, access.FleetKey: all,
+	}
+}
+
+// owned is for what hangs on a fleet, which path leads to: observers read it, people of a level write it, and the fleet's devices
+// read it with the filter own, if there is one.
+func owned(l access.Level, path []string, own string, write ...string) map[access.Kind]odata.Rule {
+	may := access.On(l, path...)
+	person := odata.Rule{Read: access.On(access.Observer, path...), Create: may, Update: may, Delete: may, Write: write}
+	rules := map[access.Kind]odata.Rule{access.User: person, access.ScopedKey: person}
+	if own != "" {
+		rules[access.Device], rules[access.FleetKey] = odata.Rule{Read: own}, odata.Rule{Read: own}
+	}
+	return rules
+}
+
+const (
+	ownParent  = "application eq @fleet"
+	ownService = "service/any(s:s/application eq @fleet)"
+)
+
+// applicationRules: every member of an organization may make a fleet in it, and becomes its developer.
+func applicationRules() map[access.Kind]odata.Rule {
+	person := odata.Rule{
+		Read: access.Seen(), Create: account.MemberOf("organization"),
+		Update: access.On(access.Developer), Delete: access.On(access.Administrator),
+		Write: []string{
+			"app_name", "organization", "is_for__device_type", "application_type", "is_of__class", "uuid", "is_archived",
+			"should_track_latest_release", "should_be_running__release", "is_stored_at__repository_url",
+		},
+	}
+	key := person
+	key.Create = "" // a key that is limited to some fleets makes no new ones
+	own := odata.Rule{Read: "id eq @fleet", Hide: []string{"is_stored_at__repository_url"}}
+	return map[access.Kind]odata.Rule{
+		access.Anonymous: {Read: "is_public", Hide: []string{"actor", "is_stored_at__repository_url"}},
+		access.User:      person,
+		access.ScopedKey: key,
+		access.Device:    own,
+		access.FleetKey:  own,
+	}
+}
+
+func serviceRules() map[access.Kind]odata.Rule {
+	// A service keeps its name: compositions of old releases speak of it.
+	may := access.On(access.Developer, onApplication...)
+	person := odata.Rule{
+		Read: access.Seen(onApplication...), Create: may, Delete: may, Write: []string{"application", "service_name"},
+	}
+	return map[access.Kind]odata.Rule{
+		access.Anonymous: {Read: access.Along("is_public", onApplication...)},
+		access.User:      person, access.ScopedKey: person,
+		access.Device: {Read: ownParent}, access.FleetKey: {Read: ownParent},
+	}
+}

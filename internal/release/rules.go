@@ -1,0 +1,75 @@
+package release
+
+import (
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/odata"
+)
+
+// The navigations from a release, and from what hangs on it, to the fleet; see [access.On].
+var (
+	onApplication = []string{"belongs_to__application"}
+	onRelease     = []string{"release"}
+	insideRelease = []string{"release_image", "is_part_of__release"}
+	builtService  = []string{"is_a_build_of__service", "application"}
+)
+
+const (
+	// seen is for people: observers of the fleet read all of its releases, everybody else the good ones of public fleets.
+	seen = "{}belongs_to__application/any(f:f/is_observed) or " + public
+	// public is what everybody may read.
+	public = "{}status eq 'success' and {}belongs_to__application/any(f:f/is_public)"
+	// own is for the devices of the fleet.
+	own = "{}belongs_to__application eq @fleet"
+)
+
+// readOnly is for what only builds write. Strangers see no build's words: those may tell of more than the result.
+func readOnly(path []string, hidden ...string) map[access.Kind]odata.Rule {
+	return readOnlyAs(access.Along(seen, path...), access.Along(public, path...), access.Along(own, path...), hidden...)
+}
+
+func readOnlyAs(people, anybody, devices string, hidden ...string) map[access.Kind]odata.Rule {
+	return map[access.Kind]odata.Rule{
+		access.Anonymous: {Read: anybody, Hide: hidden},
+		access.User:      {Read: people}, access.ScopedKey: {Read: people},
+		access.Device: {Read: devices, Hide: hidden}, access.FleetKey: {Read: devices, Hide: hidden},
+	}
+}
+
+// releaseRules: nobody makes a release or an image here; only a build does, see build.go.
+func releaseRules() map[access.Kind]odata.Rule {
+	may := access.On(access.Developer, onApplication...)
+	rules := readOnly(nil, "build_log")
+	person := rules[access.User]
+	person.Update, person.Delete = may, may
+	person.Write = []string{
+		"note", "known_issue_list", "is_invalidated", "invalidation_reason", "is_passing_tests", "is_final", "phase",
+		"status", "end_timestamp", "release_version",
+	}
+	rules[access.User], rules[access.ScopedKey] = person, person
+	return rules
+}
+
+// insideRules are those of what an image carries along; it may say more than a stranger should know.
+func insideRules() map[access.Kind]odata.Rule {
+	people := odata.Rule{Read: access.On(access.Observer, "release_image", "is_part_of__release", "belongs_to__application")}
+	devices := odata.Rule{Read: access.Along(own, insideRelease...)}
+	return map[access.Kind]odata.Rule{
+		access.User: people, access.ScopedKey: people, access.Device: devices, access.FleetKey: devices,
+	}
+}
+
+// imageRules: an image is seen by whoever sees a release that it is part of, and by observers of its service's fleet.
+func imageRules() map[access.Kind]odata.Rule {
+	part := access.Along(public, insideRelease...)
+	return readOnlyAs(access.On(access.Observer, builtService...)+" or "+part, part, access.Along("{}application eq @fleet", builtService[0]),
+		"build_log", "dockerfile", "error_message")
+}
+
+// tagRules are those of what people hang on a release.
+func tagRules(write ...string) map[access.Kind]odata.Rule {
+	rules := readOnly(onRelease)
+	may := access.On(access.Developer, "release", "belongs_to__application")
+	person := odata.Rule{Read: rules[access.User].Read, Create: may, Update: may, Delete: may, Write: write}
+	rules[access.User], rules[access.ScopedKey] = person, person
+	return rules
+}
