@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/handover"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -28,6 +29,9 @@ const (
 	maxHeaderBytes = 64 << 10
 	stopGrace      = 2 * time.Second
 )
+
+// strictTransport tells browsers never to come without TLS.
+const strictTransport = "max-age=31536000; includeSubDomains"
 
 // Config is the edge role's configuration.
 type Config struct {
@@ -58,6 +62,7 @@ type Server struct {
 	public *pki.KeyPair
 	hosts  map[string]http.Handler // by the first label of the host name; "" is the domain itself
 	known  string                  // the names, for people who ask for another
+	giver  *handover.Giver         // nil: the api role's requests are forwarded like any other's
 }
 
 // New makes the edge; it starts nothing.
@@ -102,8 +107,13 @@ func (s *Server) Handler() http.Handler {
 
 // route sends a request to the host it names.
 func (s *Server) route(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
-	h, ok := s.hosts[s.label(r.Host)]
+	w.Header().Set("Strict-Transport-Security", strictTransport)
+	label := s.label(r.Host)
+	if label == "api" && s.giver != nil { // on a connection made for another name, as browsers do where a certificate allows it
+		_ = web.WriteText(w, http.StatusMisdirectedRequest, "Ask this name on a connection of its own.\n")
+		return
+	}
+	h, ok := s.hosts[label]
 	if !ok {
 		_ = web.WriteText(w, http.StatusNotFound, "There is no such name here. This server answers at "+s.known+".\n")
 		return
@@ -173,7 +183,12 @@ func (s *Server) Run(ctx context.Context, public, internal net.Listener) error {
 			Handler: s.Handler(), TLSConfig: s.publicTLS(), ErrorLog: errorLog,
 			ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		}
-		return web.Serve(ctx, srv, func() error { return srv.ServeTLS(public, "", "") }, stopGrace)
+		if s.giver == nil {
+			return web.Serve(ctx, srv, func() error { return srv.ServeTLS(public, "", "") }, stopGrace)
+		}
+		own := newInside(public.Addr())
+		group.Go(func() error { return (&door{Server: s, public: public, own: own}).run(ctx) })
+		return web.Serve(ctx, srv, func() error { return srv.ServeTLS(own, "", "") }, stopGrace)
 	})
 	group.Go(func() error {
 		srv := &http.Server{

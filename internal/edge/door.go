@@ -1,0 +1,178 @@
+package edge
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/handover"
+)
+
+// maxUndecided bounds how many connections may be at the door, their first message not read or not taken over yet; it is what
+// a flood of silent clients costs. A connection beyond it is closed.
+const maxUndecided = 8192
+
+// HandOver makes the edge hand the api role's connections over, unread but for the name they ask for, instead of reading and
+// forwarding their requests. Call it before Run.
+func (s *Server) HandOver(g *handover.Giver) { s.giver = g }
+
+// door accepts the public's connections and gives each to who serves the name that it asks for.
+type door struct {
+	*Server
+	public net.Listener
+	own    *inside
+}
+
+// run lets connections in until the context ends, and waits for those that are still at the door.
+func (d *door) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return d.giver.Run(ctx) })
+	group.Go(func() error {
+		stop := context.AfterFunc(ctx, func() { _ = d.public.Close() })
+		defer stop()
+		var entering sync.WaitGroup
+		defer entering.Wait()
+		places := make(chan struct{}, maxUndecided)
+		for wait := time.Millisecond; ; {
+			conn, err := d.public.Accept()
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err != nil {
+				if errors.Is(err, net.ErrClosed) {
+					return fmt.Errorf("edge: accept: %w", err)
+				}
+				d.log.WarnContext(ctx, "a connection could not be accepted", "error", err, "again_in", wait)
+				_ = pause(ctx, wait) // out of files, most likely: others must end first
+				wait = min(2*wait, time.Second)
+				continue
+			}
+			wait = time.Millisecond
+			select {
+			case places <- struct{}{}:
+			default:
+				_ = conn.Close()
+				continue
+			}
+			entering.Go(func() {
+				defer func() { <-places }()
+				stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+				defer stop()
+				d.enter(ctx, conn)
+			})
+		}
+	})
+	return group.Wait()
+}
+
+// enter finds out whom a connection is for.
+func (d *door) enter(ctx context.Context, conn net.Conn) {
+	name, read, err := readHello(conn)
+	if err != nil || ctx.Err() != nil {
+		_ = conn.Close()
+		return
+	}
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok || !d.isAPI(name) {
+		d.own.put(handover.Replayed(conn, read))
+		return
+	}
+	switch err := d.giver.Give(ctx, tcp, read); {
+	case err == nil:
+	case ctx.Err() != nil:
+		_ = conn.Close()
+	default:
+		d.log.WarnContext(ctx, "the api role did not take a connection", "error", err)
+		d.turnAway(handover.Replayed(conn, read), conn)
+	}
+}
+
+// isAPI reports whether a name that a client asks for is the api role's.
+func (s *Server) isAPI(name string) bool {
+	return strings.EqualFold(strings.TrimSuffix(name, "."), s.cfg.Site.Host("api"))
+}
+
+// Times of an answer to a client that is turned away.
+const (
+	turnTimeout = 10 * time.Second
+	quiet       = 300 * time.Millisecond // without a byte from the client, its request is here or not coming
+)
+
+// turnAway answers 503 in the api role's place. It does not decrypt the request: no token is ever read here, whatever happens.
+func (s *Server) turnAway(conn, raw net.Conn) {
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(turnTimeout))
+	cfg := s.publicTLS()
+	cfg.NextProtos = []string{"http/1.1"}
+	cfg.SessionTicketsDisabled = true // the next connection is the api role's, which would not know the ticket
+	secure := tls.Server(conn, cfg)
+	if secure.Handshake() != nil {
+		return
+	}
+	buf := make([]byte, 4<<10)
+	_ = raw.SetReadDeadline(time.Now().Add(quiet))
+	_, _ = raw.Read(buf) // an answer before the request would confuse its client
+	_ = raw.SetReadDeadline(time.Now().Add(lingerTime))
+	if _, err := secure.Write([]byte(turnedAway)); err != nil || secure.CloseWrite() != nil {
+		return
+	}
+	for { // what is still on its way must not become a reset that overtakes the answer
+		if _, err := raw.Read(buf); err != nil {
+			return
+		}
+	}
+}
+
+var turnedAway = func() string {
+	body := `"the ` + api.RoleAPI + ` role is not answering; it is being restarted"`
+	return "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\nRetry-After: 2\r\n" +
+		"Strict-Transport-Security: " + strictTransport + "\r\nConnection: close\r\n" +
+		fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(body), body)
+}()
+
+// inside is the listener of the connections that the edge serves itself.
+type inside struct {
+	addr   net.Addr
+	conns  chan net.Conn
+	once   sync.Once
+	closed chan struct{}
+}
+
+func newInside(addr net.Addr) *inside {
+	return &inside{addr: addr, conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+func (i *inside) put(conn net.Conn) {
+	select {
+	case i.conns <- conn:
+	case <-i.closed:
+		_ = conn.Close()
+	}
+}
+
+// Accept implements net.Listener.
+func (i *inside) Accept() (net.Conn, error) {
+	select {
+	case conn := <-i.conns:
+		return conn, nil
+	case <-i.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (i *inside) Close() error {
+	i.once.Do(func() { close(i.closed) })
+	return nil
+}
+
+// Addr implements net.Listener.
+func (i *inside) Addr() net.Addr { return i.addr }
