@@ -86,11 +86,11 @@ func New(cfg Config) (*Accounts, error) {
 
 // NewActor makes an actor, for a fleet or a device about to be inserted.
 func NewActor(ctx context.Context, tx *db.Tx) (int64, error) {
-	res, err := tx.ExecContext(ctx, `INSERT INTO actor DEFAULT VALUES`)
-	if err != nil {
+	var id int64
+	if err := tx.QueryRowContext(ctx, `INSERT INTO actor DEFAULT VALUES RETURNING id`).Scan(&id); err != nil {
 		return 0, fmt.Errorf("account: new actor: %w", err)
 	}
-	return res.LastInsertId()
+	return id, nil
 }
 
 // DeleteActor removes the actor of a deleted fleet or device, and with it every key it had.

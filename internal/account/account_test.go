@@ -116,7 +116,7 @@ func (f *fixture) fleet(id int64, owner access.Caller) (fleet, device int64) {
 			return err
 		}
 		if _, err := tx.ExecContext(f.ctx, `INSERT INTO application (id, actor, organization)
-			SELECT ?, ?, is_member_of__organization FROM organization_membership WHERE user = ?`, id, fa, owner.User); err != nil {
+			SELECT ?, ?, is_member_of__organization FROM organization_membership WHERE "user" = ?`, id, fa, owner.User); err != nil {
 			return err
 		}
 		da, err := account.NewActor(f.ctx, tx)

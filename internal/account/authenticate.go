@@ -40,7 +40,7 @@ func (a *Accounts) bySession(ctx context.Context, tx *db.Tx, token string) (acce
 	}
 	var caller = access.Caller{Kind: access.User}
 	var used sql.NullString
-	err = tx.QueryRowContext(ctx, `SELECT s.id, s.last_used_at, u.id, u.actor, u.username FROM session s JOIN user u ON u.id = s.user
+	err = tx.QueryRowContext(ctx, `SELECT s.id, s.last_used_at, u.id, u.actor, u.username FROM session s JOIN "user" u ON u.id = s.user
 		WHERE s.token_hash = ? AND s.user = ? AND s.expires_at > ?`, a.hash.sessionID(c.JTI), c.ID, tx.NowText()).
 		Scan(&caller.Session, &used, &caller.User, &caller.Actor, &caller.Name)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -63,7 +63,7 @@ func (a *Accounts) byKey(ctx context.Context, tx *db.Tx, token string) (access.C
 	err := tx.QueryRowContext(ctx, `SELECT k.id, k.kind, k.is_of__actor, k.expiry_date, k.last_used_at, u.id, u.username, f.id, d.id, d.uuid,
 			d.belongs_to__application
 		FROM api_key k
-		LEFT JOIN user u ON k.kind = 'user' AND u.actor = k.is_of__actor
+		LEFT JOIN "user" u ON k.kind = 'user' AND u.actor = k.is_of__actor
 		LEFT JOIN application f ON k.kind = 'provisioning' AND f.actor = k.is_of__actor
 		LEFT JOIN device d ON k.kind = 'device' AND d.actor = k.is_of__actor
 		WHERE k.key_hash = ?`, a.hash.Token(token)).

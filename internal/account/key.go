@@ -168,10 +168,17 @@ func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, kind, prefix string, a
 		expiry = db.FormatTime(*spec.Expiry)
 	}
 	hash := a.hash.Token(token)
-	_, err := tx.ExecContext(ctx, `INSERT INTO api_key (created_at, kind, key_hash, is_of__actor, name, description, expiry_date, max_uses)
-		VALUES (?, ?, ?, ?, NULLIF(?, ''), NULLIF(?, ''), ?, NULLIF(?, 0))`,
+	res, err := tx.ExecContext(ctx, `INSERT INTO api_key (created_at, kind, key_hash, is_of__actor, name, description, expiry_date, max_uses)
+		VALUES (?, ?, ?, ?, NULLIF(?, ''), NULLIF(?, ''), ?, NULLIF(?, 0)) ON CONFLICT (key_hash) DO NOTHING`,
 		tx.NowText(), kind, hash, actor, spec.Name, spec.Description, expiry, spec.MaxUses)
-	if db.IsUnique(err) {
+	if err != nil {
+		return "", fmt.Errorf("create key: %w", err)
+	}
+	made, err := res.RowsAffected()
+	if err != nil {
+		return "", fmt.Errorf("create key: %w", err)
+	}
+	if made == 0 {
 		// The same device repeating its exchange is fine; anybody else's key is not.
 		holds, herr := a.KeyHolds(ctx, tx, actor, token)
 		if herr != nil {
@@ -181,9 +188,6 @@ func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, kind, prefix string, a
 			return token, nil
 		}
 		return "", api.Errorf(api.Conflict, `"key" must be unique.`)
-	}
-	if err != nil {
-		return "", fmt.Errorf("create key: %w", err)
 	}
 	return token, nil
 }

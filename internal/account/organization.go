@@ -53,7 +53,7 @@ func freeHandle(ctx context.Context, tx *db.Tx, name string) (string, error) {
 }
 
 func addMember(ctx context.Context, tx *db.Tx, organization, user int64, role int) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO organization_membership (created_at, user, is_member_of__organization,
+	_, err := tx.ExecContext(ctx, `INSERT INTO organization_membership (created_at, "user", is_member_of__organization,
 		organization_membership_role) VALUES (?, ?, ?, ?)`, tx.NowText(), user, organization, role)
 	if err != nil {
 		return fmt.Errorf("add member: %w", err)
@@ -68,7 +68,7 @@ func MayGiveAway(ctx context.Context, tx *db.Tx, by access.Caller, from, to int6
 		return nil
 	}
 	var administers bool
-	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization_membership WHERE user = ?
+	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization_membership WHERE "user" = ?
 		AND is_member_of__organization = ? AND organization_membership_role = ?)`, by.User, from, roleAdministrator).Scan(&administers)
 	if err != nil {
 		return fmt.Errorf("give away: %w", err)

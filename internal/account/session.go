@@ -37,7 +37,7 @@ func (a *Accounts) Login(ctx context.Context, req api.Login, from From) (string,
 	err = a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		// The password may have been changed while it was checked; that ended all sessions and must end this one.
 		var same bool
-		err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM user WHERE id = ? AND password = ?)`, id, hash).Scan(&same)
+		err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM "user" WHERE id = ? AND password = ?)`, id, hash).Scan(&same)
 		if err != nil {
 			return err
 		}
@@ -56,7 +56,7 @@ func (a *Accounts) Login(ctx context.Context, req api.Login, from From) (string,
 // passwordOf finds a user's id and hash; of nobody, the decoy's.
 func (a *Accounts) passwordOf(ctx context.Context, where string, arg any) (id int64, hash string, err error) {
 	err = a.cfg.DB.Read(ctx, func(tx *db.Tx) error {
-		return tx.QueryRowContext(ctx, `SELECT id, password FROM user WHERE `+where, arg).Scan(&id, &hash)
+		return tx.QueryRowContext(ctx, `SELECT id, password FROM "user" WHERE `+where, arg).Scan(&id, &hash)
 	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, a.decoy, nil
@@ -84,7 +84,7 @@ func (a *Accounts) checkPassword(ctx context.Context, account, hash, password, a
 
 func (a *Accounts) openSession(ctx context.Context, tx *db.Tx, user int64, authenticated time.Time, from From) (string, error) {
 	jti, expires := newToken(""), tx.Now.Add(a.cfg.SessionLife)
-	_, err := tx.ExecContext(ctx, `INSERT INTO session (user, token_hash, created_at, authenticated_at, expires_at, address, user_agent)
+	_, err := tx.ExecContext(ctx, `INSERT INTO session ("user", token_hash, created_at, authenticated_at, expires_at, address, user_agent)
 		VALUES (?, ?, ?, ?, ?, ?, ?)`, user, a.hash.sessionID(jti), tx.NowText(), db.FormatTime(authenticated), db.FormatTime(expires),
 		from.Address, clip(from.UserAgent, 200))
 	if err != nil {
@@ -116,7 +116,7 @@ func (a *Accounts) Refresh(ctx context.Context, by access.Caller, password strin
 	var token string
 	err := a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		var at string
-		err := tx.QueryRowContext(ctx, `DELETE FROM session WHERE id = ? AND user = ? RETURNING authenticated_at`, by.Session, by.User).Scan(&at)
+		err := tx.QueryRowContext(ctx, `DELETE FROM session WHERE id = ? AND "user" = ? RETURNING authenticated_at`, by.Session, by.User).Scan(&at)
 		if errors.Is(err, sql.ErrNoRows) {
 			return api.ErrUnauthorized // two refreshes at once: the second one comes too late
 		}
@@ -145,7 +145,7 @@ func (a *Accounts) Sessions(ctx context.Context, tx *db.Tx, by access.Caller) ([
 		return nil, api.Errorf(api.Forbidden, "an API key may not see sessions")
 	}
 	rows, err := tx.QueryContext(ctx, `SELECT id, created_at, expires_at, last_used_at, address, user_agent FROM session
-		WHERE user = ? AND expires_at > ? ORDER BY id DESC LIMIT 1000`, by.User, tx.NowText())
+		WHERE "user" = ? AND expires_at > ? ORDER BY id DESC LIMIT 1000`, by.User, tx.NowText())
 	if err != nil {
 		return nil, fmt.Errorf("list sessions: %w", err)
 	}
@@ -178,7 +178,7 @@ func (a *Accounts) EndSession(ctx context.Context, tx *db.Tx, by access.Caller, 
 		id = by.Session
 	}
 	var n int
-	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM session WHERE id = ? AND user = ?`, id, by.User).Scan(&n); err != nil {
+	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM session WHERE id = ? AND "user" = ?`, id, by.User).Scan(&n); err != nil {
 		return fmt.Errorf("end session: %w", err)
 	}
 	if n == 0 {

@@ -21,7 +21,7 @@ var userName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{1,38}[a-z0-9]$`)
 func (a *Accounts) Bootstrap(ctx context.Context, email, username string) (*api.Admin, error) {
 	var exists bool
 	look := func(tx *db.Tx) error {
-		return tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM user) AND NOT (`+untouched+`)`).Scan(&exists)
+		return tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM "user") AND NOT (`+untouched+`)`).Scan(&exists)
 	}
 	if err := a.cfg.DB.Read(ctx, look); err != nil || exists {
 		return nil, err // before a password is hashed for nothing
@@ -55,7 +55,7 @@ func (a *Accounts) Bootstrap(ctx context.Context, email, username string) (*api.
 
 // untouched says that there is the first user only, and that nobody has ever used what it was made with: its secrets were lost
 // when a first start was cut off before they were written down, and nothing is lost by making them anew.
-const untouched = `(SELECT count(*) FROM user) = 1 AND NOT EXISTS (SELECT 1 FROM session)
+const untouched = `(SELECT count(*) FROM "user") = 1 AND NOT EXISTS (SELECT 1 FROM session)
 	AND (SELECT count(*) = 1 AND max(last_used_at) IS NULL AND max(name) = '` + firstKey + `' FROM api_key)`
 
 // firstKey is the name of the key that the first user is made with.
@@ -64,7 +64,7 @@ const firstKey = "first key"
 // firstUser makes the first user, or gives the one that nobody could use yet a new password and no key.
 func firstUser(ctx context.Context, tx *db.Tx, admin *api.Admin, hash string) (int64, error) {
 	var id int64
-	err := tx.QueryRowContext(ctx, `UPDATE user SET password = ? RETURNING id, email, username`, hash).Scan(&id, &admin.Email, &admin.Username)
+	err := tx.QueryRowContext(ctx, `UPDATE "user" SET password = ? RETURNING id, email, username`, hash).Scan(&id, &admin.Email, &admin.Username)
 	if errors.Is(err, sql.ErrNoRows) {
 		return insertUser(ctx, tx, admin.Email, admin.Username, hash)
 	}
@@ -112,7 +112,7 @@ func (a *Accounts) SetPassword(ctx context.Context, who, password string) (api.N
 	var made api.NewUser
 	var id int64
 	err := a.cfg.DB.Read(ctx, func(tx *db.Tx) error {
-		return tx.QueryRowContext(ctx, `SELECT id, email, username FROM user WHERE email = ?1 OR username = ?1`, strings.ToLower(who)).
+		return tx.QueryRowContext(ctx, `SELECT id, email, username FROM "user" WHERE email = ?1 OR username = ?1`, strings.ToLower(who)).
 			Scan(&id, &made.Email, &made.Username)
 	})
 	if errors.Is(err, sql.ErrNoRows) {
@@ -129,10 +129,10 @@ func (a *Accounts) SetPassword(ctx context.Context, who, password string) (api.N
 		return made, err
 	}
 	err = a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
-		if _, err := tx.ExecContext(ctx, `UPDATE user SET password = ? WHERE id = ?`, hash, id); err != nil {
+		if _, err := tx.ExecContext(ctx, `UPDATE "user" SET password = ? WHERE id = ?`, hash, id); err != nil {
 			return err
 		}
-		return a.endSessions(ctx, tx, `user = ?`, id)
+		return a.endSessions(ctx, tx, `"user" = ?`, id)
 	})
 	if err != nil {
 		return api.NewUser{}, fmt.Errorf("set password: %w", err)
@@ -168,23 +168,17 @@ func insertUser(ctx context.Context, tx *db.Tx, email, username, hash string) (i
 	if err != nil {
 		return 0, err
 	}
-	res, err := tx.ExecContext(ctx, `INSERT INTO organization (created_at, name, handle) VALUES (?, ?, ?)`, tx.NowText(), username, handle)
-	if err != nil {
+	var org, id int64
+	if err = tx.QueryRowContext(ctx, `INSERT INTO organization (created_at, name, handle) VALUES (?, ?, ?) RETURNING id`,
+		tx.NowText(), username, handle).Scan(&org); err != nil {
 		return 0, err
 	}
-	org, err := res.LastInsertId()
-	if err != nil {
-		return 0, err
-	}
-	res, err = tx.ExecContext(ctx, `INSERT INTO user (created_at, actor, username, email, password, has_legacy_link_to__organization)
-		VALUES (?, ?, ?, ?, ?, ?)`, tx.NowText(), actor, username, email, hash, org)
+	err = tx.QueryRowContext(ctx, `
+INSERT INTO "user" (created_at, actor, username, email, password, has_legacy_link_to__organization)
+VALUES (?, ?, ?, ?, ?, ?) RETURNING id`, tx.NowText(), actor, username, email, hash, org).Scan(&id)
 	if db.IsUnique(err) {
 		return 0, api.Errorf(api.Conflict, "there is a user of that name or e-mail address already")
 	}
-	if err != nil {
-		return 0, err
-	}
-	id, err := res.LastInsertId()
 	if err != nil {
 		return 0, err
 	}
@@ -198,7 +192,7 @@ func (a *Accounts) Whoami(ctx context.Context, tx *db.Tx, by access.Caller) (*ap
 	switch by.Kind {
 	case access.User:
 		me.ActorType, me.ActorTypeID, me.Email = string(OfUser), by.User, new(string)
-		err = tx.QueryRowContext(ctx, `SELECT username, email FROM user WHERE id = ?`, by.User).Scan(&me.Username, me.Email)
+		err = tx.QueryRowContext(ctx, `SELECT username, email FROM "user" WHERE id = ?`, by.User).Scan(&me.Username, me.Email)
 	case access.Device:
 		me.ActorType, me.ActorTypeID = string(OfDevice), by.Device
 		err = tx.QueryRowContext(ctx, `SELECT uuid FROM device WHERE id = ?`, by.Device).Scan(&me.UUID)

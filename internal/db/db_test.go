@@ -178,6 +178,10 @@ func TestAValueIsBounded(t *testing.T) {
 	d, ctx := open(t), t.Context()
 	var n int
 	err := d.Read(ctx, func(tx *db.Tx) error {
+		if tx.Dialect() == db.Postgres { // what it computes stays there; what it sends is bounded
+			var s string
+			return tx.QueryRowContext(ctx, `SELECT repeat('x', CAST(? AS INTEGER))`, db.MaxValue).Scan(&s)
+		}
 		return tx.QueryRowContext(ctx, `SELECT length(hex(zeroblob(?)))`, db.MaxValue).Scan(&n)
 	})
 	if !db.IsTooBig(err) {
@@ -197,6 +201,12 @@ func TestASnapshotIsWhole(t *testing.T) {
 		t.Error(err)
 	}
 	file := filepath.Join(t.TempDir(), "copy.db")
+	if d.Dialect() == db.Postgres {
+		if err := d.Snapshot(ctx, file); err == nil {
+			t.Error("a server's database was written to a file")
+		}
+		return
+	}
 	err := d.Write(ctx, func(tx *db.Tx) error { // the copy waits for no writer, and no writer for the copy
 		if _, err := tx.ExecContext(ctx, `INSERT INTO t (v) VALUES ('too late')`); err != nil {
 			return err

@@ -160,6 +160,7 @@ type serverConn struct {
 	readOnly  bool
 	calledOff bool              // the transaction lost against another one
 	texts     map[string]string // statements with PostgreSQL's placeholders
+	open      *serverRows       // rows that still come in: the server sends those of one statement at a time
 }
 
 // keepTexts bounds the statements that are remembered with their placeholders.
@@ -204,6 +205,9 @@ func (c *serverConn) ExecContext(ctx context.Context, query string, args []drive
 	if len(args) > maxValues {
 		return nil, errTooMany
 	}
+	if err := c.free(); err != nil {
+		return nil, err
+	}
 	res, err := c.Conn.ExecContext(ctx, c.text(query), args)
 	return res, c.failed(ctx, err)
 }
@@ -213,25 +217,62 @@ func (c *serverConn) QueryContext(ctx context.Context, query string, args []driv
 	if len(args) > maxValues {
 		return nil, errTooMany
 	}
+	if err := c.free(); err != nil {
+		return nil, err
+	}
 	alone := c.readOnly && c.Conn.Conn().PgConn().TxStatus() == 'I'
 	rs, err := c.Conn.QueryContext(ctx, c.text(query), args)
+	if err != nil && alone && ctx.Err() == nil && c.Conn.Conn().IsClosed() {
+		return nil, driver.ErrBadConn
+	}
+	return c.rows(ctx, rs, err)
+}
+
+func (c *serverConn) rows(ctx context.Context, rs driver.Rows, err error) (driver.Rows, error) {
 	if err != nil {
-		if alone && ctx.Err() == nil && c.Conn.Conn().IsClosed() {
-			return nil, driver.ErrBadConn
-		}
 		return nil, c.failed(ctx, err)
 	}
 	held, ok := rs.(*stdlib.Rows)
 	if !ok {
 		return nil, errors.Join(fmt.Errorf("db: the driver's rows are a %T", rs), rs.Close())
 	}
-	return &serverRows{Rows: held, conn: c, ctx: ctx}, nil
+	c.open = &serverRows{Rows: held, conn: c, ctx: ctx}
+	return c.open, nil
+}
+
+// free takes in the rest of the rows that still come, so that another statement can run before they have been read, as it can
+// on SQLite.
+func (c *serverConn) free() error {
+	rows := c.open
+	if rows == nil {
+		return nil
+	}
+	c.open = nil
+	for {
+		row := make([]driver.Value, len(rows.Columns()))
+		if err := rows.Rows.Next(row); err != nil {
+			rows.end = c.failed(rows.ctx, err)
+			break
+		}
+		rows.kept = append(rows.kept, row)
+	}
+	return rows.Rows.Close()
 }
 
 // PrepareContext implements driver.ConnPrepareContext.
 func (c *serverConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	if err := c.free(); err != nil {
+		return nil, err
+	}
 	s, err := c.Conn.PrepareContext(ctx, c.text(query))
-	return s, c.failed(ctx, err)
+	if err != nil {
+		return nil, c.failed(ctx, err)
+	}
+	held, ok := s.(*stdlib.Stmt)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("db: the driver's statement is a %T", s), s.Close())
+	}
+	return &serverStmt{Stmt: held, conn: c}, nil
 }
 
 // CheckNamedValue implements driver.NamedValueChecker: values are what SQLite takes, truth values are 0 and 1.
@@ -256,7 +297,7 @@ func (c *serverConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver
 	if raw.IsClosed() {
 		return nil, driver.ErrBadConn
 	}
-	c.calledOff = false
+	c.calledOff, c.open = false, nil
 	use := pgx.TxOptions{IsoLevel: pgx.Serializable}
 	if opts.ReadOnly {
 		use = pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
@@ -299,17 +340,60 @@ func (t serverTx) Rollback() error {
 	return t.conn.failed(ctx, err)
 }
 
+// serverStmt is a statement that its caller prepared, for a loop.
+type serverStmt struct {
+	*stdlib.Stmt
+	conn *serverConn
+}
+
+// ExecContext implements driver.StmtExecContext.
+func (s *serverStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	if err := s.conn.free(); err != nil {
+		return nil, err
+	}
+	res, err := s.Stmt.ExecContext(ctx, args)
+	return res, s.conn.failed(ctx, err)
+}
+
+// QueryContext implements driver.StmtQueryContext.
+func (s *serverStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	if err := s.conn.free(); err != nil {
+		return nil, err
+	}
+	rs, err := s.Stmt.QueryContext(ctx, args)
+	return s.conn.rows(ctx, rs, err)
+}
+
+// serverRows are rows as the server sends them, or kept once another statement ran meanwhile.
 type serverRows struct {
 	*stdlib.Rows
 	conn *serverConn
 	ctx  context.Context //nolint:containedctx // the query's own, which its rows end with
+	kept [][]driver.Value
+	end  error // what came after the kept rows; nil: nothing was kept
 }
 
 // Next implements driver.Rows.
 func (r *serverRows) Next(dest []driver.Value) error {
+	if len(r.kept) > 0 {
+		copy(dest, r.kept[0])
+		r.kept = r.kept[1:]
+		return nil
+	}
+	if r.end != nil {
+		return r.end
+	}
 	err := r.Rows.Next(dest)
 	if err == nil || errors.Is(err, io.EOF) {
 		return err
 	}
 	return r.conn.failed(r.ctx, err)
+}
+
+// Close implements driver.Rows.
+func (r *serverRows) Close() error {
+	if r.conn.open == r {
+		r.conn.open = nil
+	}
+	return r.Rows.Close()
 }

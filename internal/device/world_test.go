@@ -198,7 +198,7 @@ func (w *world) create(by access.Caller, resource string, body map[string]any) i
 func (w *world) id(table, where string, args ...any) (id int64) {
 	w.Helper()
 	w.read(func(tx *db.Tx) error {
-		return tx.QueryRowContext(w.Context(), `SELECT id FROM `+table+` WHERE `+where, args...).Scan(&id)
+		return tx.QueryRowContext(w.Context(), `SELECT id FROM "`+table+`" WHERE `+where, args...).Scan(&id)
 	})
 	return id
 }
