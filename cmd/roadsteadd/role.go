@@ -28,12 +28,16 @@ type start func(ctx context.Context, in inherited, log *slog.Logger) error
 // inherited is what a role finds when it starts.
 type inherited struct {
 	dir    string
-	ln     net.Listener // its own
+	ln     net.Listener // of its role
+	own    net.Listener // of this process alone; nil when the role has only one
 	public net.Listener // of the edge
 	report *os.File     // of a role without a listener
 }
 
-type roleFlags struct{ dir, listen, public, logFormat string }
+type roleFlags struct {
+	dir, listen, public, logFormat string
+	more                           []string
+}
 
 func roleCommand() *cobra.Command {
 	var f roleFlags
@@ -59,6 +63,8 @@ Roles: ` + strings.Join(names, ", "),
 	fs.StringVar(&f.listen, "listen", "", "`ADDR:PORT` for the other roles; without it, the parent's open socket is used")
 	fs.StringVar(&f.public, "public", "", "`ADDR:PORT` for the public, of the edge")
 	fs.StringVar(&f.logFormat, "log-format", "text", "form of the log on standard error: text or json")
+	fs.StringSliceVar(&f.more, "more", nil, "names of further files that the parent hands over")
+	_ = fs.MarkHidden("more") // for the parent alone; the flag is there
 	return cmd
 }
 
@@ -122,11 +128,22 @@ func inherit(name string, f roleFlags) (inherited, error) {
 	if in.ln, err = listener(supervise.FDListener); err != nil {
 		return in, fmt.Errorf("no socket was handed over (start it with --listen): %w", err)
 	}
-	if name == roleEdge {
-		syscall.CloseOnExec(supervise.FDPublic)
-		in.public, err = listener(supervise.FDPublic)
+	for i, more := range f.more {
+		fd := supervise.FDMore + i
+		syscall.CloseOnExec(fd)
+		switch more {
+		case supervise.MoreOwn:
+			in.own, err = listener(uintptr(fd))
+		case supervise.MorePublic:
+			in.public, err = listener(uintptr(fd))
+		default:
+			err = fmt.Errorf("--more: %q is not known", more)
+		}
+		if err != nil {
+			return in, err
+		}
 	}
-	return in, err
+	return in, nil
 }
 
 func listener(fd uintptr) (net.Listener, error) {

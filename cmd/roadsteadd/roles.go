@@ -10,12 +10,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/apiserver"
 	"github.com/roadstead-io/roadstead/internal/builder"
 	"github.com/roadstead-io/roadstead/internal/builder/worker"
+	"github.com/roadstead-io/roadstead/internal/busserver"
 	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/edge"
 	"github.com/roadstead-io/roadstead/internal/registry"
@@ -45,7 +47,21 @@ var starts = map[string]start{
 		}
 		return s.Run(ctx, in.public, in.ln)
 	},
-	api.RoleAPI:      serve(apiserver.New),
+	api.RoleAPI: func(ctx context.Context, in inherited, log *slog.Logger) error {
+		cfg, err := load[apiserver.Config](in.dir)
+		if err != nil {
+			return err
+		}
+		s, err := apiserver.New(cfg, log)
+		if err != nil {
+			return err
+		}
+		if in.own == nil {
+			return s.Run(ctx, in.ln)
+		}
+		return s.Run(ctx, in.ln, in.own)
+	},
+	api.RoleBus:      serve(busserver.New),
 	api.RoleSigner:   serve(signer.New),
 	api.RoleRegistry: serve(registry.New),
 	api.RoleBuilder:  serve(builder.New),
@@ -118,7 +134,7 @@ func tell(ctx context.Context, report *os.File, w *worker.Worker) {
 
 // roles is every process of the server, in the order in which they start.
 func roles(f upFlags) []supervise.Role {
-	return []supervise.Role{
+	list := []supervise.Role{
 		{
 			Name: api.RoleSigner, Needs: []string{api.RoleAPI},
 			Config:  func(e supervise.Env) any { return signer.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers} },
@@ -158,7 +174,68 @@ func roles(f upFlags) []supervise.Role {
 			Config: func(e supervise.Env) any { return edge.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers} },
 		},
 	}
+	return slices.Insert(list, 1, apiRoles(f)...)
 }
+
+// apiRoles is the api role: one process with the message bus inside, or several and the bus as a role of its own.
+func apiRoles(f upFlags) []supervise.Role {
+	first := supervise.Role{
+		Name: api.RoleAPI, Needs: []string{api.RoleSigner, api.RoleBus}, Config: apiConfig(f, 0),
+		Prepare: func(dir string) error {
+			if err := once(filepath.Join(dir, pepperFile), newPepper); err != nil || f.apiProcesses > 1 {
+				return err
+			}
+			return takeOver(api.RoleBus, dir)
+		},
+	}
+	if f.apiProcesses <= 1 {
+		return []supervise.Role{first}
+	}
+	list := []supervise.Role{{
+		Name:    api.RoleBus,
+		Config:  func(e supervise.Env) any { return busserver.Config{Dir: e.Dir} },
+		Prepare: func(dir string) error { return takeOver(api.RoleAPI, dir) },
+	}, first}
+	for i := 1; i < f.apiProcesses; i++ {
+		list = append(list, supervise.Role{
+			Name: fmt.Sprintf("%s-%d", api.RoleAPI, i+1), Of: api.RoleAPI, Needs: first.Needs, Config: apiConfig(f, i),
+			Prepare: func(dir string) error { // the same pepper: a token that one of them made holds at all
+				pepper, err := os.ReadFile(filepath.Join(dir, "..", api.RoleAPI, pepperFile))
+				if err != nil {
+					return err
+				}
+				return durable.WriteFile(filepath.Join(dir, pepperFile), pepper, 0o600)
+			},
+		})
+	}
+	return list
+}
+
+// apiConfig makes the configuration of one process of the api role.
+func apiConfig(f upFlags, process int) func(supervise.Env) any {
+	return func(e supervise.Env) any {
+		return apiserver.Config{
+			Dir: e.Dir, Site: e.Site, Peers: e.Peers, Process: process, PublicCA: e.Layout.PublicCA(), PollInterval: f.poll,
+		}
+	}
+}
+
+// takeOver moves the rings of the bus, the devices' logs, from one role's directory into another's that has none: the number of
+// processes has changed.
+func takeOver(from, dir string) error {
+	to := filepath.Join(dir, busserver.Store)
+	if _, err := os.Lstat(to); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	err := os.Rename(filepath.Join(dir, "..", from, busserver.Store), to)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// pepperFile is the name of the key under which tokens are hashed.
+const pepperFile = "pepper"
 
 // once makes a file that does not exist yet.
 func once(file string, make func(string) error) error {

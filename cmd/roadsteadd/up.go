@@ -19,6 +19,7 @@ type upFlags struct {
 	data, domain, listen, sql, config string
 	buildkitd, logFormat              string
 	poll                              time.Duration
+	apiProcesses                      int
 }
 
 func upCommand() *cobra.Command {
@@ -47,8 +48,12 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.StringVar(&f.buildkitd, "buildkitd", "", "`PATH` of buildkitd; empty means beside this program, else on PATH")
 	fs.StringVar(&f.logFormat, "log-format", "text", "form of the log on standard error: text or json")
 	fs.DurationVar(&f.poll, "poll-interval", 10*time.Minute, "how often devices ask for news, unless a variable says otherwise")
+	fs.IntVar(&f.apiProcesses, "api-processes", 1, "how many processes the api role has; more than one needs PostgreSQL")
 	return cmd
 }
+
+// maxAPIProcesses is how many processes the api role may have on one machine.
+const maxAPIProcesses = 16
 
 func (f upFlags) check() error {
 	switch {
@@ -56,6 +61,10 @@ func (f upFlags) check() error {
 		return errors.New("--sql: PostgreSQL is not in this version; leave it out for SQLite in the data directory")
 	case f.sql != "" && f.sql != "sqlite":
 		return errors.New("--sql: only SQLite in the data directory is in this version; leave it out")
+	case f.apiProcesses < 1 || f.apiProcesses > maxAPIProcesses:
+		return fmt.Errorf("--api-processes %d: 1 to %d", f.apiProcesses, maxAPIProcesses)
+	case f.apiProcesses > 1 && f.sql == "":
+		return fmt.Errorf("--api-processes %d: several processes need PostgreSQL (--sql postgres://…); SQLite has one writer", f.apiProcesses)
 	case f.poll < time.Second:
 		return fmt.Errorf("--poll-interval %s: at least 1s", f.poll)
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/pem"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -59,7 +61,7 @@ func (s *Server) domain(pepper []byte) error {
 	if err != nil {
 		return err
 	}
-	if s.bus, err = bus.Open(bus.Config{Dir: filepath.Join(s.cfg.Dir, "bus"), Log: s.log}); err != nil {
+	if s.bus, err = s.openBus(); err != nil {
 		return err
 	}
 	if s.accounts, err = account.New(account.Config{
@@ -91,6 +93,17 @@ func (s *Server) domain(pepper []byte) error {
 	}
 	s.tasks = append(s.tasks, s.accounts.Run, s.releases.Run, s.devices.Run)
 	return nil
+}
+
+// openBus starts the message bus in this process, or connects to the one that several processes share.
+func (s *Server) openBus() (*bus.Bus, error) {
+	addr := s.cfg.Peers[api.RoleBus]
+	if addr == "" {
+		return bus.Open(bus.Config{Dir: filepath.Join(s.cfg.Dir, "bus"), Log: s.log})
+	}
+	return bus.Connect(bus.ConnectConfig{Node: s.cfg.Process, Log: s.log, Dial: func(ctx context.Context) (net.Conn, error) {
+		return s.identity.Dial(ctx, api.RoleBus, addr, bus.Protocol)
+	}})
 }
 
 // publicCA reads the root certificate that devices are told to trust; without a file there is none to tell.

@@ -15,8 +15,11 @@ type Config struct {
 	Dir string `json:"dir"`
 	// Site is where the public side of the server is reached.
 	Site api.Site `json:"site"`
-	// Peers gives the loopback address of every role that this one calls: the signer.
+	// Peers gives the loopback address of every role that this one calls: the signer, and the bus. Without a bus the message
+	// bus is inside this process, which is then the only one of its role.
 	Peers map[string]string `json:"peers"`
+	// Process tells the processes of the role apart, 0 to 15.
+	Process int `json:"process"`
 	// PublicCA is the file of the root certificate that devices and people are given to trust.
 	PublicCA string `json:"public_ca"`
 	// PollInterval is how often devices ask for their target state unless a variable says otherwise. 0 means ten minutes.
@@ -36,6 +39,10 @@ func (c *Config) Validate() error {
 		return errors.New("site.domain: not given")
 	case c.Site.Port < 0 || c.Site.Port > 65535:
 		return fmt.Errorf("site.port: %d is not a port", c.Site.Port)
+	case c.Process < 0 || c.Process > 15:
+		return fmt.Errorf("process: %d is not 0 to 15", c.Process)
+	case c.Process > 0 && c.Peers[api.RoleBus] == "":
+		return errors.New("peers.bus: not given, and several processes need one bus")
 	case c.PollInterval < 0:
 		return fmt.Errorf("poll_interval: %s is negative", c.PollInterval)
 	case c.PollInterval > 0 && c.PollInterval < time.Second:

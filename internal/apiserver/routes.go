@@ -72,7 +72,8 @@ func (s *Server) list() []route {
 
 // allRoles may ask for the health of a role: every certificate that the internal authority gave out.
 var allRoles = []string{
-	api.RoleEdge, api.RoleAPI, api.RoleSigner, api.RoleRegistry, api.RoleBuilder, api.RoleParent, api.RoleAdmin,
+	api.RoleEdge, api.RoleAPI, api.RoleSigner, api.RoleRegistry, api.RoleBuilder, api.RoleBus, api.RoleParent,
+	api.RoleAdmin,
 }
 
 // routes puts the list behind a mux.

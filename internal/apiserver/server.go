@@ -88,8 +88,9 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 // Handler is the whole role behind one handler.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// Run serves on a listener until the context ends, lets requests finish, ends the background work and closes the database.
-func (s *Server) Run(ctx context.Context, ln net.Listener) error {
+// Run serves on a listener, and on more when this is one of several processes, until the context ends, lets requests finish,
+// ends the background work and closes the database.
+func (s *Server) Run(ctx context.Context, ln net.Listener, more ...net.Listener) error {
 	defer func() { _ = s.Close() }()
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -110,7 +111,19 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	defer serveCancel()
 	stopWatch := context.AfterFunc(taskCtx, serveCancel) // a task that failed ends the role; the parent starts it again
 	defer stopWatch()
-	err := web.Serve(serveCtx, srv, func() error { return srv.ServeTLS(ln, "", "") }, grace)
+	err := web.Serve(serveCtx, srv, func() error {
+		var all errgroup.Group
+		for _, ln := range append([]net.Listener{ln}, more...) {
+			all.Go(func() error {
+				err := srv.ServeTLS(ln, "", "")
+				if !errors.Is(err, http.ErrServerClosed) {
+					_ = srv.Close() // one that fails ends all
+				}
+				return err
+			})
+		}
+		return all.Wait()
+	}, grace)
 	cancel()
 	if taskErr := tasks.Wait(); taskErr != nil && !errors.Is(taskErr, context.Canceled) {
 		err = errors.Join(err, taskErr)

@@ -24,11 +24,17 @@ const (
 )
 
 // The files a child finds open: its listener (or, for a quiet one, the pipe to tell how it is), the pipe whose end means that
-// the parent is gone, and the public listener.
+// the parent is gone, and from FDMore on those that --more names in their order.
 const (
 	FDListener = 3
 	FDParent   = 4
-	FDPublic   = 5
+	FDMore     = 5
+)
+
+// Names of further files.
+const (
+	MorePublic = "public" // the public listener
+	MoreOwn    = "own"    // a listener of this process alone, where its role has several
 )
 
 // State is how a role is.
@@ -46,8 +52,9 @@ const (
 type child struct {
 	role    Role
 	account *account // nil: the parent's own user
-	addr    string   // of its listener, "" for a quiet one
+	addr    string   // of its listener, "" for a quiet one; of its own where its role has several processes
 	files   []*os.File
+	more    []string // names of the files from FDMore on
 	plan    sandbox.Plan
 
 	mu       sync.Mutex // covers what follows
@@ -105,7 +112,11 @@ func (p *Parent) keep(stop context.Context, c *child) {
 
 // once starts the child and waits for its end.
 func (p *Parent) once(stop context.Context, c *child) error {
-	cmd := exec.Command(p.cfg.Exe, append([]string{"role", c.role.Name, "--dir", p.layout.Role(c.role.Name)}, p.cfg.Args...)...)
+	args := []string{"role", c.role.kind(), "--dir", p.layout.Role(c.role.Name)}
+	if len(c.more) > 0 {
+		args = append(args, "--more", strings.Join(c.more, ","))
+	}
+	cmd := exec.Command(p.cfg.Exe, append(args, p.cfg.Args...)...)
 	cmd.Dir = "/"
 	cmd.Env = p.cfg.Env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

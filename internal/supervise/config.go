@@ -30,6 +30,10 @@ type Config struct {
 // Role is one child process.
 type Role struct {
 	Name string
+	// Of names the role of which this is one more process: it has that role's certificate and Unix user and shares its
+	// listener, so that others reach whichever process takes their connection first. Its directory, its place in the status,
+	// and the listener on which the parent asks how it is are its own.
+	Of string
 	// Public marks the role that gets the public listener besides its own.
 	Public bool
 	// Quiet marks a child without a listener, which tells the parent how it is over a pipe.
@@ -54,12 +58,20 @@ type Role struct {
 type Env struct {
 	Dir    string            // the role's directory
 	Site   api.Site          // the public name and port
-	Peers  map[string]string // addresses of the roles it needs
+	Peers  map[string]string // addresses of the roles it needs; all processes of one role have one address
 	Layout Layout
 }
 
+// kind is what the role is to others: the name in its certificate.
+func (r Role) kind() string {
+	if r.Of != "" {
+		return r.Of
+	}
+	return r.Name
+}
+
 // user is the Unix user of a role.
-func (r Role) user() string { return "roadstead-" + r.Name }
+func (r Role) user() string { return "roadstead-" + r.kind() }
 
 // Validate names the field that is wrong.
 func (c Config) Validate() error {

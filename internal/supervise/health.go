@@ -22,7 +22,7 @@ const (
 // ask finds out over mutually authenticated TLS, as the role "parent", how a child is. The first question waits in the
 // listener's queue until the child takes it, so nothing polls while it starts.
 func (p *Parent) ask(ctx context.Context, c *child) {
-	peer := p.id.Client(c.role.Name, c.addr)
+	peer := p.id.Client(c.role.kind(), c.addr)
 	defer peer.HTTP.CloseIdleConnections()
 	for ctx.Err() == nil {
 		why, err := p.healthz(ctx, peer.HTTP, peer.URL)

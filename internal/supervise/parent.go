@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -45,8 +46,10 @@ type Parent struct {
 	public   *net.TCPListener
 	id       *pki.Identity
 	children []*child
-	alive    *os.File // the children's end of a pipe into which nobody writes: its end means that the parent is gone
-	hold     *os.File // the other end, which only this process has
+	shared   map[string]*os.File // the listener of each kind of role
+	peers    map[string]string   // its address
+	alive    *os.File            // the children's end of a pipe into which nobody writes: its end means that the parent is gone
+	hold     *os.File            // the other end, which only this process has
 	isReady  atomic.Bool
 	stopping atomic.Int64 // when the stop began, in Unix nanoseconds
 	saving   sync.Mutex   // covers run/roles.json
@@ -103,6 +106,8 @@ func (p *Parent) open() error {
 	if p.alive, p.hold, err = os.Pipe(); err != nil {
 		return err
 	}
+	p.shared = map[string]*os.File{}
+	p.peers = map[string]string{}
 	for _, r := range p.cfg.Roles {
 		c, err := p.newChild(r)
 		if err != nil {
@@ -113,31 +118,51 @@ func (p *Parent) open() error {
 	return nil
 }
 
+// several reports whether a role has more than one process.
+func (p *Parent) several(kind string) bool {
+	return slices.ContainsFunc(p.cfg.Roles, func(r Role) bool { return r.Of == kind })
+}
+
 // newChild opens what a child finds open, see FDListener.
 func (p *Parent) newChild(r Role) (*child, error) {
 	c := &child{role: r, state: Starting, since: time.Now(), changed: make(chan struct{}), files: []*os.File{nil, p.alive}}
 	if r.Quiet {
 		return c, nil // its pipe is made anew for every start
 	}
-	ln, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		return nil, err
+	kind := r.kind()
+	if p.shared[kind] == nil {
+		f, addr, err := loopback()
+		if err != nil {
+			return nil, err
+		}
+		p.shared[kind], p.peers[kind] = f, addr
 	}
-	c.addr = ln.Addr().String()
-	if c.files[0], err = ln.File(); err != nil {
-		return nil, errors.Join(err, ln.Close())
-	}
-	if err := ln.Close(); err != nil { // the file is the socket
-		return nil, err
+	c.files[0], c.addr = p.shared[kind], p.peers[kind]
+	if p.several(kind) {
+		f, addr, err := loopback()
+		if err != nil {
+			return nil, err
+		}
+		c.addr, c.files, c.more = addr, append(c.files, f), append(c.more, MoreOwn)
 	}
 	if r.Public {
 		f, err := p.public.File()
 		if err != nil {
 			return nil, err
 		}
-		c.files = append(c.files, f)
+		c.files, c.more = append(c.files, f), append(c.more, MorePublic)
 	}
 	return c, nil
+}
+
+// loopback opens a listening socket that children inherit.
+func loopback() (*os.File, string, error) {
+	ln, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return nil, "", err
+	}
+	f, err := ln.File()
+	return f, ln.Addr().String(), errors.Join(err, ln.Close()) // the file is the socket
 }
 
 func (p *Parent) close() {
@@ -173,10 +198,6 @@ func (p *Parent) furnishAll() error {
 		p.log.Warn("not started as root: all roles run as one user, which can read every role's secrets; production needs root",
 			"user", p.user)
 	}
-	peers := map[string]string{}
-	for _, c := range p.children {
-		peers[c.role.Name] = c.addr
-	}
 	for _, c := range p.children { // one after the other: one role's public key is made from another's secret
 		if err := p.secrets(c); err != nil {
 			return fmt.Errorf("role %s: %w", c.role.Name, err)
@@ -185,7 +206,7 @@ func (p *Parent) furnishAll() error {
 	var group errgroup.Group // at once: most of the time goes into waiting for the disk
 	for _, c := range p.children {
 		group.Go(func() error {
-			if err := p.furnish(c, peers); err != nil {
+			if err := p.furnish(c, p.peers); err != nil {
 				return fmt.Errorf("role %s: %w", c.role.Name, err)
 			}
 			return nil

@@ -147,14 +147,14 @@ func (p *Parent) furnish(c *child, peers map[string]string) error {
 	if c.account == nil {
 		return nil
 	}
-	return give(dir, c.account.uid, c.account.gid)
+	return give(dir, c.account.uid, c.account.gid, !c.role.Setuid)
 }
 
 // certify makes a role's certificates, or renews them when they are old. A role sees a renewal by itself, see pki.KeyPair.
 func (p *Parent) certify(c *child) error {
 	dir := p.layout.Role(c.role.Name)
-	if !c.role.Quiet && !p.internal.GoodRole(filepath.Join(dir, "cert.pem"), c.role.Name) {
-		leaf, err := p.internal.IssueRole(c.role.Name)
+	if !c.role.Quiet && !p.internal.GoodRole(filepath.Join(dir, "cert.pem"), c.role.kind()) {
+		leaf, err := p.internal.IssueRole(c.role.kind())
 		if err != nil {
 			return err
 		}
@@ -217,30 +217,41 @@ func (p *Parent) callers() error {
 }
 
 // give makes a user the owner of a directory and what is in it. Links are given, never followed. What lies deeper is walked
-// only when the directory itself belonged to another: after a restore, or when the user is new.
-func give(dir string, uid, gid int) error {
-	info, err := os.Lstat(dir)
-	if err != nil {
+// only when it, or the directory itself, belonged to another: after a restore, when the user is new, when it was another role's.
+// A role that makes files of further users (builds do) keeps its folders as they are.
+func give(dir string, uid, gid int, folders bool) error {
+	if err := giveFolder(dir, uid, gid); err != nil {
 		return err
-	}
-	if owner(info) != uid {
-		return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			return os.Lchown(path, uid, gid)
-		})
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if e.Type().IsRegular() {
-			if err := os.Lchown(filepath.Join(dir, e.Name()), uid, gid); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
+		path := filepath.Join(dir, e.Name())
+		switch {
+		case e.Type().IsRegular():
+			err = os.Lchown(path, uid, gid)
+		case folders && e.IsDir():
+			err = giveFolder(path, uid, gid)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	return nil
+}
+
+// giveFolder makes a user the owner of all of a folder that belongs to another.
+func giveFolder(dir string, uid, gid int) error {
+	info, err := os.Lstat(dir)
+	if err != nil || owner(info) == uid {
+		return err
+	}
+	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, uid, gid)
+	})
 }
