@@ -45,7 +45,7 @@ func freeHandle(ctx context.Context, tx *db.Tx, name string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if !taken {
+		if !taken && handle != SystemHandle {
 			return handle, nil
 		}
 	}
@@ -90,6 +90,8 @@ func (a *Accounts) beforeOrganization(ctx context.Context, tx *db.Tx, c *odata.C
 	}
 	handle, given := c.Values["handle"].(string)
 	switch {
+	case given && handle == SystemHandle:
+		return api.Errorf(api.Conflict, `"handle" must be unique.`) // taken, whether it is there yet or not
 	case given && (!handleForm.MatchString(handle) || len(handle) > maxHandle):
 		return api.Errorf(api.Invalid, "a handle has at most %d lower-case letters, digits, _ and -, and starts with a letter or digit",
 			maxHandle)
@@ -142,8 +144,9 @@ func (a *Accounts) afterMembership(ctx context.Context, tx *db.Tx, c *odata.Chan
 		return nil
 	}
 	var orphan bool
-	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization o WHERE NOT EXISTS (SELECT 1 FROM organization_membership m
-		WHERE m.is_member_of__organization = o.id AND m.organization_membership_role = ?))`, roleAdministrator).Scan(&orphan)
+	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization o WHERE o.handle <> ? AND NOT EXISTS (SELECT 1
+		FROM organization_membership m WHERE m.is_member_of__organization = o.id AND m.organization_membership_role = ?))`,
+		SystemHandle, roleAdministrator).Scan(&orphan)
 	if err != nil {
 		return fmt.Errorf("change membership: %w", err)
 	}
