@@ -13,41 +13,42 @@ import (
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
-// LevelSQL says whether the caller (@user, with the key @key) has a level on the fleet whose row is {t}. Everything but the row
-// itself is asked for in uncorrelated subqueries: both databases answer those once per statement, not once per row.
-func LevelSQL(l access.Level) string {
-	given := `{t}.organization IN (SELECT m.is_member_of__organization FROM organization_membership m
-			WHERE m."user" = @user AND m.organization_membership_role = ` + fmt.Sprint(roleAdministrator) + `)`
+// fleetsOf lists the fleets on which the caller (@user) has a level. It is written as a list, not as a condition on a row, so that
+// both databases make it once per statement and find the rows of the caller by their index: what others have costs nothing.
+func fleetsOf(l access.Level, support bool) string {
+	sql := `SELECT lf.id FROM organization_membership lm JOIN application lf ON lf.organization = lm.is_member_of__organization
+		WHERE lm."user" = @user AND lm.organization_membership_role = ` + fmt.Sprint(roleAdministrator)
 	if l < access.Administrator {
 		role := fmt.Sprint(int(l))
-		given += ` OR {t}.id IN (SELECT m.is_member_of__application FROM user_application_membership m
-			WHERE m."user" = @user AND m.application_membership_role >= ` + role + `)
-		OR {t}.id IN (SELECT g.grants_access_to__application FROM team_membership m
-			JOIN team_application_access g ON g.team = m.is_member_of__team
-			WHERE m."user" = @user AND g.application_membership_role >= ` + role + `)`
+		sql += ` UNION ALL SELECT lm.is_member_of__application FROM user_application_membership lm
+			WHERE lm."user" = @user AND lm.application_membership_role >= ` + role + `
+		UNION ALL SELECT lg.grants_access_to__application FROM team_membership lm
+			JOIN team_application_access lg ON lg.team = lm.is_member_of__team
+			WHERE lm."user" = @user AND lg.application_membership_role >= ` + role
 	}
-	return `((` + given + `) AND ` + keySQL(l) + `)`
+	if support && l <= access.Operator {
+		sql += ` UNION ALL ` + supported("application")
+	}
+	return sql
 }
 
-// keySQL keeps a scoped key within its level and its fleets. A key that is gone has neither: its row must be there.
-func keySQL(l access.Level) string {
-	return `(CAST(@key AS BIGINT) = 0 OR EXISTS (SELECT 1 FROM api_key k WHERE k.id = @key AND k.max_level >= ` + fmt.Sprint(int(l)) + `))
-		AND (NOT EXISTS (SELECT 1 FROM api_key k WHERE k.id = @key AND k.is_for_some_fleets = 1)
-			OR {t}.id IN (SELECT s.application FROM api_key_fleet s WHERE s.api_key = @key))`
+// supported lists the rows of a table, fleets or devices, that their owner has opened to the caller just now, if that is support
+// staff. Support needs a session: a key that lies about somewhere reaches no customer.
+func supported(table string) string {
+	return `SELECT lf.id FROM "user" ls JOIN ` + table + ` lf ON lf.is_accessible_by_support_until__date > @now
+		WHERE ls.id = @user AND ls.is_support_staff = 1 AND CAST(@key AS BIGINT) = 0`
 }
 
-// SupportSQL says whether the caller is support staff to whom the owner of {t}, a fleet or a device, has opened it just now.
-// Support needs a session: a key that lies about somewhere reaches no customer.
-const SupportSQL = `({t}.is_accessible_by_support_until__date > @now
-		AND EXISTS (SELECT 1 FROM "user" s WHERE s.id = @user AND s.is_support_staff = 1)
-		AND CAST(@key AS BIGINT) = 0)`
+// withinKey keeps a scoped key to its level, and to its fleets. A key that is gone has neither: its row must be there.
+func withinKey(l access.Level, fleet string) string {
+	return `(CAST(@key AS BIGINT) = 0 OR EXISTS (SELECT 1 FROM api_key lk WHERE lk.id = @key AND lk.max_level >= ` + fmt.Sprint(int(l)) + `))
+		AND (NOT EXISTS (SELECT 1 FROM api_key lk WHERE lk.id = @key AND lk.is_for_some_fleets = 1)
+			OR ` + fleet + ` IN (SELECT lk.application FROM api_key_fleet lk WHERE lk.api_key = @key))`
+}
 
-// FleetSQL is LevelSQL with what a support grant adds: for as long as the owner says, support staff operate the fleet.
+// FleetSQL says whether the caller has a level on the fleet {t}; for as long as the owner says, support staff operate it.
 func FleetSQL(l access.Level) string {
-	if l > access.Operator {
-		return LevelSQL(l)
-	}
-	return `(` + LevelSQL(l) + ` OR ` + SupportSQL + `)`
+	return `({t}.id IN (` + fleetsOf(l, true) + `) AND ` + withinKey(l, "{t}.id") + `)`
 }
 
 // DeviceSQL says whether the caller has a level on the device {t}: that of its fleet, or a support grant on the device alone.
@@ -55,19 +56,36 @@ func DeviceSQL(l access.Level) string {
 	if l > access.Operator {
 		return ParentSQL(l)
 	}
-	return `(` + ParentSQL(l) + ` OR ` + SupportSQL + `)`
+	return `(({t}.belongs_to__application IN (` + fleetsOf(l, true) + `) OR {t}.id IN (` + supported("device") + `))
+		AND ` + withinKey(l, "{t}.belongs_to__application") + `)`
 }
 
 // ParentSQL says whether the caller has a level on the fleet that {t} belongs to.
 func ParentSQL(l access.Level) string {
-	return `EXISTS (SELECT 1 FROM application lf WHERE lf.id = {t}.belongs_to__application
-		AND ` + strings.ReplaceAll(FleetSQL(l), "{t}", "lf") + `)`
+	return `({t}.belongs_to__application IN (` + fleetsOf(l, true) + `) AND ` + withinKey(l, "{t}.belongs_to__application") + `)`
 }
 
-// LevelColumns are the hidden columns of a resource that say which levels the caller has on its rows; sql gives the condition
-// of a level.
-func LevelColumns(sql func(access.Level) string) []odata.Column {
-	var cols []odata.Column
+// entrustedSQL says whether the caller operates the fleet with this id by right of their own, not by a support grant: what they
+// make, such as a key, may outlive every grant.
+func entrustedSQL(fleet string) string {
+	return `(` + fleet + ` IN (` + fleetsOf(access.Operator, false) + `) AND ` + withinKey(access.Operator, fleet) + `)`
+}
+
+// FleetColumns are the hidden columns of a fleet that say what the caller may do with it, see [access.Level].
+func FleetColumns() []odata.Column { return levelColumns(FleetSQL, entrustedSQL("{t}.id")) }
+
+// DeviceColumns are those of a device.
+func DeviceColumns() []odata.Column {
+	return levelColumns(DeviceSQL, entrustedSQL("{t}.belongs_to__application"))
+}
+
+// ParentColumns are those of what belongs to a fleet and has no support grant of its own.
+func ParentColumns() []odata.Column {
+	return levelColumns(ParentSQL, entrustedSQL("{t}.belongs_to__application"))
+}
+
+func levelColumns(sql func(access.Level) string, entrusted string) []odata.Column {
+	cols := []odata.Column{{Name: "is_entrusted", Type: odata.Boolean, SQL: entrusted, Hidden: true}}
 	for _, l := range access.Levels() {
 		cols = append(cols, odata.Column{Name: l.Column(), Type: odata.Boolean, SQL: sql(l), Hidden: true})
 	}

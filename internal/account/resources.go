@@ -13,7 +13,7 @@ import (
 // Filters of the rules below. Users see the organizations that they are a member of, and what hangs on them.
 const (
 	// Keys of fleets and devices are for those who work on the devices.
-	keyOfThings = `is_of__actor/any(a:a/is_of__application/any(f:f/is_operated) or a/is_of__device/any(d:d/is_operated))`
+	keyOfThings = `is_of__actor/any(a:a/is_of__application/any(f:f/is_entrusted) or a/is_of__device/any(d:d/is_entrusted))`
 	// A session may manage every key of its user; a named key only itself, so that a leaked one cannot lock its owner out.
 	ownKey = `is_of__actor eq @actor and (@key eq 0 or id eq @key)`
 )

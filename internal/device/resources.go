@@ -127,7 +127,7 @@ func (d *Devices) columns() []odata.Column {
 		cols = append(cols, odata.Column{Name: f.name, Type: typ, Null: true, MaxLen: f.maxLen})
 	}
 	cols = append(cols, odata.Column{Name: "public_address", Type: text, Null: true, MaxLen: 100})
-	return append(cols, account.LevelColumns(account.DeviceSQL)...)
+	return append(cols, account.DeviceColumns()...)
 }
 
 // reported are the plain columns that a device reports; texts beyond maxLen are cut in a report.

@@ -118,7 +118,7 @@ func (f *Fleets) application() *odata.Resource {
 			{Name: "uuid", Type: odata.String},
 			{Name: "is_public", Type: odata.Boolean},
 			{Name: "is_stored_at__repository_url", Type: odata.String, Null: true, MaxLen: 2000},
-		}, account.LevelColumns(account.FleetSQL)...),
+		}, account.FleetColumns()...),
 		Keys: [][]string{{"slug"}, {"uuid"}, {"app_name", "organization"}, {"actor"}},
 		UniqueText: map[string]string{
 			"app_name,organization": `"app_name" and "organization" must be unique.`,

@@ -115,7 +115,7 @@ func deviceResource() *odata.Resource {
 				Name: "is_pinned_on__release", Type: odata.ForeignKey, To: "release", Null: true,
 				Reverse: []string{"is_pinned_to__device"},
 			},
-		}, account.LevelColumns(account.ParentSQL)...),
+		}, account.ParentColumns()...),
 		Rules: map[access.Kind]odata.Rule{access.User: {Read: access.On(access.Observer)}, access.Device: {Read: "id eq @device"}},
 	}
 }

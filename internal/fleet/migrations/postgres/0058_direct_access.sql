@@ -13,3 +13,6 @@ FROM user_application_membership AS m
 UNION
 SELECT m."user" * 4294967296 + g.grants_access_to__application, m."user", g.grants_access_to__application
 FROM team_membership AS m JOIN team_application_access AS g ON g.team = m.is_member_of__team;
+
+-- The fleets that are open to support are found without looking at the others.
+CREATE INDEX application_support ON application (is_accessible_by_support_until__date);
