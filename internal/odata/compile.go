@@ -2,12 +2,11 @@ package odata
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
@@ -18,20 +17,32 @@ const maxTables = 500
 // with every other condition, which takes seconds for a thousand.
 const maxChoices = 64
 
-// compiler makes one SQL statement. It carries the bound values and whose rules apply.
+// maxJoins is how many times a request may have `any` or `all` that the planner may make a join of. PostgreSQL looks for the best
+// order of all joins, which takes seconds for ninety.
+const maxJoins = 8
+
+// compiler makes the SQL of one request. It carries the bound values of the statement at hand and whose rules apply; what it
+// makes depends on the kind of the caller alone, so that it can be kept for the next one.
 type compiler struct {
 	d       *dialect
-	caller  access.Caller
-	now     string
+	kind    access.Kind
 	aliases map[string]syntax.Expr // of the URL
-	args    []any
-	bound   map[string]string // caller parameters that are bound already → placeholder
+	args    []any                  // values, or what stands for one until the statement runs: asked, parents
+	bound   map[string]string      // caller parameters that are bound already → placeholder
 	tables  int
 	choices int // terms of every `or` so far
+	lambdas int // of every any and all so far
+	levels  int // statements of the request so far
 }
 
-func newCompiler(d *dialect, caller access.Caller, now time.Time, aliases map[string]syntax.Expr) *compiler {
-	return &compiler{d: d, caller: caller, now: db.FormatTime(now), aliases: aliases, bound: map[string]string{}}
+// asked is a value that is known when the statement runs: something about the caller, or the time.
+type asked string
+
+// parents is the list of ids that the rows of a level hang on.
+type parents struct{}
+
+func newCompiler(d *dialect, kind access.Kind, aliases map[string]syntax.Expr) *compiler {
+	return &compiler{d: d, kind: kind, aliases: aliases, bound: map[string]string{}}
 }
 
 // scope is one opened table and the names that an expression over it may use.
@@ -51,7 +62,50 @@ type variable struct {
 
 func (c *compiler) bind(v any) string {
 	c.args = append(c.args, v)
-	return c.d.placeholder(len(c.args))
+	if a, ok := v.(asked); ok {
+		v = a.sample()
+	}
+	return c.d.typed("?"+strconv.Itoa(len(c.args)), v)
+}
+
+func (a asked) sample() any {
+	if a == "now" {
+		return ""
+	}
+	return int64(0)
+}
+
+// of gives the value that stands for something about a caller. What the caller is not is 0, which is no row's id.
+func (a asked) of(caller access.Caller, now string) any {
+	switch a {
+	case "user":
+		return caller.User
+	case "device":
+		return caller.Device
+	case "fleet":
+		return caller.Fleet
+	case "actor":
+		return caller.Actor
+	case "key":
+		return caller.Key
+	}
+	return now
+}
+
+// values gives the values to run a statement with.
+func values(d *dialect, args []any, caller access.Caller, now string, ids []int64) []any {
+	out := make([]any, len(args))
+	for i, v := range args {
+		switch v := v.(type) {
+		case asked:
+			out[i] = v.of(caller, now)
+		case parents:
+			out[i] = d.ids(ids)
+		default:
+			out[i] = v
+		}
+	}
+	return out
 }
 
 // open gives a table a new alias.
@@ -67,27 +121,51 @@ func (s scope) id() string { return s.alias + `."id"` }
 // from is the table with its alias, for a FROM clause.
 func (s scope) from() string { return s.res.table + " " + s.alias }
 
-// visible is the condition that lets the caller read a row; "" is every row.
-func (c *compiler) visible(s scope) (string, error) {
-	if s.inRule || c.caller.Kind == access.System {
-		return "", nil
+// visible gives the conditions that let the caller read a row; none is every row. known are filters that are known to hold for
+// the row: a rule that follows from them is not asked again.
+func (c *compiler) visible(s scope, known ...syntax.Expr) ([]string, error) {
+	if s.inRule {
+		return nil, nil
 	}
-	r := s.res.rules[c.caller.Kind]
-	if r == nil {
-		return c.d.no, nil
+	var where []string
+	if s.res.only != nil {
+		only, err := c.ruleFilter(s, s.res.only)
+		if err != nil {
+			return nil, err
+		}
+		where = append(where, only)
 	}
-	return c.ruleFilter(s, r.read)
+	rule := c.readRule(s.res)
+	if slices.ContainsFunc(known, func(e syntax.Expr) bool { return implies(e, rule) }) {
+		return where, nil
+	}
+	sql, err := c.ruleFilter(s, rule)
+	if sql != "" {
+		where = append(where, sql)
+	}
+	return where, err
+}
+
+// readRule is the filter of the rows that the caller may read; nil is never.
+func (c *compiler) readRule(r *resource) syntax.Expr {
+	if c.kind == access.System {
+		return syntax.Literal{Value: true}
+	}
+	if ru := r.rules[c.kind]; ru != nil {
+		return ru.read
+	}
+	return nil
 }
 
 // ruleFilter compiles one filter of a rule; nil is never, "" is always.
 func (c *compiler) ruleFilter(s scope, e syntax.Expr) (string, error) {
 	if e == nil {
-		return c.d.no, nil
+		return "FALSE", nil
 	}
 	if l, ok := e.(syntax.Literal); ok && l.Value == true {
 		return "", nil
 	}
-	return c.condition(scope{res: s.res, alias: s.alias, inRule: true}, e)
+	return c.condition(scope{res: s.res.base, alias: s.alias, inRule: true}, e)
 }
 
 // sees reports whether the caller may know that a column exists.
@@ -97,11 +175,11 @@ func (c *compiler) sees(s scope, col *column) bool {
 		return true
 	case col.Hidden:
 		return false
-	case c.caller.Kind == access.System:
+	case c.kind == access.System:
 		return true
 	}
-	r := s.res.rules[c.caller.Kind]
-	return r == nil || !r.hide[col.Name]
+	r := s.res.rules[c.kind]
+	return r == nil || col.base == nil || !r.hide[col.base.Name]
 }
 
 // property finds a column by name as the caller may know it.
@@ -127,8 +205,8 @@ func (c *compiler) navigation(s scope, name string) (col *column, many bool, err
 }
 
 // join opens the table that a navigation leads to and gives the conditions that tie it to its origin and to what the caller
-// may see.
-func (c *compiler) join(s scope, col *column, many bool) (to scope, where []string, err error) {
+// may see. known are filters that are known to hold for the row it leads to.
+func (c *compiler) join(s scope, col *column, many bool, known ...syntax.Expr) (to scope, where []string, err error) {
 	target := col.target
 	if many {
 		target = col.of
@@ -141,17 +219,14 @@ func (c *compiler) join(s scope, col *column, many bool) (to scope, where []stri
 	} else {
 		where = append(where, to.id()+" = "+c.raw(s, col))
 	}
-	rule, err := c.visible(to)
-	if rule != "" {
-		where = append(where, rule)
-	}
-	return to, where, err
+	rule, err := c.visible(to, known...)
+	return to, append(where, rule...), err
 }
 
 // raw is a column as it is stored, or its computation.
 func (c *compiler) raw(s scope, col *column) string {
 	if col.sql == nil {
-		return s.alias + "." + quoteName(col.Name)
+		return s.alias + "." + quoteName(col.base.Name)
 	}
 	var b strings.Builder
 	b.WriteByte('(')
@@ -172,129 +247,19 @@ func (c *compiler) raw(s scope, col *column) string {
 // callerParams are the names that rules and computed columns may use.
 var callerParams = []string{"user", "device", "fleet", "actor", "key", "now"}
 
-// about binds something about the caller. What the caller is not is 0, which is no row's id.
+// about binds something about the caller.
 func (c *compiler) about(name string) string {
-	if ph, ok := c.bound[name]; ok {
-		return ph
+	ph, ok := c.bound[name]
+	if !ok {
+		ph = c.bind(asked(name))
+		c.bound[name] = ph
 	}
-	var v any
-	switch name {
-	case "user":
-		v = c.caller.User
-	case "device":
-		v = c.caller.Device
-	case "fleet":
-		v = c.caller.Fleet
-	case "actor":
-		v = c.caller.Actor
-	case "key":
-		v = c.caller.Key
-	case "now":
-		v = c.now
-	}
-	ph := c.bind(v)
-	c.bound[name] = ph
 	return ph
 }
 
-// shown is a column as it stands in an answer.
-func (c *compiler) shown(s scope, col *column) string {
-	v := c.raw(s, col)
-	switch col.Type {
-	case Boolean:
-		return c.d.jsonBool(v)
-	case BigInteger:
-		return c.d.jsonText(v)
-	case JSON:
-		return c.d.nested(v)
-	case ForeignKey:
-		return c.d.deferred(v)
-	}
-	return v
-}
-
-// row is the JSON object of one row.
-func (c *compiler) row(s scope, q *syntax.Query) (string, error) {
-	expanded := map[string]bool{}
-	for _, e := range q.Expand {
-		if expanded[e.Name] {
-			return "", invalid("%q is expanded twice", e.Name)
-		}
-		expanded[e.Name] = true
-	}
-	var pairs []string
-	given := map[string]bool{}
-	show := func(name string, col *column) {
-		if !given[name] && !expanded[name] {
-			given[name] = true
-			pairs = append(pairs, "'"+name+"'", c.shown(s, col))
-		}
-	}
-	if q.Select == nil || q.All {
-		for i := range s.res.Columns {
-			if col := s.res.columns[s.res.Columns[i].Name]; !col.Explicit && c.sees(s, col) {
-				show(col.Name, col)
-			}
-		}
-	}
-	for _, name := range q.Select {
-		if expanded[name] {
-			continue // the expanded rows win; expand checks the name
-		}
-		col, err := c.property(s, name)
-		if err != nil {
-			return "", err
-		}
-		show(name, col)
-	}
-	for i := range q.Expand {
-		sql, err := c.expand(s, &q.Expand[i])
-		if err != nil {
-			return "", err
-		}
-		pairs = append(pairs, "'"+q.Expand[i].Name+"'", sql)
-	}
-	return c.d.object(pairs), nil
-}
-
-// expand is the array of the rows behind a navigation, or their number.
-func (c *compiler) expand(s scope, e *syntax.Expand) (string, error) {
-	col, many, err := c.navigation(s, e.Name)
-	if err != nil {
-		return "", err
-	}
-	to, where, err := c.join(s, col, many)
-	if err != nil {
-		return "", err
-	}
-	if e.Query.Filter != nil {
-		f, err := c.condition(scope{res: to.res, alias: to.alias, inRule: to.inRule}, e.Query.Filter)
-		if err != nil {
-			return "", err
-		}
-		where = append(where, f)
-	}
-	tail := " FROM " + to.from() + " WHERE " + strings.Join(where, " AND ")
-	if e.Count {
-		return "(SELECT count(*)" + tail + ")", nil
-	}
-	row, err := c.row(to, &e.Query)
-	if err != nil {
-		return "", err
-	}
-	keys, err := c.orderKeys(to, &e.Query, many)
-	if err != nil {
-		return "", err
-	}
-	if !e.Query.Paged() {
-		return c.d.nested("(SELECT " + c.d.array(row+keys) + tail + ")"), nil
-	}
-	return c.d.nested("(SELECT " + c.d.array(c.d.nested("x")) + " FROM (SELECT " + row + " AS x" + tail + keys + c.page(&e.Query) + "))"), nil
-}
-
 // orderKeys is ORDER BY. Rows that $orderby does not tell apart stand in the order of their ids: the same question gets the
-// same answer, and pages do not overlap. One row needs no order.
-func (c *compiler) orderKeys(s scope, q *syntax.Query, many bool) (string, error) {
+// same answer, and pages do not overlap.
+func (c *compiler) orderKeys(s scope, q *syntax.Query) (string, error) {
 	const maxKeys = 16
 	if len(q.OrderBy) > maxKeys {
 		return "", invalid("$orderby may hold at most %d keys", maxKeys)
@@ -310,16 +275,16 @@ func (c *compiler) orderKeys(s scope, q *syntax.Query, many bool) (string, error
 		case v.lit:
 			return "", invalid("$orderby needs properties, not values")
 		case v.null && o.Asc:
-			dir = c.d.ascending
+			dir = ascending
 		case v.null:
-			dir = c.d.descending
+			dir = descending
 		case o.Asc:
 			dir = " ASC"
 		}
+		if v.class == cText && !v.stored {
+			v.sql = c.d.bytewise(v.sql)
+		}
 		keys = append(keys, v.sql+dir)
-	}
-	if !many {
-		return "", nil
 	}
 	return " ORDER BY " + strings.Join(append(keys, s.id()), ", "), nil
 }

@@ -19,10 +19,11 @@ const (
 	cText
 	cDate
 	cJSON
+	cSpan
 )
 
 func (k class) String() string {
-	return [...]string{"null", "a boolean", "a number", "a text", "a date", "a JSON value"}[k]
+	return [...]string{"null", "a boolean", "a number", "a text", "a date", "a JSON value", "a duration"}[k]
 }
 
 func classOf(t Type) class {
@@ -33,7 +34,7 @@ func classOf(t Type) class {
 		return cText
 	case Date:
 		return cDate
-	case JSON:
+	case JSON, WebResource:
 		return cJSON
 	}
 	return cNumber
@@ -41,11 +42,25 @@ func classOf(t Type) class {
 
 // value is a compiled expression. A literal is bound late, once it is known what it is compared with.
 type value struct {
-	sql   string
-	class class
-	null  bool // may be null
-	lit   bool
-	v     any // of a literal
+	sql    string
+	class  class
+	null   bool // may be null
+	lit    bool
+	v      any  // of a literal
+	stored bool // a column as it is in its table. A stored truth value is 0 or 1, every other one is a condition
+}
+
+// truth is a truth value as a condition.
+func (v value) truth() string {
+	switch {
+	case v.lit && v.v == true:
+		return "TRUE"
+	case v.lit:
+		return "FALSE"
+	case v.stored:
+		return "(" + v.sql + " = 1)"
+	}
+	return v.sql
 }
 
 // condition compiles an expression that is true or false for a row.
@@ -80,14 +95,10 @@ func (c *compiler) condition(s scope, e syntax.Expr) (string, error) {
 	switch {
 	case err != nil:
 		return "", err
-	case v.lit && v.class == cBool && v.v.(bool):
-		return c.d.yes, nil
-	case v.lit && (v.class == cBool || v.class == cNull):
-		return c.d.no, nil
-	case v.class != cBool:
+	case v.class != cBool && v.class != cNull:
 		return "", invalid("%s is not a condition", v.class)
 	}
-	return v.sql, nil
+	return v.truth(), nil
 }
 
 // balanced joins terms as a tree of little depth: databases bound the depth of an expression, not its width.
@@ -135,6 +146,8 @@ func literalValue(l syntax.Literal) value {
 		v.class = cText
 	case time.Time:
 		v.class = cDate
+	case time.Duration:
+		v.class = cSpan
 	}
 	return v
 }
@@ -170,7 +183,7 @@ func (c *compiler) sql(v value) string {
 	case nil:
 		return "NULL"
 	case bool:
-		return c.bind(c.d.truth(x))
+		return v.truth()
 	case time.Time:
 		return c.bind(db.FormatTime(x))
 	default:
@@ -225,7 +238,8 @@ func (c *compiler) path(s scope, names []string) (value, error) {
 	if err != nil {
 		return value{}, err
 	}
-	return value{sql: sql, class: classOf(col.Type), null: col.Null || col.sql != nil || last > 0}, nil
+	v := value{sql: sql, class: classOf(col.Type), null: col.Null || col.sql != nil || last > 0, stored: col.sql == nil}
+	return v, nil
 }
 
 // lambda is any or all over the rows behind a navigation, to many or to one.
@@ -256,14 +270,17 @@ func (c *compiler) lambda(s scope, l syntax.Lambda) (string, error) {
 			}
 			where = append(where, body)
 		}
-		exists := "EXISTS (SELECT 1 FROM " + to.from() + " WHERE " + strings.Join(where, " AND ") + ")"
+		exists := "EXISTS (SELECT 1 FROM " + to.from() + conditions(where) + ")"
+		if c.lambdas++; c.lambdas > maxJoins {
+			exists = c.d.apart(exists)
+		}
 		if l.All {
 			exists = "NOT " + exists
 		}
 		return "(" + exists + ")", nil
 	})
 	if last > 0 {
-		sql = "COALESCE(" + sql + "," + c.d.no + ")"
+		sql = "COALESCE(" + sql + ",FALSE)"
 	}
 	return sql, err
 }
@@ -316,7 +333,7 @@ func (c *compiler) compare(s scope, e syntax.Compare) (string, error) {
 		case "ne":
 			return "(" + c.sql(l) + " IS NOT NULL)", nil
 		}
-		return c.d.no, nil // nothing is greater or less than null
+		return "FALSE", nil // nothing is greater or less than null
 	}
 	if l, err = adapt(l, r); err != nil {
 		return "", err
@@ -324,16 +341,49 @@ func (c *compiler) compare(s scope, e syntax.Compare) (string, error) {
 	if r, err = adapt(r, l); err != nil {
 		return "", err
 	}
-	op := operators[e.Op]
-	if l.null || r.null {
-		switch e.Op {
-		case "eq":
-			op = c.d.same
-		case "ne":
-			op = c.d.differ
-		}
+	return c.comparison(e.Op, l, r), nil
+}
+
+// comparison compares two values of the same class, neither of which is the word null.
+func (c *compiler) comparison(op string, l, r value) string {
+	if l.class == cBool {
+		l.sql, r.sql = booleans(l, r)
+	} else {
+		l.sql, r.sql = c.sql(l), c.sql(r)
 	}
-	return "(" + c.sql(l) + op + c.sql(r) + ")", nil
+	if op != "eq" && op != "ne" && l.class == cText {
+		l.sql = c.d.bytewise(l.sql)
+	}
+	sign := operators[op]
+	switch {
+	case op == "eq" && l.stored && l.null && !r.null:
+		return c.d.sameValue(l.sql, r.sql)
+	case op == "eq" && r.stored && r.null && !l.null:
+		return c.d.sameValue(r.sql, l.sql)
+	case op == "eq" && (l.null || r.null):
+		sign = c.d.same
+	case op == "ne" && (l.null || r.null):
+		sign = c.d.differ
+	}
+	return "(" + l.sql + sign + r.sql + ")"
+}
+
+// booleans gives two truth values in a form that they can be compared in: as stored, where that is possible, for an index' sake.
+func booleans(l, r value) (string, string) {
+	if (l.stored || l.lit) && (r.stored || r.lit) && (l.stored || r.stored) {
+		return asStored(l), asStored(r)
+	}
+	return l.truth(), r.truth()
+}
+
+func asStored(v value) string {
+	switch {
+	case !v.lit:
+		return v.sql
+	case v.v == true:
+		return "1"
+	}
+	return "0"
 }
 
 // adapt makes a literal fit what it is compared with, and refuses what cannot be compared.
@@ -388,7 +438,9 @@ func (c *compiler) in(s scope, e syntax.InList) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	left := c.sql(item)
+	if item.lit {
+		item.sql, item.lit = c.sql(item), false
+	}
 	var list []string
 	orNull := false
 	for _, x := range e.List {
@@ -403,14 +455,17 @@ func (c *compiler) in(s scope, e syntax.InList) (string, error) {
 		if v, err = adapt(v, item); err != nil {
 			return "", err
 		}
+		if v.class == cBool && item.stored {
+			v.sql, v.lit = asStored(v), false
+		}
 		list = append(list, c.sql(v))
 	}
-	sql := c.d.no
+	sql := "FALSE"
 	if len(list) > 0 {
-		sql = left + " IN (" + strings.Join(list, ",") + ")"
+		sql = item.sql + " IN (" + strings.Join(list, ",") + ")"
 	}
 	if orNull {
-		sql += " OR " + left + " IS NULL"
+		sql += " OR " + item.sql + " IS NULL"
 	}
 	return "(" + sql + ")", nil
 }

@@ -1,68 +1,156 @@
 package odata
 
 import (
+	"encoding/json"
 	"strconv"
 	"strings"
+
+	"github.com/roadstead-io/roadstead/internal/db"
 )
 
-// dialect is what differs between databases. The rest of the compiler writes SQL that all of them read.
+// dialect is what differs between databases. The rest of the compiler writes SQL that all of them read: placeholders are ?1, ?2
+// and so on, counted because binding order is not text order; truth values are TRUE and FALSE where they are conditions and 0
+// or 1 where they are stored; JSON is written by this package, never by the database.
 type dialect struct {
-	yes, no string
-	// placeholder is the n-th bound value, counted from 1; numbers, because binding order is not text order.
-	placeholder func(n int) string
-	// object makes a JSON object of 'key', value, 'key', value …; array collects JSON values.
-	object func(pairs []string) string
-	array  func(column string) string
-	// nested marks text that already is JSON, so that it is not quoted again.
-	nested func(sql string) string
-	// jsonBool shows a stored truth value, jsonText shows a number as text, deferred shows {"__id":n}.
-	jsonBool, jsonText, deferred func(sql string) string
-	// same and differ compare where either side may be null.
+	// typed says of what type a placeholder is, where a database does not find out by itself.
+	typed func(placeholder string, v any) string
+	// same and differ compare where either side may be null. sameValue compares a column that may be null with a value that is
+	// none, so that an index still helps.
 	same, differ string
-	// idsIn is the rows of a bound JSON list of ids.
-	idsIn func(placeholder string) string
-	// opaque keeps the planner from taking a condition apart in search of an index.
-	opaque func(sql string) string
-	// truth is a truth value as it is bound.
-	truth func(v bool) any
-	// position is where b starts in a, from 1; 0: nowhere.
+	sameValue    func(column, value string) string
+	// idsIn says that a column is one of a bound list of ids, made by ids. each opens such a list as a table whose column
+	// "value" holds them.
+	idsIn func(column, placeholder string) string
+	ids   func(ids []int64) string
+	each  func(placeholder, alias string) string
+	// first keeps those rows of a table whose ids a query gives that is asked for every row of another table, see compiler.pages.
+	first func(outer, ids, table, alias string) string
+	// opaque keeps the planner from taking a condition apart in search of an index; apart keeps it from making a join of an
+	// EXISTS. Both are for conditions of which there are too many to weigh.
+	opaque, apart func(sql string) string
+	// bytewise compares and changes texts byte by byte, whatever language the database was made for.
+	bytewise func(sql string) string
+	// position is where b starts in a, from 1; 0: nowhere. part is n characters of a text from the place start, counted from 0;
+	// end is the last of them, as many as another text has.
 	position func(a, b string) string
-	// datePart takes a part (year, month …) out of a stored date.
-	datePart func(part, date string) string
-	// blocks counts the references of a bound table's bound column that keep the rows they point to from being deleted.
+	part     func(text, start, n string) string
+	end      func(text, like string) string
+	// round is to the nearest whole number, halves away from zero; modulo is the rest of a whole division.
+	round  func(sql string) string
+	modulo func(a, b string) string
+	// shift moves a stored date by bound seconds, in the form that seconds gives.
+	shift   func(date, placeholder string) string
+	seconds func(s float64) any
+	// blocks counts the references of a bound table's bound column that keep the rows they point to from being deleted; empty: the
+	// database's error tells.
 	blocks string
-	// ascending and descending order nulls last when ascending, as the reference server's database does.
-	ascending, descending string
 }
 
-// sqlite is the dialect of the embedded database. A nested list is wrapped in json(), because SQLite forgets across a
-// subquery that a text is JSON.
-var sqlite = dialect{
-	yes: "1", no: "0",
-	placeholder: func(n int) string { return "?" + strconv.Itoa(n) },
-	object:      func(pairs []string) string { return "json_object(" + strings.Join(pairs, ",") + ")" },
-	array:       func(column string) string { return "json_group_array(" + column + ")" },
-	nested:      func(sql string) string { return "json(" + sql + ")" },
-	jsonBool:    func(sql string) string { return "json(CASE " + sql + " WHEN 0 THEN 'false' WHEN 1 THEN 'true' END)" },
-	jsonText:    func(sql string) string { return "CAST(" + sql + " AS TEXT)" },
-	deferred:    func(sql string) string { return `json('{"__id":'||` + sql + `||'}')` },
-	same:        " IS ", differ: " IS NOT ",
-	idsIn:  func(ph string) string { return "(SELECT value FROM json_each(" + ph + "))" },
-	opaque: func(sql string) string { return "+" + sql },
-	truth: func(v bool) any {
-		if v {
-			return int64(1)
-		}
-		return int64(0)
-	},
-	position: func(a, b string) string { return "instr(" + a + "," + b + ")" },
-	datePart: func(part, date string) string {
-		format := map[string]string{"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}[part]
-		return "CAST(strftime('" + format + "'," + date + ") AS INTEGER)"
-	},
-	blocks:    `SELECT count(*) FROM pragma_foreign_key_list(?1) WHERE "from" = ?2 AND on_delete IN ('NO ACTION', 'RESTRICT')`,
-	ascending: " ASC NULLS LAST", descending: " DESC NULLS FIRST",
+func dialectOf(d *db.DB) *dialect {
+	if d != nil && d.Dialect() == db.Postgres {
+		return &postgres
+	}
+	return &sqlite
 }
+
+func call(name string, args ...string) string { return name + "(" + strings.Join(args, ",") + ")" }
+
+func unchanged(sql string) string { return sql }
+
+var sqlite = dialect{
+	typed: func(ph string, _ any) string { return ph },
+	same:  " IS ", differ: " IS NOT ",
+	sameValue: func(column, value string) string { return "(" + column + " IS " + value + ")" },
+	idsIn:     func(column, ph string) string { return column + " IN (SELECT value FROM json_each(" + ph + "))" },
+	ids: func(ids []int64) string {
+		data, _ := json.Marshal(ids) // a list of numbers always encodes
+		return string(data)
+	},
+	each: func(ph, alias string) string { return "json_each(" + ph + ") " + alias },
+	first: func(outer, ids, table, alias string) string {
+		return outer + " CROSS JOIN " + table + " " + alias + " ON " + alias + ".id IN (" + ids + ")"
+	},
+	opaque:   func(sql string) string { return "+" + sql },
+	apart:    unchanged,
+	bytewise: unchanged,
+	position: func(a, b string) string { return call("instr", a, b) },
+	part: func(text, start, n string) string {
+		if n == "" {
+			return "substr(" + text + ",max(" + start + ",0) + 1)"
+		}
+		return "substr(" + text + ",max(" + start + ",0) + 1,max(" + n + ",0))"
+	},
+	end: func(text, like string) string {
+		return "CASE length(" + like + ") WHEN 0 THEN '' ELSE substr(" + text + ",-length(" + like + ")) END"
+	},
+	round:  func(sql string) string { return call("round", sql) },
+	modulo: func(a, b string) string { return "(" + a + " % " + b + ")" },
+	shift: func(date, ph string) string {
+		return "strftime('%Y-%m-%dT%H:%M:%fZ'," + date + "," + ph + ")"
+	},
+	seconds: func(s float64) any { return strconv.FormatFloat(s, 'f', 3, 64) + " seconds" },
+	blocks:  `SELECT count(*) FROM pragma_foreign_key_list(?1) WHERE "from" = ?2 AND on_delete IN ('NO ACTION', 'RESTRICT')`,
+}
+
+// postgres does not find out by itself of what type a value is that stands for itself alone, so each says it.
+var postgres = dialect{
+	typed: func(ph string, v any) string {
+		switch v.(type) {
+		case int64:
+			return "CAST(" + ph + " AS BIGINT)"
+		case float64:
+			return "CAST(" + ph + " AS DOUBLE PRECISION)"
+		case string:
+			return "CAST(" + ph + " AS TEXT)"
+		}
+		return ph
+	},
+	same: " IS NOT DISTINCT FROM ", differ: " IS DISTINCT FROM ",
+	sameValue: func(column, value string) string {
+		return "(" + column + " = " + value + " AND " + column + " IS NOT NULL)"
+	},
+	idsIn: func(column, ph string) string { return column + " = ANY(CAST(" + ph + " AS BIGINT[]))" },
+	ids: func(ids []int64) string {
+		b := []byte{'{'}
+		for i, id := range ids {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = strconv.AppendInt(b, id, 10)
+		}
+		return string(append(b, '}'))
+	},
+	each: func(ph, alias string) string { return "unnest(CAST(" + ph + " AS BIGINT[])) " + alias + "(value)" },
+	first: func(outer, ids, table, alias string) string {
+		return outer + " CROSS JOIN LATERAL (" + ids + ") _l JOIN " + table + " " + alias + " ON " + alias + ".id = _l.id"
+	},
+	opaque:   unchanged,
+	apart:    func(exists string) string { return "(SELECT " + exists + ")" },
+	bytewise: func(sql string) string { return "(" + sql + ` COLLATE "C")` },
+	position: func(a, b string) string { return call("strpos", a, b) },
+	part: func(text, start, n string) string {
+		whole := func(n string) string {
+			return "CAST(LEAST(GREATEST(trunc(CAST(" + n + " AS NUMERIC)),0),1000000000) AS INTEGER)"
+		}
+		if n == "" {
+			return "substr(" + text + "," + whole(start) + " + 1)"
+		}
+		return "substr(" + text + "," + whole(start) + " + 1," + whole(n) + ")"
+	},
+	end:   func(text, like string) string { return "right(" + text + ",length(" + like + "))" },
+	round: func(sql string) string { return "round(CAST(" + sql + " AS NUMERIC))" },
+	modulo: func(a, b string) string {
+		return "(CAST(trunc(CAST(" + a + " AS NUMERIC)) AS BIGINT) % CAST(trunc(CAST(" + b + " AS NUMERIC)) AS BIGINT))"
+	},
+	shift: func(date, ph string) string {
+		return `to_char((CAST(` + date + ` AS TIMESTAMPTZ) AT TIME ZONE 'UTC') + make_interval(secs => ` + ph + `),` +
+			` 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`
+	},
+	seconds: func(s float64) any { return s },
+}
+
+// The order of nulls is that of the reference server's database: last when ascending.
+const ascending, descending = " ASC NULLS LAST", " DESC NULLS FIRST"
 
 // quoteName quotes an identifier; names are checked to hold nothing but letters, digits and underscores.
 func quoteName(name string) string { return `"` + name + `"` }

@@ -9,7 +9,6 @@ package odata
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -30,8 +29,9 @@ type Config struct {
 
 // Limits bound what one request may ask. A zero field means the default.
 type Limits struct {
-	// URL 16 KiB, Depth 32, Nodes 2,000, Expands 40, Lambdas 8, List 500, Top 100,000; Top also bounds the rows of one answer.
+	// URL 16 KiB, Depth 32, Nodes 2,000, Expands 40, Lambdas 8, List 500, Top 100,000; Top also bounds the rows of one write.
 	syntax.Limits
+	Rows   int           // rows of one answer, those of expanded lists included: 100,000
 	Answer int           // bytes of one answer: 64 MiB
 	Text   int           // bytes of a text that has no MaxLen of its own: 64 KiB
 	Time   time.Duration // one statement: 10 s
@@ -43,7 +43,7 @@ func (l Limits) withDefaults() Limits {
 		value int
 	}{
 		{&l.URL, 16 << 10}, {&l.Depth, 32}, {&l.Nodes, 2000}, {&l.Expands, 40}, {&l.Lambdas, 8}, {&l.List, 500},
-		{&l.Top, 100_000}, {&l.Answer, 64 << 20}, {&l.Text, 64 << 10},
+		{&l.Top, 100_000}, {&l.Rows, 100_000}, {&l.Answer, 64 << 20}, {&l.Text, 64 << 10},
 	} {
 		if *f.field == 0 {
 			*f.field = f.value
@@ -57,10 +57,12 @@ func (l Limits) withDefaults() Limits {
 
 // Engine serves a model. It is safe for concurrent use.
 type Engine struct {
-	schema   *schema
-	db       *db.DB
-	lim      Limits
-	prefixes []string
+	schema *schema
+	db     *db.DB
+	d      *dialect
+	lim    Limits
+	files  Files
+	mounts []*mount
 }
 
 // New checks a model and makes an engine of it. It refuses a resource without rules, a rule that does not parse or names what
@@ -71,26 +73,29 @@ func New(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{schema: s, db: cfg.DB, lim: lim, prefixes: cfg.Prefixes}
-	return e, e.eachStatement(func(string, []any) error { return nil })
+	e := &Engine{schema: s, db: cfg.DB, d: dialectOf(cfg.DB), lim: lim, files: cfg.Files}
+	for _, p := range cfg.Prefixes {
+		e.mounts = append(e.mounts, &mount{prefix: p, schema: s})
+	}
+	return e, e.eachStatement(func(string) error { return nil })
 }
 
 // Check has the database prepare a statement for every resource, kind of caller and rule, over all columns: a table or
 // column that the model has and the database lacks is found at the start, not by the first user.
 func (e *Engine) Check(ctx context.Context) error {
 	return e.db.Read(ctx, func(tx *db.Tx) error {
-		return e.eachStatement(func(text string, args []any) error {
-			rows, err := tx.QueryContext(ctx, "EXPLAIN "+text, args...)
+		return e.eachStatement(func(text string) error {
+			stmt, err := tx.PrepareContext(ctx, text)
 			if err != nil {
 				return err
 			}
-			return errors.Join(rows.Err(), rows.Close())
+			return stmt.Close()
 		})
 	})
 }
 
 // eachStatement compiles every rule of every resource into a statement that names all its columns.
-func (e *Engine) eachStatement(do func(text string, args []any) error) error {
+func (e *Engine) eachStatement(do func(text string) error) error {
 	for _, r := range e.schema.resources {
 		for k, rule := range r.rules {
 			filters := map[string]syntax.Expr{"Read": rule.read, "Create": rule.create, "Update": rule.update, "Delete": rule.delete}
@@ -101,10 +106,9 @@ func (e *Engine) eachStatement(do func(text string, args []any) error) error {
 				if f == nil && what != "Read" { // never; the columns are looked at once
 					continue
 				}
-				c := newCompiler(&sqlite, access.Caller{Kind: k}, time.Time{}, nil)
-				text, err := c.probe(r, f)
+				text, err := newCompiler(e.d, k, nil).probe(r, f)
 				if err == nil {
-					err = do(text, c.args)
+					err = do(text)
 				}
 				if err != nil {
 					return fmt.Errorf("odata: resource %q, %s of %s: %w", r.Name, what, k, err)
@@ -125,7 +129,7 @@ func (c *compiler) probe(r *resource, f syntax.Expr) (string, error) {
 		return "", err
 	}
 	if where == "" {
-		where = c.d.yes
+		where = "TRUE"
 	}
 	var columns []string
 	for _, def := range r.Columns {
@@ -157,5 +161,5 @@ func (e *Engine) Query(ctx context.Context, tx *db.Tx, caller access.Caller, pat
 	if err != nil {
 		return nil, fmt.Errorf("odata: query: %w", err)
 	}
-	return e.read(ctx, tx, caller, req)
+	return e.read(ctx, tx, caller, e.schema, req)
 }

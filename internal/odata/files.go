@@ -2,6 +2,7 @@ package odata
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 
 	"github.com/roadstead-io/roadstead/internal/access"
@@ -61,4 +62,20 @@ type Files interface {
 	Commit(ctx context.Context, at Place, uuid string, parts []SentPart) (File, error)
 	// Cancel forgets an upload. One that is not there is no error.
 	Cancel(ctx context.Context, at Place, uuid string) error
+}
+
+// shownFile is what clients read of a file.
+func (e *Engine) shownFile(ctx context.Context, f File) ([]byte, error) {
+	href, err := e.files.URL(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(struct {
+		Filename    string `json:"filename"`
+		Href        string `json:"href"`
+		ContentType string `json:"content_type"`
+		Disposition string `json:"content_disposition,omitempty"`
+		Size        int64  `json:"size"`
+		Checksum    string `json:"checksum,omitempty"`
+	}{f.Filename, href, f.ContentType, f.Disposition, f.Size, f.Checksum})
 }

@@ -1,24 +1,31 @@
 package odata
 
 import (
-	"strings"
+	"time"
 
 	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
+// dateParts are where the parts of a date stand in its stored form.
+var dateParts = map[string]string{"year": "1,4", "month": "6,2", "day": "9,2", "hour": "12,2", "minute": "15,2", "second": "18,2"}
+
 func (c *compiler) function(s scope, f syntax.Call) (value, error) {
 	switch f.Name {
 	case "now":
-		return value{sql: c.bind(c.now), class: cDate}, nil
+		return value{sql: c.about("now"), class: cDate}, nil
 	case "year", "month", "day", "hour", "minute", "second":
 		v, err := c.of(s, f.Args[0], cDate)
-		return value{sql: c.d.datePart(f.Name, v.sql), class: cNumber, null: v.null}, err
-	case "round", "floor":
+		sql := "CAST(substr(" + v.sql + "," + dateParts[f.Name] + ") AS INTEGER)"
+		return value{sql: sql, class: cNumber, null: v.null}, err
+	case "round":
 		v, err := c.number(s, f.Args[0])
-		return value{sql: f.Name + "(" + v.sql + ")", class: cNumber, null: v.null}, err
+		return value{sql: c.d.round(v.sql), class: cNumber, null: v.null}, err
+	case "floor":
+		v, err := c.number(s, f.Args[0])
+		return value{sql: call("floor", v.sql), class: cNumber, null: v.null}, err
 	case "ceiling":
 		v, err := c.number(s, f.Args[0])
-		return value{sql: "ceil(" + v.sql + ")", class: cNumber, null: v.null}, err
+		return value{sql: call("ceil", v.sql), class: cNumber, null: v.null}, err
 	}
 	return c.textFunction(s, f)
 }
@@ -51,41 +58,39 @@ func (c *compiler) textFunction(s scope, f syntax.Call) (value, error) {
 	case "startswith":
 		return truth("substr(" + a[0] + ",1,length(" + a[1] + ")) = " + a[1])
 	case "endswith":
-		return truth("length(" + a[1] + ") = 0 OR substr(" + a[0] + ",-length(" + a[1] + ")) = " + a[1])
+		return truth(c.d.end(a[0], a[1]) + " = " + a[1])
 	case "contains":
 		return truth(c.d.position(a[0], a[1]) + " > 0")
 	case "substringof":
 		return truth(c.d.position(a[1], a[0]) + " > 0")
 	case "tolower":
-		return text("lower(" + a[0] + ")")
+		return text(call("lower", c.d.bytewise(a[0])))
 	case "toupper":
-		return text("upper(" + a[0] + ")")
+		return text(call("upper", c.d.bytewise(a[0])))
 	case "trim":
-		return text("trim(" + a[0] + ")")
+		return text(call("trim", a[0]))
 	case "concat":
 		return text("(" + a[0] + " || " + a[1] + ")")
 	case "replace":
-		return text("replace(" + strings.Join(a[:], ",") + ")")
+		return text(call("replace", a[:]...))
 	case "length":
-		return number("length(" + a[0] + ")")
+		return number(call("length", a[0]))
 	case "indexof":
 		return number(c.d.position(a[0], a[1]) + " - 1")
 	case "substring":
-		if len(f.Args) == 2 {
-			return text("substr(" + a[0] + "," + a[1] + " + 1)")
-		}
-		return text("substr(" + a[0] + "," + a[1] + " + 1," + a[2] + ")")
+		return text(c.d.part(a[0], a[1], a[2]))
 	}
 	return value{}, invalid("there is no function %s", syntax.Echo(f.Name))
 }
 
 // prefix compiles startswith(column,'text') as a range, which an index can answer.
 func (c *compiler) prefix(s scope, f syntax.Call) (value, bool, error) {
-	p, err := c.value(s, f.Args[1])
-	if err != nil || !p.lit {
-		return value{}, false, err
+	arg := f.Args[1]
+	if alias, ok := arg.(syntax.Param); ok && !s.inRule {
+		arg = c.aliases[alias.Name]
 	}
-	text, ok := p.v.(string)
+	literal, _ := arg.(syntax.Literal)
+	text, ok := literal.Value.(string)
 	if !ok || text == "" {
 		return value{}, false, nil
 	}
@@ -94,6 +99,9 @@ func (c *compiler) prefix(s scope, f syntax.Call) (value, bool, error) {
 	}
 	of, err := c.of(s, f.Args[0], cText)
 	from, to := c.bind(text), c.bind(text+"\U0010FFFF")
+	if !of.stored {
+		of.sql = c.d.bytewise(of.sql)
+	}
 	return value{sql: "(" + of.sql + " >= " + from + " AND " + of.sql + " < " + to + ")", class: cBool, null: of.null}, true, err
 }
 
@@ -113,25 +121,51 @@ func (c *compiler) of(s scope, e syntax.Expr, want class) (value, error) {
 		}
 		v = l
 	}
-	v.sql = c.sql(v)
+	if v.class == cNull {
+		v.sql = "CAST(NULL AS BIGINT)"
+		if want != cNumber {
+			v.sql = "CAST(NULL AS TEXT)"
+		}
+	} else {
+		v.sql = c.sql(v)
+	}
 	v.lit = false
 	return v, nil
 }
 
 func (c *compiler) number(s scope, e syntax.Expr) (value, error) { return c.of(s, e, cNumber) }
 
-var calculations = map[string]string{"add": " + ", "sub": " - ", "mul": " * ", "div": " / ", "mod": " % "}
+var calculations = map[string]string{"add": " + ", "sub": " - ", "mul": " * ", "div": " / "}
 
 func (c *compiler) arithmetic(s scope, e syntax.Arithmetic) (value, error) {
+	if span, ok := e.Right.(syntax.Literal); ok && (e.Op == "add" || e.Op == "sub") {
+		if d, ok := span.Value.(time.Duration); ok {
+			return c.shift(s, e, d)
+		}
+	}
 	l, err := c.number(s, e.Left)
 	if err != nil {
 		return l, err
 	}
 	r, err := c.number(s, e.Right)
+	v := value{class: cNumber, null: true}
 	// Dividing by zero is null in one database and an error in the other; null it is.
-	sql := r.sql
-	if e.Op == "div" || e.Op == "mod" {
-		sql = "NULLIF(" + sql + ",0)"
+	switch e.Op {
+	case "mod":
+		v.sql = c.d.modulo(l.sql, "NULLIF("+r.sql+",0)")
+	case "div":
+		v.sql = "(" + l.sql + " / NULLIF(" + r.sql + ",0))"
+	default:
+		v.sql = "(" + l.sql + calculations[e.Op] + r.sql + ")"
 	}
-	return value{sql: "(" + l.sql + calculations[e.Op] + sql + ")", class: cNumber, null: true}, err
+	return v, err
+}
+
+// shift compiles a date plus or minus a duration.
+func (c *compiler) shift(s scope, e syntax.Arithmetic, d time.Duration) (value, error) {
+	if e.Op == "sub" {
+		d = -d
+	}
+	date, err := c.of(s, e.Left, cDate)
+	return value{sql: c.d.shift(date.sql, c.bind(c.d.seconds(d.Seconds()))), class: cDate, null: true}, err
 }

@@ -22,33 +22,28 @@ import (
 func (e *Engine) Handler() web.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		path := r.URL.EscapedPath()
-		prefix := ""
-		for _, p := range e.prefixes {
-			if strings.HasPrefix(path, p) {
-				prefix = p
-			}
-		}
-		if prefix == "" {
+		m := e.mount(path)
+		if m == nil {
 			return &api.Error{Code: api.NotFound}
 		}
-		req, err := syntax.ParseRequest(e.lim.Limits, prefix, path[len(prefix):], r.URL.RawQuery)
+		req, err := syntax.ParseRequest(e.lim.Limits, m.prefix, path[len(m.prefix):], r.URL.RawQuery)
 		if err != nil {
 			return err
 		}
 		caller := access.From(r.Context())
 		if req.Resource == "$metadata" {
-			return e.metadata(w, r, caller)
+			return e.metadata(w, r, caller, m.schema)
 		}
 		switch r.Method {
 		case http.MethodGet, http.MethodHead:
-			return e.get(w, r, caller, req)
+			return e.get(w, r, caller, m, req)
 		case http.MethodPost:
 			if req.Action == "canAccess" {
-				return e.canAccess(w, r, caller, req)
+				return e.canAccess(w, r, caller, m, req)
 			}
-			return e.post(w, r, caller, req, prefix)
+			return e.post(w, r, caller, m, req)
 		case http.MethodPatch, http.MethodDelete:
-			return e.change(w, r, caller, req)
+			return e.change(w, r, caller, m, req)
 		}
 		w.Header().Set("Allow", "GET, HEAD, POST, PATCH, DELETE")
 		w.WriteHeader(http.StatusMethodNotAllowed)
@@ -56,13 +51,32 @@ func (e *Engine) Handler() web.HandlerFunc {
 	}
 }
 
-func (e *Engine) get(w http.ResponseWriter, r *http.Request, caller access.Caller, req *syntax.Request) error {
+// mount is one version of the API under its prefix.
+type mount struct {
+	prefix string
+	schema *schema
+}
+
+func (e *Engine) mount(path string) *mount {
+	for _, m := range e.mounts {
+		if strings.HasPrefix(path, m.prefix) {
+			return m
+		}
+	}
+	return nil
+}
+
+func (e *Engine) get(w http.ResponseWriter, r *http.Request, caller access.Caller, m *mount, req *syntax.Request) error {
 	if req.Action == "canAccess" {
 		return invalid("canAccess is asked with POST")
 	}
 	var d json.RawMessage
-	err := e.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		d, err = e.read(r.Context(), tx, caller, req)
+	p, err := e.planned(caller.Kind, m.schema, req)
+	if err != nil {
+		return err
+	}
+	err = e.reading(p)(r.Context(), func(tx *db.Tx) (err error) {
+		d, err = e.run(r.Context(), tx, caller, p)
 		return err
 	})
 	if err != nil {
@@ -78,12 +92,12 @@ func (e *Engine) get(w http.ResponseWriter, r *http.Request, caller access.Calle
 	return nil
 }
 
-func (e *Engine) post(w http.ResponseWriter, r *http.Request, caller access.Caller, req *syntax.Request, prefix string) error {
+func (e *Engine) post(w http.ResponseWriter, r *http.Request, caller access.Caller, m *mount, req *syntax.Request) error {
 	if req.Key != nil || req.Action != "" || len(req.Given) > 0 {
 		return invalid("a POST takes neither a key nor query options")
 	}
 	// The rule is looked up before the body is read: who may not create need not learn what a good body is.
-	if _, err := e.writer(r.Context(), nil, caller, req.Resource, Create); err != nil {
+	if _, err := e.writer(r.Context(), nil, caller, m.schema, req.Resource, Create); err != nil {
 		return err
 	}
 	values, err := body(r)
@@ -93,10 +107,15 @@ func (e *Engine) post(w http.ResponseWriter, r *http.Request, caller access.Call
 	var id int64
 	answer := json.RawMessage(nil)
 	err = e.db.Write(r.Context(), func(tx *db.Tx) (err error) {
-		if id, err = e.Insert(r.Context(), tx, caller, req.Resource, values); err != nil || !req.ReturnResource {
+		answer = nil
+		wr, err := e.writer(r.Context(), tx, caller, m.schema, req.Resource, Create)
+		if err != nil {
 			return err
 		}
-		answer, err = e.readBack(r.Context(), tx, caller, req.Resource, id)
+		if id, err = wr.insert(values); err != nil || !req.ReturnResource {
+			return err
+		}
+		answer, err = e.readBack(r.Context(), tx, caller, m.schema, req.Resource, id)
 		return err
 	})
 	if err != nil {
@@ -106,13 +125,13 @@ func (e *Engine) post(w http.ResponseWriter, r *http.Request, caller access.Call
 		answer = json.RawMessage(`{"id":` + strconv.FormatInt(id, 10) + `}`)
 	}
 	n := strconv.FormatInt(id, 10)
-	w.Header().Set("Location", prefix+req.Resource+"(@id)?@id="+n)
+	w.Header().Set("Location", m.prefix+req.Resource+"(@id)?@id="+n)
 	return web.WriteJSON(w, http.StatusCreated, answer)
 }
 
 // readBack is the new row as its maker sees it; nil when the maker may not.
-func (e *Engine) readBack(ctx context.Context, tx *db.Tx, caller access.Caller, resource string, id int64) (json.RawMessage, error) {
-	rows, err := e.read(ctx, tx, caller, byID(resource, id))
+func (e *Engine) readBack(ctx context.Context, tx *db.Tx, caller access.Caller, s *schema, resource string, id int64) (json.RawMessage, error) {
+	rows, err := e.read(ctx, tx, caller, s, byID(resource, id))
 	if errors.Is(err, api.ErrUnauthorized) {
 		return nil, nil
 	}
@@ -126,12 +145,12 @@ func (e *Engine) readBack(ctx context.Context, tx *db.Tx, caller access.Caller, 
 }
 
 // change serves PATCH and DELETE.
-func (e *Engine) change(w http.ResponseWriter, r *http.Request, caller access.Caller, req *syntax.Request) error {
+func (e *Engine) change(w http.ResponseWriter, r *http.Request, caller access.Caller, m *mount, req *syntax.Request) error {
 	op := Update
 	if r.Method == http.MethodDelete {
 		op = Delete
 	}
-	if _, err := e.writer(r.Context(), nil, caller, req.Resource, op); err != nil {
+	if _, err := e.writer(r.Context(), nil, caller, m.schema, req.Resource, op); err != nil {
 		return err
 	}
 	switch given := req.Given; {
@@ -150,7 +169,7 @@ func (e *Engine) change(w http.ResponseWriter, r *http.Request, caller access.Ca
 		}
 	}
 	err := e.db.Write(r.Context(), func(tx *db.Tx) error {
-		wr, err := e.writer(r.Context(), tx, caller, req.Resource, op)
+		wr, err := e.writer(r.Context(), tx, caller, m.schema, req.Resource, op)
 		if err != nil {
 			return err
 		}
@@ -170,8 +189,8 @@ func (e *Engine) change(w http.ResponseWriter, r *http.Request, caller access.Ca
 }
 
 // canAccess answers whether the caller could do something with a row.
-func (e *Engine) canAccess(w http.ResponseWriter, r *http.Request, caller access.Caller, req *syntax.Request) error {
-	res, err := e.readable(caller, req.Resource)
+func (e *Engine) canAccess(w http.ResponseWriter, r *http.Request, caller access.Caller, m *mount, req *syntax.Request) error {
+	res, err := m.schema.readable(caller.Kind, req.Resource)
 	if err != nil {
 		return err
 	}
@@ -189,9 +208,12 @@ func (e *Engine) canAccess(w http.ResponseWriter, r *http.Request, caller access
 	req.Action = ""
 	req.Query = syntax.Query{Top: -1, Select: []string{"id"}}
 	var d json.RawMessage
-	err = e.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		c := newCompiler(&sqlite, caller, tx.Now, req.Aliases)
-		d, err = e.accessible(r.Context(), tx, c, res, req, allowed)
+	p, err := newCompiler(e.d, caller.Kind, req.Aliases).plan(res, req, allowed)
+	if err != nil {
+		return err
+	}
+	err = e.reading(p)(r.Context(), func(tx *db.Tx) (err error) {
+		d, err = e.run(r.Context(), tx, caller, p)
 		return err
 	})
 	switch {
@@ -203,28 +225,12 @@ func (e *Engine) canAccess(w http.ResponseWriter, r *http.Request, caller access
 	return web.WriteJSON(w, http.StatusOK, map[string]json.RawMessage{"d": d})
 }
 
-// accessible lists the rows of a request that a filter allows; a nil filter is every row, for the server itself.
-func (e *Engine) accessible(
-	ctx context.Context, tx *db.Tx, c *compiler, r *resource, req *syntax.Request, allowed syntax.Expr,
-) (json.RawMessage, error) {
-	s, where, err := c.selection(r, req)
-	if err != nil {
-		return nil, err
+// reading is how the statements of a plan see the same state: one alone always does.
+func (e *Engine) reading(p *plan) func(context.Context, func(*db.Tx) error) error {
+	if len(p.root.lists) == 0 {
+		return e.db.ReadOne
 	}
-	if allowed != nil {
-		cond, err := c.ruleFilter(s, allowed)
-		if err != nil {
-			return nil, err
-		}
-		if cond != "" {
-			where = append(where, cond)
-		}
-	}
-	row, err := c.row(s, &req.Query)
-	if err != nil {
-		return nil, err
-	}
-	return e.rows(ctx, tx, "SELECT "+row+" FROM "+s.from()+" WHERE "+strings.Join(where, " AND "), c.args, false)
+	return e.db.Read
 }
 
 // allowed is the filter of what canAccess asks for, as an action or as the HTTP method that would be used.

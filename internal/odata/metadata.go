@@ -3,7 +3,6 @@ package odata
 import (
 	"encoding/xml"
 	"net/http"
-	"time"
 
 	"github.com/roadstead-io/roadstead/internal/access"
 )
@@ -52,7 +51,7 @@ var edmTypes = map[Type]string{
 }
 
 // metadata describes what the caller may read.
-func (e *Engine) metadata(w http.ResponseWriter, r *http.Request, caller access.Caller) error {
+func (e *Engine) metadata(w http.ResponseWriter, r *http.Request, caller access.Caller, sch *schema) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return invalid("$metadata can only be read")
 	}
@@ -60,9 +59,9 @@ func (e *Engine) metadata(w http.ResponseWriter, r *http.Request, caller access.
 	doc := edmx{NS: "http://docs.oasis-open.org/odata/ns/edmx", Version: "4.0", Schema: edmSchema{
 		NS: "http://docs.oasis-open.org/odata/ns/edm", Namespace: ns, Sets: edmSets{Name: "Container"},
 	}}
-	c := newCompiler(&sqlite, caller, time.Time{}, nil)
-	for _, res := range e.schema.resources {
-		if _, err := e.readable(caller, res.Name); err != nil {
+	c := newCompiler(e.d, caller.Kind, nil)
+	for _, res := range sch.resources {
+		if _, err := sch.readable(caller.Kind, res.Name); err != nil {
 			continue
 		}
 		entity := edmEntity{Name: res.Name, Key: edmRef{"id"}}
@@ -73,14 +72,14 @@ func (e *Engine) metadata(w http.ResponseWriter, r *http.Request, caller access.
 			case col.target == nil:
 				entity.Properties = append(entity.Properties, edmProperty{col.Name, edmTypes[col.Type], col.Null})
 			default:
-				if _, err := e.readable(caller, col.target.Name); err == nil {
+				if _, err := sch.readable(caller.Kind, col.target.Name); err == nil {
 					entity.Navigations = append(entity.Navigations, edmProperty{col.Name, ns + "." + col.target.Name, col.Null})
 				}
 			}
 		}
 		for _, name := range sortedKeys(res.toMany) {
 			col := res.toMany[name]
-			if _, err := e.readable(caller, col.of.Name); err == nil && c.sees(scope{res: col.of}, col) {
+			if _, err := sch.readable(caller.Kind, col.of.Name); err == nil && c.sees(scope{res: col.of}, col) {
 				entity.Navigations = append(entity.Navigations, edmProperty{name, "Collection(" + ns + "." + col.of.Name + ")", true})
 			}
 		}

@@ -27,9 +27,11 @@ const (
 
 // Column is one property of a resource.
 type Column struct {
-	Name     string
-	Type     Type
-	SQL      string   // how to compute it, with {t} for the table's alias and @now, @user… as in rules; empty: the column of that name
+	Name string
+	Type Type
+	// SQL is how to compute it, for both databases, with {t} for the table's alias and @now, @user… as in rules; empty: the column
+	// of that name. A stored Boolean is 0 or 1, a computed one is a condition (true, false or null), not a number.
+	SQL      string
 	Null     bool     // may be null
 	To       string   // ForeignKey: name of the resource that it points to
 	Synonyms []string // ForeignKey: other property names of the same navigation
@@ -86,7 +88,7 @@ type Resource struct {
 	Rules      map[access.Kind]Rule
 	// Actions are what `canAccess` answers besides read, update and delete: action → kind → filter of the rows that allow it.
 	Actions map[string]map[access.Kind]string
-	Virtual []string // names accepted in a create or update that are no columns; Before turns them into columns
+	Virtual []string // names accepted in a create or update that are no columns, or computed ones; Before turns them into columns
 	Before  []Hook   // before the write: defaults, validation, derived values
 	After   []Hook   // after the write, before the commit
 }

@@ -7,24 +7,23 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
 // The test model is a small fleet of two tenants: user 7 in organization 1, user 8 in organization 2.
 const testSchema = `-- +goose Up
-CREATE TABLE user (id INTEGER PRIMARY KEY, username TEXT NOT NULL UNIQUE, password TEXT NOT NULL DEFAULT 'secret');
+CREATE TABLE "user" (id INTEGER PRIMARY KEY, username TEXT NOT NULL UNIQUE, password TEXT NOT NULL DEFAULT 'secret');
 CREATE TABLE organization (id INTEGER PRIMARY KEY, created_at TEXT NOT NULL, name TEXT NOT NULL, handle TEXT NOT NULL UNIQUE);
-CREATE TABLE organization_membership (id INTEGER PRIMARY KEY, user INTEGER NOT NULL REFERENCES user(id),
-  organization INTEGER NOT NULL REFERENCES organization(id) ON DELETE CASCADE, UNIQUE(user, organization));
+CREATE TABLE organization_membership (id INTEGER PRIMARY KEY, "user" INTEGER NOT NULL REFERENCES "user"(id),
+  organization INTEGER NOT NULL REFERENCES organization(id) ON DELETE CASCADE, UNIQUE("user", organization));
 CREATE TABLE cpu_architecture (id INTEGER PRIMARY KEY, slug TEXT NOT NULL UNIQUE);
 CREATE TABLE device_type (id INTEGER PRIMARY KEY, slug TEXT NOT NULL UNIQUE, name TEXT NOT NULL, contract TEXT,
   is_of__cpu_architecture INTEGER NOT NULL REFERENCES cpu_architecture(id));
@@ -33,10 +32,14 @@ CREATE TABLE device_type_alias (id INTEGER PRIMARY KEY, device_type INTEGER NOT 
 CREATE TABLE application (id INTEGER PRIMARY KEY, created_at TEXT NOT NULL, app_name TEXT NOT NULL, slug TEXT NOT NULL UNIQUE,
   uuid TEXT UNIQUE, organization INTEGER NOT NULL REFERENCES organization(id), is_public INTEGER NOT NULL DEFAULT 0,
   is_host INTEGER NOT NULL DEFAULT 0, is_archived INTEGER NOT NULL DEFAULT 0, actor INTEGER,
-  is_for__device_type INTEGER NOT NULL REFERENCES device_type(id), should_be_running__release INTEGER REFERENCES release(id),
+  is_for__device_type INTEGER NOT NULL REFERENCES device_type(id), should_be_running__release INTEGER,
   UNIQUE(organization, app_name));
+CREATE TABLE release (id INTEGER PRIMARY KEY, created_at TEXT NOT NULL, belongs_to__application INTEGER NOT NULL REFERENCES application(id),
+  "commit" TEXT NOT NULL, status TEXT NOT NULL, composition TEXT NOT NULL DEFAULT '{}', is_final INTEGER NOT NULL DEFAULT 1,
+  is_invalidated INTEGER NOT NULL DEFAULT 0, is_passing_tests INTEGER NOT NULL DEFAULT 1, end_timestamp TEXT, build_log TEXT,
+  semver_major INTEGER NOT NULL DEFAULT 0, revision INTEGER);
 CREATE TABLE device (id INTEGER PRIMARY KEY, created_at TEXT NOT NULL, modified_at TEXT NOT NULL, uuid TEXT NOT NULL UNIQUE,
-  device_name TEXT NOT NULL, note TEXT, is_online INTEGER NOT NULL DEFAULT 0, memory_usage INTEGER, cpu_temp REAL,
+  device_name TEXT NOT NULL, note TEXT, is_online INTEGER NOT NULL DEFAULT 0, memory_usage INTEGER, cpu_temp DOUBLE PRECISION,
   actor INTEGER, last_seen TEXT, secret_note TEXT,
   belongs_to__application INTEGER REFERENCES application(id), is_of__device_type INTEGER NOT NULL REFERENCES device_type(id),
   is_running__release INTEGER REFERENCES release(id), is_pinned_on__release INTEGER REFERENCES release(id),
@@ -54,10 +57,6 @@ CREATE TABLE service_install (id INTEGER PRIMARY KEY, device INTEGER NOT NULL RE
   installs__service INTEGER NOT NULL REFERENCES service(id));
 CREATE TABLE device_service_environment_variable (id INTEGER PRIMARY KEY,
   service_install INTEGER NOT NULL REFERENCES service_install(id) ON DELETE CASCADE, name TEXT NOT NULL, value TEXT NOT NULL);
-CREATE TABLE release (id INTEGER PRIMARY KEY, created_at TEXT NOT NULL, belongs_to__application INTEGER NOT NULL REFERENCES application(id),
-  "commit" TEXT NOT NULL, status TEXT NOT NULL, composition TEXT NOT NULL DEFAULT '{}', is_final INTEGER NOT NULL DEFAULT 1,
-  is_invalidated INTEGER NOT NULL DEFAULT 0, is_passing_tests INTEGER NOT NULL DEFAULT 1, end_timestamp TEXT, build_log TEXT,
-  semver_major INTEGER NOT NULL DEFAULT 0, revision INTEGER);
 CREATE TABLE release_tag (id INTEGER PRIMARY KEY, release INTEGER NOT NULL REFERENCES release(id), tag_key TEXT NOT NULL, value TEXT NOT NULL);
 CREATE TABLE image (id INTEGER PRIMARY KEY, image_size INTEGER, is_stored_at__image_location TEXT NOT NULL,
   is_a_build_of__service INTEGER NOT NULL REFERENCES service(id));
@@ -66,10 +65,10 @@ CREATE TABLE release_image (id INTEGER PRIMARY KEY, image INTEGER NOT NULL REFER
 CREATE TABLE image_install (id INTEGER PRIMARY KEY, device INTEGER NOT NULL REFERENCES device(id) ON DELETE CASCADE,
   installs__image INTEGER NOT NULL REFERENCES image(id), status TEXT NOT NULL);
 CREATE TABLE api_key (id INTEGER PRIMARY KEY, created_at TEXT NOT NULL, name TEXT, is_of__actor INTEGER NOT NULL, hash TEXT NOT NULL);
-CREATE VIEW direct_access AS SELECT m.id * 1000000 + a.id AS id, m.user AS user, a.id AS application
+CREATE VIEW direct_access AS SELECT m.id * 1000000 + a.id AS id, m."user" AS "user", a.id AS application
   FROM organization_membership m JOIN application a ON a.organization = m.organization;
 
-INSERT INTO user (id, username) VALUES (7,'bob'),(8,'eve');
+INSERT INTO "user" (id, username) VALUES (7,'bob'),(8,'eve');
 INSERT INTO organization VALUES (1,'2026-01-01T00:00:00.000Z','Acme','acme'),(2,'2026-01-02T00:00:00.000Z','Other','a''b/c d');
 INSERT INTO organization_membership VALUES (1,7,1),(2,8,2);
 INSERT INTO cpu_architecture VALUES (1,'aarch64'),(2,'amd64');
@@ -101,6 +100,11 @@ INSERT INTO release_image VALUES (90,80,700),(91,81,700),(92,82,710);
 INSERT INTO image_install VALUES (95,200,80,'Running'),(96,200,81,'deleted');
 INSERT INTO api_key VALUES (31,'2026-01-01T00:00:00.000Z','laptop',70,'abcdef'),(32,'2026-01-01T00:00:00.000Z',NULL,70,'123456'),(33,'2026-01-01T00:00:00.000Z','evekey',80,'fedcba');
 `
+
+const afterGivenIDs = `DO $do$ DECLARE t record; BEGIN
+	FOR t IN SELECT table_name AS n FROM information_schema.columns WHERE column_name = 'id' AND is_identity = 'YES' LOOP
+		EXECUTE format('SELECT setval(pg_get_serial_sequence(%L, ''id''), (SELECT max(id) FROM %I))', quote_ident(t.n), t.n);
+	END LOOP; END $do$`
 
 const (
 	mine       = "organization_membership/any(m:m/user eq @user)"
@@ -152,7 +156,7 @@ func testModel() odata.Model {
 	log := orNull(text("build_log"))
 	log.Explicit = true
 	status := text("overall_status")
-	status.SQL, status.Explicit = "CASE WHEN {t}.is_online THEN 'operational@' WHEN {t}.last_seen < @now THEN 'disconnected' ELSE 'inactive' END", true
+	status.SQL, status.Explicit = "CASE WHEN {t}.is_online = 1 THEN 'operational@' WHEN {t}.last_seen < @now THEN 'disconnected' ELSE 'inactive' END", true
 	secret := orNull(text("secret_note"))
 	secret.Hidden = true
 	hash := text("hash")
@@ -257,17 +261,15 @@ type server struct {
 func newServer(t testing.TB, change ...func(*odata.Config)) *server {
 	t.Helper()
 	now := func() time.Time { return time.Date(2026, 4, 1, 0, 0, 0, 0, time.UTC) }
-	d, err := db.Open(db.Config{Path: filepath.Join(t.TempDir(), "test.db"), Now: now})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := d.Close(); err != nil {
-			t.Error(err)
+	d := dbtest.Open(t, now, dbtest.Schema("0001_test.sql", testSchema))
+	if d.Dialect() == db.Postgres { // new ids come after those that the schema gives
+		err := d.Write(t.Context(), func(tx *db.Tx) error {
+			_, err := tx.ExecContext(t.Context(), afterGivenIDs)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-	})
-	if err := d.Migrate(t.Context(), fstest.MapFS{"sqlite/0001_test.sql": {Data: []byte(testSchema)}}); err != nil {
-		t.Fatal(err)
 	}
 	cfg := odata.Config{Model: testModel(), DB: d, Prefixes: []string{"/v7/"}}
 	for _, f := range change {

@@ -20,11 +20,14 @@ type schema struct {
 type resource struct {
 	*Resource
 	table   string // quoted
+	order   []string
 	columns map[string]*column
 	toOne   map[string]*column // foreign keys, by name and synonym
 	toMany  map[string]*column // foreign keys of other resources that point here, by reverse name
 	rules   map[access.Kind]*rule
 	actions map[string]map[access.Kind]syntax.Expr
+	base    *resource   // the resource of the model behind one of an older version; itself otherwise
+	only    syntax.Expr // of an older version: the rows it has; nil: all
 }
 
 // column is a Column with what it belongs to.
@@ -33,6 +36,7 @@ type column struct {
 	of     *resource
 	target *resource // ForeignKey
 	sql    []sqlPart // computed
+	base   *column   // the column of the model behind one of an older version; itself in the model; nil when there is none
 }
 
 // rule is a Rule, parsed. A nil filter means never.
@@ -88,6 +92,7 @@ func newSchema(m Model, lim Limits) (*schema, error) {
 // add takes a resource's own names and columns.
 func (s *schema) add(def *Resource) (*resource, error) {
 	r := &resource{Resource: def, columns: map[string]*column{}, toOne: map[string]*column{}, toMany: map[string]*column{}}
+	r.base = r
 	table := def.Table
 	if table == "" {
 		table = def.Name
@@ -118,7 +123,9 @@ func (s *schema) add(def *Resource) (*resource, error) {
 		if (c.Type == ForeignKey) != (c.To != "") {
 			return nil, fmt.Errorf("column %q: a foreign key needs a target, and nothing else has one", c.Name)
 		}
-		r.columns[c.Name] = &column{Column: c, of: r, sql: splitSQL(c.SQL)}
+		col := &column{Column: c, of: r, sql: splitSQL(c.SQL)}
+		col.base = col
+		r.columns[c.Name], r.order = col, append(r.order, c.Name)
 	}
 	return r, nil
 }
@@ -228,7 +235,7 @@ func (r *resource) parseRule(lim Limits, def Rule) (*rule, error) {
 		if c == nil && !slices.Contains(r.Virtual, n) {
 			return nil, fmt.Errorf("rule: Write names %q, which is no column", n)
 		}
-		if c != nil && c.SQL != "" {
+		if c != nil && c.SQL != "" && !slices.Contains(r.Virtual, n) {
 			return nil, fmt.Errorf("rule: Write names %q, which is computed", n)
 		}
 	}

@@ -2,9 +2,7 @@ package odata
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -18,38 +16,36 @@ import (
 
 // readable finds a resource that the caller may read something of. One that does not exist looks like one that may not be
 // read at all.
-func (e *Engine) readable(caller access.Caller, name string) (*resource, error) {
-	r := e.schema.byName[name]
+func (s *schema) readable(kind access.Kind, name string) (*resource, error) {
+	r := s.byName[name]
 	if r == nil {
 		return nil, errUnauthorized
 	}
-	if caller.Kind == access.System {
+	if kind == access.System {
 		return r, nil
 	}
-	if rule := r.rules[caller.Kind]; rule == nil || rule.read == nil {
+	if rule := r.rules[kind]; rule == nil || rule.read == nil {
 		return nil, errUnauthorized
 	}
 	return r, nil
 }
 
+// planned compiles a GET.
+func (e *Engine) planned(kind access.Kind, s *schema, req *syntax.Request) (*plan, error) {
+	r, err := s.readable(kind, req.Resource)
+	if err != nil {
+		return nil, err
+	}
+	return newCompiler(e.d, kind, req.Aliases).plan(r, req, nil)
+}
+
 // read answers a GET: a JSON array, or a number for /$count.
-func (e *Engine) read(ctx context.Context, tx *db.Tx, caller access.Caller, req *syntax.Request) (json.RawMessage, error) {
-	r, err := e.readable(caller, req.Resource)
+func (e *Engine) read(ctx context.Context, tx *db.Tx, caller access.Caller, s *schema, req *syntax.Request) (json.RawMessage, error) {
+	p, err := e.planned(caller.Kind, s, req)
 	if err != nil {
 		return nil, err
 	}
-	c := newCompiler(&sqlite, caller, tx.Now, req.Aliases)
-	text, err := c.statement(r, req)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, e.lim.Time, errSlow)
-	defer cancel()
-	out, err := e.rows(ctx, tx, text, c.args, req.Action == "$count")
-	if err != nil && errors.Is(context.Cause(ctx), errSlow) {
-		return nil, errSlow
-	}
-	return out, err
+	return e.run(ctx, tx, caller, p)
 }
 
 // byID asks for one row.
@@ -60,27 +56,6 @@ func byID(resource string, id int64) *syntax.Request {
 
 var errSlow = api.Errorf(api.Unavailable, "the request took too long; ask for less")
 
-// statement compiles a whole GET.
-func (c *compiler) statement(r *resource, req *syntax.Request) (string, error) {
-	s, where, err := c.selection(r, req)
-	if err != nil {
-		return "", err
-	}
-	tail := " FROM " + s.from()
-	if len(where) > 0 {
-		tail += " WHERE " + strings.Join(where, " AND ")
-	}
-	if req.Action == "$count" {
-		return "SELECT count(*)" + tail, nil
-	}
-	row, err := c.row(s, &req.Query)
-	if err != nil {
-		return "", err
-	}
-	keys, err := c.orderKeys(s, &req.Query, true)
-	return "SELECT " + row + tail + keys + c.page(&req.Query), err
-}
-
 // selection is the table of a request with the conditions of rule, key and filter.
 func (c *compiler) selection(r *resource, req *syntax.Request) (s scope, where []string, err error) {
 	if s, err = c.open(r, scope{}); err != nil {
@@ -90,9 +65,7 @@ func (c *compiler) selection(r *resource, req *syntax.Request) (s scope, where [
 	if err != nil {
 		return s, nil, err
 	}
-	if rule != "" {
-		where = append(where, rule)
-	}
+	where = append(where, rule...)
 	if req.Key != nil {
 		key, err := c.key(s, req.Key)
 		if err != nil {
@@ -155,46 +128,12 @@ func (r *resource) isKey(names []string) bool {
 	return false
 }
 
-// rows runs a statement whose only column is the JSON of a row and puts the rows in an array.
-func (e *Engine) rows(ctx context.Context, tx *db.Tx, text string, args []any, count bool) (_ json.RawMessage, err error) {
-	rows, err := tx.QueryContext(ctx, text, args...)
-	if err != nil {
-		return nil, queryError(err)
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	var raw sql.RawBytes
-	if count {
-		if !rows.Next() {
-			return nil, queryError(errors.Join(rows.Err(), sql.ErrNoRows))
-		}
-		err := rows.Scan(&raw)
-		return json.RawMessage(slices.Clone(raw)), err
-	}
-	out := []byte{'['}
-	for n := 0; rows.Next(); n++ {
-		if n >= e.lim.Top {
-			return nil, invalid("the answer has more than %d rows; ask for pages with $top and $skip", e.lim.Top)
-		}
-		if err := rows.Scan(&raw); err != nil {
-			return nil, fmt.Errorf("odata: read: %w", err)
-		}
-		if len(out)+len(raw) > e.lim.Answer {
-			return nil, invalid("the answer is larger than %d bytes; ask for pages with $top and $skip", e.lim.Answer)
-		}
-		if n > 0 {
-			out = append(out, ',')
-		}
-		out = append(out, raw...)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, queryError(err)
-	}
-	return append(out, ']'), nil
-}
-
 func queryError(err error) error {
 	if db.IsTooBig(err) {
 		return invalid("the request or its answer is too large")
+	}
+	if db.IsOutOfRange(err) {
+		return invalid("the request computes a value that is out of range")
 	}
 	return fmt.Errorf("odata: query: %w", err)
 }

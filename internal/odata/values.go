@@ -31,7 +31,7 @@ func (e *Engine) accept(r *resource, ru *rule, caller access.Caller, given map[s
 		if col != nil {
 			key = col.Name
 		}
-		virtual := col == nil && slices.Contains(r.Virtual, name)
+		virtual := (col == nil || col.sql != nil) && slices.Contains(r.Virtual, name) // a hook knows what to do with it
 		if caller.Kind != access.System {
 			if ru.ignore[key] || ru.ignore[name] {
 				continue
@@ -240,7 +240,11 @@ func toJSON(col *column, v any) (any, error) {
 	if len(raw) == 0 || raw[0] != '{' && raw[0] != '[' || !json.Valid(raw) || !utf8.Valid(raw) {
 		return nil, invalid("%q is not a JSON object", col.Name)
 	}
-	return json.RawMessage(raw), nil
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, raw); err != nil { // answers hold it as it is stored
+		return nil, invalid("%q is not a JSON object", col.Name)
+	}
+	return json.RawMessage(compact.Bytes()), nil
 }
 
 func toText(col *column, v any, maxLen int) (any, error) {
@@ -268,10 +272,13 @@ func Quote(value string) string {
 }
 
 // stored is a converted value as it is bound.
-func stored(d *dialect, v any) any {
+func stored(v any) any {
 	switch x := v.(type) {
 	case bool:
-		return d.truth(x)
+		if x {
+			return int64(1)
+		}
+		return int64(0)
 	case json.RawMessage:
 		return string(x)
 	}
@@ -280,7 +287,7 @@ func stored(d *dialect, v any) any {
 
 // assignments gives the columns of a write in a fixed order with their values to bind. Hooks have run: a name that is
 // neither column nor virtual field is their mistake.
-func assignments(d *dialect, r *resource, values map[string]any) (names []string, args []any, err error) {
+func assignments(r *resource, values map[string]any) (names []string, args []any, err error) {
 	for name := range values {
 		if r.columns[name] != nil {
 			names = append(names, name)
@@ -294,7 +301,7 @@ func assignments(d *dialect, r *resource, values map[string]any) (names []string
 		if err != nil {
 			return nil, nil, err
 		}
-		args = append(args, stored(d, v))
+		args = append(args, stored(v))
 	}
 	return names, args, nil
 }

@@ -2,9 +2,9 @@ package odata
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -25,8 +25,8 @@ type writer struct {
 }
 
 // writer finds the resource and the caller's rule for a kind of write, or says that there is none.
-func (e *Engine) writer(ctx context.Context, tx *db.Tx, caller access.Caller, name string, op Op) (*writer, error) {
-	w := &writer{e: e, ctx: ctx, tx: tx, caller: caller, r: e.schema.byName[name], d: &sqlite}
+func (e *Engine) writer(ctx context.Context, tx *db.Tx, caller access.Caller, s *schema, name string, op Op) (*writer, error) {
+	w := &writer{e: e, ctx: ctx, tx: tx, caller: caller, r: s.byName[name], d: e.d}
 	if w.r == nil {
 		return nil, errUnauthorized
 	}
@@ -58,7 +58,7 @@ func (w *writer) filter(op Op) syntax.Expr {
 // Insert makes one row, with the caller's rules and all hooks, and returns its id. On an error the transaction must be
 // given up: the row may be there already.
 func (e *Engine) Insert(ctx context.Context, tx *db.Tx, caller access.Caller, resource string, values map[string]any) (int64, error) {
-	w, err := e.writer(ctx, tx, caller, resource, Create)
+	w, err := e.writer(ctx, tx, caller, e.schema, resource, Create)
 	if err != nil {
 		return 0, err
 	}
@@ -79,7 +79,7 @@ func (w *writer) insert(given map[string]any) (int64, error) {
 	}
 	w.stamp(ch.Values, "created_at")
 	w.stamp(ch.Values, "modified_at")
-	names, args, err := assignments(w.d, w.r, ch.Values)
+	names, args, err := assignments(w.r, ch.Values)
 	if err != nil {
 		return 0, err
 	}
@@ -87,7 +87,7 @@ func (w *writer) insert(given map[string]any) (int64, error) {
 	if len(names) > 0 {
 		var cols, marks []string
 		for i, n := range names {
-			cols, marks = append(cols, quoteName(n)), append(marks, w.d.placeholder(i+1))
+			cols, marks = append(cols, quoteName(n)), append(marks, w.d.typed("?"+strconv.Itoa(i+1), args[i]))
 		}
 		text = "INSERT INTO " + w.r.table + " (" + strings.Join(cols, ",") + ") VALUES (" + strings.Join(marks, ",") + ") RETURNING id"
 	}
@@ -121,7 +121,7 @@ func (e *Engine) Remove(ctx context.Context, tx *db.Tx, caller access.Caller, re
 }
 
 func (e *Engine) one(ctx context.Context, tx *db.Tx, caller access.Caller, name string, id int64, op Op) (*writer, []int64, error) {
-	w, err := e.writer(ctx, tx, caller, name, op)
+	w, err := e.writer(ctx, tx, caller, e.schema, name, op)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -148,7 +148,7 @@ func (w *writer) update(ids []int64, given map[string]any) error {
 	if err := w.hooks(w.r.Before, ch); err != nil {
 		return err
 	}
-	names, args, err := assignments(w.d, w.r, ch.Values)
+	names, args, err := assignments(w.r, ch.Values)
 	if err != nil {
 		return err
 	}
@@ -158,10 +158,10 @@ func (w *writer) update(ids []int64, given map[string]any) error {
 		}
 		var sets []string
 		for i, n := range names {
-			sets = append(sets, quoteName(n)+" = "+w.d.placeholder(i+1))
+			sets = append(sets, quoteName(n)+" = "+w.d.typed("?"+strconv.Itoa(i+1), args[i]))
 		}
-		args = append(args, idList(ids))
-		text := "UPDATE " + w.r.table + " SET " + strings.Join(sets, ", ") + " WHERE id IN " + w.d.idsIn(w.d.placeholder(len(args)))
+		args = append(args, w.d.ids(ids))
+		text := "UPDATE " + w.r.table + " SET " + strings.Join(sets, ", ") + " WHERE " + w.d.idsIn("id", "?"+strconv.Itoa(len(args)))
 		if _, err := w.tx.ExecContext(w.ctx, text, args...); err != nil {
 			return w.refused(err, Update, ids)
 		}
@@ -181,8 +181,8 @@ func (w *writer) remove(ids []int64) error {
 	if err := w.hooks(w.r.Before, ch); err != nil {
 		return err
 	}
-	text := "DELETE FROM " + w.r.table + " WHERE id IN " + w.d.idsIn(w.d.placeholder(1))
-	if _, err := w.tx.ExecContext(w.ctx, text, idList(ids)); err != nil {
+	text := "DELETE FROM " + w.r.table + " WHERE " + w.d.idsIn("id", "?1")
+	if _, err := w.tx.ExecContext(w.ctx, text, w.d.ids(ids)); err != nil {
 		return w.refused(err, Delete, ids)
 	}
 	return w.hooks(w.r.After, ch)
@@ -209,14 +209,14 @@ func (w *writer) hooks(list []Hook, ch *Change) error {
 	return nil
 }
 
-func idList(ids []int64) string {
-	data, _ := json.Marshal(ids) // a list of numbers always encodes
-	return string(data)
-}
-
 // compiler compiles for the caller of the write.
 func (w *writer) compiler(aliases map[string]syntax.Expr) *compiler {
-	return newCompiler(w.d, w.caller, w.tx.Now, aliases)
+	return newCompiler(w.d, w.caller.Kind, aliases)
+}
+
+// values are what the statement that a compiler made is run with.
+func (w *writer) values(c *compiler) []any {
+	return values(w.d, c.args, w.caller, w.tx.NowText(), nil)
 }
 
 // targets finds the rows that a request means, which the caller sees and may change. Rows that may not be changed are left
@@ -227,7 +227,7 @@ func (w *writer) targets(req *syntax.Request, op Op) ([]int64, error) {
 	if err != nil {
 		return nil, err
 	}
-	allowed := c.d.yes
+	allowed := "TRUE"
 	if w.rule != nil {
 		rule, err := c.ruleFilter(s, w.filter(op))
 		if err != nil {
@@ -237,11 +237,8 @@ func (w *writer) targets(req *syntax.Request, op Op) ([]int64, error) {
 			allowed = rule
 		}
 	}
-	text := "SELECT " + s.id() + ", " + allowed + " FROM " + s.from()
-	if len(where) > 0 {
-		text += " WHERE " + strings.Join(where, " AND ")
-	}
-	rows, err := w.tx.QueryContext(w.ctx, text+" ORDER BY "+s.id(), c.args...)
+	text := "SELECT " + s.id() + ", " + allowed + " FROM " + s.from() + conditions(where) + " ORDER BY " + s.id()
+	rows, err := w.tx.QueryContext(w.ctx, text, w.values(c)...)
 	if err != nil {
 		return nil, queryError(err)
 	}
@@ -288,8 +285,8 @@ func (w *writer) holds(op Op, ids []int64) error {
 		return err
 	}
 	n := 0
-	text := "SELECT count(*) FROM " + s.from() + " WHERE " + s.id() + " IN " + c.d.idsIn(c.bind(idList(ids))) + " AND " + rule
-	if err := w.tx.QueryRowContext(w.ctx, text, c.args...).Scan(&n); err != nil {
+	text := "SELECT count(*) FROM " + s.from() + " WHERE " + c.d.idsIn(s.id(), c.bind(w.d.ids(ids))) + " AND " + rule
+	if err := w.tx.QueryRowContext(w.ctx, text, w.values(c)...).Scan(&n); err != nil {
 		return queryError(err)
 	}
 	if n != len(ids) {
@@ -319,12 +316,9 @@ func (w *writer) references(values map[string]any, op Op) error {
 		if err != nil {
 			return err
 		}
-		if visible == "" {
-			visible = c.d.yes
-		}
 		n := 0
-		text := "SELECT count(*) FROM " + s.from() + " WHERE " + s.id() + " = " + c.bind(id) + " AND " + visible
-		if err := w.tx.QueryRowContext(w.ctx, text, c.args...).Scan(&n); err != nil {
+		text := "SELECT count(*) FROM " + s.from() + conditions(append(visible, s.id()+" = "+c.bind(id)))
+		if err := w.tx.QueryRowContext(w.ctx, text, w.values(c)...).Scan(&n); err != nil {
 			return queryError(err)
 		}
 		if n == 0 && op == Update && col.Unseen != "" {
@@ -344,7 +338,7 @@ func (w *writer) refused(err error, op Op, ids []int64) error {
 	case db.IsUnique(err):
 		return api.Errorf(api.Conflict, "%s", w.r.uniqueText(names))
 	case db.IsForeignKey(err):
-		if by := w.referencedBy(op, ids); by != "" {
+		if by := w.referencedBy(err, op, ids); by != "" {
 			return api.Errorf(api.Conflict, "Data is referenced by %s.", by)
 		}
 		return api.Errorf(api.Conflict, "Foreign key constraint violated")
@@ -374,8 +368,17 @@ func (r *resource) uniqueText(names []string) string {
 }
 
 // referencedBy names a resource whose rows point to ones that could not be deleted.
-func (w *writer) referencedBy(op Op, ids []int64) string {
+func (w *writer) referencedBy(err error, op Op, ids []int64) string {
 	if op != Delete {
+		return ""
+	}
+	if w.d.blocks == "" {
+		table := db.Referencing(err)
+		for _, r := range w.e.schema.resources {
+			if r.table == quoteName(table) {
+				return r.Name
+			}
+		}
 		return ""
 	}
 	for _, r := range w.e.schema.resources {
@@ -385,8 +388,8 @@ func (w *writer) referencedBy(op Op, ids []int64) string {
 			if col.target != w.r || w.tx.QueryRowContext(w.ctx, w.d.blocks, r.table[1:len(r.table)-1], col.Name).Scan(&n) != nil || n == 0 {
 				continue
 			}
-			text := "SELECT EXISTS (SELECT 1 FROM " + r.table + " WHERE " + quoteName(col.Name) + " IN " + w.d.idsIn(w.d.placeholder(1)) + ")"
-			if w.tx.QueryRowContext(w.ctx, text, idList(ids)).Scan(&n) == nil && n == 1 {
+			text := "SELECT EXISTS (SELECT 1 FROM " + r.table + " WHERE " + w.d.idsIn(quoteName(col.Name), "?1") + ")"
+			if w.tx.QueryRowContext(w.ctx, text, w.d.ids(ids)).Scan(&n) == nil && n == 1 {
 				return r.Name
 			}
 		}

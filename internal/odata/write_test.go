@@ -72,7 +72,7 @@ func TestTypes(t *testing.T) {
 	check(t, s, []exchange{
 		patch(`{"is_online":0,"memory_usage":12.0,"cpu_temp":1,"last_seen":1772323200000,"note":null}`, 200, ""),
 		{bob, "", "device(200)?$select=is_online,memory_usage,cpu_temp,last_seen,note,modified_at", "", 0,
-			`[{"is_online":false,"memory_usage":12,"cpu_temp":1.0,"last_seen":"2026-03-01T00:00:00.000Z","note":null,"modified_at":"2026-04-01T00:00:00.000Z"}]`},
+			`[{"is_online":false,"memory_usage":12,"cpu_temp":1,"last_seen":"2026-03-01T00:00:00.000Z","note":null,"modified_at":"2026-04-01T00:00:00.000Z"}]`},
 		patch(`{"is_online":true,"last_seen":"2017-10-01"}`, 200, ""),
 		{bob, "", "device(200)?$select=is_online,last_seen", "", 0, `[{"is_online":true,"last_seen":"2017-10-01T00:00:00.000Z"}]`},
 		patch(`{"last_seen":"2017-10-01T02:00:00+02:00"}`, 200, ""),

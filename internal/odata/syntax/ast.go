@@ -49,7 +49,7 @@ type Order struct {
 type Expr any
 
 type (
-	// Literal holds nil, bool, int64, float64, string or time.Time.
+	// Literal holds nil, bool, int64, float64, string, time.Time or time.Duration.
 	Literal struct{ Value any }
 	// Param is @name: an alias of the URL, or in rules something about the caller.
 	Param struct{ Name string }

@@ -254,6 +254,13 @@ func (p *parser) wordLiteral(t token) (Expr, error) {
 		}
 		p.next()
 		return Literal{d}, nil
+	case "duration":
+		d, err := ParseDuration(p.peek().text)
+		if err != nil {
+			return nil, p.fail("not a duration of days, hours, minutes and seconds, at most 100,000 days")
+		}
+		p.next()
+		return Literal{d}, nil
 	}
 	return nil, p.fail(t.text + " literals are not supported")
 }

@@ -1,0 +1,429 @@
+package odata
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+// runner answers one plan: it runs the statements from the root down and writes the rows as JSON.
+type runner struct {
+	e      *Engine
+	ctx    context.Context // a runner lives for one call
+	tx     *db.Tx
+	caller access.Caller
+	rows   int
+	bytes  int
+}
+
+// run answers a plan: a JSON array, or a number.
+func (e *Engine) run(ctx context.Context, tx *db.Tx, caller access.Caller, p *plan) (_ json.RawMessage, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, e.lim.Time, errSlow)
+	defer cancel()
+	defer func() {
+		if err != nil && errors.Is(context.Cause(ctx), errSlow) {
+			err = errSlow
+		}
+	}()
+	r := &runner{e: e, ctx: ctx, tx: tx, caller: caller}
+	if p.count {
+		return r.number(p.root)
+	}
+	l, err := r.level(p.root, nil)
+	if err != nil {
+		return nil, err
+	}
+	return l.out, nil
+}
+
+func (r *runner) query(l *level, ids []int64) (*sql.Rows, error) {
+	rows, err := r.tx.QueryContext(r.ctx, l.text, values(r.e.d, l.args, r.caller, r.tx.NowText(), ids)...)
+	if err != nil {
+		return nil, queryError(err)
+	}
+	return rows, nil
+}
+
+func (r *runner) number(l *level) (_ json.RawMessage, err error) {
+	rows, err := r.query(l, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	if !rows.Next() {
+		return nil, queryError(errors.Join(rows.Err(), sql.ErrNoRows))
+	}
+	var n int64
+	err = rows.Scan(&n)
+	return strconv.AppendInt(nil, n, 10), err
+}
+
+// listed is what a level gave: the objects of its rows in one buffer. Those of an expanded list are told apart by what they hang
+// on; the root's buffer is the finished array.
+type listed struct {
+	out  []byte
+	rows map[int64][]span
+}
+
+// span is the object of one row in a buffer.
+type span struct {
+	own        int64
+	start, end int
+}
+
+// level runs one statement for the rows that hang on ids, and those below it.
+func (r *runner) level(l *level, ids []int64) (_ *listed, err error) {
+	rows, err := r.query(l, ids)
+	if err != nil {
+		return nil, err
+	}
+	closed := false
+	defer func() {
+		if !closed {
+			err = errors.Join(err, rows.Close())
+		}
+	}()
+	w := r.writer(l)
+	for rows.Next() {
+		if r.rows++; r.rows > r.e.lim.Rows {
+			return nil, invalid("the answer has more than %d rows; ask for pages with $top and $skip", r.e.lim.Rows)
+		}
+		if err := rows.Scan(w.into...); err != nil {
+			return nil, fmt.Errorf("odata: read: %w", err)
+		}
+		if len(l.lists) > 0 {
+			w.keep()
+		} else if err := w.row(w.cells); err != nil {
+			return nil, err
+		}
+		if r.bytes+len(w.out)+len(w.kept) > r.e.lim.Answer {
+			return nil, r.tooLarge()
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, queryError(err)
+	}
+	closed = true
+	if err := rows.Close(); err != nil { // before the next statement: a connection answers one at a time
+		return nil, queryError(err)
+	}
+	if err := w.below(); err != nil {
+		return nil, err
+	}
+	return w.finish(), nil
+}
+
+func (r *runner) tooLarge() error {
+	return invalid("the answer is larger than %d bytes; ask for pages with $top and $skip", r.e.lim.Answer)
+}
+
+// levelWriter gathers the rows of one level.
+type levelWriter struct {
+	r     *runner
+	l     *level
+	cells []cell // the row at hand
+	into  []any
+	out   []byte
+	spans map[int64][]span // of a list
+	lists []*listed        // what the levels below gave
+
+	// Rows whose lists are still to be asked for: their cells one after the other, -1 for null.
+	kept []byte
+	ends []int
+}
+
+func (r *runner) writer(l *level) *levelWriter {
+	w := &levelWriter{r: r, l: l, cells: make([]cell, l.width), into: make([]any, l.width)}
+	for i := range w.cells {
+		w.into[i] = &w.cells[i]
+	}
+	if l.parent < 0 {
+		w.out = append(make([]byte, 0, 4<<10), '[')
+	} else {
+		w.spans = map[int64][]span{}
+	}
+	return w
+}
+
+// keep puts the row at hand aside.
+func (w *levelWriter) keep() {
+	for _, c := range w.cells {
+		if c.null {
+			w.ends = append(w.ends, -1)
+			continue
+		}
+		w.kept = append(w.kept, c.text...)
+		w.ends = append(w.ends, len(w.kept))
+	}
+}
+
+// eachKept gives the rows that were put aside.
+func (w *levelWriter) eachKept(do func(cells []cell) error) error {
+	at := 0
+	cells := make([]cell, w.l.width)
+	for i := 0; i < len(w.ends); i += w.l.width {
+		for j, end := range w.ends[i : i+w.l.width] {
+			if cells[j].null = end < 0; end >= 0 {
+				cells[j].text = w.kept[at:end]
+				at = end
+			}
+		}
+		if err := do(cells); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// below asks for the lists of the rows put aside, and then writes those.
+func (w *levelWriter) below() error {
+	if len(w.l.lists) == 0 || len(w.ends) == 0 {
+		return nil
+	}
+	w.r.bytes += len(w.kept)
+	for _, f := range w.l.lists {
+		ids := []int64{}
+		seen := map[int64]bool{}
+		err := w.eachKept(func(cells []cell) error {
+			if id, ok := cells[f.col].id(); ok && !seen[id] {
+				seen[id] = true
+				ids = append(ids, id)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		got := &listed{}
+		if len(ids) > 0 {
+			if got, err = w.r.level(f.list, ids); err != nil {
+				return err
+			}
+		}
+		w.lists = append(w.lists, got)
+		w.r.bytes += len(got.out)
+	}
+	return w.eachKept(func(cells []cell) error {
+		if w.r.bytes+len(w.out) > w.r.e.lim.Answer {
+			return w.r.tooLarge()
+		}
+		return w.row(cells)
+	})
+}
+
+// cell is one value as text, its memory used again row by row.
+type cell struct {
+	text []byte
+	null bool
+}
+
+// Scan implements sql.Scanner.
+func (c *cell) Scan(v any) error {
+	c.text, c.null = c.text[:0], false
+	switch v := v.(type) {
+	case nil:
+		c.null = true
+	case int64:
+		c.text = strconv.AppendInt(c.text, v, 10)
+	case string:
+		c.text = append(c.text, v...)
+	case []byte:
+		c.text = append(c.text, v...)
+	case float64:
+		c.text = appendFloat(c.text, v)
+	case bool:
+		c.text = strconv.AppendBool(c.text, v)
+	default:
+		return fmt.Errorf("odata: the database gave a %T", v)
+	}
+	return nil
+}
+
+// appendFloat writes a number as JSON does: without an exponent where that is short.
+func appendFloat(out []byte, f float64) []byte {
+	if a := math.Abs(f); a != 0 && (a < 1e-6 || a >= 1e21) {
+		return strconv.AppendFloat(out, f, 'e', -1, 64)
+	}
+	return strconv.AppendFloat(out, f, 'f', -1, 64)
+}
+
+func (c *cell) id() (int64, bool) {
+	if c.null {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(string(c.text), 10, 64)
+	return n, err == nil
+}
+
+// row writes the object of one row.
+func (w *levelWriter) row(cells []cell) error {
+	l := w.l
+	if l.parent < 0 {
+		if len(w.out) > 1 {
+			w.out = append(w.out, ',')
+		}
+		return w.object(l.row, cells)
+	}
+	start := len(w.out)
+	if err := w.object(l.row, cells); err != nil {
+		return err
+	}
+	parent, ok := cells[l.parent].id()
+	own, ok2 := cells[l.own].id()
+	if !ok || !ok2 {
+		return errors.New("odata: a row of a list has no id")
+	}
+	w.spans[parent] = append(w.spans[parent], span{own, start, len(w.out)})
+	return nil
+}
+
+func (w *levelWriter) finish() *listed {
+	if w.l.parent < 0 {
+		w.out = append(w.out, ']')
+	} else if !w.l.sorted {
+		byID := func(a, b span) int { return int(min(max(a.own-b.own, -1), 1)) }
+		for _, s := range w.spans {
+			if !slices.IsSortedFunc(s, byID) {
+				slices.SortFunc(s, byID)
+			}
+		}
+	}
+	return &listed{out: w.out, rows: w.spans}
+}
+
+func (w *levelWriter) object(n *node, cells []cell) error {
+	w.out = append(w.out, '{')
+	for i, f := range n.fields {
+		if i > 0 {
+			w.out = append(w.out, ',')
+		}
+		w.out = append(w.out, f.key...)
+		if err := w.field(f, cells); err != nil {
+			return err
+		}
+	}
+	w.out = append(w.out, '}')
+	return nil
+}
+
+func (w *levelWriter) field(f *field, cells []cell) error {
+	switch {
+	case f.list != nil:
+		w.list(f, cells)
+		return nil
+	case f.one == nil:
+		return w.value(f.kind, &cells[f.col])
+	case f.none || cells[f.one.present].null:
+		w.out = append(w.out, '[', ']')
+		return nil
+	}
+	w.out = append(w.out, '[')
+	err := w.object(f.one, cells)
+	w.out = append(w.out, ']')
+	return err
+}
+
+func (w *levelWriter) list(f *field, cells []cell) {
+	w.out = append(w.out, '[')
+	if id, ok := cells[f.col].id(); ok {
+		got := w.lists[f.at]
+		for i, s := range got.rows[id] {
+			if i > 0 {
+				w.out = append(w.out, ',')
+			}
+			w.out = append(w.out, got.out[s.start:s.end]...)
+		}
+	}
+	w.out = append(w.out, ']')
+}
+
+// value writes one value in the form of its type.
+func (w *levelWriter) value(t Type, c *cell) error {
+	v := c.text
+	if c.null {
+		w.out = append(w.out, "null"...)
+		return nil
+	}
+	switch t {
+	case Boolean:
+		word := "false"
+		if string(v) == "1" || string(v) == "true" {
+			word = "true"
+		}
+		w.out = append(w.out, word...)
+	case BigInteger:
+		w.out = append(append(append(w.out, '"'), v...), '"')
+	case ForeignKey:
+		w.out = append(append(append(w.out, `{"__id":`...), v...), '}')
+	case String, Date:
+		w.out = appendText(w.out, v)
+	case WebResource:
+		return w.file(v)
+	default: // a number; JSON is compact when it is written
+		w.out = append(w.out, v...)
+	}
+	return nil
+}
+
+// file writes what clients read of a file, with an address to fetch it from.
+func (w *levelWriter) file(v []byte) error {
+	var f File
+	if err := json.Unmarshal(v, &f); err != nil {
+		return fmt.Errorf("odata: a stored file: %w", err)
+	}
+	shown, err := w.r.e.shownFile(w.r.ctx, f)
+	if err != nil {
+		return err
+	}
+	w.out = append(w.out, shown...)
+	return nil
+}
+
+const hexDigits = "0123456789abcdef"
+
+// appendText writes a JSON text. Bytes that are not UTF-8 become the replacement character.
+func appendText(out, s []byte) []byte {
+	out = append(out, '"')
+	start := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c >= utf8.RuneSelf {
+			r, n := utf8.DecodeRune(s[i:])
+			if r == utf8.RuneError && n == 1 {
+				out = append(append(out, s[start:i]...), "\uFFFD"...)
+				start = i + 1
+			}
+			i += n
+			continue
+		}
+		if c >= ' ' && c != '"' && c != '\\' {
+			i++
+			continue
+		}
+		out = append(out, s[start:i]...)
+		switch c {
+		case '"', '\\':
+			out = append(out, '\\', c)
+		case '\n':
+			out = append(out, '\\', 'n')
+		case '\r':
+			out = append(out, '\\', 'r')
+		case '\t':
+			out = append(out, '\\', 't')
+		default:
+			out = append(out, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+		}
+		i++
+		start = i
+	}
+	return append(append(out, s[start:]...), '"')
+}
