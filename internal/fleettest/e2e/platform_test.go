@@ -277,17 +277,26 @@ func (a answer) rows() int {
 // call makes one raw request at a public name, with a bearer token unless it is empty.
 func (pl *platform) call(t *testing.T, method, service, path, token string, body any) answer {
 	t.Helper()
+	got, err := pl.ask(t.Context(), method, service, path, token, body)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return got
+}
+
+// ask is call for those who cannot end the test.
+func (pl *platform) ask(ctx context.Context, method, service, path, token string, body any) (answer, error) {
 	var r io.Reader
 	if body != nil {
 		data, err := json.Marshal(body)
 		if err != nil {
-			t.Fatal(err)
+			return answer{}, err
 		}
 		r = bytes.NewReader(data)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), method, "https://"+service+"."+pl.domain+path, r)
+	req, err := http.NewRequestWithContext(ctx, method, "https://"+service+"."+pl.domain+path, r)
 	if err != nil {
-		t.Fatal(err)
+		return answer{}, err
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -297,14 +306,14 @@ func (pl *platform) call(t *testing.T, method, service, path, token string, body
 	}
 	res, err := pl.http.Do(req)
 	if err != nil {
-		t.Fatalf("%s %s: %v", method, path, err)
+		return answer{}, err
 	}
 	defer res.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
 	if err != nil {
-		t.Fatalf("%s %s: %v", method, path, err)
+		return answer{}, err
 	}
-	return answer{res.StatusCode, res.Header, string(data)}
+	return answer{res.StatusCode, res.Header, string(data)}, nil
 }
 
 // eventually waits until a condition holds.
