@@ -49,9 +49,10 @@ if [ "$what" = all ] || [ "$what" = unit ]; then
 	CGO_ENABLED=1 proven '^(ok|FAIL)' go test -race -v -timeout 20m $(go list ./... | grep -v -e /internal/fleettest -e /internal/repotest -e /bench)
 fi
 if [ "$what" = all ] || [ "$what" = e2e ]; then
-	section "the real balena CLI"
+	section "the real balena CLI and SDK"
 	ROADSTEAD_BALENA_CLI=$(scripts/balena-cli.sh)
-	export ROADSTEAD_BALENA_CLI
+	ROADSTEAD_BALENA_SDK=$(scripts/balena-sdk.sh)
+	export ROADSTEAD_BALENA_CLI ROADSTEAD_BALENA_SDK
 	section "end to end: real server, real engine, real device"
 	proven '^(ok|FAIL)|^ *(---|[a-z]+_test.go:)' go test -count=1 -timeout 30m -v "$@" ./internal/fleettest/...
 fi
