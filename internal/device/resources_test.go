@@ -25,7 +25,7 @@ func TestDevicesAsTheCLIReadsThem(t *testing.T) {
 		"device(uuid='" + uuid + "')?$expand=device_tag($select=tag_key,value),belongs_to__application($select=slug)",
 		"device(uuid='" + uuid + "')?$select=overall_status,overall_progress,should_be_running__release",
 		"device?$filter=startswith(uuid,'0000') and belongs_to__application/any(a:a/slug eq 'alice/harbour')&$select=id",
-		fmt.Sprintf("service_install?$select=id&$filter=device eq %d and installs__service eq %d", made.ID, w.id("service", "1")),
+		fmt.Sprintf("service_install?$select=id&$filter=device eq %d and installs__service eq %d", made.ID, w.id("service", "1 = 1")),
 		"device(uuid='" + uuid + "')?$expand=image_install($select=id,download_progress,status,install_date;$filter=status ne 'deleted';" +
 			"$expand=installs__image($select=id;$expand=is_a_build_of__service($select=id,service_name)),is_provided_by__release($select=id,commit," +
 			"raw_version;$expand=belongs_to__application($select=slug))),belongs_to__application($select=slug),is_running__release($select=commit)",
@@ -236,8 +236,10 @@ func TestDeletedDeviceLeavesNothing(t *testing.T) {
 		dev, made := w.device(w.alice, f, uuidOf(9))
 		w.create(w.alice, "device_tag", map[string]any{"device": made.ID, "tag_key": "site", "value": "1"})
 		remove(made.ID)
-		for _, q := range []string{`api_key WHERE id = ?1`, `actor WHERE id = ?2`, `device WHERE id = ?3`, `device_tag WHERE device = ?3`} {
-			if n := w.count(q, dev.Key, dev.Actor, made.ID); n != 0 {
+		for q, id := range map[string]int64{
+			`api_key WHERE id = ?`: dev.Key, `actor WHERE id = ?`: dev.Actor, `device WHERE id = ?`: int64(made.ID), `device_tag WHERE device = ?`: int64(made.ID),
+		} {
+			if n := w.count(q, id); n != 0 {
 				t.Errorf("%s was deleted: %d rows of %s stay", what, n, q)
 			}
 		}

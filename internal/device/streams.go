@@ -2,7 +2,6 @@ package device
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -126,12 +125,9 @@ func aliveDevices(ctx context.Context, tx *db.Tx, open []*stream) (map[[2]int64]
 		return out, nil
 	}
 	slices.Sort(keys)
-	list, err := json.Marshal(slices.Compact(keys))
-	if err != nil {
-		return nil, err
-	}
-	rows, err := tx.QueryContext(ctx, `SELECT k.id, d.id FROM json_each(?) j JOIN api_key k ON k.id = j.value
-		JOIN device d ON d.actor = k.is_of__actor WHERE k.expiry_date IS NULL OR k.expiry_date > ?`, string(list), tx.NowText())
+	list, args := db.In(slices.Compact(keys))
+	rows, err := tx.QueryContext(ctx, `SELECT k.id, d.id FROM api_key k JOIN device d ON d.actor = k.is_of__actor
+		WHERE k.id IN `+list+` AND (k.expiry_date IS NULL OR k.expiry_date > ?)`, append(args, tx.NowText())...)
 	if err != nil {
 		return nil, err
 	}

@@ -14,7 +14,8 @@ func (w *world) join(who access.Caller, organization, role string) {
 	w.write(func(tx *db.Tx) error {
 		_, err := tx.ExecContext(w.Context(), `INSERT INTO organization_membership ("user", is_member_of__organization, organization_membership_role)
 			SELECT ?, o.id, r.id FROM organization o, organization_membership_role r WHERE o.handle = ? AND r.name = ?
-			ON CONFLICT DO UPDATE SET organization_membership_role = excluded.organization_membership_role`, who.User, organization, role)
+			ON CONFLICT ("user", is_member_of__organization)
+				DO UPDATE SET organization_membership_role = excluded.organization_membership_role`, who.User, organization, role)
 		return err
 	})
 }

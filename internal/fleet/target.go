@@ -41,7 +41,7 @@ FROM application a WHERE a.id = $1`, fleet).Scan(&tracks, &newest)
 // SetTarget makes a release the one that a fleet should run; 0 means none. Devices hear of it only when it changed.
 func (f *Fleets) SetTarget(ctx context.Context, tx *db.Tx, fleet, release int64) error {
 	res, err := tx.ExecContext(ctx, `
-UPDATE application SET should_be_running__release = NULLIF($1, 0)
+UPDATE application SET should_be_running__release = NULLIF(CAST($1 AS BIGINT), 0)
 WHERE id = $2 AND COALESCE(should_be_running__release, 0) <> $1`, release, fleet)
 	if err != nil {
 		return fmt.Errorf("fleet %d: target release %d: %w", fleet, release, err)

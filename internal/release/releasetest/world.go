@@ -31,7 +31,7 @@ const deviceTable = `-- +goose Up
 CREATE TABLE device (
 	id INTEGER PRIMARY KEY AUTOINCREMENT,
 	actor INTEGER NOT NULL UNIQUE REFERENCES actor (id),
-	uuid TEXT NOT NULL DEFAULT (lower(hex(randomblob(16)))),
+	uuid TEXT NOT NULL,
 	belongs_to__application INTEGER NOT NULL REFERENCES application (id) ON DELETE CASCADE,
 	is_pinned_on__release INTEGER REFERENCES "release" (id)
 );
@@ -78,14 +78,10 @@ func New(t *testing.T) *World {
 	w.Releases, err = release.New(release.Config{
 		DB: w.DB, Fleets: w.Fleets, Site: Site, Log: slog.New(slog.DiscardHandler), Now: w.Now,
 		Pinned: func(ctx context.Context, tx *db.Tx, releases []int64) (pinned bool, err error) {
-			for _, id := range releases {
-				if err := tx.QueryRowContext(ctx,
-					`SELECT $1 OR EXISTS (SELECT 1 FROM device WHERE is_pinned_on__release = $2)`, pinned, id).
-					Scan(&pinned); err != nil {
-					return false, err
-				}
-			}
-			return pinned, nil
+			list, args := db.In(releases)
+			err = tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM device WHERE is_pinned_on__release IN `+list+`)`, args...).
+				Scan(&pinned)
+			return pinned, err
 		},
 	})
 	w.must(err)
@@ -263,8 +259,8 @@ func (w *World) Device(fleetID int64) access.Caller {
 		if c.Actor, err = account.NewActor(w.t.Context(), tx); err != nil {
 			return err
 		}
-		err = tx.QueryRowContext(w.t.Context(), `INSERT INTO device (actor, belongs_to__application) VALUES ($1, $2) RETURNING id`,
-			c.Actor, fleetID).Scan(&c.Device)
+		err = tx.QueryRowContext(w.t.Context(), `INSERT INTO device (actor, uuid, belongs_to__application) VALUES ($1, $2, $3) RETURNING id`,
+			c.Actor, fmt.Sprintf("%032x", c.Actor), fleetID).Scan(&c.Device)
 		c.Name = fmt.Sprintf("device %d", c.Device)
 		return err
 	})

@@ -216,8 +216,7 @@ CREATE TRIGGER target_service_label AFTER UPDATE ON service_label
 CREATE TRIGGER target_service_label_gone AFTER DELETE ON service_label
     FOR EACH ROW EXECUTE FUNCTION target_of_service_row();
 CREATE TRIGGER target_release AFTER UPDATE ON "release"
-    WHEN (OLD.status = 'success' OR NEW.status = 'success')
-    FOR EACH ROW EXECUTE FUNCTION target_of_release();
+    FOR EACH ROW WHEN (OLD.status = 'success' OR NEW.status = 'success') EXECUTE FUNCTION target_of_release();
 CREATE TRIGGER target_image AFTER UPDATE ON image
     FOR EACH ROW EXECUTE FUNCTION target_of_image();
 CREATE TRIGGER target_image_label_new AFTER INSERT ON image_label
