@@ -19,9 +19,12 @@ const maxResult = 16 << 20
 // fleetRoutes are the routes of fleets, releases and builds.
 func (s *Server) fleetRoutes() []route {
 	builder := []string{api.RoleBuilder}
+	types := &deviceTypes{db: s.db}
 	return []route{
-		{method: "GET", path: "/device-types/v1", handle: s.deviceTypes, who: anybody},
-		{method: "GET", path: "/device-types/v1/{slug}", handle: s.deviceType, who: anybody},
+		{method: "GET", path: "/device-types/v1", handle: types.list, who: anybody},
+		{method: "GET", path: "/device-types/v1/{slug}", handle: types.one, who: anybody},
+		{method: "GET", path: "/device-types/v1/{slug}/images/{version}/download-size", handle: types.downloadSize, who: anybody},
+		{method: "GET", path: "/download", handle: types.download, who: anybody},
 		{method: "GET", path: "/download-config", handle: s.deviceConfig, who: users},
 		{method: "POST", path: "/download-config", handle: s.deviceConfig, who: users},
 
@@ -31,22 +34,6 @@ func (s *Server) fleetRoutes() []route {
 		{method: "POST", path: "/internal/v1/builds/{id}/heartbeat", handle: s.buildHeartbeat, roles: builder},
 		{method: "POST", path: "/internal/v1/builds/{id}/finish", handle: s.finishBuild, roles: builder},
 	}
-}
-
-func (s *Server) deviceTypes(w http.ResponseWriter, _ *http.Request) error {
-	docs, err := fleet.TypeDocuments()
-	if err != nil {
-		return err
-	}
-	return web.WriteJSON(w, http.StatusOK, docs)
-}
-
-func (s *Server) deviceType(w http.ResponseWriter, r *http.Request) error {
-	doc, err := fleet.FindTypeDocument(r.PathValue("slug"))
-	if err != nil {
-		return err
-	}
-	return web.WriteJSON(w, http.StatusOK, doc)
 }
 
 // deviceConfig is /download-config: the config.json for a device of a fleet. The key in it is new with every call.

@@ -1,68 +1,15 @@
 package fleet
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
-	"embed"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
-
-// One hw.device-type contract a file, named by its slug.
-//
-//go:embed contracts/*.json
-var contracts embed.FS
-
-// architectures are all that a device type may name.
-var architectures = []string{"aarch64", "amd64", "armv5e", "armv7hf", "i386", "i386-nlp", "rpi"}
-
-// Contract is what a device type's contract says. Fields we do not read are kept in the raw text that the API serves.
-type Contract struct {
-	Slug    string   `json:"slug"`
-	Name    string   `json:"name"`
-	Aliases []string `json:"aliases"`
-	Data    struct {
-		Arch    string `json:"arch"`
-		Storage struct {
-			Internal bool `json:"internal"`
-		} `json:"storage"`
-		IsPrivate bool `json:"is_private"`
-	} `json:"data"`
-	raw []byte
-}
-
-// catalogue reads the contracts in the program, in the order of their slugs.
-func catalogue() ([]Contract, error) {
-	files, err := contracts.ReadDir("contracts")
-	if err != nil {
-		return nil, fmt.Errorf("fleet: contracts: %w", err)
-	}
-	var all []Contract
-	for _, file := range files {
-		raw, err := contracts.ReadFile("contracts/" + file.Name())
-		if err != nil {
-			return nil, fmt.Errorf("fleet: contracts: %w", err)
-		}
-		var c Contract
-		if err := json.Unmarshal(raw, &c); err != nil {
-			return nil, fmt.Errorf("fleet: contract %s: %w", file.Name(), err)
-		}
-		if c.Slug+".json" != file.Name() || !slices.Contains(architectures, c.Data.Arch) {
-			return nil, fmt.Errorf("fleet: contract %s: slug %q, architecture %q", file.Name(), c.Slug, c.Data.Arch)
-		}
-		c.raw = raw
-		all = append(all, c)
-	}
-	slices.SortFunc(all, func(a, b Contract) int { return cmp.Compare(a.Slug, b.Slug) })
-	return all, nil
-}
 
 // syncDeviceTypes writes the catalogue to the database. A type that the program no longer knows stays: fleets may use it.
 func syncDeviceTypes(ctx context.Context, tx *db.Tx, types []Contract) error {
@@ -73,24 +20,67 @@ func syncDeviceTypes(ctx context.Context, tx *db.Tx, types []Contract) error {
 		}
 	}
 	for _, t := range types {
-		var id int64
-		err := tx.QueryRowContext(ctx, `
-INSERT INTO device_type (slug, name, is_of__cpu_architecture, contract, is_private)
-VALUES ($1, $2, (SELECT id FROM cpu_architecture WHERE slug = $3), $4, $5)
-ON CONFLICT (slug) DO UPDATE SET name = excluded.name, contract = excluded.contract, is_private = excluded.is_private
-RETURNING id`, t.Slug, t.Name, t.Data.Arch, string(t.raw), t.Data.IsPrivate).Scan(&id)
-		if err != nil {
+		if err := t.sync(ctx, tx); err != nil {
 			return fmt.Errorf("fleet: device type %s: %w", t.Slug, err)
-		}
-		for _, alias := range append([]string{t.Slug}, t.Aliases...) { // clients look types up by alias alone
-			if _, err := tx.ExecContext(ctx, `
-INSERT INTO device_type_alias (device_type, is_referenced_by__alias) VALUES ($1, $2)
-ON CONFLICT (is_referenced_by__alias) DO UPDATE SET device_type = excluded.device_type`, id, alias); err != nil {
-				return fmt.Errorf("fleet: device type %s: alias %s: %w", t.Slug, alias, err)
-			}
 		}
 	}
 	return nil
+}
+
+func (c *Contract) sync(ctx context.Context, tx *db.Tx) error {
+	family, err := c.syncFamily(ctx, tx)
+	if err != nil {
+		return err
+	}
+	logo, err := c.logo()
+	if err != nil {
+		return err
+	}
+	var id int64
+	err = tx.QueryRowContext(ctx, `
+INSERT INTO device_type (slug, name, is_of__cpu_architecture, contract, is_private, logo, belongs_to__device_family)
+VALUES (?, ?, (SELECT id FROM cpu_architecture WHERE slug = ?), ?, ?, NULLIF(?, ''), ?)
+ON CONFLICT (slug) DO UPDATE SET name = excluded.name, is_of__cpu_architecture = excluded.is_of__cpu_architecture,
+    contract = excluded.contract, is_private = excluded.is_private, logo = excluded.logo,
+    belongs_to__device_family = excluded.belongs_to__device_family
+RETURNING id`, c.Slug, c.Name, c.Data.Arch, string(c.raw), c.Data.IsPrivate, logo, family).Scan(&id)
+	if err != nil {
+		return err
+	}
+	for _, alias := range append([]string{c.Slug}, c.Aliases...) { // clients look types up by alias alone
+		if _, err := tx.ExecContext(ctx, `
+INSERT INTO device_type_alias (device_type, is_referenced_by__alias) VALUES (?, ?)
+ON CONFLICT (is_referenced_by__alias) DO UPDATE SET device_type = excluded.device_type`, id, alias); err != nil {
+			return fmt.Errorf("alias %s: %w", alias, err)
+		}
+	}
+	return nil
+}
+
+// syncFamily makes the family of a board and who makes it, and gives the family's id; not valid when the contract names none.
+func (c *Contract) syncFamily(ctx context.Context, tx *db.Tx) (id sql.NullInt64, err error) {
+	if c.Data.Family == "" {
+		return id, nil
+	}
+	f := c.family()
+	var maker sql.NullInt64
+	if f.manufacturer != "" {
+		err := tx.QueryRowContext(ctx, `
+INSERT INTO device_manufacturer (slug, name) VALUES (?, ?)
+ON CONFLICT (slug) DO UPDATE SET name = excluded.name RETURNING id`, f.manufacturer, f.manufacturerName).Scan(&maker)
+		if err != nil {
+			return id, fmt.Errorf("manufacturer %s: %w", f.manufacturer, err)
+		}
+	}
+	err = tx.QueryRowContext(ctx, `
+INSERT INTO device_family (slug, name, is_manufactured_by__device_manufacturer) VALUES (?, ?, ?)
+ON CONFLICT (slug) DO UPDATE SET name = excluded.name,
+    is_manufactured_by__device_manufacturer = excluded.is_manufactured_by__device_manufacturer
+RETURNING id`, c.Data.Family, f.name, maker).Scan(&id)
+	if err != nil {
+		return id, fmt.Errorf("family %s: %w", c.Data.Family, err)
+	}
+	return id, nil
 }
 
 // DeviceType is one row of the catalogue.
@@ -142,12 +132,14 @@ type TypeDocument struct {
 	Private bool          `json:"private"`
 	Options []OptionGroup `json:"options"`
 	Yocto   struct {
-		Machine        string `json:"machine"`
-		Image          string `json:"image"`
-		FSType         string `json:"fstype"`
-		Version        string `json:"version"`
-		DeployArtifact string `json:"deployArtifact"`
-		Compressed     bool   `json:"compressed"`
+		Machine         string `json:"machine"`
+		Image           string `json:"image"`
+		FSType          string `json:"fstype"`
+		Version         string `json:"version"`
+		DeployArtifact  string `json:"deployArtifact"`
+		FlasherArtifact string `json:"deployFlasherArtifact,omitempty"`
+		RawArtifact     string `json:"deployRawArtifact,omitempty"`
+		Compressed      bool   `json:"compressed"`
 	} `json:"yocto"`
 	Initialization struct {
 		Options    []Option            `json:"options"`
@@ -176,26 +168,31 @@ type Option struct {
 	Choices []string          `json:"choices,omitempty"`
 }
 
-// TypeDocuments gives the whole catalogue.
-func TypeDocuments() ([]TypeDocument, error) {
-	types, err := catalogue()
+// TypeDocuments gives the whole catalogue, in the order of the slugs.
+func TypeDocuments(ctx context.Context, tx *db.Tx) ([]TypeDocument, error) {
+	rows, err := tx.QueryContext(ctx, `SELECT slug, contract FROM device_type WHERE contract IS NOT NULL ORDER BY slug`)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("fleet: device types: %w", err)
 	}
-	docs := make([]TypeDocument, 0, len(types))
-	for _, t := range types {
-		docs = append(docs, t.document())
+	defer func() { _ = rows.Close() }() // rows.Err tells what there is to tell
+	docs := []TypeDocument{}
+	for rows.Next() {
+		var slug, raw string
+		if err := rows.Scan(&slug, &raw); err != nil {
+			return nil, fmt.Errorf("fleet: device types: %w", err)
+		}
+		c, err := ParseContract([]byte(raw))
+		if err != nil {
+			return nil, fmt.Errorf("fleet: device type %s: %w", slug, err)
+		}
+		docs = append(docs, c.document())
 	}
-	return docs, nil
+	return docs, rows.Err()
 }
 
-// FindTypeDocument gives one entry of it, by slug or alias.
-func FindTypeDocument(name string) (TypeDocument, error) {
-	docs, err := TypeDocuments()
-	if err != nil {
-		return TypeDocument{}, err
-	}
-	i := slices.IndexFunc(docs, func(d TypeDocument) bool { return slices.Contains(d.Aliases, name) })
+// FindTypeDocument gives one entry of the catalogue, by slug, name or alias.
+func FindTypeDocument(docs []TypeDocument, name string) (TypeDocument, error) {
+	i := slices.IndexFunc(docs, func(d TypeDocument) bool { return slices.Contains(d.Aliases, name) || d.Name == name })
 	if i < 0 {
 		return TypeDocument{}, api.Errorf(api.NotFound, "Unknown device type %q", name)
 	}
@@ -210,15 +207,21 @@ func (c Contract) document() TypeDocument {
 	d.Yocto.Machine, d.Yocto.Image, d.Yocto.Compressed = c.Slug, "balena-image", true
 	d.Yocto.FSType = "balenaos-img"
 	d.Yocto.Version = "yocto"
-	d.Yocto.DeployArtifact = strings.Join([]string{d.Yocto.Image, c.Slug}, "-") + ".balenaos-img"
-	if c.Data.Storage.Internal { // such a board is installed by a stick that writes the inner disk
+	d.Yocto.DeployArtifact = artifact(d.Yocto.Image, c.Slug)
+	// Such a board is installed by a stick or card that writes the inner disk, unless a program writes it over a cable.
+	if c.Data.Storage.Internal && c.Data.FlashProtocol == "" && c.Data.Media.DefaultBoot == "internal" {
+		d.Yocto.RawArtifact = d.Yocto.DeployArtifact
 		d.Yocto.Image = "balena-image-flasher"
-		d.Yocto.DeployArtifact = strings.Join([]string{d.Yocto.Image, c.Slug}, "-") + ".balenaos-img"
+		d.Yocto.FlasherArtifact = artifact(d.Yocto.Image, c.Slug)
+		d.Yocto.DeployArtifact = d.Yocto.FlasherArtifact
 	}
 	d.Initialization.Options = []Option{{Name: "drive", Message: "Select a drive", Type: "drive"}}
 	d.Initialization.Operations = []map[string]string{{"command": "burn"}}
 	return d
 }
+
+// artifact is the name of an image's file.
+func artifact(image, slug string) string { return image + "-" + slug + ".balenaos-img" }
 
 func configQuestions() []OptionGroup {
 	wifi := map[string]string{"network": "wifi"}

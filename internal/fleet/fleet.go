@@ -32,6 +32,7 @@ type Config struct {
 	Accounts     *account.Accounts // makes the provisioning keys in config.json files
 	Site         api.Site          // for the addresses in a device's config.json
 	PollInterval time.Duration     // how often a device asks for its target unless told otherwise; 0 means 10 minutes
+	Contracts    fs.FS             // the operator's own device types, one <slug>.json each; nil: none
 	RootCA       []byte            // PEM of the public root certificate for devices to trust; nil when it is a well-known one
 
 	// TargetChanged is called, inside the transaction, after a fleet's target release has changed.
@@ -52,10 +53,10 @@ func New(cfg Config) *Fleets {
 	return &Fleets{cfg: cfg}
 }
 
-// Prepare brings the catalogue of device types in the database up to date with the contracts in the program. The api role
-// calls it once after the migrations.
+// Prepare brings the catalogue of device types in the database up to date with the contracts in the program and the operator's.
+// The api role calls it once after the migrations.
 func (f *Fleets) Prepare(ctx context.Context, tx *db.Tx) error {
-	types, err := catalogue()
+	types, err := catalogue(f.cfg.Contracts)
 	if err != nil {
 		return err
 	}

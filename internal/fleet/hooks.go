@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
@@ -110,6 +111,9 @@ func (f *Fleets) beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) e
 	if err := checkClass(c); err != nil {
 		return err
 	}
+	if err := checkOwnersOnly(ctx, tx, c); err != nil {
+		return err
+	}
 	if err := rename(ctx, tx, c); err != nil {
 		return err
 	}
@@ -124,6 +128,28 @@ func (f *Fleets) beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) e
 		for _, id := range c.IDs {
 			if err := checkTarget(ctx, tx, id, release); err != nil {
 				return err
+			}
+		}
+	}
+	return nil
+}
+
+// ownersOnly are the columns that decide who else gets to a fleet.
+var ownersOnly = []string{"is_public", "is_discoverable", "is_accessible_by_support_until__date"}
+
+// checkOwnersOnly leaves those to the fleet's administrators.
+func checkOwnersOnly(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	for _, column := range ownersOnly {
+		if _, given := c.Values[column]; !given {
+			continue
+		}
+		for _, id := range c.IDs {
+			level, err := account.FleetLevel(ctx, tx, c.Caller, id)
+			if err != nil {
+				return err
+			}
+			if level < access.Administrator {
+				return api.Errorf(api.Forbidden, "Only an administrator can change %q of a fleet.", column)
 			}
 		}
 	}
@@ -203,6 +229,9 @@ func (f *Fleets) beforeDelete(ctx context.Context, tx *db.Tx, c *odata.Change) e
 }
 
 func (f *Fleets) afterApplication(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	if c.Op == odata.Create {
+		return checkOwnersOnly(ctx, tx, c) // the new row says whose it is
+	}
 	if c.Op != odata.Update {
 		return nil
 	}

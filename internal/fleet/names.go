@@ -128,10 +128,11 @@ func ValidateTag(_ context.Context, _ *db.Tx, c *odata.Change) error {
 	if _, ok := c.Values["value"]; !ok && c.Op == odata.Create {
 		c.Values["value"] = ""
 	}
-	return given(c, "tag_key", checkTagKey)
+	return given(c, "tag_key", CheckTagKey)
 }
 
-func checkTagKey(key string) error {
+// CheckTagKey refuses keys that tags may not have.
+func CheckTagKey(key string) error {
 	switch {
 	case key == "":
 		return api.Errorf(api.Invalid, "It is necessary that each tag has a tag key that has a Length (Type) that is greater than 0")

@@ -9,7 +9,7 @@ import (
 // Resources declares everything that this package serves.
 func (f *Fleets) Resources() []*odata.Resource {
 	return []*odata.Resource{
-		cpuArchitecture(), deviceType(), deviceTypeAlias(), applicationType(),
+		cpuArchitecture(), deviceManufacturer(), deviceFamily(), deviceType(), deviceTypeAlias(), applicationType(),
 		f.application(), directAccess(),
 		service(), applicationEnvVar(), applicationConfigVar(), buildEnvVar(), serviceEnvVar(), serviceLabel(), applicationTag(),
 	}
@@ -41,6 +41,10 @@ func deviceType() *odata.Resource {
 			},
 			{Name: "logo", Type: odata.String, Null: true},
 			{Name: "contract", Type: odata.JSON, Null: true},
+			{
+				Name: "belongs_to__device_family", Type: odata.ForeignKey, To: "device_family", Null: true,
+				Reverse: []string{"device_type"},
+			},
 			{Name: "is_private", Type: odata.Boolean},
 		},
 		Keys:  [][]string{{"slug"}},
@@ -117,6 +121,9 @@ func (f *Fleets) application() *odata.Resource {
 			{Name: "is_archived", Type: odata.Boolean},
 			{Name: "uuid", Type: odata.String},
 			{Name: "is_public", Type: odata.Boolean},
+			{Name: "is_accessible_by_support_until__date", Type: odata.Date, Null: true},
+			{Name: "is_discoverable", Type: odata.Boolean},
+			{Name: "allows_tags_from_devices", Type: odata.Boolean}, // ours: whether a device may give itself tags
 			{Name: "is_stored_at__repository_url", Type: odata.String, Null: true, MaxLen: 2000},
 		}, account.FleetColumns()...),
 		Keys: [][]string{{"slug"}, {"uuid"}, {"app_name", "organization"}, {"actor"}},
@@ -271,7 +278,7 @@ func applicationTag() *odata.Resource {
 			{Name: "value", Type: odata.String},
 		},
 		Keys:   [][]string{{"application", "tag_key"}},
-		Rules:  owned(access.Developer, onApplication, ownParent, "application", "tag_key", "value"),
+		Rules:  tagRules(),
 		Before: []odata.Hook{ValidateTag},
 	}
 }

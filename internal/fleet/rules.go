@@ -44,14 +44,17 @@ func applicationRules() map[access.Kind]odata.Rule {
 		Update: access.On(access.Developer), Delete: access.On(access.Administrator),
 		Write: []string{
 			"app_name", "organization", "is_for__device_type", "application_type", "is_of__class", "uuid", "is_archived",
-			"should_track_latest_release", "should_be_running__release", "is_stored_at__repository_url",
+			"should_track_latest_release", "should_be_running__release", "is_stored_at__repository_url", "is_public",
+			"is_accessible_by_support_until__date", "is_discoverable", "allows_tags_from_devices",
 		},
 	}
 	key := person
 	key.Create = "" // a key that is limited to some fleets makes no new ones
-	own := odata.Rule{Read: "id eq @fleet", Hide: []string{"is_stored_at__repository_url"}}
+	own := odata.Rule{
+		Read: "id eq @fleet", Hide: []string{"is_stored_at__repository_url", "is_accessible_by_support_until__date"},
+	}
 	return map[access.Kind]odata.Rule{
-		access.Anonymous: {Read: "is_public", Hide: []string{"actor", "is_stored_at__repository_url"}},
+		access.Anonymous: {Read: "is_public", Hide: []string{"actor", "is_stored_at__repository_url", "is_accessible_by_support_until__date"}},
 		access.User:      person,
 		access.ScopedKey: key,
 		access.Device:    own,
@@ -70,4 +73,14 @@ func serviceRules() map[access.Kind]odata.Rule {
 		access.User:      person, access.ScopedKey: person,
 		access.Device: {Read: ownParent}, access.FleetKey: {Read: ownParent},
 	}
+}
+
+// tagRules: the tags of a public fleet are part of its face; clients tell the lines of an operating system by them.
+func tagRules() map[access.Kind]odata.Rule {
+	rules := owned(access.Developer, onApplication, ownParent, "application", "tag_key", "value")
+	person := rules[access.User]
+	person.Read = access.Seen(onApplication...)
+	rules[access.User], rules[access.ScopedKey] = person, person
+	rules[access.Anonymous] = odata.Rule{Read: access.Along("is_public", onApplication...)}
+	return rules
 }

@@ -1,0 +1,3 @@
+-- +goose Up
+-- Whether the devices of a fleet may give themselves tags.
+ALTER TABLE application ADD COLUMN allows_tags_from_devices INTEGER NOT NULL DEFAULT 0;
