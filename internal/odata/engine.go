@@ -77,6 +77,15 @@ func New(cfg Config) (*Engine, error) {
 	for _, p := range cfg.Prefixes {
 		e.mounts = append(e.mounts, &mount{prefix: p, schema: s})
 	}
+	if cfg.Files == nil {
+		for _, r := range s.resources {
+			for _, c := range r.Columns {
+				if c.Type == WebResource {
+					return nil, fmt.Errorf("odata: resource %q has files and nothing keeps them", r.Name)
+				}
+			}
+		}
+	}
 	return e, e.eachStatement(func(string) error { return nil })
 }
 
@@ -114,6 +123,34 @@ func (e *Engine) eachStatement(do func(text string) error) error {
 					return fmt.Errorf("odata: resource %q, %s of %s: %w", r.Name, what, k, err)
 				}
 			}
+			if err := e.eachByColumn(r, k, rule, do); err != nil {
+				return fmt.Errorf("odata: resource %q, %s: %w", r.Name, k, err)
+			}
+		}
+	}
+	return nil
+}
+
+// eachByColumn does the same for the filters that stand beside single columns.
+func (e *Engine) eachByColumn(r *resource, k access.Kind, rule *rule, do func(text string) error) error {
+	probe := func(of *resource, name string, f syntax.Expr) error {
+		text, err := newCompiler(e.d, k, nil).probe(of, f)
+		if err == nil {
+			err = do(text)
+		}
+		if err != nil {
+			return fmt.Errorf("filter for %s: %w", name, err)
+		}
+		return nil
+	}
+	for name, f := range rule.needs {
+		if err := probe(r, name, f); err != nil {
+			return err
+		}
+	}
+	for name, f := range rule.refs {
+		if err := probe(r.columns[name].target, name, f); err != nil {
+			return err
 		}
 	}
 	return nil

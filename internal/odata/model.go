@@ -53,6 +53,12 @@ type Rule struct {
 	Write  []string // columns that the caller may give in a create or update; others are refused by name
 	Ignore []string // columns that the caller may give but which are dropped without an error (what old clients send)
 	Hide   []string // columns that this kind never sees
+	// Needs asks more of a row than Create or Update does before the caller may give a column: column → filter over the row, as it
+	// was before a change and as it is after being made.
+	Needs map[string]string
+	// Refs says which rows a foreign key may be pointed to: column → filter over the target. Without an entry it is any row that
+	// the caller may read.
+	Refs map[string]string
 }
 
 // Op is a kind of write.

@@ -43,6 +43,7 @@ type column struct {
 type rule struct {
 	read, create, update, delete syntax.Expr
 	write, ignore, hide          map[string]bool
+	needs, refs                  map[string]syntax.Expr
 }
 
 // column finds a property by its name or, for a foreign key, a synonym.
@@ -244,7 +245,30 @@ func (r *resource) parseRule(lim Limits, def Rule) (*rule, error) {
 			return nil, fmt.Errorf("rule: Hide names %q, which is no column", n)
 		}
 	}
-	return p, nil
+	var err error
+	if p.needs, err = r.parseByColumn(lim, "Needs", def.Needs, p.write, func(*column) bool { return true }); err != nil {
+		return nil, err
+	}
+	p.refs, err = r.parseByColumn(lim, "Refs", def.Refs, p.write, func(c *column) bool { return c.target != nil })
+	return p, err
+}
+
+// parseByColumn parses filters that are given per writable column.
+func (r *resource) parseByColumn(
+	lim Limits, what string, filters map[string]string, writable map[string]bool, fits func(*column) bool,
+) (map[string]syntax.Expr, error) {
+	out := map[string]syntax.Expr{}
+	for _, n := range slices.Sorted(maps.Keys(filters)) {
+		if c := r.columns[n]; c == nil || !writable[n] || !fits(c) {
+			return nil, fmt.Errorf("rule: %s names %q, which is no column for it that may be written", what, n)
+		}
+		e, err := syntax.ParseRule(lim.Limits, filters[n])
+		if err != nil {
+			return nil, fmt.Errorf("%s of %s: %w", what, n, err)
+		}
+		out[n] = e
+	}
+	return out, nil
 }
 
 func set(names []string) map[string]bool {

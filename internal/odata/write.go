@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -45,6 +47,13 @@ func (e *Engine) writer(ctx context.Context, tx *db.Tx, caller access.Caller, s 
 	return w, nil
 }
 
+// in is the same write inside a transaction.
+func (w *writer) in(tx *db.Tx) *writer {
+	in := *w
+	in.tx = tx
+	return &in
+}
+
 func (w *writer) filter(op Op) syntax.Expr {
 	switch op {
 	case Create:
@@ -74,6 +83,7 @@ func (w *writer) insert(given map[string]any) (int64, error) {
 		return 0, err
 	}
 	ch := &Change{Op: Create, Caller: w.caller, Values: values}
+	chosen := slices.Collect(maps.Keys(values)) // by the caller, not by hooks
 	if err := w.hooks(w.r.Before, ch); err != nil {
 		return 0, err
 	}
@@ -97,6 +107,9 @@ func (w *writer) insert(given map[string]any) (int64, error) {
 	}
 	ch.IDs = []int64{id}
 	if err := w.holds(Create, ch.IDs); err != nil {
+		return 0, err
+	}
+	if err := w.needs(chosen, ch.IDs); err != nil {
 		return 0, err
 	}
 	return id, w.hooks(w.r.After, ch)
@@ -139,6 +152,9 @@ func (w *writer) update(ids []int64, given map[string]any) error {
 	}
 	values, err := w.e.accept(w.r, w.rule, w.caller, given)
 	if err != nil || len(ids) == 0 || len(values) == 0 {
+		return err
+	}
+	if err := w.needs(slices.Collect(maps.Keys(values)), ids); err != nil {
 		return err
 	}
 	if err := w.references(values, Update); err != nil {
@@ -275,19 +291,9 @@ func (w *writer) holds(op Op, ids []int64) error {
 	if w.rule == nil {
 		return nil
 	}
-	c := w.compiler(nil)
-	s, err := c.open(w.r, scope{})
+	n, err := w.satisfying(w.filter(op), ids)
 	if err != nil {
 		return err
-	}
-	rule, err := c.ruleFilter(s, w.filter(op))
-	if err != nil || rule == "" {
-		return err
-	}
-	n := 0
-	text := "SELECT count(*) FROM " + s.from() + " WHERE " + c.d.idsIn(s.id(), c.bind(w.d.ids(ids))) + " AND " + rule
-	if err := w.tx.QueryRowContext(w.ctx, text, w.values(c)...).Scan(&n); err != nil {
-		return queryError(err)
 	}
 	if n != len(ids) {
 		return errUnauthorized
@@ -312,7 +318,7 @@ func (w *writer) references(values map[string]any, op Op) error {
 		if err != nil {
 			return err
 		}
-		visible, err := c.visible(s)
+		visible, err := w.mayPoint(c, s, name)
 		if err != nil {
 			return err
 		}
@@ -329,6 +335,59 @@ func (w *writer) references(values map[string]any, op Op) error {
 		}
 	}
 	return nil
+}
+
+// mayPoint is the condition on the rows that the caller may point a foreign key to.
+func (w *writer) mayPoint(c *compiler, to scope, name string) ([]string, error) {
+	f, special := w.rule.refs[name]
+	if !special {
+		return c.visible(to)
+	}
+	sql, err := c.ruleFilter(to, f)
+	if err != nil || sql == "" {
+		return nil, err
+	}
+	return []string{sql}, nil
+}
+
+// needs checks that the rows are ones in which the caller may give these columns.
+func (w *writer) needs(columns []string, ids []int64) error {
+	if w.rule == nil {
+		return nil
+	}
+	slices.Sort(columns)
+	for _, name := range columns {
+		f, more := w.rule.needs[name]
+		if !more {
+			continue
+		}
+		n, err := w.satisfying(f, ids)
+		if err != nil {
+			return err
+		}
+		if n != len(ids) {
+			return api.Errorf(api.Forbidden, "you may not write %q here", name)
+		}
+	}
+	return nil
+}
+
+// satisfying counts the rows that a rule's filter holds for.
+func (w *writer) satisfying(f syntax.Expr, ids []int64) (n int, err error) {
+	c := w.compiler(nil)
+	s, err := c.open(w.r, scope{})
+	if err != nil {
+		return 0, err
+	}
+	rule, err := c.ruleFilter(s, f)
+	if err != nil || rule == "" {
+		return len(ids), err
+	}
+	text := "SELECT count(*) FROM " + s.from() + " WHERE " + c.d.idsIn(s.id(), c.bind(w.d.ids(ids))) + " AND " + rule
+	if err := w.tx.QueryRowContext(w.ctx, text, w.values(c)...).Scan(&n); err != nil {
+		return 0, queryError(err)
+	}
+	return n, nil
 }
 
 // refused says in the dialect's words why the database did not take a write.
