@@ -5,6 +5,10 @@ import "encoding/json"
 // TargetState is the body of GET /device/v3/:uuid/state: what each device should run.
 type TargetState map[DeviceUUID]*DeviceTarget
 
+// FleetState is the body of GET /device/v3/fleet/:uuid/state: what a device of the fleet would run that has nothing of its own, by
+// the fleet's uuid.
+type FleetState map[string]*DeviceTarget
+
 // DeviceTarget is one device's part of it.
 type DeviceTarget struct {
 	Name   string                `json:"name"`

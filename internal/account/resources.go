@@ -20,7 +20,7 @@ const (
 
 // Resources declares what the API shows of accounts.
 func (a *Accounts) Resources() []*odata.Resource {
-	return []*odata.Resource{actorResource(), userResource(), a.organizationResource(), a.membershipResource(), roleResource(), a.keyResource()}
+	return []*odata.Resource{actorResource(), userResource(), a.organizationResource(), a.membershipResource(), roleResource(), a.keyResource(), publicKeyResource()}
 }
 
 func actorResource() *odata.Resource {

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/url"
@@ -26,6 +27,9 @@ func (s *Server) guard(rt route) web.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		caller, err := s.admit(rt, r)
 		if err != nil {
+			if rt.keyed && errors.Is(err, api.ErrUnauthorized) {
+				return web.WriteJSON(w, http.StatusUnauthorized, map[string]string{"error": "API key required"})
+			}
 			return err
 		}
 		ctx, cancel := s.bound(rt, w, access.With(r.Context(), caller))

@@ -21,6 +21,7 @@ type route struct {
 	roles  []string      // internal route: the roles, by certificate, that get in
 	stream bool          // no time limit, no compression; its context ends when the server stops
 	basic  bool          // the token may also come as the password of Basic authentication
+	keyed  bool          // who has no key that holds is told so in the words that devices know
 }
 
 // Who gets in.
@@ -95,7 +96,7 @@ func (s *Server) routes() (http.Handler, error) {
 	}
 	// Unknown paths, and known ones with another method: an empty 404, as the clients expect.
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) })
-	return web.Logged(s.log, fromPeer, mux), nil
+	return web.Logged(s.log, fromPeer, browsers(mux)), nil
 }
 
 // check is the default deny: a route that does not say who may call it is a mistake.

@@ -29,14 +29,25 @@ func (s *Server) deviceRoutes() []route {
 	return []route{
 		{method: "POST", path: "/device/register", handle: s.registerDevice, who: registering},
 		{method: "GET", path: "/device/v3/{uuid}/state", handle: s.targetState, who: readers},
-		{method: "PATCH", path: "/device/v3/state", handle: s.reportState, who: itself},
-		{method: "PATCH", path: "/device/v3/tags", handle: s.ignoreTags, who: itself},
+		{method: "GET", path: "/device/v2/{uuid}/state", handle: s.targetStateV2, who: readers},
+		{method: "GET", path: "/device/v3/fleet/{uuid}/state", handle: s.fleetState, who: anyone},
+		{method: "GET", path: "/device/v3/fleet/{uuid}/state/{$}", handle: s.fleetState, who: anyone},
+		{method: "PATCH", path: "/device/v3/state", handle: s.reportState, who: itself, keyed: true},
+		{method: "PATCH", path: "/device/v2/{uuid}/state", handle: s.reportStateV2, who: itself, keyed: true},
+		{method: "PATCH", path: "/device/v3/tags", handle: s.reportTags, who: itself, keyed: true},
 		{method: "POST", path: "/v7/device_config_variable", handle: s.newConfigVariable, who: anyone},
 		{method: "POST", path: "/v6/device_config_variable", handle: s.newConfigVariable, who: anyone},
 
 		{method: "POST", path: "/device/v2/{uuid}/log-stream", handle: s.takeLog, who: itself, stream: true},
 		{method: "POST", path: "/device/v2/{uuid}/logs", handle: s.takeLogLines, who: itself},
 		{method: "GET", path: "/device/v2/{uuid}/logs", handle: s.readLog, who: readers, stream: true},
+
+		{method: "POST", path: "/supervisor/{path...}", handle: s.superviseDevices, who: readers},
+		{method: "POST", path: "/application/{id}/restart", handle: s.restartFleet, who: users},
+
+		{method: "GET", path: "/os/v1/config", handle: s.osConfig, who: anybody},
+		{method: "GET", path: "/auth/v1/public-keys/{username}", handle: s.publicKeys, who: readers, keyed: true},
+		{method: "GET", path: "/access/v1/hostos/{uuid}", handle: s.hostAccess, who: users},
 
 		{method: "GET", path: "/auth/v1/token", handle: s.registryToken, who: readers, basic: true},
 	}
@@ -104,25 +115,66 @@ func readRegister(r *http.Request) (req api.Register, err error) {
 
 // targetState answers a device that asks what it should run; the common answer is that nothing has changed.
 func (s *Server) targetState(w http.ResponseWriter, r *http.Request) error {
+	t, err := s.target(r)
+	if err != nil {
+		return err
+	}
+	return writeState(w, t.ETag, t.State == nil, t.State)
+}
+
+// target is what a device should run, and the device's sign of life if it is the device that asks.
+func (s *Server) target(r *http.Request) (t device.Target, err error) {
 	by := access.From(r.Context())
-	var t device.Target
-	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
+	err = s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
 		t, err = s.devices.Target(r.Context(), tx, by, deviceUUID(r), r.Header.Get("If-None-Match"))
+		return err
+	})
+	if err == nil && by.Kind == access.Device {
+		s.devices.Heard(r.Context(), t)
+	}
+	return t, err
+}
+
+// targetStateV2 is the same for supervisors before version 13.
+func (s *Server) targetStateV2(w http.ResponseWriter, r *http.Request) error {
+	t, err := s.target(r)
+	if err != nil {
+		return err
+	}
+	older, err := t.V2()
+	if err != nil {
+		return err
+	}
+	return writeState(w, t.ETag, older == nil, older)
+}
+
+// fleetState says what a device of a fleet would run that has nothing of its own.
+func (s *Server) fleetState(w http.ResponseWriter, r *http.Request) error {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return api.Errorf(api.Invalid, "the query is not valid: %v", err)
+	}
+	var t device.Target
+	var state api.FleetState
+	err = s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
+		t, state, err = s.devices.FleetTarget(r.Context(), tx, access.From(r.Context()), r.PathValue("uuid"), query.Get("releaseUuid"),
+			r.Header.Get("If-None-Match"))
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	if by.Kind == access.Device {
-		s.devices.Heard(r.Context(), t)
-	}
-	w.Header().Set("ETag", t.ETag)
+	return writeState(w, t.ETag, state == nil, state)
+}
+
+func writeState(w http.ResponseWriter, tag string, unchanged bool, state any) error {
+	w.Header().Set("ETag", tag)
 	w.Header().Set("Cache-Control", "private, no-cache")
-	if t.State == nil {
+	if unchanged {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	return web.WriteJSON(w, http.StatusOK, t.State)
+	return web.WriteJSON(w, http.StatusOK, state)
 }
 
 func (s *Server) reportState(w http.ResponseWriter, r *http.Request) error {
@@ -131,26 +183,45 @@ func (s *Server) reportState(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := s.devices.Report(r.Context(), access.From(r.Context()), body, from(r).Address); err != nil {
-		return err
+		return busy(w, err)
 	}
 	w.WriteHeader(http.StatusOK)
 	return nil
 }
 
-// ignoreTags takes the tags that supervisors send and does nothing with them: a device's key writes its own state only, but a
-// refusal would be repeated for ever.
-func (s *Server) ignoreTags(w http.ResponseWriter, r *http.Request) error {
-	var tags map[string]json.RawMessage
-	if err := web.Decode(r, &tags); err != nil {
+func (s *Server) reportStateV2(w http.ResponseWriter, r *http.Request) error {
+	body, err := web.ReadBody(r, web.MaxBody)
+	if err != nil {
 		return err
 	}
-	if len(tags) == 0 {
-		return api.Errorf(api.Invalid, "no tags were given")
+	if err := s.devices.ReportV2(r.Context(), access.From(r.Context()), deviceUUID(r), body, from(r).Address); err != nil {
+		return busy(w, err)
 	}
-	for uuid := range tags {
-		if api.DeviceRegistryUser(api.DeviceUUID(uuid)) != access.From(r.Context()).Name {
-			return api.ErrUnauthorized
-		}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// busy tells a device when to try again. Real supervisors take the number for milliseconds: they come back at once, and the next
+// refusal makes them wait longer and longer by themselves.
+func busy(w http.ResponseWriter, err error) error {
+	if errors.Is(err, api.ErrUnavailable) && w.Header().Get("Retry-After") == "" {
+		w.Header().Set("Retry-After", "15")
+	}
+	return err
+}
+
+// reportTags takes the tags that supervisors send. A device's key writes its own state only, so nothing becomes of them unless the
+// fleet allows it; a refusal would be repeated for ever.
+func (s *Server) reportTags(w http.ResponseWriter, r *http.Request) error {
+	var byUUID map[api.DeviceUUID]map[string]any
+	if err := web.Decode(r, &byUUID); err != nil {
+		return err
+	}
+	err := s.db.Write(r.Context(), func(tx *db.Tx) error {
+		return s.devices.ReportTags(r.Context(), tx, access.From(r.Context()), byUUID)
+	})
+	if err != nil {
+		return err
 	}
 	w.WriteHeader(http.StatusOK)
 	return nil

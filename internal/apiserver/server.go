@@ -35,6 +35,7 @@ type Server struct {
 	log      *slog.Logger
 	identity *pki.Identity
 	signer   *pki.Peer // issues registry tokens
+	caller   deviceCaller // carries requests to devices; nil until there is a control channel
 
 	db       *db.DB
 	bus      *bus.Bus

@@ -63,6 +63,8 @@ type Devices struct {
 	hearts  *hearts
 	streams *streams
 	limits  *limits
+	parts   *parts
+	reports *batch
 }
 
 // New opens the ring of the devices' logs. It starts nothing; see [Devices.Run].
@@ -86,7 +88,8 @@ func New(ctx context.Context, cfg Config) (*Devices, error) {
 	if err != nil {
 		return nil, fmt.Errorf("device: %w", err)
 	}
-	return &Devices{cfg: cfg, logs: ring, hearts: newHearts(cfg.DB), streams: newStreams(), limits: newLimits()}, nil
+	return &Devices{cfg: cfg, logs: ring, hearts: newHearts(cfg.DB), streams: newStreams(), limits: newLimits(),
+		parts: newParts(), reports: newBatch(cfg.DB)}, nil
 }
 
 // Run writes heartbeats, ends streams whose right to be open is gone and drops the logs of deleted devices, until the context
@@ -107,9 +110,11 @@ func (d *Devices) Run(ctx context.Context) error {
 	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.hearts.run(ctx, d.cfg.Log) })
+	g.Go(func() error { return d.reports.run(ctx) })
 	g.Go(func() error { return d.every(ctx, time.Second, check, d.CheckStreamsOnce) })
 	g.Go(func() error { return d.every(ctx, time.Minute, drop, d.DropLogsOnce) })
 	g.Go(func() error { return d.every(ctx, time.Hour, nil, d.ForgetInstallsOnce) })
+	g.Go(func() error { return d.every(ctx, time.Hour, nil, d.ForgetHistoryOnce) })
 	return g.Wait()
 }
 

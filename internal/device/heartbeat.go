@@ -4,21 +4,28 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
 const (
 	flushEvery = 2 * time.Second
-	graceTime  = 15 * time.Second // after the second missed poll, a device is late that long before it is offline
+	// beatsAtOnce is how many beats one statement writes.
+	beatsAtOnce = 100
+	graceTime   = 15 * time.Second // after the second missed poll, a device is late that long before it is offline
 )
 
 // beat is one sign of life.
 type beat struct {
 	at       time.Time
 	interval time.Duration // how often this device polls
+	first    bool          // the device was not online before
 }
 
 // hearts keeps signs of life in memory and writes them together: a poll must not cost a write. Only the first one after a
@@ -39,7 +46,9 @@ func newHearts(d *db.DB) *hearts {
 // beat takes a sign of life. When the device was not online before, it waits until the database says that it is; a full second
 // at most, for a poll is worth more than its heartbeat.
 func (h *hearts) beat(ctx context.Context, device int64, b beat, wasOnline bool) {
+	b.first = !wasOnline
 	h.mu.Lock()
+	b.first = b.first || h.pending[device].first
 	h.pending[device] = b
 	written := h.written
 	h.mu.Unlock()
@@ -88,24 +97,7 @@ func (h *hearts) flush(ctx context.Context) error {
 	}
 	h.pending, h.written = map[int64]beat{}, make(chan struct{})
 	h.mu.Unlock()
-	err := h.db.Write(ctx, func(tx *db.Tx) error {
-		// A device that was offline, or never seen, is online since this beat.
-		stmt, err := tx.PrepareContext(ctx, `UPDATE device SET last_seen = ?1, heartbeat_due = ?2, heartbeat_until = ?3, is_active = 1,
-			online_since = CASE WHEN heartbeat_until >= ?1 THEN online_since ELSE ?1 END
-			WHERE id = ?4`)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = stmt.Close() }()
-		for id, b := range beats {
-			due := b.at.Add(2 * b.interval)
-			_, err := stmt.ExecContext(ctx, db.FormatTime(b.at), db.FormatTime(due), db.FormatTime(due.Add(graceTime)), id)
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err := h.db.Write(ctx, func(tx *db.Tx) error { return writeBeats(ctx, tx, beats) })
 	if err != nil {
 		h.mu.Lock()
 		for id, b := range beats {
@@ -118,4 +110,64 @@ func (h *hearts) flush(ctx context.Context) error {
 	}
 	close(written)
 	return nil
+}
+
+// writeBeats writes beats, many in one statement.
+func writeBeats(ctx context.Context, tx *db.Tx, beats map[int64]beat) error {
+	ids := slices.Sorted(maps.Keys(beats)) // in one order always: two writers never wait for each other in a circle
+	for chunk := range slices.Chunk(ids, beatsAtOnce) {
+		var woken []int64
+		rows, args := make([]string, 0, len(chunk)), make([]any, 0, 4*len(chunk))
+		for _, id := range chunk {
+			b := beats[id]
+			due := b.at.Add(2 * b.interval)
+			rows = append(rows, "(CAST(? AS BIGINT), ?, ?, ?)")
+			args = append(args, id, db.FormatTime(b.at), db.FormatTime(due), db.FormatTime(due.Add(graceTime)))
+			if b.first {
+				woken = append(woken, id)
+			}
+		}
+		sleeping, err := inactive(ctx, tx, woken)
+		if err != nil {
+			return err
+		}
+		// A device that was offline, or never seen, is online since this beat.
+		_, err = tx.ExecContext(ctx, `UPDATE device SET last_seen = b.column2, heartbeat_due = b.column3, heartbeat_until = b.column4,
+			is_active = 1, online_since = CASE WHEN heartbeat_until >= b.column2 THEN online_since ELSE b.column2 END
+			FROM (VALUES `+strings.Join(rows, ", ")+`) AS b WHERE device.id = b.column1`, args...)
+		if err != nil {
+			return err
+		}
+		for id, actor := range sleeping {
+			if err := record(ctx, tx, access.Caller{Kind: access.Device, Device: id, Actor: actor}, id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// inactive gives the actors of those devices that have never been active, or were deactivated.
+func inactive(ctx context.Context, tx *db.Tx, ids []int64) (map[int64]int64, error) {
+	out := map[int64]int64{}
+	if len(ids) == 0 {
+		return out, nil
+	}
+	args := make([]any, len(ids))
+	for i, id := range ids {
+		args[i] = id
+	}
+	rows, err := tx.QueryContext(ctx, `SELECT id, actor FROM device WHERE is_active = 0 AND id IN (?`+strings.Repeat(", ?", len(ids)-1)+`)`, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var id, actor int64
+		if err := rows.Scan(&id, &actor); err != nil {
+			return nil, err
+		}
+		out[id] = actor
+	}
+	return out, rows.Err()
 }

@@ -35,6 +35,9 @@ func (d *Devices) beforeWrite(ctx context.Context, tx *db.Tx, c *odata.Change) e
 		return d.beforeUpdate(ctx, tx, c)
 	default:
 		for _, id := range c.IDs {
+			if err := recordEnd(ctx, tx, c.Caller, id); err != nil {
+				return err
+			}
 			d.revoked(tx, "device", id)
 		}
 		return nil
@@ -61,10 +64,9 @@ func (d *Devices) beforeCreate(ctx context.Context, tx *db.Tx, c *odata.Change) 
 	if err := checkColumns(c); err != nil {
 		return err
 	}
-	for column := range c.Values {
-		if column == "is_active" {
-			delete(c.Values, column) // begins with the first contact
-		}
+	delete(c.Values, "is_active") // begins with the first contact
+	if err := sayOnline(tx, c); err != nil {
+		return err
 	}
 	if err := checkArch(ctx, tx, c.Values["belongs_to__application"].(int64), c.Values["is_of__device_type"].(int64)); err != nil {
 		return err
@@ -131,6 +133,12 @@ func (d *Devices) beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) 
 		return err
 	}
 	c.Values["modified_at"] = tx.NowText()
+	if err := sayOnline(tx, c); err != nil {
+		return err
+	}
+	if err := checkHosts(ctx, tx, c); err != nil {
+		return err
+	}
 	if v, ok := c.Values["is_active"].(bool); ok && !v {
 		if err := checkOffline(ctx, tx, c.IDs); err != nil {
 			return err
@@ -147,7 +155,8 @@ func (d *Devices) beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) 
 func checkOffline(ctx context.Context, tx *db.Tx, ids []int64) error {
 	for _, id := range ids {
 		var online bool
-		err := tx.QueryRowContext(ctx, `SELECT coalesce(heartbeat_until >= ?, 0) FROM device WHERE id = ?`, tx.NowText(), id).Scan(&online)
+		err := tx.QueryRowContext(ctx, `SELECT coalesce(heartbeat_until >= ?, 1 = 0) OR said_online = 1 OR is_connected_to_vpn = 1
+			FROM device WHERE id = ?`, tx.NowText(), id).Scan(&online)
 		if err != nil {
 			return fmt.Errorf("device: deactivate: %w", err)
 		}
@@ -202,15 +211,18 @@ func (d *Devices) move(ctx context.Context, tx *db.Tx, by access.Caller, id, tar
 		return false, err
 	}
 	queries := []string{
-		`UPDATE image_install SET status = 'deleted', download_progress = NULL WHERE device = ?2`,
-		`DELETE FROM service_install WHERE device = ?2`,
-		`UPDATE device SET is_pinned_on__release = NULL, is_running__release = NULL, update_status = NULL WHERE id = ?2`,
-	}
-	if fromOrg != toOrg { // what it said so far is not for the new organization
-		queries = append(queries, `UPDATE device SET log_since = ?1 WHERE id = ?2`)
+		`UPDATE image_install SET status = 'deleted', download_progress = NULL WHERE device = ?`,
+		`DELETE FROM service_install WHERE device = ?`,
+		`UPDATE device SET is_pinned_on__release = NULL, is_running__release = NULL, update_status = NULL,
+			report_serial = report_serial + 1 WHERE id = ?`,
 	}
 	for _, q := range queries {
-		if _, err := tx.ExecContext(ctx, q, tx.NowText(), id); err != nil {
+		if _, err := tx.ExecContext(ctx, q, id); err != nil {
+			return false, fmt.Errorf("device: move: %w", err)
+		}
+	}
+	if fromOrg != toOrg { // what it said so far is not for the new organization
+		if _, err := tx.ExecContext(ctx, `UPDATE device SET log_since = ? WHERE id = ?`, tx.NowText(), id); err != nil {
 			return false, fmt.Errorf("device: move: %w", err)
 		}
 	}
@@ -222,20 +234,96 @@ func (d *Devices) afterWrite(ctx context.Context, tx *db.Tx, c *odata.Change) er
 	if c.Op == odata.Delete {
 		return nil
 	}
-	_, moved := c.Values["belongs_to__application"]
-	_, pinned := c.Values["is_pinned_on__release"]
-	if !moved && !pinned {
-		return nil
-	}
-	for _, id := range c.IDs {
-		if err := checkPin(ctx, tx, id); err != nil {
+	if c.Op == odata.Create {
+		if err := checkHosts(ctx, tx, c); err != nil {
 			return err
 		}
-		if err := installServices(ctx, tx, `d.id = ?`, id); err != nil {
+	}
+	for _, id := range c.IDs {
+		if err := afterWriteOf(ctx, tx, c, id); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func afterWriteOf(ctx context.Context, tx *db.Tx, c *odata.Change, id int64) error {
+	if given(c, "belongs_to__application", "is_pinned_on__release") {
+		if err := checkPin(ctx, tx, id); err != nil {
+			return err
+		}
+	}
+	if given(c, "os_version", "supervisor_version") {
+		if err := followVersions(ctx, tx, id); err != nil {
+			return err
+		}
+	}
+	if given(c, "belongs_to__application", "is_pinned_on__release", "should_be_operated_by__release", "should_be_managed_by__release") {
+		if err := installServices(ctx, tx, `d.id = ?`, id); err != nil {
+			return err
+		}
+	}
+	if c.Op == odata.Create || given(c, recorded...) {
+		return record(ctx, tx, c.Caller, id)
+	}
+	return nil
+}
+
+// given says whether a change gives one of some columns.
+func given(c *odata.Change, columns ...string) bool {
+	for _, column := range columns {
+		if _, ok := c.Values[column]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// checkHosts checks the operating system and the supervisor that devices are to have.
+func checkHosts(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	for _, id := range c.IDs {
+		if release, ok := c.Values["should_be_operated_by__release"].(int64); ok {
+			if err := checkHost(ctx, tx, id, release); err != nil {
+				return err
+			}
+		}
+		if release, ok := c.Values["should_be_managed_by__release"].(int64); ok {
+			if err := checkSupervisor(ctx, tx, id, release); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sayOnline turns is_online, which is computed, into what a person says of it. The time of the last heartbeat is the device's own
+// affair and stays as it is.
+func sayOnline(tx *db.Tx, c *odata.Change) error {
+	v, ok := c.Values["is_online"]
+	if !ok {
+		return nil
+	}
+	delete(c.Values, "is_online")
+	online, ok := truth(v)
+	if !ok {
+		return api.Errorf(api.Invalid, "\"is_online\" is not a boolean")
+	}
+	c.Values["said_online"], c.Values["said_online_at"] = online, tx.NowText()
+	if online {
+		c.Values["is_active"] = true
+	}
+	return nil
+}
+
+// truth reads a boolean in any of the forms that clients send.
+func truth(v any) (value, ok bool) {
+	switch v {
+	case true, int64(1), float64(1), "true", "1":
+		return true, true
+	case false, int64(0), float64(0), "false", "0":
+		return false, true
+	}
+	return false, false
 }
 
 func checkPin(ctx context.Context, tx *db.Tx, id int64) error {
@@ -284,11 +372,9 @@ func mayUseFleet(ctx context.Context, tx *db.Tx, by access.Caller, fleetID int64
 		return true, nil
 	case access.Provisioning:
 		return by.Fleet == fleetID, nil
-	case access.User:
-		return found(tx.QueryRowContext(ctx, `SELECT 1 FROM user__has_direct_access_to__application
-			WHERE has_direct_access_to__application = ? AND "user" = ?`, fleetID, by.User))
 	default:
-		return false, nil
+		level, err := account.FleetLevel(ctx, tx, by, fleetID)
+		return level >= access.Operator, err
 	}
 }
 
@@ -311,10 +397,11 @@ func FleetTargetChanged(ctx context.Context, tx *db.Tx, fleetID int64) error {
 
 func installServices(ctx context.Context, tx *db.Tx, which string, arg int64) error {
 	_, err := tx.ExecContext(ctx, `INSERT INTO service_install (created_at, device, installs__service)
-		SELECT DISTINCT ?, d.id, i.is_a_build_of__service
+		SELECT DISTINCT CAST(? AS TEXT), d.id, i.is_a_build_of__service
 		FROM device d
 		JOIN application f ON f.id = d.belongs_to__application
-		JOIN release_image ri ON ri.is_part_of__release = coalesce(d.is_pinned_on__release, f.should_be_running__release)
+		JOIN release_image ri ON ri.is_part_of__release IN (coalesce(d.is_pinned_on__release, f.should_be_running__release),
+			d.should_be_operated_by__release, d.should_be_managed_by__release)
 		JOIN image i ON i.id = ri.image
 		WHERE `+which+`
 		ON CONFLICT (device, installs__service) DO NOTHING`, tx.NowText(), arg)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -38,35 +37,57 @@ func (d *Devices) Report(ctx context.Context, by access.Caller, body []byte, add
 	if by.Kind != access.Device {
 		return api.Errorf(api.Forbidden, "only a device reports its state")
 	}
-	var byUUID map[api.DeviceUUID]json.RawMessage
-	if err := json.Unmarshal(body, &byUUID); err != nil || len(byUUID) == 0 {
-		return api.Errorf(api.Invalid, "a report is an object with the device's uuid as its only key")
-	}
-	var uuid api.DeviceUUID
-	for uuid = range byUUID {
-	}
-	if len(byUUID) > 1 { // no device speaks for another
-		return api.ErrUnauthorized
-	}
-	r, err := readReport(byUUID[uuid])
+	uuid, raw, err := splitReport(body)
 	if err != nil {
 		return err
 	}
+	r, err := readReport(raw)
+	if err != nil {
+		return err
+	}
+	return d.take(ctx, by, uuid, r, address)
+}
+
+// splitReport finds the one device that a report is about.
+func splitReport(body []byte) (uuid api.DeviceUUID, raw json.RawMessage, err error) {
+	var byUUID map[api.DeviceUUID]json.RawMessage
+	if err := json.Unmarshal(body, &byUUID); err != nil || len(byUUID) == 0 {
+		return "", nil, api.Errorf(api.Invalid, "a report is an object with the device's uuid as its only key")
+	}
+	if len(byUUID) > 1 { // no device speaks for another
+		return "", nil, api.ErrUnauthorized
+	}
+	for uuid, raw = range byUUID {
+	}
+	return uuid, raw, nil
+}
+
+// take stores a report. It is compared with what is known before anything is written; the writes of several devices share a commit.
+func (d *Devices) take(ctx context.Context, by access.Caller, uuid api.DeviceUUID, r *report, address string) error {
 	if address != "" {
 		r.columns["public_address"] = cut(address, 100)
 	}
 	var p *plan
-	err = d.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
-		p, err = planReport(ctx, tx, by, uuid, r)
+	err := d.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
+		p, err = d.planReport(ctx, tx, by, uuid, r)
 		return err
 	})
 	if err == nil && !p.empty() {
-		err = d.cfg.DB.Write(ctx, func(tx *db.Tx) error {
-			// What was read may have changed before this transaction began.
-			if p, err = planReport(ctx, tx, by, uuid, r); err != nil {
+		err = d.reports.write(ctx, func(ctx context.Context, tx *db.Tx) error {
+			done, err := p.apply(ctx, tx, by)
+			if done || err != nil {
 				return err
 			}
-			return p.apply(ctx, tx)
+			// The device was changed since it was read: compare again, with nobody else writing meanwhile.
+			again, err := d.planReport(ctx, tx, by, uuid, r)
+			if err != nil || again.empty() {
+				return err
+			}
+			done, err = again.apply(ctx, tx, by)
+			if err == nil && !done {
+				err = fmt.Errorf("the device changes under its own report")
+			}
+			return err
 		})
 	}
 	if err != nil {
@@ -76,10 +97,11 @@ func (d *Devices) Report(ctx context.Context, by access.Caller, body []byte, add
 	return nil
 }
 
-// report is a decoded report: the columns it gives, and what it says of its fleet's releases (nil: nothing).
+// report is a decoded report: the columns it gives, and what it says of releases (nil: nothing).
 type report struct {
 	columns map[string]any // nil, int64 or string; bool for is_undervolted
 	apps    map[string]*api.AppReport
+	older   *olderApps // the same, from a device that speaks of ids
 }
 
 func readReport(raw json.RawMessage) (*report, error) {
@@ -88,11 +110,19 @@ func readReport(raw json.RawMessage) (*report, error) {
 		return nil, api.Errorf(api.Invalid, "a device's report is an object")
 	}
 	r := &report{columns: map[string]any{}}
+	if err := r.readColumns(fields); err != nil {
+		return nil, err
+	}
+	return r, r.readApps(fields["apps"])
+}
+
+// readColumns reads what a report says of the device itself.
+func (r *report) readColumns(fields map[string]json.RawMessage) error {
 	for _, c := range reported {
 		if raw, ok := fields[c.name]; ok {
 			v, err := readColumn(raw, c.name, c.number, c.maxLen)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			r.columns[c.name] = v
 		}
@@ -101,7 +131,7 @@ func readReport(raw json.RawMessage) (*report, error) {
 		if raw, ok := fields[name]; ok {
 			v, err := readColumn(raw, name, number, 1000)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			if v == "" {
 				v = nil
@@ -115,13 +145,13 @@ func readReport(raw json.RawMessage) (*report, error) {
 	if raw, ok := fields["is_undervolted"]; ok {
 		var v *bool
 		if err := json.Unmarshal(raw, &v); err != nil {
-			return nil, api.Errorf(api.Invalid, "\"is_undervolted\" is not a boolean")
+			return api.Errorf(api.Invalid, "\"is_undervolted\" is not a boolean")
 		}
 		if v != nil {
 			r.columns["is_undervolted"] = *v
 		}
 	}
-	return r, errors.Join(r.readUnsupported(fields["unsupported_features"]), r.readApps(fields["apps"]))
+	return r.readUnsupported(fields["unsupported_features"])
 }
 
 func readColumn(raw json.RawMessage, name string, number bool, maxLen int) (any, error) {
@@ -200,6 +230,7 @@ func (r *report) readApps(raw json.RawMessage) error {
 // plan is what a report changes.
 type plan struct {
 	device   int64
+	serial   int64 // of the row that the report was compared with
 	at       time.Time
 	online   bool
 	interval time.Duration
@@ -211,24 +242,26 @@ type plan struct {
 func (p *plan) empty() bool { return len(p.set) == 0 && len(p.install) == 0 && len(p.gone) == 0 }
 
 // planReport compares a report with what is known. It refuses what is not the caller's own.
-func planReport(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID, r *report) (*plan, error) {
+func (d *Devices) planReport(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID, r *report) (*plan, error) {
 	names := slices.Sorted(maps.Keys(r.columns))
 	p := &plan{at: tx.Now, set: map[string]any{}}
-	var fleetID int64
-	var fleetUUID string
-	var seen, due, metricsAt, update sql.NullString
-	var running sql.NullInt64
-	scan := []any{&p.device, &fleetID, &fleetUUID, &seen, &due, &metricsAt, &update, &running, &p.online}
+	var home home
+	var frozen bool
+	var seen, due, metricsAt sql.NullString
+	scan := []any{&p.device, &p.serial, &frozen, &home.fleet, &home.uuid, &home.target, &home.version, &home.operator, &home.manager,
+		&seen, &due, &metricsAt, &home.update, &home.running, &p.online}
 	old := make([]any, len(names))
-	query := `SELECT d.id, d.belongs_to__application, f.uuid, d.last_seen, d.heartbeat_due, d.metrics_at, d.update_status,
-		d.is_running__release, coalesce(d.heartbeat_due >= ?, 0)`
+	query := `SELECT d.id, d.report_serial, d.is_frozen = 1, d.belongs_to__application, f.uuid,
+		coalesce(d.is_pinned_on__release, f.should_be_running__release, 0), t.version, coalesce(d.should_be_operated_by__release, 0),
+		coalesce(d.should_be_managed_by__release, 0), d.last_seen, d.heartbeat_due, d.metrics_at, coalesce(d.update_status, ''),
+		coalesce(d.is_running__release, 0), coalesce(d.heartbeat_due >= ?, 1 = 0)`
 	for i, name := range names { // names are of our own lists, never the device's
 		query += ", d." + name
 		scan = append(scan, &old[i])
 	}
-	err := tx.QueryRowContext(ctx, query+` FROM device d JOIN application f ON f.id = d.belongs_to__application WHERE d.uuid = ?`,
-		tx.NowText(), uuid).Scan(scan...)
-	if noRows(err) || (err == nil && p.device != by.Device) {
+	err := tx.QueryRowContext(ctx, query+` FROM device d JOIN application f ON f.id = d.belongs_to__application
+		JOIN fleet_target t ON t.application = f.id WHERE d.uuid = ?`, tx.NowText(), uuid).Scan(scan...)
+	if noRows(err) || (err == nil && (p.device != by.Device || frozen)) {
 		return nil, api.ErrUnauthorized
 	}
 	if err != nil {
@@ -240,10 +273,14 @@ func planReport(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.Devic
 			p.set[name] = r.columns[name]
 		}
 	}
-	if r.apps != nil {
-		if err := p.planApps(ctx, tx, r.apps, fleetID, fleetUUID, update.String, running); err != nil {
-			return nil, err
-		}
+	switch {
+	case r.apps != nil:
+		err = d.planApps(ctx, tx, p, r.apps, home)
+	case r.older != nil:
+		err = planOlder(ctx, tx, p, r.older, home)
+	}
+	if err != nil {
+		return nil, err
 	}
 	p.throttle(tx.Now, metricsAt)
 	return p, nil
@@ -281,37 +318,57 @@ func (p *plan) throttle(now time.Time, last sql.NullString) {
 	p.set["metrics_at"] = db.FormatTime(now)
 }
 
-func (p *plan) apply(ctx context.Context, tx *db.Tx) error {
-	if len(p.set) > 0 {
-		p.set["modified_at"] = tx.NowText()
-		if _, ok := p.set["update_status"]; ok {
-			p.set["last_update_status_event"] = tx.NowText()
-		}
-		names := slices.Sorted(maps.Keys(p.set))
-		args := make([]any, 0, len(names)+1)
-		for _, name := range names {
-			args = append(args, p.set[name])
-		}
-		_, err := tx.ExecContext(ctx, `UPDATE device SET `+strings.Join(names, " = ?, ")+` = ? WHERE id = ?`, append(args, p.device)...)
-		if err != nil {
-			return err
-		}
+// apply writes what changed; false when the device has changed since the plan was made, and then nothing is written.
+func (p *plan) apply(ctx context.Context, tx *db.Tx, by access.Caller) (bool, error) {
+	if _, ok := p.set["update_status"]; ok {
+		p.set["last_update_status_event"] = tx.NowText()
+	}
+	p.set["modified_at"] = tx.NowText()
+	names := slices.Sorted(maps.Keys(p.set))
+	args := make([]any, 0, len(names)+2)
+	for _, name := range names {
+		args = append(args, p.set[name])
+	}
+	res, err := tx.ExecContext(ctx, `UPDATE device SET `+strings.Join(names, " = ?, ")+` = ?, report_serial = report_serial + 1
+		WHERE id = ? AND report_serial = ?`, append(args, p.device, p.serial)...)
+	if err != nil {
+		return false, err
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		return false, err
 	}
 	for _, i := range p.install {
 		_, err := tx.ExecContext(ctx, `INSERT INTO image_install (created_at, device, installs__image, is_provided_by__release, install_date,
 				status, download_progress) VALUES (?1, ?2, ?3, ?4, ?1, ?5, ?6)
 			ON CONFLICT (device, installs__image) DO UPDATE SET is_provided_by__release = excluded.is_provided_by__release,
-				install_date = CASE WHEN status = 'deleted' THEN excluded.install_date ELSE install_date END,
+				install_date = CASE WHEN image_install.status = 'deleted' THEN excluded.install_date ELSE image_install.install_date END,
 				status = excluded.status, download_progress = excluded.download_progress`,
 			tx.NowText(), p.device, i.image, i.release, i.status, i.progress)
 		if err != nil {
-			return err
+			return false, err
 		}
 	}
 	for _, id := range p.gone {
 		_, err := tx.ExecContext(ctx, `UPDATE image_install SET status = 'deleted', download_progress = NULL WHERE id = ?`, id)
 		if err != nil {
+			return false, err
+		}
+	}
+	return true, p.follow(ctx, tx, by)
+}
+
+// follow does what some columns entail.
+func (p *plan) follow(ctx context.Context, tx *db.Tx, by access.Caller) error {
+	_, os := p.set["os_version"]
+	_, manager := p.set["supervisor_version"]
+	if os || manager {
+		if err := followVersions(ctx, tx, p.device); err != nil {
 			return err
+		}
+	}
+	for _, name := range recorded {
+		if _, ok := p.set[name]; ok {
+			return record(ctx, tx, by, p.device)
 		}
 	}
 	return nil

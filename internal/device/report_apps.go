@@ -28,53 +28,85 @@ var updateOrder = map[string]int{
 	"rejected": 1, "aborted": 2, "downloading": 3, "downloaded": 4, "applying changes": 5, "done": 6,
 }
 
-// planApps compares what a device says of its fleet's releases. Releases and images that are not its fleet's refuse the whole
-// report.
-func (p *plan) planApps(ctx context.Context, tx *db.Tx, apps map[string]*api.AppReport, fleetID int64, fleetUUID, update string,
-	running sql.NullInt64) error {
+// home is what a device's row says that reports of releases are held against.
+type home struct {
+	fleet             int64
+	uuid              string // the fleet's
+	version           string // of the fleet's target
+	target            int64  // the release that it should run; 0: none
+	operator, manager int64  // the releases of the host and the supervisor that it should have; 0: none
+	running           int64  // the release that it last said to run; 0: none
+	update            string // how far it last said to be
+}
+
+// planApps compares what a device says of releases with what is known. A release or image that is not one of its fleet's, its
+// host's or its supervisor's refuses the whole report.
+func (d *Devices) planApps(ctx context.Context, tx *db.Tx, p *plan, apps map[string]*api.AppReport, home home) error {
 	installs := map[int64]install{}
-	status, reportedRunning := "", false
+	status := ""
 	for uuid, app := range apps {
 		if app == nil {
 			continue
 		}
-		if uuid != fleetUUID {
-			return api.ErrUnauthorized
+		fleetID := home.fleet
+		if uuid != home.uuid {
+			var err error
+			if fleetID, err = otherApp(ctx, tx, uuid, home); err != nil {
+				return err
+			}
 		}
 		for commit, release := range app.Releases {
 			if release == nil {
 				continue
 			}
-			id, err := p.planRelease(ctx, tx, fleetID, commit, release, installs)
-			if err != nil {
+			if err := d.planRelease(ctx, tx, home, fleetID, commit, release, installs); err != nil {
 				return err
 			}
-			if rank := updateOrder[release.UpdateStatus]; rank > 0 && (status == "" || rank < updateOrder[status]) {
+			rank := updateOrder[release.UpdateStatus]
+			if fleetID == home.fleet && rank > 0 && (status == "" || rank < updateOrder[status]) {
 				status = release.UpdateStatus
 			}
-			if commit == app.ReleaseUUID {
-				p.setRunning(running, id)
-				reportedRunning = true
-			}
 		}
-		if app.ReleaseUUID != "" && !reportedRunning {
-			id, err := findRelease(ctx, tx, fleetID, app.ReleaseUUID)
-			if err != nil {
-				return err
-			}
-			p.setRunning(running, id)
+		if app.ReleaseUUID == "" || fleetID != home.fleet {
+			continue
+		}
+		id, _, err := d.releaseOf(ctx, tx, home, fleetID, app.ReleaseUUID)
+		if err != nil {
+			return err
+		}
+		if id != home.running {
+			p.set["is_running__release"] = id
 		}
 	}
-	if status != "" && status != update {
+	if status != "" && status != home.update {
 		p.set["update_status"] = status
 	}
 	return p.compareInstalls(ctx, tx, installs)
 }
 
-func (p *plan) setRunning(old sql.NullInt64, id int64) {
-	if !old.Valid || old.Int64 != id {
-		p.set["is_running__release"] = id
+// otherApp finds an app that is not the device's fleet but may well be on it: its host's, its supervisor's, or a public one.
+func otherApp(ctx context.Context, tx *db.Tx, uuid string, home home) (id int64, err error) {
+	err = tx.QueryRowContext(ctx, `SELECT f.id FROM application f WHERE f.uuid = ? AND (f.is_public = 1 OR EXISTS (
+		SELECT 1 FROM "release" r WHERE r.id IN (?, ?) AND r.belongs_to__application = f.id))`, uuid, home.operator, home.manager).Scan(&id)
+	if noRows(err) {
+		return 0, api.ErrUnauthorized
 	}
+	return id, err
+}
+
+// releaseOf finds a successful release of an app by its commit, and its images if they are known without asking.
+func (d *Devices) releaseOf(ctx context.Context, tx *db.Tx, home home, fleetID int64, commit string) (int64, *part, error) {
+	if fleetID == home.fleet && home.target != 0 {
+		target, err := d.parts.get(ctx, tx, partKey{fleetID, home.target}, home.version)
+		if err != nil {
+			return 0, nil, err
+		}
+		if target.commit == commit {
+			return home.target, target, nil
+		}
+	}
+	id, err := findRelease(ctx, tx, fleetID, commit)
+	return id, nil, err
 }
 
 func findRelease(ctx context.Context, tx *db.Tx, fleetID int64, commit string) (id int64, err error) {
@@ -86,15 +118,17 @@ func findRelease(ctx context.Context, tx *db.Tx, fleetID int64, commit string) (
 	return id, err
 }
 
-func (p *plan) planRelease(ctx context.Context, tx *db.Tx, fleetID int64, commit string, r *api.ReleaseReport,
-	installs map[int64]install) (int64, error) {
-	id, err := findRelease(ctx, tx, fleetID, commit)
+func (d *Devices) planRelease(ctx context.Context, tx *db.Tx, home home, fleetID int64, commit string, r *api.ReleaseReport,
+	installs map[int64]install) error {
+	id, known, err := d.releaseOf(ctx, tx, home, fleetID, commit)
 	if err != nil || len(r.Services) == 0 {
-		return id, err
+		return err
 	}
-	images, err := releaseImages(ctx, tx, id)
-	if err != nil {
-		return 0, err
+	images := known.images()
+	if known == nil {
+		if images, err = releaseImages(ctx, tx, id); err != nil {
+			return err
+		}
 	}
 	for _, s := range r.Services {
 		if s == nil {
@@ -102,21 +136,37 @@ func (p *plan) planRelease(ctx context.Context, tx *db.Tx, fleetID int64, commit
 		}
 		image, ok := images[strings.ToLower(s.Image)]
 		if !ok {
-			return 0, api.ErrUnauthorized
+			return api.ErrUnauthorized
 		}
-		i := install{image: image, release: id, status: s.Status}
-		if !knownStatus[i.status] {
-			i.status = "Unknown"
-		}
+		var progress any
 		if s.DownloadProgress != nil {
-			i.progress = int64(max(0, min(*s.DownloadProgress, 100)))
+			progress = int64(max(0, min(*s.DownloadProgress, 100)))
 		}
-		// Two releases may share an image; what runs says more than what is on its way.
-		if other, ok := installs[image]; !ok || other.status != "Running" {
-			installs[image] = i
-		}
+		addInstall(installs, install{image: image, release: id, status: s.Status, progress: progress})
 	}
-	return id, nil
+	return nil
+}
+
+func addInstall(installs map[int64]install, i install) {
+	if !knownStatus[i.status] {
+		i.status = "Unknown"
+	}
+	// Two releases may share an image; what runs says more than what is on its way.
+	if other, ok := installs[i.image]; !ok || other.status != "Running" {
+		installs[i.image] = i
+	}
+}
+
+// images gives the images of a part's release by the reference that a device has of them.
+func (p *part) images() map[string]int64 {
+	if p == nil {
+		return nil
+	}
+	out := make(map[string]int64, len(p.services))
+	for i := range p.services {
+		out[p.services[i].target.Image] = p.services[i].target.ImageID
+	}
+	return out
 }
 
 // releaseImages gives a release's images by the reference that a device has of them.

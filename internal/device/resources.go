@@ -17,6 +17,7 @@ func (d *Devices) deviceResource() *odata.Resource {
 		Keys:       [][]string{{"uuid"}, {"actor"}},
 		UniqueText: map[string]string{"uuid": `"uuid" must be unique.`},
 		Rules:      deviceRules(),
+		Virtual:    []string{"is_online"}, // what a person says of it; see sayOnline
 		Before:     []odata.Hook{d.beforeWrite},
 		After:      []odata.Hook{d.afterWrite},
 	}
@@ -27,6 +28,16 @@ func (d *Devices) deviceResource() *odata.Resource {
 const heartbeat = `(CASE WHEN {t}.heartbeat_until IS NULL THEN 'unknown' WHEN {t}.heartbeat_due >= @now THEN 'online'
 	WHEN {t}.heartbeat_until >= @now THEN 'timeout' ELSE 'offline' END)`
 
+// online is whether a device can be reached, as far as is known: by its heartbeat, its control channel, or the word of a person.
+const online = `(coalesce({t}.heartbeat_until >= @now, 1 = 0) OR {t}.said_online = 1 OR {t}.is_connected_to_vpn = 1)`
+
+// lastEvent is when that last changed: the later of what heartbeats and people say.
+const (
+	lastBeat  = `(CASE WHEN {t}.heartbeat_until >= @now THEN {t}.online_since ELSE {t}.last_seen END)`
+	lastEvent = `(CASE WHEN {t}.said_online_at IS NOT NULL AND {t}.said_online_at >= coalesce(` + lastBeat + `, '')
+		THEN {t}.said_online_at ELSE ` + lastBeat + ` END)`
+)
+
 const target = `coalesce({t}.is_pinned_on__release,
 	(SELECT f.should_be_running__release FROM application f WHERE f.id = {t}.belongs_to__application))`
 
@@ -34,7 +45,7 @@ const target = `coalesce({t}.is_pinned_on__release,
 const (
 	isDownloading = `EXISTS (SELECT 1 FROM image_install i
 		WHERE i.device = {t}.id AND i.status = 'Downloading' AND i.download_progress IS NOT NULL)`
-	meanDownload = `(SELECT CAST(round(avg(coalesce(i.download_progress, 100))) AS INTEGER) FROM image_install i
+	meanDownload = `(SELECT CAST(round(avg(coalesce(i.download_progress, 100))) AS BIGINT) FROM image_install i
 		WHERE i.device = {t}.id AND i.status <> 'deleted' AND (i.status = 'Downloading' OR i.is_provided_by__release = ` + target + `))`
 	vpnWanted = `coalesce((SELECT v.value FROM device_config_variable v WHERE v.device = {t}.id
 			AND v.name IN ('RESIN_SUPERVISOR_VPN_CONTROL', 'BALENA_SUPERVISOR_VPN_CONTROL') ORDER BY v.name LIMIT 1),
@@ -45,14 +56,14 @@ const (
 
 // overall gives the two columns that sum a device up, row by row as clients expect: the first case that holds decides.
 func (d *Devices) overall() (status, progress string) {
-	lacksVPN := "0"
+	lacksVPN := "1 = 0"
 	if d.cfg.ControlChannel {
 		lacksVPN = `({t}.is_connected_to_vpn = 0 AND ` + heartbeat + ` = 'online' AND ` + vpnWanted + `)`
 	}
 	cases := []struct{ when, status, progress string }{
 		{`{t}.is_active = 0`, "inactive", "NULL"},
 		{`{t}.provisioning_state = 'Post-Provisioning'`, "post-provisioning", "{t}.provisioning_progress"},
-		{`{t}.is_connected_to_vpn = 0 AND {t}.online_since IS NULL AND ` + heartbeat + ` = 'unknown'`, "configuring", "{t}.provisioning_progress"},
+		{`{t}.is_connected_to_vpn = 0 AND ({t}.online_since IS NULL AND {t}.said_online_at IS NULL) AND ` + heartbeat + ` = 'unknown'`, "configuring", "{t}.provisioning_progress"},
 		{`{t}.is_connected_to_vpn = 0 AND ` + heartbeat + ` IN ('offline', 'unknown')`, "disconnected", "NULL"},
 		{heartbeat + ` IN ('online', 'timeout') AND {t}.download_progress IS NOT NULL AND {t}.status = 'Downloading'`,
 			"updating", "{t}.download_progress"},
@@ -95,10 +106,11 @@ func (d *Devices) columns() []odata.Column {
 		release("is_pinned_on__release", "is_pinned_to__device"), release("is_running__release", "is_running_on__device"), shouldRun,
 		release("should_be_operated_by__release", "should_operate__device"),
 		release("should_be_managed_by__release", "should_manage__device"),
-		{Name: "is_managed_by__service_instance", Type: num, Null: true, SQL: "NULL"},
+		{Name: "is_managed_by__service_instance", Type: fk, To: "service_instance", Null: true, Reverse: []string{"manages__device"}},
 		{Name: "is_active", Type: flag}, {Name: "is_frozen", Type: flag}, {Name: "is_web_accessible", Type: flag},
-		{Name: "is_online", Type: flag, SQL: `coalesce({t}.heartbeat_until >= @now, 0)`},
-		{Name: "last_connectivity_event", Type: date, Null: true, SQL: `(CASE WHEN {t}.heartbeat_until >= @now THEN {t}.online_since ELSE {t}.last_seen END)`},
+		{Name: "is_online", Type: flag, SQL: online},
+		{Name: "said_online", Type: flag, Hidden: true}, {Name: "said_online_at", Type: date, Null: true, Hidden: true},
+		{Name: "last_connectivity_event", Type: date, Null: true, SQL: lastEvent},
 		{Name: "api_heartbeat_state", Type: text, SQL: heartbeat},
 		{Name: "changed_api_heartbeat_state_on__date", Type: date, Null: true, SQL: `(CASE WHEN {t}.heartbeat_due >= @now THEN {t}.online_since
 			WHEN {t}.heartbeat_until >= @now THEN {t}.heartbeat_due ELSE {t}.heartbeat_until END)`},

@@ -10,7 +10,7 @@ func (d *Devices) rowResources() []*odata.Resource {
 	return []*odata.Resource{
 		variableOf("device_environment_variable", "device__has__env_var_name", fleet.ValidateEnvVar),
 		variableOf("device_config_variable", "device__has__config_var_name", fleet.ValidateConfigVar),
-		tag(), serviceInstall(), serviceVariable(), imageInstall(),
+		tag(), serviceInstall(), serviceVariable(), imageInstall(), history(), serviceInstance(),
 	}
 }
 

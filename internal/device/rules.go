@@ -22,7 +22,9 @@ var (
 var writtenByUsers = []string{
 	"uuid", "device_name", "note", "local_id", "is_of__device_type", "belongs_to__application", "is_pinned_on__release",
 	"is_active", "is_web_accessible", "is_locked_until__date", "is_accessible_by_support_until__date",
-	"custom_latitude", "custom_longitude",
+	"custom_latitude", "custom_longitude", "should_be_operated_by__release", "should_be_managed_by__release",
+	// Of these the device itself has the last word: a person tells what is known before the device does.
+	"is_online", "os_version", "os_variant", "supervisor_version",
 }
 
 // writtenByItself are the columns of its own row that a device gives: its state, and nothing that decides what it is or runs.
@@ -62,4 +64,16 @@ func rowRules(path []string, write ...string) map[access.Kind]odata.Rule {
 		access.Device:   {Read: own},
 		access.FleetKey: {Read: access.Along("{}"+ofFleetKey, path...)},
 	}
+}
+
+// historyRules let those see what a device was who may see the fleet that it was in.
+func historyRules() map[access.Kind]odata.Rule {
+	person := odata.Rule{Read: access.On(access.Observer, "belongs_to__application")}
+	return map[access.Kind]odata.Rule{access.User: person, access.ScopedKey: person, access.FleetKey: {Read: ofFleetKey}}
+}
+
+// serviceInstanceRules show people what carries the control channels; it tells nothing of whose they are.
+func serviceInstanceRules() map[access.Kind]odata.Rule {
+	all := odata.Rule{Read: "true"}
+	return map[access.Kind]odata.Rule{access.User: all, access.ScopedKey: all}
 }

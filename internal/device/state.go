@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"strconv"
@@ -14,11 +13,12 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
 // stateFormat is part of every ETag. It goes up whenever the same rows make another target state than before.
-const stateFormat = "1"
+const stateFormat = "2"
 
 const (
 	pollVariable = "RESIN_SUPERVISOR_POLL_INTERVAL"
@@ -29,16 +29,17 @@ const (
 // Target is the answer to a device that asks what it should run.
 type Target struct {
 	ETag  string
-	State api.TargetState // nil: the asker already has the state of that ETag
+	State api.TargetState // nil: the asker already has the state of that ETag, or is not to have one
 
 	device    int64
+	fleet     int64
 	at        time.Time
 	interval  time.Duration // how often the device polls; 0: unknown
 	wasOnline bool
 }
 
-// Target says what a device should run. The device itself and people who may use its fleet may ask; known is the ETag of what the
-// asker has. An unchanged target costs one row.
+// Target says what a device should run. The device itself and people who may see its fleet may ask; known is the ETag of what the
+// asker has. An unchanged target costs one row. A frozen device is told that nothing has changed, whatever it has.
 func (d *Devices) Target(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID, known string) (Target, error) {
 	var t Target
 	var row stateRow
@@ -50,26 +51,97 @@ func (d *Devices) Target(ctx context.Context, tx *db.Tx, by access.Caller, uuid 
 	if err := maySee(ctx, tx, by, row.device, row.fleet); err != nil {
 		return t, err
 	}
-	t = Target{ETag: d.etag(row), device: row.device, at: tx.Now, interval: row.interval, wasOnline: row.online}
-	if holdsTag(known, t.ETag) {
+	t = Target{ETag: d.etag(row.tags), device: row.device, fleet: row.fleet, at: tx.Now, interval: row.interval, wasOnline: row.online}
+	if row.frozen || holdsTag(known, t.ETag) {
 		return t, nil
 	}
-	vars, err := readVariables(ctx, tx, row)
+	state, config, err := d.assemble(ctx, tx, row)
 	if err != nil {
 		return t, fmt.Errorf("target state: %w", err)
 	}
-	config := d.config(vars)
 	t.interval = pollInterval(config)
-	app := &api.AppTarget{ID: row.fleet, Name: row.appName, IsHost: row.isHost, Class: row.class}
-	if row.release.Valid {
-		release, err := releaseTarget(ctx, tx, row, vars, config)
-		if err != nil {
-			return t, fmt.Errorf("target state: release %d: %w", row.release.Int64, err)
-		}
-		app.Releases = map[string]*api.ReleaseTarget{row.commit.String: release}
-	}
-	t.State = api.TargetState{uuid: &api.DeviceTarget{Name: row.name, Config: config, Apps: map[string]*api.AppTarget{row.appUUID: app}}}
+	t.State = api.TargetState{uuid: state}
 	return t, nil
+}
+
+// assemble puts a device's target together: its supervisor's app, its host's and its fleet's.
+func (d *Devices) assemble(ctx context.Context, tx *db.Tx, row stateRow) (*api.DeviceTarget, map[string]string, error) {
+	var name string
+	var release sql.NullInt64
+	err := tx.QueryRowContext(ctx, `SELECT d.device_name, coalesce(d.is_pinned_on__release, f.should_be_running__release)
+		FROM device d JOIN application f ON f.id = d.belongs_to__application WHERE d.id = ?`, row.device).Scan(&name, &release)
+	if err != nil {
+		return nil, nil, err
+	}
+	vars, err := deviceVariables(ctx, tx, row.device)
+	if err != nil {
+		return nil, nil, err
+	}
+	part, err := d.parts.get(ctx, tx, partKey{row.fleet, release.Int64}, row.tags.fleet)
+	if err != nil {
+		return nil, nil, err
+	}
+	config := d.config(part.config, vars.config)
+	out := &api.DeviceTarget{Name: name, Config: config, Apps: map[string]*api.AppTarget{part.uuid: part.target(vars, config)}}
+	for _, other := range []struct {
+		of      partKey
+		version string
+	}{{row.supervisor, row.tags.supervisor}, {row.host, row.tags.host}} {
+		if other.of.fleet == 0 || other.of.fleet == row.fleet {
+			continue
+		}
+		part, err := d.parts.get(ctx, tx, other.of, other.version)
+		if err != nil {
+			return nil, nil, err
+		}
+		out.Apps[part.uuid] = part.target(vars, nil)
+	}
+	return out, config, nil
+}
+
+// FleetTarget says what a device of a fleet would run that has nothing of its own: the fleet's target release, or the one of a
+// commit. What the caller may not see is refused as a credential that does not hold, as clients know it.
+func (d *Devices) FleetTarget(ctx context.Context, tx *db.Tx, by access.Caller, uuid, commit, known string) (Target, api.FleetState, error) {
+	var t Target
+	var id int64
+	var public bool
+	var target sql.NullInt64
+	var version string
+	err := tx.QueryRowContext(ctx, `SELECT f.id, f.is_public = 1, f.should_be_running__release, t.version
+		FROM application f JOIN fleet_target t ON t.application = f.id WHERE f.uuid = ?`, uuid).Scan(&id, &public, &target, &version)
+	if noRows(err) {
+		return t, nil, api.ErrUnauthorized
+	}
+	if err != nil {
+		return t, nil, fmt.Errorf("fleet state: %w", err)
+	}
+	if !public {
+		level, err := account.FleetLevel(ctx, tx, by, id)
+		if err != nil {
+			return t, nil, fmt.Errorf("fleet state: %w", err)
+		}
+		if level < access.Observer {
+			return t, nil, api.ErrUnauthorized
+		}
+	}
+	if commit != "" {
+		release, err := findRelease(ctx, tx, id, commit)
+		if err != nil {
+			return t, nil, err
+		}
+		target = sql.NullInt64{Int64: release, Valid: true}
+	}
+	t.ETag = d.etag(stateTags{device: "fleet " + commit, fleet: version})
+	if holdsTag(known, t.ETag) {
+		return t, nil, nil
+	}
+	part, err := d.parts.get(ctx, tx, partKey{id, target.Int64}, version)
+	if err != nil {
+		return t, nil, fmt.Errorf("fleet state: %w", err)
+	}
+	config := d.config(part.config, nil)
+	return t, api.FleetState{uuid: &api.DeviceTarget{Name: part.name, Config: config,
+		Apps: map[string]*api.AppTarget{uuid: part.target(ownVariables{}, config)}}}, nil
 }
 
 // Heard counts a request for a target as the device's heartbeat. Call it after the transaction that gave the target, and only
@@ -90,52 +162,53 @@ func unseen(by access.Caller) error {
 	return api.ErrNotFound
 }
 
-// maySee lets a device see itself and people the devices of fleets they may use.
+// maySee lets a device see itself and people the devices of fleets that they observe.
 func maySee(ctx context.Context, tx *db.Tx, by access.Caller, device, fleetID int64) error {
-	switch by.Kind {
-	case access.Device:
+	if by.Kind == access.Device {
 		if by.Device == device {
 			return nil
 		}
-	case access.User:
-		ok, err := mayUseFleet(ctx, tx, by, fleetID)
-		if ok || err != nil {
-			return err
-		}
+		return unseen(by)
+	}
+	level, err := account.DeviceLevel(ctx, tx, by, device)
+	if err != nil || level >= access.Observer {
+		return err
 	}
 	return unseen(by)
 }
 
-// stateRow is what decides a device's target besides variables.
+// stateTags are what the ETag of a state is made of: one part for each row whose changes change it.
+type stateTags struct{ device, fleet, supervisor, host string }
+
+// stateRow is what a poll reads: enough to say that nothing has changed.
 type stateRow struct {
-	device, fleet           int64
-	name, appName, appUUID  string
-	class                   string
-	isHost, online          bool
-	deviceTag, fleetTag     string
-	release                 sql.NullInt64
-	commit                  sql.NullString
-	interval                time.Duration
-	lastSeen, heartbeatNext sql.NullString
+	device, fleet  int64
+	frozen, online bool
+	tags           stateTags
+	supervisor     partKey // the app that should manage the device; zero: none
+	host           partKey // the app that should operate it; zero: none
+	interval       time.Duration
 }
 
 func (s *stateRow) read(ctx context.Context, tx *db.Tx, uuid api.DeviceUUID) error {
-	err := tx.QueryRowContext(ctx, `SELECT d.id, d.belongs_to__application, d.device_name, f.app_name, f.uuid, f.is_of__class, f.is_host,
-			coalesce(d.heartbeat_due >= ?, 0), d.target_version, t.version, r.id, r."commit", d.last_seen, d.heartbeat_due
+	var seen, due sql.NullString
+	err := tx.QueryRowContext(ctx, `SELECT d.id, d.belongs_to__application, d.is_frozen = 1, coalesce(d.heartbeat_due >= ?, 1 = 0),
+			d.target_version, t.version, d.last_seen, d.heartbeat_due,
+			coalesce(m.belongs_to__application, 0), coalesce(m.id, 0), coalesce(mt.version, ''),
+			coalesce(o.belongs_to__application, 0), coalesce(o.id, 0), coalesce(ot.version, '')
 		FROM device d
-		JOIN application f ON f.id = d.belongs_to__application
-		JOIN fleet_target t ON t.application = f.id
-		LEFT JOIN "release" r ON r.id = coalesce(d.is_pinned_on__release, f.should_be_running__release) AND r.status = 'success'
-		WHERE d.uuid = ?`, tx.NowText(), uuid).Scan(&s.device, &s.fleet, &s.name, &s.appName, &s.appUUID, &s.class, &s.isHost,
-		&s.online, &s.deviceTag, &s.fleetTag, &s.release, &s.commit, &s.lastSeen, &s.heartbeatNext)
-	if err != nil {
-		return err
-	}
-	s.interval = intervalBetween(s.lastSeen, s.heartbeatNext)
-	return nil
+		JOIN fleet_target t ON t.application = d.belongs_to__application
+		LEFT JOIN "release" m ON m.id = d.should_be_managed_by__release
+		LEFT JOIN fleet_target mt ON mt.application = m.belongs_to__application
+		LEFT JOIN "release" o ON o.id = d.should_be_operated_by__release
+		LEFT JOIN fleet_target ot ON ot.application = o.belongs_to__application
+		WHERE d.uuid = ?`, tx.NowText(), uuid).Scan(&s.device, &s.fleet, &s.frozen, &s.online, &s.tags.device, &s.tags.fleet, &seen, &due,
+		&s.supervisor.fleet, &s.supervisor.release, &s.tags.supervisor, &s.host.fleet, &s.host.release, &s.tags.host)
+	s.interval = intervalBetween(seen, due)
+	return err
 }
 
-// intervalBetween reads a device's poll interval from when it was seen and when its second poll after that was due.
+// intervalBetween reads back how often a device polls from when it was heard and when it is due.
 func intervalBetween(seen, due sql.NullString) time.Duration {
 	if !seen.Valid || !due.Valid {
 		return 0
@@ -149,9 +222,10 @@ func intervalBetween(seen, due sql.NullString) time.Duration {
 }
 
 // etag is weak: the same state may be written down in several ways. It changes with every write that may change the state
-// (see migration 0033), with the server's poll interval and with the format.
-func (d *Devices) etag(row stateRow) string {
-	sum := sha256.Sum256([]byte(stateFormat + "\x00" + d.cfg.PollInterval.String() + "\x00" + row.deviceTag + "\x00" + row.fleetTag))
+// (see migrations 0033 and 0071), with the server's poll interval and with the format.
+func (d *Devices) etag(tags stateTags) string {
+	sum := sha256.Sum256([]byte(stateFormat + "\x00" + d.cfg.PollInterval.String() + "\x00" + tags.device + "\x00" + tags.fleet +
+		"\x00" + tags.supervisor + "\x00" + tags.host))
 	return `W/"` + hex.EncodeToString(sum[:12]) + `"`
 }
 
@@ -166,13 +240,10 @@ func holdsTag(header, tag string) bool {
 }
 
 // config gives the configuration variables of a device: its own over its fleet's, and always a poll interval.
-func (d *Devices) config(vars variables) map[string]string {
-	config := map[string]string{}
-	for _, v := range vars {
-		if v.rank <= configOfDevice {
-			config[v.name] = v.value
-		}
-	}
+func (d *Devices) config(ofFleet, ofDevice map[string]string) map[string]string {
+	config := make(map[string]string, len(ofFleet)+len(ofDevice)+1)
+	maps.Copy(config, ofFleet)
+	maps.Copy(config, ofDevice)
 	maps.DeleteFunc(config, func(name, _ string) bool {
 		return strings.HasPrefix(name, "RESIN_UI") || strings.HasPrefix(name, "BALENA_UI") || name == "RESIN_HOST_LOG_TO_DISPLAY"
 	})
@@ -192,11 +263,4 @@ func pollInterval(config map[string]string) time.Duration {
 		}
 	}
 	return 0
-}
-
-// composition is what of a release's compose project concerns a device.
-type composition struct {
-	Services map[string]map[string]json.RawMessage `json:"services"`
-	Networks map[string]json.RawMessage            `json:"networks"`
-	Volumes  map[string]json.RawMessage            `json:"volumes"`
 }

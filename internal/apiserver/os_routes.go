@@ -1,0 +1,58 @@
+package apiserver
+
+import (
+	"net/http"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
+// The routes of this file are called by the operating system of a device rather than by its supervisor.
+
+// osConfig is GET /os/v1/config: what a device's system services are configured with. Every field that any version of the
+// device's program demands is there. An empty OpenVPN configuration keeps that service off: there is no control channel yet. Keys
+// for root's SSH are never given out here.
+func (s *Server) osConfig(w http.ResponseWriter, _ *http.Request) error {
+	type text map[string]string
+	w.Header().Set("Cache-Control", "no-store")
+	return web.WriteJSON(w, http.StatusOK, map[string]any{
+		"services": map[string]text{
+			"openvpn": {"config": "", "ca": ""},
+			"ssh":     {"authorized_keys": ""},
+		},
+		"config":         map[string]any{"overrides": text{}},
+		"schema_version": "1.0.0",
+	})
+}
+
+// publicKeys is GET /auth/v1/public-keys/:username, which a device's SSH server asks when somebody knocks: the keys of that user
+// if they may enter the device, one a line, and nothing otherwise. A user gets their own.
+func (s *Server) publicKeys(w http.ResponseWriter, r *http.Request) error {
+	var keys string
+	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
+		keys, err = s.devices.PublicKeys(r.Context(), tx, access.From(r.Context()), r.PathValue("username"))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	return web.WriteText(w, http.StatusOK, keys)
+}
+
+// hostAccess is GET /access/v1/hostos/:uuid: whether the caller may enter the operating system of a device.
+func (s *Server) hostAccess(w http.ResponseWriter, r *http.Request) error {
+	err := s.db.Read(r.Context(), func(tx *db.Tx) error {
+		return s.devices.MayEnter(r.Context(), tx, access.From(r.Context()), deviceUUID(r))
+	})
+	if err != nil {
+		if e := api.AsError(err); e.Code == api.Internal {
+			return err
+		}
+		return api.ErrUnauthorized // the one refusal that its clients know
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}

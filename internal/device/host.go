@@ -1,0 +1,175 @@
+package device
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"fmt"
+	"regexp"
+	"strconv"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+// A device's operating system and supervisor are releases too: of a host fleet of its device type, and of the public fleet
+// balena_os/<architecture>-supervisor. Which it should have, people decide; what it says that it has raises the choice.
+
+// The texts below are matched by balena's clients and their tests.
+const (
+	textHost = "It is necessary that each release that should operate a device, has a status that is equal to \"success\", is not " +
+		"invalidated, and belongs to an application that is host and is for the device type of the device."
+	textSupervisor = "It is necessary that each release that should manage a device, has a status that is equal to \"success\", is not " +
+		"invalidated, and belongs to a public application that is the supervisor for the CPU architecture of the device."
+	textHostDowngrade       = "Attempt to downgrade hostapp, which is not allowed"
+	textSupervisorDowngrade = "Attempt to downgrade supervisor, which is not allowed"
+)
+
+// version is a version of an operating system or a supervisor, as far as it decides which of two is newer.
+type version struct {
+	major, minor, patch, revision int
+	prerelease, variant           string
+}
+
+var versionForm = regexp.MustCompile(`(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?:-([0-9A-Za-z.-]+))?(?:\+([0-9A-Za-z.-]+))?`)
+var revisionForm = regexp.MustCompile(`(?:^|\.)rev(\d{1,6})(?:\.|$)`)
+
+// parseVersion finds a version in a text like "balenaOS 2.98.33+rev1.prod".
+func parseVersion(text string) (v version, ok bool) {
+	m := versionForm.FindStringSubmatch(text)
+	if m == nil {
+		return v, false
+	}
+	v.major, _ = strconv.Atoi(m[1]) // few digits, all of them
+	v.minor, _ = strconv.Atoi(m[2])
+	v.patch, _ = strconv.Atoi(m[3])
+	v.prerelease = m[4]
+	if r := revisionForm.FindStringSubmatch(m[5]); r != nil {
+		v.revision, _ = strconv.Atoi(r[1])
+	}
+	v.variant = variantOf(text)
+	return v, true
+}
+
+// compare orders versions; what was released comes after what led to it.
+func (v version) compare(o version) int {
+	if c := cmp.Or(cmp.Compare(v.major, o.major), cmp.Compare(v.minor, o.minor), cmp.Compare(v.patch, o.patch)); c != 0 {
+		return c
+	}
+	switch {
+	case v.prerelease == "" && o.prerelease != "":
+		return 1
+	case v.prerelease != "" && o.prerelease == "":
+		return -1
+	}
+	return cmp.Or(cmp.Compare(v.prerelease, o.prerelease), cmp.Compare(v.revision, o.revision))
+}
+
+// The parts of a query that say which releases may operate or manage device d.
+const (
+	canOperate = `r.status = 'success' AND r.is_invalidated = 0 AND f.is_host = 1 AND f.is_for__device_type = d.is_of__device_type`
+	canManage  = `r.status = 'success' AND r.is_invalidated = 0 AND f.is_public = 1 AND f.is_host = 0 AND f.slug =
+		(SELECT 'balena_os/' || c.slug || '-supervisor' FROM device_type t JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture
+			WHERE t.id = d.is_of__device_type)`
+)
+
+// checkHost refuses an operating system that is not for the device, or older than the one that it has.
+func checkHost(ctx context.Context, tx *db.Tx, device, release int64) error {
+	return checkTarget(ctx, tx, device, release, `d.os_version`, canOperate, textHost, textHostDowngrade)
+}
+
+// checkSupervisor refuses a supervisor that is not for the device, or older than the one that it should have.
+func checkSupervisor(ctx context.Context, tx *db.Tx, device, release int64) error {
+	const current = `coalesce((SELECT p.raw_version FROM "release" p WHERE p.id = d.should_be_managed_by__release), d.supervisor_version)`
+	return checkTarget(ctx, tx, device, release, current, canManage, textSupervisor, textSupervisorDowngrade)
+}
+
+func checkTarget(ctx context.Context, tx *db.Tx, device, release int64, current, may, textWrong, textOlder string) error {
+	var now sql.NullString
+	var next string
+	err := tx.QueryRowContext(ctx, `SELECT `+current+`, r.raw_version FROM device d, "release" r
+		JOIN application f ON f.id = r.belongs_to__application WHERE d.id = ? AND r.id = ? AND `+may, device, release).Scan(&now, &next)
+	if noRows(err) {
+		return api.Errorf(api.Invalid, "%s", textWrong)
+	}
+	if err != nil {
+		return fmt.Errorf("device: host: %w", err)
+	}
+	has, known := parseVersion(now.String)
+	gets, ok := parseVersion(next)
+	if known && ok && gets.compare(has) < 0 {
+		return api.Errorf(api.Invalid, "%s", textOlder)
+	}
+	return nil
+}
+
+// followVersions looks up the releases of what a device says that it has: a supervisor once, an operating system whenever it is
+// newer than the one that it should have.
+func followVersions(ctx context.Context, tx *db.Tx, device int64) error {
+	var os, variant, supervisor, target sql.NullString
+	var managed sql.NullInt64
+	err := tx.QueryRowContext(ctx, `SELECT d.os_version, d.os_variant, d.supervisor_version, d.should_be_managed_by__release,
+		(SELECT r.raw_version FROM "release" r WHERE r.id = d.should_be_operated_by__release) FROM device d WHERE d.id = ?`, device).
+		Scan(&os, &variant, &supervisor, &managed, &target)
+	if err != nil {
+		return fmt.Errorf("device: host: %w", err)
+	}
+	changed := false
+	if has, ok := parseVersion(supervisor.String); ok && !managed.Valid {
+		found, err := follow(ctx, tx, device, has, "should_be_managed_by__release", canManage)
+		if err != nil {
+			return err
+		}
+		changed = found
+	}
+	has, ok := parseVersion(os.String)
+	should, given := parseVersion(target.String)
+	if ok && (!given || has.compare(should) > 0) {
+		if has.variant == "" {
+			has.variant = variant.String
+		}
+		found, err := follow(ctx, tx, device, has, "should_be_operated_by__release", canOperate)
+		if err != nil {
+			return err
+		}
+		changed = changed || found
+	}
+	if !changed {
+		return nil
+	}
+	return installServices(ctx, tx, `d.id = ?`, device)
+}
+
+// follow makes the release of a version the one that a device should have, if there is one.
+func follow(ctx context.Context, tx *db.Tx, device int64, has version, column, may string) (bool, error) {
+	rows, err := tx.QueryContext(ctx, `SELECT r.id, r.raw_version FROM device d, "release" r
+		JOIN application f ON f.id = r.belongs_to__application WHERE d.id = ? AND r.is_final = 1 AND r.semver_major = ?
+		AND r.semver_minor = ? AND r.semver_patch = ? AND `+may+` ORDER BY r.id DESC`, device, has.major, has.minor, has.patch)
+	if err != nil {
+		return false, fmt.Errorf("device: host: %w", err)
+	}
+	var id int64
+	for rows.Next() {
+		var candidate int64
+		var raw string
+		if err := rows.Scan(&candidate, &raw); err != nil {
+			_ = rows.Close()
+			return false, fmt.Errorf("device: host: %w", err)
+		}
+		v, ok := parseVersion(raw)
+		if ok && v.compare(has) == 0 && (v.variant == "" || v.variant == has.variant) {
+			id = candidate
+			break
+		}
+	}
+	if err := cmp.Or(rows.Close(), rows.Err()); err != nil {
+		return false, fmt.Errorf("device: host: %w", err)
+	}
+	if id == 0 {
+		return false, nil
+	}
+	if _, err := tx.ExecContext(ctx, `UPDATE device SET `+column+` = ? WHERE id = ?`, id, device); err != nil {
+		return false, fmt.Errorf("device: host: %w", err)
+	}
+	return true, nil
+}
