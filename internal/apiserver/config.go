@@ -24,6 +24,8 @@ type Config struct {
 	PublicCA string `json:"public_ca"`
 	// PollInterval is how often devices ask for their target state unless a variable says otherwise. 0 means ten minutes.
 	PollInterval time.Duration `json:"poll_interval"`
+	// Admission bounds how much is worked on at once.
+	Admission Admission `json:"admission"`
 }
 
 const defaultPollInterval = 10 * time.Minute
@@ -48,7 +50,7 @@ func (c *Config) Validate() error {
 	case c.PollInterval > 0 && c.PollInterval < time.Second:
 		return fmt.Errorf("poll_interval: %s is shorter than a second", c.PollInterval)
 	}
-	return nil
+	return c.Admission.validate()
 }
 
 // pollInterval is the configured interval or the default.

@@ -25,12 +25,20 @@ const requestTime = 60 * time.Second
 // request's context.
 func (s *Server) guard(rt route) web.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
+		place, err := s.gates.enter(rt, r)
+		if err != nil {
+			return turnedAway(w, err)
+		}
+		defer place.leave()
 		caller, err := s.admit(rt, r)
 		if err != nil {
 			if rt.keyed && errors.Is(err, api.ErrUnauthorized) {
 				return web.WriteJSON(w, http.StatusUnauthorized, map[string]string{"error": "API key required"})
 			}
 			return err
+		}
+		if err := place.become(rt, r, caller); err != nil {
+			return turnedAway(w, err)
 		}
 		ctx, cancel := s.bound(rt, w, access.With(r.Context(), caller))
 		defer cancel()

@@ -61,6 +61,7 @@ func (s *Server) list() []route {
 		{method: "POST", path: "/api-key/device/{id}/device-key", handle: s.newDeviceKey, who: users},
 
 		{method: "GET", path: "/healthz", handle: s.healthz, roles: allRoles},
+		{method: "GET", path: "/internal/v1/load", handle: s.load, roles: []string{api.RoleParent, api.RoleAdmin}},
 		{method: "POST", path: "/internal/v1/bootstrap", handle: s.bootstrap, roles: []string{api.RoleParent}},
 		{method: "POST", path: "/internal/v1/users", handle: s.newUser, roles: []string{api.RoleAdmin}},
 		{method: "POST", path: "/internal/v1/users/password", handle: s.setPassword, roles: []string{api.RoleAdmin}},

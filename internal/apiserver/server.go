@@ -47,6 +47,7 @@ type Server struct {
 
 	handler  http.Handler
 	zips     gzips
+	gates    *gates
 	stopping chan struct{} // closed when the server begins to stop: streams end then
 	stop     sync.Once
 	closing  sync.Once
@@ -76,7 +77,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("api: %w", err)
 	}
-	s := &Server{cfg: cfg, log: log, identity: identity, db: database, stopping: make(chan struct{})}
+	s := &Server{cfg: cfg, log: log, identity: identity, db: database, gates: newGates(cfg.Admission), stopping: make(chan struct{})}
 	if addr := cfg.Peers[api.RoleSigner]; addr != "" {
 		s.signer = identity.Client(api.RoleSigner, addr)
 	}
@@ -96,7 +97,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener, more ...net.Listener)
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	tasks, taskCtx := errgroup.WithContext(background)
-	for _, task := range s.tasks {
+	for _, task := range append(s.tasks, s.watchGates) {
 		tasks.Go(func() error { return task(taskCtx) })
 	}
 	srv := &http.Server{
