@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/roadstead-io/roadstead/internal/apiserver"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -161,7 +162,7 @@ func sqliteSchema(t *testing.T, d *db.DB) schemaLines {
 		}
 	}
 	for _, trigger := range ask(t, d, `SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger'`) {
-		m := regexp.MustCompile(`(?s)\b(BEFORE|AFTER) (INSERT|UPDATE|DELETE)(?: OF ([\w, ]+))? ON "?\w+"?\s*(WHEN .*?)?BEGIN`).FindStringSubmatch(trigger[2])
+		m := regexp.MustCompile(`(?s)\b(BEFORE|AFTER) (INSERT|UPDATE|DELETE)(?: OF ([\w,\s"]+?))? ON "?\w+"?\s*(WHEN .*?)?BEGIN`).FindStringSubmatch(trigger[2])
 		if m == nil {
 			t.Fatalf("trigger %s: %s", trigger[0], trigger[2])
 		}
@@ -305,7 +306,7 @@ func checks(table string) (all []string) {
 
 // list sorts a list of columns.
 func list(columns string) []string {
-	names := strings.FieldsFunc(columns, func(r rune) bool { return r == ',' || r == ' ' })
+	names := strings.FieldsFunc(columns, func(r rune) bool { return r == ',' || r == '"' || unicode.IsSpace(r) })
 	slices.Sort(names)
 	return names
 }
