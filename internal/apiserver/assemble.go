@@ -85,7 +85,9 @@ func (s *Server) domain(pepper []byte) error {
 			func(ctx context.Context, tx *db.Tx, fleets []int64) error {
 				return s.devices.FleetsDeleting(ctx, tx, fleets)
 			},
-			release.DeletingFleets,
+			func(ctx context.Context, tx *db.Tx, fleets []int64) error {
+				return s.releases.DeletingFleets(ctx, tx, fleets)
+			},
 		},
 	})
 	if s.releases, err = release.New(release.Config{

@@ -67,7 +67,9 @@ func newWorld(t testing.TB, change ...func(*device.Config)) *world {
 			func(ctx context.Context, tx *db.Tx, fleets []int64) error {
 				return w.devices.FleetsDeleting(ctx, tx, fleets)
 			},
-			release.DeletingFleets,
+			func(ctx context.Context, tx *db.Tx, fleets []int64) error {
+				return w.releases.DeletingFleets(ctx, tx, fleets)
+			},
 		},
 	})
 	w.releases, err = release.New(release.Config{DB: w.db, Fleets: fleets, Site: site, Log: quiet, Now: w.now, Pinned: device.Pinned})

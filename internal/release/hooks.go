@@ -180,6 +180,9 @@ WHERE a.should_be_running__release = $1 LIMIT 1`, id).Scan(&raw, &class)
 		}
 	}
 	for _, id := range c.IDs {
+		if err := r.dropFiles(ctx, tx, `SELECT asset FROM release_asset WHERE "release" = ?`, id); err != nil {
+			return fmt.Errorf("delete release %d: its assets: %w", id, err)
+		}
 		if _, err := tx.ExecContext(ctx, `
 DELETE FROM image WHERE id IN (SELECT image FROM release_image WHERE is_part_of__release = $1)
   AND NOT EXISTS (SELECT 1 FROM release_image other WHERE other.image = image.id AND other.is_part_of__release <> $1)`, id); err != nil {

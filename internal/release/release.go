@@ -43,6 +43,8 @@ type Config struct {
 
 	// Pinned reports whether a device is pinned to one of some releases; those cannot be deleted. nil: none is.
 	Pinned func(ctx context.Context, tx *db.Tx, releases []int64) (bool, error)
+	// DropFile forgets the bytes of an asset that is gone. nil: they stay until the store is swept.
+	DropFile func(ref string)
 }
 
 // Releases is the domain's functions with what they need.
@@ -65,10 +67,14 @@ func New(cfg Config) (*Releases, error) {
 	return &Releases{cfg: cfg, since: cfg.Now()}, nil
 }
 
-// DeletingFleets removes the images of fleets that are about to be deleted; everything else of a release goes with the fleet's
-// row. It is one of [fleet.Config.Deleting].
-func DeletingFleets(ctx context.Context, tx *db.Tx, fleets []int64) error {
+// DeletingFleets removes the images of fleets that are about to be deleted, and the bytes of assets; everything else of a release
+// goes with the fleet's row. It is one of [fleet.Config.Deleting].
+func (r *Releases) DeletingFleets(ctx context.Context, tx *db.Tx, fleets []int64) error {
 	for _, id := range fleets {
+		if err := r.dropFiles(ctx, tx, `
+SELECT a.asset FROM release_asset a JOIN "release" r ON r.id = a."release" WHERE r.belongs_to__application = ?`, id); err != nil {
+			return fmt.Errorf("delete the assets of fleet %d: %w", id, err)
+		}
 		if _, err := tx.ExecContext(ctx, `
 DELETE FROM image WHERE is_a_build_of__service IN (SELECT id FROM service WHERE application = $1)`, id); err != nil {
 			return fmt.Errorf("delete the images of fleet %d: %w", id, err)

@@ -84,7 +84,7 @@ func dirOf(rel string) string {
 var layers = map[string]int{
 	"api": 0, "client": 1,
 	"internal/access": 1, "internal/durable": 1, "internal/db": 2, "internal/db/dbtest": 2, "internal/odata": 3, "internal/bus": 2, "internal/web": 2, "internal/admission": 2,
-	"internal/pki": 3, "internal/sandbox": 2, "internal/handover": 2, "internal/blob": 3, "internal/supervise": 4,
+	"internal/pki": 3, "internal/sandbox": 2, "internal/handover": 2, "internal/blob": 4, "internal/supervise": 4,
 	"internal/account": 10, "internal/fleet": 11, "internal/release": 12, "internal/device": 13,
 	"internal/edge": 20, "internal/busserver": 20, "internal/apiserver": 20, "internal/signer": 20, "internal/registry": 20, "internal/builder": 20,
 	"internal/engine": 20, "internal/agent": 21,

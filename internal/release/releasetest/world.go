@@ -73,7 +73,9 @@ func New(t *testing.T) *World {
 			w.changed = append(w.changed, id)
 			return nil
 		},
-		Deleting: []func(ctx context.Context, tx *db.Tx, fleets []int64) error{release.DeletingFleets},
+		Deleting: []func(ctx context.Context, tx *db.Tx, fleets []int64) error{
+			func(ctx context.Context, tx *db.Tx, fleets []int64) error { return w.Releases.DeletingFleets(ctx, tx, fleets) },
+		},
 	})
 	w.Releases, err = release.New(release.Config{
 		DB: w.DB, Fleets: w.Fleets, Site: Site, Log: slog.New(slog.DiscardHandler), Now: w.Now,
