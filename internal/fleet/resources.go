@@ -121,7 +121,6 @@ func (f *Fleets) application() *odata.Resource {
 			{Name: "is_archived", Type: odata.Boolean},
 			{Name: "uuid", Type: odata.String},
 			{Name: "is_public", Type: odata.Boolean},
-			{Name: "allows_tags_from_devices", Type: odata.Boolean}, // ours: whether a device may give itself tags
 			{Name: "is_accessible_by_support_until__date", Type: odata.Date, Null: true},
 			{Name: "is_discoverable", Type: odata.Boolean},
 			{Name: "allows_tags_from_devices", Type: odata.Boolean}, // ours: whether a device may give itself tags
