@@ -3,9 +3,11 @@ package apiserver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -14,7 +16,10 @@ import (
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
-const maxLogLines = 1000
+const (
+	maxLogLines    = 1000
+	maxLogServices = 100 // in one question
+)
 
 // readLog gives a device's log as a JSON array or, with stream=1, one object a line and then live.
 func (s *Server) readLog(w http.ResponseWriter, r *http.Request) error {
@@ -60,7 +65,30 @@ func logQuery(raw string, now time.Time) (q device.LogQuery, stream bool, err er
 			return q, false, err
 		}
 	}
-	return q, stream, nil
+	return q, stream, logFilters(&q, query)
+}
+
+// logFilters reads service (names or ids, joined with commas or given several times) and system.
+func logFilters(q *device.LogQuery, query url.Values) error {
+	for _, given := range query["service"] {
+		for name := range strings.SplitSeq(given, ",") {
+			if name = strings.TrimSpace(name); name != "" {
+				q.Services = append(q.Services, name)
+			}
+		}
+	}
+	if len(q.Services) > maxLogServices {
+		return api.Errorf(api.Invalid, "\"service\" names at most %d services", maxLogServices)
+	}
+	switch system := query.Get("system"); system {
+	case "":
+	case "1", "true", "0", "false":
+		yes := system == "1" || system == "true"
+		q.System = &yes
+	default:
+		return api.Errorf(api.Invalid, "\"system\" is true or false")
+	}
+	return nil
 }
 
 func readTime(text string) (time.Time, error) {
@@ -78,6 +106,9 @@ func readTime(text string) (time.Time, error) {
 func (s *Server) followLog(w http.ResponseWriter, r *http.Request, by access.Caller, q device.LogQuery) error {
 	f, err := s.devices.FollowLog(r.Context(), by, deviceUUID(r), q)
 	if err != nil {
+		if errors.Is(err, api.ErrRateLimited) || errors.Is(err, api.ErrUnavailable) {
+			w.Header().Set("Retry-After", "10")
+		}
 		return err
 	}
 	defer f.Close()

@@ -54,6 +54,12 @@ type Config struct {
 	ControlChannel bool
 	// LogRate is how many lines a second a device may log for long, LogBurst how many at once; 0 means 500 and 5,000.
 	LogRate, LogBurst int
+	// LogQuiet is how long somebody who follows a log hears nothing before an empty line says that the stream still lives; 0
+	// means 58 seconds.
+	LogQuiet time.Duration
+	// FollowersOfUser and FollowersOfDevice bound the logs that one person follows at a time and the people who follow that of one
+	// device, in this process; 0 means 20 and 50.
+	FollowersOfUser, FollowersOfDevice int
 }
 
 // Devices is the running part of the package: heartbeats not yet written and streams that are open.
@@ -83,6 +89,15 @@ func New(ctx context.Context, cfg Config) (*Devices, error) {
 	}
 	if cfg.LogBurst <= 0 {
 		cfg.LogBurst = 5000
+	}
+	if cfg.LogQuiet <= 0 {
+		cfg.LogQuiet = 58 * time.Second
+	}
+	if cfg.FollowersOfUser <= 0 {
+		cfg.FollowersOfUser = 20
+	}
+	if cfg.FollowersOfDevice <= 0 {
+		cfg.FollowersOfDevice = 50
 	}
 	ring, err := cfg.Bus.Ring(ctx, bus.RingConfig{Name: "logs", PerKey: logLines, MaxAge: logAge})
 	if err != nil {

@@ -26,7 +26,7 @@ func (d *Devices) PublicKeys(ctx context.Context, tx *db.Tx, by access.Caller, u
 		return "", fmt.Errorf("public keys: %w", err)
 	}
 	switch by.Kind {
-	case access.User:
+	case access.User, access.ScopedKey:
 		if by.User != id {
 			return "", nil
 		}

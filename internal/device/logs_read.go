@@ -12,20 +12,62 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
-// quietTime is how long a follower hears nothing before it is told that the stream still lives.
-const quietTime = 58 * time.Second
-
-// LogQuery says which lines of a log: the newest Count of those that came since a time.
+// LogQuery says which lines of a log: the newest Count of those that came since a time and that are of a kind.
 type LogQuery struct {
 	Count int
 	Since time.Time
+	// Services are names or ids; when any are given, only their lines are meant. System adds the lines of the supervisor and the
+	// host to them, or means those alone, or leaves them out: true with services, true without, false.
+	Services []string
+	System   *bool
+
+	ids map[int64]bool // of Services
+}
+
+// filters says whether not every line is meant.
+func (q *LogQuery) filters() bool { return len(q.Services) > 0 || q.System != nil }
+
+// means says whether a line is meant.
+func (q *LogQuery) means(line *api.LogLine) bool {
+	switch {
+	case !q.filters():
+		return true
+	case q.System != nil && *q.System && line.IsSystem:
+		return true
+	case len(q.Services) > 0:
+		return line.ServiceID != nil && q.ids[*line.ServiceID]
+	default:
+		return !*q.System && !line.IsSystem
+	}
+}
+
+// find looks up the services of a query among those of a device.
+func (q *LogQuery) find(ctx context.Context, tx *db.Tx, device int64) error {
+	q.ids = map[int64]bool{}
+	for _, name := range q.Services {
+		var id int64
+		err := tx.QueryRowContext(ctx, `SELECT s.id FROM service s WHERE (s.service_name = ? OR CAST(s.id AS TEXT) = ?) AND (
+				s.application = (SELECT d.belongs_to__application FROM device d WHERE d.id = ?)
+				OR s.id IN (SELECT i.installs__service FROM service_install i WHERE i.device = ?))
+			ORDER BY CASE WHEN s.service_name = ? THEN 0 ELSE 1 END, s.id LIMIT 1`, name, name, device, device, name).Scan(&id)
+		if noRows(err) {
+			return api.Errorf(api.Invalid, "the device has no service %q", cut(plain(name), 100))
+		}
+		if err != nil {
+			return fmt.Errorf("find service: %w", err)
+		}
+		q.ids[id] = true
+	}
+	return nil
 }
 
 func (d *Devices) readable(ctx context.Context, by access.Caller, uuid api.DeviceUUID, q LogQuery) (int64, LogQuery, error) {
 	var dev located
 	err := d.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
-		dev, err = locate(ctx, tx, by, uuid)
-		return err
+		if dev, err = locate(ctx, tx, by, uuid); err != nil {
+			return err
+		}
+		return q.find(ctx, tx, dev.id)
 	})
 	q.Count = max(0, min(q.Count, logLines))
 	if q.Since.Before(dev.created) { // lines of an earlier device of that uuid are nobody's business
@@ -40,17 +82,32 @@ func (d *Devices) ReadLog(ctx context.Context, by access.Caller, uuid api.Device
 	if err != nil {
 		return nil, err
 	}
-	entries, err := d.logs.Last(ctx, string(uuid), q.Count, q.Since)
+	lines, _, err := d.lastLines(ctx, uuid, q)
 	if err != nil {
 		return nil, fmt.Errorf("log of %s: %w", uuid, err)
 	}
-	lines := make([]api.LogLine, 0, len(entries))
+	return lines, nil
+}
+
+// lastLines gives the lines that a query means, and the ids of all entries that were looked at.
+func (d *Devices) lastLines(ctx context.Context, uuid api.DeviceUUID, q LogQuery) ([]api.LogLine, map[int64]bool, error) {
+	n := q.Count
+	if n > 0 && q.filters() {
+		n = logLines
+	}
+	entries, err := d.logs.Last(ctx, string(uuid), n, q.Since)
+	if err != nil {
+		return nil, nil, err
+	}
+	seen := make(map[int64]bool, len(entries))
+	lines := make([]api.LogLine, 0, min(len(entries), q.Count))
 	for _, e := range entries {
-		if line, err := logLine(e); err == nil {
+		seen[e.ID] = true
+		if line, err := logLine(e); err == nil && q.means(&line) {
 			lines = append(lines, line)
 		}
 	}
-	return lines, nil
+	return lines[max(0, len(lines)-q.Count):], seen, nil
 }
 
 func logLine(e bus.Entry) (line api.LogLine, err error) {
@@ -64,7 +121,10 @@ type LogFollower struct {
 	ctx  context.Context // ends with the right to read, which the handler must hear of
 	done func()
 	f    *bus.Follower
-	next *api.LogLine // to be given before anything else
+	q    LogQuery
+	next []api.LogLine  // to be given before anything else
+	seen map[int64]bool // ids that may come again: the follower began before the past was read
+	wait time.Duration  // how long it may be quiet
 }
 
 // FollowLog begins to follow a log. It must be closed.
@@ -73,10 +133,16 @@ func (d *Devices) FollowLog(ctx context.Context, by access.Caller, uuid api.Devi
 	if err != nil {
 		return nil, err
 	}
-	l := &LogFollower{}
-	l.ctx, l.done = d.streams.begin(ctx, by, id)
-	if l.f, err = d.logs.Follow(l.ctx, string(uuid), q.Count, q.Since); err != nil {
+	l := &LogFollower{q: q, wait: d.cfg.LogQuiet}
+	if l.ctx, l.done, err = d.streams.begin(ctx, by, id, d.cfg); err != nil {
+		return nil, err
+	}
+	if l.f, err = d.logs.Follow(l.ctx, string(uuid), 0, q.Since); err != nil {
 		l.done()
+		return nil, fmt.Errorf("log of %s: %w", uuid, err)
+	}
+	if l.next, l.seen, err = d.lastLines(l.ctx, uuid, q); err != nil {
+		l.Close()
 		return nil, fmt.Errorf("log of %s: %w", uuid, err)
 	}
 	return l, nil
@@ -94,11 +160,12 @@ func (l *LogFollower) Close() {
 // Next waits for the next line. It gives nil when there was nothing to say for a while, and a warning in place of lines that
 // were left out because the follower was slow. It fails when the follower's context has ended.
 func (l *LogFollower) Next() (*api.LogLine, error) {
-	if line := l.next; line != nil {
-		l.next = nil
+	if len(l.next) > 0 {
+		line := &l.next[0]
+		l.next = l.next[1:]
 		return line, nil
 	}
-	quiet, cancel := context.WithTimeout(l.ctx, quietTime)
+	quiet, cancel := context.WithTimeout(l.ctx, l.wait)
 	defer cancel()
 	for {
 		e, skipped, err := l.f.Next(quiet)
@@ -106,15 +173,18 @@ func (l *LogFollower) Next() (*api.LogLine, error) {
 			return nil, l.ctx.Err() // nil when it is only quiet
 		}
 		line, err := logLine(e)
-		if err != nil {
-			continue // nothing that we wrote
-		}
-		if skipped > 0 {
+		means := err == nil && !l.seen[e.ID] && l.q.means(&line) // what cannot be read we did not write
+		delete(l.seen, e.ID)
+		switch {
+		case skipped > 0:
 			w := warning(int(skipped), "slow reading")
 			w.CreatedAt = w.Timestamp
-			l.next = &line
+			if means {
+				l.next = append(l.next, line)
+			}
 			return &w, nil
+		case means:
+			return &line, nil
 		}
-		return &line, nil
 	}
 }

@@ -44,7 +44,9 @@ func (d *Devices) OpenLog(ctx context.Context, by access.Caller, uuid api.Device
 		return nil, err
 	}
 	l := &LogWriter{d: d, key: string(uuid), w: logWriter{d: d, key: string(uuid), limit: d.limits.of(dev.id, d.cfg)}}
-	l.ctx, l.done = d.streams.begin(ctx, by, dev.id)
+	if l.ctx, l.done, err = d.streams.begin(ctx, by, dev.id, d.cfg); err != nil {
+		return nil, err
+	}
 	return l, nil
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -48,10 +49,10 @@ func mayPull(ctx context.Context, tx *db.Tx, by access.Caller, location string) 
 			JOIN application f ON f.id = d.belongs_to__application
 			WHERE i.is_stored_at__image_location = ? AND d.id = ?
 			AND r.id = coalesce(d.is_pinned_on__release, f.should_be_running__release) LIMIT 1`, location, by.Device))
-	case access.User:
-		return found(tx.QueryRowContext(ctx, images+`JOIN user__has_direct_access_to__application u
-			ON u.has_direct_access_to__application = r.belongs_to__application
-			WHERE i.is_stored_at__image_location = ? AND u."user" = ? LIMIT 1`, location, by.User))
+	case access.User, access.ScopedKey:
+		may, args := account.Bind(account.ParentSQL(access.Observer), "r", tx, by)
+		return found(tx.QueryRowContext(ctx, images+`WHERE i.is_stored_at__image_location = ? AND `+may+` LIMIT 1`,
+			append([]any{location}, args...)...))
 	default:
 		return false, nil
 	}

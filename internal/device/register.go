@@ -25,7 +25,7 @@ func (d *Devices) Register(ctx context.Context, tx *db.Tx, by access.Caller, req
 	switch ok, err := mayUseFleet(ctx, tx, by, req.Application); {
 	case err != nil:
 		return none, fmt.Errorf("register: %w", err)
-	case !ok && by.Kind == access.User:
+	case !ok && by.User != 0:
 		return none, api.Errorf(api.NotFound, textNoFleet)
 	case !ok:
 		return none, api.Errorf(api.Forbidden, "this key may not register a device into that fleet")
@@ -102,7 +102,7 @@ func (d *Devices) insert(ctx context.Context, tx *db.Tx, by access.Caller, req a
 		variant = variantOf(req.OSVersion)
 	}
 	var user any
-	if by.Kind == access.User {
+	if by.User != 0 {
 		user = by.User
 	}
 	var id int64

@@ -10,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -37,12 +38,19 @@ type streams struct {
 
 func newStreams() *streams { return &streams{open: map[*stream]struct{}{}} }
 
-// begin registers a stream. Its context ends when the right to it does; done must be called.
-func (s *streams) begin(ctx context.Context, by access.Caller, device int64) (_ context.Context, done func()) {
+// begin registers a stream. Its context ends when the right to it does; done must be called. A person who has too many open, or a
+// device that too many people follow, gets no further one.
+func (s *streams) begin(ctx context.Context, by access.Caller, device int64, cfg Config) (_ context.Context, done func(), _ error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	st := &stream{by: by, device: device, opened: time.Now(), end: cancel}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if by.Kind != access.Device {
+		if err := s.room(by, device, cfg); err != nil {
+			cancel(err)
+			return nil, nil, err
+		}
+	}
 	if by.Kind == access.Device {
 		var oldest *stream
 		n := 0
@@ -64,7 +72,30 @@ func (s *streams) begin(ctx context.Context, by access.Caller, device int64) (_ 
 		delete(s.open, st)
 		s.mu.Unlock()
 		cancel(nil)
+	}, nil
+}
+
+// room refuses a follower beyond the bounds. The caller holds the lock.
+func (s *streams) room(by access.Caller, device int64, cfg Config) error {
+	own, here := 0, 0
+	for o := range s.open {
+		if o.by.Kind == access.Device {
+			continue
+		}
+		if o.by.Actor == by.Actor {
+			own++
+		}
+		if o.device == device {
+			here++
+		}
 	}
+	switch {
+	case own >= cfg.FollowersOfUser:
+		return api.Errorf(api.RateLimited, "you follow %d logs already; end one of them first", own)
+	case here >= cfg.FollowersOfDevice:
+		return api.Errorf(api.Unavailable, "%d people follow the log of this device already; try again later", here)
+	}
+	return nil
 }
 
 func (s *streams) list() []*stream {
@@ -151,8 +182,8 @@ func userMayStill(ctx context.Context, tx *db.Tx, by access.Caller, device int64
 	if ok, err := found(tx.QueryRowContext(ctx, query, id, tx.NowText())); !ok || err != nil {
 		return false, err
 	}
-	return found(tx.QueryRowContext(ctx, `SELECT 1 FROM device d JOIN user__has_direct_access_to__application u
-		ON u.has_direct_access_to__application = d.belongs_to__application WHERE d.id = ? AND u."user" = ?`, device, by.User))
+	level, err := account.DeviceLevel(ctx, tx, by, device)
+	return level >= access.Observer, err
 }
 
 // located is a device as the log routes find it.
