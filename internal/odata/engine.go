@@ -24,7 +24,8 @@ type Config struct {
 	DB       *db.DB
 	Limits   Limits
 	Prefixes []string // of the paths it is mounted under, for instance "/v7/"
-	Files    Files    // keeps what WebResource columns hold; needed if there is one
+	Versions []Version
+	Files    Files // keeps what WebResource columns hold; needed if there is one
 }
 
 // Limits bound what one request may ask. A zero field means the default.
@@ -77,6 +78,13 @@ func New(cfg Config) (*Engine, error) {
 	for _, p := range cfg.Prefixes {
 		e.mounts = append(e.mounts, &mount{prefix: p, schema: s})
 	}
+	for _, v := range cfg.Versions {
+		old, err := s.older(v, lim)
+		if err != nil {
+			return nil, fmt.Errorf("odata: %w", err)
+		}
+		e.mounts = append(e.mounts, &mount{prefix: v.Prefix, schema: old, older: true})
+	}
 	if cfg.Files == nil {
 		for _, r := range s.resources {
 			for _, c := range r.Columns {
@@ -103,8 +111,23 @@ func (e *Engine) Check(ctx context.Context) error {
 	})
 }
 
-// eachStatement compiles every rule of every resource into a statement that names all its columns.
+// eachStatement compiles every rule of every resource into a statement that names all its columns, and the columns of older
+// versions.
 func (e *Engine) eachStatement(do func(text string) error) error {
+	for _, m := range e.mounts {
+		for _, r := range m.schema.resources {
+			if r.base == r {
+				continue
+			}
+			text, err := newCompiler(e.d, access.System, nil).probe(r, syntax.Literal{Value: true})
+			if err == nil {
+				err = do(text)
+			}
+			if err != nil {
+				return fmt.Errorf("odata: %s%s: %w", m.prefix, r.Name, err)
+			}
+		}
+	}
 	for _, r := range e.schema.resources {
 		for k, rule := range r.rules {
 			filters := map[string]syntax.Expr{"Read": rule.read, "Create": rule.create, "Update": rule.update, "Delete": rule.delete}

@@ -52,7 +52,7 @@ type SentPart struct {
 type Files interface {
 	// Put reads a file to its end and keeps it. It bounds what it reads. f holds what the client said: name, type, disposition.
 	Put(ctx context.Context, at Place, f File, r io.Reader) (File, error)
-	// Drop forgets what Put or Commit kept when the write of the row failed.
+	// Drop forgets what Put kept when the write of the row failed.
 	Drop(ctx context.Context, at Place, f File)
 	// URL is an address from which anybody may fetch the bytes for a while.
 	URL(ctx context.Context, f File) (string, error)

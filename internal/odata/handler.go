@@ -4,10 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
-	"mime"
+	"fmt"
+	"maps"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 
@@ -38,14 +37,19 @@ func (e *Engine) Handler() web.HandlerFunc {
 		case http.MethodGet, http.MethodHead:
 			return e.get(w, r, caller, m, req)
 		case http.MethodPost:
-			if req.Action == "canAccess" {
+			switch req.Action {
+			case "canAccess":
 				return e.canAccess(w, r, caller, m, req)
+			case "beginUpload", "commitUpload", "cancelUpload":
+				return e.upload(w, r, caller, m, req)
 			}
 			return e.post(w, r, caller, m, req)
-		case http.MethodPatch, http.MethodDelete:
+		case http.MethodPut:
+			return e.put(w, r, caller, m, req)
+		case http.MethodPatch, "MERGE", http.MethodDelete:
 			return e.change(w, r, caller, m, req)
 		}
-		w.Header().Set("Allow", "GET, HEAD, POST, PATCH, DELETE")
+		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, MERGE, DELETE")
 		w.WriteHeader(http.StatusMethodNotAllowed)
 		return nil
 	}
@@ -55,6 +59,7 @@ func (e *Engine) Handler() web.HandlerFunc {
 type mount struct {
 	prefix string
 	schema *schema
+	older  bool
 }
 
 func (e *Engine) mount(path string) *mount {
@@ -67,8 +72,8 @@ func (e *Engine) mount(path string) *mount {
 }
 
 func (e *Engine) get(w http.ResponseWriter, r *http.Request, caller access.Caller, m *mount, req *syntax.Request) error {
-	if req.Action == "canAccess" {
-		return invalid("canAccess is asked with POST")
+	if req.Action != "" && req.Action != "$count" {
+		return invalid("%s is asked with POST", req.Action)
 	}
 	var d json.RawMessage
 	p, err := e.planned(caller.Kind, m.schema, req)
@@ -97,36 +102,38 @@ func (e *Engine) post(w http.ResponseWriter, r *http.Request, caller access.Call
 		return invalid("a POST takes neither a key nor query options")
 	}
 	// The rule is looked up before the body is read: who may not create need not learn what a good body is.
-	if _, err := e.writer(r.Context(), nil, caller, m.schema, req.Resource, Create); err != nil {
+	wr, err := e.writer(r.Context(), nil, caller, m.schema, req.Resource, Create)
+	if err != nil {
 		return err
 	}
-	values, err := body(r)
+	values, err := wr.body(r, 0)
 	if err != nil {
 		return err
 	}
 	var id int64
-	answer := json.RawMessage(nil)
+	var answer json.RawMessage
 	err = e.db.Write(r.Context(), func(tx *db.Tx) (err error) {
 		answer = nil
-		wr, err := e.writer(r.Context(), tx, caller, m.schema, req.Resource, Create)
-		if err != nil {
-			return err
-		}
-		if id, err = wr.insert(values); err != nil || !req.ReturnResource {
+		if id, err = wr.in(tx).insert(values); err != nil || !req.ReturnResource {
 			return err
 		}
 		answer, err = e.readBack(r.Context(), tx, caller, m.schema, req.Resource, id)
 		return err
 	})
 	if err != nil {
-		return err
+		return errors.Join(err, wr.drop(values, 0))
 	}
-	if answer == nil {
-		answer = json.RawMessage(`{"id":` + strconv.FormatInt(id, 10) + `}`)
-	}
+	return created(w, m, req.Resource, id, answer)
+}
+
+// created answers a POST with the row, or with its id alone.
+func created(w http.ResponseWriter, m *mount, resource string, id int64, row json.RawMessage) error {
 	n := strconv.FormatInt(id, 10)
-	w.Header().Set("Location", m.prefix+req.Resource+"(@id)?@id="+n)
-	return web.WriteJSON(w, http.StatusCreated, answer)
+	if row == nil {
+		row = json.RawMessage(`{"id":` + n + `}`)
+	}
+	w.Header().Set("Location", m.prefix+resource+"(@id)?@id="+n)
+	return web.WriteJSON(w, http.StatusCreated, row)
 }
 
 // readBack is the new row as its maker sees it; nil when the maker may not.
@@ -144,13 +151,14 @@ func (e *Engine) readBack(ctx context.Context, tx *db.Tx, caller access.Caller, 
 	return nil, nil
 }
 
-// change serves PATCH and DELETE.
+// change serves PATCH (which MERGE is an old name of) and DELETE.
 func (e *Engine) change(w http.ResponseWriter, r *http.Request, caller access.Caller, m *mount, req *syntax.Request) error {
 	op := Update
 	if r.Method == http.MethodDelete {
 		op = Delete
 	}
-	if _, err := e.writer(r.Context(), nil, caller, m.schema, req.Resource, op); err != nil {
+	wr, err := e.writer(r.Context(), nil, caller, m.schema, req.Resource, op)
+	if err != nil {
 		return err
 	}
 	switch given := req.Given; {
@@ -162,30 +170,117 @@ func (e *Engine) change(w http.ResponseWriter, r *http.Request, caller access.Ca
 		return invalid("%s of every %s at once is refused: give a key or a $filter", r.Method, req.Resource)
 	}
 	var values map[string]any
+	var row int64
 	if op == Update {
-		var err error
-		if values, err = body(r); err != nil {
+		if isMultipart(r) {
+			if row, err = wr.single(req); err != nil {
+				return err
+			}
+		}
+		if values, err = wr.body(r, row); err != nil {
 			return err
 		}
 	}
-	err := e.db.Write(r.Context(), func(tx *db.Tx) error {
-		wr, err := e.writer(r.Context(), tx, caller, m.schema, req.Resource, op)
-		if err != nil {
-			return err
-		}
-		ids, err := wr.targets(req, op)
+	err = e.db.Write(r.Context(), func(tx *db.Tx) error {
+		in := wr.in(tx)
+		ids, err := in.targets(req, op)
 		if err != nil {
 			return err
 		}
 		if op == Delete {
-			return wr.remove(ids)
+			return in.remove(ids)
 		}
-		return wr.update(ids, values)
+		return in.update(ids, values)
 	})
-	if err == nil {
-		w.WriteHeader(http.StatusOK)
+	if err != nil {
+		return errors.Join(err, wr.drop(values, row))
 	}
-	return err
+	return done(w, m)
+}
+
+// done answers a write that gives nothing back. Older versions say the status in words.
+func done(w http.ResponseWriter, m *mount) error {
+	if m.older {
+		return web.WriteText(w, http.StatusOK, http.StatusText(http.StatusOK))
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// put serves PUT: the row with this key gets these fields, or is made with them.
+func (e *Engine) put(w http.ResponseWriter, r *http.Request, caller access.Caller, m *mount, req *syntax.Request) error {
+	if req.Key == nil || req.Action != "" || len(req.Given) > 0 {
+		return invalid("a PUT takes a key and nothing else")
+	}
+	change, err := e.writer(r.Context(), nil, caller, m.schema, req.Resource, Update)
+	if err != nil {
+		return err
+	}
+	if isMultipart(r) {
+		return invalid("a file is given with POST or PATCH")
+	}
+	values, err := change.body(r, 0)
+	if err != nil {
+		return err
+	}
+	var id int64
+	var row json.RawMessage
+	isNew := false
+	err = e.db.Write(r.Context(), func(tx *db.Tx) error {
+		isNew, row = false, nil
+		in := change.in(tx)
+		ids, err := in.targets(req, Update)
+		if err != nil || len(ids) > 0 {
+			if err == nil {
+				err = in.update(ids, values)
+			}
+			return err
+		}
+		fresh, err := e.writer(r.Context(), tx, caller, m.schema, req.Resource, Create)
+		if err != nil {
+			return err
+		}
+		all, err := keyed(req, values)
+		if err != nil {
+			return err
+		}
+		if id, err = fresh.insert(all); err != nil {
+			return err
+		}
+		isNew = true
+		row, err = e.readBack(r.Context(), tx, caller, m.schema, req.Resource, id)
+		return err
+	})
+	switch {
+	case err != nil:
+		return err
+	case isNew:
+		return created(w, m, req.Resource, id, row)
+	}
+	return done(w, m)
+}
+
+// keyed adds the parts of a natural key to the fields of a new row.
+func keyed(req *syntax.Request, values map[string]any) (map[string]any, error) {
+	all := maps.Clone(values)
+	for _, k := range req.Key {
+		v := k.Value
+		if p, ok := v.(syntax.Param); ok {
+			v = req.Aliases[p.Name]
+		}
+		l, ok := v.(syntax.Literal)
+		switch {
+		case k.Name == "" || k.Name == "id":
+			return nil, api.Errorf(api.NotFound, "there is no such %s, and an id cannot be chosen", req.Resource)
+		case !ok:
+			return nil, invalid("the key %s has no value", syntax.Echo(k.Name))
+		}
+		if given, twice := all[k.Name]; twice && fmt.Sprint(given) != fmt.Sprint(l.Value) {
+			return nil, invalid("%q is one thing in the key and another in the body", k.Name)
+		}
+		all[k.Name] = l.Value
+	}
+	return all, nil
 }
 
 // canAccess answers whether the caller could do something with a row.
@@ -197,7 +292,7 @@ func (e *Engine) canAccess(w http.ResponseWriter, r *http.Request, caller access
 	if req.Key == nil {
 		return invalid("canAccess needs a key")
 	}
-	asked, err := body(r)
+	asked, err := plainBody(r)
 	if err != nil {
 		return err
 	}
@@ -255,42 +350,4 @@ func (r *resource) allowed(k access.Kind, asked map[string]any) (syntax.Expr, bo
 		e = r.actions[action][k]
 	}
 	return e, e != nil
-}
-
-// body reads the fields of a write: a JSON object or a form.
-func body(r *http.Request) (map[string]any, error) {
-	kind := "application/json"
-	if ct := r.Header.Get("Content-Type"); ct != "" {
-		var err error
-		if kind, _, err = mime.ParseMediaType(ct); err != nil {
-			return nil, api.Errorf(api.Unsupported, "the content type %q cannot be read", syntax.Echo(ct))
-		}
-	}
-	data, err := web.ReadBody(r, web.MaxBody)
-	if err != nil {
-		return nil, err
-	}
-	values := map[string]any{}
-	switch {
-	case kind == "application/x-www-form-urlencoded":
-		form, err := url.ParseQuery(string(data))
-		if err != nil {
-			return nil, invalid("the body is not a valid form")
-		}
-		for name, v := range form {
-			values[name] = formText(v[len(v)-1])
-		}
-	case kind != "application/json" && !strings.HasSuffix(kind, "+json"):
-		return nil, api.Errorf(api.Unsupported, "the body must be application/json, not %q", syntax.Echo(kind))
-	case len(data) > 0:
-		dec := json.NewDecoder(strings.NewReader(string(data)))
-		dec.UseNumber()
-		if err := dec.Decode(&values); err != nil {
-			return nil, invalid("the body is not a JSON object")
-		}
-		if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-			return nil, invalid("the body holds more than one JSON value")
-		}
-	}
-	return values, nil
 }

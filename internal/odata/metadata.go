@@ -47,7 +47,7 @@ type (
 
 var edmTypes = map[Type]string{
 	Integer: "Edm.Int32", BigInteger: "Edm.Int64", Real: "Edm.Double", Boolean: "Edm.Boolean", String: "Edm.String",
-	Date: "Edm.DateTimeOffset", JSON: "Edm.Untyped",
+	Date: "Edm.DateTimeOffset", JSON: "Edm.Untyped", WebResource: "Edm.Untyped",
 }
 
 // metadata describes what the caller may read.

@@ -57,6 +57,8 @@ CREATE TABLE service_install (id INTEGER PRIMARY KEY, device INTEGER NOT NULL RE
   installs__service INTEGER NOT NULL REFERENCES service(id));
 CREATE TABLE device_service_environment_variable (id INTEGER PRIMARY KEY,
   service_install INTEGER NOT NULL REFERENCES service_install(id) ON DELETE CASCADE, name TEXT NOT NULL, value TEXT NOT NULL);
+CREATE TABLE release_asset (id INTEGER PRIMARY KEY, release INTEGER NOT NULL REFERENCES release(id), asset_key TEXT NOT NULL, asset TEXT,
+  UNIQUE(release, asset_key));
 CREATE TABLE release_tag (id INTEGER PRIMARY KEY, release INTEGER NOT NULL REFERENCES release(id), tag_key TEXT NOT NULL, value TEXT NOT NULL);
 CREATE TABLE image (id INTEGER PRIMARY KEY, image_size INTEGER, is_stored_at__image_location TEXT NOT NULL,
   is_a_build_of__service INTEGER NOT NULL REFERENCES service(id));

@@ -28,6 +28,7 @@ type resource struct {
 	actions map[string]map[access.Kind]syntax.Expr
 	base    *resource   // the resource of the model behind one of an older version; itself otherwise
 	only    syntax.Expr // of an older version: the rows it has; nil: all
+	alias   bool        // of an older version: it stands beside the resource that has its rows
 }
 
 // column is a Column with what it belongs to.
@@ -177,7 +178,7 @@ func (s *schema) implicitReverse() {
 		}
 		for target, cols := range to {
 			for _, n := range append([]string{r.Name}, r.Synonyms...) {
-				if len(cols) == 1 && target.free(n) {
+				if len(cols) == 1 && !r.alias && target.free(n) {
 					target.toMany[n] = cols[0]
 				}
 			}

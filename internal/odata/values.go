@@ -28,10 +28,10 @@ func (e *Engine) accept(r *resource, ru *rule, caller access.Caller, given map[s
 	for name, v := range given {
 		col := r.column(name)
 		key := name
-		if col != nil {
-			key = col.Name
+		if col != nil && col.base != nil {
+			key = col.base.Name
 		}
-		virtual := (col == nil || col.sql != nil) && slices.Contains(r.Virtual, name) // a hook knows what to do with it
+		virtual := col == nil && slices.Contains(r.Virtual, name)
 		if caller.Kind != access.System {
 			if ru.ignore[key] || ru.ignore[name] {
 				continue
@@ -62,6 +62,11 @@ func (e *Engine) accept(r *resource, ru *rule, caller access.Caller, given map[s
 		x, err := convert(col, v, max)
 		if err != nil {
 			return nil, err
+		}
+		if col.base != col { // as the model keeps it
+			if x, err = convert(col.base, x, max); err != nil {
+				return nil, err
+			}
 		}
 		out[key] = x
 	}
@@ -116,6 +121,11 @@ func convert(col *column, v any, maxLen int) (any, error) {
 		return nil, invalid("%q is not a date", col.Name)
 	case JSON:
 		return toJSON(col, v)
+	case WebResource:
+		if f, ok := v.(File); ok {
+			return f, nil
+		}
+		return nil, invalid("%q is given as a file, in a multipart/form-data body", col.Name)
 	}
 	return toText(col, v, maxLen)
 }
@@ -124,7 +134,7 @@ func convert(col *column, v any, maxLen int) (any, error) {
 // stay as they are.
 func basic(v any) any {
 	switch v.(type) {
-	case nil, bool, int64, float64, string, json.Number, formText, json.RawMessage, time.Time:
+	case nil, bool, int64, float64, string, json.Number, formText, json.RawMessage, time.Time, File:
 		return v
 	}
 	rv := reflect.ValueOf(v)
@@ -281,6 +291,9 @@ func stored(v any) any {
 		return int64(0)
 	case json.RawMessage:
 		return string(x)
+	case File:
+		data, _ := json.Marshal(x) // texts and a number always encode
+		return string(data)
 	}
 	return v
 }

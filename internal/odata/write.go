@@ -38,6 +38,9 @@ func (e *Engine) writer(ctx context.Context, tx *db.Tx, caller access.Caller, s 
 	if w.rule = w.r.rules[caller.Kind]; w.rule == nil {
 		return nil, errUnauthorized
 	}
+	if op == Create && w.r.only != nil {
+		return nil, errUnauthorized
+	}
 	if w.filter(op) == nil {
 		if caller.Kind == access.Anonymous {
 			return nil, errUnauthorized
@@ -89,7 +92,7 @@ func (w *writer) insert(given map[string]any) (int64, error) {
 	}
 	w.stamp(ch.Values, "created_at")
 	w.stamp(ch.Values, "modified_at")
-	names, args, err := assignments(w.r, ch.Values)
+	names, args, err := assignments(w.r.base, ch.Values)
 	if err != nil {
 		return 0, err
 	}
@@ -164,7 +167,7 @@ func (w *writer) update(ids []int64, given map[string]any) error {
 	if err := w.hooks(w.r.Before, ch); err != nil {
 		return err
 	}
-	names, args, err := assignments(w.r, ch.Values)
+	names, args, err := assignments(w.r.base, ch.Values)
 	if err != nil {
 		return err
 	}
@@ -206,7 +209,7 @@ func (w *writer) remove(ids []int64) error {
 
 // stamp fills a time column that the resource has and nobody gave.
 func (w *writer) stamp(values map[string]any, name string) bool {
-	col := w.r.columns[name]
+	col := w.r.base.columns[name]
 	if col == nil || col.Type != Date || col.sql != nil {
 		return false
 	}
@@ -308,7 +311,7 @@ func (w *writer) references(values map[string]any, op Op) error {
 		return nil
 	}
 	for name, v := range values {
-		col := w.r.columns[name]
+		col := w.r.base.columns[name]
 		id, isID := v.(int64)
 		if col == nil || col.target == nil || !isID {
 			continue
@@ -444,7 +447,7 @@ func (w *writer) referencedBy(err error, op Op, ids []int64) string {
 		for _, def := range r.Columns {
 			col := r.columns[def.Name]
 			n := 0
-			if col.target != w.r || w.tx.QueryRowContext(w.ctx, w.d.blocks, r.table[1:len(r.table)-1], col.Name).Scan(&n) != nil || n == 0 {
+			if col.target != w.r.base || w.tx.QueryRowContext(w.ctx, w.d.blocks, r.table[1:len(r.table)-1], col.Name).Scan(&n) != nil || n == 0 {
 				continue
 			}
 			text := "SELECT EXISTS (SELECT 1 FROM " + r.table + " WHERE " + w.d.idsIn(quoteName(col.Name), "?1") + ")"

@@ -166,7 +166,7 @@ func TestChangeByKeyAndFilter(t *testing.T) {
 		{bob, "DELETE", "device(200)", "", 200, ""},
 		{bob, "", "device?$select=id", "", 0, `[{"id":201},{"id":202}]`},
 		{eve, "", "device?$select=id", "", 0, `[{"id":250}]`},
-		{bob, "PUT", "device(201)", `{}`, 405, ""},
+		{bob, "TRACE", "device(201)", `{}`, 405, ""},
 	})
 }
 
@@ -225,5 +225,27 @@ func TestCanAccess(t *testing.T) {
 		{bob, "POST", "application(100)/canAccess", `{}`, 401, ""},
 		{bob, "POST", "application/canAccess", `{"action":"read"}`, 400, `"canAccess needs a key"`},
 		{nobody, "POST", "device(200)/canAccess", `{"action":"read"}`, 401, ""},
+	})
+}
+
+// TestPut: a PUT gives the row with a key its fields, or makes it.
+func TestPut(t *testing.T) {
+	check(t, newServer(t), []exchange{
+		{bob, "PUT", "device(201)", `{"note":"put"}`, 200, ""},
+		{bob, "MERGE", "device(202)", `{"note":"merged"}`, 200, ""},
+		{bob, "", "device?$filter=id in (201,202)&$select=note", "", 0, `[{"note":"put"},{"note":"merged"}]`},
+		{bob, "PUT", "device_tag(device=200,tag_key='site')", `{"value":"v2"}`, 200, ""},
+		{bob, "PUT", "device_tag(device=200,tag_key='new')", `{"value":"v"}`, 201, `{"id":4,"device":{"__id":200},"tag_key":"new","value":"v"}`},
+		{bob, "PUT", "device_tag(tag_key=@k,device=200)?@k='alias'", `{"value":"v","tag_key":"alias"}`, 201,
+			`{"id":5,"device":{"__id":200},"tag_key":"alias","value":"v"}`},
+		{bob, "PUT", "device_tag(device=200,tag_key='new')", `{"tag_key":"other","value":"v"}`, 200, ""},
+		{bob, "PUT", "device_tag(device=200,tag_key='x')", `{"tag_key":"y","value":"v"}`, 400, `"\"tag_key\" is one thing in the key and another in the body"`},
+		{bob, "PUT", "device_tag(99)", `{"device":200,"tag_key":"k","value":"v"}`, 404, `"there is no such device_tag, and an id cannot be chosen"`},
+		{bob, "PUT", "device_tag(device=250,tag_key='k')", `{"value":"v"}`, 401, ""}, // as if the device were not there
+		{bob, "PUT", "device_tag(3)", `{"value":"mine"}`, 404, `"there is no such device_tag, and an id cannot be chosen"`},
+		{eve, "", "device_tag(3)?$select=value", "", 0, `[{"value":"x"}]`},
+		{bob, "PUT", "device_tag", `{"value":"v"}`, 400, `"a PUT takes a key and nothing else"`},
+		{bob, "PUT", "device_tag(1)?$filter=true", `{"value":"v"}`, 400, `"a PUT takes a key and nothing else"`},
+		{nobody, "PUT", "device_tag(1)", `{"value":"v"}`, 401, ""},
 	})
 }

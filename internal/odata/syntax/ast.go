@@ -4,7 +4,7 @@ package syntax
 type Request struct {
 	Resource string
 	Key      []KeyPart // nil: none
-	Action   string    // "", "$count" or "canAccess"
+	Action   string    // "", "$count", "canAccess", "beginUpload", "commitUpload" or "cancelUpload"
 	Query    Query
 	Aliases  map[string]Expr // @name → literal
 	// ReturnResource is false when the client asked for {"id":n} only.

@@ -197,6 +197,9 @@ func (p *parser) deeper() (func(), error) {
 	return func() { p.depth-- }, nil
 }
 
+// actions may follow a key.
+var actions = map[string]bool{"canAccess": true, "beginUpload": true, "commitUpload": true, "cancelUpload": true}
+
 // resourcePath parses device(uuid='x')/$count.
 func (p *parser) resourcePath(req *Request) (err error) {
 	if p.peek().kind == tOption && p.peek().text == "$metadata" {
@@ -213,11 +216,11 @@ func (p *parser) resourcePath(req *Request) (err error) {
 	}
 	if p.take("/") {
 		switch t := p.peek(); {
-		case t.kind == tOption && t.text == "$count", t.kind == tIdent && t.text == "canAccess":
+		case t.kind == tOption && t.text == "$count", t.kind == tIdent && actions[t.text]:
 			req.Action = p.next().text
 		case t.kind == tEOF: // a trailing slash
 		default:
-			return p.unexpected("expected $count or canAccess")
+			return p.unexpected("expected $count or an action such as canAccess")
 		}
 	}
 	return p.end()
