@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/pem"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -29,7 +28,7 @@ func (s *Server) assemble(pepper []byte) error {
 		return err
 	}
 	ctx := context.Background()
-	if err := s.db.Migrate(ctx, Migrations()...); err != nil {
+	if err := s.migrate(ctx, pepper); err != nil {
 		return err
 	}
 	if err := s.db.Write(ctx, func(tx *db.Tx) error { return s.fleets.Prepare(ctx, tx) }); err != nil {
@@ -44,12 +43,6 @@ func (s *Server) assemble(pepper []byte) error {
 	}
 	s.handler, err = s.routes()
 	return err
-}
-
-// Migrations makes every table of the API: account has the numbers 0001 to 0009 and 0040 to 0049, fleet 0010 to 0019 and 0050 to
-// 0059, release 0020 to 0029 and 0060 to 0069, device 0030 to 0039 and 0070 to 0079, this package those from 0080.
-func Migrations() []fs.FS {
-	return []fs.FS{account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations()}
 }
 
 // model is every resource of the API.

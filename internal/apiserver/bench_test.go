@@ -13,7 +13,7 @@ func BenchmarkStart(b *testing.B) {
 	s := newServer(b)
 	s.stop()
 	for b.Loop() {
-		srv, err := apiserver.New(apiserver.Config{Dir: filepath.Join(s.dir, api.RoleAPI), Site: api.Site{Domain: "roadstead.test", Port: 443}}, quiet())
+		srv, err := apiserver.New(apiserver.Config{Dir: filepath.Join(s.dir, api.RoleAPI), Site: api.Site{Domain: "roadstead.test", Port: 443}, SQL: s.sql}, quiet())
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -20,6 +20,9 @@ type Config struct {
 	Peers map[string]string `json:"peers"`
 	// Process tells the processes of the role apart, 0 to 15.
 	Process int `json:"process"`
+	// SQL is the address of the PostgreSQL database, postgres://…, with its password. Without one the database is a SQLite file
+	// in Dir.
+	SQL string `json:"sql,omitempty"`
 	// PublicCA is the file of the root certificate that devices and people are given to trust.
 	PublicCA string `json:"public_ca"`
 	// PollInterval is how often devices ask for their target state unless a variable says otherwise. 0 means ten minutes.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/apiserver"
+	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 	"github.com/roadstead-io/roadstead/internal/pki"
 )
 
@@ -24,6 +25,7 @@ import (
 type server struct {
 	testing.TB
 	dir   string
+	sql   string // address of the database; empty: a file
 	admin api.Admin
 	log   *bytes.Buffer // read it after stop
 	stop  func()
@@ -34,7 +36,7 @@ type server struct {
 // newServer starts the api role as the parent does, on a port of its own, with its first administrator.
 func newServer(t testing.TB) *server {
 	t.Helper()
-	s := &server{TB: t, dir: t.TempDir(), log: &bytes.Buffer{}}
+	s := &server{TB: t, dir: t.TempDir(), log: &bytes.Buffer{}, sql: dbtest.Config(t, apiserver.Migrations()...).DSN}
 	s.must(pki.NewTestIdentities(s.dir, api.RoleAPI, api.RoleEdge, api.RoleSigner, api.RoleRegistry, api.RoleBuilder, api.RoleParent,
 		api.RoleAdmin))
 	s.must(os.WriteFile(filepath.Join(s.dir, api.RoleAPI, "pepper"), []byte("0123456789abcdef0123456789abcdef"), 0o600))
@@ -49,7 +51,7 @@ func (s *server) start() {
 	s.Helper()
 	srv, err := apiserver.New(apiserver.Config{
 		Dir: filepath.Join(s.dir, api.RoleAPI), Site: api.Site{Domain: "roadstead.test", Port: 443},
-		PublicCA: filepath.Join(s.dir, api.RoleAPI, "ca.pem"), PollInterval: time.Minute, Peers: s.peers,
+		PublicCA: filepath.Join(s.dir, api.RoleAPI, "ca.pem"), PollInterval: time.Minute, Peers: s.peers, SQL: s.sql,
 	}, slog.New(slog.NewTextHandler(s.log, nil)))
 	s.must(err)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -47,6 +47,7 @@ const MaxValue = 64 << 20
 type DB struct {
 	dialect Dialect
 	dsn     string          // SQLite's
+	path    string          // SQLite's
 	server  *pgx.ConnConfig // PostgreSQL's
 	writer  *pool
 	reader  *pool
@@ -113,13 +114,13 @@ func (tx *Tx) OnCommit(f func()) { tx.onCommit = append(tx.onCommit, f) }
 // Read runs f in a read-only transaction on a snapshot.
 func (d *DB) Read(ctx context.Context, f func(tx *Tx) error) error {
 	_, err := d.run(ctx, d.reader.DB, d.reading, f)
-	return err
+	return unavailable(err)
 }
 
 // ReadOne runs f, which runs a single statement and writes nothing, without a transaction around it: one exchange with the
 // server instead of three. A second statement would see another state.
 func (d *DB) ReadOne(ctx context.Context, f func(tx *Tx) error) error {
-	return f(&Tx{runner: d.reader.DB, Now: d.now().UTC(), dialect: d.dialect})
+	return unavailable(f(&Tx{runner: d.reader.DB, Now: d.now().UTC(), dialect: d.dialect}))
 }
 
 // Write runs f in a transaction of its own, which sees the database as if there were no other at the same time. It is committed
@@ -129,11 +130,8 @@ func (d *DB) ReadOne(ctx context.Context, f func(tx *Tx) error) error {
 func (d *DB) Write(ctx context.Context, f func(tx *Tx) error) error {
 	for attempt := 1; ; attempt++ {
 		again, err := d.run(ctx, d.writer.DB, d.writing, f)
-		if err == nil || !again || attempt == maxAttempts {
-			return err
-		}
-		if !pause(ctx, attempt) {
-			return err
+		if err == nil || !again || attempt == maxAttempts || !pause(ctx, attempt) {
+			return unavailable(err)
 		}
 	}
 }

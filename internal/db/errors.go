@@ -3,6 +3,7 @@ package db
 import (
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -10,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/roadstead-io/roadstead/api"
 )
 
 // isSQLite reports whether an error is one of SQLite's with one of these codes.
@@ -72,6 +75,17 @@ func IsTooBig(err error) bool {
 
 // errTooMany is a statement with more values than one may have.
 var errTooMany = errors.New("db: too many values in one statement")
+
+// ErrUnsuitable says that a database answers and is not one to use: asking again does not help, a person must.
+var ErrUnsuitable = errors.New("this database cannot be used")
+
+// unavailable gives an error that will pass its code, so that whoever asked is told to try again.
+func unavailable(err error) error {
+	if !IsUnavailable(err) || errors.Is(err, api.ErrUnavailable) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", api.Errorf(api.Unavailable, "The database does not answer for now, try again soon."), err)
+}
 
 // IsUnavailable reports whether the database server cannot be asked for now: it does not answer, is starting or stopping, has
 // no connection left, or others kept a transaction from its turn. Whether a transaction whose commit ended in this error was

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -53,9 +55,24 @@ func (d *DB) openPostgres(dsn string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
 	if err := d.suits(ctx); err != nil {
-		return errors.Join(fmt.Errorf("db: open postgres://%s:%d/%s: %w", cfg.Host, cfg.Port, cfg.Database, err), d.Close())
+		if isPostgres(err, "28000", "28P01", "3D000", "42501") { // who we are, which database, what we may
+			err = fmt.Errorf("%w: %w", ErrUnsuitable, err)
+		}
+		return errors.Join(fmt.Errorf("db: open %s: %w", d.Address(), err), d.Close())
 	}
 	return nil
+}
+
+// Address says where the database is, without who uses it.
+func (d *DB) Address() string {
+	if d.dialect == SQLite {
+		return d.path
+	}
+	host := d.server.Host
+	if !strings.HasPrefix(host, "/") {
+		host = net.JoinHostPort(host, strconv.Itoa(int(d.server.Port)))
+	}
+	return fmt.Sprintf("database %q at %s", d.server.Database, host)
 }
 
 // parseDSN reads an address. Its errors do not show it, for it may hold a password.
@@ -101,10 +118,11 @@ func (d *DB) suits(ctx context.Context) error {
 		return err
 	}
 	if version/10000 < oldestPostgres {
-		return fmt.Errorf("the server is PostgreSQL %d; %d or newer is needed", version/10000, oldestPostgres)
+		return fmt.Errorf("%w: the server is PostgreSQL %d; %d or newer is needed", ErrUnsuitable, version/10000, oldestPostgres)
 	}
 	if encoding != "UTF8" {
-		return fmt.Errorf("the database's encoding is %s; UTF8 is needed (CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0)", encoding)
+		return fmt.Errorf("%w: its encoding is %s; UTF8 is needed (CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0)",
+			ErrUnsuitable, encoding)
 	}
 	return nil
 }

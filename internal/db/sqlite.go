@@ -33,7 +33,7 @@ func (d *DB) openSQLite(path string) error {
 	n := max(4, runtime.NumCPU())
 	reader.SetMaxOpenConns(n)
 	reader.SetMaxIdleConns(n)
-	d.dialect, d.dsn, d.writer, d.reader = SQLite, dsn, writer, reader
+	d.dialect, d.path, d.dsn, d.writer, d.reader = SQLite, abs, dsn, writer, reader
 	return nil
 }
 

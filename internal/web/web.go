@@ -85,6 +85,9 @@ func WriteError(w http.ResponseWriter, err error) {
 	if e.Code == api.Unauthorized {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="roadstead"`)
 	}
+	if e.Code == api.Unavailable && w.Header().Get("Retry-After") == "" {
+		w.Header().Set("Retry-After", "2")
+	}
 	if e.Text == "" || e.Code == api.Internal {
 		w.WriteHeader(e.Code.Status())
 		return
@@ -108,7 +111,11 @@ func Handle(log *slog.Logger, h HandlerFunc) http.Handler {
 			return
 		}
 		e := api.AsError(err)
-		if e.Code == api.Internal && r.Context().Err() == nil {
+		switch {
+		case r.Context().Err() != nil: // nobody waits for the answer
+		case e.Code == api.Unavailable:
+			log.WarnContext(r.Context(), "request put off", "method", r.Method, "path", r.URL.Path, "request", RequestID(r.Context()), "error", err)
+		case e.Code == api.Internal:
 			log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "request", RequestID(r.Context()), "error", err)
 		}
 		if sw.status == 0 {
