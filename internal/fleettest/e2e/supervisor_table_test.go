@@ -105,7 +105,7 @@ var deviceLogs = []exchange{
 		body: `{"message":"Supervisor starting","timestamp":1795300000000,"isSystem":true}` + "\n" + `{"message":"broken` + "\n"},
 	{name: "an empty stream", line: "POST /device/v2/UUID/log-stream", kind: "application/x-ndjson", gzip: true, status: 201},
 	{name: "a stream of something else", line: "POST /device/v2/UUID/log-stream", kind: "text/plain", status: 415, body: "hello\n"},
-	{name: "another device's stream", line: "POST /device/v2/OTHER/log-stream", kind: "application/x-ndjson", gzip: true, status: 401},
+	{name: "another device's stream", line: "POST /device/v2/OTHER/log-stream", kind: "application/x-ndjson", gzip: true, status: 404},
 	{name: "a batch", line: "POST /device/v2/UUID/logs", status: 201, body: `[{"message":"a line","timestamp":1795300000001,"isSystem":true,"isStdErr":true}]`},
 	{name: "a batch that is too large", line: "POST /device/v2/UUID/logs", status: 400,
 		body: `[{"message":"1"},{"message":"2"},{"message":"3"},{"message":"4"},{"message":"5"},{"message":"6"},{"message":"7"},{"message":"8"},` +

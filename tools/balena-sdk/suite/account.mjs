@@ -34,7 +34,7 @@ describe('auth', () => {
 		assert.equal(await sdk.auth.twoFactor.isPassed(), true);
 	});
 
-	it('is a device with a device key, and a fleet with a fleet key', async () => {
+	it('is a device with a device key', async () => {
 		const fleet = await newFleet();
 		const device = await newDevice(fleet);
 		const sdk = await newSdk();

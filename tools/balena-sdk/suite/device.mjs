@@ -163,6 +163,18 @@ describe('models.device', () => {
 		await fails(stranger.models.device.grantSupportAccess(device.uuid, until), notFound);
 	});
 
+	it('acts on more at once than fit into one request', async () => {
+		const many = [];
+		for (let i = 0; i < 60; i++) many.push(newDevice(fleet)); // the SDK asks for 50 uuids at a time
+		const uuids = (await Promise.all(many)).map((d) => d.uuid);
+		await sdk.models.device.setNote(uuids, 'one of many');
+		const noted = await sdk.models.device.getAllByApplication(fleet.slug, { $filter: { note: 'one of many' }, $select: 'uuid' });
+		assert.deepEqual(noted.map((d) => d.uuid).sort(), [...uuids].sort());
+		assert.equal(await sdk.pine.get({ resource: 'device', options: { $count: { $filter: { note: 'one of many' } } } }), 60);
+		await sdk.models.device.remove(uuids);
+		assert.deepEqual(await sdk.models.device.getAllByApplication(fleet.slug, { $filter: { note: 'one of many' } }), []);
+	});
+
 	it('removes several at once', async () => {
 		const gone = [await newDevice(fleet), await newDevice(fleet)];
 		await fails(stranger.models.device.remove(gone.map((d) => d.uuid)), notFound);

@@ -7,5 +7,6 @@ import './fleet.mjs';
 import './device.mjs';
 import './actions.mjs';
 import './release.mjs';
+import './pine.mjs';
 import './platform.mjs';
 import './coverage.mjs';
