@@ -77,9 +77,10 @@ func New(cfg Config) (*Accounts, error) {
 		cfg.SessionLife = 7 * 24 * time.Hour
 	}
 	a := &Accounts{
-		cfg: cfg, hash: NewHasher(cfg.Pepper), throttle: newThrottle(), verify: make(chan struct{}, maxHashing),
+		cfg: cfg, hash: NewHasher(cfg.Pepper), verify: make(chan struct{}, maxHashing),
 		touched: map[touch]time.Time{},
 	}
+	a.throttle = &throttle{db: cfg.DB, hash: a.hash}
 	a.decoy = decoyHash()
 	return a, nil
 }

@@ -1,10 +1,14 @@
 package account
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -19,6 +23,10 @@ const usedEvery = time.Minute
 type touch struct {
 	table string // api_key or session
 	id    int64
+}
+
+func (t touch) compare(o touch) int {
+	return cmp.Or(strings.Compare(t.table, o.table), cmp.Compare(t.id, o.id))
 }
 
 // Authenticate says who a token is. Unknown, expired and revoked ones are api.ErrUnauthorized, without a word about which. A
@@ -103,24 +111,27 @@ func (a *Accounts) touch(t touch, last sql.NullString, now time.Time) {
 	}
 }
 
-// RunOnce writes down the times of last use and forgets sessions that have expired.
+// RunOnce writes down the times of last use and forgets sessions that have expired and failed logins of long ago. Several
+// processes may do so at the same time.
 func (a *Accounts) RunOnce(ctx context.Context) error {
 	a.mu.Lock()
 	uses := a.touched
 	a.touched = map[touch]time.Time{}
 	a.mu.Unlock()
 	err := a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
-		for t, at := range uses {
-			query := `UPDATE api_key SET last_used_at = ? WHERE id = ?`
+		for _, t := range slices.SortedFunc(maps.Keys(uses), touch.compare) { // in one order, whichever process writes
+			query := `UPDATE api_key SET last_used_at = ?1 WHERE id = ?2 AND (last_used_at IS NULL OR last_used_at < ?1)`
 			if t.table == "session" {
-				query = `UPDATE session SET last_used_at = ? WHERE id = ?`
+				query = `UPDATE session SET last_used_at = ?1 WHERE id = ?2 AND (last_used_at IS NULL OR last_used_at < ?1)`
 			}
-			if _, err := tx.ExecContext(ctx, query, db.FormatTime(at), t.id); err != nil {
+			if _, err := tx.ExecContext(ctx, query, db.FormatTime(uses[t]), t.id); err != nil {
 				return err
 			}
 		}
-		_, err := tx.ExecContext(ctx, `DELETE FROM session WHERE expires_at <= ?`, tx.NowText())
-		return err
+		if _, err := tx.ExecContext(ctx, `DELETE FROM session WHERE expires_at <= ?`, tx.NowText()); err != nil {
+			return err
+		}
+		return a.throttle.forget(ctx, tx, a.cfg.Now())
 	})
 	if err != nil {
 		a.mu.Lock()

@@ -66,20 +66,18 @@ func (a *Accounts) passwordOf(ctx context.Context, where string, arg any) (id in
 
 // checkPassword spends one attempt of the account and the address.
 func (a *Accounts) checkPassword(ctx context.Context, account, hash, password, address string) error {
-	right, err := a.throttle.try(account, address, a.cfg.Now())
+	right, err := a.throttle.try(ctx, account, address, a.cfg.Now())
 	if err != nil {
 		return err
 	}
 	var same bool
 	if err := a.hashing(ctx, func() { same = samePassword(hash, password) }); err != nil {
-		right() // nothing was tried
-		return err
+		return errors.Join(err, right(context.WithoutCancel(ctx))) // nothing was tried
 	}
 	if !same {
 		return api.ErrUnauthorized
 	}
-	right()
-	return nil
+	return right(ctx)
 }
 
 func (a *Accounts) openSession(ctx context.Context, tx *db.Tx, user int64, authenticated time.Time, from From) (string, error) {

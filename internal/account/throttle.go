@@ -1,11 +1,17 @@
 package account
 
 import (
+	"context"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
 	"net/netip"
-	"sync"
+	"strings"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/db"
 )
 
 // TryLaterError refuses a login before the password is looked at.
@@ -43,35 +49,25 @@ func (l limit) delay(failures int) time.Duration {
 	return min(l.first<<n, l.most)
 }
 
-// maxTracked bounds the memory of each table of the throttle.
-const maxTracked = 50_000
-
-// throttle counts failed logins, in memory: a restart forgets them, and argon2 alone keeps guessing slow.
+// throttle counts failed logins in the database: whichever process of the server is asked counts them all, and a restart forgets
+// none. Each costs its maker the work of a password's hash, which bounds how fast the table grows; see [throttle.forget].
 type throttle struct {
-	mu       sync.Mutex // covers the tables
-	pairs    map[pair]*failures
-	addrs    map[netip.Prefix]*failures
-	accounts map[string]*failures
-	known    map[pair]time.Time // addresses that a user logged in from
+	db   *db.DB
+	hash Hasher
 }
 
-type pair struct {
-	account string
-	from    netip.Prefix
+// counter is one count of failed logins.
+type counter struct {
+	name, key string
+	limit     limit
+	failures  int
+	last      time.Time // of the last failure; zero when there is none to remember
 }
 
-type failures struct {
-	limit limit
-	count int
-	last  time.Time
-}
+// rememberKnown is how long a user is known at an address after a login from there.
+const rememberKnown = 90 * 24 * time.Hour
 
-func newThrottle() *throttle {
-	return &throttle{
-		pairs: map[pair]*failures{}, addrs: map[netip.Prefix]*failures{}, accounts: map[string]*failures{},
-		known: map[pair]time.Time{},
-	}
-}
+const known = "known"
 
 // network is what counts as one address: a host of IPv4, a /64 of IPv6.
 func network(address string) netip.Prefix {
@@ -91,64 +87,145 @@ func network(address string) netip.Prefix {
 	return p
 }
 
-// try counts an attempt as failed before it is made, so that attempts side by side see each other, or refuses it. ok undoes
-// that when the password was right.
-func (t *throttle) try(account, address string, now time.Time) (ok func(), err error) {
-	p := pair{account, network(address)}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	all := []*failures{counter(t.pairs, p, perPair, now), counter(t.addrs, p.from, perAddress, now)}
-	if _, known := t.known[p]; !known {
-		all = append(all, counter(t.accounts, account, perAccount, now))
+// counters are those of an attempt, and the key under which a user is known at an address.
+func (t *throttle) counters(account, address string) (all []*counter, pair string) {
+	from := network(address).String()
+	key := func(parts ...string) string {
+		return hex.EncodeToString(t.hash.mac("login\x00", strings.Join(parts, "\x00")))
 	}
-	for _, f := range all {
-		if wait := f.limit.delay(f.count) - now.Sub(f.last); f.count > 0 && wait > 0 {
-			return nil, &TryLaterError{After: wait}
-		}
-	}
-	before := make([]time.Time, len(all))
-	for i, f := range all {
-		before[i] = f.last
-		f.count, f.last = f.count+1, now
-	}
-	return func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		for i, f := range all {
-			f.count = max(0, f.count-1)
-			if f.last.Equal(now) {
-				f.last = before[i]
-			}
-		}
-		delete(t.pairs, p)
-		if len(t.known) >= maxTracked {
-			clear(t.known)
-		}
-		t.known[p] = now
-	}, nil
+	pair = key(from, account)
+	return []*counter{
+		{name: "pair", key: pair, limit: perPair},
+		{name: "address", key: key(from), limit: perAddress},
+		{name: "account", key: key("", account), limit: perAccount},
+	}, pair
 }
 
-// counter finds or makes a counter. A counter whose last failure is long past starts anew; a full table drops such counters
-// first, then any.
-func counter[K comparable](table map[K]*failures, key K, l limit, now time.Time) *failures {
-	f, known := table[key]
-	if known && now.Sub(f.last) < l.forget {
-		return f
-	}
-	if !known && len(table) >= maxTracked {
-		for k, old := range table {
-			if now.Sub(old.last) >= l.forget {
-				delete(table, k)
+// try counts an attempt as failed before it is made, so that attempts side by side see each other, or refuses it. ok undoes
+// that when the password was right, or was not looked at.
+func (t *throttle) try(ctx context.Context, account, address string, now time.Time) (ok func(ctx context.Context) error, err error) {
+	all, pair := t.counters(account, address)
+	var counted []*counter
+	look := func(tx *db.Tx) (err error) {
+		if counted, err = t.read(ctx, tx, all, pair, now); err != nil {
+			return err
+		}
+		for _, c := range counted {
+			if wait := c.limit.delay(c.failures) - now.Sub(c.last); c.failures > 0 && wait > 0 {
+				return &TryLaterError{After: wait}
 			}
 		}
-		for k := range table { // a good part at once, so that a full table does not cost a walk every time
-			if len(table) < maxTracked*3/4 {
-				break
-			}
-			delete(table, k)
-		}
+		return nil
 	}
-	f = &failures{limit: l}
-	table[key] = f
-	return f
+	if err := t.db.Read(ctx, look); err != nil { // a refusal writes nothing
+		return nil, err
+	}
+	err = t.db.Write(ctx, func(tx *db.Tx) error {
+		if err := look(tx); err != nil {
+			return err
+		}
+		for _, c := range counted {
+			if err := t.write(ctx, tx, c.name, c.key, c.failures+1, now); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	before := counted
+	return func(ctx context.Context) error { return t.forgive(ctx, before, pair, now) }, nil
+}
+
+// forgive takes an attempt back: the right password ends what was held against its user at this address, where it is known from
+// now on.
+func (t *throttle) forgive(ctx context.Context, before []*counter, pair string, now time.Time) error {
+	return t.db.Write(ctx, func(tx *db.Tx) error {
+		for _, c := range before {
+			var failures int
+			var last string
+			err := tx.QueryRowContext(ctx, `SELECT failures, last_at FROM login_attempt WHERE counter = ? AND key = ?`, c.name, c.key).
+				Scan(&failures, &last)
+			if errors.Is(err, sql.ErrNoRows) || (err == nil && c.name == "pair") {
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("forgive a login: %w", err)
+			}
+			at, err := db.ParseTime(last)
+			if err != nil {
+				return err
+			}
+			if last == db.FormatTime(now) && !c.last.IsZero() { // no other failed since
+				at = c.last
+			}
+			if err := t.write(ctx, tx, c.name, c.key, max(0, failures-1), at); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM login_attempt WHERE counter = 'pair' AND key = ?`, pair); err != nil {
+			return fmt.Errorf("forgive a login: %w", err)
+		}
+		return t.write(ctx, tx, known, pair, 0, now)
+	})
+}
+
+// read gives the counters that count for an attempt as they are. One whose last failure is long past starts anew.
+func (t *throttle) read(ctx context.Context, tx *db.Tx, all []*counter, pair string, now time.Time) ([]*counter, error) {
+	var out []*counter
+	isKnown, err := t.lookUp(ctx, tx, &counter{name: known, key: pair, limit: limit{forget: rememberKnown}}, now)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range all {
+		if c.name == "account" && isKnown {
+			continue // strangers' failures do not keep a user out where he has been before
+		}
+		fresh := *c
+		if _, err := t.lookUp(ctx, tx, &fresh, now); err != nil {
+			return nil, err
+		}
+		out = append(out, &fresh)
+	}
+	return out, nil
+}
+
+func (t *throttle) lookUp(ctx context.Context, tx *db.Tx, c *counter, now time.Time) (found bool, err error) {
+	var failures int
+	var last string
+	err = tx.QueryRowContext(ctx, `SELECT failures, last_at FROM login_attempt WHERE counter = ? AND key = ?`, c.name, c.key).
+		Scan(&failures, &last)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("failed logins: %w", err)
+	}
+	at, err := db.ParseTime(last)
+	if err != nil || now.Sub(at) >= c.limit.forget {
+		return false, err
+	}
+	c.failures, c.last = failures, at
+	return true, nil
+}
+
+func (t *throttle) write(ctx context.Context, tx *db.Tx, name, key string, failures int, at time.Time) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO login_attempt (counter, key, failures, last_at) VALUES (?, ?, ?, ?)
+		ON CONFLICT (counter, key) DO UPDATE SET failures = excluded.failures, last_at = excluded.last_at`,
+		name, key, failures, db.FormatTime(at))
+	if err != nil {
+		return fmt.Errorf("count a login: %w", err)
+	}
+	return nil
+}
+
+// forget removes what counts no more.
+func (t *throttle) forget(ctx context.Context, tx *db.Tx, now time.Time) error {
+	_, err := tx.ExecContext(ctx, `DELETE FROM login_attempt WHERE last_at <= ? AND (counter <> 'known' OR last_at <= ?)`,
+		db.FormatTime(now.Add(-max(perPair.forget, perAddress.forget, perAccount.forget))), db.FormatTime(now.Add(-rememberKnown)))
+	if err != nil {
+		return fmt.Errorf("forget failed logins: %w", err)
+	}
+	return nil
 }

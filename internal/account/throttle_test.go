@@ -1,34 +1,57 @@
 package account
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 )
 
 var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
 // fail makes a wrong guess and reports whether it was let through.
-func fail(t *throttle, account, address string, now time.Time) bool {
-	_, err := t.try(account, address, now)
+func fail(th *throttle, account, address string, now time.Time) bool {
+	_, err := th.try(context.Background(), account, address, now)
 	return err == nil
 }
 
-// succeed gives the right password.
-func succeed(t *throttle, account, address string, now time.Time) error {
-	right, err := t.try(account, address, now)
-	if err == nil {
-		right()
+// openThrottle gives one with a database of its own, which has no other table.
+func openThrottle(t *testing.T) *throttle {
+	t.Helper()
+	files := fstest.MapFS{}
+	for _, d := range []db.Dialect{db.SQLite, db.Postgres} {
+		name := string(d) + "/0048_login_attempt.sql"
+		data, err := fs.ReadFile(Migrations(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[name] = &fstest.MapFile{Data: data}
 	}
-	return err
+	return &throttle{db: dbtest.Open(t, nil, files), hash: NewHasher([]byte("a pepper of thirty-two bytes....."))}
+}
+
+// succeed gives the right password.
+func succeed(th *throttle, account, address string, now time.Time) error {
+	right, err := th.try(context.Background(), account, address, now)
+	if err != nil {
+		return err
+	}
+	return right(context.Background())
 }
 
 // Attack: guessing many accounts from one address, of IPv6 with a whole /64 to choose from.
 func TestManyAccountsFromOneNetwork(t *testing.T) {
-	th, through := newThrottle(), 0
+	th, through := openThrottle(t), 0
 	for i := range 200 {
 		if fail(th, fmt.Sprintf("user%d", i), fmt.Sprintf("2001:db8::%x", i), noon) {
 			through++
@@ -45,7 +68,7 @@ func TestManyAccountsFromOneNetwork(t *testing.T) {
 // Attack: guessing one account from many addresses. The account slows down for strangers, for seconds; its user is not locked
 // out where he has been before.
 func TestOneAccountFromManyAddresses(t *testing.T) {
-	th := newThrottle()
+	th := openThrottle(t)
 	if err := succeed(th, "alice", "192.0.2.1", noon); err != nil {
 		t.Fatal(err)
 	}
@@ -72,10 +95,10 @@ func TestOneAccountFromManyAddresses(t *testing.T) {
 
 // Guesses side by side do not slip through together: each counts before its password is looked at.
 func TestGuessesSideBySide(t *testing.T) {
-	th, through := newThrottle(), 0
-	var rights []func()
+	th, through := openThrottle(t), 0
+	var rights []func(context.Context) error
 	for range 100 {
-		if right, err := th.try("alice", "192.0.2.1", noon); err == nil {
+		if right, err := th.try(t.Context(), "alice", "192.0.2.1", noon); err == nil {
 			through++
 			rights = append(rights, right)
 		}
@@ -84,7 +107,9 @@ func TestGuessesSideBySide(t *testing.T) {
 		t.Errorf("at once: got %d, want %d", through, perPair.free)
 	}
 	for _, right := range rights { // all were the right password: nothing is held against the address
-		right()
+		if err := right(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := succeed(th, "alice", "192.0.2.1", noon); err != nil {
 		t.Errorf("afterwards: got %v", err)
@@ -99,7 +124,7 @@ func TestDelaysGrowToTheirBoundAndAreForgotten(t *testing.T) {
 			t.Errorf("delay(%d): got %v, want %v", failures, got, want)
 		}
 	}
-	th := newThrottle()
+	th := openThrottle(t)
 	for range perPair.free {
 		fail(th, "alice", "192.0.2.1", noon)
 	}
@@ -111,16 +136,72 @@ func TestDelaysGrowToTheirBoundAndAreForgotten(t *testing.T) {
 	}
 }
 
-// Attack: filling the server's memory with made-up accounts and addresses.
-func TestTheTablesAreBounded(t *testing.T) {
-	th := newThrottle()
-	for i := range maxTracked + 5000 {
-		fail(th, fmt.Sprintf("user%d", i), fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255), noon)
-	}
-	for what, n := range map[string]int{"pairs": len(th.pairs), "addresses": len(th.addrs), "accounts": len(th.accounts)} {
-		if n > maxTracked {
-			t.Errorf("%s: got %d, want at most %d", what, n, maxTracked)
+// Failures are counted in the database: another process of the server sees them, and so does the next one.
+func TestProcessesCountTogether(t *testing.T) {
+	one := openThrottle(t)
+	two := &throttle{db: one.db, hash: one.hash}
+	for i := range perPair.free {
+		if th := []*throttle{one, two}[i%2]; !fail(th, "alice", "192.0.2.1", noon) {
+			t.Fatalf("guess %d was refused", i)
 		}
+	}
+	for name, th := range map[string]*throttle{"one": one, "two": two} {
+		if fail(th, "alice", "192.0.2.1", noon) {
+			t.Errorf("a guess too many was let through by process %s", name)
+		}
+	}
+}
+
+// Attack: guessing with both hands, at many processes at the same moment. They do not slip through between a look and a count.
+func TestGuessesSideBySideInManyProcesses(t *testing.T) {
+	first := openThrottle(t)
+	var through atomic.Int64
+	var all sync.WaitGroup
+	for range 3 * perPair.free {
+		all.Go(func() {
+			if fail(&throttle{db: first.db, hash: first.hash}, "alice", "192.0.2.1", noon) {
+				through.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	if n := through.Load(); n != int64(perPair.free) {
+		t.Errorf("%d guesses were let through, want %d", n, perPair.free)
+	}
+}
+
+// What people type as a user name is not in the database, and what counts no more is removed from it.
+func TestFailuresAreForgottenAndNameNobody(t *testing.T) {
+	th := openThrottle(t)
+	if err := succeed(th, "alice", "192.0.2.1", noon); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		fail(th, "correct horse battery", fmt.Sprintf("198.51.100.%d", i), noon)
+	}
+	if dump := dbtest.Dump(t, th.db); strings.Contains(dump, "horse") || strings.Contains(dump, "198.51.100") {
+		t.Error("the database names who tried")
+	}
+	count := func(now time.Time) (n int) {
+		err := th.db.Write(t.Context(), func(tx *db.Tx) error {
+			if err := th.forget(t.Context(), tx, now); err != nil {
+				return err
+			}
+			return tx.QueryRowContext(t.Context(), `SELECT count(*) FROM login_attempt`).Scan(&n)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := count(noon.Add(time.Hour)); n == 0 {
+		t.Error("recent failures are forgotten")
+	}
+	if n := count(noon.Add(3 * time.Hour)); n != 1 { // alice's address
+		t.Errorf("%d rows are left after three hours, want 1", n)
+	}
+	if n := count(noon.Add(rememberKnown)); n != 0 {
+		t.Errorf("%d rows are left in the end", n)
 	}
 	if err := succeed(th, "alice", "not an address", noon); errors.Is(err, api.ErrRateLimited) {
 		t.Errorf("a login without an address: got %v", err)
