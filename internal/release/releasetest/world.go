@@ -32,6 +32,7 @@ CREATE TABLE device (
 	id INTEGER PRIMARY KEY AUTOINCREMENT,
 	actor INTEGER NOT NULL UNIQUE REFERENCES actor (id),
 	uuid TEXT NOT NULL,
+	is_frozen INTEGER NOT NULL DEFAULT 0,
 	belongs_to__application INTEGER NOT NULL REFERENCES application (id) ON DELETE CASCADE,
 	is_pinned_on__release INTEGER REFERENCES "release" (id)
 );
@@ -74,7 +75,9 @@ func New(t *testing.T) *World {
 			return nil
 		},
 		Deleting: []func(ctx context.Context, tx *db.Tx, fleets []int64) error{
-			func(ctx context.Context, tx *db.Tx, fleets []int64) error { return w.Releases.DeletingFleets(ctx, tx, fleets) },
+			func(ctx context.Context, tx *db.Tx, fleets []int64) error {
+				return w.Releases.DeletingFleets(ctx, tx, fleets)
+			},
 		},
 	})
 	w.Releases, err = release.New(release.Config{

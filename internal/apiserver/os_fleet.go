@@ -1,0 +1,33 @@
+package apiserver
+
+import (
+	"encoding/json"
+	"net/http"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
+// maxImport is how many releases of operating systems are taken at once.
+const maxImport = 2000
+
+// importOS brings in releases of operating systems and supervisors.
+func (s *Server) importOS(w http.ResponseWriter, r *http.Request) error {
+	body, err := web.ReadBody(r, maxResult)
+	if err != nil {
+		return err
+	}
+	var list []api.OSRelease
+	if err := json.Unmarshal(body, &list); err != nil {
+		return api.Errorf(api.Invalid, "the body is not a list of releases: %v", err)
+	}
+	if len(list) > maxImport {
+		return api.Errorf(api.TooLarge, "there are %d releases; at most %d are taken at once", len(list), maxImport)
+	}
+	var results []api.OSReleaseResult
+	return s.write(r.Context(), func(tx *db.Tx) (err error) {
+		results, err = s.releases.ImportOS(r.Context(), tx, list)
+		return err
+	}, func() error { return web.WriteJSON(w, http.StatusOK, results) })
+}
