@@ -31,7 +31,7 @@ func (e *Engine) accept(r *resource, ru *rule, caller access.Caller, given map[s
 		if col != nil && col.base != nil {
 			key = col.base.Name
 		}
-		virtual := col == nil && slices.Contains(r.Virtual, name)
+		virtual := (col == nil || col.sql != nil) && slices.Contains(r.Virtual, name) // a hook knows what to do with it
 		if caller.Kind != access.System {
 			if ru.ignore[key] || ru.ignore[name] {
 				continue
