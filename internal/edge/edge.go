@@ -160,19 +160,8 @@ func (s *Server) health() http.Handler {
 	return mux
 }
 
-// publicTLS is what the world meets: TLS 1.2 with forward secrecy and authenticated ciphers, or 1.3.
-func (s *Server) publicTLS() *tls.Config {
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		CipherSuites: []uint16{ // of TLS 1.2; those of 1.3 are all good
-			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-		},
-		NextProtos:     []string{"h2", "http/1.1"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.public.Get(), nil },
-	}
-}
+// publicTLS is what the world meets.
+func (s *Server) publicTLS() *tls.Config { return s.public.PublicTLS("h2", "http/1.1") }
 
 // Run serves the public on one listener and the parent on the other, until the context ends or one of them fails.
 func (s *Server) Run(ctx context.Context, public, internal net.Listener) error {

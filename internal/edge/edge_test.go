@@ -50,6 +50,25 @@ func backend(t *testing.T, dir, role string, ln net.Listener, h http.Handler) *h
 // open starts an edge in front of the given roles.
 func open(t *testing.T, roles map[string]http.Handler) *house {
 	t.Helper()
+	return openWith(t, roles)
+}
+
+// openWith is open with something to do to the edge before it runs.
+func openWith(t *testing.T, roles map[string]http.Handler, change ...func(*edge.Server)) *house {
+	t.Helper()
+	h, peers := prepare(t), map[string]string{}
+	for role, handler := range roles {
+		ln := roletest.Listen(t)
+		peers[role] = ln.Addr().String()
+		backend(t, h.dir, role, ln, handler)
+	}
+	h.run(t, peers, change...)
+	return h
+}
+
+// prepare makes the directories and certificates of the roles.
+func prepare(t *testing.T) *house {
+	t.Helper()
 	h := &house{dir: t.TempDir(), pool: x509.NewCertPool(), log: &roletest.Log{}}
 	if err := pki.NewTestIdentities(h.dir, "edge", "api", "registry", "builder", "parent"); err != nil {
 		t.Fatal(err)
@@ -68,23 +87,19 @@ func open(t *testing.T, roles map[string]http.Handler) *house {
 			t.Fatal(err)
 		}
 	}
-	peers := map[string]string{}
-	for role, handler := range roles {
-		ln := roletest.Listen(t)
-		peers[role] = ln.Addr().String()
-		backend(t, h.dir, role, ln, handler)
-	}
-	h.run(t, peers)
 	return h
 }
 
-func (h *house) run(t *testing.T, peers map[string]string) {
+func (h *house) run(t *testing.T, peers map[string]string, change ...func(*edge.Server)) {
 	t.Helper()
 	pub, internal := roletest.Listen(t), roletest.Listen(t)
 	h.addr, h.internal = pub.Addr().String(), internal.Addr().String()
 	s, err := edge.New(edge.Config{Dir: filepath.Join(h.dir, "edge"), Site: api.Site{Domain: domain, Port: 443}, Peers: peers}, h.log.Logger())
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, c := range change {
+		c(s)
 	}
 	roletest.Run(t, func(ctx context.Context) error { return s.Run(ctx, pub, internal) })
 }

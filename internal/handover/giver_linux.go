@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -46,7 +47,7 @@ func (g *Giver) Run(ctx context.Context) error {
 	var answer [8]byte
 	for {
 		n, err := g.conn.Read(answer[:])
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, io.EOF) { // or the other end is gone for good, and Give says so
 			return nil
 		}
 		if err != nil {
