@@ -30,6 +30,11 @@ type NewKey struct {
 	ExpiryDate  *time.Time `json:"expiryDate"`
 	MaxUses     int        `json:"maxUses,omitempty"` // of a provisioning key; 0 means no bound. Ours, not balena's
 	APIKey      string     `json:"apiKey,omitempty"`  // a device's own key, at /api-key/device/:id/device-key
+
+	// What a user's key is limited to, at /api-key/user/full. Ours, not balena's.
+	Level    string   `json:"level,omitempty"`    // observer, operator or developer: at most this in every fleet
+	Fleets   []string `json:"fleets,omitempty"`   // slugs: only in these
+	ReadOnly bool     `json:"readOnly,omitempty"` // the same as the level observer
 }
 
 // Register is the body of POST /device/register.

@@ -61,40 +61,83 @@ func (a *Accounts) bySession(ctx context.Context, tx *db.Tx, token string) (acce
 	return caller, nil
 }
 
+// keyRow is what authentication reads of a key and of what it belongs to.
+type keyRow struct {
+	kind                        string
+	expiry, used, name, uuid    sql.NullString
+	user, fleet, device, within sql.NullInt64
+	scoped, frozen              bool
+	creator                     sql.NullInt64
+}
+
 func (a *Accounts) byKey(ctx context.Context, tx *db.Tx, token string) (access.Caller, error) {
-	var (
-		caller                      access.Caller
-		kind                        string
-		expiry, used, name, uuid    sql.NullString
-		user, fleet, device, within sql.NullInt64
-	)
-	err := tx.QueryRowContext(ctx, `SELECT k.id, k.kind, k.is_of__actor, k.expiry_date, k.last_used_at, u.id, u.username, f.id, d.id, d.uuid,
-			d.belongs_to__application
+	var caller access.Caller
+	var k keyRow
+	err := tx.QueryRowContext(ctx, `SELECT k.id, k.kind, k.is_of__actor, k.expiry_date, k.last_used_at,
+			CASE WHEN k.max_level < 4 OR k.is_for_some_fleets = 1 THEN 1 ELSE 0 END, k.is_created_by__user,
+			u.id, u.username, f.id, d.id, d.uuid, d.belongs_to__application, coalesce(d.is_frozen, 0)
 		FROM api_key k
 		LEFT JOIN "user" u ON k.kind = 'user' AND u.actor = k.is_of__actor
-		LEFT JOIN application f ON k.kind = 'provisioning' AND f.actor = k.is_of__actor
+		LEFT JOIN application f ON k.kind IN ('provisioning', 'fleet') AND f.actor = k.is_of__actor
 		LEFT JOIN device d ON k.kind = 'device' AND d.actor = k.is_of__actor
 		WHERE k.key_hash = ?`, a.hash.Token(token)).
-		Scan(&caller.Key, &kind, &caller.Actor, &expiry, &used, &user, &name, &fleet, &device, &uuid, &within)
-	if errors.Is(err, sql.ErrNoRows) || (err == nil && expiry.Valid && expiry.String <= tx.NowText()) {
+		Scan(&caller.Key, &k.kind, &caller.Actor, &k.expiry, &k.used, &k.scoped, &k.creator,
+			&k.user, &k.name, &k.fleet, &k.device, &k.uuid, &k.within, &k.frozen)
+	if errors.Is(err, sql.ErrNoRows) || (err == nil && k.expiry.Valid && k.expiry.String <= tx.NowText()) {
 		return access.Nobody(), api.ErrUnauthorized
 	}
 	if err != nil {
 		return access.Nobody(), fmt.Errorf("authenticate key: %w", err)
 	}
-	switch {
-	case user.Valid:
-		caller.Kind, caller.User, caller.Name = access.User, user.Int64, name.String
-	case fleet.Valid:
-		caller.Kind, caller.Fleet, caller.Name = access.Provisioning, fleet.Int64, fmt.Sprintf("f_%d", fleet.Int64)
-	case device.Valid:
-		caller.Kind, caller.Device, caller.Fleet = access.Device, device.Int64, within.Int64
-		caller.Name = api.DeviceRegistryUser(api.DeviceUUID(uuid.String))
-	default: // the key outlived what it was for
-		return access.Nobody(), api.ErrUnauthorized
+	if err := k.who(&caller); err != nil {
+		return access.Nobody(), err
 	}
-	a.touch(touch{"api_key", caller.Key}, used, tx.Now)
+	if k.fleet.Valid && k.creator.Valid {
+		if err := stillEntrusted(ctx, tx, k.creator.Int64, k.fleet.Int64); err != nil {
+			return access.Nobody(), err
+		}
+	}
+	a.touch(touch{"api_key", caller.Key}, k.used, tx.Now)
 	return caller, nil
+}
+
+// who fills in the caller that a key stands for.
+func (k keyRow) who(c *access.Caller) error {
+	switch {
+	case k.user.Valid:
+		c.Kind, c.User, c.Name = access.User, k.user.Int64, k.name.String
+		if k.scoped {
+			c.Kind = access.ScopedKey
+		}
+	case k.fleet.Valid:
+		c.Kind, c.Fleet, c.Name = access.Provisioning, k.fleet.Int64, fmt.Sprintf("f_%d", k.fleet.Int64)
+		if k.kind == "fleet" {
+			c.Kind = access.FleetKey
+		}
+	case k.device.Valid:
+		c.Kind, c.Device, c.Fleet = access.Device, k.device.Int64, k.within.Int64
+		c.Name = api.DeviceRegistryUser(api.DeviceUUID(k.uuid.String))
+		if k.frozen {
+			c.Kind = access.FrozenDevice
+		}
+	default: // the key outlived what it was for
+		return api.ErrUnauthorized
+	}
+	return nil
+}
+
+// stillEntrusted ends the keys of a fleet with the right of whoever made them: somebody who left knows them still.
+func stillEntrusted(ctx context.Context, tx *db.Tx, user, fleet int64) error {
+	may, args := Bind(entrustedSQL("{t}.id"), "f", tx, access.Caller{Kind: access.User, User: user})
+	var one int
+	err := tx.QueryRowContext(ctx, `SELECT 1 FROM application f WHERE f.id = ? AND `+may, append([]any{fleet}, args...)...).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		return api.ErrUnauthorized
+	}
+	if err != nil {
+		return fmt.Errorf("authenticate key: %w", err)
+	}
+	return nil
 }
 
 // touch remembers a use, to be written later: reading a page must not cost a write.

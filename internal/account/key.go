@@ -19,7 +19,7 @@ type Whose string
 // The kinds of actors, as they are named on the wire.
 const (
 	OfUser   Whose = "user"        // a named key: acts as the user
-	OfFleet  Whose = "application" // a provisioning key: registers devices into the fleet
+	OfFleet  Whose = "application" // a provisioning key: registers devices into the fleet; or a key that reads the fleet
 	OfDevice Whose = "device"      // a device's own key
 )
 
@@ -32,22 +32,36 @@ type KeySpec struct {
 	Expiry      *time.Time // nil: never
 	MaxUses     int        // provisioning keys only; 0 means no bound
 	Token       string     // device keys only: the key that the device brings; "" for a new one
+	Reader      bool       // fleet keys only: reads the fleet instead of registering devices into it
+
+	// What a user's key is limited to. The zero values are no limit.
+	Level  access.Level
+	Fleets []string // slugs
 }
+
+// scoped reports whether the key is limited to less than its user may do.
+func (s KeySpec) scoped() bool { return s.Level != access.NoLevel || len(s.Fleets) > 0 }
 
 const (
 	maxKeyName        = 100
 	maxKeyDescription = 1000
+	maxKeyFleets      = 100
+	maxKeyOfKey       = 24 * time.Hour   // how long a key lives at most that was made with a scoped key
 	freshLogin        = 20 * time.Minute // how long ago the password must have been given at most, to make a named key
 )
 
 // CreateKey makes a key and returns it, this once. Named keys of users can be made by the user in a session with a fresh login
-// only; keys of fleets and devices by every member of the organization that owns them, with a named key too.
+// only; keys of fleets and devices by everybody who operates them by right of their own, with a named key too. A scoped key may make
+// such keys for a day at most: what a leaked key makes must not long outlive it.
 func (a *Accounts) CreateKey(ctx context.Context, tx *db.Tx, by access.Caller, spec KeySpec) (string, error) {
-	if by.Kind != access.User && by.Kind != access.System {
+	if by.Kind != access.User && by.Kind != access.ScopedKey && by.Kind != access.System {
 		return "", api.Errorf(api.Forbidden, "only a user may make API keys")
 	}
 	if err := spec.check(tx.Now); err != nil {
 		return "", err
+	}
+	if by.Kind == access.ScopedKey && (spec.Expiry == nil || spec.Expiry.After(tx.Now.Add(maxKeyOfKey))) {
+		return "", api.Errorf(api.Forbidden, "a scoped key makes keys for a day at most; give an expiry date")
 	}
 	actor, err := a.actorFor(ctx, tx, by, spec)
 	if err != nil {
@@ -55,12 +69,21 @@ func (a *Accounts) CreateKey(ctx context.Context, tx *db.Tx, by access.Caller, s
 	}
 	switch spec.Of {
 	case OfDevice:
-		return a.addKey(ctx, tx, "device", prefixDevice, actor, spec)
+		return a.addKey(ctx, tx, by, newKey{"device", prefixDevice, actor}, spec)
 	case OfFleet:
-		return a.addKey(ctx, tx, "provisioning", prefixProvisioning, actor, spec)
+		if spec.Reader {
+			return a.addKey(ctx, tx, by, newKey{"fleet", prefixFleet, actor}, spec)
+		}
+		return a.addKey(ctx, tx, by, newKey{"provisioning", prefixProvisioning, actor}, spec)
 	default:
-		return a.addKey(ctx, tx, "user", prefixUser, actor, spec)
+		return a.addKey(ctx, tx, by, newKey{"user", prefixUser, actor}, spec)
 	}
+}
+
+// newKey is what addKey must know beside the description.
+type newKey struct {
+	kind, prefix string
+	actor        int64
 }
 
 func (s KeySpec) check(now time.Time) error {
@@ -77,8 +100,16 @@ func (s KeySpec) check(now time.Time) error {
 		return api.Errorf(api.Invalid, "the expiry date lies in the past")
 	case s.MaxUses < 0:
 		return api.Errorf(api.Invalid, "maxUses must be at least 1")
-	case s.MaxUses > 0 && s.Of != OfFleet:
+	case s.MaxUses > 0 && (s.Of != OfFleet || s.Reader):
 		return api.Errorf(api.Invalid, "only a provisioning key has a number of uses")
+	case s.Reader && s.Of != OfFleet:
+		return api.Errorf(api.Invalid, "only a fleet has a key that reads it")
+	case s.scoped() && s.Of != OfUser:
+		return api.Errorf(api.Invalid, "only a user's key is limited to a level or to fleets")
+	case s.Level == access.Administrator:
+		return api.Errorf(api.Invalid, "a key that is limited to the level administrator is not limited; leave level out")
+	case len(s.Fleets) > maxKeyFleets:
+		return api.Errorf(api.Invalid, "a key is limited to at most %d fleets", maxKeyFleets)
 	case s.Token != "" && s.Of != OfDevice:
 		return api.Errorf(api.Invalid, "only a device brings a key of its own")
 	case s.Token != "":
@@ -158,38 +189,62 @@ func requireFreshLogin(ctx context.Context, tx *db.Tx, by access.Caller) error {
 	return nil
 }
 
-func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, kind, prefix string, actor int64, spec KeySpec) (string, error) {
+func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, by access.Caller, k newKey, spec KeySpec) (string, error) {
 	token := spec.Token
 	if token == "" {
-		token = newToken(prefix)
+		token = newToken(k.prefix)
 	}
 	var expiry any
 	if spec.Expiry != nil {
 		expiry = db.FormatTime(*spec.Expiry)
 	}
-	hash := a.hash.Token(token)
-	res, err := tx.ExecContext(ctx, `INSERT INTO api_key (created_at, kind, key_hash, is_of__actor, name, description, expiry_date, max_uses)
-		VALUES (?, ?, ?, ?, NULLIF(?, ''), NULLIF(?, ''), ?, NULLIF(?, 0)) ON CONFLICT (key_hash) DO NOTHING`,
-		tx.NowText(), kind, hash, actor, spec.Name, spec.Description, expiry, spec.MaxUses)
-	if err != nil {
-		return "", fmt.Errorf("create key: %w", err)
+	level := spec.Level
+	if level == access.NoLevel {
+		level = access.Administrator
 	}
-	made, err := res.RowsAffected()
-	if err != nil {
-		return "", fmt.Errorf("create key: %w", err)
-	}
-	if made == 0 {
+	var id int64
+	err := tx.QueryRowContext(ctx, `INSERT INTO api_key (created_at, kind, key_hash, is_of__actor, name, description, expiry_date, max_uses,
+			max_level, is_for_some_fleets, is_created_by__user)
+		VALUES (?, ?, ?, ?, NULLIF(?, ''), NULLIF(?, ''), ?, NULLIF(?, 0), ?, ?, NULLIF(?, 0)) ON CONFLICT (key_hash) DO NOTHING RETURNING id`,
+		tx.NowText(), k.kind, a.hash.Token(token), k.actor, spec.Name, spec.Description, expiry, spec.MaxUses,
+		int(level), len(spec.Fleets) > 0, by.User).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
 		// The same device repeating its exchange is fine; anybody else's key is not.
-		holds, herr := a.KeyHolds(ctx, tx, actor, token)
-		if herr != nil {
-			return "", herr
+		holds, err := a.KeyHolds(ctx, tx, k.actor, token)
+		if err != nil {
+			return "", err
 		}
 		if holds {
 			return token, nil
 		}
 		return "", api.Errorf(api.Conflict, `"key" must be unique.`)
 	}
-	return token, nil
+	if err != nil {
+		return "", fmt.Errorf("create key: %w", err)
+	}
+	return token, limitKey(ctx, tx, by, id, spec.Fleets)
+}
+
+// limitKey ties a new key to fleets, which the caller must observe.
+func limitKey(ctx context.Context, tx *db.Tx, by access.Caller, key int64, fleets []string) error {
+	for _, slug := range fleets {
+		may, args := Bind(FleetSQL(access.Observer), "f", tx, by)
+		var fleet int64
+		err := tx.QueryRowContext(ctx, `SELECT f.id FROM application f WHERE f.slug = ? AND `+may,
+			append([]any{strings.ToLower(slug)}, args...)...).Scan(&fleet)
+		if errors.Is(err, sql.ErrNoRows) {
+			return api.Errorf(api.NotFound, "fleets: there is no fleet %q", slug)
+		}
+		if err != nil {
+			return fmt.Errorf("create key: %w", err)
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO api_key_fleet (api_key, application) VALUES (?, ?) ON CONFLICT (api_key, application) DO NOTHING`,
+			key, fleet)
+		if err != nil {
+			return fmt.Errorf("create key: %w", err)
+		}
+	}
+	return nil
 }
 
 // SetDeviceKey gives a device's actor a key: the one it brings, or a new one when token is empty. It checks no right: the
@@ -200,7 +255,7 @@ func (a *Accounts) SetDeviceKey(ctx context.Context, tx *db.Tx, actor int64, tok
 			return "", err
 		}
 	}
-	return a.addKey(ctx, tx, "device", prefixDevice, actor, KeySpec{Token: token})
+	return a.addKey(ctx, tx, access.Itself(), newKey{"device", prefixDevice, actor}, KeySpec{Token: token})
 }
 
 // KeyHolds reports whether a token is a live device key of an actor: proof that a repeated registration comes from the

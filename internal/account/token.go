@@ -20,6 +20,7 @@ const (
 	prefixUser         = "rsu_"
 	prefixProvisioning = "rsp_"
 	prefixDevice       = "rsd_"
+	prefixFleet        = "rsf_"
 )
 
 const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

@@ -190,10 +190,13 @@ func (a *Accounts) Whoami(ctx context.Context, tx *db.Tx, by access.Caller) (*ap
 	me := &api.Whoami{ID: by.Actor}
 	var err error
 	switch by.Kind {
-	case access.User:
+	case access.User, access.ScopedKey:
 		me.ActorType, me.ActorTypeID, me.Email = string(OfUser), by.User, new(string)
 		err = tx.QueryRowContext(ctx, `SELECT username, email FROM "user" WHERE id = ?`, by.User).Scan(&me.Username, me.Email)
-	case access.Device:
+	case access.FleetKey:
+		me.ActorType, me.ActorTypeID = string(OfFleet), by.Fleet
+		err = tx.QueryRowContext(ctx, `SELECT slug FROM application WHERE id = ?`, by.Fleet).Scan(&me.Slug)
+	case access.Device, access.FrozenDevice:
 		me.ActorType, me.ActorTypeID = string(OfDevice), by.Device
 		err = tx.QueryRowContext(ctx, `SELECT uuid FROM device WHERE id = ?`, by.Device).Scan(&me.UUID)
 	default:

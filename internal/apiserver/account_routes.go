@@ -169,12 +169,29 @@ func (s *Server) newUserKey(w http.ResponseWriter, r *http.Request) error {
 	if strings.TrimSpace(req.Name) == "" {
 		return api.Errorf(api.Invalid, "A key needs a name.")
 	}
-	return s.makeKey(w, r, account.KeySpec{Of: account.OfUser, ID: access.From(r.Context()).User}, req)
+	spec := account.KeySpec{Of: account.OfUser, ID: access.From(r.Context()).User, Fleets: req.Fleets}
+	if req.ReadOnly && req.Level == "" {
+		req.Level = access.Observer.String()
+	}
+	if req.Level != "" {
+		var err error
+		if spec.Level, err = access.ParseLevel(req.Level); err != nil {
+			return api.Errorf(api.Invalid, "level: %v", err)
+		}
+		if req.ReadOnly && spec.Level != access.Observer {
+			return api.Errorf(api.Invalid, "readOnly: a key of the level %s is not read-only", spec.Level)
+		}
+	}
+	return s.makeKey(w, r, spec, req)
 }
+
+// fleetKeyRole is ours: a key that reads a fleet.
+const fleetKeyRole = "fleet-api-key"
 
 // The roles that newKey knows, and for which actors they are.
 var keyRoles = map[string]account.Whose{
 	"provisioning-api-key":   account.OfFleet,
+	fleetKeyRole:             account.OfFleet,
 	"device-api-key":         account.OfDevice,
 	"named-user-api-key":     account.OfUser,
 	"named-user-apikey-role": account.OfUser,
@@ -197,7 +214,7 @@ func (s *Server) newKey(w http.ResponseWriter, r *http.Request) error {
 	case keyRoles[req.Roles[0]] != of:
 		return api.Errorf(api.Invalid, "the role %q is not for a key of a %s", req.Roles[0], of)
 	}
-	return s.makeKey(w, r, account.KeySpec{Of: of, ID: req.ActorTypeID}, req)
+	return s.makeKey(w, r, account.KeySpec{Of: of, ID: req.ActorTypeID, Reader: req.Roles[0] == fleetKeyRole}, req)
 }
 
 func (s *Server) newProvisioningKey(w http.ResponseWriter, r *http.Request) error {

@@ -79,7 +79,7 @@ func (s *Server) admit(rt route, r *http.Request) (access.Caller, error) {
 	switch {
 	case slices.Contains(rt.who, caller.Kind):
 		return caller, nil
-	case caller.Kind == access.Anonymous || caller.Kind == access.Provisioning:
+	case slices.Contains([]access.Kind{access.Anonymous, access.Provisioning, access.FrozenDevice}, caller.Kind):
 		return caller, api.ErrUnauthorized
 	default:
 		return caller, api.Errorf(api.Forbidden, "this is not for a %s", caller.Kind)

@@ -26,10 +26,12 @@ type route struct {
 
 // Who gets in.
 var (
-	anybody         = []access.Kind{access.Anonymous}                             // no authentication is even tried
-	users           = []access.Kind{access.User}                                  // sessions and named keys
-	usersAndDevices = []access.Kind{access.User, access.Device}                   // whoever has a page of its own
-	byRules         = []access.Kind{access.Anonymous, access.User, access.Device} // the engine's rules decide, row by row
+	anybody         = []access.Kind{access.Anonymous}                                                                   // no authentication is even tried
+	users           = []access.Kind{access.User}                                                                        // sessions and whole named keys
+	people          = []access.Kind{access.User, access.ScopedKey}                                                      // and limited ones, within their limits
+	peopleAndDevice = []access.Kind{access.User, access.ScopedKey, access.Device}                                       // the handler decides by level or device
+	named           = []access.Kind{access.User, access.ScopedKey, access.Device, access.FrozenDevice, access.FleetKey} // whoever is somebody
+	byRules         = []access.Kind{access.Anonymous, access.User, access.ScopedKey, access.Device, access.FleetKey}    // the engine's rules decide, row by row
 )
 
 // list is every route of the role.
@@ -43,9 +45,10 @@ func (s *Server) list() []route {
 
 		{path: "/v7/", handle: s.engine.Handler(), who: byRules},
 		{path: "/v6/", handle: s.engine.Handler(), who: byRules},
+		{path: "/v5/", handle: s.engine.Handler(), who: byRules},
 
-		{method: "GET", path: "/actor/v1/whoami", handle: s.whoami, who: usersAndDevices},
-		{method: "GET", path: "/user/v1/whoami", handle: s.userWhoami, who: users},
+		{method: "GET", path: "/actor/v1/whoami", handle: s.whoami, who: named},
+		{method: "GET", path: "/user/v1/whoami", handle: s.userWhoami, who: people},
 		{method: "GET", path: "/user/v1/refresh-token", handle: s.refresh, who: users},
 		{method: "POST", path: "/user/v1/refresh-token", handle: s.refreshWithPassword, who: users},
 		{method: "POST", path: "/user/v1/logout", handle: s.logout, who: users},
@@ -53,12 +56,12 @@ func (s *Server) list() []route {
 		{method: "DELETE", path: "/user/v1/sessions/{id}", handle: s.endSession, who: users},
 
 		{method: "POST", path: "/api-key/user/full", handle: s.newUserKey, who: users},
-		{method: "POST", path: "/api-key/v1", handle: s.newKey, who: users},
-		{method: "POST", path: "/api-key/v1/{$}", handle: s.newKey, who: users},
-		{method: "POST", path: "/api-key/v2", handle: s.newKey, who: users},
-		{method: "POST", path: "/api-key/v2/{$}", handle: s.newKey, who: users},
-		{method: "POST", path: "/api-key/application/{id}/provisioning", handle: s.newProvisioningKey, who: users},
-		{method: "POST", path: "/api-key/device/{id}/device-key", handle: s.newDeviceKey, who: users},
+		{method: "POST", path: "/api-key/v1", handle: s.newKey, who: people},
+		{method: "POST", path: "/api-key/v1/{$}", handle: s.newKey, who: people},
+		{method: "POST", path: "/api-key/v2", handle: s.newKey, who: people},
+		{method: "POST", path: "/api-key/v2/{$}", handle: s.newKey, who: people},
+		{method: "POST", path: "/api-key/application/{id}/provisioning", handle: s.newProvisioningKey, who: people},
+		{method: "POST", path: "/api-key/device/{id}/device-key", handle: s.newDeviceKey, who: people},
 
 		{method: "GET", path: "/healthz", handle: s.healthz, roles: allRoles},
 		{method: "GET", path: "/internal/v1/load", handle: s.load, roles: []string{api.RoleParent, api.RoleAdmin}},

@@ -23,33 +23,31 @@ import (
 // deviceRoutes are the routes that devices call, and those about one device.
 func (s *Server) deviceRoutes() []route {
 	itself := []access.Kind{access.Device}
-	readers := []access.Kind{access.User, access.Device}
-	anyone := []access.Kind{access.Anonymous, access.User, access.Device} // the engine decides
-	registering := []access.Kind{access.Provisioning, access.User}
+	registering := []access.Kind{access.Provisioning, access.User, access.ScopedKey}
 	return []route{
 		{method: "POST", path: "/device/register", handle: s.registerDevice, who: registering},
-		{method: "GET", path: "/device/v3/{uuid}/state", handle: s.targetState, who: readers},
-		{method: "GET", path: "/device/v2/{uuid}/state", handle: s.targetStateV2, who: readers},
-		{method: "GET", path: "/device/v3/fleet/{uuid}/state", handle: s.fleetState, who: anyone},
-		{method: "GET", path: "/device/v3/fleet/{uuid}/state/{$}", handle: s.fleetState, who: anyone},
+		{method: "GET", path: "/device/v3/{uuid}/state", handle: s.targetState, who: peopleAndDevice},
+		{method: "GET", path: "/device/v2/{uuid}/state", handle: s.targetStateV2, who: peopleAndDevice},
+		{method: "GET", path: "/device/v3/fleet/{uuid}/state", handle: s.fleetState, who: byRules},
+		{method: "GET", path: "/device/v3/fleet/{uuid}/state/{$}", handle: s.fleetState, who: byRules},
 		{method: "PATCH", path: "/device/v3/state", handle: s.reportState, who: itself, keyed: true},
 		{method: "PATCH", path: "/device/v2/{uuid}/state", handle: s.reportStateV2, who: itself, keyed: true},
 		{method: "PATCH", path: "/device/v3/tags", handle: s.reportTags, who: itself, keyed: true},
-		{method: "POST", path: "/v7/device_config_variable", handle: s.newConfigVariable, who: anyone},
-		{method: "POST", path: "/v6/device_config_variable", handle: s.newConfigVariable, who: anyone},
+		{method: "POST", path: "/v7/device_config_variable", handle: s.newConfigVariable, who: byRules},
+		{method: "POST", path: "/v6/device_config_variable", handle: s.newConfigVariable, who: byRules},
 
 		{method: "POST", path: "/device/v2/{uuid}/log-stream", handle: s.takeLog, who: itself, stream: true},
 		{method: "POST", path: "/device/v2/{uuid}/logs", handle: s.takeLogLines, who: itself},
-		{method: "GET", path: "/device/v2/{uuid}/logs", handle: s.readLog, who: readers, stream: true},
+		{method: "GET", path: "/device/v2/{uuid}/logs", handle: s.readLog, who: peopleAndDevice, stream: true},
 
-		{method: "POST", path: "/supervisor/{path...}", handle: s.superviseDevices, who: readers},
-		{method: "POST", path: "/application/{id}/restart", handle: s.restartFleet, who: users},
+		{method: "POST", path: "/supervisor/{path...}", handle: s.superviseDevices, who: peopleAndDevice},
+		{method: "POST", path: "/application/{id}/restart", handle: s.restartFleet, who: people},
 
 		{method: "GET", path: "/os/v1/config", handle: s.osConfig, who: anybody},
-		{method: "GET", path: "/auth/v1/public-keys/{username}", handle: s.publicKeys, who: readers, keyed: true},
-		{method: "GET", path: "/access/v1/hostos/{uuid}", handle: s.hostAccess, who: users},
+		{method: "GET", path: "/auth/v1/public-keys/{username}", handle: s.publicKeys, who: peopleAndDevice, keyed: true},
+		{method: "GET", path: "/access/v1/hostos/{uuid}", handle: s.hostAccess, who: people},
 
-		{method: "GET", path: "/auth/v1/token", handle: s.registryToken, who: readers, basic: true},
+		{method: "GET", path: "/auth/v1/token", handle: s.registryToken, who: peopleAndDevice, basic: true},
 	}
 }
 

@@ -25,8 +25,8 @@ func (s *Server) fleetRoutes() []route {
 		{method: "GET", path: "/device-types/v1/{slug}", handle: types.one, who: anybody},
 		{method: "GET", path: "/device-types/v1/{slug}/images/{version}/download-size", handle: types.downloadSize, who: anybody},
 		{method: "GET", path: "/download", handle: types.download, who: anybody},
-		{method: "GET", path: "/download-config", handle: s.deviceConfig, who: users},
-		{method: "POST", path: "/download-config", handle: s.deviceConfig, who: users},
+		{method: "GET", path: "/download-config", handle: s.deviceConfig, who: people},
+		{method: "POST", path: "/download-config", handle: s.deviceConfig, who: people},
 
 		{method: "POST", path: "/internal/v1/builds", handle: s.openBuild, roles: builder},
 		{method: "GET", path: "/internal/v1/builds/{id}", handle: s.build, roles: []string{api.RoleBuilder, api.RoleSigner}},

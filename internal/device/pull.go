@@ -18,7 +18,7 @@ const maxScopes = 100
 // scope is repository:<name>[:tag|@digest]:<actions>; only names that the api role gives out are looked at.
 var scope = regexp.MustCompile(`^repository:(v2/[0-9a-f]{32})(?::[\w.-]+|@sha256:[0-9a-f]{64})?:([a-z,*]+)$`)
 
-// PullGrants says which of the asked scopes the caller may have: pulls of images of the release that the device should run; or
+// PullGrants says which of the asked scopes the caller may have: pulls of images of the release that the device should run, and of those of its host and supervisor; or
 // of fleets that the user may use. Everything else is left out, and nobody may push. What a device says that it runs counts for
 // nothing here: whoever has its key could say the name of any old release.
 func PullGrants(ctx context.Context, tx *db.Tx, by access.Caller, registry string, scopes []string) ([]api.Grant, error) {
@@ -45,10 +45,10 @@ func mayPull(ctx context.Context, tx *db.Tx, by access.Caller, location string) 
 		JOIN "release" r ON r.id = ri.is_part_of__release AND r.status = 'success' `
 	switch by.Kind {
 	case access.Device:
-		return found(tx.QueryRowContext(ctx, images+`JOIN device d ON d.belongs_to__application = r.belongs_to__application
-			JOIN application f ON f.id = d.belongs_to__application
-			WHERE i.is_stored_at__image_location = ? AND d.id = ?
-			AND r.id = coalesce(d.is_pinned_on__release, f.should_be_running__release) LIMIT 1`, location, by.Device))
+		return found(tx.QueryRowContext(ctx, images+`WHERE i.is_stored_at__image_location = ? AND EXISTS (
+			SELECT 1 FROM device d JOIN application f ON f.id = d.belongs_to__application WHERE d.id = ?
+			AND r.id IN (coalesce(d.is_pinned_on__release, f.should_be_running__release), d.should_be_operated_by__release,
+				d.should_be_managed_by__release)) LIMIT 1`, location, by.Device))
 	case access.User, access.ScopedKey:
 		may, args := account.Bind(account.ParentSQL(access.Observer), "r", tx, by)
 		return found(tx.QueryRowContext(ctx, images+`WHERE i.is_stored_at__image_location = ? AND `+may+` LIMIT 1`,
