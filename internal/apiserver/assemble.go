@@ -18,9 +18,6 @@ import (
 	"github.com/roadstead-io/roadstead/internal/release"
 )
 
-// prefixes are the paths under which the resources are served.
-var prefixes = []string{"/v7/", "/v6/"}
-
 // assemble makes the domain packages, from the lowest to the highest, brings the schema up to date, and puts the resources and
 // the routes over them. Where a lower package must tell a higher one something, it does so through a function given here.
 func (s *Server) assemble(pepper []byte) error {
@@ -35,7 +32,10 @@ func (s *Server) assemble(pepper []byte) error {
 		return err
 	}
 	var err error
-	if s.engine, err = odata.New(odata.Config{Model: s.model(), DB: s.db, Prefixes: prefixes}); err != nil {
+	m := s.model()
+	if s.engine, err = odata.New(odata.Config{
+		Model: m, DB: s.db, Prefixes: []string{"/v7/"}, Versions: olderVersions(m), Limits: s.cfg.OData,
+	}); err != nil {
 		return err
 	}
 	if err := s.engine.Check(ctx); err != nil {

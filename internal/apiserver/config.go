@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
 // Config is the api role's role.json.
@@ -29,6 +30,8 @@ type Config struct {
 	PollInterval time.Duration `json:"poll_interval"`
 	// Admission bounds how much is worked on at once.
 	Admission Admission `json:"admission"`
+	// OData bounds what one request to the resources may ask.
+	OData odata.Limits `json:"odata"`
 }
 
 const defaultPollInterval = 10 * time.Minute
@@ -53,7 +56,7 @@ func (c *Config) Validate() error {
 	case c.PollInterval > 0 && c.PollInterval < time.Second:
 		return fmt.Errorf("poll_interval: %s is shorter than a second", c.PollInterval)
 	}
-	return c.Admission.validate()
+	return errors.Join(c.Admission.validate(), c.OData.Validate())
 }
 
 // pollInterval is the configured interval or the default.

@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -26,34 +25,6 @@ type Config struct {
 	Prefixes []string // of the paths it is mounted under, for instance "/v7/"
 	Versions []Version
 	Files    Files // keeps what WebResource columns hold; needed if there is one
-}
-
-// Limits bound what one request may ask. A zero field means the default.
-type Limits struct {
-	// URL 16 KiB, Depth 32, Nodes 2,000, Expands 40, Lambdas 8, List 500, Top 100,000; Top also bounds the rows of one write.
-	syntax.Limits
-	Rows   int           // rows of one answer, those of expanded lists included: 100,000
-	Answer int           // bytes of one answer: 64 MiB
-	Text   int           // bytes of a text that has no MaxLen of its own: 64 KiB
-	Time   time.Duration // one statement: 10 s
-}
-
-func (l Limits) withDefaults() Limits {
-	for _, f := range []struct {
-		field *int
-		value int
-	}{
-		{&l.URL, 16 << 10}, {&l.Depth, 32}, {&l.Nodes, 2000}, {&l.Expands, 40}, {&l.Lambdas, 8}, {&l.List, 500},
-		{&l.Top, 100_000}, {&l.Rows, 100_000}, {&l.Answer, 64 << 20}, {&l.Text, 64 << 10},
-	} {
-		if *f.field == 0 {
-			*f.field = f.value
-		}
-	}
-	if l.Time == 0 {
-		l.Time = 10 * time.Second
-	}
-	return l
 }
 
 // Engine serves a model. It is safe for concurrent use.
@@ -217,7 +188,7 @@ func knownParam(name string) bool {
 // under "d" on the wire. The text is percent-decoded like a URL; see [Quote] for values.
 func (e *Engine) Query(ctx context.Context, tx *db.Tx, caller access.Caller, pathAndQuery string) (json.RawMessage, error) {
 	path, query, _ := strings.Cut(pathAndQuery, "?")
-	req, err := syntax.ParseRequest(e.lim.Limits, "", path, query)
+	req, err := syntax.ParseRequest(e.lim.syntax(), "", path, query)
 	if err != nil {
 		return nil, fmt.Errorf("odata: query: %w", err)
 	}

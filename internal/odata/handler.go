@@ -25,7 +25,7 @@ func (e *Engine) Handler() web.HandlerFunc {
 		if m == nil {
 			return &api.Error{Code: api.NotFound}
 		}
-		req, err := syntax.ParseRequest(e.lim.Limits, m.prefix, path[len(m.prefix):], r.URL.RawQuery)
+		req, err := syntax.ParseRequest(e.lim.syntax(), m.prefix, path[len(m.prefix):], r.URL.RawQuery)
 		if err != nil {
 			return err
 		}

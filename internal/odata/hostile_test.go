@@ -9,7 +9,6 @@ import (
 
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
-	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
 // TestHostile: whatever comes in, the answer is a plain refusal, never a crash, a 500 or a long wait.
@@ -135,7 +134,7 @@ func aliases(n int) string {
 
 // TestAnswerLimits: an answer beyond the limits is refused, not cut.
 func TestAnswerLimits(t *testing.T) {
-	s := newServer(t, func(c *odata.Config) { c.Limits = odata.Limits{Limits: syntax.Limits{Top: 2}, Rows: 2, Answer: 60} })
+	s := newServer(t, func(c *odata.Config) { c.Limits = odata.Limits{Top: 2, Rows: 2, Answer: 60} })
 	check(t, s, []exchange{
 		{bob, "GET", "device?$select=id", "", 400, `"the answer has more than 2 rows; ask for pages with $top and $skip"`},
 		{bob, "GET", "device?$select=id&$top=2", "", 200, `{"d":[{"id":200},{"id":201}]}`},
@@ -167,7 +166,7 @@ func TestGrowth(t *testing.T) {
 	}
 	square := "belongs_to__application($select=id;$expand=owns__device($select=id))"
 	start := time.Now()
-	if a := s.do(bob, "GET", "/v7/device?$select=id&$expand="+square, ""); a.status != http.StatusBadRequest {
+	if a := s.do(bob, "GET", "/v7/device?$select=id&$expand="+square, ""); a.status != http.StatusBadRequest && a.status != http.StatusServiceUnavailable {
 		t.Errorf("squared expand: got %d %.200s", a.status, a.body)
 	}
 	if took := time.Since(start); took > 5*time.Second {

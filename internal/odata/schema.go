@@ -207,7 +207,7 @@ func (r *resource) parseRules(lim Limits) error {
 	for name, kinds := range r.Actions {
 		r.actions[name] = map[access.Kind]syntax.Expr{}
 		for k, text := range kinds {
-			e, err := syntax.ParseRule(lim.Limits, text)
+			e, err := syntax.ParseRule(lim.syntax(), text)
 			if err != nil || !slices.Contains(known, k) {
 				return fmt.Errorf("action %s of %s: %w", name, k, err)
 			}
@@ -226,7 +226,7 @@ func (r *resource) parseRule(lim Limits, def Rule) (*rule, error) {
 		if f.text == "" {
 			continue
 		}
-		e, err := syntax.ParseRule(lim.Limits, f.text)
+		e, err := syntax.ParseRule(lim.syntax(), f.text)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.what, err)
 		}
@@ -263,7 +263,7 @@ func (r *resource) parseByColumn(
 		if c := r.columns[n]; c == nil || !writable[n] || !fits(c) {
 			return nil, fmt.Errorf("rule: %s names %q, which is no column for it that may be written", what, n)
 		}
-		e, err := syntax.ParseRule(lim.Limits, filters[n])
+		e, err := syntax.ParseRule(lim.syntax(), filters[n])
 		if err != nil {
 			return nil, fmt.Errorf("%s of %s: %w", what, n, err)
 		}

@@ -125,7 +125,7 @@ func (s *schema) addOlder(model *schema, o Older, lim Limits) error {
 	r.base, r.rules, r.actions = base, base.rules, base.actions
 	r.alias = o.Name != base.Name
 	if o.Only != "" {
-		if r.only, err = syntax.ParseRule(lim.Limits, o.Only); err != nil {
+		if r.only, err = syntax.ParseRule(lim.syntax(), o.Only); err != nil {
 			return fmt.Errorf("only: %w", err)
 		}
 		if _, err := newCompiler(&sqlite, access.System, nil).probe(base, r.only); err != nil {
