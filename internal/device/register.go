@@ -121,6 +121,12 @@ func (d *Devices) insert(ctx context.Context, tx *db.Tx, by access.Caller, req a
 	if err := installServices(ctx, tx, `d.id = ?`, id); err != nil {
 		return none, err
 	}
+	if err := followVersions(ctx, tx, id); err != nil {
+		return none, err
+	}
+	if err := record(ctx, tx, by, id); err != nil {
+		return none, err
+	}
 	return api.Registered{ID: id, UUID: req.UUID, APIKey: key}, nil
 }
 

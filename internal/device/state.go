@@ -29,7 +29,7 @@ const (
 // Target is the answer to a device that asks what it should run.
 type Target struct {
 	ETag  string
-	State api.TargetState // nil: the asker already has the state of that ETag, or is not to have one
+	State api.TargetState // nil: the asker already has the state of that ETag
 
 	device    int64
 	fleet     int64
@@ -39,7 +39,7 @@ type Target struct {
 }
 
 // Target says what a device should run. The device itself and people who may see its fleet may ask; known is the ETag of what the
-// asker has. An unchanged target costs one row. A frozen device is told that nothing has changed, whatever it has.
+// asker has. An unchanged target costs one row.
 func (d *Devices) Target(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID, known string) (Target, error) {
 	var t Target
 	var row stateRow
@@ -51,8 +51,11 @@ func (d *Devices) Target(ctx context.Context, tx *db.Tx, by access.Caller, uuid 
 	if err := maySee(ctx, tx, by, row.device, row.fleet); err != nil {
 		return t, err
 	}
+	if row.frozen && by.Kind == access.Device {
+		return t, api.ErrUnauthorized
+	}
 	t = Target{ETag: d.etag(row.tags), device: row.device, fleet: row.fleet, at: tx.Now, interval: row.interval, wasOnline: row.online}
-	if row.frozen || holdsTag(known, t.ETag) {
+	if holdsTag(known, t.ETag) {
 		return t, nil
 	}
 	state, config, err := d.assemble(ctx, tx, row)
