@@ -45,7 +45,7 @@ var sessions = map[string]string{
 func (d *DB) openPostgres(dsn string) error {
 	cfg, size, err := parseDSN(dsn)
 	if err != nil {
-		return err
+		return fmt.Errorf("db: address of the database: %w", err)
 	}
 	d.dialect, d.server = Postgres, cfg
 	d.writing = &sql.TxOptions{Isolation: sql.LevelSerializable}
@@ -79,13 +79,13 @@ func (d *DB) Address() string {
 func parseDSN(dsn string) (cfg *pgx.ConnConfig, size int, err error) {
 	cfg, err = pgx.ParseConfig(dsn)
 	if err != nil {
-		return nil, 0, fmt.Errorf("db: address of the database: %w", err) // pgx leaves the password out
+		return nil, 0, err // pgx leaves the password out
 	}
 	size = poolSize
 	if text, ok := cfg.RuntimeParams["pool_max_conns"]; ok {
 		delete(cfg.RuntimeParams, "pool_max_conns")
 		if size, err = strconv.Atoi(text); err != nil || size < 1 || size > 1000 {
-			return nil, 0, fmt.Errorf("db: address of the database: pool_max_conns: want a number from 1 to 1000, got %q", text)
+			return nil, 0, fmt.Errorf("pool_max_conns: want a number from 1 to 1000, got %q", text)
 		}
 	}
 	for name, value := range sessions {

@@ -1,0 +1,4 @@
+package db
+
+// Numbered is for tests.
+var Numbered = numbered
