@@ -9,7 +9,7 @@ var beforeRegistration = []exchange{
 	{name: "a log stream, too early", line: "POST /device/v2/UUID/log-stream", kind: "application/x-ndjson", gzip: true, status: 401},
 	{name: "a poll, too early", line: "GET /device/v3/UUID/state", status: 401},
 	{name: "configuration of the OS, without a key", line: "GET /os/v1/config", key: "nobody", status: 200,
-		want: `"services":\{.*"openvpn":\{.*"schema_version":"1\.0\.0"`},
+		want: `"schema_version":"1\.0\.0".*"openvpn":\{"ca":"`},
 }
 
 var registration = []exchange{
@@ -115,7 +115,7 @@ var deviceLogs = []exchange{
 
 var operatingSystem = []exchange{
 	{name: "configuration", line: "GET /os/v1/config", status: 200,
-		want: `"services":\{.*"openvpn":\{.*"config":".*"schema_version":"1\.0\.0"`},
+		want: `"schema_version":"1\.0\.0".*"openvpn":\{"ca":".*"config":"`},
 	{name: "keys of a user who may enter", line: "GET /auth/v1/public-keys/USERNAME", status: 200},
 	{name: "keys, without saying who asks", line: "GET /auth/v1/public-keys/USERNAME", key: "nobody", status: 401},
 	{name: "keys of nobody", line: "GET /auth/v1/public-keys/nobody-at-all", status: 200, want: `^$`},
