@@ -94,7 +94,7 @@ var forDevices = []string{"/device/", "/os/", "/auth/v1/"}
 // place is what a request holds while it is worked on.
 type place struct {
 	gates      *gates
-	gate       *admission.Gate
+	gate       *admission.Gate // whose place it is; nil: none is needed
 	leaveGate  func()
 	leaveShare func()
 }
@@ -136,7 +136,8 @@ func (p *place) become(rt route, r *http.Request, by access.Caller) error {
 		return nil
 	}
 	gate := p.gate
-	if by.Kind == access.Device || by.Kind == access.Provisioning {
+	switch by.Kind {
+	case access.Device, access.FrozenDevice, access.Provisioning:
 		gate = p.gates.devices
 	}
 	key, fits := keyOf(r, by), false

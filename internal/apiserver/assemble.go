@@ -84,12 +84,13 @@ func (s *Server) domain(pepper []byte) error {
 		},
 	})
 	if s.releases, err = release.New(release.Config{
-		DB: s.db, Fleets: s.fleets, Site: s.cfg.Site, Log: s.log, Pinned: device.Pinned,
+		DB: s.db, Fleets: s.fleets, Site: s.cfg.Site, Log: s.log, Pinned: device.Pinned, Only: s.leases.Only,
 	}); err != nil {
 		return err
 	}
 	if s.devices, err = device.New(context.Background(), device.Config{
 		DB: s.db, Accounts: s.accounts, Bus: s.bus, Log: s.log, PollInterval: s.cfg.pollInterval(),
+		Only: s.leases.Only,
 	}); err != nil {
 		return err
 	}

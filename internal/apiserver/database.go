@@ -19,6 +19,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/fleet"
+	"github.com/roadstead-io/roadstead/internal/job"
 	"github.com/roadstead-io/roadstead/internal/release"
 )
 
@@ -32,7 +33,7 @@ func Migrations() []fs.FS {
 	if err != nil {
 		panic(err) // the folder is part of the program
 	}
-	return []fs.FS{account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations(), sub}
+	return []fs.FS{account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations(), sub, job.Migrations()}
 }
 
 // How long a database server that does not answer is waited for when the role starts. After that the role ends with the reason

@@ -66,7 +66,7 @@ func (s *Server) admit(rt route, r *http.Request) (access.Caller, error) {
 		}
 		return access.Caller{Kind: access.Service, Role: role, Name: role}, nil
 	}
-	if role != api.RoleEdge {
+	if !isPublic(r) {
 		return access.Nobody(), api.Errorf(api.Forbidden, "this route is reached through the edge")
 	}
 	if slices.Equal(rt.who, anybody) {

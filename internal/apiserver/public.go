@@ -43,7 +43,7 @@ func (s *Server) servePublic(ctx context.Context, failed func()) error {
 	}
 	srv := &http.Server{
 		Handler:           s.handler,
-		TLSConfig:         s.certificate.PublicTLS("http/1.1"), // which costs less than HTTP/2, and no client of ours gains by that
+		TLSConfig:         s.gates.handshakes.Config(s.certificate.PublicTLS("http/1.1")), // which costs less than HTTP/2, and no client of ours gains by that
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
@@ -53,7 +53,7 @@ func (s *Server) servePublic(ctx context.Context, failed func()) error {
 		},
 	}
 	srv.RegisterOnShutdown(s.endStreams)
-	err := web.Serve(ctx, srv, func() error { return srv.ServeTLS(s.public, "", "") }, grace)
+	err := web.Serve(ctx, srv, func() error { return srv.ServeTLS(s.gates.handshakes.Listener(s.public), "", "") }, grace)
 	failed()
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil

@@ -100,7 +100,7 @@ func (s *Server) routes() (http.Handler, error) {
 	}
 	// Unknown paths, and known ones with another method: an empty 404, as the clients expect.
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) })
-	return web.Logged(s.log, fromPeer, browsers(mux)), nil
+	return web.Logged(s.log, fromPeer, s.door(browsers(mux))), nil
 }
 
 // check is the default deny: a route that does not say who may call it is a mistake.

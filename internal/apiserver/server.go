@@ -19,10 +19,12 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/blob"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/fleet"
+	"github.com/roadstead-io/roadstead/internal/job"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/release"
@@ -34,23 +36,28 @@ type Server struct {
 	cfg      Config
 	log      *slog.Logger
 	identity *pki.Identity
-	signer   *pki.Peer // issues registry tokens
+	signer   *pki.Peer    // issues registry tokens
 	caller   deviceCaller // carries requests to devices; nil until there is a control channel
 
 	db       *db.DB
 	bus      *bus.Bus
+	blobs    *blob.Store
 	engine   *odata.Engine
 	accounts *account.Accounts
 	fleets   *fleet.Fleets
 	releases *release.Releases
 	devices  *device.Devices
+	leases   *job.Leases // of the chores that one process of the role does
 
-	handler  http.Handler
-	zips     gzips
-	gates    *gates
-	stopping chan struct{} // closed when the server begins to stop: streams end then
-	stop     sync.Once
-	closing  sync.Once
+	handler     http.Handler
+	name        string       // the public one
+	public      net.Listener // of connections that the edge hands over; nil: it forwards their requests
+	certificate *pki.KeyPair // of the public name, with public
+	zips        gzips
+	gates       *gates
+	stopping    chan struct{} // closed when the server begins to stop: streams end then
+	stop        sync.Once
+	closing     sync.Once
 
 	// tasks run beside the server, from before the first request until after the last one.
 	tasks []func(ctx context.Context) error
@@ -73,11 +80,11 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("api: pepper: %w", err)
 	}
-	database, err := db.Open(db.Config{Path: filepath.Join(cfg.Dir, "roadstead.db")})
+	database, err := openDatabase(cfg, log)
 	if err != nil {
 		return nil, fmt.Errorf("api: %w", err)
 	}
-	s := &Server{cfg: cfg, log: log, identity: identity, db: database, gates: newGates(cfg.Admission), stopping: make(chan struct{})}
+	s := &Server{cfg: cfg, log: log, identity: identity, db: database, name: "api." + cfg.Site.Domain, gates: newGates(cfg.Admission), leases: job.NewLeases(database), stopping: make(chan struct{})}
 	if addr := cfg.Peers[api.RoleSigner]; addr != "" {
 		s.signer = identity.Client(api.RoleSigner, addr)
 	}
@@ -113,6 +120,8 @@ func (s *Server) Run(ctx context.Context, ln net.Listener, more ...net.Listener)
 	defer serveCancel()
 	stopWatch := context.AfterFunc(taskCtx, serveCancel) // a task that failed ends the role; the parent starts it again
 	defer stopWatch()
+	public := make(chan error, 1)
+	go func() { public <- s.servePublic(serveCtx, serveCancel) }()
 	err := web.Serve(serveCtx, srv, func() error {
 		var all errgroup.Group
 		for _, ln := range append([]net.Listener{ln}, more...) {
@@ -126,8 +135,12 @@ func (s *Server) Run(ctx context.Context, ln net.Listener, more ...net.Listener)
 		}
 		return all.Wait()
 	}, grace)
+	serveCancel()
+	err = errors.Join(err, <-public)
 	cancel()
-	if taskErr := tasks.Wait(); taskErr != nil && !errors.Is(taskErr, context.Canceled) {
+	taskErr := tasks.Wait()
+	s.releaseLeases(ctx)
+	if taskErr != nil && !errors.Is(taskErr, context.Canceled) {
 		err = errors.Join(err, taskErr)
 	}
 	if errors.Is(err, http.ErrServerClosed) {
@@ -139,6 +152,15 @@ func (s *Server) Run(ctx context.Context, ln net.Listener, more ...net.Listener)
 	return nil
 }
 
+// releaseLeases lets another process do the chores of this one at once. Without it they would wait until the leases end.
+func (s *Server) releaseLeases(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := s.leases.Release(ctx); err != nil {
+		s.log.WarnContext(ctx, "leases could not be released", "error", err)
+	}
+}
+
 func (s *Server) endStreams() { s.stop.Do(func() { close(s.stopping) }) }
 
 // Close ends streams and closes the bus and the database.
@@ -147,6 +169,9 @@ func (s *Server) Close() (err error) {
 	s.closing.Do(func() {
 		if s.bus != nil {
 			err = s.bus.Close()
+		}
+		if s.blobs != nil {
+			err = errors.Join(err, s.blobs.Close())
 		}
 		err = errors.Join(err, s.db.Close())
 	})

@@ -54,6 +54,8 @@ type Config struct {
 	ControlChannel bool
 	// LogRate is how many lines a second a device may log for long, LogBurst how many at once; 0 means 500 and 5,000.
 	LogRate, LogBurst int
+	// Only makes of a chore one that a single process of the server does; nil: there is one process.
+	Only func(name string, period time.Duration, chore func(ctx context.Context) error) func(ctx context.Context) error
 	// LogQuiet is how long somebody who follows a log hears nothing before an empty line says that the stream still lives; 0
 	// means 58 seconds.
 	LogQuiet time.Duration
@@ -80,6 +82,14 @@ func New(ctx context.Context, cfg Config) (*Devices, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
+	}
+	if cfg.Only == nil {
+		cfg.Only = func(_ string, _ time.Duration, chore func(context.Context) error) func(context.Context) error {
+			return chore
+		}
+	}
+	if cfg.Only == nil {
+		cfg.Only = func(_ string, _ time.Duration, chore func(context.Context) error) func(context.Context) error { return chore }
 	}
 	if cfg.PollInterval <= 0 {
 		cfg.PollInterval = 10 * time.Minute
@@ -127,9 +137,15 @@ func (d *Devices) Run(ctx context.Context) error {
 	g.Go(func() error { return d.hearts.run(ctx, d.cfg.Log) })
 	g.Go(func() error { return d.reports.run(ctx) })
 	g.Go(func() error { return d.every(ctx, time.Second, check, d.CheckStreamsOnce) })
-	g.Go(func() error { return d.every(ctx, time.Minute, drop, d.DropLogsOnce) })
-	g.Go(func() error { return d.every(ctx, time.Hour, nil, d.ForgetInstallsOnce) })
-	g.Go(func() error { return d.every(ctx, time.Hour, nil, d.ForgetHistoryOnce) })
+	g.Go(func() error {
+		return d.every(ctx, time.Minute, drop, d.cfg.Only("logs of deleted devices", time.Minute, d.DropLogsOnce))
+	})
+	g.Go(func() error {
+		return d.every(ctx, time.Hour, nil, d.cfg.Only("old installs", time.Hour, d.ForgetInstallsOnce))
+	})
+	g.Go(func() error {
+		return d.every(ctx, time.Hour, nil, d.cfg.Only("old history", time.Hour, d.ForgetHistoryOnce))
+	})
 	return g.Wait()
 }
 

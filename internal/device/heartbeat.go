@@ -131,10 +131,11 @@ func writeBeats(ctx context.Context, tx *db.Tx, beats map[int64]beat) error {
 		if err != nil {
 			return err
 		}
-		// A device that was offline, or never seen, is online since this beat.
+		// A device that was offline, or never seen, is online since this beat. Another process may have written a newer one.
 		_, err = tx.ExecContext(ctx, `UPDATE device SET last_seen = b.column2, heartbeat_due = b.column3, heartbeat_until = b.column4,
 			is_active = 1, online_since = CASE WHEN heartbeat_until >= b.column2 THEN online_since ELSE b.column2 END
-			FROM (VALUES `+strings.Join(rows, ", ")+`) AS b WHERE device.id = b.column1`, args...)
+			FROM (VALUES `+strings.Join(rows, ", ")+`) AS b
+			WHERE device.id = b.column1 AND (device.last_seen IS NULL OR device.last_seen < b.column2)`, args...)
 		if err != nil {
 			return err
 		}

@@ -43,6 +43,8 @@ type Config struct {
 
 	// Pinned reports whether a device is pinned to one of some releases; those cannot be deleted. nil: none is.
 	Pinned func(ctx context.Context, tx *db.Tx, releases []int64) (bool, error)
+	// Only makes of a chore one that a single process of the server does; nil: there is one process.
+	Only func(name string, period time.Duration, chore func(ctx context.Context) error) func(ctx context.Context) error
 	// DropFile forgets the bytes of an asset that is gone. nil: they stay until the store is swept.
 	DropFile func(ref string)
 }
@@ -50,7 +52,7 @@ type Config struct {
 // Releases is the domain's functions with what they need.
 type Releases struct {
 	cfg   Config
-	since time.Time // of this process: builders could not report before
+	since time.Time // builders could not report before: this process was not there, or the database; used by RunOnce alone
 }
 
 // New makes it. It starts nothing; see [Releases.Run].
@@ -63,6 +65,14 @@ func New(cfg Config) (*Releases, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Only == nil {
+		cfg.Only = func(_ string, _ time.Duration, chore func(context.Context) error) func(context.Context) error {
+			return chore
+		}
+	}
+	if cfg.Only == nil {
+		cfg.Only = func(_ string, _ time.Duration, chore func(context.Context) error) func(context.Context) error { return chore }
 	}
 	return &Releases{cfg: cfg, since: cfg.Now()}, nil
 }

@@ -12,11 +12,19 @@ import (
 )
 
 // RunOnce ends the running builds whose builder has been silent for longer than [Silence]. Builders could not report while
-// this process was not there, so it waits that long itself first.
+// this process or the database was not there, so it waits that long itself first.
 func (r *Releases) RunOnce(ctx context.Context) error {
 	if r.cfg.Now().Sub(r.since) < Silence {
 		return nil
 	}
+	err := r.interrupt(ctx)
+	if err != nil {
+		r.since = r.cfg.Now()
+	}
+	return err
+}
+
+func (r *Releases) interrupt(ctx context.Context) error {
 	return r.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		rows, err := tx.QueryContext(ctx, `
 UPDATE "release" SET status = 'interrupted', end_timestamp = $1, update_timestamp = $1
@@ -47,6 +55,7 @@ WHERE status = 'running' AND heartbeat_at < $2 RETURNING id`, tx.NowText(), db.F
 
 // Run sweeps until the context ends.
 func (r *Releases) Run(ctx context.Context) error {
+	sweep := r.cfg.Only("interrupted builds", Silence/4, r.RunOnce)
 	for {
 		wait := Silence/6 + rand.N(Silence/12)
 		select {
@@ -54,7 +63,7 @@ func (r *Releases) Run(ctx context.Context) error {
 			return nil
 		case <-time.After(wait):
 		}
-		if err := r.RunOnce(ctx); err != nil && ctx.Err() == nil {
+		if err := sweep(ctx); err != nil && ctx.Err() == nil {
 			r.cfg.Log.ErrorContext(ctx, "sweep of builds failed", "error", err)
 		}
 	}
