@@ -88,9 +88,6 @@ func New(ctx context.Context, cfg Config) (*Devices, error) {
 			return chore
 		}
 	}
-	if cfg.Only == nil {
-		cfg.Only = func(_ string, _ time.Duration, chore func(context.Context) error) func(context.Context) error { return chore }
-	}
 	if cfg.PollInterval <= 0 {
 		cfg.PollInterval = 10 * time.Minute
 	}
