@@ -12,14 +12,16 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/supervise"
 )
 
 type upFlags struct {
-	data, domain, listen, sql, config string
-	buildkitd, logFormat              string
-	poll                              time.Duration
-	apiProcesses                      int
+	data, domain, listen, config string
+	sql, sqlFile                 string
+	buildkitd, logFormat         string
+	poll                         time.Duration
+	apiProcesses                 int
 }
 
 func upCommand() *cobra.Command {
@@ -43,7 +45,8 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs := cmd.Flags()
 	fs.StringVar(&f.domain, "domain", "", "the `DOMAIN` under which clients and devices find this server")
 	fs.StringVar(&f.listen, "listen", "", "`ADDR:PORT` of the one public port")
-	fs.StringVar(&f.sql, "sql", "", "`DSN` of the database; empty means SQLite in the data directory")
+	fs.StringVar(&f.sql, "sql", "", "`URL` of a PostgreSQL database, postgres://USER@HOST/NAME; empty means SQLite in the data directory")
+	fs.StringVar(&f.sqlFile, "sql-file", "", "a `FILE` that holds what --sql would say, to keep a password off the command line")
 	fs.StringVar(&f.config, "config", "", "a `FILE` with settings, YAML or JSON")
 	fs.StringVar(&f.buildkitd, "buildkitd", "", "`PATH` of buildkitd; empty means beside this program, else on PATH")
 	fs.StringVar(&f.logFormat, "log-format", "text", "form of the log on standard error: text or json")
@@ -57,10 +60,6 @@ const maxAPIProcesses = 16
 
 func (f upFlags) check() error {
 	switch {
-	case strings.HasPrefix(f.sql, "postgres://") || strings.HasPrefix(f.sql, "postgresql://"):
-		return errors.New("--sql: PostgreSQL is not in this version; leave it out for SQLite in the data directory")
-	case f.sql != "" && f.sql != "sqlite":
-		return errors.New("--sql: only SQLite in the data directory is in this version; leave it out")
 	case f.apiProcesses < 1 || f.apiProcesses > maxAPIProcesses:
 		return fmt.Errorf("--api-processes %d: 1 to %d", f.apiProcesses, maxAPIProcesses)
 	case f.apiProcesses > 1 && f.sql == "":
@@ -69,6 +68,39 @@ func (f upFlags) check() error {
 		return fmt.Errorf("--poll-interval %s: at least 1s", f.poll)
 	}
 	return nil
+}
+
+// database completes the address of the database. From here on it goes into the api role's role.json and nowhere else. reach is
+// what the role must reach to use it.
+func (f *upFlags) database(log *slog.Logger, onCommandLine bool) (reach []string, err error) {
+	switch {
+	case f.sql != "" && f.sqlFile != "":
+		return nil, errors.New("--sql and --sql-file: one of them says where the database is")
+	case f.sqlFile != "":
+		data, err := os.ReadFile(f.sqlFile)
+		if err != nil {
+			return nil, fmt.Errorf("--sql-file: %w", err)
+		}
+		f.sql, onCommandLine = strings.TrimSpace(string(data)), false
+	}
+	if f.sql == "" || f.sql == "sqlite" {
+		f.sql = ""
+		return nil, nil
+	}
+	if onCommandLine && db.HasPassword(f.sql) {
+		log.Warn("--sql holds a password, which everybody on this machine can read in the list of processes; "+
+			"give it with --sql-file, ROADSTEAD_SQL or ?passfile=", "role", "parent")
+	}
+	f.sql, reach, err = db.Complete(f.sql)
+	if err != nil {
+		return nil, fmt.Errorf("--sql: %w", err)
+	}
+	for i, path := range reach { // a socket's directory may not be there yet
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			reach[i] = real
+		}
+	}
+	return slices.DeleteFunc(reach, func(path string) bool { _, err := os.Stat(path); return err != nil }), nil
 }
 
 func up(cmd *cobra.Command, f upFlags) error {
@@ -82,13 +114,15 @@ func up(cmd *cobra.Command, f upFlags) error {
 		}
 	}
 	cfg := supervise.Config{
-		Dir: f.data, Domain: f.domain, Listen: f.listen, Roles: roles(f), Log: log.With("role", "parent"), Stderr: os.Stderr,
+		Dir: f.data, Domain: f.domain, Listen: f.listen, Log: log.With("role", "parent"), Stderr: os.Stderr,
 		Args: []string{"--log-format", f.logFormat}, Env: childEnv(),
 		Ready: func(url string) { _, _ = fmt.Fprintln(cmd.OutOrStdout(), "ready", url) },
 	}
-	if err := errors.Join(f.check(), cfg.Validate()); err != nil {
+	reach, err := f.database(log, cmd.Flags().Changed("sql"))
+	if err := errors.Join(err, f.check(), cfg.Validate()); err != nil {
 		return usageError{err}
 	}
+	cfg.Roles = roles(f)
 	if err := os.MkdirAll(f.data, 0o711); err != nil {
 		return fmt.Errorf("the data directory cannot be made: %w", err)
 	}
@@ -98,7 +132,7 @@ func up(cmd *cobra.Command, f upFlags) error {
 	if cfg.Exe, err = self(); err != nil {
 		return err
 	}
-	cfg.Show = []string{filepath.Dir(cfg.Exe)}
+	cfg.Show = append(reach, filepath.Dir(cfg.Exe))
 	if f.buildkitd != "" {
 		cfg.Show = append(cfg.Show, filepath.Dir(f.buildkitd))
 	}
