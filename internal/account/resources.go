@@ -72,7 +72,7 @@ func (a *Accounts) organizationResource() *odata.Resource {
 			{Name: "is_frozen", Type: odata.Boolean},
 			{Name: "industry", Type: odata.String, Null: true, MaxLen: 255},
 			{Name: "website", Type: odata.String, Null: true, MaxLen: 255},
-			{Name: "logo_image", Type: odata.JSON, SQL: "NULL", Null: true},
+			{Name: "logo_image", Type: odata.WebResource, Null: true},
 			{Name: "is_using__billing_version", Type: odata.String, SQL: "NULL", Null: true},
 			{Name: "is_enforcing_saml_login", Type: odata.Boolean},
 		},

@@ -34,7 +34,7 @@ func (s *Server) assemble(pepper []byte) error {
 	var err error
 	m := s.model()
 	if s.engine, err = odata.New(odata.Config{
-		Model: m, DB: s.db, Prefixes: []string{"/v7/"}, Versions: olderVersions(m), Limits: s.cfg.OData,
+		Model: m, DB: s.db, Prefixes: []string{"/v7/"}, Versions: olderVersions(m), Limits: s.cfg.OData, Files: s.files(),
 	}); err != nil {
 		return err
 	}
@@ -64,6 +64,13 @@ func (s *Server) domain(pepper []byte) error {
 	if s.bus, err = s.openBus(); err != nil {
 		return err
 	}
+	if err := s.openBlobs(pepper); err != nil {
+		return err
+	}
+	contracts, err := s.ownContracts()
+	if err != nil {
+		return err
+	}
 	if s.accounts, err = account.New(account.Config{
 		DB: s.db, Pepper: pepper, Log: s.log,
 		Revoked:       func(what string, id int64) { s.devices.Revoked(what, id) },
@@ -72,7 +79,7 @@ func (s *Server) domain(pepper []byte) error {
 		return err
 	}
 	s.fleets = fleet.New(fleet.Config{
-		Accounts: s.accounts, Site: s.cfg.Site, PollInterval: s.cfg.pollInterval(), RootCA: ca,
+		Accounts: s.accounts, Site: s.cfg.Site, PollInterval: s.cfg.pollInterval(), RootCA: ca, Contracts: contracts,
 		TargetChanged: device.FleetTargetChanged,
 		Deleting: []func(ctx context.Context, tx *db.Tx, fleets []int64) error{
 			func(ctx context.Context, tx *db.Tx, fleets []int64) error {
@@ -85,6 +92,7 @@ func (s *Server) domain(pepper []byte) error {
 	})
 	if s.releases, err = release.New(release.Config{
 		DB: s.db, Fleets: s.fleets, Site: s.cfg.Site, Log: s.log, Pinned: device.Pinned, Only: s.leases.Only,
+		DropFile: s.forget,
 	}); err != nil {
 		return err
 	}

@@ -30,6 +30,13 @@ type Config struct {
 	PollInterval time.Duration `json:"poll_interval"`
 	// Admission bounds how much is worked on at once.
 	Admission Admission `json:"admission"`
+	// Blobs is the folder of uploaded files, one for all processes of the role. Empty: "blobs" in Dir.
+	Blobs string `json:"blobs"`
+	// MaxBlob bounds one uploaded file, in bytes. 0 means 2 GiB.
+	MaxBlob int64 `json:"max_blob"`
+	// Contracts is a folder with the operator's own device types, one hw.device-type contract <slug>.json each. They are read at
+	// the start. Empty: "contracts" in Dir, if it is there.
+	Contracts string `json:"contracts"`
 	// OData bounds what one request to the resources may ask.
 	OData odata.Limits `json:"odata"`
 }
@@ -51,6 +58,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("process: %d is not 0 to 15", c.Process)
 	case c.Process > 0 && c.Peers[api.RoleBus] == "":
 		return errors.New("peers.bus: not given, and several processes need one bus")
+	case c.MaxBlob < 0:
+		return fmt.Errorf("max_blob: %d is negative", c.MaxBlob)
 	case c.PollInterval < 0:
 		return fmt.Errorf("poll_interval: %s is negative", c.PollInterval)
 	case c.PollInterval > 0 && c.PollInterval < time.Second:

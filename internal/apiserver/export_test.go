@@ -1,6 +1,8 @@
 package apiserver
 
 import (
+	"context"
+
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -21,3 +23,6 @@ func Routes() []RouteInfo {
 	}
 	return all
 }
+
+// SweepOnce removes the uploaded files that nobody wants.
+func (s *Server) SweepOnce(ctx context.Context) error { return s.sweepOnce(ctx) }

@@ -72,6 +72,7 @@ func (s *Server) list() []route {
 		{method: "POST", path: "/internal/v1/backup", handle: s.backup, roles: []string{api.RoleAdmin}, stream: true},
 	}
 	rs = append(rs, s.fleetRoutes()...)
+	rs = append(rs, s.fileRoutes()...)
 	return append(rs, s.deviceRoutes()...)
 }
 

@@ -28,6 +28,7 @@ func (s *Server) fleetRoutes() []route {
 		{method: "GET", path: "/download-config", handle: s.deviceConfig, who: people},
 		{method: "POST", path: "/download-config", handle: s.deviceConfig, who: people},
 
+		{method: "POST", path: "/internal/v1/os-releases", handle: s.importOS, roles: []string{api.RoleAdmin}},
 		{method: "POST", path: "/internal/v1/builds", handle: s.openBuild, roles: builder},
 		{method: "GET", path: "/internal/v1/builds/{id}", handle: s.build, roles: []string{api.RoleBuilder, api.RoleSigner}},
 		{method: "POST", path: "/internal/v1/builds/{id}/images", handle: s.addImages, roles: builder},

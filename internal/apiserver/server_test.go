@@ -29,8 +29,10 @@ type server struct {
 	admin api.Admin
 	log   *bytes.Buffer // read it after stop
 	stop  func()
-	addr  string
-	peers map[string]string // of the next start
+
+	running *apiserver.Server
+	addr    string
+	peers   map[string]string // of the next start
 }
 
 // newServer starts the api role as the parent does, on a port of its own, with its first administrator.
@@ -54,6 +56,7 @@ func (s *server) start() {
 		PublicCA: filepath.Join(s.dir, api.RoleAPI, "ca.pem"), PollInterval: time.Minute, Peers: s.peers, SQL: s.sql,
 	}, slog.New(slog.NewTextHandler(s.log, nil)))
 	s.must(err)
+	s.running = srv
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	s.must(err)
 	s.addr = ln.Addr().String()

@@ -156,6 +156,10 @@ func (s *Store) settle(tmp, id string) error {
 	if err := s.root.Mkdir(id[:2], 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	now := s.cfg.Now() // its age counts from here: the row that names it is only now to be written
+	if err := s.root.Chtimes(tmp, now, now); err != nil {
+		return err
+	}
 	if err := s.root.Rename(tmp, place(id)); err != nil {
 		return err
 	}

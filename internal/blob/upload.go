@@ -297,7 +297,8 @@ func (s *Store) committed(id string) (Info, error) {
 	if err != nil || info.ID == "" {
 		return info, err
 	}
-	if _, err := s.root.Stat(place(info.ID)); err == nil {
+	now := s.cfg.Now() // it is wanted anew
+	if err := s.root.Chtimes(place(info.ID), now, now); err == nil {
 		return info, nil
 	}
 	if _, err := s.root.Stat(dirOf(id) + "/data"); err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/blob"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
@@ -85,7 +86,9 @@ func newWorld(t testing.TB, change ...func(*device.Config)) *world {
 	for _, part := range [][]*odata.Resource{w.accounts.Resources(), fleets.Resources(), w.releases.Resources(), w.devices.Resources()} {
 		model.Resources = append(model.Resources, part...)
 	}
-	w.engine, err = odata.New(odata.Config{Model: model, DB: w.db, Prefixes: []string{"/v7/"}})
+	w.engine, err = odata.New(odata.Config{
+		Model: model, DB: w.db, Prefixes: []string{"/v7/"}, Files: blob.Files{},
+	})
 	w.must(err)
 	w.alice, w.bob = w.person("alice"), w.person("bob")
 	ctx, cancel := context.WithCancel(context.Background())

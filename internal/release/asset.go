@@ -55,8 +55,10 @@ func (r *Releases) beforeAsset(ctx context.Context, tx *db.Tx, c *odata.Change) 
 	if _, replaced := c.Values["asset"]; !replaced && c.Op == odata.Update {
 		return nil
 	}
+	next, _ := c.Values["asset"].(odata.File)
 	for _, id := range c.IDs {
-		if err := r.dropFiles(ctx, tx, `SELECT asset FROM release_asset WHERE id = ?`, id); err != nil {
+		// The same file may be written again, by a commit of its upload that is repeated.
+		if err := r.dropFiles(ctx, tx, next.Ref, `SELECT asset FROM release_asset WHERE id = ?`, id); err != nil {
 			return fmt.Errorf("asset %d: %w", id, err)
 		}
 	}
@@ -90,8 +92,8 @@ func fewAssets(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	return nil
 }
 
-// dropFiles has the bytes of some assets forgotten once the transaction is durable.
-func (r *Releases) dropFiles(ctx context.Context, tx *db.Tx, query string, args ...any) error {
+// dropFiles has the bytes of some assets forgotten once the transaction is durable, except one's.
+func (r *Releases) dropFiles(ctx context.Context, tx *db.Tx, except, query string, args ...any) error {
 	if r.cfg.DropFile == nil {
 		return nil
 	}
@@ -106,7 +108,7 @@ func (r *Releases) dropFiles(ctx context.Context, tx *db.Tx, query string, args 
 			return err
 		}
 		var file odata.File
-		if text.Valid && json.Unmarshal([]byte(text.String), &file) == nil && file.Ref != "" {
+		if text.Valid && json.Unmarshal([]byte(text.String), &file) == nil && file.Ref != "" && file.Ref != except {
 			tx.OnCommit(func() { r.cfg.DropFile(file.Ref) })
 		}
 	}

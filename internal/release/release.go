@@ -71,9 +71,6 @@ func New(cfg Config) (*Releases, error) {
 			return chore
 		}
 	}
-	if cfg.Only == nil {
-		cfg.Only = func(_ string, _ time.Duration, chore func(context.Context) error) func(context.Context) error { return chore }
-	}
 	return &Releases{cfg: cfg, since: cfg.Now()}, nil
 }
 
@@ -81,7 +78,7 @@ func New(cfg Config) (*Releases, error) {
 // goes with the fleet's row. It is one of [fleet.Config.Deleting].
 func (r *Releases) DeletingFleets(ctx context.Context, tx *db.Tx, fleets []int64) error {
 	for _, id := range fleets {
-		if err := r.dropFiles(ctx, tx, `
+		if err := r.dropFiles(ctx, tx, "", `
 SELECT a.asset FROM release_asset a JOIN "release" r ON r.id = a."release" WHERE r.belongs_to__application = ?`, id); err != nil {
 			return fmt.Errorf("delete the assets of fleet %d: %w", id, err)
 		}

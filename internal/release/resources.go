@@ -7,7 +7,7 @@ import (
 
 // Resources declares everything that this package serves.
 func (r *Releases) Resources() []*odata.Resource {
-	return []*odata.Resource{r.release(), image(), releaseImage(), imageLabel(), imageEnvVar(), releaseTag()}
+	return []*odata.Resource{r.release(), image(), releaseImage(), imageLabel(), imageEnvVar(), releaseTag(), r.asset()}
 }
 
 func id() odata.Column { return odata.Column{Name: "id", Type: odata.Integer} }

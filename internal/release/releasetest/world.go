@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/blob"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 	"github.com/roadstead-io/roadstead/internal/fleet"
@@ -46,6 +48,7 @@ type World struct {
 	Fleets   *fleet.Fleets
 	Releases *release.Releases
 	Engine   *odata.Engine
+	Blobs    *blob.Store
 	handler  http.Handler
 
 	Alice, Bob access.Caller // each a member of an organization of their own name, and of no other
@@ -88,6 +91,7 @@ func New(t *testing.T) *World {
 				Scan(&pinned)
 			return pinned, err
 		},
+		DropFile: func(ref string) { w.must(w.Blobs.Remove(ref)) },
 	})
 	w.must(err)
 	w.Write(func(tx *db.Tx) error { return w.Fleets.Prepare(t.Context(), tx) })
@@ -95,7 +99,16 @@ func New(t *testing.T) *World {
 	for _, part := range [][]*odata.Resource{w.Accounts.Resources(), w.Fleets.Resources(), w.Releases.Resources()} {
 		model.Resources = append(model.Resources, part...)
 	}
-	w.Engine, err = odata.New(odata.Config{Model: model, DB: w.DB, Prefixes: []string{"/v7/"}})
+	w.Blobs, err = blob.Open(blob.Config{
+		Dir: t.TempDir(), Secret: []byte(strings.Repeat("b", 32)), Base: Site.URL("api") + "/blobs/", Now: w.Now,
+	})
+	w.must(err)
+	t.Cleanup(func() { _ = w.Blobs.Close() })
+	rules := release.FileRules()
+	maps.Copy(rules, account.FileRules())
+	w.Engine, err = odata.New(odata.Config{
+		Model: model, DB: w.DB, Prefixes: []string{"/v7/"}, Files: blob.Files{Store: w.Blobs, Rules: rules},
+	})
 	w.must(err)
 	w.handler = web.Handle(slog.New(slog.NewTextHandler(t.Output(), nil)), w.Engine.Handler())
 	w.Alice, w.Bob = w.person("alice"), w.person("bob")
