@@ -1,0 +1,258 @@
+package device_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/device"
+)
+
+// Every report that some version of a supervisor or an agent sends is taken, and what it says is kept.
+func TestRecordedReports(t *testing.T) {
+	files, err := filepath.Glob("testdata/reports/*.json")
+	if err != nil || len(files) < 5 {
+		t.Fatalf("%d files: %v", len(files), err)
+	}
+	w := newWorld(t)
+	s := w.systems()
+	f := w.fleet(w.alice, "harbour")
+	b := w.push(w.alice, "alice/harbour", "web")
+	for n, file := range files {
+		uuid := uuidOf(n + 1)
+		dev, made := w.device(w.alice, f, uuid)
+		text, err := os.ReadFile(file)
+		w.must(err)
+		body := strings.NewReplacer("{{device}}", string(uuid), "{{fleet}}", w.fleetUUID(f), "{{commit}}", b.commit, "{{image}}", b.ref("web"),
+			"{{fleet id}}", fmt.Sprint(f), "{{image id}}", fmt.Sprint(b.images["web"].ID), "{{release id}}", fmt.Sprint(b.id),
+			"{{supervisor fleet}}", w.fleetUUID(s.supervisor), "{{supervisor commit}}", s.supervisor17.commit,
+			"{{supervisor image}}", s.supervisor17.ref("supervisor"), "{{host fleet}}", w.fleetUUID(s.host), "{{host commit}}", s.next.commit,
+			"{{host image}}", s.next.ref("hostapp")).Replace(string(text))
+		if !json.Valid([]byte(body)) {
+			t.Fatalf("%s is no JSON", file)
+		}
+		if strings.HasPrefix(filepath.Base(file), "v2") {
+			err = w.devices.ReportV2(t.Context(), dev, uuid, []byte(body), "198.51.100.7")
+		} else {
+			err = w.devices.Report(t.Context(), dev, []byte(body), "198.51.100.7")
+		}
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		row := w.one(w.alice, fmt.Sprintf("device(%d)?$select=is_online,public_address,memory_usage,status&$expand=is_running__release($select=commit),"+
+			"image_install($select=status;$orderby=id asc)", made.ID))
+		running := strings.Contains(body, "release_uuid") || strings.Contains(body, "is_on__commit")
+		if row["is_online"] != true || row["public_address"] != "198.51.100.7" || running != (len(row["is_running__release"].([]any)) == 1) ||
+			strings.Contains(body, `"memory_usage"`) != (row["memory_usage"] != nil) ||
+			strings.Count(body, `"status": "`)-strings.Count(body, `"status": "Idle"`) != len(row["image_install"].([]any)) {
+			t.Errorf("%s leaves %v", file, row)
+		}
+	}
+}
+
+func TestReportV2(t *testing.T) {
+	w := newWorld(t)
+	f, far := w.fleet(w.alice, "harbour"), w.fleet(w.bob, "elsewhere")
+	one, foreign := w.push(w.alice, "alice/harbour", "web", "writer"), w.push(w.bob, "bob/elsewhere", "web")
+	dev, made := w.device(w.alice, f, uuidOf(1))
+	sister, _ := w.device(w.alice, f, uuidOf(2))
+	w.device(w.bob, far, uuidOf(3))
+	send := func(by access.Caller, body string) error {
+		return w.devices.ReportV2(t.Context(), by, uuidOf(1), []byte(body), "192.0.2.1")
+	}
+	web, writer := one.images["web"].ID, one.images["writer"].ID
+	w.must(send(dev, fmt.Sprintf(`{"local":{"status":"Downloading","apps":[{"services":[{"imageId":%d,"status":"Downloading","download_progress":40.4},
+		{"imageId":"%d","status":"made up"}]}]}}`, web, writer)))
+	const query = "device(%d)?$select=status,update_status&$expand=is_running__release($select=commit),image_install($select=status,download_progress;$orderby=installs__image asc)"
+	row := w.one(w.alice, fmt.Sprintf(query, made.ID))
+	w.same("installs", row["image_install"], "[map[download_progress:40 status:Downloading] map[download_progress:<nil> status:Unknown]]")
+	w.must(send(dev, fmt.Sprintf(`{"local":{"status":"Idle","is_on__commit":%q,"apps":{"%d":{"services":{"%d":{"status":"Running","releaseId":%d}}}}}}`,
+		one.commit, f, web, one.id)))
+	row = w.one(w.alice, fmt.Sprintf(query, made.ID))
+	w.same("after the update", row["image_install"], "[map[download_progress:<nil> status:Running] map[download_progress:<nil> status:deleted]]")
+	w.same("running", row["is_running__release"], "[map[commit:"+one.commit+"]]")
+	w.must(send(dev, `{"dependent":{}}`))
+	w.must(send(dev, `{"local":{}}`))
+
+	for what, test := range map[string]struct {
+		by   access.Caller
+		body string
+		want error
+	}{
+		"another device":          {sister, `{"local":{"status":"stolen"}}`, api.ErrUnauthorized},
+		"a user":                  {w.alice, `{"local":{"status":"stolen"}}`, api.ErrForbidden},
+		"an image of another":     {dev, fmt.Sprintf(`{"local":{"status":"stolen","apps":{"1":{"services":{"%d":{"status":"Running"}}}}}}`, foreign.images["web"].ID), api.ErrUnauthorized},
+		"a release of another":    {dev, fmt.Sprintf(`{"local":{"status":"stolen","is_on__commit":%q}}`, foreign.commit), api.ErrUnauthorized},
+		"not the image's release": {dev, fmt.Sprintf(`{"local":{"status":"stolen","apps":{"1":{"services":{"%d":{"status":"Running","releaseId":%d}}}}}}`, web, foreign.id), api.ErrUnauthorized},
+		"a number for a text":     {dev, `{"local":{"status":"stolen","os_version":7}}`, api.ErrInvalid},
+		"no ids":                  {dev, `{"local":{"status":"stolen","apps":{"1":{"services":{"web":{"status":"Running"}}}}}}`, api.ErrInvalid},
+		"apps of another shape":   {dev, `{"local":{"status":"stolen","apps":7}}`, api.ErrInvalid},
+		"a list":                  {dev, `[]`, api.ErrInvalid},
+		"nothing":                 {dev, ``, api.ErrInvalid},
+		"too many":                {dev, `{"local":{"apps":[{"services":[` + strings.Repeat(`{"imageId":1},`, 1001) + `{"imageId":1}]}]}}`, api.ErrTooLarge},
+	} {
+		if err := send(test.by, test.body); !errors.Is(err, test.want) {
+			t.Errorf("%s: got %v, want %v", what, err, test.want)
+		}
+	}
+	if row := w.one(w.alice, fmt.Sprintf("device(%d)?$select=status", made.ID)); row["status"] != "Idle" {
+		t.Errorf("a refused report left %v", row)
+	}
+}
+
+func TestStateV2(t *testing.T) {
+	w := newWorld(t)
+	s := w.systems()
+	f := w.fleet(w.alice, "harbour")
+	dev, made := w.device(w.alice, f, uuidOf(1))
+	w.patchDevice(made.ID, "should_be_operated_by__release", s.next.id)
+	get := func() string {
+		got, err := w.target(dev, uuidOf(1), "")
+		w.must(err)
+		older, err := got.V2()
+		w.must(err)
+		text, err := json.Marshal(older)
+		w.must(err)
+		return string(text)
+	}
+	name := w.one(w.alice, "device?$select=device_name")["device_name"]
+	want := fmt.Sprintf(`{"local":{"name":%q,"config":{"RESIN_SUPERVISOR_POLL_INTERVAL":"60000"},"apps":{"%d":{"name":"harbour",`+
+		`"services":{},"volumes":{},"networks":{}}}},"dependent":{"apps":{},"devices":{}}}`, name, f)
+	if got := get(); got != want {
+		t.Errorf("without a release:\n%s\n%s", got, want)
+	}
+	b := w.push(w.alice, "alice/harbour", "web")
+	w.create(w.alice, "device_environment_variable", map[string]any{"device": made.ID, "name": "A", "value": "1"})
+	w.exec(`UPDATE "release" SET composition = ? WHERE id = ?`,
+		`{"services":{"web":{"build":".","restart":"always","environment":["A=0","B=2"],"labels":{"x":1}}},"volumes":{"data":null}}`, b.id)
+	web := w.id("service", "service_name = 'web' AND application = ?", f)
+	want = fmt.Sprintf(`"commit":%q,"releaseId":%d,"services":{"%d":{"environment":{"A":"1","B":"2"},"image":%q,"imageId":%d,`+
+		`"labels":{"of-image":"web","x":"1"},"restart":"always","running":true,"serviceName":"web"}},"volumes":{"data":{}},"networks":{}`,
+		b.commit, b.id, web, b.ref("web"), b.images["web"].ID)
+	if got := get(); !strings.Contains(got, want) || strings.Contains(got, "hostapp") {
+		t.Errorf("with a release:\n%s\nlacks\n%s", got, want)
+	}
+	for range 20 {
+		if again := get(); again != get() {
+			t.Fatal("two answers differ")
+		}
+	}
+}
+
+func TestTagsFromDevices(t *testing.T) {
+	w := newWorld(t)
+	f := w.fleet(w.alice, "harbour")
+	dev, made := w.device(w.alice, f, uuidOf(1))
+	_, _ = w.device(w.alice, f, uuidOf(2))
+	send := func(by access.Caller, uuid api.DeviceUUID, tags map[string]any) error {
+		return w.db.Write(t.Context(), func(tx *db.Tx) error {
+			return w.devices.ReportTags(t.Context(), tx, by, map[api.DeviceUUID]map[string]any{uuid: tags})
+		})
+	}
+	w.must(send(dev, uuidOf(1), map[string]any{"site": "north"}))
+	w.same("without the fleet's word", w.count("device_tag"), 0)
+	w.want(w.alice, "PATCH", fmt.Sprintf("application(%d)", f), map[string]any{"allows_tags_from_devices": true}, 200, "")
+	w.create(w.alice, "device_tag", map[string]any{"device": made.ID, "tag_key": "site", "value": "south"})
+	w.must(send(dev, uuidOf(1), map[string]any{"site": "north", "rack": "7\x1b[2J"}))
+	rows := w.rows(w.alice, "device_tag?$select=tag_key,value&$orderby=tag_key asc")
+	w.same("with it", rows, "[map[tag_key:rack value:7[2J] map[tag_key:site value:north]]")
+	many := map[string]any{}
+	for n := range 101 {
+		many[fmt.Sprint("t", n)] = ""
+	}
+	for what, test := range map[string]struct {
+		by   access.Caller
+		uuid api.DeviceUUID
+		tags map[string]any
+		want error
+	}{
+		"another device": {dev, uuidOf(2), map[string]any{"a": "b"}, api.ErrUnauthorized},
+		"a user":         {w.alice, uuidOf(1), map[string]any{"a": "b"}, api.ErrForbidden},
+		"whitespace":     {dev, uuidOf(1), map[string]any{"ok": "x", "a b": "b"}, api.ErrInvalid},
+		"reserved":       {dev, uuidOf(1), map[string]any{"io.balena.x": "b"}, api.ErrInvalid},
+		"a number":       {dev, uuidOf(1), map[string]any{"a": 7}, api.ErrInvalid},
+		"none":           {dev, uuidOf(1), map[string]any{}, api.ErrInvalid},
+		"too many":       {dev, uuidOf(1), many, api.ErrTooLarge},
+		"too long":       {dev, uuidOf(1), map[string]any{"a": strings.Repeat("x", 70_000)}, api.ErrTooLarge},
+	} {
+		if err := send(test.by, test.uuid, test.tags); !errors.Is(err, test.want) {
+			t.Errorf("%s: got %v, want %v", what, err, test.want)
+		}
+	}
+	w.same("after what was refused", w.count("device_tag"), 2)
+}
+
+// Reports of one device that cross each other, and a move in between, leave what one after the other would.
+func TestReportsAtOnce(t *testing.T) {
+	w := newWorld(t)
+	f, g := w.fleet(w.alice, "harbour"), w.fleet(w.alice, "haven")
+	b := w.push(w.alice, "alice/harbour", "web")
+	const devices, reports = 8, 20
+	var callers []access.Caller
+	var last int64
+	for n := range devices {
+		dev, made := w.device(w.alice, f, uuidOf(n+1))
+		callers, last = append(callers, dev), made.ID
+	}
+	var wait sync.WaitGroup
+	for n, dev := range callers {
+		for i := range reports {
+			wait.Go(func() {
+				err := w.report(dev, uuidOf(n+1), w.apps(f, b, b.commit, "done", map[string]any{"web": map[string]any{
+					"image": b.ref("web"), "status": []string{"Running", "Stopped"}[i%2]}}))
+				if err != nil && (n != devices-1 || !errors.Is(err, api.ErrUnauthorized)) { // the last one moves meanwhile
+					t.Errorf("device %d: %v", n, err)
+				}
+			})
+		}
+	}
+	w.patchDevice(last, "belongs_to__application", g)
+	wait.Wait()
+	w.same("installs", w.count("image_install WHERE device <> ? AND status IN ('Running', 'Stopped')", last), devices-1)
+	w.same("of the moved one", w.count("image_install WHERE device = ? AND status <> 'deleted'", last), 0)
+	w.same("open histories", w.count("device_history WHERE end_timestamp IS NULL"), devices)
+}
+
+func TestFollowersAreBounded(t *testing.T) {
+	w := newWorld(t, func(c *device.Config) { c.FollowersOfUser, c.FollowersOfDevice, c.LogQuiet = 2, 3, 10*time.Millisecond })
+	f := w.fleet(w.alice, "harbour")
+	w.device(w.alice, f, uuidOf(1))
+	carol := w.person("carol")
+	w.exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role) VALUES ('', ?, ?, 1)`, carol.User, f)
+	var open []*device.LogFollower
+	start := func(by access.Caller) error {
+		l, err := w.devices.FollowLog(t.Context(), by, uuidOf(1), device.LogQuery{})
+		if err == nil {
+			open = append(open, l)
+		}
+		return err
+	}
+	w.must(start(w.alice))
+	w.must(start(w.alice))
+	if err := start(w.alice); !errors.Is(err, api.ErrRateLimited) {
+		t.Errorf("a third of one person: %v", err)
+	}
+	w.must(start(carol))
+	if err := start(carol); !errors.Is(err, api.ErrUnavailable) {
+		t.Errorf("a fourth of one device: %v", err)
+	}
+	if line, err := open[0].Next(); line != nil || err != nil {
+		t.Errorf("a quiet log: %v %v", line, err)
+	}
+	for _, l := range open {
+		l.Close()
+	}
+	open = nil
+	w.must(start(w.alice))
+	open[0].Close()
+}
