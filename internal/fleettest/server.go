@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 )
 
 // Times that a start and a stop may take before the test fails. Test machines are slow and shared.
@@ -33,6 +34,7 @@ type Options struct {
 	PollInterval  time.Duration // of devices; 0: two seconds
 	Listen        string        // address of the public port, without the port; "": 127.0.0.1
 	Args          []string      // more flags of `roadsteadd up`
+	SQL           string        // address of a PostgreSQL database; "": that of ROADSTEAD_TEST_SQL, else SQLite
 	NotStarted    bool          // the test calls Start itself
 	Builds        bool          // skip the test unless buildkitd and the base image are there, and give them to the server
 	LogEverything bool          // copy the server's log to the test's, also when the test passes
@@ -105,6 +107,9 @@ func NewServerWith(t testing.TB, opt Options) *Server {
 	if s.log, err = os.Create(filepath.Join(dir, "server.log")); err != nil {
 		t.Fatal(err)
 	}
+	if s.opt.SQL == "" {
+		s.opt.SQL = dbtest.Config(t).DSN
+	}
 	forget := addHosts(t, opt.Listen, s.Domain)
 	t.Cleanup(func() {
 		s.Stop()
@@ -132,7 +137,7 @@ func (s *Server) Start() {
 	// It outlives the test's context, which ends before the clean-up that stops it.
 	cmd := exec.CommandContext(context.WithoutCancel(s.t.Context()), Program(s.t, "roadsteadd"), args...)
 	cmd.Stderr = s.log
-	cmd.Env = append(os.Environ(), "ROADSTEAD_TOKEN=", "ROADSTEAD_URL=")
+	cmd.Env = append(os.Environ(), "ROADSTEAD_TOKEN=", "ROADSTEAD_URL=", "ROADSTEAD_SQL="+s.opt.SQL)
 	// A test that is killed takes its server along.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	out, err := cmd.StdoutPipe()

@@ -64,7 +64,7 @@ func Config(t testing.TB, parts ...fs.FS) db.Config {
 	if err != nil {
 		t.Fatalf("template database: %v", err)
 	}
-	name := fmt.Sprintf("rst_%d_%016x", os.Getpid(), rand.Uint64())
+	name := newName()
 	if err := create(ctx, admin, name, model); err != nil {
 		t.Fatal(err)
 	}
@@ -75,6 +75,24 @@ func Config(t testing.TB, parts ...fs.FS) db.Config {
 	})
 	return db.Config{DSN: at(server, name)}
 }
+
+// Create makes an empty database on a server, for who has no testing.TB; gone removes it.
+func Create(server string) (dsn string, gone func() error, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	admin, err := pgx.Connect(ctx, server)
+	if err != nil {
+		return "", nil, err
+	}
+	defer func() { _ = admin.Close(ctx) }()
+	name := newName()
+	if err := create(ctx, admin, name, "template0"); err != nil {
+		return "", nil, err
+	}
+	return at(server, name), func() error { return drop(server, name) }, nil
+}
+
+func newName() string { return fmt.Sprintf("rst_%d_%016x", os.Getpid(), rand.Uint64()) }
 
 // at is the address of another database on the same server.
 func at(server, name string) string {

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 )
 
 // platform is one real server on an address of its own, with everything that a user's machine has: names that resolve, the
@@ -32,6 +34,8 @@ type platform struct {
 	admin               adminFile
 	http                *http.Client
 	secrets             []string // every secret that the platform has issued so far
+	sqlFile             string   // names the PostgreSQL database; empty: SQLite
+	dropSQL             func() error
 }
 
 type adminFile struct {
@@ -88,6 +92,16 @@ func newPlatform(bin string) (*platform, error) {
 	}
 	if err := pl.network(); err != nil {
 		return pl, err
+	}
+	if server := dbtest.Server(); server != "" {
+		var dsn string
+		if dsn, pl.dropSQL, err = dbtest.Create(server); err != nil {
+			return pl, err
+		}
+		pl.sqlFile = filepath.Join(dir, "sql")
+		if err := os.WriteFile(pl.sqlFile, []byte(dsn+"\n"), 0o600); err != nil {
+			return pl, err
+		}
 	}
 	if err := os.MkdirAll(pl.data, 0o755); err != nil {
 		return pl, err
@@ -161,7 +175,8 @@ func (pl *platform) start() error {
 		return err
 	}
 	pl.log = log
-	pl.cmd = pl.command("roadsteadd", "up", "--data", pl.data, "--domain", pl.domain, "--listen", pl.address+":443", "--poll-interval", "2s")
+	pl.cmd = pl.command("roadsteadd", "up", "--data", pl.data, "--domain", pl.domain, "--listen", pl.address+":443", "--poll-interval", "2s",
+		"--sql-file", pl.sqlFile)
 	pl.cmd.Stderr = log
 	out, err := pl.cmd.StdoutPipe()
 	if err != nil {
@@ -188,6 +203,9 @@ func (pl *platform) stop() error {
 func (pl *platform) remove() {
 	if pl.cmd != nil && pl.cmd.Process != nil {
 		_ = pl.stop()
+	}
+	if pl.dropSQL != nil {
+		_ = pl.dropSQL() // the server is a test's own and goes, too
 	}
 	_ = editHosts(func(text string) string {
 		var keep []string
