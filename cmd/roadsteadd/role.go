@@ -31,6 +31,8 @@ type inherited struct {
 	ln     net.Listener // of its role
 	own    net.Listener // of this process alone; nil when the role has only one
 	public net.Listener // of the edge
+	giver  *os.File     // of the edge: where it hands connections over
+	taker  *os.File     // of a role that takes them
 	report *os.File     // of a role without a listener
 }
 
@@ -136,6 +138,10 @@ func inherit(name string, f roleFlags) (inherited, error) {
 			in.own, err = listener(uintptr(fd))
 		case supervise.MorePublic:
 			in.public, err = listener(uintptr(fd))
+		case supervise.MoreGiver:
+			in.giver = os.NewFile(uintptr(fd), more)
+		case supervise.MoreTaker:
+			in.taker = os.NewFile(uintptr(fd), more)
 		default:
 			err = fmt.Errorf("--more: %q is not known", more)
 		}

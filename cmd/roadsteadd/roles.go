@@ -20,6 +20,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/busserver"
 	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/edge"
+	"github.com/roadstead-io/roadstead/internal/handover"
 	"github.com/roadstead-io/roadstead/internal/registry"
 	"github.com/roadstead-io/roadstead/internal/signer"
 	"github.com/roadstead-io/roadstead/internal/supervise"
@@ -45,6 +46,13 @@ var starts = map[string]start{
 		if in.public == nil {
 			return errors.New("--public is missing: where the public connects")
 		}
+		if in.giver != nil {
+			giver, err := handover.NewGiver(in.giver)
+			if err != nil {
+				return err
+			}
+			s.HandOver(giver)
+		}
 		return s.Run(ctx, in.public, in.ln)
 	},
 	api.RoleAPI: func(ctx context.Context, in inherited, log *slog.Logger) error {
@@ -55,6 +63,15 @@ var starts = map[string]start{
 		s, err := apiserver.New(cfg, log)
 		if err != nil {
 			return err
+		}
+		if in.taker != nil {
+			taker, err := handover.NewTaker(in.taker)
+			if err != nil {
+				return err
+			}
+			if err := s.TakePublic(taker); err != nil {
+				return err
+			}
 		}
 		if in.own == nil {
 			return s.Run(ctx, in.ln)
@@ -141,13 +158,6 @@ func roles(f upFlags) []supervise.Role {
 			Prepare: func(dir string) error { return once(filepath.Join(dir, signer.KeyFile), signer.NewKey) },
 		},
 		{
-			Name: api.RoleAPI, Needs: []string{api.RoleSigner},
-			Config: func(e supervise.Env) any {
-				return apiserver.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers, PublicCA: e.Layout.PublicCA(), PollInterval: f.poll}
-			},
-			Prepare: func(dir string) error { return once(filepath.Join(dir, "pepper"), newPepper) },
-		},
-		{
 			Name:   api.RoleRegistry,
 			Config: func(e supervise.Env) any { return registry.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers} },
 			Prepare: func(dir string) error {
@@ -180,7 +190,7 @@ func roles(f upFlags) []supervise.Role {
 // apiRoles is the api role: one process with the message bus inside, or several and the bus as a role of its own.
 func apiRoles(f upFlags) []supervise.Role {
 	first := supervise.Role{
-		Name: api.RoleAPI, Needs: []string{api.RoleSigner, api.RoleBus}, Config: apiConfig(f, 0),
+		Name: api.RoleAPI, Serves: "api", Needs: []string{api.RoleSigner, api.RoleBus}, Config: apiConfig(f, 0),
 		Prepare: func(dir string) error {
 			if err := once(filepath.Join(dir, pepperFile), newPepper); err != nil || f.apiProcesses > 1 {
 				return err
@@ -198,7 +208,7 @@ func apiRoles(f upFlags) []supervise.Role {
 	}, first}
 	for i := 1; i < f.apiProcesses; i++ {
 		list = append(list, supervise.Role{
-			Name: fmt.Sprintf("%s-%d", api.RoleAPI, i+1), Of: api.RoleAPI, Needs: first.Needs, Config: apiConfig(f, i),
+			Name: fmt.Sprintf("%s-%d", api.RoleAPI, i+1), Of: api.RoleAPI, Serves: first.Serves, Needs: first.Needs, Config: apiConfig(f, i),
 			Prepare: func(dir string) error { // the same pepper: a token that one of them made holds at all
 				pepper, err := os.ReadFile(filepath.Join(dir, "..", api.RoleAPI, pepperFile))
 				if err != nil {
@@ -215,7 +225,7 @@ func apiRoles(f upFlags) []supervise.Role {
 func apiConfig(f upFlags, process int) func(supervise.Env) any {
 	return func(e supervise.Env) any {
 		return apiserver.Config{
-			Dir: e.Dir, Site: e.Site, Peers: e.Peers, Process: process, PublicCA: e.Layout.PublicCA(), PollInterval: f.poll,
+			Dir: e.Dir, Site: e.Site, Peers: e.Peers, Process: process, SQL: f.sql, PublicCA: e.Layout.PublicCA(), PollInterval: f.poll,
 		}
 	}
 }

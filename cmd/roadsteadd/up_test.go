@@ -111,7 +111,7 @@ func TestKilledRolesComeBack(t *testing.T) {
 		var after supervise.RoleStatus
 		eventually(t, name+" comes back", 10*time.Second, func() bool {
 			after = s.role(name)
-			return after.State == supervise.Healthy && after.PID != before.PID
+			return after.State == supervise.Healthy && after.PID != 0 && after.PID != before.PID
 		})
 		if after.Address != before.Address || after.Restarts != 1 {
 			t.Errorf("%s: %+v, want the old address and one restart", name, after)
@@ -411,7 +411,7 @@ func TestBadFlagsAreNamed(t *testing.T) {
 		{[]string{"--data", dir, "--domain", "Bad_Name", "--listen", "127.0.0.1:0"}, 2, "--domain"},
 		{[]string{"--data", dir, "--domain", domain, "--listen", "443"}, 2, "--listen"},
 		{[]string{"--data", dir, "--domain", domain, "--listen", "localhost:x"}, 2, "--listen"},
-		{append(good, "--sql", "postgres://db/x"), 2, "not in this version"},
+		{append(good, "--sql", "mysql://db/x"), 2, "want postgres://"},
 		{append(good, "--poll-interval", "1"), 2, "poll-interval"},
 		{append(good, "--poll-interval", "10ms"), 2, "--poll-interval"},
 		{append(good, "--log-format", "xml"), 2, "--log-format"},

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
 	"time"
 
@@ -96,9 +95,7 @@ func (d *door) enter(ctx context.Context, conn net.Conn) {
 }
 
 // isAPI reports whether a name that a client asks for is the api role's.
-func (s *Server) isAPI(name string) bool {
-	return strings.EqualFold(strings.TrimSuffix(name, "."), s.cfg.Site.Host("api"))
-}
+func (s *Server) isAPI(name string) bool { return s.label(name) == "api" }
 
 // Times of an answer to a client that is turned away.
 const (

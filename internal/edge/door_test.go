@@ -240,7 +240,7 @@ func TestTheEdgeStopsWithClientsAtTheDoor(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := prepare(t)
-	s, err := edge.New(edge.Config{Dir: filepath.Join(h.dir, "edge"), Site: api.Site{Domain: domain, Port: 443}}, h.log.Logger())
+	s, err := edge.New(edge.Config{Dir: filepath.Join(h.dir, "edge"), Site: api.Site{Domain: domain, Port: 8443}}, h.log.Logger())
 	if err != nil {
 		t.Fatal(err)
 	}

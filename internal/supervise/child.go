@@ -23,6 +23,10 @@ const (
 	steady     = time.Minute // after living this long, earlier deaths are forgotten
 )
 
+// ExitRefused is how a child ends that will not run on what it was given, whenever it is started again: a person must change
+// it. The server ends with it, unless it has run before.
+const ExitRefused = 78
+
 // The files a child finds open: its listener (or, for a quiet one, the pipe to tell how it is), the pipe whose end means that
 // the parent is gone, and from FDMore on those that --more names in their order.
 const (
@@ -35,6 +39,8 @@ const (
 const (
 	MorePublic = "public" // the public listener
 	MoreOwn    = "own"    // a listener of this process alone, where its role has several
+	MoreGiver  = "giver"  // the end of the channel on which the public role hands connections over, see internal/handover
+	MoreTaker  = "taker"  // its other end
 )
 
 // State is how a role is.
@@ -101,7 +107,13 @@ func (p *Parent) keep(stop context.Context, c *child) {
 			why += "; its last words: " + c.lastLine
 		}
 		c.restarts++
+		last, answered := c.lastLine, c.answered
 		c.mu.Unlock()
+		if errors.Is(err, errRefused) && !answered {
+			c.set(Stopped, why)
+			p.giveUp(refusal(strings.TrimPrefix(last, "roadsteadd: ")))
+			return
+		}
 		c.set(Stopped, why)
 		p.log.Warn("a role died", "role", c.role.Name, "error", err, "again_in", delay)
 		wait(stop, delay)
@@ -186,6 +198,9 @@ func (p *Parent) once(stop context.Context, c *child) error {
 	p.saveChildren()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
+		if exit.ExitCode() == ExitRefused {
+			return fmt.Errorf("it ended: %w", errRefused)
+		}
 		return fmt.Errorf("it ended: %s", exit.ProcessState)
 	}
 	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
@@ -193,6 +208,13 @@ func (p *Parent) once(stop context.Context, c *child) error {
 	}
 	return errors.New("it ended by itself")
 }
+
+var errRefused = errors.New("it refuses what it was given")
+
+// refusal is why a child refused, in its own words.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
 
 // end asks a child to stop, and kills its group when the time is over.
 func (p *Parent) end(pid int, done <-chan error) error {

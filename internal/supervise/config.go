@@ -36,6 +36,9 @@ type Role struct {
 	Of string
 	// Public marks the role that gets the public listener besides its own.
 	Public bool
+	// Serves is the first label of a public name ("api") whose connections the public role hands over to this one. It gets a
+	// certificate for that name alone and ends TLS itself.
+	Serves string
 	// Quiet marks a child without a listener, which tells the parent how it is over a pipe.
 	Quiet bool
 	// Needs are the roles that it calls; it learns no other's address.

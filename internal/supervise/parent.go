@@ -21,6 +21,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/durable"
+	"github.com/roadstead-io/roadstead/internal/handover"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/sandbox"
 )
@@ -46,10 +47,13 @@ type Parent struct {
 	public   *net.TCPListener
 	id       *pki.Identity
 	children []*child
-	shared   map[string]*os.File // the listener of each kind of role
-	peers    map[string]string   // its address
-	alive    *os.File            // the children's end of a pipe into which nobody writes: its end means that the parent is gone
-	hold     *os.File            // the other end, which only this process has
+	shared   map[string]*os.File     // the listener of each kind of role
+	peers    map[string]string       // its address
+	alive    *os.File                // the children's end of a pipe into which nobody writes: its end means that the parent is gone
+	hold     *os.File                // the other end, which only this process has
+	giver    *os.File                // the public role's end of the channel to the role that serves a public name; nil without one
+	taker    *os.File                // that role's end
+	giveUp   context.CancelCauseFunc // ends the server for a reason that a person must see
 	isReady  atomic.Bool
 	stopping atomic.Int64 // when the stop began, in Unix nanoseconds
 	saving   sync.Mutex   // covers run/roles.json
@@ -106,6 +110,11 @@ func (p *Parent) open() error {
 	if p.alive, p.hold, err = os.Pipe(); err != nil {
 		return err
 	}
+	if slices.ContainsFunc(p.cfg.Roles, func(r Role) bool { return r.Serves != "" }) {
+		if p.giver, p.taker, err = handover.Pair(); err != nil {
+			return err
+		}
+	}
 	p.shared = map[string]*os.File{}
 	p.peers = map[string]string{}
 	for _, r := range p.cfg.Roles {
@@ -151,6 +160,12 @@ func (p *Parent) newChild(r Role) (*child, error) {
 			return nil, err
 		}
 		c.files, c.more = append(c.files, f), append(c.more, MorePublic)
+		if p.giver != nil {
+			c.files, c.more = append(c.files, p.giver), append(c.more, MoreGiver)
+		}
+	}
+	if r.Serves != "" && p.taker != nil {
+		c.files, c.more = append(c.files, p.taker), append(c.more, MoreTaker)
 	}
 	return c, nil
 }
@@ -247,6 +262,8 @@ func (p *Parent) accounts() error {
 
 // serve runs the children, the status socket and the periodic chores until the context ends, then stops them in order.
 func (p *Parent) serve(ctx context.Context) error {
+	ctx, p.giveUp = context.WithCancelCause(ctx)
+	defer p.giveUp(nil)
 	status, err := p.listenStatus()
 	if err != nil {
 		return err
@@ -284,7 +301,14 @@ func (p *Parent) serve(ctx context.Context) error {
 		stopRest()
 		return nil
 	})
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	var why refusal
+	if errors.As(context.Cause(ctx), &why) {
+		return why
+	}
+	return nil
 }
 
 // killAt is when patience with children ends.

@@ -107,7 +107,7 @@ func authority(certFile, keyFile, name string, domains ...string) (*pki.Authorit
 	return a, a.Save(certFile, keyFile)
 }
 
-// publicNames are the names of the public certificate.
+// publicNames are the names of the public role's certificate.
 func (p *Parent) publicNames() []string {
 	d := p.cfg.Domain
 	return []string{d, "*." + d, "*.devices." + d}
@@ -162,17 +162,24 @@ func (p *Parent) certify(c *child) error {
 			return err
 		}
 	}
-	if c.role.Public && !p.outside.Good(filepath.Join(dir, "tls.pem"), p.publicNames()...) {
-		leaf, err := p.outside.IssueServer(p.publicNames()...)
-		if err != nil {
-			return err
-		}
-		if err := durable.WriteFile(filepath.Join(dir, "tls.key"), leaf.Key, 0o600); err != nil {
-			return err
-		}
-		return durable.WriteFile(filepath.Join(dir, "tls.pem"), leaf.Cert, 0o600)
+	var names []string
+	switch {
+	case c.role.Public:
+		names = p.publicNames()
+	case c.role.Serves != "":
+		names = []string{c.role.Serves + "." + p.cfg.Domain}
 	}
-	return nil
+	if len(names) == 0 || p.outside.Good(filepath.Join(dir, "tls.pem"), names...) {
+		return nil
+	}
+	leaf, err := p.outside.IssueServer(names...)
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(filepath.Join(dir, "tls.key"), leaf.Key, 0o600); err != nil {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(dir, "tls.pem"), leaf.Cert, 0o600)
 }
 
 // renewEvery is how often a running server looks whether a certificate is old.
