@@ -123,7 +123,7 @@ describe('models.key', () => {
 		assert.ok(key.public_key.startsWith(publicKey));
 		assert.deepEqual(await sdk.models.key.get(key.id), key);
 		assert.ok((await sdk.models.key.getAll()).some((row) => row.id === key.id));
-		await fails(sdk.models.key.create(title, publicKey), /unique/i);
+		await fails(sdk.models.key.create(title, key.public_key), /unique/i);
 
 		const stranger = await as('stranger');
 		await fails(stranger.models.key.get(key.id), 'BalenaKeyNotFound');
