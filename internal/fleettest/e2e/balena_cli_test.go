@@ -28,6 +28,7 @@ func TestBalenaCLIWhole(t *testing.T) {
 		t.Skip("ROADSTEAD_BALENA_CLI names no balena CLI; make test installs it")
 	}
 	who := folk(t)
+	hostReleases(t)
 	s := &cliStory{ctx: t.Context(), cli: cli, people: who}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/balena",

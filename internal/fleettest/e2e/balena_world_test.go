@@ -124,7 +124,16 @@ func said(cmd *exec.Cmd) (string, error) {
 	return string(out), nil
 }
 
-// hostReleases gives the server two releases of an operating system and one of a supervisor, as an operator would import them.
+// hostReleases gives the server two releases of an operating system and one of a supervisor, as an operator brings them in. Doing
+// it again changes nothing.
 func hostReleases(t *testing.T) {
 	t.Helper()
+	cmd := p.command("roadsteadd", "admin", "os", "import", "-", "--data", p.data)
+	cmd.Stdin = strings.NewReader(`[
+		{"kind": "os", "device_type": "generic-amd64", "version": "6.0.0", "image": "registry.example.com/os@sha256:` + strings.Repeat("1", 64) + `"},
+		{"kind": "os", "device_type": "generic-amd64", "version": "6.1.0", "image": "registry.example.com/os@sha256:` + strings.Repeat("2", 64) + `"},
+		{"kind": "supervisor", "arch": "amd64", "version": "17.1.0", "image": "registry.example.com/sup@sha256:` + strings.Repeat("3", 64) + `"}]`)
+	if _, err := said(cmd); err != nil {
+		t.Fatal(err)
+	}
 }

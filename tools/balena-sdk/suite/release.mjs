@@ -173,12 +173,12 @@ describe('models.release.asset', () => {
 		assert.deepEqual((await asset.getAllByRelease(release.commit)).map((a) => [a.id, a.asset_key]), [[row.id, key]]);
 
 		const stranger = await as('stranger');
-		await fails(stranger.models.release.asset.get(row.id), 'BalenaReleaseAssetNotFound');
+		await fails(stranger.models.release.asset.get(row.id), /Release asset not found/);
 		await fails(stranger.models.release.asset.getAllByRelease(release.id), notFound);
 		await assert.rejects(stranger.models.release.asset.upload({ release: release.id, asset_key: 'mine', asset: await file('m', 'm') }));
 
 		await asset.remove({ release: release.id, asset_key: key });
-		await fails(asset.get(row.id), 'BalenaReleaseAssetNotFound');
+		await fails(asset.get(row.id), /Release asset not found/);
 		assert.equal((await fetch(row.asset.href)).ok, false, 'the address is dead with the asset');
 	});
 
