@@ -11,6 +11,9 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/supervise"
 )
 
 // Set by the linker, see Makefile.
@@ -28,8 +31,11 @@ func main() {
 	}
 	fmt.Fprintln(os.Stderr, "roadsteadd:", err)
 	var u usageError
-	if errors.As(err, &u) {
+	switch {
+	case errors.As(err, &u):
 		os.Exit(2) //nolint:gocritic // nothing is left to undo
+	case errors.Is(err, db.ErrUnsuitable):
+		os.Exit(supervise.ExitRefused)
 	}
 	os.Exit(1)
 }
