@@ -68,7 +68,7 @@ func openAPIRole(tb testing.TB, sql string) (http.Handler, map[string]*tls.Conne
 	serve(tb, signerLn, sign.Run)
 	srv, err := apiserver.New(apiserver.Config{Dir: filepath.Join(dir, api.RoleAPI), Site: site, Peers: peers, PollInterval: time.Minute}, log)
 	w.must(err)
-	serve(tb, apiLn, srv.Run)
+	serve(tb, apiLn, func(ctx context.Context, ln net.Listener) error { return srv.Run(ctx, ln) })
 	return srv.Handler(), chain
 }
 
