@@ -33,6 +33,7 @@ type compiler struct {
 	choices int // terms of every `or` so far
 	lambdas int // of every any and all so far
 	levels  int // statements of the request so far
+	rows    int // how many an answer may have
 }
 
 // asked is a value that is known when the statement runs: something about the caller, or the time.

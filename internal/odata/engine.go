@@ -35,6 +35,7 @@ type Engine struct {
 	lim    Limits
 	files  Files
 	mounts []*mount
+	kept   plans
 }
 
 // New checks a model and makes an engine of it. It refuses a resource without rules, a rule that does not parse or names what
@@ -90,7 +91,7 @@ func (e *Engine) eachStatement(do func(text string) error) error {
 			if r.base == r {
 				continue
 			}
-			text, err := newCompiler(e.d, access.System, nil).probe(r, syntax.Literal{Value: true})
+			text, err := e.compiler(access.System, nil).probe(r, syntax.Literal{Value: true})
 			if err == nil {
 				err = do(text)
 			}
@@ -109,7 +110,7 @@ func (e *Engine) eachStatement(do func(text string) error) error {
 				if f == nil && what != "Read" { // never; the columns are looked at once
 					continue
 				}
-				text, err := newCompiler(e.d, k, nil).probe(r, f)
+				text, err := e.compiler(k, nil).probe(r, f)
 				if err == nil {
 					err = do(text)
 				}
@@ -128,7 +129,7 @@ func (e *Engine) eachStatement(do func(text string) error) error {
 // eachByColumn does the same for the filters that stand beside single columns.
 func (e *Engine) eachByColumn(r *resource, k access.Kind, rule *rule, do func(text string) error) error {
 	probe := func(of *resource, name string, f syntax.Expr) error {
-		text, err := newCompiler(e.d, k, nil).probe(of, f)
+		text, err := e.compiler(k, nil).probe(of, f)
 		if err == nil {
 			err = do(text)
 		}
@@ -193,4 +194,10 @@ func (e *Engine) Query(ctx context.Context, tx *db.Tx, caller access.Caller, pat
 		return nil, fmt.Errorf("odata: query: %w", err)
 	}
 	return e.read(ctx, tx, caller, e.schema, req)
+}
+
+func (e *Engine) compiler(kind access.Kind, aliases map[string]syntax.Expr) *compiler {
+	c := newCompiler(e.d, kind, aliases)
+	c.rows = e.lim.Rows
+	return c
 }

@@ -25,17 +25,32 @@ func (e *Engine) Handler() web.HandlerFunc {
 		if m == nil {
 			return &api.Error{Code: api.NotFound}
 		}
+		caller := access.From(r.Context())
+		key := planKey{m, caller.Kind, path[len(m.prefix):] + "?" + r.URL.RawQuery}
+		reads := r.Method == http.MethodGet || r.Method == http.MethodHead
+		if reads {
+			if p := e.kept.get(key); p != nil {
+				return e.answer(w, r, caller, p)
+			}
+		}
 		req, err := syntax.ParseRequest(e.lim.syntax(), m.prefix, path[len(m.prefix):], r.URL.RawQuery)
 		if err != nil {
 			return err
 		}
-		caller := access.From(r.Context())
 		if req.Resource == "$metadata" {
 			return e.metadata(w, r, caller, m.schema)
 		}
+		if reads {
+			p, err := e.get(caller, m, req)
+			if err != nil {
+				return err
+			}
+			if keepable(r.URL.RawQuery) {
+				e.kept.put(key, p)
+			}
+			return e.answer(w, r, caller, p)
+		}
 		switch r.Method {
-		case http.MethodGet, http.MethodHead:
-			return e.get(w, r, caller, m, req)
 		case http.MethodPost:
 			switch req.Action {
 			case "canAccess":
@@ -71,16 +86,17 @@ func (e *Engine) mount(path string) *mount {
 	return nil
 }
 
-func (e *Engine) get(w http.ResponseWriter, r *http.Request, caller access.Caller, m *mount, req *syntax.Request) error {
+func (e *Engine) get(caller access.Caller, m *mount, req *syntax.Request) (*plan, error) {
 	if req.Action != "" && req.Action != "$count" {
-		return invalid("%s is asked with POST", req.Action)
+		return nil, invalid("%s is asked with POST", req.Action)
 	}
+	return e.planned(caller.Kind, m.schema, req)
+}
+
+// answer runs the plan of a GET.
+func (e *Engine) answer(w http.ResponseWriter, r *http.Request, caller access.Caller, p *plan) error {
 	var d json.RawMessage
-	p, err := e.planned(caller.Kind, m.schema, req)
-	if err != nil {
-		return err
-	}
-	err = e.reading(p)(r.Context(), func(tx *db.Tx) (err error) {
+	err := e.reading(p)(r.Context(), func(tx *db.Tx) (err error) {
 		d, err = e.run(r.Context(), tx, caller, p)
 		return err
 	})
@@ -303,7 +319,7 @@ func (e *Engine) canAccess(w http.ResponseWriter, r *http.Request, caller access
 	req.Action = ""
 	req.Query = syntax.Query{Top: -1, Select: []string{"id"}}
 	var d json.RawMessage
-	p, err := newCompiler(e.d, caller.Kind, req.Aliases).plan(res, req, allowed)
+	p, err := e.compiler(caller.Kind, req.Aliases).plan(res, req, allowed)
 	if err != nil {
 		return err
 	}

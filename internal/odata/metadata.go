@@ -59,7 +59,7 @@ func (e *Engine) metadata(w http.ResponseWriter, r *http.Request, caller access.
 	doc := edmx{NS: "http://docs.oasis-open.org/odata/ns/edmx", Version: "4.0", Schema: edmSchema{
 		NS: "http://docs.oasis-open.org/odata/ns/edm", Namespace: ns, Sets: edmSets{Name: "Container"},
 	}}
-	c := newCompiler(e.d, caller.Kind, nil)
+	c := e.compiler(caller.Kind, nil)
 	for _, res := range sch.resources {
 		if _, err := sch.readable(caller.Kind, res.Name); err != nil {
 			continue

@@ -7,10 +7,20 @@ import (
 )
 
 // A plan is a compiled GET: one statement for the rows of the resource and of every link to one row, and one more for each
-// expanded list, for all its parents at once. The statements give plain columns; [runner] writes the JSON.
+// expanded list, for all its parents at once. The statements give plain columns, or objects without their lists; [runner] writes
+// the rest of the JSON.
 type plan struct {
 	count bool // the statement gives a number and nothing else
 	root  *level
+}
+
+// size is about how much memory a plan takes.
+func (l *level) size() int {
+	n := len(l.text) + 64*len(l.args) + 512
+	for _, f := range l.lists {
+		n += f.list.size()
+	}
+	return n
 }
 
 // level is one statement with the shape of its rows.
@@ -21,6 +31,8 @@ type level struct {
 	row   *node
 	// Of an expanded list: the columns with the parent's id and the row's own.
 	parent, own int
+	packed      int      // the column that holds the object of the row but for its lists; -1: there is none
+	whole       bool     // the statement gives one row: how many there are, and all their objects with commas between
 	sorted      bool     // the statement gives the rows in order; otherwise they are put in the order of their ids
 	lists       []*field // the expanded lists of its rows, at any depth of links to one row
 }
@@ -62,7 +74,7 @@ func (b *builder) column(sql string) int {
 }
 
 func newBuilder() *builder {
-	return &builder{index: map[string]int{}, level: &level{parent: -1, own: -1}}
+	return &builder{index: map[string]int{}, level: &level{parent: -1, own: -1, packed: -1}}
 }
 
 // plan compiles a whole GET. allowed narrows it to rows that a filter of the model's rules allows; nil: all that may be read.
@@ -84,26 +96,54 @@ func (c *compiler) plan(r *resource, req *syntax.Request, allowed syntax.Expr) (
 		text := "SELECT count(*) FROM " + s.from() + conditions(where)
 		return &plan{count: true, root: &level{text: text, args: c.args, width: 1}}, nil
 	}
+	shown, from := s, s.from()
+	page := c.page(&req.Query)
+	if c.d.packs && req.Query.OrderBy != nil && page != "" { // find the page first: only its rows are worth writing
+		keys, err := c.orderKeys(s, &req.Query)
+		if err != nil {
+			return nil, err
+		}
+		if shown, err = c.open(r, scope{}); err != nil {
+			return nil, err
+		}
+		from = "(SELECT " + s.id() + " AS id FROM " + s.from() + conditions(where) + keys + page + ") _p CROSS JOIN " +
+			shown.from() + " ON " + shown.id() + " = _p.id"
+		where, page = nil, ""
+	}
 	b := newBuilder()
 	b.level.sorted = true
-	if b.level.row, err = c.row(s, &req.Query, b, c.known(s.res)); err != nil {
+	if b.level.row, err = c.row(shown, &req.Query, b, c.known(s.res)); err != nil {
 		return nil, err
 	}
-	keys, err := c.orderKeys(s, &req.Query)
+	keys, err := c.orderKeys(shown, &req.Query)
 	if err != nil {
 		return nil, err
 	}
-	return &plan{root: c.finish(b, s.from(), where, keys+c.page(&req.Query))}, nil
+	return &plan{root: c.finish(b, from, where, keys, page)}, nil
 }
 
 // finish puts a statement together.
-func (c *compiler) finish(b *builder, from string, where []string, tail string) *level {
+func (c *compiler) finish(b *builder, from string, where []string, keys, page string) *level {
+	if c.d.packs {
+		b.pack()
+	}
+	l := b.level
 	if len(b.columns) == 0 {
 		b.columns = []string{"1"}
 	}
-	b.level.text = "SELECT " + strings.Join(b.columns, ",") + " FROM " + from + b.joins.String() + conditions(where) + tail
-	b.level.args, b.level.width = c.args, len(b.columns)
-	return b.level
+	tail := " FROM " + from + b.joins.String() + conditions(where) + keys
+	if l.packed >= 0 && l.parent < 0 && len(l.lists) == 0 {
+		l.whole = true
+		if page == "" {
+			page = " LIMIT " + c.bind(int64(c.rows)+1) // one more than may be: the runner refuses it
+		}
+		l.text = "SELECT count(*),group_concat(x,',') FROM (SELECT " + b.columns[l.packed] + " AS x" + tail + page + ")"
+		l.args, l.width = c.args, 2
+		return l
+	}
+	l.text = "SELECT " + strings.Join(b.columns, ",") + tail + page
+	l.args, l.width = c.args, len(b.columns)
+	return l
 }
 
 func conditions(where []string) string {
@@ -155,13 +195,19 @@ func (c *compiler) row(s scope, q *syntax.Query, b *builder, known []syntax.Expr
 		}
 		show(name, col)
 	}
+	var lists []*field // they come last, after all that one statement gives
 	for i := range q.Expand {
 		f, err := c.expand(s, &q.Expand[i], b, known)
 		if err != nil {
 			return nil, err
 		}
-		n.fields = append(n.fields, f)
+		if f.list != nil {
+			lists = append(lists, f)
+		} else {
+			n.fields = append(n.fields, f)
+		}
 	}
+	n.fields = append(n.fields, lists...)
 	return n, nil
 }
 
@@ -244,13 +290,13 @@ func (c *compiler) list(col *column, q *syntax.Query, known []syntax.Expr) (*lev
 		if err != nil {
 			return nil, err
 		}
-		return c.finish(b, from, nil, keys), nil
+		return c.finish(b, from, nil, keys, ""), nil
 	}
 	where, err := c.listed(s, q, under(col, known), c.d.idsIn(c.raw(s, col), ids))
 	if err != nil {
 		return nil, err
 	}
-	return c.finish(b, s.from(), where, keys), nil
+	return c.finish(b, s.from(), where, keys, ""), nil
 }
 
 // listed gives the conditions of an expanded list's rows.

@@ -38,6 +38,9 @@ func (e *Engine) run(ctx context.Context, tx *db.Tx, caller access.Caller, p *pl
 	if p.count {
 		return r.number(p.root)
 	}
+	if p.root.whole {
+		return r.whole(p.root)
+	}
 	l, err := r.level(p.root, nil)
 	if err != nil {
 		return nil, err
@@ -53,18 +56,57 @@ func (r *runner) query(l *level, ids []int64) (*sql.Rows, error) {
 	return rows, nil
 }
 
-func (r *runner) number(l *level) (_ json.RawMessage, err error) {
+func (r *runner) number(l *level) (json.RawMessage, error) {
+	var n int64
+	err := r.single(l, &n)
+	return strconv.AppendInt(nil, n, 10), err
+}
+
+// whole gives the rows of a statement that wrote them all.
+func (r *runner) whole(l *level) (json.RawMessage, error) {
+	var n int
+	var objects wrapped
+	err := r.single(l, &n, &objects)
+	switch {
+	case err != nil:
+		return nil, err
+	case n > r.e.lim.Rows:
+		return nil, r.tooMany()
+	case len(objects) > r.e.lim.Answer:
+		return nil, r.tooLarge()
+	}
+	return json.RawMessage(objects), nil
+}
+
+// single runs a statement that gives one row.
+func (r *runner) single(l *level, into ...any) error {
 	rows, err := r.query(l, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	if !rows.Next() {
-		return nil, queryError(errors.Join(rows.Err(), sql.ErrNoRows))
+	if rows.Next() {
+		err = rows.Scan(into...)
+	} else {
+		err = errors.Join(rows.Err(), sql.ErrNoRows)
 	}
-	var n int64
-	err = rows.Scan(&n)
-	return strconv.AppendInt(nil, n, 10), err
+	if err = errors.Join(err, rows.Close()); err != nil {
+		return queryError(err)
+	}
+	return nil
+}
+
+// wrapped is a list of objects with its brackets.
+type wrapped []byte
+
+// Scan implements sql.Scanner.
+func (w *wrapped) Scan(v any) error {
+	text, _ := v.(string) // null: there are none
+	*w = append(append(append(make([]byte, 0, len(text)+2), '['), text...), ']')
+	return nil
+}
+
+func (r *runner) tooMany() error {
+	return invalid("the answer has more than %d rows; ask for pages with $top and $skip", r.e.lim.Rows)
 }
 
 // listed is what a level gave: the objects of its rows in one buffer. Those of an expanded list are told apart by what they hang
@@ -95,7 +137,7 @@ func (r *runner) level(l *level, ids []int64) (_ *listed, err error) {
 	w := r.writer(l)
 	for rows.Next() {
 		if r.rows++; r.rows > r.e.lim.Rows {
-			return nil, invalid("the answer has more than %d rows; ask for pages with $top and $skip", r.e.lim.Rows)
+			return nil, r.tooMany()
 		}
 		if err := rows.Scan(w.into...); err != nil {
 			return nil, fmt.Errorf("odata: read: %w", err)
@@ -267,15 +309,17 @@ func (c *cell) id() (int64, bool) {
 // row writes the object of one row.
 func (w *levelWriter) row(cells []cell) error {
 	l := w.l
-	if l.parent < 0 {
-		if len(w.out) > 1 {
-			w.out = append(w.out, ',')
-		}
-		return w.object(l.row, cells)
+	if l.parent < 0 && len(w.out) > 1 {
+		w.out = append(w.out, ',')
 	}
 	start := len(w.out)
-	if err := w.object(l.row, cells); err != nil {
+	if l.packed >= 0 {
+		w.unpacked(cells)
+	} else if err := w.object(l.row, cells); err != nil {
 		return err
+	}
+	if l.parent < 0 {
+		return nil
 	}
 	parent, ok := cells[l.parent].id()
 	own, ok2 := cells[l.own].id()
@@ -413,6 +457,10 @@ func appendText(out, s []byte) []byte {
 		switch c {
 		case '"', '\\':
 			out = append(out, '\\', c)
+		case '\b':
+			out = append(out, '\\', 'b')
+		case '\f':
+			out = append(out, '\\', 'f')
 		case '\n':
 			out = append(out, '\\', 'n')
 		case '\r':

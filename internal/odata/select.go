@@ -36,7 +36,7 @@ func (e *Engine) planned(kind access.Kind, s *schema, req *syntax.Request) (*pla
 	if err != nil {
 		return nil, err
 	}
-	return newCompiler(e.d, kind, req.Aliases).plan(r, req, nil)
+	return e.compiler(kind, req.Aliases).plan(r, req, nil)
 }
 
 // read answers a GET: a JSON array, or a number for /$count.

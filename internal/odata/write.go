@@ -230,7 +230,7 @@ func (w *writer) hooks(list []Hook, ch *Change) error {
 
 // compiler compiles for the caller of the write.
 func (w *writer) compiler(aliases map[string]syntax.Expr) *compiler {
-	return newCompiler(w.d, w.caller.Kind, aliases)
+	return w.e.compiler(w.caller.Kind, aliases)
 }
 
 // values are what the statement that a compiler made is run with.
