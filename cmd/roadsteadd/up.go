@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/roadstead-io/roadstead/internal/apiserver"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/supervise"
 )
@@ -22,6 +23,7 @@ type upFlags struct {
 	buildkitd, logFormat         string
 	poll                         time.Duration
 	apiProcesses                 int
+	admission                    apiserver.Admission
 }
 
 func upCommand() *cobra.Command {
@@ -52,6 +54,9 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.StringVar(&f.logFormat, "log-format", "text", "form of the log on standard error: text or json")
 	fs.DurationVar(&f.poll, "poll-interval", 10*time.Minute, "how often devices ask for news, unless a variable says otherwise")
 	fs.IntVar(&f.apiProcesses, "api-processes", 1, "how many processes the api role has; more than one needs PostgreSQL")
+	fs.IntVar(&f.admission.DeviceRequests, "device-requests", 0, "how many requests of devices one api process works on at once; 0 means 64")
+	fs.IntVar(&f.admission.UserRequests, "user-requests", 0, "the same for people and everybody else; 0 means 64")
+	fs.IntVar(&f.admission.CallerRequests, "caller-requests", 0, "the same for one user, device or key; 0 means 8")
 	return cmd
 }
 
@@ -67,7 +72,7 @@ func (f upFlags) check() error {
 	case f.poll < time.Second:
 		return fmt.Errorf("--poll-interval %s: at least 1s", f.poll)
 	}
-	return nil
+	return f.admission.Validate()
 }
 
 // database completes the address of the database. From here on it goes into the api role's role.json and nowhere else. reach is

@@ -33,8 +33,8 @@ type Admission struct {
 	Handshakes int `json:"handshakes"`
 }
 
-// validate names the field that is wrong.
-func (a Admission) validate() error {
+// Validate names the field that is wrong.
+func (a Admission) Validate() error {
 	for name, n := range map[string]int{
 		"device_requests": a.DeviceRequests, "user_requests": a.UserRequests, "caller_requests": a.CallerRequests,
 		"streams": a.Streams, "handshakes": a.Handshakes,

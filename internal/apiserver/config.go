@@ -65,7 +65,7 @@ func (c *Config) Validate() error {
 	case c.PollInterval > 0 && c.PollInterval < time.Second:
 		return fmt.Errorf("poll_interval: %s is shorter than a second", c.PollInterval)
 	}
-	return errors.Join(c.Admission.validate(), c.OData.Validate())
+	return errors.Join(c.Admission.Validate(), c.OData.Validate())
 }
 
 // pollInterval is the configured interval or the default.
