@@ -32,16 +32,27 @@ if [ "$what" = test ]; then
 	need strings binutils
 	need node nodejs
 	need npm npm
+	need setpriv util-linux
+	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 echo "install: ${missing[*]}"
 # The engine's package would start a daemon of its own; ours are started by our scripts, so nothing may start now.
 policy=/usr/sbin/policy-rc.d
+made=()
+trap 'rm -f "${made[@]}"' EXIT
 if [ ! -e "$policy" ]; then
+	made+=("$policy")
 	printf '#!/bin/sh\nexit 101\n' >"$policy"
 	chmod 755 "$policy"
-	trap 'rm -f "$policy"' EXIT
+fi
+# PostgreSQL's package would make a database cluster besides; the tests make their own.
+clusters=/etc/postgresql-common/createcluster.d/roadstead-tests.conf
+if [[ " ${missing[*]} " == *" postgresql "* ]]; then
+	made+=("$clusters")
+	mkdir -p "${clusters%/*}"
+	echo "create_main_cluster = false" >"$clusters"
 fi
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)

@@ -3,6 +3,7 @@
 #
 #   scripts/test.sh            everything
 #   scripts/test.sh unit       packages without the end-to-end suite
+#   scripts/test.sh postgres [-run REGEXP]   packages that touch the database, on a PostgreSQL server of their own
 #   scripts/test.sh e2e [-run REGEXP]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,7 +20,7 @@ start=$(date +%s)
 # come, and everything when the tests fail. A test that skips proves nothing, so it fails the run: everything that a test may
 # need is installed and built by now.
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+trap 'postgres_stop; rm -f "$log"' EXIT
 proven() {
 	local show=$1 code
 	shift
@@ -36,6 +37,34 @@ proven() {
 		return 1
 	fi
 }
+# postgres_start starts a PostgreSQL server for this run: its own files, a socket in them, nothing that waits for the disk.
+# Tests take its address as the sign to keep their data there.
+postgres_start() {
+	local bin as=()
+	bin=$(compgen -G '/usr/lib/postgresql/*/bin/initdb' | sort -V | tail -1)
+	[ -n "$bin" ] || { echo "test: PostgreSQL is not installed; scripts/install.sh test does it" >&2; return 1; }
+	postgres_bin=${bin%/initdb}
+	postgres_dir=$(mktemp -d "${TMPDIR:-/tmp}/rspg.XXXXXX")
+	if [ "$(id -u)" = 0 ]; then
+		as=(setpriv --reuid postgres --regid postgres --init-groups)
+		chown postgres: "$postgres_dir"
+	fi
+	postgres_as=("${as[@]}")
+	chmod 755 "$postgres_dir" # the roles' users reach the socket, too
+	{
+		(cd "$postgres_dir" && "${as[@]}" "$postgres_bin/initdb" -D data -U postgres -A trust -E UTF8 --locale=C --no-sync) &&
+			(cd "$postgres_dir" && "${as[@]}" "$postgres_bin/pg_ctl" -D data -l server.log -w start -o "-k $postgres_dir -c listen_addresses= \
+				-c max_connections=500 -c shared_buffers=128MB -c fsync=off -c synchronous_commit=off -c full_page_writes=off")
+	} >"$postgres_dir/out" 2>&1 || { cat "$postgres_dir/out" >&2; return 1; }
+	export ROADSTEAD_TEST_SQL="postgres://postgres@/postgres?host=$postgres_dir"
+}
+postgres_stop() {
+	unset ROADSTEAD_TEST_SQL
+	[ -n "${postgres_dir:-}" ] || return 0
+	(cd "$postgres_dir" && "${postgres_as[@]}" "$postgres_bin/pg_ctl" -D data -m immediate -w stop) >/dev/null 2>&1 || true
+	rm -rf "$postgres_dir"
+	postgres_dir=
+}
 section() { printf '\n== %s (%ds)\n' "$*" "$(($(date +%s) - start))"; }
 
 if [ "$what" = all ] || [ "$what" = unit ]; then
@@ -48,12 +77,25 @@ if [ "$what" = all ] || [ "$what" = unit ]; then
 	# shellcheck disable=SC2046
 	CGO_ENABLED=1 proven '^(ok|FAIL)' go test -race -v -timeout 20m $(go list ./... | grep -v -e /internal/fleettest -e /internal/repotest -e /bench)
 fi
+if [ "$what" = all ] || [ "$what" = postgres ]; then
+	section "the packages that touch the database, on PostgreSQL"
+	postgres_start
+	proven '^(ok|FAIL)' go test -count=1 -v -timeout 20m "$@" ./internal/{db,odata,account,fleet,release,device,apiserver}/...
+	postgres_stop
+fi
 if [ "$what" = all ] || [ "$what" = e2e ]; then
 	section "the real balena CLI and SDK"
 	ROADSTEAD_BALENA_CLI=$(scripts/balena-cli.sh)
 	ROADSTEAD_BALENA_SDK=$(scripts/balena-sdk.sh)
 	export ROADSTEAD_BALENA_CLI ROADSTEAD_BALENA_SDK
 	section "end to end: real server, real engine, real device"
-	proven '^(ok|FAIL)|^ *(---|[a-z]+_test.go:)' go test -count=1 -timeout 30m -v "$@" ./internal/fleettest/...
+	shown='^(ok|FAIL)|^ *(---|[a-z]+_test.go:)'
+	proven "$shown" go test -count=1 -timeout 30m -v "$@" ./internal/fleettest/...
+	if [ $# = 0 ]; then
+		section "end to end, the main job on PostgreSQL"
+		postgres_start
+		proven "$shown" go test -count=1 -timeout 30m -v -run '^TestMainJob$' ./internal/fleettest/e2e
+		postgres_stop
+	fi
 fi
 section "done"
