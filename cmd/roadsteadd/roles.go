@@ -226,7 +226,7 @@ func apiConfig(f upFlags, process int) func(supervise.Env) any {
 	return func(e supervise.Env) any {
 		return apiserver.Config{
 			Dir: e.Dir, Site: e.Site, Peers: e.Peers, Process: process, SQL: f.sql, PublicCA: e.Layout.PublicCA(), PollInterval: f.poll,
-			Admission: f.admission,
+			Admission: f.admission, Logs: f.logs,
 		}
 	}
 }

@@ -24,6 +24,7 @@ type upFlags struct {
 	poll                         time.Duration
 	apiProcesses                 int
 	admission                    apiserver.Admission
+	logs                         apiserver.Logs
 }
 
 func upCommand() *cobra.Command {
@@ -57,6 +58,9 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.IntVar(&f.admission.DeviceRequests, "device-requests", 0, "how many requests of devices one api process works on at once; 0 means 64")
 	fs.IntVar(&f.admission.UserRequests, "user-requests", 0, "the same for people and everybody else; 0 means 64")
 	fs.IntVar(&f.admission.CallerRequests, "caller-requests", 0, "the same for one user, device or key; 0 means 8")
+	fs.DurationVar(&f.logs.KeepAlive, "log-keep-alive", 0, "how long a log that is followed may be quiet before an empty line is sent; 0 means 58s")
+	fs.IntVar(&f.logs.OfUser, "user-log-streams", 0, "how many logs one person may follow at a time in one api process; 0 means 20")
+	fs.IntVar(&f.logs.OfDevice, "device-log-streams", 0, "how many people may follow the log of one device; 0 means 50")
 	return cmd
 }
 
@@ -72,7 +76,7 @@ func (f upFlags) check() error {
 	case f.poll < time.Second:
 		return fmt.Errorf("--poll-interval %s: at least 1s", f.poll)
 	}
-	return f.admission.Validate()
+	return errors.Join(f.admission.Validate(), f.logs.Validate())
 }
 
 // database completes the address of the database. From here on it goes into the api role's role.json and nowhere else. reach is

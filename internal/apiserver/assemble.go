@@ -98,7 +98,8 @@ func (s *Server) domain(pepper []byte) error {
 	}
 	if s.devices, err = device.New(context.Background(), device.Config{
 		DB: s.db, Accounts: s.accounts, Bus: s.bus, Log: s.log, PollInterval: s.cfg.pollInterval(),
-		Only: s.leases.Only,
+		Only: s.leases.Only, LogQuiet: s.cfg.Logs.KeepAlive,
+		FollowersOfUser: s.cfg.Logs.OfUser, FollowersOfDevice: s.cfg.Logs.OfDevice,
 	}); err != nil {
 		return err
 	}

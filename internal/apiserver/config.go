@@ -37,6 +37,8 @@ type Config struct {
 	// Contracts is a folder with the operator's own device types, one hw.device-type contract <slug>.json each. They are read at
 	// the start. Empty: "contracts" in Dir, if it is there.
 	Contracts string `json:"contracts"`
+	// Logs bounds who follows the logs of devices.
+	Logs Logs `json:"logs"`
 	// OData bounds what one request to the resources may ask.
 	OData odata.Limits `json:"odata"`
 }
@@ -65,7 +67,7 @@ func (c *Config) Validate() error {
 	case c.PollInterval > 0 && c.PollInterval < time.Second:
 		return fmt.Errorf("poll_interval: %s is shorter than a second", c.PollInterval)
 	}
-	return errors.Join(c.Admission.Validate(), c.OData.Validate())
+	return errors.Join(c.Admission.Validate(), c.OData.Validate(), c.Logs.Validate())
 }
 
 // pollInterval is the configured interval or the default.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -20,6 +21,26 @@ const (
 	maxLogLines    = 1000
 	maxLogServices = 100 // in one question
 )
+
+// Logs bounds who follows the logs of devices, in one process. What is 0 means the default.
+type Logs struct {
+	KeepAlive time.Duration `json:"keep_alive"` // how long a stream may be quiet before an empty line is sent; 58 s
+	OfUser    int           `json:"of_user"`    // logs that one person follows at a time; 20
+	OfDevice  int           `json:"of_device"`  // people who follow the log of one device at a time; 50
+}
+
+// Validate names the field that is wrong.
+func (l Logs) Validate() error {
+	switch {
+	case l.KeepAlive != 0 && (l.KeepAlive < time.Second || l.KeepAlive > 5*time.Minute):
+		return fmt.Errorf("logs.keep_alive: %s is not between 1s and 5m", l.KeepAlive)
+	case l.OfUser < 0:
+		return fmt.Errorf("logs.of_user: %d is negative", l.OfUser)
+	case l.OfDevice < 0:
+		return fmt.Errorf("logs.of_device: %d is negative", l.OfDevice)
+	}
+	return nil
+}
 
 // readLog gives a device's log as a JSON array or, with stream=1, one object a line and then live.
 func (s *Server) readLog(w http.ResponseWriter, r *http.Request) error {
