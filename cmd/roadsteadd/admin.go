@@ -24,18 +24,18 @@ import (
 func adminCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "admin",
-		Short: "Look after a server: users, base images, backup, restore, verify",
+		Short: "Look after a server: users, base images, operating systems, backup, restore, verify",
 		Long:  "Look after a server, on the machine it runs on and as the user that started it.",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	user := &cobra.Command{Use: "user", Short: "Add a user, set a password", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	user.AddCommand(userAddCommand(), userPasswordCommand())
+	user.AddCommand(userAddCommand(), userPasswordCommand(), userSupportCommand())
 	bases := &cobra.Command{Use: "base", Short: "The base images that builds may start from", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	bases.AddCommand(baseImportCommand(), baseListCommand())
-	cmd.AddCommand(user, bases, backupCommand(), restoreCommand(), verifyCommand())
+	cmd.AddCommand(user, bases, osCommand(), backupCommand(), restoreCommand(), verifyCommand())
 	return cmd
 }
 

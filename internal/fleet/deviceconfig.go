@@ -249,6 +249,7 @@ func merge(cfg api.DeviceConfig, ask Answers) (map[string]any, error) {
 	if err := json.Unmarshal(data, &all); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
+	all["mixpanelToken"] = "" // clients and devices look for it; nothing here reports to it
 	added := 0
 	for name, value := range ask {
 		if _, taken := all[name]; taken || consumed[name] || never[name] || value == nil {

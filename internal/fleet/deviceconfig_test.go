@@ -31,7 +31,7 @@ func TestDeviceConfig(t *testing.T) {
 		"developmentMode":       true, "provisioningKeyName": "crate 7", "provisioningKeyMaxUses": "3",
 		"deviceType":                "raspberrypi4-64",
 		"provisioningKeyExpiryDate": w.Now().Add(time.Hour).Format(time.RFC3339), "apiEndpoint": "https://evil.example.com",
-		"uuid": "1", "hostname": "h",
+		"uuid": "1", "hostname": "h", "ip": "192.0.2.7", "gateway": "192.0.2.1", "netmask": "255.255.255.0",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -45,6 +45,7 @@ func TestDeviceConfig(t *testing.T) {
 		"vpnEndpoint": "vpn.roadstead.test",
 		"vpnPort":     443.0, "listenPort": 48484.0, "appUpdatePollInterval": 600000.0, "developmentMode": true,
 		"balenaRootCA": "YSByb290IGNlcnRpZmljYXRl", "wifiSsid": "dock", "wifiKey": "secret", "hostname": "h",
+		"ip": "192.0.2.7", "gateway": "192.0.2.1", "netmask": "255.255.255.0", "mixpanelToken": "",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -59,14 +60,20 @@ func TestDeviceConfig(t *testing.T) {
 	}
 	w.Want(w.Alice, "GET", "api_key?$filter=name eq 'crate 7'&$select=expiry_date", nil, 200, "2026-11-21T13:00:00.000Z")
 
+	w.Want(w.Alice, "PATCH", "application(1)", map[string]any{"is_public": true}, 200, "") // what is public is not open
 	got, err = ask(w.Alice, fleet.Answers{"appId": "1", "version": "6.0.0"})
 	if err != nil || got["appUpdatePollInterval"] != 10000.0 || got["deviceType"] != "raspberrypi3" {
 		t.Errorf("defaults: %v %v", got, err)
 	}
-	again, err := ask(w.Alice, fleet.Answers{"appId": "1", "version": "6.0.0", "secureBoot": true})
-	if err != nil || again["apiKey"] == got["apiKey"] || cmp.Diff(map[string]any{"secureboot": true},
-		again["installer"]) != "" {
-		t.Errorf("second: %v %v", again, err)
+	for _, name := range []string{"secureBoot", "secureboot"} { // the CLI says it one way, balena's server the other
+		again, err := ask(w.Alice, fleet.Answers{"appId": "1", "version": "v6.0.0", name: true})
+		if err != nil || again["apiKey"] == got["apiKey"] || cmp.Diff(map[string]any{"secureboot": true},
+			again["installer"]) != "" || again[name] != nil {
+			t.Errorf("%s: %v %v", name, again, err)
+		}
+	}
+	if got, err := ask(w.Alice, fleet.Answers{"appId": "1", "version": "1.2.1", "secureBoot": "false"}); err != nil || got["installer"] != nil {
+		t.Errorf("the oldest that is served, without secure boot: %v %v", got, err)
 	}
 
 	for _, tc := range []struct {
@@ -80,6 +87,10 @@ func TestDeviceConfig(t *testing.T) {
 		{"no version", w.Alice, fleet.Answers{"appId": float64(id)}, api.Invalid, "A version is required."},
 		{"old", w.Alice, fleet.Answers{"appId": float64(id), "version": "1.2.0"}, api.Invalid,
 			"balenaOS versions <= 1.2.0 are no longer supported, please update"},
+		{"older", w.Alice, fleet.Answers{"appId": float64(id), "version": "1.1.9+rev3.prod"}, api.Invalid,
+			"balenaOS versions <= 1.2.0 are no longer supported, please update"},
+		{"secure boot", w.Alice, fleet.Answers{"appId": float64(id), "version": "6.0.0", "secureBoot": "maybe"}, api.Invalid, "secureBoot"},
+		{"a public fleet of others", w.Bob, fleet.Answers{"appId": float64(id), "version": "6.0.0"}, api.NotFound, ""},
 		{"not a version", w.Alice, fleet.Answers{"appId": float64(id), "version": "new"}, api.Invalid, `"new"`},
 		{"wrong number", w.Alice, fleet.Answers{"appId": "x", "version": "6.0.0"}, api.Invalid, "appId"},
 		{"object", w.Alice, fleet.Answers{"appId": map[string]any{}, "version": "6.0.0"}, api.Invalid, "appId"},
