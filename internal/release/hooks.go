@@ -69,7 +69,7 @@ func beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	if err := checkCancel(ctx, tx, c); err != nil {
 		return err
 	}
-	if err := finalize(ctx, tx, c); err != nil {
+	if err := renumber(ctx, tx, c); err != nil {
 		return err
 	}
 	if err := checkPhase(c); err != nil {
@@ -124,34 +124,60 @@ func statusOf(ctx context.Context, tx *db.Tx, id int64) (string, error) {
 	return status, nil
 }
 
-// finalize gives a draft its revision. There is no way back.
-func finalize(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+// renumber gives a draft another version, or its revision, which makes it final. There is no way back, and what is final keeps its
+// version: devices and people know it by that. The parts of a version are not written one by one.
+func renumber(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	for _, part := range semverParts {
+		delete(c.Values, part)
+	}
+	text, renamed := c.Values["semver"].(string)
 	final, given := c.Values["is_final"].(bool)
-	if !given {
+	if !renamed && !given {
 		return nil
+	}
+	var wanted version
+	if renamed {
+		var err error
+		if wanted, err = parseVersion(text); err != nil {
+			return err
+		}
 	}
 	for _, id := range c.IDs {
 		f, fleet, err := readVersion(ctx, tx, id)
 		if err != nil {
 			return err
 		}
-		switch {
-		case final == f.Revision.Valid:
+		if f.Revision.Valid {
+			switch {
+			case given && !final:
+				return api.Errorf(api.Invalid, "Finalized releases cannot be converted to draft.")
+			case renamed && text != f.semver():
+				return api.Errorf(api.Invalid, "The version of a finalized release cannot be changed.")
+			}
 			continue
-		case !final:
-			return api.Errorf(api.Invalid, "Finalized releases cannot be converted to draft.")
-		case len(c.IDs) > 1:
-			return api.Errorf(api.Invalid, "Only one release at a time can be finalized.") // each gets a revision of its own
 		}
-		if f.Revision, err = nextRevision(ctx, tx, fleet, f.version); err != nil {
-			return err
+		if !final && !renamed {
+			continue
+		}
+		if len(c.IDs) > 1 {
+			// Each gets a revision, or a version with its own time in it.
+			return api.Errorf(api.Invalid, "Only one release at a time can be finalized or get a version.")
+		}
+		if renamed {
+			wanted.Variant = f.Variant
+			f.version = wanted
+		}
+		if final {
+			if f.Revision, err = nextRevision(ctx, tx, fleet, f.version); err != nil {
+				return err
+			}
+			c.Values["is_finalized_at__date"] = tx.NowText()
 		}
 		columns, err := f.columns()
 		if err != nil {
 			return err
 		}
 		maps.Copy(c.Values, columns)
-		c.Values["is_finalized_at__date"] = tx.NowText()
 	}
 	return nil
 }

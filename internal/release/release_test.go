@@ -53,8 +53,7 @@ func TestNobodyFakesARelease(t *testing.T) {
 		w.Want(c, "POST", "image__is_part_of__release", map[string]any{"image": 1, "is_part_of__release": id}, 403, "")
 		w.Want(c, "PATCH", "image(1)", map[string]any{"content_hash": "sha256:0"}, 403, "")
 	}
-	for _, column := range []string{"commit", "composition", "revision", "raw_version", "belongs_to__application", "semver",
-		"source"} {
+	for _, column := range []string{"commit", "composition", "revision", "raw_version", "belongs_to__application", "source"} {
 		w.Want(w.Alice, "PATCH", path(id), map[string]any{column: "1"}, 403, column)
 	}
 	w.Want(w.Alice, "PATCH", path(id), map[string]any{"status": "success"}, 400, "can only be changed to cancelled")
@@ -239,6 +238,32 @@ func TestDraftsAndRevisions(t *testing.T) {
 	if _, err := insert(map[string]any{"commit": "abc", "status": "failed"}); err != nil {
 		t.Errorf("a failure of the same commit: %v", err)
 	}
+}
+
+func TestVersionOfADraft(t *testing.T) {
+	w := releasetest.New(t)
+	fleetID := w.Fleet(w.Alice, "harbour", "intel-nuc")
+	at := w.Now()
+	draft := w.Release(w.Alice, "alice/harbour", true, "web")
+	other := w.Release(w.Alice, "alice/harbour", true, "web")
+	w.Want(w.Alice, "PATCH", path(draft), map[string]any{"semver": "1.2.3-rc.1"}, 200, "")
+	w.Want(w.Alice, "GET", path(draft)+"?$select=semver,semver_major,semver_minor,semver_patch,semver_prerelease,raw_version", nil, 200,
+		fmt.Sprintf(`"semver":"1.2.3-rc.1","semver_major":1,"semver_minor":2,"semver_patch":3,"semver_prerelease":"rc.1",`+
+			`"raw_version":"1.2.3-rc.1.%d"`, at.UnixMilli()))
+	w.Want(w.Alice, "PATCH", path(draft), map[string]any{"semver": "one"}, 400, "Invalid semver format")
+	w.Want(w.Alice, "PATCH", path(draft), map[string]any{"semver_major": 7, "semver_build": "x"}, 200, "")
+	w.Want(w.Alice, "GET", path(draft)+"?$select=semver,semver_major", nil, 200, `"semver":"1.2.3-rc.1","semver_major":1`)
+	both := fmt.Sprintf("release?$filter=belongs_to__application eq %d", fleetID)
+	w.Want(w.Alice, "PATCH", both, map[string]any{"semver": "3.0.0"}, 400, "Only one release at a time")
+	w.Want(w.Alice, "PATCH", both, map[string]any{"is_final": true}, 400, "Only one release at a time")
+	w.Want(w.Alice, "PATCH", both, map[string]any{"is_final": false}, 200, "")
+	w.Want(w.Alice, "GET", path(other)+"?$select=semver", nil, 200, `"semver":"0.0.0"`)
+	w.Want(w.Bob, "PATCH", path(draft), map[string]any{"semver": "9.9.9"}, 200, "") // he sees no such row
+
+	w.Want(w.Alice, "PATCH", path(draft), map[string]any{"semver": "2.0.0", "is_final": true}, 200, "")
+	w.Want(w.Alice, "GET", path(draft)+"?$select=raw_version,revision", nil, 200, `"raw_version":"2.0.0","revision":0`)
+	w.Want(w.Alice, "PATCH", path(draft), map[string]any{"semver": "2.0.1"}, 400, "The version of a finalized release cannot be changed.")
+	w.Want(w.Alice, "PATCH", path(draft), map[string]any{"semver": "2.0.0", "note": "kept"}, 200, "")
 }
 
 func TestDeleteRefusals(t *testing.T) {

@@ -35,16 +35,19 @@ func readOnlyAs(people, anybody, devices string, hidden ...string) map[access.Ki
 	}
 }
 
+// semverParts are taken apart from "semver" by the server; what clients write to them is ignored.
+var semverParts = []string{"semver_major", "semver_minor", "semver_patch", "semver_prerelease", "semver_build"}
+
 // releaseRules: nobody makes a release or an image here; only a build does, see build.go.
 func releaseRules() map[access.Kind]odata.Rule {
 	may := access.On(access.Developer, onApplication...)
 	rules := readOnly(nil, "build_log")
 	person := rules[access.User]
 	person.Update, person.Delete = may, may
-	person.Write = []string{
+	person.Write = append([]string{
 		"note", "known_issue_list", "is_invalidated", "invalidation_reason", "is_passing_tests", "is_final", "phase",
-		"status", "end_timestamp", "release_version",
-	}
+		"status", "end_timestamp", "release_version", "semver",
+	}, semverParts...)
 	rules[access.User], rules[access.ScopedKey] = person, person
 	return rules
 }
