@@ -37,6 +37,19 @@ type NewKey struct {
 	ReadOnly bool     `json:"readOnly,omitempty"` // the same as the level observer
 }
 
+// SupportStaff is the body of POST /internal/v1/users/support.
+type SupportStaff struct {
+	User    string `json:"user"` // e-mail address or user name
+	Support bool   `json:"support"`
+}
+
+// Invitation is the answer of POST /org/v1/invitations/:id/link and POST /user/v1/invitations/:id/link: what an invited person
+// accepts with. Ours, not balena's.
+type Invitation struct {
+	Token     string    `json:"token"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
 // Register is the body of POST /device/register.
 type Register struct {
 	Application       int64      `json:"application"`

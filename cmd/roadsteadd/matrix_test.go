@@ -28,6 +28,7 @@ func TestMatrixOfRoles(t *testing.T) {
 		{"api", "POST", "/internal/v1/bootstrap", []string{"parent"}},
 		{"api", "POST", "/internal/v1/users", []string{"admin"}},
 		{"api", "POST", "/internal/v1/users/password", []string{"admin"}},
+		{"api", "POST", "/internal/v1/users/support", []string{"admin"}},
 		{"api", "POST", "/internal/v1/backup", []string{"admin"}},
 		{"api", "POST", "/internal/v1/check", []string{"admin"}},
 		{"api", "POST", "/internal/v1/builds", []string{"builder"}},

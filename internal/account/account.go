@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
 //go:embed migrations
@@ -42,6 +43,8 @@ type Config struct {
 	SessionLife time.Duration
 	// Revoked, if set, hears of keys and sessions that ended before their time, after the commit: what is "key" or "session".
 	Revoked func(what string, id int64)
+	// ValidateTag, if set, is the hook that keeps tags well formed.
+	ValidateTag odata.Hook
 	// HandleChanged, if set, runs in the transaction that gives an organization another handle: names made of it follow.
 	HandleChanged func(ctx context.Context, tx *db.Tx, organization int64, handle string) error
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -126,32 +127,58 @@ func (a *Accounts) afterOrganization(ctx context.Context, tx *db.Tx, c *odata.Ch
 	return nil
 }
 
-// beforeMembership gives a new member the smaller role, and keeps an organization from losing its last administrator.
+// beforeMembership gives a new member the smaller role, keeps an organization from losing its last administrator, and takes with
+// a membership what came with it. Deleting the organization itself takes its memberships along without coming here.
 func (a *Accounts) beforeMembership(ctx context.Context, tx *db.Tx, c *odata.Change) error {
-	if c.Op == odata.Create {
-		if _, given := c.Values["organization_membership_role"]; !given {
-			c.Values["organization_membership_role"] = int64(roleMember)
-		}
+	role, given := c.Values["organization_membership_role"].(int64)
+	switch {
+	case c.Op == odata.Create && !given:
+		c.Values["organization_membership_role"] = int64(roleMember)
 		return nil
+	case c.Op == odata.Create || c.Op == odata.Update && (!given || role == roleAdministrator):
+		return nil
+	}
+	if err := keepsAdministrators(ctx, tx, c.IDs); err != nil {
+		return err
+	}
+	if c.Op == odata.Delete {
+		return leave(ctx, tx, c.IDs)
 	}
 	return nil
 }
 
-// afterMembership refuses what left an organization without an administrator. Deleting the organization itself takes its
-// memberships along without coming here.
-func (a *Accounts) afterMembership(ctx context.Context, tx *db.Tx, c *odata.Change) error {
-	if c.Op == odata.Create {
-		return nil
-	}
+// keepsAdministrators refuses to take from an organization the last of its administrators.
+func keepsAdministrators(ctx context.Context, tx *db.Tx, memberships []int64) error {
+	these, args := db.In(memberships)
 	var orphan bool
-	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization o WHERE o.handle <> ? AND NOT EXISTS (SELECT 1
-		FROM organization_membership m WHERE m.is_member_of__organization = o.id AND m.organization_membership_role = ?))`,
-		SystemHandle, roleAdministrator).Scan(&orphan)
+	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization_membership m WHERE m.id IN `+these+`
+		AND m.organization_membership_role = ? AND NOT EXISTS (SELECT 1 FROM organization_membership o
+			WHERE o.is_member_of__organization = m.is_member_of__organization AND o.organization_membership_role = ? AND o.id NOT IN `+these+`))`,
+		slices.Concat(args, []any{roleAdministrator, roleAdministrator}, args)...).Scan(&orphan)
 	if err != nil {
 		return fmt.Errorf("change membership: %w", err)
 	}
 	if orphan {
 		return api.Errorf(api.Invalid, "an organization needs at least one administrator")
+	}
+	return nil
+}
+
+// leave ends what members had in the teams and the fleets of an organization that they are about to leave.
+func leave(ctx context.Context, tx *db.Tx, memberships []int64) error {
+	these, args := db.In(memberships)
+	for _, query := range []string{
+		`DELETE FROM team_membership WHERE EXISTS (SELECT 1 FROM organization_membership m
+			JOIN team t ON t.belongs_to__organization = m.is_member_of__organization
+			WHERE m.id IN ` + these + ` AND m."user" = team_membership."user" AND t.id = team_membership.is_member_of__team)`,
+		`DELETE FROM user_application_membership WHERE EXISTS (SELECT 1 FROM organization_membership m
+			JOIN application f ON f.organization = m.is_member_of__organization
+			WHERE m.id IN ` + these + ` AND m."user" = user_application_membership."user"
+			AND f.id = user_application_membership.is_member_of__application)`,
+	} {
+		if _, err := tx.ExecContext(ctx, query, args...); err != nil {
+			return fmt.Errorf("leave organization: %w", err)
+		}
 	}
 	return nil
 }

@@ -2,38 +2,28 @@ package account
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
-	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
-// Filters of the rules below. Users see the organizations that they are a member of, and what hangs on them.
-const (
-	// Keys of fleets and devices are for those who work on the devices.
-	keyOfThings = `is_of__actor/any(a:a/is_of__application/any(f:f/is_entrusted) or a/is_of__device/any(d:d/is_entrusted))`
-	// A session may manage every key of its user; a named key only itself, so that a leaked one cannot lock its owner out.
-	ownKey = `is_of__actor eq @actor and (@key eq 0 or id eq @key)`
-)
-
 // Resources declares what the API shows of accounts.
 func (a *Accounts) Resources() []*odata.Resource {
-	return []*odata.Resource{actorResource(), userResource(), a.organizationResource(), a.membershipResource(), roleResource(), a.keyResource(), publicKeyResource()}
+	own := []*odata.Resource{
+		actorResource(), userResource(), profileResource(), a.organizationResource(), a.membershipResource(), roleResource(), a.keyResource(),
+		publicKeyResource(),
+	}
+	return slices.Concat(own, a.memberResources(), a.inviteResources())
 }
 
 func actorResource() *odata.Resource {
-	const observed = `is_of__application/any(f:f/is_observed) or is_of__device/any(d:d/is_observed)`
 	return &odata.Resource{
 		Name:    "actor",
 		Columns: []odata.Column{{Name: "id", Type: odata.Integer}},
-		Rules: map[access.Kind]odata.Rule{
-			access.User:      {Read: `is_of__user/any(u:u/id eq @user) or ` + observed},
-			access.ScopedKey: {Read: observed},
-			access.Device:    {Read: `id eq @actor`},
-			access.FleetKey:  {Read: `id eq @actor`},
-		},
+		Rules:   actorRules(),
 	}
 }
 
@@ -50,15 +40,33 @@ func userResource() *odata.Resource {
 				Reverse: []string{"includes_legacy_link_to__user"},
 			},
 		},
-		Keys: [][]string{{"username"}, {"actor"}},
-		Rules: map[access.Kind]odata.Rule{
-			access.User: {Read: `id eq @user or organization_membership/any(theirs:theirs/is_member_of__organization/any(o:o/` + memberOf + `))`},
+		Keys:  [][]string{{"username"}, {"actor"}},
+		Rules: userRules(),
+	}
+}
+
+// profileResource is what clients read beside a user; most of it means nothing here.
+func profileResource() *odata.Resource {
+	constant := func(name string, t odata.Type, sql string) odata.Column {
+		return odata.Column{Name: name, Type: t, SQL: sql, Null: sql == "NULL"}
+	}
+	return &odata.Resource{
+		Name: "user_profile", Table: "user",
+		Columns: []odata.Column{
+			{Name: "id", Type: odata.Integer},
+			{Name: "is_of__user", Type: odata.ForeignKey, To: "user", SQL: "{t}.id", Reverse: []string{"user_profile"}},
+			{Name: "email", Type: odata.String, Null: true},
+			constant("has_disabled_newsletter", odata.Boolean, "1"),
+			constant("is_verified", odata.Boolean, "1"), constant("must_be_verified", odata.Boolean, "0"),
+			constant("first_name", odata.String, "NULL"), constant("last_name", odata.String, "NULL"),
+			constant("account_type", odata.String, "NULL"), constant("has_password_set", odata.Boolean, "1"),
+			constant("company", odata.String, "NULL"),
 		},
+		Rules: usersOnly(odata.Rule{Read: "id eq @user"}, ""),
 	}
 }
 
 func (a *Accounts) organizationResource() *odata.Resource {
-	writable := []string{"name", "handle", "company_name", "industry", "website"}
 	return &odata.Resource{
 		Name: "organization",
 		Columns: []odata.Column{
@@ -78,16 +86,13 @@ func (a *Accounts) organizationResource() *odata.Resource {
 		},
 		Keys:       [][]string{{"handle"}},
 		UniqueText: map[string]string{"handle": `"handle" must be unique.`},
-		Rules: map[access.Kind]odata.Rule{
-			access.User: {Read: memberOf, Create: "true", Update: adminOf, Delete: adminOf, Write: writable},
-		},
-		Before: []odata.Hook{a.beforeOrganization},
-		After:  []odata.Hook{a.afterOrganization},
+		Rules:      organizationRules(),
+		Before:     []odata.Hook{a.beforeOrganization},
+		After:      []odata.Hook{a.afterOrganization},
 	}
 }
 
 func (a *Accounts) membershipResource() *odata.Resource {
-	administers := `is_member_of__organization/any(o:o/` + adminOf + `)`
 	return &odata.Resource{
 		Name:     "organization_membership",
 		Synonyms: []string{"user__is_member_of__organization"},
@@ -120,15 +125,10 @@ func (a *Accounts) membershipResource() *odata.Resource {
 		},
 		Keys:       [][]string{{"user", "is_member_of__organization"}},
 		UniqueText: map[string]string{"user,is_member_of__organization": `"user" and "is_member_of__organization" must be unique.`},
-		Rules: map[access.Kind]odata.Rule{
-			access.User: {
-				Read:   `is_member_of__organization/any(o:o/` + memberOf + `)`,
-				Create: administers, Update: administers, Delete: administers + ` or user eq @user`,
-				Write: []string{"user", "is_member_of__organization", "organization_membership_role"},
-			},
-		},
-		Before: []odata.Hook{a.beforeMembership},
-		After:  []odata.Hook{a.afterMembership},
+		Rules:      membershipRules(),
+		Virtual:    []string{"username"},
+		Before:     []odata.Hook{fixed("user", "is_member_of__organization"), userByName, a.beforeMembership},
+		After:      []odata.Hook{a.membersChanged},
 	}
 }
 
@@ -137,7 +137,7 @@ func roleResource() *odata.Resource {
 		Name:    "organization_membership_role",
 		Columns: []odata.Column{{Name: "id", Type: odata.Integer}, {Name: "name", Type: odata.String}},
 		Keys:    [][]string{{"name"}},
-		Rules:   map[access.Kind]odata.Rule{access.User: {Read: "true"}},
+		Rules:   people(odata.Rule{Read: "true"}),
 	}
 }
 
@@ -156,15 +156,11 @@ func (a *Accounts) keyResource() *odata.Resource {
 			{Name: "max_uses", Type: odata.Integer, Null: true},
 			{Name: "uses", Type: odata.Integer},
 			{Name: "last_used_at", Type: odata.Date, Null: true},
+			{Name: "max_level", Type: odata.Integer},
+			{Name: "is_for_some_fleets", Type: odata.Boolean},
+			{Name: "is_created_by__user", Type: odata.ForeignKey, To: "user", Null: true, Reverse: []string{"creates__api_key"}},
 		},
-		Rules: map[access.Kind]odata.Rule{
-			access.User: {
-				Read:   `is_of__actor eq @actor or ` + keyOfThings,
-				Update: `(is_of__actor eq @actor and @key eq 0) or ` + keyOfThings,
-				Delete: `(` + ownKey + `) or ` + keyOfThings,
-				Write:  []string{"name", "description", "expiry_date"},
-			},
-		},
+		Rules:  keyRules(),
 		Before: []odata.Hook{a.beforeKey},
 	}
 }

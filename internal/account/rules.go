@@ -2,12 +2,18 @@ package account
 
 import (
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
 // The rules of this package, and what those of higher ones say about organizations.
 const (
 	memberOf = `organization_membership/any(mine:mine/user eq @user)`
 	adminOf  = `organization_membership/any(mine:mine/user eq @user and mine/organization_membership_role eq 1)`
+
+	// Keys of fleets and devices are for those who work on the devices by right of their own.
+	keyOfThings = `is_of__actor/any(a:a/is_of__application/any(f:f/is_entrusted) or a/is_of__device/any(d:d/is_entrusted))`
+	// A session may manage every key of its user; a named key only itself, so that a leaked one cannot lock its owner out.
+	ownKey = `is_of__actor eq @actor and (@key eq 0 or id eq @key)`
 )
 
 // MemberOf is the rule "the caller is a member of the organization behind these navigations".
@@ -15,3 +21,133 @@ func MemberOf(path ...string) string { return access.Along("{}"+memberOf, path..
 
 // AdministratorOf is the rule "the caller administers the organization behind these navigations".
 func AdministratorOf(path ...string) string { return access.Along("{}"+adminOf, path...) }
+
+// people is the same rule for users and their scoped keys.
+func people(r odata.Rule) map[access.Kind]odata.Rule {
+	return map[access.Kind]odata.Rule{access.User: r, access.ScopedKey: r}
+}
+
+// usersOnly is a rule for users, of which their scoped keys may only read. Without a filter they read what the user does.
+func usersOnly(r odata.Rule, scopedRead string) map[access.Kind]odata.Rule {
+	return map[access.Kind]odata.Rule{access.User: r, access.ScopedKey: {Read: scopedRead}}
+}
+
+func actorRules() map[access.Kind]odata.Rule {
+	const observed = `is_of__application/any(f:f/is_observed) or is_of__device/any(d:d/is_observed)`
+	return map[access.Kind]odata.Rule{
+		access.User:      {Read: `is_of__user/any(u:u/id eq @user) or ` + observed},
+		access.ScopedKey: {Read: observed},
+		access.Device:    {Read: `id eq @actor`},
+		access.FleetKey:  {Read: `id eq @actor`},
+	}
+}
+
+// userRules: people know those with whom they share an organization or a fleet.
+func userRules() map[access.Kind]odata.Rule {
+	return usersOnly(odata.Rule{
+		Read: `id eq @user or organization_membership/any(theirs:theirs/is_member_of__organization/any(o:o/` + memberOf + `))` +
+			` or user_application_membership/any(theirs:theirs/is_member_of__application/any(f:f/is_observed))`,
+		Update: `id eq @user`,
+		Ignore: []string{"has_been_sent_verification_email"}, // no mail is sent
+	}, `id eq @user`)
+}
+
+// organizationRules: whoever observes a fleet knows whose it is.
+func organizationRules() map[access.Kind]odata.Rule {
+	const ofMyFleets = `owns__application/any(f:f/is_observed)`
+	return usersOnly(odata.Rule{
+		Read: memberOf + ` or ` + ofMyFleets, Create: "true", Update: adminOf, Delete: adminOf,
+		Write: []string{"name", "handle", "company_name", "industry", "website", "logo_image"},
+	}, ofMyFleets)
+}
+
+func membershipRules() map[access.Kind]odata.Rule {
+	administers := AdministratorOf("is_member_of__organization")
+	return usersOnly(odata.Rule{
+		Read:   MemberOf("is_member_of__organization"),
+		Create: administers, Update: administers, Delete: administers + ` or user eq @user`,
+		Write: []string{"user", "username", "is_member_of__organization", "organization_membership_role"},
+	}, `user eq @user`)
+}
+
+func membershipTagRules() map[access.Kind]odata.Rule {
+	path := []string{"organization_membership", "is_member_of__organization"}
+	administers := AdministratorOf(path...)
+	return usersOnly(odata.Rule{
+		Read: MemberOf(path...), Create: administers, Update: administers, Delete: administers,
+		Write: []string{"organization_membership", "tag_key", "value"},
+	}, "")
+}
+
+// fleetMembershipRules: who observes a fleet sees who else does; members may leave.
+func fleetMembershipRules() map[access.Kind]odata.Rule {
+	const fleet, own = "is_member_of__application", `user eq @user`
+	may := access.On(access.Administrator, fleet)
+	return usersOnly(odata.Rule{
+		Read: access.On(access.Observer, fleet), Create: may, Update: may, Delete: may + ` or ` + own,
+		Write: []string{"user", "username", fleet, "application_membership_role"},
+	}, access.On(access.Observer, fleet))
+}
+
+func teamRules() map[access.Kind]odata.Rule {
+	may := AdministratorOf("belongs_to__organization")
+	return usersOnly(odata.Rule{
+		Read: MemberOf("belongs_to__organization"), Create: may, Update: may, Delete: may,
+		Write: []string{"belongs_to__organization", "name", "description"},
+	}, "")
+}
+
+func teamMembershipRules() map[access.Kind]odata.Rule {
+	path := []string{"is_member_of__team", "belongs_to__organization"}
+	may := AdministratorOf(path...)
+	return usersOnly(odata.Rule{
+		Read: MemberOf(path...), Create: may, Delete: may + ` or user eq @user`,
+		Write: []string{"user", "username", "is_member_of__team"},
+	}, "")
+}
+
+func teamAccessRules() map[access.Kind]odata.Rule {
+	path := []string{"team", "belongs_to__organization"}
+	may := AdministratorOf(path...) + ` and ` + access.On(access.Administrator, "grants_access_to__application")
+	return usersOnly(odata.Rule{
+		Read: MemberOf(path...), Create: may, Update: may, Delete: may,
+		Write: []string{"team", "grants_access_to__application", "application_membership_role"},
+	}, "")
+}
+
+func organizationInviteRules() map[access.Kind]odata.Rule {
+	may := AdministratorOf("is_invited_to__organization")
+	return usersOnly(odata.Rule{
+		Read: may, Create: may, Delete: may,
+		Write: []string{"invitee", "is_invited_to__organization", "organization_membership_role", "message"},
+	}, "")
+}
+
+func fleetInviteRules() map[access.Kind]odata.Rule {
+	may := access.On(access.Administrator, "is_invited_to__application")
+	return usersOnly(odata.Rule{
+		Read: may, Create: may, Delete: may,
+		Write: []string{"invitee", "is_invited_to__application", "application_membership_role", "message"},
+	}, "")
+}
+
+// inviteeRules: an e-mail address is seen by those who may see an invitation of it.
+func inviteeRules() map[access.Kind]odata.Rule {
+	return usersOnly(odata.Rule{
+		Read: `organization_invite/any(i:i/` + AdministratorOf("is_invited_to__organization") + `)` +
+			` or application_invite/any(i:i/` + access.On(access.Administrator, "is_invited_to__application") + `)`,
+	}, "")
+}
+
+func keyRules() map[access.Kind]odata.Rule {
+	return map[access.Kind]odata.Rule{
+		access.User: {
+			Read:   `is_of__actor eq @actor or ` + keyOfThings,
+			Update: `(is_of__actor eq @actor and @key eq 0) or ` + keyOfThings,
+			Delete: `(` + ownKey + `) or ` + keyOfThings,
+			Write:  []string{"name", "description", "expiry_date"},
+		},
+		// A scoped key knows itself and may end itself.
+		access.ScopedKey: {Read: `id eq @key`, Delete: `id eq @key`},
+	}
+}

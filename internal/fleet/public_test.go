@@ -30,7 +30,7 @@ func TestOnlyAdministratorsOpenAFleet(t *testing.T) {
 	for column, value := range map[string]any{
 		"is_public": true, "is_discoverable": false, "is_accessible_by_support_until__date": until.UnixMilli(),
 	} {
-		w.Want(w.Bob, "PATCH", one, map[string]any{column: value}, 403, "Only an administrator can change")
+		w.Want(w.Bob, "PATCH", one, map[string]any{column: value}, 403, "you may not write")
 		w.Want(w.Alice, "PATCH", one, map[string]any{column: value}, 200, "")
 	}
 	w.Want(w.Bob, "PATCH", one, map[string]any{"is_archived": true, "app_name": "haven"}, 200, "")

@@ -66,14 +66,14 @@ CREATE TABLE invitee (
 CREATE TABLE organization_invite (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     created_at TEXT NOT NULL,
-    invitee INTEGER NOT NULL REFERENCES invitee (id),
+    invited INTEGER NOT NULL REFERENCES invitee (id),
     is_invited_to__organization INTEGER NOT NULL REFERENCES organization (id) ON DELETE CASCADE,
     organization_membership_role INTEGER NOT NULL REFERENCES organization_membership_role (id),
     message TEXT,
     is_created_by__user INTEGER REFERENCES "user" (id) ON DELETE CASCADE,
     token_hash TEXT NOT NULL UNIQUE,
     expires_at TEXT NOT NULL,
-    UNIQUE (invitee, is_invited_to__organization)
+    UNIQUE (invited, is_invited_to__organization)
 );
 CREATE INDEX organization_invite_organization ON organization_invite (is_invited_to__organization);
 CREATE INDEX organization_invite_creator ON organization_invite (is_created_by__user);
@@ -81,14 +81,14 @@ CREATE INDEX organization_invite_creator ON organization_invite (is_created_by__
 CREATE TABLE application_invite (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     created_at TEXT NOT NULL,
-    invitee INTEGER NOT NULL REFERENCES invitee (id),
+    invited INTEGER NOT NULL REFERENCES invitee (id),
     is_invited_to__application INTEGER NOT NULL REFERENCES application (id) ON DELETE CASCADE,
     application_membership_role INTEGER NOT NULL REFERENCES application_membership_role (id),
     message TEXT,
     is_created_by__user INTEGER REFERENCES "user" (id) ON DELETE CASCADE,
     token_hash TEXT NOT NULL UNIQUE,
     expires_at TEXT NOT NULL,
-    UNIQUE (invitee, is_invited_to__application)
+    UNIQUE (invited, is_invited_to__application)
 );
 CREATE INDEX application_invite_application ON application_invite (is_invited_to__application);
 CREATE INDEX application_invite_creator ON application_invite (is_created_by__user);

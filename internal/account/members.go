@@ -1,0 +1,283 @@
+package account
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata"
+)
+
+// memberResources are who has to do with which fleet: members, teams and their access.
+func (a *Accounts) memberResources() []*odata.Resource {
+	return []*odata.Resource{
+		fleetRoleResource(), a.fleetMembershipResource(), teamResource(), a.teamMembershipResource(), a.teamAccessResource(),
+		a.membershipTagResource(),
+	}
+}
+
+func fleetRoleResource() *odata.Resource {
+	return &odata.Resource{
+		Name: "application_membership_role",
+		Columns: []odata.Column{
+			{Name: "id", Type: odata.Integer},
+			{Name: "name", Type: odata.String},
+			{Name: "description", Type: odata.String},
+		},
+		Keys:  [][]string{{"name"}},
+		Rules: people(odata.Rule{Read: "true"}),
+	}
+}
+
+func (a *Accounts) fleetMembershipResource() *odata.Resource {
+	const short, long = "user_application_membership", "user__is_member_of__application"
+	return &odata.Resource{
+		Name: short, Synonyms: []string{long},
+		Columns: []odata.Column{
+			{Name: "id", Type: odata.Integer},
+			{Name: "created_at", Type: odata.Date},
+			{
+				Name: "user", Type: odata.ForeignKey, To: "user", Synonyms: []string{"includes__user"},
+				Reverse: []string{short, long, "is_member_of__application"},
+			},
+			{
+				Name: "is_member_of__application", Type: odata.ForeignKey, To: "application", Synonyms: []string{"application"},
+				Reverse: []string{short, long, "includes__user"},
+			},
+			{
+				Name: "application_membership_role", Type: odata.ForeignKey, To: "application_membership_role",
+				Reverse: []string{"is_of__user__is_member_of__application", "is_of__user_application_membership"},
+			},
+		},
+		Keys:       [][]string{{"user", "is_member_of__application"}},
+		UniqueText: map[string]string{"user,is_member_of__application": `"user" and "is_member_of__application" must be unique.`},
+		Virtual:    []string{"username"},
+		Rules:      fleetMembershipRules(),
+		Before:     []odata.Hook{fixed("user", "is_member_of__application"), userByName, a.beforeFleetMembership},
+		After:      []odata.Hook{a.membersChanged},
+	}
+}
+
+func teamResource() *odata.Resource {
+	return &odata.Resource{
+		Name: "team",
+		Columns: []odata.Column{
+			{Name: "id", Type: odata.Integer},
+			{Name: "created_at", Type: odata.Date},
+			{Name: "belongs_to__organization", Type: odata.ForeignKey, To: "organization", Reverse: []string{"team", "owns__team"}},
+			{Name: "name", Type: odata.String, MaxLen: 255},
+			{Name: "description", Type: odata.String, Null: true, MaxLen: 1000},
+		},
+		Keys:       [][]string{{"belongs_to__organization", "name"}},
+		UniqueText: map[string]string{"belongs_to__organization,name": `"belongs_to__organization" and "name" must be unique.`},
+		Rules:      teamRules(),
+		Before:     []odata.Hook{fixed("belongs_to__organization"), named("team")},
+	}
+}
+
+func (a *Accounts) teamMembershipResource() *odata.Resource {
+	const short, long = "team_membership", "user__is_member_of__team"
+	return &odata.Resource{
+		Name: short, Synonyms: []string{long},
+		Columns: []odata.Column{
+			{Name: "id", Type: odata.Integer},
+			{Name: "created_at", Type: odata.Date},
+			{
+				Name: "user", Type: odata.ForeignKey, To: "user", Synonyms: []string{"includes__user"},
+				Reverse: []string{short, long, "is_member_of__team"},
+			},
+			{
+				Name: "is_member_of__team", Type: odata.ForeignKey, To: "team", Synonyms: []string{"team"},
+				Reverse: []string{short, long, "includes__user"},
+			},
+		},
+		Keys:       [][]string{{"user", "is_member_of__team"}},
+		UniqueText: map[string]string{"user,is_member_of__team": `"user" and "is_member_of__team" must be unique.`},
+		Virtual:    []string{"username"},
+		Rules:      teamMembershipRules(),
+		Before:     []odata.Hook{fixed("user", "is_member_of__team"), userByName, a.beforeTeamMembership},
+		After:      []odata.Hook{a.membersChanged},
+	}
+}
+
+func (a *Accounts) teamAccessResource() *odata.Resource {
+	const short, long = "team_application_access", "team__grants_access_to__application"
+	return &odata.Resource{
+		Name: short, Synonyms: []string{long},
+		Columns: []odata.Column{
+			{Name: "id", Type: odata.Integer},
+			{Name: "created_at", Type: odata.Date},
+			{
+				Name: "team", Type: odata.ForeignKey, To: "team", Synonyms: []string{"is_accessible_by__team"},
+				Reverse: []string{short, long, "grants_access_to__application"},
+			},
+			{
+				Name: "grants_access_to__application", Type: odata.ForeignKey, To: "application", Synonyms: []string{"application"},
+				Reverse: []string{short, long, "is_accessible_by__team"},
+			},
+			{
+				Name: "application_membership_role", Type: odata.ForeignKey, To: "application_membership_role",
+				Reverse: []string{"is_of__team__grants_access_to__application", "is_of__team_application_access"},
+			},
+		},
+		Keys:       [][]string{{"team", "grants_access_to__application"}},
+		UniqueText: map[string]string{"team,grants_access_to__application": `"team" and "grants_access_to__application" must be unique.`},
+		Rules:      teamAccessRules(),
+		Before:     []odata.Hook{fixed("team", "grants_access_to__application"), beforeTeamAccess},
+		After:      []odata.Hook{a.membersChanged},
+	}
+}
+
+func (a *Accounts) membershipTagResource() *odata.Resource {
+	const short, long = "organization_membership_tag", "user__is_member_of__organization__has__tag_key"
+	r := &odata.Resource{
+		Name: short, Synonyms: []string{long, "organization_membership__has__tag_key"},
+		Columns: []odata.Column{
+			{Name: "id", Type: odata.Integer},
+			{
+				Name: "organization_membership", Type: odata.ForeignKey, To: "organization_membership",
+				Synonyms: []string{"user__is_member_of__organization"},
+				Reverse:  []string{short, long, "organization_membership__has__tag_key"},
+			},
+			{Name: "tag_key", Type: odata.String, MaxLen: 1000},
+			{Name: "value", Type: odata.String},
+		},
+		Keys:       [][]string{{"organization_membership", "tag_key"}},
+		UniqueText: map[string]string{"organization_membership,tag_key": `"organization_membership" and "tag_key" must be unique.`},
+		Rules:      membershipTagRules(),
+	}
+	if a.cfg.ValidateTag != nil {
+		r.Before = []odata.Hook{a.cfg.ValidateTag}
+	}
+	return r
+}
+
+// fixed refuses to change what ties a row to others: to move a membership is to end one and make another.
+func fixed(columns ...string) odata.Hook {
+	return func(_ context.Context, _ *db.Tx, c *odata.Change) error {
+		if c.Op != odata.Update {
+			return nil
+		}
+		for _, name := range columns {
+			if _, given := c.Values[name]; given {
+				return api.Errorf(api.Invalid, "%q cannot be changed", name)
+			}
+		}
+		return nil
+	}
+}
+
+// named refuses a blank name.
+func named(what string) odata.Hook {
+	return func(_ context.Context, _ *db.Tx, c *odata.Change) error {
+		name, given := c.Values["name"].(string)
+		if (given || c.Op == odata.Create) && strings.TrimSpace(name) == "" {
+			return api.Errorf(api.Invalid, "a %s needs a name", what)
+		}
+		return nil
+	}
+}
+
+// userByName takes the virtual field username instead of the user's id. It must be somebody whom the caller may know: one who
+// shares an organization with them. Others are invited.
+func userByName(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	given, isGiven := c.Values["username"]
+	if !isGiven {
+		return nil
+	}
+	if c.Op != odata.Create {
+		return api.Errorf(api.Invalid, `"username" cannot be changed`)
+	}
+	delete(c.Values, "username")
+	name, isText := given.(string)
+	if !isText {
+		return api.Errorf(api.Invalid, `"username" is not a string`)
+	}
+	var id int64
+	err := tx.QueryRowContext(ctx, `SELECT u.id FROM "user" u WHERE u.username = ? AND (u.id = ? OR EXISTS (
+			SELECT 1 FROM organization_membership theirs JOIN organization_membership mine
+			ON mine.is_member_of__organization = theirs.is_member_of__organization WHERE theirs."user" = u.id AND mine."user" = ?))`,
+		strings.ToLower(name), c.Caller.User, c.Caller.User).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return api.Errorf(api.Invalid, "There is no member %q of your organizations; invite them by their e-mail address.", name)
+	}
+	if err != nil {
+		return fmt.Errorf("find user: %w", err)
+	}
+	if other, both := c.Values["user"].(int64); both && other != id {
+		return api.Errorf(api.Invalid, `"user" and "username" are not the same`)
+	}
+	c.Values["user"] = id
+	return nil
+}
+
+func (a *Accounts) beforeFleetMembership(_ context.Context, _ *db.Tx, c *odata.Change) error {
+	if _, given := c.Values["application_membership_role"]; c.Op == odata.Create && !given {
+		c.Values["application_membership_role"] = int64(access.Observer)
+	}
+	return nil
+}
+
+// beforeTeamMembership lets in members of the organization only: a team is a part of it.
+func (a *Accounts) beforeTeamMembership(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	if c.Op != odata.Create {
+		return nil
+	}
+	var member bool
+	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM team t JOIN organization_membership m
+		ON m.is_member_of__organization = t.belongs_to__organization WHERE t.id = ? AND m."user" = ?)`,
+		c.Values["is_member_of__team"], c.Values["user"]).Scan(&member)
+	if err != nil {
+		return fmt.Errorf("team membership: %w", err)
+	}
+	if !member {
+		return api.Errorf(api.Invalid, "Only members of the organization can be members of its teams.")
+	}
+	return nil
+}
+
+// beforeTeamAccess keeps teams to the fleets of their own organization.
+func beforeTeamAccess(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	if c.Op != odata.Create {
+		return nil
+	}
+	if _, given := c.Values["application_membership_role"]; !given {
+		c.Values["application_membership_role"] = int64(access.Observer)
+	}
+	var same bool
+	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM team t JOIN application f ON f.organization = t.belongs_to__organization
+		WHERE t.id = ? AND f.id = ?)`, c.Values["team"], c.Values["grants_access_to__application"]).Scan(&same)
+	if err != nil {
+		return fmt.Errorf("team access: %w", err)
+	}
+	if !same {
+		return api.Errorf(api.Invalid, "A team has access to fleets of its own organization only.")
+	}
+	return nil
+}
+
+// membersChanged tells whoever holds connections open that rights have changed.
+func (a *Accounts) membersChanged(_ context.Context, tx *db.Tx, c *odata.Change) error {
+	if c.Op != odata.Create {
+		a.revoked(tx, "member", c.IDs...)
+	}
+	return nil
+}
+
+// AddFleetMember gives a user a level in a fleet, at least. It checks no right: the caller makes the fleet or holds an invitation.
+func AddFleetMember(ctx context.Context, tx *db.Tx, user, fleet int64, level access.Level) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO user_application_membership (created_at, "user", is_member_of__application,
+			application_membership_role) VALUES (?, ?, ?, ?)
+		ON CONFLICT ("user", is_member_of__application) DO UPDATE SET application_membership_role = excluded.application_membership_role
+		WHERE user_application_membership.application_membership_role < excluded.application_membership_role`,
+		tx.NowText(), user, fleet, int(level))
+	if err != nil {
+		return fmt.Errorf("add fleet member: %w", err)
+	}
+	return nil
+}
