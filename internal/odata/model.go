@@ -92,6 +92,8 @@ type Resource struct {
 	// UniqueText answers a violated natural key, where clients match a text; keyed by the key's columns joined with ",".
 	UniqueText map[string]string
 	Rules      map[access.Kind]Rule
+	// Refused says why a kind of write is for nobody, to people who try.
+	Refused map[Op]string
 	// Actions are what `canAccess` answers besides read, update and delete: action → kind → filter of the rows that allow it.
 	Actions map[string]map[access.Kind]string
 	Virtual []string // names accepted in a create or update that are no columns, or computed ones; Before turns them into columns

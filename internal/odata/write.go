@@ -45,6 +45,9 @@ func (e *Engine) writer(ctx context.Context, tx *db.Tx, caller access.Caller, s 
 		if caller.Kind == access.Anonymous {
 			return nil, errUnauthorized
 		}
+		if text := w.r.Refused[op]; text != "" {
+			return nil, api.Errorf(api.Forbidden, "%s", text)
+		}
 		return nil, api.Errorf(api.Forbidden, "a %s may not %s %s", caller.Kind, op, w.r.Name)
 	}
 	return w, nil

@@ -48,8 +48,8 @@ func TestNobodyFakesARelease(t *testing.T) {
 	dev := w.Device(fleetID)
 	body := map[string]any{"belongs_to__application": fleetID, "commit": "a", "status": "success"}
 	for _, c := range []access.Caller{w.Alice, w.Bob, dev} {
-		w.Want(c, "POST", "release", body, 403, "")
-		w.Want(c, "POST", "image", map[string]any{"is_a_build_of__service": 1, "status": "success"}, 403, "")
+		w.Want(c, "POST", "release", body, 403, "made by builds: push the source")
+		w.Want(c, "POST", "image", map[string]any{"is_a_build_of__service": 1, "status": "success"}, 403, "as by balena deploy, are not taken")
 		w.Want(c, "POST", "image__is_part_of__release", map[string]any{"image": 1, "is_part_of__release": id}, 403, "")
 		w.Want(c, "PATCH", "image(1)", map[string]any{"content_hash": "sha256:0"}, 403, "")
 	}

@@ -5,6 +5,13 @@ import (
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
+// onlyBuilds says to people who try to write what builds write how a release is made.
+func onlyBuilds() map[odata.Op]string {
+	const how = "Releases and their images are made by builds: push the source, with balena push, git push or roadstead push. " +
+		"Images that were built elsewhere, as by balena deploy, are not taken."
+	return map[odata.Op]string{odata.Create: how, odata.Update: how, odata.Delete: how}
+}
+
 // Resources declares everything that this package serves.
 func (r *Releases) Resources() []*odata.Resource {
 	return []*odata.Resource{r.release(), image(), releaseImage(), imageLabel(), imageEnvVar(), releaseTag(), r.asset()}
@@ -19,6 +26,7 @@ func (r *Releases) release() *odata.Resource {
 		Name:    "release",
 		Columns: releaseColumns(),
 		Rules:   releaseRules(),
+		Refused: onlyBuilds(),
 		Before:  []odata.Hook{r.beforeRelease},
 		After:   []odata.Hook{r.afterRelease},
 	}
@@ -82,8 +90,9 @@ func image() *odata.Resource {
 			{Name: "content_hash", Type: odata.String, Null: true},
 			{Name: "contract", Type: odata.JSON, Null: true},
 		},
-		Keys:  [][]string{{"is_stored_at__image_location"}},
-		Rules: imageRules(),
+		Keys:    [][]string{{"is_stored_at__image_location"}},
+		Rules:   imageRules(),
+		Refused: onlyBuilds(),
 	}
 }
 
@@ -102,8 +111,9 @@ func releaseImage() *odata.Resource {
 				Reverse: []string{"release_image", "image__is_part_of__release", "contains__image"},
 			},
 		},
-		Keys:  [][]string{{"is_part_of__release", "image"}},
-		Rules: readOnly(onRelease),
+		Keys:    [][]string{{"is_part_of__release", "image"}},
+		Rules:   readOnly(onRelease),
+		Refused: onlyBuilds(),
 	}
 }
 
@@ -125,8 +135,9 @@ func imageLabel() *odata.Resource {
 			{Name: "label_name", Type: odata.String},
 			{Name: "value", Type: odata.String},
 		},
-		Keys:  [][]string{{"release_image", "label_name"}},
-		Rules: insideRules(),
+		Keys:    [][]string{{"release_image", "label_name"}},
+		Rules:   insideRules(),
+		Refused: onlyBuilds(),
 	}
 }
 
@@ -140,8 +151,9 @@ func imageEnvVar() *odata.Resource {
 			{Name: "name", Type: odata.String},
 			{Name: "value", Type: odata.String},
 		},
-		Keys:  [][]string{{"release_image", "name"}},
-		Rules: insideRules(),
+		Keys:    [][]string{{"release_image", "name"}},
+		Rules:   insideRules(),
+		Refused: onlyBuilds(),
 	}
 }
 
