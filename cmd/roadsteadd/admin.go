@@ -224,8 +224,15 @@ func database(ctx context.Context, l supervise.Layout) (file string, done func()
 		return "", nil, err
 	}
 	done = func() { _ = os.RemoveAll(tmp) }
-	file = filepath.Join(tmp, databaseFile)
-	if err := copyDatabase(ctx, l, file); err != nil {
+	address, err := databaseOf(l)
+	if err == nil && address != "" {
+		file = filepath.Join(tmp, dumpFile)
+		err = dump(ctx, address, file)
+	} else if err == nil {
+		file = filepath.Join(tmp, databaseFile)
+		err = copyDatabase(ctx, l, file)
+	}
+	if err != nil {
 		done()
 		return "", nil, fmt.Errorf("copy the database: %w", err)
 	}

@@ -28,7 +28,8 @@ func backupCommand() *cobra.Command {
 		Use:   "backup FILE --data DIR",
 		Short: "Write everything the server keeps to one file",
 		Long: `Write everything the server keeps to one tar file: a consistent copy of the database, every key, the images. The server
-may run meanwhile. The file holds all secrets of the server: keep it as safe as the server. The build cache is left out.`,
+may run meanwhile. The file holds all secrets of the server: keep it as safe as the server. The build cache is left out. A database on
+a PostgreSQL server is copied with pg_dump, which must be on this machine.`,
 		Example: "  roadsteadd admin backup /backup/roadstead-$(date +%F).tar --data /var/lib/roadstead",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -45,15 +46,28 @@ may run meanwhile. The file holds all secrets of the server: keep it as safe as 
 
 func restoreCommand() *cobra.Command {
 	var data string
+	var to upFlags
 	cmd := &cobra.Command{
-		Use:     "restore FILE --data DIR",
-		Short:   "Make a data directory from a backup",
-		Long:    "Make a data directory from a backup. DIR must be empty or not exist; `roadsteadd up` starts the server on it.",
-		Example: "  roadsteadd admin restore roadstead-2026-11-21.tar --data /var/lib/roadstead",
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return restore(cmd.Context(), args[0], data) },
+		Use:   "restore FILE --data DIR",
+		Short: "Make a data directory from a backup",
+		Long: `Make a data directory from a backup. DIR must be empty or not exist; ` + "`roadsteadd up`" + ` starts the server on it. The backup
+of a server on PostgreSQL needs an empty database as well, and pg_restore on this machine.`,
+		Example: `  roadsteadd admin restore roadstead-2026-11-21.tar --data /var/lib/roadstead
+  roadsteadd admin restore roadstead-2026-11-21.tar --data /var/lib/roadstead --sql-file /etc/roadstead.sql`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			log, err := logger(os.Stderr, "text")
+			if err != nil {
+				return err
+			}
+			if _, err := to.database(log, cmd.Flags().Changed("sql")); err != nil {
+				return usageError{err}
+			}
+			return restore(cmd.Context(), args[0], data, to.sql)
+		},
 	}
 	dataFlag(cmd, &data)
+	sqlFlags(cmd, &to)
 	return cmd
 }
 
@@ -77,7 +91,7 @@ func backup(ctx context.Context, l supervise.Layout, file string) (err error) {
 		}
 	}()
 	tw := tar.NewWriter(out)
-	if err := errors.Join(addFile(tw, path.Join("roles", api.RoleAPI, databaseFile), copied), addTree(ctx, tw, l)); err != nil {
+	if err := errors.Join(addFile(tw, path.Join("roles", api.RoleAPI, filepath.Base(copied)), copied), addTree(ctx, tw, l)); err != nil {
 		return errors.Join(err, out.Close())
 	}
 	if err := errors.Join(tw.Close(), out.Sync(), out.Close()); err != nil {
@@ -202,7 +216,7 @@ func copyDatabase(ctx context.Context, l supervise.Layout, file string) error {
 }
 
 // restore makes everything beside the data directory and puts it in place as the last step.
-func restore(ctx context.Context, file, data string) (err error) {
+func restore(ctx context.Context, file, data, address string) (err error) {
 	if data == "" {
 		return usageError{errors.New("--data is missing: the directory to make")}
 	}
@@ -232,7 +246,7 @@ func restore(ctx context.Context, file, data string) (err error) {
 	if err := extract(ctx, in, tmp); err != nil {
 		return err
 	}
-	if err := checkDatabase(ctx, filepath.Join(tmp, "roles", api.RoleAPI, databaseFile)); err != nil {
+	if err := restoreDatabase(ctx, supervise.Layout(tmp), address); err != nil {
 		return err
 	}
 	if err := os.Chmod(tmp, 0o711); err != nil {
@@ -245,6 +259,18 @@ func restore(ctx context.Context, file, data string) (err error) {
 		return err
 	}
 	return durable.SyncDir(filepath.Dir(dir))
+}
+
+// restoreDatabase checks the database that was unpacked, or fills another from its dump.
+func restoreDatabase(ctx context.Context, l supervise.Layout, address string) error {
+	role := l.Role(api.RoleAPI)
+	if _, err := os.Stat(filepath.Join(role, dumpFile)); err == nil {
+		return restoreDump(ctx, l, address)
+	}
+	if address != "" {
+		return usageError{errors.New("--sql: this is the backup of a server on SQLite, which needs no database besides DIR")}
+	}
+	return checkDatabase(ctx, filepath.Join(role, databaseFile))
 }
 
 // extract unpacks through a root that nothing in the archive can leave.

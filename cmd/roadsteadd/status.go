@@ -66,7 +66,11 @@ func printStatus(w io.Writer, s *supervise.Status, output string) error {
 		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", r.Role, pid, r.User, dash(r.Address), r.State, r.Restarts,
 			r.Since.Local().Format(time.DateTime), r.Why)
 	}
-	return tw.Flush()
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w, strings.TrimSpace(fmt.Sprintf("\ndatabase: %s, %s: %s %s", s.Database.Kind, s.Database.At, s.Database.State, s.Database.Why)))
+	return err
 }
 
 func dash(s string) string {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/apiserver"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/supervise"
@@ -48,8 +49,7 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs := cmd.Flags()
 	fs.StringVar(&f.domain, "domain", "", "the `DOMAIN` under which clients and devices find this server")
 	fs.StringVar(&f.listen, "listen", "", "`ADDR:PORT` of the one public port")
-	fs.StringVar(&f.sql, "sql", "", "`URL` of a PostgreSQL database, postgres://USER@HOST/NAME; empty means SQLite in the data directory")
-	fs.StringVar(&f.sqlFile, "sql-file", "", "a `FILE` that holds what --sql would say, to keep a password off the command line")
+	sqlFlags(cmd, &f)
 	fs.StringVar(&f.config, "config", "", "a `FILE` with settings, YAML or JSON")
 	fs.StringVar(&f.buildkitd, "buildkitd", "", "`PATH` of buildkitd; empty means beside this program, else on PATH")
 	fs.StringVar(&f.logFormat, "log-format", "text", "form of the log on standard error: text or json")
@@ -77,6 +77,12 @@ func (f upFlags) check() error {
 		return fmt.Errorf("--poll-interval %s: at least 1s", f.poll)
 	}
 	return errors.Join(f.admission.Validate(), f.logs.Validate())
+}
+
+// sqlFlags adds what says where the database is.
+func sqlFlags(cmd *cobra.Command, f *upFlags) {
+	cmd.Flags().StringVar(&f.sql, "sql", "", "`URL` of a PostgreSQL database, postgres://USER@HOST/NAME; empty means SQLite in the data directory")
+	cmd.Flags().StringVar(&f.sqlFile, "sql-file", "", "a `FILE` that holds what --sql would say, to keep a password off the command line")
 }
 
 // database completes the address of the database. From here on it goes into the api role's role.json and nowhere else. reach is
@@ -132,6 +138,10 @@ func up(cmd *cobra.Command, f upFlags) error {
 		return usageError{err}
 	}
 	cfg.Roles = roles(f)
+	cfg.Database = supervise.Database{Kind: "SQLite", At: filepath.Join("roles", api.RoleAPI, databaseFile)}
+	if f.sql != "" {
+		cfg.Database = supervise.Database{Kind: "PostgreSQL", At: db.Describe(f.sql)}
+	}
 	if err := os.MkdirAll(f.data, 0o711); err != nil {
 		return fmt.Errorf("the data directory cannot be made: %w", err)
 	}

@@ -63,6 +63,13 @@ func verifyDatabase(ctx context.Context, l supervise.Layout) error {
 	if err := prepareRun(l); err != nil {
 		return err
 	}
+	address, err := databaseOf(l)
+	if err != nil {
+		return err
+	}
+	if address != "" {
+		return checkPostgres(ctx, address)
+	}
 	free, err := l.Lock()
 	if err == nil {
 		defer free()

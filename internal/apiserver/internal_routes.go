@@ -71,6 +71,9 @@ func (s *Server) check(w http.ResponseWriter, r *http.Request) error {
 
 // backup streams a consistent copy of the database. The length comes first, so that a cut copy is seen to be one.
 func (s *Server) backup(w http.ResponseWriter, r *http.Request) error {
+	if s.db.Dialect() != db.SQLite {
+		return api.Errorf(api.Invalid, "the database is on a PostgreSQL server, whose own pg_dump copies it")
+	}
 	dir, err := os.MkdirTemp(s.cfg.Dir, "backup-")
 	if err != nil {
 		return fmt.Errorf("backup: %w", err)

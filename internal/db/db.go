@@ -123,6 +123,15 @@ func (d *DB) ReadOne(ctx context.Context, f func(tx *Tx) error) error {
 	return unavailable(f(&Tx{runner: d.reader.DB, Now: d.now().UTC(), dialect: d.dialect}))
 }
 
+// Brief is the context for a statement that finds a few rows by an index. SQLite answers sooner than it could be called off, and
+// to watch for that costs more than the answer. A server may not answer at all, so there it is the context as it was.
+func (d *DB) Brief(ctx context.Context) context.Context {
+	if d.dialect == SQLite {
+		return context.WithoutCancel(ctx)
+	}
+	return ctx
+}
+
 // Write runs f in a transaction of its own, which sees the database as if there were no other at the same time. It is committed
 // when f returns nil and is then durable. SQLite runs one at a time; PostgreSQL runs several and calls one off that came into
 // the way of another: f is then run again, from the start, so it must have no effect outside the transaction but through

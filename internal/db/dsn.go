@@ -83,3 +83,20 @@ func hosts(cfg *pgx.ConnConfig) []string {
 	}
 	return all
 }
+
+// ForLibpq gives a complete address as PostgreSQL's own programs take it, and the password apart: it goes into their
+// environment (PGPASSWORD), for their arguments can be read by everybody.
+func ForLibpq(address string) (uri, password string, err error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return "", "", errors.New("the address of the database is no URL")
+	}
+	password, _ = u.User.Password()
+	if u.User != nil {
+		u.User = url.User(u.User.Username())
+	}
+	query := u.Query()
+	query.Del("pool_max_conns")
+	u.RawQuery = query.Encode()
+	return u.String(), password, nil
+}

@@ -68,11 +68,24 @@ func (d *DB) Address() string {
 	if d.dialect == SQLite {
 		return d.path
 	}
-	host := d.server.Host
-	if !strings.HasPrefix(host, "/") {
-		host = net.JoinHostPort(host, strconv.Itoa(int(d.server.Port)))
+	return describe(d.server)
+}
+
+// Describe is the Address of a database that is not open.
+func Describe(address string) string {
+	cfg, _, err := parseDSN(address)
+	if err != nil {
+		return "an address that cannot be read"
 	}
-	return fmt.Sprintf("database %q at %s", d.server.Database, host)
+	return describe(cfg)
+}
+
+func describe(cfg *pgx.ConnConfig) string {
+	host := cfg.Host
+	if !strings.HasPrefix(host, "/") {
+		host = net.JoinHostPort(host, strconv.Itoa(int(cfg.Port)))
+	}
+	return fmt.Sprintf("database %q at %s", cfg.Database, host)
 }
 
 // parseDSN reads an address. Its errors do not show it, for it may hold a password.

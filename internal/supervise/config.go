@@ -22,9 +22,17 @@ type Config struct {
 	Args   []string // that every child gets besides "role NAME --dir DIR"
 	Show   []string // files and directories, besides Dir and Exe, that children must reach
 	Env    []string // the whole environment of children
-	Log    *slog.Logger
-	Stderr io.Writer        // where the children's lines go
-	Ready  func(url string) // called once, when every role answers
+	// Database says where the api role keeps its data, for people: its kind, and the place without any secret.
+	Database Database
+	Log      *slog.Logger
+	Stderr   io.Writer        // where the children's lines go
+	Ready    func(url string) // called once, when every role answers
+}
+
+// Database is where the data is.
+type Database struct {
+	Kind string `json:"kind"`
+	At   string `json:"at"`
 }
 
 // Role is one child process.

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -21,13 +22,22 @@ const statusSocket = "status.sock"
 
 // Status is what `roadsteadd status` shows.
 type Status struct {
-	Healthy bool         `json:"healthy"`
-	Ready   bool         `json:"ready"`
-	PID     int          `json:"pid"`
-	Domain  string       `json:"domain"`
-	Listen  string       `json:"listen"`
-	URL     string       `json:"url"`
-	Roles   []RoleStatus `json:"roles"`
+	Healthy bool   `json:"healthy"`
+	Ready   bool   `json:"ready"`
+	PID     int    `json:"pid"`
+	Domain  string `json:"domain"`
+	Listen  string `json:"listen"`
+	URL     string `json:"url"`
+	// Database is as healthy as the api role says.
+	Database DatabaseStatus `json:"database"`
+	Roles    []RoleStatus   `json:"roles"`
+}
+
+// DatabaseStatus is where the data is, and whether it can be reached.
+type DatabaseStatus struct {
+	Database
+	State State  `json:"state"`
+	Why   string `json:"why,omitempty"`
 }
 
 // RoleStatus is one role of it.
@@ -47,6 +57,7 @@ func (p *Parent) status() Status {
 		Healthy: true, Ready: p.isReady.Load(), PID: os.Getpid(), Domain: p.cfg.Domain, Listen: p.public.Addr().String(),
 		URL: p.site.URL("dashboard"),
 	}
+	s.Database = DatabaseStatus{Database: p.cfg.Database, State: Starting}
 	for _, c := range p.children {
 		c.mu.Lock()
 		r := RoleStatus{Role: c.role.Name, PID: c.pid, User: p.user, Address: c.addr, State: c.state, Why: c.why,
@@ -59,6 +70,9 @@ func (p *Parent) status() Status {
 			r.Address = s.Listen
 		}
 		s.Healthy = s.Healthy && r.State == Healthy
+		if c.role.kind() == api.RoleAPI && s.Database.State != Healthy { // one process that reaches it is enough
+			s.Database.State, s.Database.Why = r.State, r.Why
+		}
 		s.Roles = append(s.Roles, r)
 	}
 	return s

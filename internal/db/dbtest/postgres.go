@@ -89,8 +89,17 @@ func NewPostgres(t testing.TB) *Postgres {
 	return p
 }
 
-// Start starts it and waits until it answers.
+// Start starts it and waits until it answers. The processes of one that was killed may still be dying.
 func (p *Postgres) Start() {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for !p.start(ctx) {
+		<-time.After(50 * time.Millisecond)
+	}
+}
+
+func (p *Postgres) start(ctx context.Context) bool {
 	p.t.Helper()
 	log, err := os.OpenFile(filepath.Join(p.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -108,17 +117,18 @@ func (p *Postgres) Start() {
 		_ = cmd.Wait()
 		close(done)
 	}(p.cmd, p.done)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
 	for {
 		c, err := pgx.Connect(ctx, p.DSN("postgres"))
 		if err == nil {
 			_ = c.Close(ctx)
-			return
+			return true
 		}
 		select {
 		case <-p.done:
 			text, _ := os.ReadFile(log.Name())
+			if strings.Contains(string(text), "shared memory block") && ctx.Err() == nil {
+				return false
+			}
 			p.t.Fatalf("PostgreSQL ended: %s", text)
 		case <-ctx.Done():
 			p.t.Fatalf("PostgreSQL does not answer: %v", err)
