@@ -88,7 +88,7 @@ func runRole(ctx context.Context, name string, f roleFlags) error {
 	if err := sandbox.Harden(name == roleBuildkit); err != nil {
 		return err
 	}
-	log, err := roleLogger(name, f.logFormat)
+	log, err := roleLogger(processName(name, f.dir), f.logFormat)
 	if err != nil {
 		return err
 	}
@@ -106,6 +106,14 @@ func runRole(ctx context.Context, name string, f roleFlags) error {
 		return fmt.Errorf("role %s: %w", name, err)
 	}
 	return nil
+}
+
+// processName is a role's name in the log: that of its directory where the role has several processes ("api-2").
+func processName(role, dir string) string {
+	if base := filepath.Base(dir); strings.HasPrefix(base, role+"-") {
+		return base
+	}
+	return role
 }
 
 // inherit takes the open sockets that the parent handed over, or opens them by address.
