@@ -28,6 +28,9 @@ func TestQueriesOfTheCLI(t *testing.T) {
 	create("application_tag", map[string]any{"value": "", "application": id, "tag_key": "K"})
 	create("release_tag", map[string]any{"value": "", "release": b.ID, "tag_key": "K"})
 
+	s.role(api.RoleAdmin, "POST", "/internal/v1/os-releases", []api.OSRelease{
+		{Kind: api.KindOS, DeviceType: "raspberrypi4-64", Version: "6.0.24"}, {Kind: api.KindSupervisor, Arch: "aarch64", Version: "17.0.1"},
+	}).want(http.StatusOK)
 	const hostReleases = "application?$select=is_for__device_type&$expand=application_tag($select=tag_key,value),is_for__device_type($select=slug)," +
 		"owns__release($select=id,known_issue_list,raw_version,variant,phase;$expand=release_tag($select=tag_key,value);" +
 		"$filter=is_final eq true and is_invalidated eq false and status eq 'success')" +
@@ -68,7 +71,7 @@ func TestQueriesOfTheCLI(t *testing.T) {
 		{"release?$filter=status eq 'success' and is_final eq true and is_invalidated eq false and semver_major gt 0 and " +
 			"belongs_to__application/any(a:startswith(a/slug,'balena_os/') and endswith(a/slug,'-supervisor') and a/is_public eq true and a/is_host eq false " +
 			"and a/is_for__device_type/any(dt:dt/is_of__cpu_architecture/any(c:c/slug eq 'aarch64')))" +
-			"&$orderby=semver_major desc,semver_minor desc,semver_patch desc,revision desc&$select=id,raw_version", 0},
+			"&$orderby=semver_major desc,semver_minor desc,semver_patch desc,revision desc&$select=id,raw_version", 1},
 		{"application_environment_variable?$orderby=name asc&$filter=application eq FLEET", 1},
 		{"application_config_variable?$orderby=name asc&$filter=application eq FLEET", 1},
 		{"service_environment_variable?$orderby=name asc&$filter=service/any(s:s/application eq FLEET)&$expand=service", 1},
@@ -79,8 +82,8 @@ func TestQueriesOfTheCLI(t *testing.T) {
 		{"cpu_architecture?$select=id,slug", 7},
 		{"device_type?$select=id&$filter=device_type_alias/any(dta:dta/is_referenced_by__alias eq 'nuc')&$expand=is_of__cpu_architecture($select=slug)", 1},
 		{"device_type?$orderby=name asc&$select=slug,name&$filter=" + goodHost + "&$expand=is_of__cpu_architecture($select=slug)," +
-			"device_type_alias($select=is_referenced_by__alias;$orderby=is_referenced_by__alias asc)", 0},
-		{hostReleases, 0},
+			"device_type_alias($select=is_referenced_by__alias;$orderby=is_referenced_by__alias asc)", 1},
+		{hostReleases, 1},
 	} {
 		query := strings.NewReplacer("SLUG", slug, "FLEET", fmt.Sprint(id), "COMMIT", b.Commit, "RELEASE", fmt.Sprint(b.ID),
 			" ", "%20", "'", "%27").Replace(tc.query)

@@ -40,7 +40,6 @@ func (s *Server) list() []route {
 		{method: "GET", path: "/ping", handle: ping, who: anybody},
 		{method: "GET", path: "/connectivity-check", handle: connectivityCheck, who: anybody},
 		{method: "GET", path: "/config", handle: s.siteConfig, who: anybody},
-		{method: "GET", path: "/config/vars", handle: s.configVars, who: anybody},
 		{method: "POST", path: "/login_", handle: s.login, who: anybody},
 
 		{path: "/v7/", handle: s.engine.Handler(), who: byRules},

@@ -21,6 +21,7 @@ func (s *Server) fleetRoutes() []route {
 	builder := []string{api.RoleBuilder}
 	types := &deviceTypes{db: s.db}
 	return []route{
+		{method: "GET", path: "/config/vars", handle: types.configVars, who: anybody},
 		{method: "GET", path: "/device-types/v1", handle: types.list, who: anybody},
 		{method: "GET", path: "/device-types/v1/{slug}", handle: types.one, who: anybody},
 		{method: "GET", path: "/device-types/v1/{slug}/images/{version}/download-size", handle: types.downloadSize, who: anybody},

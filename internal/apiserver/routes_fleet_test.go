@@ -27,6 +27,54 @@ func TestDeviceTypeDocuments(t *testing.T) {
 		t.Errorf("nuc is %q", one.Slug)
 	}
 	s.do("", "GET", "/device-types/v1/toaster", nil).want(http.StatusNotFound)
+	list := s.do("", "GET", "/device-types/v1", nil).want(http.StatusOK)
+	etag := list.header.Get("ETag")
+	if again := s.do("", "GET", "/device-types/v1", nil, "If-None-Match: "+etag); etag == "" || again.status != http.StatusNotModified || again.body != "" {
+		t.Errorf("asked again with %q: %d, %d bytes", etag, again.status, len(again.body))
+	}
+
+	// This server keeps no images; who asks is told which one is not there.
+	for path, want := range map[string]string{
+		"/device-types/v1/nuc/images/6.0.0/download-size":                  "No image found for device type intel-nuc, version 6.0.0",
+		"/device-types/v1/toaster/images/6.0.0/download-size":              `Unknown device type \"toaster\"`,
+		"/download?deviceType=nuc&version=6.0.0&imageType=flasher":         "No image found for device type intel-nuc",
+		"/download?deviceType=toaster&version=6.0.0":                       `Unknown device type \"toaster\"`,
+		"/device-types/v1/nuc/images/%2e%2e%2fpepper/download-size?x=%00x": "No image found for device type intel-nuc",
+	} {
+		if got := s.do("", "GET", path, nil).want(http.StatusNotFound); !strings.Contains(got.body, want) {
+			t.Errorf("%s: %s, want %s", path, got.body, want)
+		}
+	}
+	s.do("", "GET", "/download", nil).want(http.StatusBadRequest)
+}
+
+func TestConfigVariablesOfBoards(t *testing.T) {
+	s := newServer(t)
+	for board, want := range map[string]string{
+		"raspberrypi0-2w-64": "BALENA_HOST_CONFIG_gpu_mem", "raspberrypi5": "BALENA_HOST_CONFIG_dtoverlay", "jetson-nano": "BALENA_HOST_EXTLINUX_fdt",
+		"up-board": "BALENA_HOST_CONFIGFS_ssdt", "raspberrypi": "BALENA_HOST_CONFIG_hdmi_mode", "toaster": "", "": "", "generic-amd64": "",
+	} {
+		var vars struct {
+			ConfigVarSchema struct {
+				Properties map[string]struct {
+					WillReboot bool `json:"will_reboot"`
+				}
+			}
+		}
+		s.do("", "GET", "/config/vars?deviceType="+board, nil).want(http.StatusOK).into(&vars)
+		own := vars.ConfigVarSchema.Properties
+		if v, ok := own[want]; want != "" && (!ok || !v.WillReboot) {
+			t.Errorf("%s: %s is %+v, %v", board, want, v, ok)
+		}
+		if _, ok := own["BALENA_SUPERVISOR_HARDWARE_METRICS"]; !ok {
+			t.Errorf("%s: a variable that all have is missing", board)
+		}
+		for name := range own {
+			if want == "" && strings.HasPrefix(name, "BALENA_HOST_CONFIG") {
+				t.Errorf("%s has %s", board, name)
+			}
+		}
+	}
 }
 
 func TestDownloadConfig(t *testing.T) {

@@ -130,6 +130,7 @@ type TypeDocument struct {
 	Arch    string        `json:"arch"`
 	State   string        `json:"state"`
 	Private bool          `json:"private"`
+	Family  string        `json:"-"` // of the boards, by its slug
 	Options []OptionGroup `json:"options"`
 	Yocto   struct {
 		Machine         string `json:"machine"`
@@ -202,7 +203,7 @@ func FindTypeDocument(docs []TypeDocument, name string) (TypeDocument, error) {
 func (c Contract) document() TypeDocument {
 	d := TypeDocument{
 		Slug: c.Slug, Name: c.Name, Aliases: append([]string{c.Slug}, c.Aliases...), Arch: c.Data.Arch,
-		State: "RELEASED", Private: c.Data.IsPrivate, Options: configQuestions(),
+		State: "RELEASED", Private: c.Data.IsPrivate, Family: c.Data.Family, Options: configQuestions(),
 	}
 	d.Yocto.Machine, d.Yocto.Image, d.Yocto.Compressed = c.Slug, "balena-image", true
 	d.Yocto.FSType = "balenaos-img"
