@@ -9,9 +9,9 @@ const offline = /No online device\(s\) found/;
 // refused lists what these tests prove to be refused in the right way; coverage.mjs reads it.
 export const refused = new Map();
 
-const expectOffline = async (name, promise, why = offline) => {
-	await fails(promise, why);
-	refused.set(name, 'refused while the device has no control channel: `No online device(s) found`');
+const expectOffline = async (name, promise, want = offline, says = 'No online device(s) found') => {
+	await fails(promise, want);
+	refused.set(name, `refused while the device has no control channel: \`${says}\``);
 };
 
 describe('actions on a device that cannot be reached', () => {
@@ -34,6 +34,10 @@ describe('actions on a device that cannot be reached', () => {
 			await assert.rejects(stranger.models.device[call](device.uuid, {}));
 		});
 	}
+	it('getLocalIPAddresses', async () => {
+		const addresses = sdk.models.device.getLocalIPAddresses(device.uuid);
+		await expectOffline('models.device.getLocalIPAddresses', addresses, /The device is offline/, 'The device is offline');
+	});
 	for (const call of ['startService', 'stopService', 'restartService']) {
 		it(call, async () => {
 			await expectOffline(`models.device.${call}`, sdk.models.device[call](device.uuid, image));
