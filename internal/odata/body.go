@@ -15,6 +15,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata/syntax"
+	"github.com/roadstead-io/roadstead/internal/odata/wire"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -47,7 +48,7 @@ func plainBody(r *http.Request) (map[string]any, error) {
 			return nil, invalid("the body is not a valid form")
 		}
 		for name, v := range form {
-			values[name] = formText(v[len(v)-1])
+			values[name] = wire.FormText(v[len(v)-1])
 		}
 	case kind != "application/json" && !strings.HasSuffix(kind, "+json"):
 		return nil, api.Errorf(api.Unsupported, "the body must be application/json, not %q", syntax.Echo(kind))
@@ -121,7 +122,7 @@ func (w *writer) part(part *multipart.Part, values map[string]any, row int64, le
 	if *left -= int64(len(text)); *left < 0 {
 		return api.Errorf(api.TooLarge, "the body is larger than %d bytes without its files", web.MaxBody)
 	}
-	values[name] = formText(text)
+	values[name] = wire.FormText(text)
 	return nil
 }
 

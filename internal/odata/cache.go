@@ -5,13 +5,14 @@ import (
 	"sync"
 
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/odata/rows"
 )
 
 // plans keeps compiled requests: clients ask the same few things over and over. What a plan holds depends on the URL and the kind
 // of the caller alone, so nothing in it can be out of date and it may be dropped at any time.
 type plans struct {
 	mu       sync.Mutex
-	new, old map[planKey]*plan // what is not asked for while new fills up is forgotten
+	new, old map[planKey]*rows.Plan // what is not asked for while new fills up is forgotten
 	size     int
 }
 
@@ -31,7 +32,7 @@ func keepable(query string) bool {
 	return len(query) <= longestPlan && !strings.Contains(query, "apikey")
 }
 
-func (c *plans) get(k planKey) *plan {
+func (c *plans) get(k planKey) *rows.Plan {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if p := c.new[k]; p != nil {
@@ -44,17 +45,17 @@ func (c *plans) get(k planKey) *plan {
 	return p
 }
 
-func (c *plans) put(k planKey, p *plan) {
+func (c *plans) put(k planKey, p *rows.Plan) {
 	k.url = strings.Clone(k.url) // not the buffer that the request came in
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.add(k, p)
 }
 
-func (c *plans) add(k planKey, p *plan) {
+func (c *plans) add(k planKey, p *rows.Plan) {
 	if c.size > keptPlans || c.new == nil {
-		c.new, c.old, c.size = map[planKey]*plan{}, c.new, 0
+		c.new, c.old, c.size = map[planKey]*rows.Plan{}, c.new, 0
 	}
 	c.new[k] = p
-	c.size += len(k.url) + p.root.size()
+	c.size += len(k.url) + p.Root.Size()
 }

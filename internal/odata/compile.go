@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/odata/dialect"
 	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
@@ -24,7 +25,7 @@ const maxJoins = 8
 // compiler makes the SQL of one request. It carries the bound values of the statement at hand and whose rules apply; what it
 // makes depends on the kind of the caller alone, so that it can be kept for the next one.
 type compiler struct {
-	d       *dialect
+	d       *dialect.Dialect
 	kind    access.Kind
 	aliases map[string]syntax.Expr // of the URL
 	args    []any                  // values, or what stands for one until the statement runs: asked, parents
@@ -42,7 +43,7 @@ type asked string
 // parents is the list of ids that the rows of a level hang on.
 type parents struct{}
 
-func newCompiler(d *dialect, kind access.Kind, aliases map[string]syntax.Expr) *compiler {
+func newCompiler(d *dialect.Dialect, kind access.Kind, aliases map[string]syntax.Expr) *compiler {
 	return &compiler{d: d, kind: kind, aliases: aliases, bound: map[string]string{}}
 }
 
@@ -66,7 +67,7 @@ func (c *compiler) bind(v any) string {
 	if a, ok := v.(asked); ok {
 		v = a.sample()
 	}
-	return c.d.typed("?"+strconv.Itoa(len(c.args)), v)
+	return c.d.Typed("?"+strconv.Itoa(len(c.args)), v)
 }
 
 func (a asked) sample() any {
@@ -94,14 +95,14 @@ func (a asked) of(caller access.Caller, now string) any {
 }
 
 // values gives the values to run a statement with.
-func values(d *dialect, args []any, caller access.Caller, now string, ids []int64) []any {
+func values(d *dialect.Dialect, args []any, caller access.Caller, now string, ids []int64) []any {
 	out := make([]any, len(args))
 	for i, v := range args {
 		switch v := v.(type) {
 		case asked:
 			out[i] = v.of(caller, now)
 		case parents:
-			out[i] = d.ids(ids)
+			out[i] = d.IDs(ids)
 		default:
 			out[i] = v
 		}
@@ -227,7 +228,7 @@ func (c *compiler) join(s scope, col *column, many bool, known ...syntax.Expr) (
 // raw is a column as it is stored, or its computation.
 func (c *compiler) raw(s scope, col *column) string {
 	if col.sql == nil {
-		return s.alias + "." + quoteName(col.base.Name)
+		return s.alias + "." + dialect.Quote(col.base.Name)
 	}
 	var b strings.Builder
 	b.WriteByte('(')
@@ -276,14 +277,14 @@ func (c *compiler) orderKeys(s scope, q *syntax.Query) (string, error) {
 		case v.lit:
 			return "", invalid("$orderby needs properties, not values")
 		case v.null && o.Asc:
-			dir = ascending
+			dir = dialect.Ascending
 		case v.null:
-			dir = descending
+			dir = dialect.Descending
 		case o.Asc:
 			dir = " ASC"
 		}
 		if v.class == cText && !v.stored {
-			v.sql = c.d.bytewise(v.sql)
+			v.sql = c.d.Bytewise(v.sql)
 		}
 		keys = append(keys, v.sql+dir)
 	}

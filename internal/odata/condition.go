@@ -77,7 +77,7 @@ func (c *compiler) condition(s scope, e syntax.Expr) (string, error) {
 		sql := balanced(terms, " "+strings.ToUpper(e.Op)+" ")
 		if e.Op == "or" {
 			if c.choices += len(terms); c.choices > maxChoices {
-				sql = c.d.opaque(sql)
+				sql = c.d.Opaque(sql)
 			}
 		}
 		return sql, nil
@@ -272,7 +272,7 @@ func (c *compiler) lambda(s scope, l syntax.Lambda) (string, error) {
 		}
 		exists := "EXISTS (SELECT 1 FROM " + to.from() + conditions(where) + ")"
 		if c.lambdas++; c.lambdas > maxJoins {
-			exists = c.d.apart(exists)
+			exists = c.d.Apart(exists)
 		}
 		if l.All {
 			exists = "NOT " + exists
@@ -352,18 +352,18 @@ func (c *compiler) comparison(op string, l, r value) string {
 		l.sql, r.sql = c.sql(l), c.sql(r)
 	}
 	if op != "eq" && op != "ne" && l.class == cText {
-		l.sql = c.d.bytewise(l.sql)
+		l.sql = c.d.Bytewise(l.sql)
 	}
 	sign := operators[op]
 	switch {
 	case op == "eq" && l.stored && l.null && !r.null:
-		return c.d.sameValue(l.sql, r.sql)
+		return c.d.SameValue(l.sql, r.sql)
 	case op == "eq" && r.stored && r.null && !l.null:
-		return c.d.sameValue(r.sql, l.sql)
+		return c.d.SameValue(r.sql, l.sql)
 	case op == "eq" && (l.null || r.null):
-		sign = c.d.same
+		sign = c.d.Same
 	case op == "ne" && (l.null || r.null):
-		sign = c.d.differ
+		sign = c.d.Differ
 	}
 	return "(" + l.sql + sign + r.sql + ")"
 }

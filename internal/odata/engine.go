@@ -14,6 +14,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata/dialect"
 	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
@@ -31,7 +32,7 @@ type Config struct {
 type Engine struct {
 	schema *schema
 	db     *db.DB
-	d      *dialect
+	d      *dialect.Dialect
 	lim    Limits
 	files  Files
 	mounts []*mount
@@ -41,12 +42,12 @@ type Engine struct {
 // New checks a model and makes an engine of it. It refuses a resource without rules, a rule that does not parse or names what
 // does not exist, and relations to nowhere: nothing may be open because of a slip.
 func New(cfg Config) (*Engine, error) {
-	lim := cfg.Limits.withDefaults()
+	lim := cfg.Limits.WithDefaults()
 	s, err := newSchema(cfg.Model, lim)
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{schema: s, db: cfg.DB, d: dialectOf(cfg.DB), lim: lim, files: cfg.Files}
+	e := &Engine{schema: s, db: cfg.DB, d: dialect.Of(cfg.DB), lim: lim, files: cfg.Files}
 	for _, p := range cfg.Prefixes {
 		e.mounts = append(e.mounts, &mount{prefix: p, schema: s})
 	}
@@ -189,7 +190,7 @@ func knownParam(name string) bool {
 // under "d" on the wire. The text is percent-decoded like a URL; see [Quote] for values.
 func (e *Engine) Query(ctx context.Context, tx *db.Tx, caller access.Caller, pathAndQuery string) (json.RawMessage, error) {
 	path, query, _ := strings.Cut(pathAndQuery, "?")
-	req, err := syntax.ParseRequest(e.lim.syntax(), "", path, query)
+	req, err := syntax.ParseRequest(e.lim, "", path, query)
 	if err != nil {
 		return nil, fmt.Errorf("odata: query: %w", err)
 	}

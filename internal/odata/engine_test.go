@@ -172,19 +172,75 @@ func TestCheckFindsMissingColumn(t *testing.T) {
 	}
 }
 
+// csdlDocument is what a reader of CSDL makes of a metadata document.
+type csdlDocument struct {
+	XMLName xml.Name
+	Version string `xml:"Version,attr"`
+	Schema  struct {
+		XMLName   xml.Name
+		Namespace string `xml:"Namespace,attr"`
+		Types     []struct {
+			Name string `xml:"Name,attr"`
+			Key  struct {
+				Name string `xml:"Name,attr"`
+			} `xml:"Key>PropertyRef"`
+			Properties  []csdlProperty `xml:"Property"`
+			Navigations []csdlProperty `xml:"NavigationProperty"`
+		} `xml:"EntityType"`
+		Sets []struct {
+			Name string `xml:"Name,attr"`
+			Type string `xml:"EntityType,attr"`
+		} `xml:"EntityContainer>EntitySet"`
+	} `xml:"DataServices>Schema"`
+}
+
+type csdlProperty struct {
+	Name     string `xml:"Name,attr"`
+	Type     string `xml:"Type,attr"`
+	Nullable string `xml:"Nullable,attr"`
+}
+
+// TestMetadata: the document holds together as CSDL, and shows what the caller may see.
 func TestMetadata(t *testing.T) {
 	s := newServer(t)
 	a := s.do(bob, "GET", "/v7/$metadata", "")
-	var doc struct {
-		Types []struct {
-			Name       string `xml:"Name,attr"`
-			Properties []struct {
-				Name string `xml:"Name,attr"`
-			} `xml:"Property"`
-		} `xml:"DataServices>Schema>EntityType"`
+	var doc csdlDocument
+	if err := xml.Unmarshal([]byte(a.body), &doc); err != nil || a.status != 200 {
+		t.Fatal(a.status, err)
 	}
-	if err := xml.Unmarshal([]byte(a.body), &doc); err != nil || a.status != 200 || len(doc.Types) != len(testModel().Resources) {
-		t.Fatalf("$metadata: %d, %d types, %v", a.status, len(doc.Types), err)
+	if doc.XMLName.Space != "http://docs.oasis-open.org/odata/ns/edmx" || doc.Schema.XMLName.Space != "http://docs.oasis-open.org/odata/ns/edm" ||
+		doc.Version != "4.01" || len(doc.Schema.Types) != len(testModel().Resources) {
+		t.Errorf("got %v %v %q with %d types", doc.XMLName, doc.Schema.XMLName, doc.Version, len(doc.Schema.Types))
+	}
+	types := map[string]bool{}
+	for _, typ := range doc.Schema.Types {
+		types[doc.Schema.Namespace+"."+typ.Name] = true
+	}
+	for _, typ := range doc.Schema.Types {
+		names := map[string]bool{}
+		for _, p := range append(typ.Properties, typ.Navigations...) {
+			if names[p.Name] {
+				t.Errorf("%s.%s is there twice", typ.Name, p.Name)
+			}
+			names[p.Name] = true
+			inner, many := strings.CutPrefix(strings.TrimSuffix(p.Type, ")"), "Collection(")
+			if !types[inner] && !strings.HasPrefix(inner, "Edm.") || many == (p.Nullable != "") {
+				t.Errorf("%s.%s: type %q, nullable %q", typ.Name, p.Name, p.Type, p.Nullable)
+			}
+		}
+		if !names[typ.Key.Name] {
+			t.Errorf("%s has no key", typ.Name)
+		}
+	}
+	sets := map[string]string{}
+	for _, set := range doc.Schema.Sets {
+		if !types[set.Type] || sets[set.Name] != "" {
+			t.Errorf("set %s of %s", set.Name, set.Type)
+		}
+		sets[set.Name] = set.Type
+	}
+	if sets["device_tag"] == "" || sets["device_tag"] != sets["device__has__tag_key"] {
+		t.Errorf("long and short name of tags: %v", sets)
 	}
 	for _, hidden := range []string{"password", "hash", "secret_note"} {
 		if strings.Contains(a.body, `"`+hidden+`"`) {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"github.com/roadstead-io/roadstead/internal/db"
+
+	"github.com/roadstead-io/roadstead/internal/odata/dialect"
 )
 
 // FileRefs names the bytes of every file that a row holds, for whoever keeps them: what it names not is wanted by nobody.
@@ -17,7 +19,7 @@ func (e *Engine) FileRefs(ctx context.Context, tx *db.Tx) (map[string]bool, erro
 			if c.Type != WebResource || c.SQL != "" {
 				continue
 			}
-			text := "SELECT " + quoteName(c.Name) + " FROM " + r.table + " WHERE " + quoteName(c.Name) + " IS NOT NULL"
+			text := "SELECT " + dialect.Quote(c.Name) + " FROM " + r.table + " WHERE " + dialect.Quote(c.Name) + " IS NOT NULL"
 			if err := addRefs(ctx, tx, text, refs); err != nil {
 				return nil, fmt.Errorf("odata: files of %s.%s: %w", r.Name, c.Name, err)
 			}

@@ -3,6 +3,7 @@ package odata
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 
 	"github.com/roadstead-io/roadstead/internal/access"
@@ -62,6 +63,15 @@ type Files interface {
 	Commit(ctx context.Context, at Place, uuid string, parts []SentPart) (File, error)
 	// Cancel forgets an upload. One that is not there is no error.
 	Cancel(ctx context.Context, at Place, uuid string) error
+}
+
+// storedFile shows a file as it is stored.
+func (e *Engine) storedFile(ctx context.Context, text []byte) ([]byte, error) {
+	var f File
+	if err := json.Unmarshal(text, &f); err != nil {
+		return nil, fmt.Errorf("odata: a stored file: %w", err)
+	}
+	return e.shownFile(ctx, f)
 }
 
 // shownFile is what clients read of a file.

@@ -3,6 +3,7 @@ package odata
 import (
 	"time"
 
+	"github.com/roadstead-io/roadstead/internal/odata/dialect"
 	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
@@ -19,13 +20,13 @@ func (c *compiler) function(s scope, f syntax.Call) (value, error) {
 		return value{sql: sql, class: cNumber, null: v.null}, err
 	case "round":
 		v, err := c.number(s, f.Args[0])
-		return value{sql: c.d.round(v.sql), class: cNumber, null: v.null}, err
+		return value{sql: c.d.Round(v.sql), class: cNumber, null: v.null}, err
 	case "floor":
 		v, err := c.number(s, f.Args[0])
-		return value{sql: call("floor", v.sql), class: cNumber, null: v.null}, err
+		return value{sql: dialect.Call("floor", v.sql), class: cNumber, null: v.null}, err
 	case "ceiling":
 		v, err := c.number(s, f.Args[0])
-		return value{sql: call("ceil", v.sql), class: cNumber, null: v.null}, err
+		return value{sql: dialect.Call("ceil", v.sql), class: cNumber, null: v.null}, err
 	}
 	return c.textFunction(s, f)
 }
@@ -58,27 +59,27 @@ func (c *compiler) textFunction(s scope, f syntax.Call) (value, error) {
 	case "startswith":
 		return truth("substr(" + a[0] + ",1,length(" + a[1] + ")) = " + a[1])
 	case "endswith":
-		return truth(c.d.end(a[0], a[1]) + " = " + a[1])
+		return truth(c.d.End(a[0], a[1]) + " = " + a[1])
 	case "contains":
-		return truth(c.d.position(a[0], a[1]) + " > 0")
+		return truth(c.d.Position(a[0], a[1]) + " > 0")
 	case "substringof":
-		return truth(c.d.position(a[1], a[0]) + " > 0")
+		return truth(c.d.Position(a[1], a[0]) + " > 0")
 	case "tolower":
-		return text(call("lower", c.d.bytewise(a[0])))
+		return text(dialect.Call("lower", c.d.Bytewise(a[0])))
 	case "toupper":
-		return text(call("upper", c.d.bytewise(a[0])))
+		return text(dialect.Call("upper", c.d.Bytewise(a[0])))
 	case "trim":
-		return text(call("trim", a[0]))
+		return text(dialect.Call("trim", a[0]))
 	case "concat":
 		return text("(" + a[0] + " || " + a[1] + ")")
 	case "replace":
-		return text(call("replace", a[:]...))
+		return text(dialect.Call("replace", a[:]...))
 	case "length":
-		return number(call("length", a[0]))
+		return number(dialect.Call("length", a[0]))
 	case "indexof":
-		return number(c.d.position(a[0], a[1]) + " - 1")
+		return number(c.d.Position(a[0], a[1]) + " - 1")
 	case "substring":
-		return text(c.d.part(a[0], a[1], a[2]))
+		return text(c.d.Part(a[0], a[1], a[2]))
 	}
 	return value{}, invalid("there is no function %s", syntax.Echo(f.Name))
 }
@@ -100,7 +101,7 @@ func (c *compiler) prefix(s scope, f syntax.Call) (value, bool, error) {
 	of, err := c.of(s, f.Args[0], cText)
 	from, to := c.bind(text), c.bind(text+"\U0010FFFF")
 	if !of.stored {
-		of.sql = c.d.bytewise(of.sql)
+		of.sql = c.d.Bytewise(of.sql)
 	}
 	return value{sql: "(" + of.sql + " >= " + from + " AND " + of.sql + " < " + to + ")", class: cBool, null: of.null}, true, err
 }
@@ -152,7 +153,7 @@ func (c *compiler) arithmetic(s scope, e syntax.Arithmetic) (value, error) {
 	// Dividing by zero is null in one database and an error in the other; null it is.
 	switch e.Op {
 	case "mod":
-		v.sql = c.d.modulo(l.sql, "NULLIF("+r.sql+",0)")
+		v.sql = c.d.Modulo(l.sql, "NULLIF("+r.sql+",0)")
 	case "div":
 		v.sql = "(" + l.sql + " / NULLIF(" + r.sql + ",0))"
 	default:
@@ -167,5 +168,5 @@ func (c *compiler) shift(s scope, e syntax.Arithmetic, d time.Duration) (value, 
 		d = -d
 	}
 	date, err := c.of(s, e.Left, cDate)
-	return value{sql: c.d.shift(date.sql, c.bind(c.d.seconds(d.Seconds()))), class: cDate, null: true}, err
+	return value{sql: c.d.Shift(date.sql, c.bind(c.d.Seconds(d.Seconds()))), class: cDate, null: true}, err
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata/rows"
 	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -33,7 +34,7 @@ func (e *Engine) Handler() web.HandlerFunc {
 				return e.answer(w, r, caller, p)
 			}
 		}
-		req, err := syntax.ParseRequest(e.lim.syntax(), m.prefix, path[len(m.prefix):], r.URL.RawQuery)
+		req, err := syntax.ParseRequest(e.lim, m.prefix, path[len(m.prefix):], r.URL.RawQuery)
 		if err != nil {
 			return err
 		}
@@ -86,7 +87,7 @@ func (e *Engine) mount(path string) *mount {
 	return nil
 }
 
-func (e *Engine) get(caller access.Caller, m *mount, req *syntax.Request) (*plan, error) {
+func (e *Engine) get(caller access.Caller, m *mount, req *syntax.Request) (*rows.Plan, error) {
 	if req.Action != "" && req.Action != "$count" {
 		return nil, invalid("%s is asked with POST", req.Action)
 	}
@@ -94,7 +95,7 @@ func (e *Engine) get(caller access.Caller, m *mount, req *syntax.Request) (*plan
 }
 
 // answer runs the plan of a GET.
-func (e *Engine) answer(w http.ResponseWriter, r *http.Request, caller access.Caller, p *plan) error {
+func (e *Engine) answer(w http.ResponseWriter, r *http.Request, caller access.Caller, p *rows.Plan) error {
 	var d json.RawMessage
 	err := e.reading(p)(r.Context(), func(tx *db.Tx) (err error) {
 		d, err = e.run(r.Context(), tx, caller, p)
@@ -337,8 +338,8 @@ func (e *Engine) canAccess(w http.ResponseWriter, r *http.Request, caller access
 }
 
 // reading is how the statements of a plan see the same state: one alone always does.
-func (e *Engine) reading(p *plan) func(context.Context, func(*db.Tx) error) error {
-	if len(p.root.lists) == 0 {
+func (e *Engine) reading(p *rows.Plan) func(context.Context, func(*db.Tx) error) error {
+	if len(p.Root.Lists) == 0 {
 		return e.db.ReadOne
 	}
 	return e.db.Read

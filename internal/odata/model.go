@@ -5,6 +5,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
 // Type is the type of a column on the wire.
@@ -105,3 +106,6 @@ type Resource struct {
 type Model struct {
 	Resources []*Resource
 }
+
+// Limits bound what one request may ask.
+type Limits = syntax.Limits

@@ -1,87 +1,73 @@
 package odata
 
+import "github.com/roadstead-io/roadstead/internal/odata/dialect"
+
+import "github.com/roadstead-io/roadstead/internal/odata/rows"
+
 // pack has SQLite write the objects of a statement's rows: the statement then gives one text instead of a column for each
 // property, which costs this driver less than half. Rows whose lists hang on a row joined to them, and files, are left to the
 // runner.
 func (b *builder) pack() {
 	l := b.level
-	object, ok := b.object(l.row, true)
+	object, ok := b.object(l.Row, true)
 	if !ok {
 		return
 	}
 	old := b.columns
 	b.columns, b.index = nil, map[string]int{}
-	l.packed = b.column(object)
-	if l.parent >= 0 {
-		l.parent, l.own = b.column(old[l.parent]), b.column(old[l.own])
+	l.Packed = b.column(object)
+	if l.Parent >= 0 {
+		l.Parent, l.Own = b.column(old[l.Parent]), b.column(old[l.Own])
 	}
-	row := &node{present: -1}
-	for _, f := range l.row.fields {
-		if f.list != nil {
-			f.col = b.column(old[f.col])
-			row.fields = append(row.fields, f)
+	row := &rows.Node{Present: -1}
+	for _, f := range l.Row.Fields {
+		if f.List != nil {
+			f.Col = b.column(old[f.Col])
+			row.Fields = append(row.Fields, f)
 		}
 	}
-	l.row = row
+	l.Row = row
 }
 
 // object is the SQL of a row's object without the lists of the row itself.
-func (b *builder) object(n *node, top bool) (string, bool) {
-	pairs := make([]string, 0, 2*len(n.fields))
-	for _, f := range n.fields {
+func (b *builder) object(n *rows.Node, top bool) (string, bool) {
+	pairs := make([]string, 0, 2*len(n.Fields))
+	for _, f := range n.Fields {
 		var sql string
 		switch {
-		case f.list != nil && top:
+		case f.List != nil && top:
 			continue
-		case f.list != nil || f.kind == WebResource:
+		case f.List != nil || f.Kind == rows.File:
 			return "", false
-		case f.none:
+		case f.None:
 			sql = "json('[]')"
-		case f.one != nil:
-			inner, ok := b.object(f.one, false)
+		case f.One != nil:
+			inner, ok := b.object(f.One, false)
 			if !ok {
 				return "", false
 			}
-			sql = "CASE WHEN " + b.columns[f.one.present] + " IS NULL THEN json('[]') ELSE json_array(" + inner + ") END"
+			sql = "CASE WHEN " + b.columns[f.One.Present] + " IS NULL THEN json('[]') ELSE json_array(" + inner + ") END"
 		default:
-			sql = packed(f.kind, b.columns[f.col])
+			sql = packed(f.Kind, b.columns[f.Col])
 		}
-		pairs = append(pairs, "'"+f.key[1:len(f.key)-2]+"'", sql)
+		pairs = append(pairs, "'"+f.Key[1:len(f.Key)-2]+"'", sql)
 	}
-	return call("json_object", pairs...), true
+	return dialect.Call("json_object", pairs...), true
 }
 
 // packed is a column as json_object takes it.
-func packed(t Type, sql string) string {
-	switch t {
-	case Boolean:
+func packed(k rows.Kind, sql string) string {
+	switch k {
+	case rows.Truth:
 		return "CASE WHEN " + sql + " THEN json('true') WHEN NOT " + sql + " THEN json('false') END"
-	case BigInteger:
+	case rows.Digits:
 		return "CAST(" + sql + " AS TEXT)"
-	case ForeignKey:
+	case rows.Link:
 		return "CASE WHEN " + sql + " IS NOT NULL THEN json_object('__id'," + sql + ") END"
-	case JSON:
+	case rows.JSON:
 		return "json(" + sql + ")"
-	case Real:
+	case rows.Fraction:
 		return "CASE WHEN " + sql + " = CAST(" + sql + " AS INTEGER) THEN CAST(" + sql + " AS INTEGER) ELSE " + sql + " END"
 	}
 	return sql
-}
-
-// unpacked writes the object of a row that the database wrote but for its lists.
-func (w *levelWriter) unpacked(cells []cell) {
-	object := cells[w.l.packed].text
-	if len(w.l.row.fields) == 0 {
-		w.out = append(w.out, object...)
-		return
-	}
-	w.out = append(w.out, object[:len(object)-1]...)
-	for i, f := range w.l.row.fields {
-		if i > 0 || len(object) > len("{}") {
-			w.out = append(w.out, ',')
-		}
-		w.out = append(w.out, f.key...)
-		w.list(f, cells)
-	}
-	w.out = append(w.out, '}')
 }

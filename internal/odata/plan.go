@@ -3,57 +3,14 @@ package odata
 import (
 	"strings"
 
+	"github.com/roadstead-io/roadstead/internal/odata/rows"
 	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
-// A plan is a compiled GET: one statement for the rows of the resource and of every link to one row, and one more for each
-// expanded list, for all its parents at once. The statements give plain columns, or objects without their lists; [runner] writes
-// the rest of the JSON.
-type plan struct {
-	count bool // the statement gives a number and nothing else
-	root  *level
-}
-
-// size is about how much memory a plan takes.
-func (l *level) size() int {
-	n := len(l.text) + 64*len(l.args) + 512
-	for _, f := range l.lists {
-		n += f.list.size()
-	}
-	return n
-}
-
-// level is one statement with the shape of its rows.
-type level struct {
-	text  string
-	args  []any
-	width int // columns
-	row   *node
-	// Of an expanded list: the columns with the parent's id and the row's own.
-	parent, own int
-	packed      int      // the column that holds the object of the row but for its lists; -1: there is none
-	whole       bool     // the statement gives one row: how many there are, and all their objects with commas between
-	sorted      bool     // the statement gives the rows in order; otherwise they are put in the order of their ids
-	lists       []*field // the expanded lists of its rows, at any depth of links to one row
-}
-
-// node is the object of one row, or of a row joined to it.
-type node struct {
-	present int // the column that is null when there is no such row; -1: there always is
-	fields  []*field
-}
-
-// field is one property.
-type field struct {
-	key  string // "name":
-	kind Type
-	col  int
-	// one is the row behind a link; list the level of an expanded list, whose rows hang on the id in column col. none is a link
-	// that is asked to show nothing.
-	one  *node
-	list *level
-	none bool
-	at   int // of a list: its place in the level's lists
+// kinds is how the values of each type are written.
+var kinds = map[Type]rows.Kind{
+	Integer: rows.Number, BigInteger: rows.Digits, Real: rows.Fraction, Boolean: rows.Truth, String: rows.Text, Date: rows.Text,
+	JSON: rows.JSON, ForeignKey: rows.Link, WebResource: rows.File,
 }
 
 // builder collects the columns and joins of one statement.
@@ -61,7 +18,7 @@ type builder struct {
 	columns []string
 	index   map[string]int
 	joins   strings.Builder
-	level   *level
+	level   *rows.Level
 }
 
 func (b *builder) column(sql string) int {
@@ -74,11 +31,11 @@ func (b *builder) column(sql string) int {
 }
 
 func newBuilder() *builder {
-	return &builder{index: map[string]int{}, level: &level{parent: -1, own: -1, packed: -1}}
+	return &builder{index: map[string]int{}, level: &rows.Level{Parent: -1, Own: -1, Packed: -1}}
 }
 
 // plan compiles a whole GET. allowed narrows it to rows that a filter of the model's rules allows; nil: all that may be read.
-func (c *compiler) plan(r *resource, req *syntax.Request, allowed syntax.Expr) (*plan, error) {
+func (c *compiler) plan(r *resource, req *syntax.Request, allowed syntax.Expr) (*rows.Plan, error) {
 	s, where, err := c.selection(r, req)
 	if err != nil {
 		return nil, err
@@ -94,11 +51,11 @@ func (c *compiler) plan(r *resource, req *syntax.Request, allowed syntax.Expr) (
 	}
 	if req.Action == "$count" {
 		text := "SELECT count(*) FROM " + s.from() + conditions(where)
-		return &plan{count: true, root: &level{text: text, args: c.args, width: 1}}, nil
+		return &rows.Plan{Count: true, Root: &rows.Level{Text: text, Args: c.args, Width: 1}}, nil
 	}
 	shown, from := s, s.from()
 	page := c.page(&req.Query)
-	if c.d.packs && req.Query.OrderBy != nil && page != "" { // find the page first: only its rows are worth writing
+	if c.d.Packs && req.Query.OrderBy != nil && page != "" { // find the page first: only its rows are worth writing
 		keys, err := c.orderKeys(s, &req.Query)
 		if err != nil {
 			return nil, err
@@ -111,20 +68,20 @@ func (c *compiler) plan(r *resource, req *syntax.Request, allowed syntax.Expr) (
 		where, page = nil, ""
 	}
 	b := newBuilder()
-	b.level.sorted = true
-	if b.level.row, err = c.row(shown, &req.Query, b, c.known(s.res)); err != nil {
+	b.level.Sorted = true
+	if b.level.Row, err = c.row(shown, &req.Query, b, c.known(s.res)); err != nil {
 		return nil, err
 	}
 	keys, err := c.orderKeys(shown, &req.Query)
 	if err != nil {
 		return nil, err
 	}
-	return &plan{root: c.finish(b, from, where, keys, page)}, nil
+	return &rows.Plan{Root: c.finish(b, from, where, keys, page)}, nil
 }
 
 // finish puts a statement together.
-func (c *compiler) finish(b *builder, from string, where []string, keys, page string) *level {
-	if c.d.packs {
+func (c *compiler) finish(b *builder, from string, where []string, keys, page string) *rows.Level {
+	if c.d.Packs {
 		b.pack()
 	}
 	l := b.level
@@ -132,17 +89,17 @@ func (c *compiler) finish(b *builder, from string, where []string, keys, page st
 		b.columns = []string{"1"}
 	}
 	tail := " FROM " + from + b.joins.String() + conditions(where) + keys
-	if l.packed >= 0 && l.parent < 0 && len(l.lists) == 0 {
-		l.whole = true
+	if l.Packed >= 0 && l.Parent < 0 && len(l.Lists) == 0 {
+		l.Whole = true
 		if page == "" {
 			page = " LIMIT " + c.bind(int64(c.rows)+1) // one more than may be: the runner refuses it
 		}
-		l.text = "SELECT count(*),group_concat(x,',') FROM (SELECT " + b.columns[l.packed] + " AS x" + tail + page + ")"
-		l.args, l.width = c.args, 2
+		l.Text = "SELECT count(*),group_concat(x,',') FROM (SELECT " + b.columns[l.Packed] + " AS x" + tail + page + ")"
+		l.Args, l.Width = c.args, 2
 		return l
 	}
-	l.text = "SELECT " + strings.Join(b.columns, ",") + tail + page
-	l.args, l.width = c.args, len(b.columns)
+	l.Text = "SELECT " + strings.Join(b.columns, ",") + tail + page
+	l.Args, l.Width = c.args, len(b.columns)
 	return l
 }
 
@@ -162,8 +119,8 @@ func (c *compiler) known(r *resource) []syntax.Expr {
 }
 
 // row is the object of one row.
-func (c *compiler) row(s scope, q *syntax.Query, b *builder, known []syntax.Expr) (*node, error) {
-	n := &node{present: -1}
+func (c *compiler) row(s scope, q *syntax.Query, b *builder, known []syntax.Expr) (*rows.Node, error) {
+	n := &rows.Node{Present: -1}
 	expanded := map[string]bool{}
 	for _, e := range q.Expand {
 		if expanded[e.Name] {
@@ -175,7 +132,7 @@ func (c *compiler) row(s scope, q *syntax.Query, b *builder, known []syntax.Expr
 	show := func(name string, col *column) {
 		if !given[name] && !expanded[name] {
 			given[name] = true
-			n.fields = append(n.fields, &field{key: jsonKey(name), kind: col.Type, col: b.column(c.raw(s, col))})
+			n.Fields = append(n.Fields, &rows.Field{Key: jsonKey(name), Kind: kinds[col.Type], Col: b.column(c.raw(s, col))})
 		}
 	}
 	if q.Select == nil || q.All {
@@ -195,34 +152,34 @@ func (c *compiler) row(s scope, q *syntax.Query, b *builder, known []syntax.Expr
 		}
 		show(name, col)
 	}
-	var lists []*field // they come last, after all that one statement gives
+	var lists []*rows.Field // they come last, after all that one statement gives
 	for i := range q.Expand {
 		f, err := c.expand(s, &q.Expand[i], b, known)
 		if err != nil {
 			return nil, err
 		}
-		if f.list != nil {
+		if f.List != nil {
 			lists = append(lists, f)
 		} else {
-			n.fields = append(n.fields, f)
+			n.Fields = append(n.Fields, f)
 		}
 	}
-	n.fields = append(n.fields, lists...)
+	n.Fields = append(n.Fields, lists...)
 	return n, nil
 }
 
 // expand is what stands behind a navigation: rows, or their number.
-func (c *compiler) expand(s scope, e *syntax.Expand, b *builder, known []syntax.Expr) (*field, error) {
+func (c *compiler) expand(s scope, e *syntax.Expand, b *builder, known []syntax.Expr) (*rows.Field, error) {
 	col, many, err := c.navigation(s, e.Name)
 	if err != nil {
 		return nil, err
 	}
-	f := &field{key: jsonKey(e.Name), kind: Integer}
+	f := &rows.Field{Key: jsonKey(e.Name), Kind: rows.Number}
 	if many && !e.Count {
-		f.at = len(b.level.lists)
-		b.level.lists = append(b.level.lists, f)
-		f.col = b.column(s.id())
-		f.list, err = c.list(col, &e.Query, known)
+		f.At = len(b.level.Lists)
+		b.level.Lists = append(b.level.Lists, f)
+		f.Col = b.column(s.id())
+		f.List, err = c.list(col, &e.Query, known)
 		return f, err
 	}
 	var there []syntax.Expr
@@ -241,16 +198,16 @@ func (c *compiler) expand(s scope, e *syntax.Expand, b *builder, known []syntax.
 		where = append(where, cond)
 	}
 	if e.Count {
-		f.col = b.column("(SELECT count(*) FROM " + to.from() + conditions(where) + ")")
+		f.Col = b.column("(SELECT count(*) FROM " + to.from() + conditions(where) + ")")
 		return f, nil
 	}
 	if e.Query.Top == 0 || e.Query.Skip > 0 {
-		f.none = true
+		f.None = true
 	}
 	b.joins.WriteString(" LEFT JOIN " + to.from() + " ON " + strings.Join(where, " AND "))
 	present := b.column(to.id())
-	if f.one, err = c.row(to, &e.Query, b, append(there, c.known(to.res)...)); err == nil {
-		f.one.present = present
+	if f.One, err = c.row(to, &e.Query, b, append(there, c.known(to.res)...)); err == nil {
+		f.One.Present = present
 	}
 	return f, err
 }
@@ -259,7 +216,7 @@ func (c *compiler) expand(s scope, e *syntax.Expand, b *builder, known []syntax.
 const maxLevels = 40
 
 // list is the level of the rows that hang on others by a foreign key.
-func (c *compiler) list(col *column, q *syntax.Query, known []syntax.Expr) (*level, error) {
+func (c *compiler) list(col *column, q *syntax.Query, known []syntax.Expr) (*rows.Level, error) {
 	if c.levels++; c.levels > maxLevels {
 		return nil, invalid("the request expands more than %d lists", maxLevels)
 	}
@@ -273,14 +230,14 @@ func (c *compiler) list(col *column, q *syntax.Query, known []syntax.Expr) (*lev
 		return nil, err
 	}
 	b := newBuilder()
-	b.level.parent, b.level.own = b.column(c.raw(s, col)), b.column(s.id())
-	b.level.sorted = q.OrderBy != nil
+	b.level.Parent, b.level.Own = b.column(c.raw(s, col)), b.column(s.id())
+	b.level.Sorted = q.OrderBy != nil
 	here := append(under(col, known), c.known(col.of)...)
-	if b.level.row, err = c.row(s, q, b, here); err != nil {
+	if b.level.Row, err = c.row(s, q, b, here); err != nil {
 		return nil, err
 	}
 	keys := ""
-	if b.level.sorted {
+	if b.level.Sorted {
 		if keys, err = c.orderKeys(s, q); err != nil {
 			return nil, err
 		}
@@ -292,7 +249,7 @@ func (c *compiler) list(col *column, q *syntax.Query, known []syntax.Expr) (*lev
 		}
 		return c.finish(b, from, nil, keys, ""), nil
 	}
-	where, err := c.listed(s, q, under(col, known), c.d.idsIn(c.raw(s, col), ids))
+	where, err := c.listed(s, q, under(col, known), c.d.IDsIn(c.raw(s, col), ids))
 	if err != nil {
 		return nil, err
 	}
@@ -332,7 +289,7 @@ func (c *compiler) pages(col *column, q *syntax.Query, known []syntax.Expr, ids 
 		return "", err
 	}
 	find := "SELECT " + inner.id() + " AS id FROM " + inner.from() + conditions(where) + keys + c.page(q)
-	return c.d.first(c.d.each(ids, "_p"), find, s.res.table, s.alias), nil
+	return c.d.First(c.d.Each(ids, "_p"), find, s.res.table, s.alias), nil
 }
 
 func jsonKey(name string) string { return `"` + name + `":` }

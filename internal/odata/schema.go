@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/odata/dialect"
 	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
@@ -102,7 +103,7 @@ func (s *schema) add(def *Resource) (*resource, error) {
 	if !validName(table) {
 		return nil, fmt.Errorf("table %q is not a name", table)
 	}
-	r.table = quoteName(table)
+	r.table = dialect.Quote(table)
 	for _, n := range append([]string{def.Name}, def.Synonyms...) {
 		if !validName(n) {
 			return nil, fmt.Errorf("%q is not a name", n)
@@ -207,7 +208,7 @@ func (r *resource) parseRules(lim Limits) error {
 	for name, kinds := range r.Actions {
 		r.actions[name] = map[access.Kind]syntax.Expr{}
 		for k, text := range kinds {
-			e, err := syntax.ParseRule(lim.syntax(), text)
+			e, err := syntax.ParseRule(lim, text)
 			if err != nil || !slices.Contains(known, k) {
 				return fmt.Errorf("action %s of %s: %w", name, k, err)
 			}
@@ -226,7 +227,7 @@ func (r *resource) parseRule(lim Limits, def Rule) (*rule, error) {
 		if f.text == "" {
 			continue
 		}
-		e, err := syntax.ParseRule(lim.syntax(), f.text)
+		e, err := syntax.ParseRule(lim, f.text)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.what, err)
 		}
@@ -263,7 +264,7 @@ func (r *resource) parseByColumn(
 		if c := r.columns[n]; c == nil || !writable[n] || !fits(c) {
 			return nil, fmt.Errorf("rule: %s names %q, which is no column for it that may be written", what, n)
 		}
-		e, err := syntax.ParseRule(lim.syntax(), filters[n])
+		e, err := syntax.ParseRule(lim, filters[n])
 		if err != nil {
 			return nil, fmt.Errorf("%s of %s: %w", what, n, err)
 		}

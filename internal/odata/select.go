@@ -3,7 +3,7 @@ package odata
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -11,6 +11,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata/rows"
 	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
@@ -31,7 +32,7 @@ func (s *schema) readable(kind access.Kind, name string) (*resource, error) {
 }
 
 // planned compiles a GET.
-func (e *Engine) planned(kind access.Kind, s *schema, req *syntax.Request) (*plan, error) {
+func (e *Engine) planned(kind access.Kind, s *schema, req *syntax.Request) (*rows.Plan, error) {
 	r, err := s.readable(kind, req.Resource)
 	if err != nil {
 		return nil, err
@@ -52,6 +53,21 @@ func (e *Engine) read(ctx context.Context, tx *db.Tx, caller access.Caller, s *s
 func byID(resource string, id int64) *syntax.Request {
 	key := []syntax.KeyPart{{Value: syntax.Literal{Value: id}}}
 	return &syntax.Request{Resource: resource, Key: key, Query: syntax.Query{Top: -1}}
+}
+
+// run answers a plan.
+func (e *Engine) run(ctx context.Context, tx *db.Tx, caller access.Caller, p *rows.Plan) (json.RawMessage, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, e.lim.Time, errSlow)
+	defer cancel()
+	now := tx.NowText()
+	answer, err := rows.Reader{
+		Tx: tx, MaxRows: e.lim.Rows, MaxBytes: e.lim.Answer, File: e.storedFile,
+		Bind: func(args []any, parents []int64) []any { return values(e.d, args, caller, now, parents) },
+	}.Read(ctx, p)
+	if err != nil && errors.Is(context.Cause(ctx), errSlow) {
+		return nil, errSlow
+	}
+	return answer, err
 }
 
 var errSlow = api.Errorf(api.Unavailable, "the request took too long; ask for less")
@@ -126,14 +142,4 @@ func (r *resource) isKey(names []string) bool {
 		}
 	}
 	return false
-}
-
-func queryError(err error) error {
-	if db.IsTooBig(err) {
-		return invalid("the request or its answer is too large")
-	}
-	if db.IsOutOfRange(err) {
-		return invalid("the request computes a value that is out of range")
-	}
-	return fmt.Errorf("odata: query: %w", err)
 }

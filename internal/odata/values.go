@@ -1,26 +1,18 @@
 package odata
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"math"
 	"net/url"
-	"reflect"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata/syntax"
+	"github.com/roadstead-io/roadstead/internal/odata/wire"
 )
-
-// formText is a value of an urlencoded form: a text that may stand for anything.
-type formText string
 
 // accept turns what a caller gave into values for columns: names checked, types converted, what is to be ignored dropped.
 func (e *Engine) accept(r *resource, ru *rule, caller access.Caller, given map[string]any) (map[string]any, error) {
@@ -82,7 +74,7 @@ func plain(v any) any {
 		}
 		f, _ := x.Float64()
 		return f
-	case formText:
+	case wire.FormText:
 		return string(x)
 	}
 	return v
@@ -91,7 +83,7 @@ func plain(v any) any {
 // convert makes a value fit a column: nil, int64, float64, bool, string (also dates) or json.RawMessage. It takes what JSON
 // decoding gives, what forms give, and what Go code writes.
 func convert(col *column, v any, maxLen int) (any, error) {
-	v = basic(v)
+	v = wire.Basic(v)
 	if v == nil {
 		if !col.Null {
 			return nil, invalid("%q cannot be null", col.Name)
@@ -100,174 +92,40 @@ func convert(col *column, v any, maxLen int) (any, error) {
 	}
 	switch col.Type {
 	case Integer, BigInteger, ForeignKey:
-		if n, ok := toInt(v, col.Type == BigInteger); ok {
+		if n, ok := wire.Int(v, col.Type == BigInteger); ok {
 			return n, nil
 		}
 		return nil, invalid("%q is not a whole number", col.Name)
 	case Real:
-		if f, ok := toFloat(v); ok {
+		if f, ok := wire.Float(v); ok {
 			return f, nil
 		}
 		return nil, invalid("%q is not a number", col.Name)
 	case Boolean:
-		if b, ok := toBool(v); ok {
+		if b, ok := wire.Bool(v); ok {
 			return b, nil
 		}
 		return nil, invalid("%q is not a boolean", col.Name)
 	case Date:
-		if d, ok := toDate(v); ok {
+		if d, ok := wire.Date(v); ok {
 			return d, nil
 		}
 		return nil, invalid("%q is not a date", col.Name)
 	case JSON:
-		return toJSON(col, v)
+		if j, ok := wire.JSON(v); ok {
+			return j, nil
+		}
+		return nil, invalid("%q is not a JSON object", col.Name)
 	case WebResource:
 		if f, ok := v.(File); ok {
 			return f, nil
 		}
 		return nil, invalid("%q is given as a file, in a multipart/form-data body", col.Name)
 	}
-	return toText(col, v, maxLen)
-}
-
-// basic reduces Go's many types to nil, bool, int64, float64, string, json.Number, formText, json.RawMessage, time.Time; others
-// stay as they are.
-func basic(v any) any {
-	switch v.(type) {
-	case nil, bool, int64, float64, string, json.Number, formText, json.RawMessage, time.Time, File:
-		return v
-	}
-	rv := reflect.ValueOf(v)
-	switch rv.Kind() {
-	case reflect.Pointer:
-		if rv.IsNil() {
-			return nil
-		}
-		return basic(rv.Elem().Interface())
-	case reflect.Bool:
-		return rv.Bool()
-	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		return rv.Int()
-	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32:
-		return int64(rv.Uint()) // 32 bits at most
-	case reflect.Float32, reflect.Float64:
-		return rv.Float()
-	case reflect.String:
-		return rv.String()
-	}
-	return v
-}
-
-func toInt(v any, big bool) (int64, bool) {
-	switch x := v.(type) {
-	case int64:
-		return x, true
-	case float64:
-		return int64(x), x == math.Trunc(x) && math.Abs(x) < 1<<53
-	case json.Number:
-		if n, err := x.Int64(); err == nil {
-			return n, true
-		}
-		f, err := x.Float64()
-		return int64(f), err == nil && f == math.Trunc(f) && math.Abs(f) < 1<<53
-	case formText:
-		n, err := strconv.ParseInt(string(x), 10, 64)
-		return n, err == nil
-	case string:
-		n, err := strconv.ParseInt(x, 10, 64)
-		return n, big && err == nil
-	}
-	return 0, false
-}
-
-func toFloat(v any) (float64, bool) {
-	switch x := v.(type) {
-	case int64:
-		return float64(x), true
-	case float64:
-		return x, !math.IsNaN(x) && !math.IsInf(x, 0)
-	case json.Number:
-		f, err := x.Float64()
-		return f, err == nil
-	case formText:
-		f, err := strconv.ParseFloat(string(x), 64)
-		return f, err == nil && !math.IsNaN(f) && !math.IsInf(f, 0)
-	}
-	return 0, false
-}
-
-func toBool(v any) (bool, bool) {
-	switch x := v.(type) {
-	case bool:
-		return x, true
-	case int64:
-		return x == 1, x == 0 || x == 1
-	case json.Number:
-		return x == "1", x == "0" || x == "1"
-	case formText:
-		return x == "true" || x == "1", x == "true" || x == "false" || x == "0" || x == "1"
-	}
-	return false, false
-}
-
-func toDate(v any) (string, bool) {
-	var t time.Time
-	var err error
-	switch x := v.(type) {
-	case time.Time:
-		t = x
-	case string:
-		t, err = syntax.ParseDate(x)
-	case formText:
-		t, err = syntax.ParseDate(string(x))
-	}
-	if _, isText := v.(string); t.IsZero() && !isText { // milliseconds since 1970, in a form maybe as text
-		ms, ok := toInt(v, false)
-		if t, err = time.UnixMilli(ms), nil; !ok {
-			return "", false
-		}
-	}
-	return db.FormatTime(t), err == nil && syntax.Storable(t)
-}
-
-// toJSON stores objects and arrays. A text that holds one is taken for it, as older clients write contracts.
-func toJSON(col *column, v any) (any, error) {
-	var raw []byte
-	switch x := v.(type) {
-	case json.RawMessage:
-		raw = x
-	case string:
-		raw = []byte(x)
-	case formText:
-		raw = []byte(x)
-	default:
-		var err error
-		if raw, err = json.Marshal(v); err != nil {
-			return nil, invalid("%q is not a JSON object", col.Name)
-		}
-	}
-	raw = bytes.TrimSpace(raw)
-	if len(raw) == 0 || raw[0] != '{' && raw[0] != '[' || !json.Valid(raw) || !utf8.Valid(raw) {
-		return nil, invalid("%q is not a JSON object", col.Name)
-	}
-	var compact bytes.Buffer
-	if err := json.Compact(&compact, raw); err != nil { // answers hold it as it is stored
-		return nil, invalid("%q is not a JSON object", col.Name)
-	}
-	return json.RawMessage(compact.Bytes()), nil
-}
-
-func toText(col *column, v any, maxLen int) (any, error) {
-	var s string
-	switch x := v.(type) {
-	case string:
-		s = x
-	case formText:
-		s = string(x)
-	default:
-		return nil, invalid("%q is not a string", col.Name)
-	}
+	s, ok := wire.String(v)
 	switch {
+	case !ok:
+		return nil, invalid("%q is not a string", col.Name)
 	case maxLen > 0 && len(s) > maxLen:
 		return nil, invalid("%q is longer than %d bytes", col.Name, maxLen)
 	case !utf8.ValidString(s) || strings.IndexByte(s, 0) >= 0:

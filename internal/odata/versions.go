@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/odata/dialect"
 	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
@@ -125,10 +126,10 @@ func (s *schema) addOlder(model *schema, o Older, lim Limits) error {
 	r.base, r.rules, r.actions = base, base.rules, base.actions
 	r.alias = o.Name != base.Name
 	if o.Only != "" {
-		if r.only, err = syntax.ParseRule(lim.syntax(), o.Only); err != nil {
+		if r.only, err = syntax.ParseRule(lim, o.Only); err != nil {
 			return fmt.Errorf("only: %w", err)
 		}
-		if _, err := newCompiler(&sqlite, access.System, nil).probe(base, r.only); err != nil {
+		if _, err := newCompiler(dialect.Of(nil), access.System, nil).probe(base, r.only); err != nil {
 			return fmt.Errorf("only: %w", err)
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata/dialect"
+	"github.com/roadstead-io/roadstead/internal/odata/rows"
 	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
@@ -23,7 +25,7 @@ type writer struct {
 	caller access.Caller
 	r      *resource
 	rule   *rule
-	d      *dialect
+	d      *dialect.Dialect
 }
 
 // writer finds the resource and the caller's rule for a kind of write, or says that there is none.
@@ -103,7 +105,7 @@ func (w *writer) insert(given map[string]any) (int64, error) {
 	if len(names) > 0 {
 		var cols, marks []string
 		for i, n := range names {
-			cols, marks = append(cols, quoteName(n)), append(marks, w.d.typed("?"+strconv.Itoa(i+1), args[i]))
+			cols, marks = append(cols, dialect.Quote(n)), append(marks, w.d.Typed("?"+strconv.Itoa(i+1), args[i]))
 		}
 		text = "INSERT INTO " + w.r.table + " (" + strings.Join(cols, ",") + ") VALUES (" + strings.Join(marks, ",") + ") RETURNING id"
 	}
@@ -180,10 +182,10 @@ func (w *writer) update(ids []int64, given map[string]any) error {
 		}
 		var sets []string
 		for i, n := range names {
-			sets = append(sets, quoteName(n)+" = "+w.d.typed("?"+strconv.Itoa(i+1), args[i]))
+			sets = append(sets, dialect.Quote(n)+" = "+w.d.Typed("?"+strconv.Itoa(i+1), args[i]))
 		}
-		args = append(args, w.d.ids(ids))
-		text := "UPDATE " + w.r.table + " SET " + strings.Join(sets, ", ") + " WHERE " + w.d.idsIn("id", "?"+strconv.Itoa(len(args)))
+		args = append(args, w.d.IDs(ids))
+		text := "UPDATE " + w.r.table + " SET " + strings.Join(sets, ", ") + " WHERE " + w.d.IDsIn("id", "?"+strconv.Itoa(len(args)))
 		if _, err := w.tx.ExecContext(w.ctx, text, args...); err != nil {
 			return w.refused(err, Update, ids)
 		}
@@ -203,8 +205,8 @@ func (w *writer) remove(ids []int64) error {
 	if err := w.hooks(w.r.Before, ch); err != nil {
 		return err
 	}
-	text := "DELETE FROM " + w.r.table + " WHERE " + w.d.idsIn("id", "?1")
-	if _, err := w.tx.ExecContext(w.ctx, text, w.d.ids(ids)); err != nil {
+	text := "DELETE FROM " + w.r.table + " WHERE " + w.d.IDsIn("id", "?1")
+	if _, err := w.tx.ExecContext(w.ctx, text, w.d.IDs(ids)); err != nil {
 		return w.refused(err, Delete, ids)
 	}
 	return w.hooks(w.r.After, ch)
@@ -260,28 +262,28 @@ func (w *writer) targets(req *syntax.Request, op Op) ([]int64, error) {
 		}
 	}
 	text := "SELECT " + s.id() + ", " + allowed + " FROM " + s.from() + conditions(where) + " ORDER BY " + s.id()
-	rows, err := w.tx.QueryContext(w.ctx, text, w.values(c)...)
+	found, err := w.tx.QueryContext(w.ctx, text, w.values(c)...)
 	if err != nil {
-		return nil, queryError(err)
+		return nil, rows.Refused(err)
 	}
-	defer func() { _ = rows.Close() }() // rows.Err tells what there is to tell
+	defer func() { _ = found.Close() }() // Err tells what there is to tell
 	var ids []int64
 	seen := 0
-	for ; rows.Next(); seen++ {
+	for ; found.Next(); seen++ {
 		if seen >= w.e.lim.Top {
 			return nil, invalid("the request would %s more than %d rows", op, w.e.lim.Top)
 		}
 		var id int64
 		var may *bool
-		if err := rows.Scan(&id, &may); err != nil {
+		if err := found.Scan(&id, &may); err != nil {
 			return nil, fmt.Errorf("odata: %s %s: %w", op, w.r.Name, err)
 		}
 		if may != nil && *may {
 			ids = append(ids, id)
 		}
 	}
-	if err := rows.Err(); err != nil {
-		return nil, queryError(err)
+	if err := found.Err(); err != nil {
+		return nil, rows.Refused(err)
 	}
 	if seen > 0 && len(ids) == 0 {
 		if w.caller.Kind == access.Anonymous {
@@ -331,7 +333,7 @@ func (w *writer) references(values map[string]any, op Op) error {
 		n := 0
 		text := "SELECT count(*) FROM " + s.from() + conditions(append(visible, s.id()+" = "+c.bind(id)))
 		if err := w.tx.QueryRowContext(w.ctx, text, w.values(c)...).Scan(&n); err != nil {
-			return queryError(err)
+			return rows.Refused(err)
 		}
 		if n == 0 && op == Update && col.Unseen != "" {
 			return api.Errorf(api.NotFound, "%s", col.Unseen)
@@ -389,9 +391,9 @@ func (w *writer) satisfying(f syntax.Expr, ids []int64) (n int, err error) {
 	if err != nil || rule == "" {
 		return len(ids), err
 	}
-	text := "SELECT count(*) FROM " + s.from() + " WHERE " + c.d.idsIn(s.id(), c.bind(w.d.ids(ids))) + " AND " + rule
+	text := "SELECT count(*) FROM " + s.from() + " WHERE " + c.d.IDsIn(s.id(), c.bind(w.d.IDs(ids))) + " AND " + rule
 	if err := w.tx.QueryRowContext(w.ctx, text, w.values(c)...).Scan(&n); err != nil {
-		return 0, queryError(err)
+		return 0, rows.Refused(err)
 	}
 	return n, nil
 }
@@ -437,10 +439,10 @@ func (w *writer) referencedBy(err error, op Op, ids []int64) string {
 	if op != Delete {
 		return ""
 	}
-	if w.d.blocks == "" {
+	if w.d.Blocks == "" {
 		table := db.Referencing(err)
 		for _, r := range w.e.schema.resources {
-			if r.table == quoteName(table) {
+			if r.table == dialect.Quote(table) {
 				return r.Name
 			}
 		}
@@ -450,11 +452,11 @@ func (w *writer) referencedBy(err error, op Op, ids []int64) string {
 		for _, def := range r.Columns {
 			col := r.columns[def.Name]
 			n := 0
-			if col.target != w.r.base || w.tx.QueryRowContext(w.ctx, w.d.blocks, r.table[1:len(r.table)-1], col.Name).Scan(&n) != nil || n == 0 {
+			if col.target != w.r.base || w.tx.QueryRowContext(w.ctx, w.d.Blocks, r.table[1:len(r.table)-1], col.Name).Scan(&n) != nil || n == 0 {
 				continue
 			}
-			text := "SELECT EXISTS (SELECT 1 FROM " + r.table + " WHERE " + w.d.idsIn(quoteName(col.Name), "?1") + ")"
-			if w.tx.QueryRowContext(w.ctx, text, w.d.ids(ids)).Scan(&n) == nil && n == 1 {
+			text := "SELECT EXISTS (SELECT 1 FROM " + r.table + " WHERE " + w.d.IDsIn(dialect.Quote(col.Name), "?1") + ")"
+			if w.tx.QueryRowContext(w.ctx, text, w.d.IDs(ids)).Scan(&n) == nil && n == 1 {
 				return r.Name
 			}
 		}

@@ -8,17 +8,6 @@ import (
 	"strings"
 )
 
-// Limits bound what a request may ask. There are no defaults: a zero allows nothing.
-type Limits struct {
-	URL     int // bytes of path and query
-	Depth   int // nested parentheses, functions and expands
-	Nodes   int // parts of all expressions together
-	Expands int // navigations expanded, all levels together
-	Lambdas int // any/all within any/all, and steps of a path
-	List    int // values of one `in`
-	Top     int // the largest $top
-}
-
 // parser turns tokens into a tree, within limits.
 type parser struct {
 	lim     Limits

@@ -1,4 +1,4 @@
-package odata
+package syntax
 
 import (
 	"errors"
@@ -6,11 +6,10 @@ import (
 	"maps"
 	"slices"
 	"time"
-
-	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
-// Limits bound what one request may ask, so that nobody takes the service down for the others. A zero field means its default.
+// Limits bound what one request may ask, so that nobody takes the service down for the others. A zero field allows nothing; WithDefaults fills
+// it in.
 type Limits struct {
 	// URL is the bytes of path and query: 16 KiB.
 	URL int `json:"url,omitempty"`
@@ -88,7 +87,8 @@ func (l *Limits) Validate() error {
 	return errors.Join(all...)
 }
 
-func (l Limits) withDefaults() Limits {
+// WithDefaults gives every limit that is not set its default.
+func (l Limits) WithDefaults() Limits {
 	for _, f := range l.numbers() {
 		if *f.field == 0 {
 			*f.field = f.otherwise
@@ -98,9 +98,4 @@ func (l Limits) withDefaults() Limits {
 		l.Time = 10 * time.Second
 	}
 	return l
-}
-
-// syntax are the limits that the parser keeps.
-func (l Limits) syntax() syntax.Limits {
-	return syntax.Limits{URL: l.URL, Depth: l.Depth, Nodes: l.Nodes, Expands: l.Expands, Lambdas: l.Lambdas, List: l.List, Top: l.Top}
 }

@@ -1,4 +1,4 @@
-package odata
+package rows
 
 import (
 	"context"
@@ -11,75 +11,75 @@ import (
 	"strconv"
 	"unicode/utf8"
 
-	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
-// runner answers one plan: it runs the statements from the root down and writes the rows as JSON.
-type runner struct {
-	e      *Engine
-	ctx    context.Context // a runner lives for one call
-	tx     *db.Tx
-	caller access.Caller
-	rows   int
-	bytes  int
+// Reader reads the rows of plans within limits.
+type Reader struct {
+	Tx   *db.Tx
+	Bind func(args []any, parents []int64) []any                // the values of a statement
+	File func(ctx context.Context, text []byte) ([]byte, error) // how a file is shown
+
+	MaxRows, MaxBytes int // of one answer
 }
 
-// run answers a plan: a JSON array, or a number.
-func (e *Engine) run(ctx context.Context, tx *db.Tx, caller access.Caller, p *plan) (_ json.RawMessage, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, e.lim.Time, errSlow)
-	defer cancel()
-	defer func() {
-		if err != nil && errors.Is(context.Cause(ctx), errSlow) {
-			err = errSlow
-		}
-	}()
-	r := &runner{e: e, ctx: ctx, tx: tx, caller: caller}
-	if p.count {
-		return r.number(p.root)
+// Read answers a plan: a JSON array, or a number.
+func (r Reader) Read(ctx context.Context, p *Plan) (json.RawMessage, error) {
+	run := &runner{Reader: r, ctx: ctx}
+	switch {
+	case p.Count:
+		return run.number(p.Root)
+	case p.Root.Whole:
+		return run.whole(p.Root)
 	}
-	if p.root.whole {
-		return r.whole(p.root)
-	}
-	l, err := r.level(p.root, nil)
+	l, err := run.level(p.Root, nil)
 	if err != nil {
 		return nil, err
 	}
 	return l.out, nil
 }
 
-func (r *runner) query(l *level, ids []int64) (*sql.Rows, error) {
-	rows, err := r.tx.QueryContext(r.ctx, l.text, values(r.e.d, l.args, r.caller, r.tx.NowText(), ids)...)
+// runner is one answer on its way.
+type runner struct {
+	Reader
+	ctx   context.Context // a runner lives for one call
+	rows  int
+	bytes int
+}
+
+func (r *runner) query(l *Level, ids []int64) (*sql.Rows, error) {
+	rows, err := r.Tx.QueryContext(r.ctx, l.Text, r.Bind(l.Args, ids)...)
 	if err != nil {
-		return nil, queryError(err)
+		return nil, Refused(err)
 	}
 	return rows, nil
 }
 
-func (r *runner) number(l *level) (json.RawMessage, error) {
+func (r *runner) number(l *Level) (json.RawMessage, error) {
 	var n int64
 	err := r.single(l, &n)
 	return strconv.AppendInt(nil, n, 10), err
 }
 
 // whole gives the rows of a statement that wrote them all.
-func (r *runner) whole(l *level) (json.RawMessage, error) {
+func (r *runner) whole(l *Level) (json.RawMessage, error) {
 	var n int
 	var objects wrapped
 	err := r.single(l, &n, &objects)
 	switch {
 	case err != nil:
 		return nil, err
-	case n > r.e.lim.Rows:
+	case n > r.MaxRows:
 		return nil, r.tooMany()
-	case len(objects) > r.e.lim.Answer:
+	case len(objects) > r.MaxBytes:
 		return nil, r.tooLarge()
 	}
 	return json.RawMessage(objects), nil
 }
 
 // single runs a statement that gives one row.
-func (r *runner) single(l *level, into ...any) error {
+func (r *runner) single(l *Level, into ...any) error {
 	rows, err := r.query(l, nil)
 	if err != nil {
 		return err
@@ -90,7 +90,7 @@ func (r *runner) single(l *level, into ...any) error {
 		err = errors.Join(rows.Err(), sql.ErrNoRows)
 	}
 	if err = errors.Join(err, rows.Close()); err != nil {
-		return queryError(err)
+		return Refused(err)
 	}
 	return nil
 }
@@ -106,7 +106,7 @@ func (w *wrapped) Scan(v any) error {
 }
 
 func (r *runner) tooMany() error {
-	return invalid("the answer has more than %d rows; ask for pages with $top and $skip", r.e.lim.Rows)
+	return api.Errorf(api.Invalid, "the answer has more than %d rows; ask for pages with $top and $skip", r.MaxRows)
 }
 
 // listed is what a level gave: the objects of its rows in one buffer. Those of an expanded list are told apart by what they hang
@@ -123,7 +123,7 @@ type span struct {
 }
 
 // level runs one statement for the rows that hang on ids, and those below it.
-func (r *runner) level(l *level, ids []int64) (_ *listed, err error) {
+func (r *runner) level(l *Level, ids []int64) (_ *listed, err error) {
 	rows, err := r.query(l, ids)
 	if err != nil {
 		return nil, err
@@ -136,27 +136,27 @@ func (r *runner) level(l *level, ids []int64) (_ *listed, err error) {
 	}()
 	w := r.writer(l)
 	for rows.Next() {
-		if r.rows++; r.rows > r.e.lim.Rows {
+		if r.rows++; r.rows > r.MaxRows {
 			return nil, r.tooMany()
 		}
 		if err := rows.Scan(w.into...); err != nil {
 			return nil, fmt.Errorf("odata: read: %w", err)
 		}
-		if len(l.lists) > 0 {
+		if len(l.Lists) > 0 {
 			w.keep()
 		} else if err := w.row(w.cells); err != nil {
 			return nil, err
 		}
-		if r.bytes+len(w.out)+len(w.kept) > r.e.lim.Answer {
+		if r.bytes+len(w.out)+len(w.kept) > r.MaxBytes {
 			return nil, r.tooLarge()
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return nil, queryError(err)
+		return nil, Refused(err)
 	}
 	closed = true
 	if err := rows.Close(); err != nil { // before the next statement: a connection answers one at a time
-		return nil, queryError(err)
+		return nil, Refused(err)
 	}
 	if err := w.below(); err != nil {
 		return nil, err
@@ -165,13 +165,13 @@ func (r *runner) level(l *level, ids []int64) (_ *listed, err error) {
 }
 
 func (r *runner) tooLarge() error {
-	return invalid("the answer is larger than %d bytes; ask for pages with $top and $skip", r.e.lim.Answer)
+	return api.Errorf(api.Invalid, "the answer is larger than %d bytes; ask for pages with $top and $skip", r.MaxBytes)
 }
 
 // levelWriter gathers the rows of one level.
 type levelWriter struct {
 	r     *runner
-	l     *level
+	l     *Level
 	cells []cell // the row at hand
 	into  []any
 	out   []byte
@@ -183,12 +183,12 @@ type levelWriter struct {
 	ends []int
 }
 
-func (r *runner) writer(l *level) *levelWriter {
-	w := &levelWriter{r: r, l: l, cells: make([]cell, l.width), into: make([]any, l.width)}
+func (r *runner) writer(l *Level) *levelWriter {
+	w := &levelWriter{r: r, l: l, cells: make([]cell, l.Width), into: make([]any, l.Width)}
 	for i := range w.cells {
 		w.into[i] = &w.cells[i]
 	}
-	if l.parent < 0 {
+	if l.Parent < 0 {
 		w.out = append(make([]byte, 0, 4<<10), '[')
 	} else {
 		w.spans = map[int64][]span{}
@@ -211,9 +211,9 @@ func (w *levelWriter) keep() {
 // eachKept gives the rows that were put aside.
 func (w *levelWriter) eachKept(do func(cells []cell) error) error {
 	at := 0
-	cells := make([]cell, w.l.width)
-	for i := 0; i < len(w.ends); i += w.l.width {
-		for j, end := range w.ends[i : i+w.l.width] {
+	cells := make([]cell, w.l.Width)
+	for i := 0; i < len(w.ends); i += w.l.Width {
+		for j, end := range w.ends[i : i+w.l.Width] {
 			if cells[j].null = end < 0; end >= 0 {
 				cells[j].text = w.kept[at:end]
 				at = end
@@ -228,15 +228,15 @@ func (w *levelWriter) eachKept(do func(cells []cell) error) error {
 
 // below asks for the lists of the rows put aside, and then writes those.
 func (w *levelWriter) below() error {
-	if len(w.l.lists) == 0 || len(w.ends) == 0 {
+	if len(w.l.Lists) == 0 || len(w.ends) == 0 {
 		return nil
 	}
 	w.r.bytes += len(w.kept)
-	for _, f := range w.l.lists {
+	for _, f := range w.l.Lists {
 		ids := []int64{}
 		seen := map[int64]bool{}
 		err := w.eachKept(func(cells []cell) error {
-			if id, ok := cells[f.col].id(); ok && !seen[id] {
+			if id, ok := cells[f.Col].id(); ok && !seen[id] {
 				seen[id] = true
 				ids = append(ids, id)
 			}
@@ -247,7 +247,7 @@ func (w *levelWriter) below() error {
 		}
 		got := &listed{}
 		if len(ids) > 0 {
-			if got, err = w.r.level(f.list, ids); err != nil {
+			if got, err = w.r.level(f.List, ids); err != nil {
 				return err
 			}
 		}
@@ -255,7 +255,7 @@ func (w *levelWriter) below() error {
 		w.r.bytes += len(got.out)
 	}
 	return w.eachKept(func(cells []cell) error {
-		if w.r.bytes+len(w.out) > w.r.e.lim.Answer {
+		if w.r.bytes+len(w.out) > w.r.MaxBytes {
 			return w.r.tooLarge()
 		}
 		return w.row(cells)
@@ -309,20 +309,20 @@ func (c *cell) id() (int64, bool) {
 // row writes the object of one row.
 func (w *levelWriter) row(cells []cell) error {
 	l := w.l
-	if l.parent < 0 && len(w.out) > 1 {
+	if l.Parent < 0 && len(w.out) > 1 {
 		w.out = append(w.out, ',')
 	}
 	start := len(w.out)
-	if l.packed >= 0 {
+	if l.Packed >= 0 {
 		w.unpacked(cells)
-	} else if err := w.object(l.row, cells); err != nil {
+	} else if err := w.object(l.Row, cells); err != nil {
 		return err
 	}
-	if l.parent < 0 {
+	if l.Parent < 0 {
 		return nil
 	}
-	parent, ok := cells[l.parent].id()
-	own, ok2 := cells[l.own].id()
+	parent, ok := cells[l.Parent].id()
+	own, ok2 := cells[l.Own].id()
 	if !ok || !ok2 {
 		return errors.New("odata: a row of a list has no id")
 	}
@@ -331,9 +331,9 @@ func (w *levelWriter) row(cells []cell) error {
 }
 
 func (w *levelWriter) finish() *listed {
-	if w.l.parent < 0 {
+	if w.l.Parent < 0 {
 		w.out = append(w.out, ']')
-	} else if !w.l.sorted {
+	} else if !w.l.Sorted {
 		byID := func(a, b span) int { return int(min(max(a.own-b.own, -1), 1)) }
 		for _, s := range w.spans {
 			if !slices.IsSortedFunc(s, byID) {
@@ -344,13 +344,13 @@ func (w *levelWriter) finish() *listed {
 	return &listed{out: w.out, rows: w.spans}
 }
 
-func (w *levelWriter) object(n *node, cells []cell) error {
+func (w *levelWriter) object(n *Node, cells []cell) error {
 	w.out = append(w.out, '{')
-	for i, f := range n.fields {
+	for i, f := range n.Fields {
 		if i > 0 {
 			w.out = append(w.out, ',')
 		}
-		w.out = append(w.out, f.key...)
+		w.out = append(w.out, f.Key...)
 		if err := w.field(f, cells); err != nil {
 			return err
 		}
@@ -359,27 +359,27 @@ func (w *levelWriter) object(n *node, cells []cell) error {
 	return nil
 }
 
-func (w *levelWriter) field(f *field, cells []cell) error {
+func (w *levelWriter) field(f *Field, cells []cell) error {
 	switch {
-	case f.list != nil:
+	case f.List != nil:
 		w.list(f, cells)
 		return nil
-	case f.one == nil:
-		return w.value(f.kind, &cells[f.col])
-	case f.none || cells[f.one.present].null:
+	case f.One == nil:
+		return w.value(f.Kind, &cells[f.Col])
+	case f.None || cells[f.One.Present].null:
 		w.out = append(w.out, '[', ']')
 		return nil
 	}
 	w.out = append(w.out, '[')
-	err := w.object(f.one, cells)
+	err := w.object(f.One, cells)
 	w.out = append(w.out, ']')
 	return err
 }
 
-func (w *levelWriter) list(f *field, cells []cell) {
+func (w *levelWriter) list(f *Field, cells []cell) {
 	w.out = append(w.out, '[')
-	if id, ok := cells[f.col].id(); ok {
-		got := w.lists[f.at]
+	if id, ok := cells[f.Col].id(); ok {
+		got := w.lists[f.At]
 		for i, s := range got.rows[id] {
 			if i > 0 {
 				w.out = append(w.out, ',')
@@ -391,26 +391,26 @@ func (w *levelWriter) list(f *field, cells []cell) {
 }
 
 // value writes one value in the form of its type.
-func (w *levelWriter) value(t Type, c *cell) error {
+func (w *levelWriter) value(t Kind, c *cell) error {
 	v := c.text
 	if c.null {
 		w.out = append(w.out, "null"...)
 		return nil
 	}
 	switch t {
-	case Boolean:
+	case Truth:
 		word := "false"
 		if string(v) == "1" || string(v) == "true" {
 			word = "true"
 		}
 		w.out = append(w.out, word...)
-	case BigInteger:
+	case Digits:
 		w.out = append(append(append(w.out, '"'), v...), '"')
-	case ForeignKey:
+	case Link:
 		w.out = append(append(append(w.out, `{"__id":`...), v...), '}')
-	case String, Date:
+	case Text:
 		w.out = appendText(w.out, v)
-	case WebResource:
+	case File:
 		return w.file(v)
 	default: // a number; JSON is compact when it is written
 		w.out = append(w.out, v...)
@@ -418,18 +418,11 @@ func (w *levelWriter) value(t Type, c *cell) error {
 	return nil
 }
 
-// file writes what clients read of a file, with an address to fetch it from.
+// file writes what clients read of a file.
 func (w *levelWriter) file(v []byte) error {
-	var f File
-	if err := json.Unmarshal(v, &f); err != nil {
-		return fmt.Errorf("odata: a stored file: %w", err)
-	}
-	shown, err := w.r.e.shownFile(w.r.ctx, f)
-	if err != nil {
-		return err
-	}
+	shown, err := w.r.File(w.r.ctx, v)
 	w.out = append(w.out, shown...)
-	return nil
+	return err
 }
 
 const hexDigits = "0123456789abcdef"
@@ -474,4 +467,33 @@ func appendText(out, s []byte) []byte {
 		start = i
 	}
 	return append(append(out, s[start:]...), '"')
+}
+
+// unpacked writes the object of a row that the database wrote but for its lists.
+func (w *levelWriter) unpacked(cells []cell) {
+	object := cells[w.l.Packed].text
+	if len(w.l.Row.Fields) == 0 {
+		w.out = append(w.out, object...)
+		return
+	}
+	w.out = append(w.out, object[:len(object)-1]...)
+	for i, f := range w.l.Row.Fields {
+		if i > 0 || len(object) > len("{}") {
+			w.out = append(w.out, ',')
+		}
+		w.out = append(w.out, f.Key...)
+		w.list(f, cells)
+	}
+	w.out = append(w.out, '}')
+}
+
+// Refused says why the database did not run a statement that a request was made to.
+func Refused(err error) error {
+	if db.IsTooBig(err) {
+		return api.Errorf(api.Invalid, "the request or its answer is too large")
+	}
+	if db.IsOutOfRange(err) {
+		return api.Errorf(api.Invalid, "the request computes a value that is out of range")
+	}
+	return fmt.Errorf("odata: query: %w", err)
 }
