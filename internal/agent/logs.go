@@ -134,7 +134,7 @@ func (f *forwarder) Run(ctx context.Context) error {
 			continue
 		}
 		retry.Max = min(max(f.a.interval(), 10*time.Second), 5*time.Minute)
-		wait := max(retry.Next(), remote.RetryAfterOf(err))
+		wait := remote.Wait(retry.Next(), err)
 		f.a.log.Warn("could not send logs", "error", err, "again_in", wait.Round(time.Millisecond))
 		if remote.Sleep(ctx, wait) != nil {
 			f.save()

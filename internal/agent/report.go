@@ -211,7 +211,7 @@ func (a *Agent) report(ctx context.Context) error {
 				break
 			}
 			retry.Max = max(a.interval(), 10*time.Second)
-			wait := max(retry.Next(), remote.RetryAfterOf(err))
+			wait := remote.Wait(retry.Next(), err)
 			a.log.Warn("could not report", "error", err, "again_in", wait.Round(time.Millisecond))
 			if remote.Sleep(ctx, wait) != nil {
 				return nil

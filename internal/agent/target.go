@@ -85,7 +85,7 @@ func (a *Agent) poll(ctx context.Context) error {
 			a.log.Error("the server does not know this device any more; what runs keeps running", "error", err, "again_in", wait.Round(time.Second))
 		default:
 			retry.Max = interval
-			wait = max(min(retry.Next(), interval), remote.RetryAfterOf(err))
+			wait = remote.Wait(min(retry.Next(), interval), err)
 			a.log.Warn("could not poll", "error", err, "again_in", wait.Round(time.Millisecond))
 		}
 		if remote.Sleep(ctx, wait) != nil {

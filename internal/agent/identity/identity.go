@@ -266,7 +266,7 @@ func (p *Provisioner) wait(ctx context.Context, err error) error {
 	} else {
 		p.Log.Warn("could not register; will try again", "error", err, "again_in", d.Round(time.Second))
 	}
-	return remote.Sleep(ctx, max(d, remote.RetryAfterOf(err)))
+	return remote.Sleep(ctx, remote.Wait(d, err))
 }
 
 // ErrStopped, returned by a Step function, ends Run at once.

@@ -36,6 +36,13 @@ func Jitter(d time.Duration, part float64) time.Duration {
 	return d - time.Duration(rand.Float64()*part*float64(d)) //nolint:gosec // spreading load needs no secrecy
 }
 
+// Wait is how long to wait after a failure: as long as the caller would, and not less than the server asked for. To that some is
+// added at random, for the server may have told many the same.
+func Wait(own time.Duration, err error) time.Duration {
+	asked := RetryAfterOf(err)
+	return max(own, Jitter(asked+asked/5, 1./6))
+}
+
 // Sleep waits, or returns the context's error when that ends first.
 func Sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

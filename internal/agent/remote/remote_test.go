@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -124,6 +125,28 @@ func TestOnlyHTTPS(t *testing.T) {
 		if _, err := remote.New(remote.Config{Endpoint: endpoint}); err == nil {
 			t.Errorf("%q is taken", endpoint)
 		}
+	}
+}
+
+// A server that is full asks to be left alone for a while. Nobody comes back before that, and not all at the same moment.
+func TestWaitHonoursTheServer(t *testing.T) {
+	busy := fmt.Errorf("poll: %w", &remote.StatusError{Status: http.StatusServiceUnavailable, RetryAfter: 10 * time.Second})
+	seen := map[time.Duration]bool{}
+	for range 100 {
+		d := remote.Wait(time.Second, busy)
+		if d < 10*time.Second || d > 12*time.Second {
+			t.Fatalf("it waits %s", d)
+		}
+		seen[d] = true
+	}
+	if len(seen) < 50 {
+		t.Errorf("only %d different waits in 100", len(seen))
+	}
+	if d := remote.Wait(time.Minute, busy); d != time.Minute {
+		t.Errorf("its own longer wait became %s", d)
+	}
+	if d := remote.Wait(time.Second, errors.New("no answer")); d != time.Second {
+		t.Errorf("without a word of the server it waits %s", d)
 	}
 }
 
