@@ -13,6 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
+	"github.com/roadstead-io/roadstead/internal/device/devicelog"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/release"
@@ -98,8 +99,8 @@ func (s *Server) domain(pepper []byte) error {
 	}
 	if s.devices, err = device.New(context.Background(), device.Config{
 		DB: s.db, Accounts: s.accounts, Bus: s.bus, Log: s.log, PollInterval: s.cfg.pollInterval(),
-		Only: s.leases.Only, LogQuiet: s.cfg.Logs.KeepAlive,
-		FollowersOfUser: s.cfg.Logs.OfUser, FollowersOfDevice: s.cfg.Logs.OfDevice,
+		Only: s.leases.Only,
+		Logs: devicelog.Config{Quiet: s.cfg.Logs.KeepAlive, OfUser: s.cfg.Logs.OfUser, OfDevice: s.cfg.Logs.OfDevice},
 	}); err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/device"
+	"github.com/roadstead-io/roadstead/internal/device/devicelog"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -52,7 +52,7 @@ func (s *Server) readLog(w http.ResponseWriter, r *http.Request) error {
 	if stream {
 		return s.followLog(w, r, by, q)
 	}
-	lines, err := s.devices.ReadLog(r.Context(), by, deviceUUID(r), q)
+	lines, err := s.devices.Logs.Read(r.Context(), by, deviceUUID(r), q)
 	if err != nil {
 		return err
 	}
@@ -60,15 +60,15 @@ func (s *Server) readLog(w http.ResponseWriter, r *http.Request) error {
 }
 
 // logQuery reads count (a number or "all"), start (milliseconds or a date) and stream.
-func logQuery(raw string, now time.Time) (q device.LogQuery, stream bool, err error) {
+func logQuery(raw string, now time.Time) (q devicelog.Query, stream bool, err error) {
 	query, err := url.ParseQuery(raw)
 	if err != nil {
 		return q, false, api.Errorf(api.Invalid, "the query is not valid: %v", err)
 	}
 	stream = query.Get("stream") == "1" || query.Get("stream") == "true"
-	q = device.LogQuery{Count: maxLogLines, Since: now.AddDate(0, 0, -30)}
+	q = devicelog.Query{Count: maxLogLines, Since: now.AddDate(0, 0, -30)}
 	if stream {
-		q = device.LogQuery{Since: now.AddDate(0, 0, -1)}
+		q = devicelog.Query{Since: now.AddDate(0, 0, -1)}
 	}
 	switch count := query.Get("count"); count {
 	case "":
@@ -90,7 +90,7 @@ func logQuery(raw string, now time.Time) (q device.LogQuery, stream bool, err er
 }
 
 // logFilters reads service (names or ids, joined with commas or given several times) and system.
-func logFilters(q *device.LogQuery, query url.Values) error {
+func logFilters(q *devicelog.Query, query url.Values) error {
 	for _, given := range query["service"] {
 		for name := range strings.SplitSeq(given, ",") {
 			if name = strings.TrimSpace(name); name != "" {
@@ -124,8 +124,8 @@ func readTime(text string) (time.Time, error) {
 	return time.Time{}, api.Errorf(api.Invalid, "\"start\" is a date or a number of milliseconds")
 }
 
-func (s *Server) followLog(w http.ResponseWriter, r *http.Request, by access.Caller, q device.LogQuery) error {
-	f, err := s.devices.FollowLog(r.Context(), by, deviceUUID(r), q)
+func (s *Server) followLog(w http.ResponseWriter, r *http.Request, by access.Caller, q devicelog.Query) error {
+	f, err := s.devices.Logs.Follow(r.Context(), by, deviceUUID(r), q)
 	if err != nil {
 		if errors.Is(err, api.ErrRateLimited) || errors.Is(err, api.ErrUnavailable) {
 			w.Header().Set("Retry-After", "10")

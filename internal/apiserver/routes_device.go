@@ -314,7 +314,7 @@ func (s *Server) takeLog(w http.ResponseWriter, r *http.Request) error {
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/x-ndjson" {
 		return api.Errorf(api.Unsupported, "a log is application/x-ndjson")
 	}
-	log, err := s.devices.OpenLog(r.Context(), access.From(r.Context()), deviceUUID(r))
+	log, err := s.devices.Logs.Open(r.Context(), access.From(r.Context()), deviceUUID(r))
 	if err != nil {
 		return err
 	}
@@ -358,7 +358,7 @@ func (s *Server) takeLogLines(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.devices.PostLog(r.Context(), access.From(r.Context()), deviceUUID(r), body); err != nil {
+	if err := s.devices.Logs.Post(r.Context(), access.From(r.Context()), deviceUUID(r), body); err != nil {
 		if errors.Is(err, api.ErrRateLimited) {
 			w.Header().Set("Retry-After", "10")
 		}

@@ -14,9 +14,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/device/devicelog"
 )
 
 //go:embed migrations
@@ -31,12 +33,6 @@ func Migrations() fs.FS {
 	return sub
 }
 
-// What a device's log is bounded to.
-const (
-	logLines = 1000
-	logAge   = 30 * 24 * time.Hour
-)
-
 // keepInstalls is how long the row of an image that a device has removed is kept, from when the image came.
 const keepInstalls = 30 * 24 * time.Hour
 
@@ -45,32 +41,27 @@ type Config struct {
 	DB       *db.DB
 	Accounts *account.Accounts
 	Bus      *bus.Bus
-	Log      *slog.Logger // nil: slog's default
+	// Revoked, if set, hears at once of what [Devices.Revoked] tells the bus: of this process' own revocations.
+	Revoked func()
+	Log     *slog.Logger // nil: slog's default
 	// PollInterval is how often a device asks for its target unless a variable of its own or of its fleet says otherwise;
 	// 0 means 10 minutes.
 	PollInterval time.Duration
 	// ControlChannel says that this server offers devices a control channel (VPN). Without one, a device that lacks it is not
 	// called "reduced-functionality" for that.
 	ControlChannel bool
-	// LogRate is how many lines a second a device may log for long, LogBurst how many at once; 0 means 500 and 5,000.
-	LogRate, LogBurst int
+	// Logs bounds the logs of devices; its database and bus are those above.
+	Logs devicelog.Config
 	// Only makes of a chore one that a single process of the server does; nil: there is one process.
 	Only func(name string, period time.Duration, chore func(ctx context.Context) error) func(ctx context.Context) error
-	// LogQuiet is how long somebody who follows a log hears nothing before an empty line says that the stream still lives; 0
-	// means 58 seconds.
-	LogQuiet time.Duration
-	// FollowersOfUser and FollowersOfDevice bound the logs that one person follows at a time and the people who follow that of one
-	// device, in this process; 0 means 20 and 50.
-	FollowersOfUser, FollowersOfDevice int
 }
 
 // Devices is the running part of the package: heartbeats not yet written and streams that are open.
 type Devices struct {
+	Logs *devicelog.Logs
+
 	cfg     Config
-	logs    *bus.Ring
 	hearts  *hearts
-	streams *streams
-	limits  *limits
 	parts   *parts
 	reports *batch
 }
@@ -91,27 +82,12 @@ func New(ctx context.Context, cfg Config) (*Devices, error) {
 	if cfg.PollInterval <= 0 {
 		cfg.PollInterval = 10 * time.Minute
 	}
-	if cfg.LogRate <= 0 {
-		cfg.LogRate = 500
-	}
-	if cfg.LogBurst <= 0 {
-		cfg.LogBurst = 5000
-	}
-	if cfg.LogQuiet <= 0 {
-		cfg.LogQuiet = 58 * time.Second
-	}
-	if cfg.FollowersOfUser <= 0 {
-		cfg.FollowersOfUser = 20
-	}
-	if cfg.FollowersOfDevice <= 0 {
-		cfg.FollowersOfDevice = 50
-	}
-	ring, err := cfg.Bus.Ring(ctx, bus.RingConfig{Name: "logs", PerKey: logLines, MaxAge: logAge})
+	cfg.Logs.DB, cfg.Logs.Bus = cfg.DB, cfg.Bus
+	logs, err := devicelog.New(ctx, cfg.Logs)
 	if err != nil {
 		return nil, fmt.Errorf("device: %w", err)
 	}
-	return &Devices{cfg: cfg, logs: ring, hearts: newHearts(cfg.DB), streams: newStreams(), limits: newLimits(),
-		parts: newParts(), reports: newBatch(cfg.DB)}, nil
+	return &Devices{Logs: logs, cfg: cfg, hearts: newHearts(cfg.DB), parts: newParts(), reports: newBatch(cfg.DB)}, nil
 }
 
 // Run writes heartbeats, ends streams whose right to be open is gone and drops the logs of deleted devices, until the context
@@ -133,7 +109,7 @@ func (d *Devices) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.hearts.run(ctx, d.cfg.Log) })
 	g.Go(func() error { return d.reports.run(ctx) })
-	g.Go(func() error { return d.every(ctx, time.Second, check, d.CheckStreamsOnce) })
+	g.Go(func() error { return d.every(ctx, time.Second, check, d.Logs.CheckOnce) })
 	g.Go(func() error {
 		return d.every(ctx, time.Minute, drop, d.cfg.Only("logs of deleted devices", time.Minute, d.DropLogsOnce))
 	})
@@ -175,7 +151,7 @@ func (d *Devices) DropLogsOnce(ctx context.Context) error {
 	}
 	for _, uuid := range uuids {
 		// A device that registered again meanwhile shares the ring with its forerunner; nobody reads lines older than the row.
-		if err := d.logs.Drop(ctx, uuid); err != nil {
+		if err := d.Logs.Drop(ctx, api.DeviceUUID(uuid)); err != nil {
 			return err
 		}
 	}
@@ -210,6 +186,9 @@ func (d *Devices) revoked(tx *db.Tx, what string, id int64) {
 // Revoked tells whoever holds something open (a log being written or followed) that a key, a session, a member or a device is
 // gone. What they may still do they ask the database.
 func (d *Devices) Revoked(what string, id int64) {
+	if d.cfg.Revoked != nil {
+		d.cfg.Revoked()
+	}
 	if err := d.cfg.Bus.Publish("revoked."+what+"."+strconv.FormatInt(id, 10), nil); err != nil {
 		d.cfg.Log.Error("tell open streams of a revocation", "error", err) // they look for themselves every second too
 	}

@@ -184,7 +184,7 @@ func TestReadLogByService(t *testing.T) {
 		if got := strings.Join(w.log(w.alice, uuidOf(1), q), ","); got != test.want {
 			t.Errorf("%s: got %s, want %s", what, got, test.want)
 		}
-		follower, err := w.devices.FollowLog(t.Context(), w.alice, uuidOf(1), q)
+		follower, err := w.devices.Logs.Follow(t.Context(), w.alice, uuidOf(1), q)
 		w.must(err)
 		lines := follow(follower)
 		w.must(w.send(dev, uuidOf(1), fmt.Sprintf(`{"message":"noise","serviceId":999}`+"\n"+`{"message":"web x","serviceId":%d}`+"\n"+
@@ -213,7 +213,7 @@ func TestReadLogByService(t *testing.T) {
 	}
 	q := everything
 	q.Services = []string{"nothing"}
-	if _, err := w.devices.ReadLog(t.Context(), w.alice, uuidOf(1), q); api.AsError(err).Code != api.Invalid {
+	if _, err := w.devices.Logs.Read(t.Context(), w.alice, uuidOf(1), q); api.AsError(err).Code != api.Invalid {
 		t.Errorf("a service that is not there: %v", err)
 	}
 }

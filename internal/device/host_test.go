@@ -146,7 +146,7 @@ func TestReleasesOfHostAndSupervisor(t *testing.T) {
 	}
 	// A newer version than what was asked for: the device was updated by other means.
 	w.must(w.report(dev, uuidOf(1), map[string]any{"os_version": "balenaOS 6.0.0"}))
-	w.same("followed upwards", fmt.Sprint(w.one(w.alice, path + "?$select=" + operated)[operated]), fmt.Sprint(map[string]any{"__id": s.next.id}))
+	w.same("followed upwards", fmt.Sprint(w.one(w.alice, path+"?$select="+operated)[operated]), fmt.Sprint(map[string]any{"__id": s.next.id}))
 }
 
 func TestVersionsAtRegistration(t *testing.T) {

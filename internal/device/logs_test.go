@@ -13,12 +13,13 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
+	"github.com/roadstead-io/roadstead/internal/device/devicelog"
 )
 
 // send writes a whole log stream.
 func (w *world) send(by access.Caller, uuid api.DeviceUUID, body string) error {
 	w.Helper()
-	l, err := w.devices.OpenLog(w.Context(), by, uuid)
+	l, err := w.devices.Logs.Open(w.Context(), by, uuid)
 	if err != nil {
 		return err
 	}
@@ -26,11 +27,11 @@ func (w *world) send(by access.Caller, uuid api.DeviceUUID, body string) error {
 	return l.Copy(strings.NewReader(body))
 }
 
-var everything = device.LogQuery{Count: 1000}
+var everything = devicelog.Query{Count: 1000}
 
-func (w *world) log(by access.Caller, uuid api.DeviceUUID, q device.LogQuery) (texts []string) {
+func (w *world) log(by access.Caller, uuid api.DeviceUUID, q devicelog.Query) (texts []string) {
 	w.Helper()
-	lines, err := w.devices.ReadLog(w.Context(), by, uuid, q)
+	lines, err := w.devices.Logs.Read(w.Context(), by, uuid, q)
 	w.must(err)
 	for _, l := range lines {
 		texts = append(texts, l.Message)
@@ -50,13 +51,13 @@ func TestLogKeepsTheLastThousandLines(t *testing.T) {
 	if len(got) != 1000 || got[0] != "line 500" || got[999] != "line 1499" {
 		t.Errorf("%d lines, from %q to %q", len(got), got[0], got[len(got)-1])
 	}
-	lines, err := w.devices.ReadLog(t.Context(), w.alice, uuidOf(1), device.LogQuery{Count: 1})
+	lines, err := w.devices.Logs.Read(t.Context(), w.alice, uuidOf(1), devicelog.Query{Count: 1})
 	w.must(err)
 	if l := lines[0]; len(lines) != 1 || l.Timestamp != 1700000000000 || *l.ServiceID != 7 || !l.IsStdErr || l.IsSystem ||
 		time.Since(time.UnixMilli(l.CreatedAt)) > time.Minute {
 		t.Errorf("the last line: %+v", l)
 	}
-	if got := w.log(w.alice, uuidOf(1), device.LogQuery{Count: 1000, Since: w.now().Add(time.Hour)}); len(got) != 0 {
+	if got := w.log(w.alice, uuidOf(1), devicelog.Query{Count: 1000, Since: w.now().Add(time.Hour)}); len(got) != 0 {
 		t.Errorf("since later: %d lines", len(got))
 	}
 }
@@ -78,7 +79,7 @@ func TestOddLogLines(t *testing.T) {
 }
 
 func TestTooMuchLog(t *testing.T) {
-	w := newWorld(t, func(c *device.Config) { c.LogRate, c.LogBurst = 1, 10 })
+	w := newWorld(t, func(c *device.Config) { c.Logs.Rate, c.Logs.Burst = 1, 10 })
 	dev, _ := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
 	w.must(w.send(dev, uuidOf(1), strings.Repeat(`{"message":"x","timestamp":1}`+"\n", 100)))
 	got := strings.Join(w.log(w.alice, uuidOf(1), everything), ",")
@@ -86,7 +87,7 @@ func TestTooMuchLog(t *testing.T) {
 		strings.Count(got, "x,") > 15 {
 		t.Errorf("got %s", got)
 	}
-	if err := w.devices.PostLog(t.Context(), dev, uuidOf(1), []byte(`[{"message":"x"}]`)); !errors.Is(err, api.ErrRateLimited) {
+	if err := w.devices.Logs.Post(t.Context(), dev, uuidOf(1), []byte(`[{"message":"x"}]`)); !errors.Is(err, api.ErrRateLimited) {
 		t.Errorf("PostLog: %v", err)
 	}
 }
@@ -99,16 +100,16 @@ func TestLogsAreForTheirOwn(t *testing.T) {
 	foreign, _ := w.device(w.bob, far, uuidOf(3))
 	w.must(w.send(dev, uuidOf(1), `{"message":"mine"}`))
 	for _, by := range []access.Caller{sister, foreign, w.bob} {
-		if _, err := w.devices.ReadLog(t.Context(), by, uuidOf(1), everything); !errors.Is(err, api.ErrNotFound) {
+		if _, err := w.devices.Logs.Read(t.Context(), by, uuidOf(1), everything); !errors.Is(err, api.ErrNotFound) {
 			t.Errorf("%s reads: %v", by.Name, err)
 		}
-		if _, err := w.devices.FollowLog(t.Context(), by, uuidOf(1), everything); !errors.Is(err, api.ErrNotFound) {
+		if _, err := w.devices.Logs.Follow(t.Context(), by, uuidOf(1), everything); !errors.Is(err, api.ErrNotFound) {
 			t.Errorf("%s follows: %v", by.Name, err)
 		}
 		if err := w.send(by, uuidOf(1), `{"message":"foreign"}`); !errors.Is(err, api.ErrNotFound) && !errors.Is(err, api.ErrForbidden) {
 			t.Errorf("%s writes: %v", by.Name, err)
 		}
-		if err := w.devices.PostLog(t.Context(), by, uuidOf(1), []byte(`[{"message":"foreign"}]`)); err == nil {
+		if err := w.devices.Logs.Post(t.Context(), by, uuidOf(1), []byte(`[{"message":"foreign"}]`)); err == nil {
 			t.Errorf("%s posts", by.Name)
 		}
 	}
@@ -127,7 +128,7 @@ func TestLogsAreForTheirOwn(t *testing.T) {
 }
 
 // follow reads lines until the follower ends.
-func follow(f *device.LogFollower) <-chan string {
+func follow(f *devicelog.Follower) <-chan string {
 	lines := make(chan string, 100)
 	go func() {
 		defer close(lines)
@@ -163,14 +164,14 @@ func TestFollowLog(t *testing.T) {
 	w := newWorld(t)
 	dev, _ := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
 	w.must(w.send(dev, uuidOf(1), `{"message":"one"}`+"\n"+`{"message":"two"}`))
-	f, err := w.devices.FollowLog(t.Context(), w.alice, uuidOf(1), device.LogQuery{Count: 1})
+	f, err := w.devices.Logs.Follow(t.Context(), w.alice, uuidOf(1), devicelog.Query{Count: 1})
 	w.must(err)
 	lines := follow(f)
 	if got := next(t, lines); got != "two" {
 		t.Errorf("history: %q, want two", got)
 	}
 	r, pipe := io.Pipe()
-	l, err := w.devices.OpenLog(t.Context(), dev, uuidOf(1))
+	l, err := w.devices.Logs.Open(t.Context(), dev, uuidOf(1))
 	w.must(err)
 	done := make(chan error, 1)
 	go func() { done <- l.Copy(r) }()
@@ -215,9 +216,9 @@ func TestRevokedStreamsEnd(t *testing.T) {
 			token, err := w.accounts.Login(t.Context(), api.Login{Username: "alice", Password: "correct horse battery alice"}, account.From{})
 			w.must(err)
 			reader := w.caller(token)
-			f, err := w.devices.FollowLog(t.Context(), reader, uuidOf(1), device.LogQuery{})
+			f, err := w.devices.Logs.Follow(t.Context(), reader, uuidOf(1), devicelog.Query{})
 			w.must(err)
-			l, err := w.devices.OpenLog(t.Context(), dev, uuidOf(1))
+			l, err := w.devices.Logs.Open(t.Context(), dev, uuidOf(1))
 			w.must(err)
 			defer f.Close()
 			defer l.Close()
@@ -244,9 +245,9 @@ func TestRevokedStreamsEnd(t *testing.T) {
 func TestOldestStreamMakesRoom(t *testing.T) {
 	w := newWorld(t)
 	dev, _ := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
-	var open []*device.LogWriter
+	var open []*devicelog.Writer
 	for range 9 {
-		l, err := w.devices.OpenLog(t.Context(), dev, uuidOf(1))
+		l, err := w.devices.Logs.Open(t.Context(), dev, uuidOf(1))
 		w.must(err)
 		defer l.Close()
 		open = append(open, l)
@@ -262,7 +263,7 @@ func FuzzLog(f *testing.F) {
 	w := newWorld(f)
 	dev, _ := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
 	f.Fuzz(func(t *testing.T, body string) {
-		l, err := w.devices.OpenLog(t.Context(), dev, uuidOf(1))
+		l, err := w.devices.Logs.Open(t.Context(), dev, uuidOf(1))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
+	"github.com/roadstead-io/roadstead/internal/device/devicelog"
 )
 
 // Every report that some version of a supervisor or an agent sends is taken, and what it says is kept.
@@ -224,14 +225,14 @@ func TestReportsAtOnce(t *testing.T) {
 }
 
 func TestFollowersAreBounded(t *testing.T) {
-	w := newWorld(t, func(c *device.Config) { c.FollowersOfUser, c.FollowersOfDevice, c.LogQuiet = 2, 3, 10*time.Millisecond })
+	w := newWorld(t, func(c *device.Config) { c.Logs.OfUser, c.Logs.OfDevice, c.Logs.Quiet = 2, 3, 10*time.Millisecond })
 	f := w.fleet(w.alice, "harbour")
 	w.device(w.alice, f, uuidOf(1))
 	carol := w.person("carol")
 	w.exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role) VALUES ('', ?, ?, 1)`, carol.User, f)
-	var open []*device.LogFollower
+	var open []*devicelog.Follower
 	start := func(by access.Caller) error {
-		l, err := w.devices.FollowLog(t.Context(), by, uuidOf(1), device.LogQuery{})
+		l, err := w.devices.Logs.Follow(t.Context(), by, uuidOf(1), devicelog.Query{})
 		if err == nil {
 			open = append(open, l)
 		}

@@ -1,8 +1,10 @@
-package device
+package devicelog
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -12,8 +14,8 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
-// LogQuery says which lines of a log: the newest Count of those that came since a time and that are of a kind.
-type LogQuery struct {
+// Query says which lines of a log: the newest Count of those that came since a time and that are of a kind.
+type Query struct {
 	Count int
 	Since time.Time
 	// Services are names or ids; when any are given, only their lines are meant. System adds the lines of the supervisor and the
@@ -25,10 +27,10 @@ type LogQuery struct {
 }
 
 // filters says whether not every line is meant.
-func (q *LogQuery) filters() bool { return len(q.Services) > 0 || q.System != nil }
+func (q *Query) filters() bool { return len(q.Services) > 0 || q.System != nil }
 
 // means says whether a line is meant.
-func (q *LogQuery) means(line *api.LogLine) bool {
+func (q *Query) means(line *api.LogLine) bool {
 	switch {
 	case !q.filters():
 		return true
@@ -42,7 +44,7 @@ func (q *LogQuery) means(line *api.LogLine) bool {
 }
 
 // find looks up the services of a query among those of a device.
-func (q *LogQuery) find(ctx context.Context, tx *db.Tx, device int64) error {
+func (q *Query) find(ctx context.Context, tx *db.Tx, device int64) error {
 	q.ids = map[int64]bool{}
 	for _, name := range q.Services {
 		var id int64
@@ -50,8 +52,8 @@ func (q *LogQuery) find(ctx context.Context, tx *db.Tx, device int64) error {
 				s.application = (SELECT d.belongs_to__application FROM device d WHERE d.id = ?)
 				OR s.id IN (SELECT i.installs__service FROM service_install i WHERE i.device = ?))
 			ORDER BY CASE WHEN s.service_name = ? THEN 0 ELSE 1 END, s.id LIMIT 1`, name, name, device, device, name).Scan(&id)
-		if noRows(err) {
-			return api.Errorf(api.Invalid, "the device has no service %q", cut(plain(name), 100))
+		if errors.Is(err, sql.ErrNoRows) {
+			return api.Errorf(api.Invalid, "the device has no service %q", cut(name, 100))
 		}
 		if err != nil {
 			return fmt.Errorf("find service: %w", err)
@@ -61,28 +63,28 @@ func (q *LogQuery) find(ctx context.Context, tx *db.Tx, device int64) error {
 	return nil
 }
 
-func (d *Devices) readable(ctx context.Context, by access.Caller, uuid api.DeviceUUID, q LogQuery) (int64, LogQuery, error) {
+func (l *Logs) readable(ctx context.Context, by access.Caller, uuid api.DeviceUUID, q Query) (int64, Query, error) {
 	var dev located
-	err := d.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
+	err := l.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
 		if dev, err = locate(ctx, tx, by, uuid); err != nil {
 			return err
 		}
 		return q.find(ctx, tx, dev.id)
 	})
-	q.Count = max(0, min(q.Count, logLines))
+	q.Count = max(0, min(q.Count, Lines))
 	if q.Since.Before(dev.created) { // lines of an earlier device of that uuid are nobody's business
 		q.Since = dev.created
 	}
 	return dev.id, q, err
 }
 
-// ReadLog gives lines of a device's log, oldest first.
-func (d *Devices) ReadLog(ctx context.Context, by access.Caller, uuid api.DeviceUUID, q LogQuery) ([]api.LogLine, error) {
-	_, q, err := d.readable(ctx, by, uuid, q)
+// Read gives lines of a device's log, oldest first.
+func (l *Logs) Read(ctx context.Context, by access.Caller, uuid api.DeviceUUID, q Query) ([]api.LogLine, error) {
+	_, q, err := l.readable(ctx, by, uuid, q)
 	if err != nil {
 		return nil, err
 	}
-	lines, _, err := d.lastLines(ctx, uuid, q)
+	lines, _, err := l.lastLines(ctx, uuid, q)
 	if err != nil {
 		return nil, fmt.Errorf("log of %s: %w", uuid, err)
 	}
@@ -90,12 +92,12 @@ func (d *Devices) ReadLog(ctx context.Context, by access.Caller, uuid api.Device
 }
 
 // lastLines gives the lines that a query means, and the ids of all entries that were looked at.
-func (d *Devices) lastLines(ctx context.Context, uuid api.DeviceUUID, q LogQuery) ([]api.LogLine, map[int64]bool, error) {
+func (l *Logs) lastLines(ctx context.Context, uuid api.DeviceUUID, q Query) ([]api.LogLine, map[int64]bool, error) {
 	n := q.Count
 	if n > 0 && q.filters() {
-		n = logLines
+		n = Lines
 	}
-	entries, err := d.logs.Last(ctx, string(uuid), n, q.Since)
+	entries, err := l.ring.Last(ctx, string(uuid), n, q.Since)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -116,71 +118,71 @@ func logLine(e bus.Entry) (line api.LogLine, err error) {
 	return line, err
 }
 
-// LogFollower gives lines of a device's log and then every new one, for as long as the caller may read them.
-type LogFollower struct {
+// Follower gives lines of a device's log and then every new one, for as long as the caller may read them.
+type Follower struct {
 	ctx  context.Context // ends with the right to read, which the handler must hear of
 	done func()
 	f    *bus.Follower
-	q    LogQuery
+	q    Query
 	next []api.LogLine  // to be given before anything else
 	seen map[int64]bool // ids that may come again: the follower began before the past was read
 	wait time.Duration  // how long it may be quiet
 }
 
-// FollowLog begins to follow a log. It must be closed.
-func (d *Devices) FollowLog(ctx context.Context, by access.Caller, uuid api.DeviceUUID, q LogQuery) (*LogFollower, error) {
-	id, q, err := d.readable(ctx, by, uuid, q)
+// Follow begins to follow a log. It must be closed.
+func (l *Logs) Follow(ctx context.Context, by access.Caller, uuid api.DeviceUUID, q Query) (*Follower, error) {
+	id, q, err := l.readable(ctx, by, uuid, q)
 	if err != nil {
 		return nil, err
 	}
-	l := &LogFollower{q: q, wait: d.cfg.LogQuiet}
-	if l.ctx, l.done, err = d.streams.begin(ctx, by, id, d.cfg); err != nil {
+	f := &Follower{q: q, wait: l.cfg.Quiet}
+	if f.ctx, f.done, err = l.streams.begin(ctx, by, id, l.cfg); err != nil {
 		return nil, err
 	}
-	if l.f, err = d.logs.Follow(l.ctx, string(uuid), 0, q.Since); err != nil {
-		l.done()
+	if f.f, err = l.ring.Follow(f.ctx, string(uuid), 0, q.Since); err != nil {
+		f.done()
 		return nil, fmt.Errorf("log of %s: %w", uuid, err)
 	}
-	if l.next, l.seen, err = d.lastLines(l.ctx, uuid, q); err != nil {
-		l.Close()
+	if f.next, f.seen, err = l.lastLines(f.ctx, uuid, q); err != nil {
+		f.Close()
 		return nil, fmt.Errorf("log of %s: %w", uuid, err)
 	}
-	return l, nil
+	return f, nil
 }
 
 // Context ends when the right to read does. Whoever writes lines to somewhere slow must then end that write.
-func (l *LogFollower) Context() context.Context { return l.ctx }
+func (f *Follower) Context() context.Context { return f.ctx }
 
 // Close ends it.
-func (l *LogFollower) Close() {
-	l.f.Close()
-	l.done()
+func (f *Follower) Close() {
+	f.f.Close()
+	f.done()
 }
 
 // Next waits for the next line. It gives nil when there was nothing to say for a while, and a warning in place of lines that
 // were left out because the follower was slow. It fails when the follower's context has ended.
-func (l *LogFollower) Next() (*api.LogLine, error) {
-	if len(l.next) > 0 {
-		line := &l.next[0]
-		l.next = l.next[1:]
+func (f *Follower) Next() (*api.LogLine, error) {
+	if len(f.next) > 0 {
+		line := &f.next[0]
+		f.next = f.next[1:]
 		return line, nil
 	}
-	quiet, cancel := context.WithTimeout(l.ctx, l.wait)
+	quiet, cancel := context.WithTimeout(f.ctx, f.wait)
 	defer cancel()
 	for {
-		e, skipped, err := l.f.Next(quiet)
-		if err != nil || l.ctx.Err() != nil {
-			return nil, l.ctx.Err() // nil when it is only quiet
+		e, skipped, err := f.f.Next(quiet)
+		if err != nil || f.ctx.Err() != nil {
+			return nil, f.ctx.Err() // nil when it is only quiet
 		}
 		line, err := logLine(e)
-		means := err == nil && !l.seen[e.ID] && l.q.means(&line) // what cannot be read we did not write
-		delete(l.seen, e.ID)
+		means := err == nil && !f.seen[e.ID] && f.q.means(&line) // what cannot be read we did not write
+		delete(f.seen, e.ID)
 		switch {
 		case skipped > 0:
 			w := warning(int(skipped), "slow reading")
 			w.CreatedAt = w.Timestamp
 			if means {
-				l.next = append(l.next, line)
+				f.next = append(f.next, line)
 			}
 			return &w, nil
 		case means:

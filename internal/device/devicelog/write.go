@@ -1,4 +1,4 @@
-package device
+package devicelog
 
 import (
 	"bufio"
@@ -16,6 +16,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -28,37 +29,36 @@ const (
 	keepLimiter = 10_000
 )
 
-// LogWriter is an open log: what a device sends, for as long as it may.
-type LogWriter struct {
-	d    *Devices
+// Writer is an open log: what a device sends, for as long as it may.
+type Writer struct {
 	key  string
 	ctx  context.Context // ends with the right to write, which the handler must hear of
 	done func()
-	w    logWriter
+	w    writer
 }
 
-// OpenLog opens a device's log for writing by the device itself. It must be closed.
-func (d *Devices) OpenLog(ctx context.Context, by access.Caller, uuid api.DeviceUUID) (*LogWriter, error) {
-	dev, err := d.own(ctx, by, uuid)
+// Open opens a device's log for writing by the device itself. It must be closed.
+func (l *Logs) Open(ctx context.Context, by access.Caller, uuid api.DeviceUUID) (*Writer, error) {
+	dev, err := l.own(ctx, by, uuid)
 	if err != nil {
 		return nil, err
 	}
-	l := &LogWriter{d: d, key: string(uuid), w: logWriter{d: d, key: string(uuid), limit: d.limits.of(dev.id, d.cfg)}}
-	if l.ctx, l.done, err = d.streams.begin(ctx, by, dev.id, d.cfg); err != nil {
+	w := &Writer{key: string(uuid), w: writer{ring: l.ring, key: string(uuid), limit: l.limits.of(dev.id, l.cfg)}}
+	if w.ctx, w.done, err = l.streams.begin(ctx, by, dev.id, l.cfg); err != nil {
 		return nil, err
 	}
-	return l, nil
+	return w, nil
 }
 
 // Context ends when the right to write does. Whoever reads the body for Copy must then end that read.
-func (l *LogWriter) Context() context.Context { return l.ctx }
+func (w *Writer) Context() context.Context { return w.ctx }
 
 // Close ends it.
-func (l *LogWriter) Close() { l.done() }
+func (w *Writer) Close() { w.done() }
 
 // Copy takes lines as they come, one JSON object each, until the body ends; however it ends is fine, for devices hang up
 // without a word. Lines that cannot be read are skipped. When the right to write ends, it fails with api.ErrUnauthorized.
-func (l *LogWriter) Copy(body io.Reader) error {
+func (w *Writer) Copy(body io.Reader) error {
 	in := bufio.NewReaderSize(body, maxLine)
 	for {
 		line, readErr := in.ReadSlice('\n')
@@ -66,29 +66,29 @@ func (l *LogWriter) Copy(body io.Reader) error {
 			readErr = skipLine(in)
 			line = nil
 		}
-		if l.ctx.Err() == nil {
-			l.w.add(line)
+		if w.ctx.Err() == nil {
+			w.w.add(line)
 		}
-		if readErr != nil || l.ctx.Err() != nil || len(l.w.batch) >= maxBatch || !hasLine(in) {
-			if err := l.w.flush(context.WithoutCancel(l.ctx), readErr != nil); err != nil {
-				return fmt.Errorf("log of %s: %w", l.key, err)
+		if readErr != nil || w.ctx.Err() != nil || len(w.w.batch) >= maxBatch || !hasLine(in) {
+			if err := w.w.flush(context.WithoutCancel(w.ctx), readErr != nil); err != nil {
+				return fmt.Errorf("log of %s: %w", w.key, err)
 			}
 		}
 		switch {
-		case errors.Is(context.Cause(l.ctx), ErrRevoked):
+		case errors.Is(context.Cause(w.ctx), ErrRevoked):
 			return api.ErrUnauthorized
-		case readErr != nil || l.ctx.Err() != nil:
+		case readErr != nil || w.ctx.Err() != nil:
 			return nil
 		}
 	}
 }
 
 // own finds the caller's own device; any other does not exist for it.
-func (d *Devices) own(ctx context.Context, by access.Caller, uuid api.DeviceUUID) (dev located, err error) {
+func (l *Logs) own(ctx context.Context, by access.Caller, uuid api.DeviceUUID) (dev located, err error) {
 	if by.Kind != access.Device {
 		return dev, api.Errorf(api.Forbidden, "only a device writes its log")
 	}
-	err = d.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+	err = l.cfg.DB.Read(ctx, func(tx *db.Tx) error {
 		dev, err = locate(ctx, tx, by, uuid)
 		return err
 	})
@@ -110,9 +110,9 @@ func hasLine(in *bufio.Reader) bool {
 	return err == nil && bytes.IndexByte(waiting, '\n') >= 0
 }
 
-// logWriter collects lines of one device and stores them together.
-type logWriter struct {
-	d          *Devices
+// writer collects lines of one device and stores them together.
+type writer struct {
+	ring       *bus.Ring
 	key        string
 	limit      *rate.Limiter
 	batch      [][]byte
@@ -130,7 +130,7 @@ type sentLine struct {
 	UUID      json.RawMessage `json:"uuid"`
 }
 
-func (w *logWriter) add(raw []byte) {
+func (w *writer) add(raw []byte) {
 	if len(bytes.TrimSpace(raw)) == 0 {
 		return
 	}
@@ -141,7 +141,7 @@ func (w *logWriter) add(raw []byte) {
 	w.addLine(s)
 }
 
-func (w *logWriter) addLine(s sentLine) {
+func (w *writer) addLine(s sentLine) {
 	if s.Message == nil || s.UUID != nil {
 		return
 	}
@@ -157,14 +157,14 @@ func (w *logWriter) addLine(s sentLine) {
 	w.put(line)
 }
 
-func (w *logWriter) put(line api.LogLine) {
+func (w *writer) put(line api.LogLine) {
 	if data, err := json.Marshal(line); err == nil {
 		w.batch = append(w.batch, data)
 	}
 }
 
 // flush stores what was collected. That lines were left out is said in the log itself, once a second and at the end.
-func (w *logWriter) flush(ctx context.Context, end bool) error {
+func (w *writer) flush(ctx context.Context, end bool) error {
 	if now := time.Now(); w.suppressed > 0 && (end || now.Sub(w.warned) >= warnEvery) {
 		w.put(warning(w.suppressed, "rate limiting"))
 		w.suppressed, w.warned = 0, now
@@ -174,7 +174,7 @@ func (w *logWriter) flush(ctx context.Context, end bool) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	err := w.d.logs.Append(ctx, w.key, w.batch...)
+	err := w.ring.Append(ctx, w.key, w.batch...)
 	w.batch = w.batch[:0]
 	return err
 }
@@ -187,9 +187,9 @@ func warning(n int, why string) api.LogLine {
 	}
 }
 
-// PostLog takes a few lines at once, as a JSON array.
-func (d *Devices) PostLog(ctx context.Context, by access.Caller, uuid api.DeviceUUID, body []byte) error {
-	dev, err := d.own(ctx, by, uuid)
+// Post takes a few lines at once, as a JSON array.
+func (l *Logs) Post(ctx context.Context, by access.Caller, uuid api.DeviceUUID, body []byte) error {
+	dev, err := l.own(ctx, by, uuid)
 	if err != nil {
 		return err
 	}
@@ -200,12 +200,12 @@ func (d *Devices) PostLog(ctx context.Context, by access.Caller, uuid api.Device
 	if len(lines) > maxPosted {
 		return api.Errorf(api.Invalid, "Batches cannot include more than %d logs", maxPosted)
 	}
-	w := &logWriter{d: d, key: string(uuid), limit: d.limits.of(dev.id, d.cfg)}
+	w := &writer{ring: l.ring, key: string(uuid), limit: l.limits.of(dev.id, l.cfg)}
 	if len(lines) > 0 && w.limit.Tokens() < 1 {
 		return api.Errorf(api.RateLimited, "this device logs too much")
 	}
-	for _, l := range lines {
-		w.addLine(l)
+	for _, line := range lines {
+		w.addLine(line)
 	}
 	if err := w.flush(ctx, true); err != nil {
 		return fmt.Errorf("log of %s: %w", uuid, err)
@@ -235,7 +235,7 @@ func (l *limits) of(device int64, cfg Config) *rate.Limiter {
 			}
 		}
 	}
-	lim := rate.NewLimiter(rate.Limit(cfg.LogRate), cfg.LogBurst)
+	lim := rate.NewLimiter(rate.Limit(cfg.Rate), cfg.Burst)
 	l.by[device] = lim
 	return lim
 }

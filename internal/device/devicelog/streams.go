@@ -1,7 +1,8 @@
-package device
+package devicelog
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,6 +17,9 @@ import (
 
 // maxStreams is how many streams one device may have open; a new one ends the oldest, for that is most likely a dead connection.
 const maxStreams = 8
+
+// keysAtOnce is how many keys one query looks at.
+const keysAtOnce = 1000
 
 // ErrRevoked is why a stream's context ended when its caller lost the right to it.
 var ErrRevoked = errors.New("the right to this stream was revoked")
@@ -90,9 +94,9 @@ func (s *streams) room(by access.Caller, device int64, cfg Config) error {
 		}
 	}
 	switch {
-	case own >= cfg.FollowersOfUser:
+	case own >= cfg.OfUser:
 		return api.Errorf(api.RateLimited, "you follow %d logs already; end one of them first", own)
-	case here >= cfg.FollowersOfDevice:
+	case here >= cfg.OfDevice:
 		return api.Errorf(api.Unavailable, "%d people follow the log of this device already; try again later", here)
 	}
 	return nil
@@ -108,15 +112,15 @@ func (s *streams) list() []*stream {
 	return out
 }
 
-// CheckStreamsOnce ends the streams whose key, session, device or membership is gone. It runs every second and whenever a
+// CheckOnce ends the streams whose key, session, device or membership is gone. It runs every second and whenever a
 // revocation is announced.
-func (d *Devices) CheckStreamsOnce(ctx context.Context) error {
-	open := d.streams.list()
+func (l *Logs) CheckOnce(ctx context.Context) error {
+	open := l.streams.list()
 	if len(open) == 0 {
 		return nil
 	}
 	var lost []*stream
-	err := d.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+	err := l.cfg.DB.Read(ctx, func(tx *db.Tx) error {
 		alive, err := aliveDevices(ctx, tx, open)
 		if err != nil {
 			return err
@@ -143,7 +147,7 @@ func (d *Devices) CheckStreamsOnce(ctx context.Context) error {
 	return nil
 }
 
-// aliveDevices gives the pairs of key and device that still belong together, in one query for all open streams of devices.
+// aliveDevices gives the pairs of key and device that still belong together, in few queries for all open streams of devices.
 func aliveDevices(ctx context.Context, tx *db.Tx, open []*stream) (map[[2]int64]bool, error) {
 	var keys []int64
 	for _, st := range open {
@@ -151,26 +155,32 @@ func aliveDevices(ctx context.Context, tx *db.Tx, open []*stream) (map[[2]int64]
 			keys = append(keys, st.by.Key)
 		}
 	}
-	out := map[[2]int64]bool{}
-	if len(keys) == 0 {
-		return out, nil
-	}
 	slices.Sort(keys)
-	list, args := db.In(slices.Compact(keys))
+	out := map[[2]int64]bool{}
+	for chunk := range slices.Chunk(slices.Compact(keys), keysAtOnce) {
+		if err := addAlive(ctx, tx, chunk, out); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func addAlive(ctx context.Context, tx *db.Tx, keys []int64, out map[[2]int64]bool) error {
+	list, args := db.In(keys)
 	rows, err := tx.QueryContext(ctx, `SELECT k.id, d.id FROM api_key k JOIN device d ON d.actor = k.is_of__actor
 		WHERE k.id IN `+list+` AND (k.expiry_date IS NULL OR k.expiry_date > ?)`, append(args, tx.NowText())...)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
 		var pair [2]int64
 		if err := rows.Scan(&pair[0], &pair[1]); err != nil {
-			return nil, err
+			return err
 		}
 		out[pair] = true
 	}
-	return out, rows.Err()
+	return rows.Err()
 }
 
 // userMayStill asks whether what a user showed at the beginning of a stream still holds.
@@ -179,7 +189,10 @@ func userMayStill(ctx context.Context, tx *db.Tx, by access.Caller, device int64
 	if by.Session != 0 {
 		query, id = `SELECT 1 FROM session WHERE id = ? AND expires_at > ?`, by.Session
 	}
-	if ok, err := found(tx.QueryRowContext(ctx, query, id, tx.NowText())); !ok || err != nil {
+	var one int
+	if err := tx.QueryRowContext(ctx, query, id, tx.NowText()).Scan(&one); errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	} else if err != nil {
 		return false, err
 	}
 	level, err := account.DeviceLevel(ctx, tx, by, device)
@@ -195,20 +208,20 @@ type located struct {
 // locate finds a device for its log. What the caller may not see does not exist.
 func locate(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID) (located, error) {
 	var l located
-	var fleetID int64
 	var created string
-	err := tx.QueryRowContext(ctx, `SELECT id, belongs_to__application, coalesce(log_since, created_at) FROM device WHERE uuid = ?`, uuid).
-		Scan(&l.id, &fleetID, &created)
-	if noRows(err) {
+	err := tx.QueryRowContext(ctx, `SELECT id, coalesce(log_since, created_at) FROM device WHERE uuid = ?`, uuid).Scan(&l.id, &created)
+	if errors.Is(err, sql.ErrNoRows) {
 		return l, api.ErrNotFound
 	}
 	if err != nil {
 		return l, fmt.Errorf("find device: %w", err)
 	}
-	if err := maySee(ctx, tx, by, l.id, fleetID); errors.Is(err, api.ErrUnauthorized) {
-		return l, api.ErrNotFound
-	} else if err != nil {
+	level, err := account.DeviceLevel(ctx, tx, by, l.id)
+	if err != nil {
 		return l, err
+	}
+	if level < access.Observer {
+		return l, api.ErrNotFound
 	}
 	l.created, err = db.ParseTime(created)
 	return l, err
