@@ -32,8 +32,14 @@ func (t touch) compare(o touch) int {
 // Authenticate says who a token is. Unknown, expired and revoked ones are api.ErrUnauthorized, without a word about which. A
 // provisioning key whose uses are spent still authenticates, see [UseProvisioningKey].
 func (a *Accounts) Authenticate(ctx context.Context, tx *db.Tx, token string) (access.Caller, error) {
+	caller, _, err := a.AuthenticateUntil(ctx, tx, token)
+	return caller, err
+}
+
+// AuthenticateUntil also says when the token ends by itself; zero means never.
+func (a *Accounts) AuthenticateUntil(ctx context.Context, tx *db.Tx, token string) (access.Caller, time.Time, error) {
 	if token == "" || len(token) > 4096 {
-		return access.Nobody(), api.ErrUnauthorized
+		return access.Nobody(), time.Time{}, api.ErrUnauthorized
 	}
 	if looksSigned(token) {
 		return a.bySession(ctx, tx, token)
@@ -41,24 +47,44 @@ func (a *Accounts) Authenticate(ctx context.Context, tx *db.Tx, token string) (a
 	return a.byKey(ctx, tx, token)
 }
 
-func (a *Accounts) bySession(ctx context.Context, tx *db.Tx, token string) (access.Caller, error) {
+func (a *Accounts) bySession(ctx context.Context, tx *db.Tx, token string) (access.Caller, time.Time, error) {
+	var never time.Time
 	c, err := a.hash.read(token, tx.Now)
 	if err != nil {
-		return access.Nobody(), err
+		return access.Nobody(), never, err
 	}
 	var caller = access.Caller{Kind: access.User}
-	var used sql.NullString
-	err = tx.QueryRowContext(ctx, `SELECT s.id, s.last_used_at, u.id, u.actor, u.username FROM session s JOIN "user" u ON u.id = s.user
+	var used, expires sql.NullString
+	err = tx.QueryRowContext(ctx, `SELECT s.id, s.last_used_at, s.expires_at, u.id, u.actor, u.username FROM session s JOIN "user" u ON u.id = s.user
 		WHERE s.token_hash = ? AND s.user = ? AND s.expires_at > ?`, a.hash.sessionID(c.JTI), c.ID, tx.NowText()).
-		Scan(&caller.Session, &used, &caller.User, &caller.Actor, &caller.Name)
+		Scan(&caller.Session, &used, &expires, &caller.User, &caller.Actor, &caller.Name)
 	if errors.Is(err, sql.ErrNoRows) {
-		return access.Nobody(), api.ErrUnauthorized
+		return access.Nobody(), never, api.ErrUnauthorized
 	}
 	if err != nil {
-		return access.Nobody(), fmt.Errorf("authenticate session: %w", err)
+		return access.Nobody(), never, fmt.Errorf("authenticate session: %w", err)
 	}
 	a.touch(touch{"session", caller.Session}, used, tx.Now)
-	return caller, nil
+	return caller, earlier(ending(expires), time.Unix(c.Expires, 0)), nil
+}
+
+// ending reads when something ends; zero means never. What cannot be read has ended.
+func ending(text sql.NullString) time.Time {
+	if !text.Valid {
+		return time.Time{}
+	}
+	at, err := db.ParseTime(text.String)
+	if err != nil {
+		return time.Unix(0, 0)
+	}
+	return at
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // keyRow is what authentication reads of a key and of what it belongs to.
@@ -70,8 +96,9 @@ type keyRow struct {
 	creator                     sql.NullInt64
 }
 
-func (a *Accounts) byKey(ctx context.Context, tx *db.Tx, token string) (access.Caller, error) {
+func (a *Accounts) byKey(ctx context.Context, tx *db.Tx, token string) (access.Caller, time.Time, error) {
 	var caller access.Caller
+	var never time.Time
 	var k keyRow
 	err := tx.QueryRowContext(ctx, `SELECT k.id, k.kind, k.is_of__actor, k.expiry_date, k.last_used_at,
 			CASE WHEN k.max_level < 4 OR k.is_for_some_fleets = 1 THEN 1 ELSE 0 END, k.is_created_by__user,
@@ -84,21 +111,21 @@ func (a *Accounts) byKey(ctx context.Context, tx *db.Tx, token string) (access.C
 		Scan(&caller.Key, &k.kind, &caller.Actor, &k.expiry, &k.used, &k.scoped, &k.creator,
 			&k.user, &k.name, &k.fleet, &k.device, &k.uuid, &k.within, &k.frozen)
 	if errors.Is(err, sql.ErrNoRows) || (err == nil && k.expiry.Valid && k.expiry.String <= tx.NowText()) {
-		return access.Nobody(), api.ErrUnauthorized
+		return access.Nobody(), never, api.ErrUnauthorized
 	}
 	if err != nil {
-		return access.Nobody(), fmt.Errorf("authenticate key: %w", err)
+		return access.Nobody(), never, fmt.Errorf("authenticate key: %w", err)
 	}
 	if err := k.who(&caller); err != nil {
-		return access.Nobody(), err
+		return access.Nobody(), never, err
 	}
 	if k.fleet.Valid && k.creator.Valid {
 		if err := stillEntrusted(ctx, tx, k.creator.Int64, k.fleet.Int64); err != nil {
-			return access.Nobody(), err
+			return access.Nobody(), never, err
 		}
 	}
 	a.touch(touch{"api_key", caller.Key}, k.used, tx.Now)
-	return caller, nil
+	return caller, ending(k.expiry), nil
 }
 
 // who fills in the caller that a key stands for.

@@ -99,12 +99,11 @@ func (s *Server) domain(pepper []byte) error {
 	}
 	if s.devices, err = device.New(context.Background(), device.Config{
 		DB: s.db, Accounts: s.accounts, Bus: s.bus, Log: s.log, PollInterval: s.cfg.pollInterval(),
-		Only: s.leases.Only,
-		Logs: devicelog.Config{Quiet: s.cfg.Logs.KeepAlive, OfUser: s.cfg.Logs.OfUser, OfDevice: s.cfg.Logs.OfDevice},
+		Only: s.leases.Only, Revoked: s.callers.forget, Logs: devicelog.Config{Quiet: s.cfg.Logs.KeepAlive, OfUser: s.cfg.Logs.OfUser, OfDevice: s.cfg.Logs.OfDevice},
 	}); err != nil {
 		return err
 	}
-	s.tasks = append(s.tasks, s.accounts.Run, s.releases.Run, s.devices.Run)
+	s.tasks = append(s.tasks, s.accounts.Run, s.releases.Run, s.devices.Run, s.forgetRevoked)
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
@@ -26,3 +27,9 @@ func Routes() []RouteInfo {
 
 // SweepOnce removes the uploaded files that nobody wants.
 func (s *Server) SweepOnce(ctx context.Context) error { return s.sweepOnce(ctx) }
+
+// WriteElsewhere changes the database as another process would that tells nobody.
+func (s *Server) WriteElsewhere(ctx context.Context, f func(tx *db.Tx) error) error { return s.db.Write(ctx, f) }
+
+// TellRevoked tells the bus as another process would.
+func (s *Server) TellRevoked(what string) error { return s.bus.Publish("revoked."+what, nil) }

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"net"
 	"net/http"
@@ -92,11 +93,20 @@ func (s *Server) authenticate(r *http.Request, basic bool) (access.Caller, error
 	if !given {
 		return access.Nobody(), nil
 	}
-	caller := access.Nobody()
-	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		caller, err = s.accounts.Authenticate(r.Context(), tx, token)
+	sum := sha256.Sum256([]byte(token))
+	caller, known, round := s.callers.find(sum)
+	if known {
+		return caller, nil
+	}
+	var expires time.Time
+	ctx := s.db.Brief(r.Context())
+	err := s.db.ReadOne(ctx, func(tx *db.Tx) (err error) {
+		caller, expires, err = s.accounts.AuthenticateUntil(ctx, tx, token)
 		return err
 	})
+	if err == nil {
+		s.callers.keep(sum, caller, expires, round)
+	}
 	return caller, err
 }
 

@@ -122,11 +122,18 @@ func (s *Server) targetState(w http.ResponseWriter, r *http.Request) error {
 
 // target is what a device should run, and the device's sign of life if it is the device that asks.
 func (s *Server) target(r *http.Request) (t device.Target, err error) {
-	by := access.From(r.Context())
-	err = s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		t, err = s.devices.Target(r.Context(), tx, by, deviceUUID(r), r.Header.Get("If-None-Match"))
+	by, uuid, known, done := access.From(r.Context()), deviceUUID(r), r.Header.Get("If-None-Match"), false
+	brief := s.db.Brief(r.Context())
+	err = s.db.ReadOne(brief, func(tx *db.Tx) (err error) {
+		t, done, err = s.devices.Unchanged(brief, tx, by, uuid, known)
 		return err
 	})
+	if err == nil && !done {
+		err = s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
+			t, err = s.devices.Target(r.Context(), tx, by, uuid, known)
+			return err
+		})
+	}
 	if err == nil && by.Kind == access.Device {
 		s.devices.Heard(r.Context(), t)
 	}

@@ -54,6 +54,7 @@ type Server struct {
 	public      net.Listener // of connections that the edge hands over; nil: it forwards their requests
 	certificate *pki.KeyPair // of the public name, with public
 	zips        gzips
+	callers     *callers
 	gates       *gates
 	stopping    chan struct{} // closed when the server begins to stop: streams end then
 	stop        sync.Once
@@ -84,7 +85,8 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("api: %w", err)
 	}
-	s := &Server{cfg: cfg, log: log, identity: identity, db: database, name: "api." + cfg.Site.Domain, gates: newGates(cfg.Admission), leases: job.NewLeases(database), stopping: make(chan struct{})}
+	s := &Server{cfg: cfg, log: log, identity: identity, db: database, name: "api." + cfg.Site.Domain, callers: newCallers(),
+		gates: newGates(cfg.Admission), leases: job.NewLeases(database), stopping: make(chan struct{})}
 	if addr := cfg.Peers[api.RoleSigner]; addr != "" {
 		s.signer = identity.Client(api.RoleSigner, addr)
 	}

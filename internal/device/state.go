@@ -41,22 +41,9 @@ type Target struct {
 // Target says what a device should run. The device itself and people who may see its fleet may ask; known is the ETag of what the
 // asker has. An unchanged target costs one row.
 func (d *Devices) Target(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID, known string) (Target, error) {
-	var t Target
-	var row stateRow
-	if err := row.read(ctx, tx, uuid); noRows(err) {
-		return t, unseen(by)
-	} else if err != nil {
-		return t, fmt.Errorf("target state: %w", err)
-	}
-	if err := maySee(ctx, tx, by, row.device, row.fleet); err != nil {
+	t, row, err := d.look(ctx, tx, by, uuid)
+	if err != nil || holdsTag(known, t.ETag) {
 		return t, err
-	}
-	if row.frozen && by.Kind == access.Device {
-		return t, api.ErrUnauthorized
-	}
-	t = Target{ETag: d.etag(row.tags), device: row.device, fleet: row.fleet, at: tx.Now, interval: row.interval, wasOnline: row.online}
-	if holdsTag(known, t.ETag) {
-		return t, nil
 	}
 	state, config, err := d.assemble(ctx, tx, row)
 	if err != nil {
@@ -65,6 +52,33 @@ func (d *Devices) Target(ctx context.Context, tx *db.Tx, by access.Caller, uuid 
 	t.interval = pollInterval(config)
 	t.State = api.TargetState{uuid: state}
 	return t, nil
+}
+
+// Unchanged is the common answer to a device that asks for itself, in one statement and so without a transaction: done when it
+// has what it should run. Otherwise, and for everybody else, [Devices.Target] has the answer.
+func (d *Devices) Unchanged(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID, known string) (t Target, done bool, err error) {
+	if by.Kind != access.Device || known == "" {
+		return t, false, nil
+	}
+	t, _, err = d.look(ctx, tx, by, uuid)
+	return t, err == nil && holdsTag(known, t.ETag), err
+}
+
+// look reads what decides a device's target, and whether the caller may know.
+func (d *Devices) look(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID) (t Target, row stateRow, err error) {
+	if err := row.read(ctx, tx, uuid); noRows(err) {
+		return t, row, unseen(by)
+	} else if err != nil {
+		return t, row, fmt.Errorf("target state: %w", err)
+	}
+	if err := maySee(ctx, tx, by, row.device, row.fleet); err != nil {
+		return t, row, err
+	}
+	if row.frozen && by.Kind == access.Device {
+		return t, row, api.ErrUnauthorized
+	}
+	t = Target{ETag: d.etag(row.tags), device: row.device, fleet: row.fleet, at: tx.Now, interval: row.interval, wasOnline: row.online}
+	return t, row, nil
 }
 
 // assemble puts a device's target together: its supervisor's app, its host's and its fleet's.

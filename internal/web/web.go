@@ -138,7 +138,7 @@ func WithRequestID(ctx context.Context, id string) context.Context {
 }
 
 // Logged gives every request an id (its own when a peer role sent one and trust says so), recovers from a panic, and logs one
-// line when it ends. Health checks are not logged. Neither query nor headers are: they may hold secrets.
+// line when it ends; of health checks and answers that nothing is new only when everything is logged. Neither query nor headers are: they may hold secrets.
 func Logged(log *slog.Logger, trust func(*http.Request) bool, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get(RequestIDHeader)
@@ -159,9 +159,10 @@ func Logged(log *slog.Logger, trust func(*http.Request) bool, next http.Handler)
 					sw.WriteHeader(http.StatusInternalServerError)
 				}
 			}
-			if r.URL.Path != "/healthz" {
-				log.InfoContext(ctx, "request", "method", r.Method, "host", r.Host, "path", r.URL.Path, "status", sw.status,
-					"ms", time.Since(start).Milliseconds(), "request", id)
+			if level := logLevel(r, sw.status); log.Enabled(ctx, level) {
+				log.LogAttrs(ctx, level, "request", slog.String("method", r.Method), slog.String("host", r.Host),
+					slog.String("path", r.URL.Path), slog.Int("status", sw.status),
+					slog.Int64("ms", time.Since(start).Milliseconds()), slog.String("request", id))
 			}
 			if aborted {
 				panic(p)
@@ -169,6 +170,15 @@ func Logged(log *slog.Logger, trust func(*http.Request) bool, next http.Handler)
 		}()
 		next.ServeHTTP(sw, r.WithContext(ctx))
 	})
+}
+
+// logLevel is how much a request matters to whoever reads the log. Those that ask again and again, and are told that nothing is
+// new, would bury the others, and a line of log costs a good part of what they do.
+func logLevel(r *http.Request, status int) slog.Level {
+	if status == http.StatusNotModified || r.URL.Path == "/healthz" {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
 }
 
 func newID() string {

@@ -119,3 +119,16 @@ func TestDecodeIsBounded(t *testing.T) {
 type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+// A fleet of devices that ask every minute and hear that nothing is new must not bury the rest of the log.
+func TestNothingNewIsNotLogged(t *testing.T) {
+	for status, logged := range map[int]bool{http.StatusNotModified: false, http.StatusOK: true, http.StatusNotFound: true} {
+		var log bytes.Buffer
+		h := web.Logged(slog.New(slog.NewTextHandler(&log, nil)), func(*http.Request) bool { return false },
+			http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/device/v3/x/state", nil))
+		if got := strings.Contains(log.String(), "msg=request"); got != logged {
+			t.Errorf("status %d: logged %t, want %t: %s", status, got, logged, log.String())
+		}
+	}
+}
