@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 )
 
 func (a *app) apiCommand() *cobra.Command {
@@ -18,17 +20,17 @@ func (a *app) apiCommand() *cobra.Command {
 be escaped.`,
 		Example: `  roadstead api GET '/v7/device?$select=uuid,device_name&$filter=is_online eq true'
   roadstead api PATCH '/v7/device(5)' -d '{"note": "by the window"}'`,
-		Args: args(2, 2), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: cmdline.Args(2, 2), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			method, path := strings.ToUpper(args[0]), args[1]
 			if !strings.HasPrefix(path, "/") {
-				return usagef("the path %q must begin with /", path)
+				return cmdline.Usagef("the path %q must begin with /", path)
 			}
 			body, err := a.body(data)
 			if err != nil {
 				return err
 			}
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -68,7 +70,7 @@ func (a *app) body(data string) (json.RawMessage, error) {
 		}
 	}
 	if !json.Valid(text) {
-		return nil, usagef("--data is not JSON")
+		return nil, cmdline.Usagef("--data is not JSON")
 	}
 	return text, nil
 }

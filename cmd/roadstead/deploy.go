@@ -8,6 +8,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/client/source"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/prebuilt"
 )
 
@@ -24,7 +25,7 @@ single Dockerfile makes.`,
 		Example: `  roadstead deploy hello ./my-project
   roadstead deploy hello --image web=registry.example.com/web@sha256:0123…
   roadstead deploy hello ./my-project --archive web=web.tar`,
-		Args: args(0, 2), ValidArgsFunction: thenDirs(a.fleets()),
+		Args: cmdline.Args(0, 2), ValidArgsFunction: cmdline.ThenDirs(a.Fleets()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			fleet, dir, err := f.target(args)
 			if err != nil {
@@ -52,10 +53,10 @@ func sources(images, archives []string) (map[string]prebuilt.Given, error) {
 	add := func(flag, what, text string, from func(string) prebuilt.Given) error {
 		service, value, ok := strings.Cut(text, "=")
 		if !ok || service == "" || value == "" {
-			return usagef("--%s %q is not SERVICE=%s", flag, text, what)
+			return cmdline.Usagef("--%s %q is not SERVICE=%s", flag, text, what)
 		}
 		if _, twice := all[service]; twice {
-			return usagef("service %s is given twice", service)
+			return cmdline.Usagef("service %s is given twice", service)
 		}
 		all[service] = from(value)
 		return nil

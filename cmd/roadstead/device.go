@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -70,7 +71,7 @@ const (
 func viewDevice(d client.Device) deviceView {
 	return deviceView{
 		ID: d.ID, UUID: d.UUID, Name: d.Name, Fleet: d.Fleet.Get().Slug, DeviceType: d.DeviceType.Get().Slug,
-		Online: d.IsOnline, Status: d.OverallStatus, Progress: d.OverallProgress, LastSeen: orNil(d.LastSeen),
+		Online: d.IsOnline, Status: d.OverallStatus, Progress: d.OverallProgress, LastSeen: cmdline.OrNil(d.LastSeen),
 		Release: nameOf(d.Running), Target: nameOf(d.Target), OSVersion: d.OSVersion, AgentVersion: d.AgentVersion,
 	}
 }
@@ -87,7 +88,7 @@ func viewServices(installs []client.ImageInstall) []serviceView {
 }
 
 func (a *app) deviceCommand() *cobra.Command {
-	return group("device", "Devices",
+	return cmdline.Group("device", "Devices",
 		a.deviceInitCommand(), a.deviceListCommand(), a.deviceShowCommand(), a.deviceLogsCommand(), a.deviceWaitCommand(),
 		a.deviceRenameCommand(), a.deviceMoveCommand(), a.devicePinCommand(), a.deviceRemoveCommand())
 }
@@ -97,10 +98,10 @@ func (a *app) deviceListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List devices",
 		Example: "  roadstead device list\n  roadstead device list --fleet hello -o json",
-		Args:    args(0, 0),
+		Args:    cmdline.Args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			c, err := a.connect(ctx)
+			c, err := a.Connect(ctx)
 			if err != nil {
 				return err
 			}
@@ -120,7 +121,7 @@ func (a *app) deviceListCommand() *cobra.Command {
 			for i, d := range found {
 				views[i] = viewDevice(d)
 			}
-			return a.show(views, func() *terminal.Grid {
+			return a.Show(views, func() *terminal.Grid {
 				g := &terminal.Grid{Head: []string{"UUID", "Name", "Fleet", "Type", "Status", "Release", "Last seen"}}
 				for _, v := range views {
 					g.Add(terminal.Short(v.UUID), v.Name, v.Fleet, v.DeviceType, deviceStatus(v), v.Release.String(), lastSeen(v))
@@ -129,7 +130,7 @@ func (a *app) deviceListCommand() *cobra.Command {
 			})
 		},
 	}
-	a.fleetFlag(cmd, &fleet, "only those of one fleet")
+	a.FleetFlag(cmd, &fleet, "only those of one fleet")
 	return cmd
 }
 
@@ -154,9 +155,9 @@ func (a *app) deviceShowCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "show DEVICE", Short: "Show one device and its services",
 		Example: "  roadstead device show 4f0c1aa\n  roadstead device show kitchen -o json",
-		Args:    args(1, 1), ValidArgsFunction: first(a.devices()),
+		Args:    cmdline.Args(1, 1), ValidArgsFunction: cmdline.First(a.Devices()),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -170,7 +171,7 @@ func (a *app) deviceShowCommand() *cobra.Command {
 				return err
 			}
 			v := viewDetails(*d)
-			if a.output == "json" {
+			if a.Output == "json" {
 				return a.JSON(v)
 			}
 			a.Table(detailsGrid(v))
@@ -265,7 +266,7 @@ type deviceChange = func(*client.Client, *client.Device) (fields map[string]any,
 
 // changeDevice finds a device and writes some of its fields.
 func (a *app) changeDevice(ctx context.Context, ref string, change deviceChange) error {
-	c, err := a.connect(ctx)
+	c, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -288,11 +289,11 @@ func (a *app) deviceRenameCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "rename DEVICE NAME", Short: "Give a device another name",
 		Example: "  roadstead device rename 4f0c1aa kitchen",
-		Args:    args(2, 2), ValidArgsFunction: first(a.devices()),
+		Args:    cmdline.Args(2, 2), ValidArgsFunction: cmdline.First(a.Devices()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.changeDevice(cmd.Context(), args[0], func(_ *client.Client, d *client.Device) (map[string]any, string, error) {
 				if strings.TrimSpace(args[1]) == "" {
-					return nil, "", usagef("a device needs a name")
+					return nil, "", cmdline.Usagef("a device needs a name")
 				}
 				return map[string]any{"device_name": args[1]}, fmt.Sprintf("%s is called %s now.", terminal.Short(d.UUID), args[1]), nil
 			})
@@ -305,10 +306,10 @@ func (a *app) deviceMoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "move DEVICE --fleet FLEET", Short: "Move a device to another fleet",
 		Example: "  roadstead device move kitchen --fleet hello-beta",
-		Args:    args(1, 1), ValidArgsFunction: first(a.devices()),
+		Args:    cmdline.Args(1, 1), ValidArgsFunction: cmdline.First(a.Devices()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if fleet == "" {
-				return usagef("say where to with --fleet")
+				return cmdline.Usagef("say where to with --fleet")
 			}
 			return a.changeDevice(cmd.Context(), args[0], func(c *client.Client, d *client.Device) (map[string]any, string, error) {
 				f, err := c.FindFleet(cmd.Context(), fleet, client.Query{})
@@ -319,7 +320,7 @@ func (a *app) deviceMoveCommand() *cobra.Command {
 			})
 		},
 	}
-	a.fleetFlag(cmd, &fleet, "the fleet to move to")
+	a.FleetFlag(cmd, &fleet, "the fleet to move to")
 	return cmd
 }
 
@@ -328,10 +329,10 @@ func (a *app) devicePinCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "pin DEVICE (RELEASE | --fleet-target)", Short: "Keep a device on one release, or let it follow its fleet again",
 		Example: "  roadstead device pin kitchen 4f0c1aa\n  roadstead device pin kitchen --fleet-target",
-		Args:    args(1, 2), ValidArgsFunction: first(a.devices()),
+		Args:    cmdline.Args(1, 2), ValidArgsFunction: cmdline.First(a.Devices()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if follow == (len(args) == 2) {
-				return usagef("give a release or --fleet-target")
+				return cmdline.Usagef("give a release or --fleet-target")
 			}
 			return a.changeDevice(cmd.Context(), args[0], func(c *client.Client, d *client.Device) (map[string]any, string, error) {
 				if follow {
@@ -354,9 +355,9 @@ func (a *app) deviceRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rm DEVICE...", Aliases: []string{"remove"}, Short: "Remove devices; their keys stop working at once",
 		Example: "  roadstead device rm 4f0c1aa --yes",
-		Args:    args(1, -1), ValidArgsFunction: a.devices(),
+		Args:    cmdline.Args(1, -1), ValidArgsFunction: a.Devices(),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}

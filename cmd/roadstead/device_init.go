@@ -14,6 +14,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/internal/durable"
 )
 
@@ -39,14 +40,14 @@ The file is written readable by its owner alone. "-o -" writes it to the standar
 		Example: `  roadstead device init hello --uses 1 --expires 1h
   roadstead device init hello --name kitchen -o /media/boot/config.json
   roadstead device init hello -o - | ssh root@device 'cat > /boot/config.json'`,
-		Args: args(0, 1), ValidArgsFunction: first(a.fleets()),
+		Args: cmdline.Args(0, 1), ValidArgsFunction: cmdline.First(a.Fleets()),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			fleet := fleetOr("")
+			fleet := cmdline.FleetOr("")
 			if len(args) == 1 {
 				fleet = args[0]
 			}
 			if fleet == "" {
-				return usagef("name the fleet that the device shall join")
+				return cmdline.Usagef("name the fleet that the device shall join")
 			}
 			return a.deviceInit(cmd.Context(), fleet, f)
 		},
@@ -60,33 +61,33 @@ The file is written readable by its owner alone. "-o -" writes it to the standar
 	cmd.Flags().IntVar(&f.uses, "uses", 0, "how many devices the provisioning key may register (0: no bound)")
 	cmd.Flags().DurationVar(&f.poll, "poll", 0, "how often the device asks for updates until it hears otherwise (10s, 15m)")
 	cmd.Flags().StringVar(&f.osVersion, "os-version", osVersion, "version of the system on the device")
-	_ = cmd.RegisterFlagCompletionFunc("type", a.deviceTypes()) // fails only for a flag that is not there
+	_ = cmd.RegisterFlagCompletionFunc("type", a.DeviceTypes()) // fails only for a flag that is not there
 	return cmd
 }
 
 func (a *app) deviceInit(ctx context.Context, fleet string, f initFlags) error {
-	expires, err := expiry(f.expires, time.Now())
+	expires, err := cmdline.Expiry(f.expires, time.Now())
 	if err != nil {
 		return err
 	}
 	if f.uses < 0 {
-		return usagef("--uses %d is no number of devices", f.uses)
+		return cmdline.Usagef("--uses %d is no number of devices", f.uses)
 	}
 	if f.poll != 0 && f.poll < time.Second {
-		return usagef("--poll %s is too often; a second is the least", f.poll)
+		return cmdline.Usagef("--poll %s is too often; a second is the least", f.poll)
 	}
 	toFile := f.file != "-" && f.file != "json"
 	if toFile { // looked at before the server makes a key that would have nowhere to go
 		if st, err := os.Stat(filepath.Dir(f.file)); err != nil || !st.IsDir() {
-			return usagef("there is no directory %s to write %s into", filepath.Dir(f.file), filepath.Base(f.file))
+			return cmdline.Usagef("there is no directory %s to write %s into", filepath.Dir(f.file), filepath.Base(f.file))
 		}
 	}
 	if toFile && !f.force {
 		if _, err := os.Lstat(f.file); !errors.Is(err, fs.ErrNotExist) {
-			return usagef("%s exists already; choose another file with -o, or add --force", f.file)
+			return cmdline.Usagef("%s exists already; choose another file with -o, or add --force", f.file)
 		}
 	}
-	c, err := a.connect(ctx)
+	c, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}

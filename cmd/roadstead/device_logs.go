@@ -10,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -38,7 +39,7 @@ they come, until Ctrl-C. With -o json every line is an object of its own.`,
 		Example: `  roadstead device logs 4f0c1aa
   roadstead device logs kitchen -f --service web
   roadstead device logs kitchen --tail 20 --since 1h`,
-		Args: args(1, 1), ValidArgsFunction: first(a.devices()),
+		Args: cmdline.Args(1, 1), ValidArgsFunction: cmdline.First(a.Devices()),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.deviceLogs(cmd.Context(), args[0], f) },
 	}
 	cmd.Flags().BoolVarP(&f.follow, "follow", "f", false, "stay and show new lines")
@@ -53,7 +54,7 @@ func (a *app) deviceLogs(ctx context.Context, ref string, f logFlags) error {
 	opt := client.LogOptions{Follow: f.follow}
 	opt.Reconnecting = func(err error) { a.Say("The stream broke (%v); opening it again.", err) }
 	if f.since != "" {
-		since, err := instant(f.since, time.Now(), -1)
+		since, err := cmdline.Instant(f.since, time.Now(), -1)
 		if err != nil {
 			return err
 		}
@@ -65,7 +66,7 @@ func (a *app) deviceLogs(ctx context.Context, ref string, f logFlags) error {
 	case f.tail > 0:
 		opt.Count = f.tail
 	}
-	c, err := a.connect(ctx)
+	c, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -120,9 +121,9 @@ func (p *logPrinter) service(ctx context.Context, l api.LogLine) string {
 
 func (p *logPrinter) print(ctx context.Context, l api.LogLine) error {
 	at, name := time.UnixMilli(l.Timestamp), p.service(ctx, l)
-	if p.a.output == "json" {
+	if p.a.Output == "json" {
 		return p.a.Line(logView{
-			Time: at.UTC().Format("2006-01-02T15:04:05.000Z"), Service: orNil(name), System: l.IsSystem, Stderr: l.IsStdErr, Message: l.Message,
+			Time: at.UTC().Format("2006-01-02T15:04:05.000Z"), Service: cmdline.OrNil(name), System: l.IsSystem, Stderr: l.IsStdErr, Message: l.Message,
 		})
 	}
 	who := "[" + name + "] "

@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -18,9 +19,9 @@ func (a *app) deviceTypeCommand() *cobra.Command {
 	list := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the kinds of hardware that the server knows",
 		Example: "  roadstead device-type list",
-		Args:    args(0, 0),
+		Args:    cmdline.Args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -33,7 +34,7 @@ func (a *app) deviceTypeCommand() *cobra.Command {
 			for i, t := range found {
 				views[i] = deviceTypeView{Slug: t.Slug, Name: t.Name, Arch: t.Arch.Get().Slug}
 			}
-			return a.show(views, func() *terminal.Grid {
+			return a.Show(views, func() *terminal.Grid {
 				g := &terminal.Grid{Head: []string{"Device type", "Name", "Architecture"}}
 				for _, v := range views {
 					g.Add(v.Slug, v.Name, v.Arch)
@@ -42,5 +43,5 @@ func (a *app) deviceTypeCommand() *cobra.Command {
 			})
 		},
 	}
-	return group("device-type", "Kinds of hardware", list)
+	return cmdline.Group("device-type", "Kinds of hardware", list)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -31,7 +32,7 @@ waits for every service that the device reports, and for its release.`,
 		Example: `  roadstead device wait kitchen --timeout 5m
   roadstead device wait 4f0c1aa --running web --running writer
   roadstead device wait 4f0c1aa --online`,
-		Args: args(1, 1), ValidArgsFunction: first(a.devices()),
+		Args: cmdline.Args(1, 1), ValidArgsFunction: cmdline.First(a.Devices()),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.deviceWait(cmd.Context(), args[0], f) },
 	}
 	cmd.Flags().StringArrayVar(&f.running, "running", nil, "this service runs; may be given several times")
@@ -42,7 +43,7 @@ waits for every service that the device reports, and for its release.`,
 }
 
 func (a *app) deviceWait(ctx context.Context, ref string, f waitFlags) error {
-	c, err := a.connect(ctx)
+	c, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -67,7 +68,7 @@ func (a *app) deviceWait(ctx context.Context, ref string, f waitFlags) error {
 		case err == nil:
 			if waitingFor = f.missing(*now); waitingFor == "" {
 				v := viewDetails(*now)
-				if a.output == "json" {
+				if a.Output == "json" {
 					return a.JSON(v)
 				}
 				a.Say("%s is ready.", now.Name)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -39,15 +40,15 @@ type place struct {
 }
 
 func (s *envScope) register(a *app, cmd *cobra.Command) {
-	a.fleetFlag(cmd, &s.fleet, "of all devices of this fleet")
+	a.FleetFlag(cmd, &s.fleet, "of all devices of this fleet")
 	cmd.Flags().StringVarP(&s.device, "device", "d", "", "of this device")
 	cmd.Flags().StringVarP(&s.service, "service", "s", "", "only for this service")
-	_ = cmd.RegisterFlagCompletionFunc("device", a.devices()) // fails only for a flag that is not there
+	_ = cmd.RegisterFlagCompletionFunc("device", a.Devices()) // fails only for a flag that is not there
 	cmd.MarkFlagsMutuallyExclusive("fleet", "device")
 }
 
 func (a *app) envCommand() *cobra.Command {
-	cmd := group("env", "Variables: what services find in their environment, and what configures devices",
+	cmd := cmdline.Group("env", "Variables: what services find in their environment, and what configures devices",
 		a.envSetCommand(), a.envListCommand(), a.envRemoveCommand())
 	cmd.Long = `Variables belong to a fleet, to a device, or to one service of either; the closest one wins: service on the device, device, service
 of the fleet, fleet. Names that begin with RESIN_ or BALENA_ configure the device itself.`
@@ -70,7 +71,7 @@ func (s *envScope) find(ctx context.Context, c *client.Client, kind string) (pla
 		return p, nil
 	}
 	if kind == "config" {
-		return p, usagef("such a variable configures the whole device, not one service")
+		return p, cmdline.Usagef("such a variable configures the whole device, not one service")
 	}
 	var known []string
 	for _, i := range d.Services {
@@ -85,9 +86,9 @@ func (s *envScope) find(ctx context.Context, c *client.Client, kind string) (pla
 
 func (s *envScope) findFleet(ctx context.Context, c *client.Client, kind string) (place, error) {
 	p := place{kind: kind, scope: "fleet", service: s.service}
-	ref := fleetOr(s.fleet)
+	ref := cmdline.FleetOr(s.fleet)
 	if ref == "" {
-		return p, usagef("say whose with --fleet or --device")
+		return p, cmdline.Usagef("say whose with --fleet or --device")
 	}
 	f, err := c.FindFleet(ctx, ref, client.Query{Expand: "service($select=id,service_name)"})
 	if err != nil {
@@ -98,7 +99,7 @@ func (s *envScope) findFleet(ctx context.Context, c *client.Client, kind string)
 		return p, nil
 	}
 	if kind == "config" {
-		return p, usagef("such a variable configures the whole device, not one service")
+		return p, cmdline.Usagef("such a variable configures the whole device, not one service")
 	}
 	var known []string
 	for _, svc := range f.Services {
@@ -137,13 +138,13 @@ func (a *app) envSetCommand() *cobra.Command {
 		Example: `  roadstead env set GREETING hello --fleet hello
   roadstead env set GREETING=hi COLOUR=blue --device kitchen --service web
   roadstead env set RESIN_SUPERVISOR_POLL_INTERVAL 60000 --device kitchen`,
-		Args: args(1, -1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: cmdline.Args(1, -1), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			pairs, err := assignments(args)
 			if err != nil {
 				return err
 			}
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -179,7 +180,7 @@ func assignments(args []string) ([][2]string, error) {
 	for _, arg := range args {
 		name, value, ok := strings.Cut(arg, "=")
 		if !ok || name == "" {
-			return nil, usagef("%q is not NAME=VALUE", arg)
+			return nil, cmdline.Usagef("%q is not NAME=VALUE", arg)
 		}
 		pairs = append(pairs, [2]string{name, value})
 	}
@@ -191,10 +192,10 @@ func (a *app) envRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rm NAME...", Aliases: []string{"remove", "unset"}, Short: "Remove variables",
 		Example: "  roadstead env rm GREETING --fleet hello\n  roadstead env rm GREETING --device kitchen --service web",
-		Args:    args(1, -1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args:    cmdline.Args(1, -1), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			c, err := a.connect(ctx)
+			c, err := a.Connect(ctx)
 			if err != nil {
 				return err
 			}
@@ -232,9 +233,9 @@ func (a *app) envListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List variables; for a device, those of its fleet too",
 		Example: "  roadstead env list --fleet hello\n  roadstead env list --device kitchen -o json",
-		Args:    args(0, 0),
+		Args:    cmdline.Args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -242,7 +243,7 @@ func (a *app) envListCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.show(views, func() *terminal.Grid {
+			return a.Show(views, func() *terminal.Grid {
 				g := &terminal.Grid{Head: []string{"Name", "Value", "Of", "Service", "Kind", "Id"}}
 				for _, v := range views {
 					service := "*"
@@ -310,7 +311,7 @@ func (s *envScope) list(ctx context.Context, c *client.Client) ([]variableView, 
 				continue
 			}
 			views = append(views, variableView{
-				ID: v.ID, Name: v.Name, Value: v.Value, Kind: src.kind, Scope: src.scope, Service: orNil(service)})
+				ID: v.ID, Name: v.Name, Value: v.Value, Kind: src.kind, Scope: src.scope, Service: cmdline.OrNil(service)})
 		}
 	}
 	slices.SortStableFunc(views, func(a, b variableView) int { return strings.Compare(a.Name, b.Name) })

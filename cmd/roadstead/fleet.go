@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 
@@ -12,6 +11,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -72,16 +72,8 @@ func viewFleet(f client.Fleet) fleetView {
 }
 
 func (a *app) fleetCommand() *cobra.Command {
-	return group("fleet", "Fleets: devices that run the same releases",
+	return cmdline.Group("fleet", "Fleets: devices that run the same releases",
 		a.fleetCreateCommand(), a.fleetListCommand(), a.fleetShowCommand(), a.fleetPinCommand(), a.fleetRemoveCommand())
-}
-
-// fleetOr is the fleet named by an argument or flag, or by the environment.
-func fleetOr(named string) string {
-	if named == "" {
-		return os.Getenv("ROADSTEAD_FLEET")
-	}
-	return named
 }
 
 func (a *app) fleetCreateCommand() *cobra.Command {
@@ -90,29 +82,29 @@ func (a *app) fleetCreateCommand() *cobra.Command {
 		Use: "create NAME --type DEVICE-TYPE", Short: "Create a fleet",
 		Example: `  roadstead fleet create hello --type generic-amd64
   roadstead fleet create acme/hello --type raspberrypi4-64`,
-		Args: args(1, 1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: cmdline.Args(1, 1), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := args[0]
 			if org, rest, ok := strings.Cut(name, "/"); ok {
 				if organization != "" && organization != org {
-					return usagef("%s and --organization %s: which one?", name, organization)
+					return cmdline.Usagef("%s and --organization %s: which one?", name, organization)
 				}
 				organization, name = org, rest
 			}
 			if deviceType == "" {
-				return usagef("say on what hardware it runs with --type (`roadstead device-type list` shows all)")
+				return cmdline.Usagef("say on what hardware it runs with --type (`roadstead device-type list` shows all)")
 			}
 			return a.createFleet(cmd.Context(), name, deviceType, organization)
 		},
 	}
 	cmd.Flags().StringVarP(&deviceType, "type", "t", "", "device type, such as generic-amd64 (see `roadstead device-type list`)")
 	cmd.Flags().StringVar(&organization, "organization", "", "organization to own it; not needed when you are in only one")
-	_ = cmd.RegisterFlagCompletionFunc("type", a.deviceTypes()) // fails only for a flag that is not there
+	_ = cmd.RegisterFlagCompletionFunc("type", a.DeviceTypes()) // fails only for a flag that is not there
 	return cmd
 }
 
 func (a *app) createFleet(ctx context.Context, name, deviceType, organization string) error {
-	c, err := a.connect(ctx)
+	c, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -136,7 +128,7 @@ func (a *app) createFleet(ctx context.Context, name, deviceType, organization st
 	if err != nil {
 		return err
 	}
-	if a.output == "json" {
+	if a.Output == "json" {
 		q := fleetQuery
 		full, err := client.One[client.Fleet](ctx, c, client.ID("application", made.ID), q)
 		if err != nil {
@@ -174,16 +166,16 @@ func findOrganization(ctx context.Context, c *client.Client, handle string) (*cl
 	case len(found) == 0:
 		return nil, api.Errorf(api.NotFound, "you are in no organization")
 	}
-	return nil, usagef("say whose it shall be with --organization: %s", strings.Join(handles, ", "))
+	return nil, cmdline.Usagef("say whose it shall be with --organization: %s", strings.Join(handles, ", "))
 }
 
 func (a *app) fleetListCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List your fleets",
 		Example: "  roadstead fleet list\n  roadstead fleet list -o json",
-		Args:    args(0, 0),
+		Args:    cmdline.Args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -197,7 +189,7 @@ func (a *app) fleetListCommand() *cobra.Command {
 			for i, f := range found {
 				views[i] = viewFleet(f)
 			}
-			return a.show(views, func() *terminal.Grid {
+			return a.Show(views, func() *terminal.Grid {
 				g := &terminal.Grid{Head: []string{"Fleet", "Device type", "Devices", "Online", "Release", "Created"}}
 				for _, v := range views {
 					g.Add(v.Slug, v.DeviceType, strconv.Itoa(v.Devices), strconv.Itoa(v.DevicesOnline),
@@ -213,18 +205,18 @@ func (a *app) fleetShowCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "show [FLEET]", Short: "Show one fleet",
 		Example: "  roadstead fleet show hello\n  roadstead fleet show acme/hello -o json",
-		Args:    args(0, 1), ValidArgsFunction: first(a.fleets()),
+		Args:    cmdline.Args(0, 1), ValidArgsFunction: cmdline.First(a.Fleets()),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}
-			f, err := c.FindFleet(cmd.Context(), fleetOr(strings.Join(args, "")), fleetQuery)
+			f, err := c.FindFleet(cmd.Context(), cmdline.FleetOr(strings.Join(args, "")), fleetQuery)
 			if err != nil {
 				return err
 			}
 			v := viewFleet(*f)
-			return a.show(v, func() *terminal.Grid {
+			return a.Show(v, func() *terminal.Grid {
 				follows := "the latest final release"
 				if !v.TrackLatest {
 					follows = "nothing: it is pinned"
@@ -247,13 +239,13 @@ func (a *app) fleetPinCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "pin FLEET (RELEASE | --latest)", Short: "Keep a fleet on one release, or let it follow the latest again",
 		Example: "  roadstead fleet pin hello 4f0c1aa\n  roadstead fleet pin hello --latest",
-		Args:    args(1, 2), ValidArgsFunction: first(a.fleets()),
+		Args:    cmdline.Args(1, 2), ValidArgsFunction: cmdline.First(a.Fleets()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if latest == (len(args) == 2) {
-				return usagef("give a release or --latest")
+				return cmdline.Usagef("give a release or --latest")
 			}
 			ctx := cmd.Context()
-			c, err := a.connect(ctx)
+			c, err := a.Connect(ctx)
 			if err != nil {
 				return err
 			}
@@ -306,9 +298,9 @@ func (a *app) fleetRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rm FLEET", Aliases: []string{"remove"}, Short: "Remove a fleet with all its releases and variables",
 		Example: "  roadstead fleet rm hello --yes",
-		Args:    args(1, 1), ValidArgsFunction: first(a.fleets()),
+		Args:    cmdline.Args(1, 1), ValidArgsFunction: cmdline.First(a.Fleets()),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -32,7 +33,7 @@ type newKeyView struct {
 }
 
 func (a *app) keyCommand() *cobra.Command {
-	return group("key", "API keys of yours, and provisioning keys of fleets",
+	return cmdline.Group("key", "API keys of yours, and provisioning keys of fleets",
 		a.keyCreateCommand(), a.keyListCommand(), a.keyRemoveCommand())
 }
 
@@ -47,17 +48,17 @@ devices into that fleet and do nothing else.
 The key alone goes to the standard output.`,
 		Example: `  roadstead key create ci --expires 90d
   roadstead key create factory --fleet hello --uses 100 --expires 2027-01-31`,
-		Args: args(1, 1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: cmdline.Args(1, 1), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			until, err := expiry(expires, time.Now())
+			until, err := cmdline.Expiry(expires, time.Now())
 			if err != nil {
 				return err
 			}
 			if uses != 0 && fleet == "" {
-				return usagef("--uses is for provisioning keys; name their fleet with --fleet")
+				return cmdline.Usagef("--uses is for provisioning keys; name their fleet with --fleet")
 			}
 			if uses < 0 {
-				return usagef("--uses %d is no number of devices", uses)
+				return cmdline.Usagef("--uses %d is no number of devices", uses)
 			}
 			key := api.NewKey{Name: args[0], Description: description, ExpiryDate: until, MaxUses: uses}
 			return a.createKey(cmd.Context(), key, fleet)
@@ -67,12 +68,12 @@ The key alone goes to the standard output.`,
 	cmd.Flags().StringVar(&expires, "expires", "", "when it ends: 12h, 90d, 2027-01-31, never")
 	cmd.Flags().StringVar(&description, "description", "", "what it is for")
 	cmd.Flags().IntVar(&uses, "uses", 0, "how many devices it may register (0: no bound)")
-	_ = cmd.RegisterFlagCompletionFunc("fleet", a.fleets()) // fails only for a flag that is not there
+	_ = cmd.RegisterFlagCompletionFunc("fleet", a.Fleets()) // fails only for a flag that is not there
 	return cmd
 }
 
 func (a *app) createKey(ctx context.Context, key api.NewKey, fleet string) error {
-	c, err := a.connect(ctx)
+	c, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -93,7 +94,7 @@ func (a *app) createKey(ctx context.Context, key api.NewKey, fleet string) error
 	if err != nil {
 		return err
 	}
-	if a.output == "json" {
+	if a.Output == "json" {
 		return a.JSON(newKeyView{Name: key.Name, Key: secret, ExpiresAt: key.ExpiryDate})
 	}
 	a.Say("This is the only time that the key is shown:")
@@ -122,9 +123,9 @@ func (a *app) keyListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List your keys, or a fleet's provisioning keys",
 		Example: "  roadstead key list\n  roadstead key list --fleet hello -o json",
-		Args:    args(0, 0),
+		Args:    cmdline.Args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -140,9 +141,9 @@ func (a *app) keyListCommand() *cobra.Command {
 			views := make([]keyView, len(found))
 			for i, k := range found {
 				views[i] = keyView{
-					ID: k.ID, Name: k.Name, Description: k.Description, CreatedAt: k.CreatedAt, ExpiresAt: orNil(k.ExpiryDate)}
+					ID: k.ID, Name: k.Name, Description: k.Description, CreatedAt: k.CreatedAt, ExpiresAt: cmdline.OrNil(k.ExpiryDate)}
 			}
-			return a.show(views, func() *terminal.Grid {
+			return a.Show(views, func() *terminal.Grid {
 				g := &terminal.Grid{Head: []string{"Id", "Name", "Description", "Created", "Expires"}}
 				for _, v := range views {
 					g.Add(strconv.FormatInt(v.ID, 10), v.Name, v.Description, terminal.Ago(v.CreatedAt), expires(v.ExpiresAt))
@@ -152,7 +153,7 @@ func (a *app) keyListCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&fleet, "fleet", "f", "", "the provisioning keys of this fleet")
-	_ = cmd.RegisterFlagCompletionFunc("fleet", a.fleets()) // fails only for a flag that is not there
+	_ = cmd.RegisterFlagCompletionFunc("fleet", a.Fleets()) // fails only for a flag that is not there
 	return cmd
 }
 
@@ -175,17 +176,17 @@ func (a *app) keyRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rm ID...", Aliases: []string{"remove", "revoke"}, Short: "Remove keys; they stop working at once",
 		Example: "  roadstead key rm 31 32",
-		Args:    args(1, -1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args:    cmdline.Args(1, -1), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var ids []int64
 			for _, arg := range args {
 				id, err := strconv.ParseInt(arg, 10, 64)
 				if err != nil {
-					return usagef("%q is not the id of a key; `roadstead key list` shows them", arg)
+					return cmdline.Usagef("%q is not the id of a key; `roadstead key list` shows them", arg)
 				}
 				ids = append(ids, id)
 			}
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -29,7 +30,7 @@ The server and the token are kept in ` + "`~/.config/roadstead/config.json`" + `
 		Example: `  roadstead login --url https://api.example.com
   roadstead login --url example.com:8443 --ca-file ca.pem --email me@example.com --password-stdin < password
   roadstead login --token "$KEY"`,
-		Args: args(0, 0),
+		Args: cmdline.Args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.login(cmd.Context(), f) },
 	}
 	cmd.Flags().StringVarP(&f.email, "email", "e", "", "e-mail address or user name")
@@ -43,20 +44,20 @@ The server and the token are kept in ` + "`~/.config/roadstead/config.json`" + `
 }
 
 func (a *app) login(ctx context.Context, f loginFlags) error {
-	saved, err := loadSettings()
+	saved, err := cmdline.LoadSettings()
 	if err != nil {
 		return err
 	}
-	if a.url == "" && os.Getenv("ROADSTEAD_URL") == "" && saved.URL == "" {
-		if a.url, err = a.Ask("Server (https://api.example.com)"); err != nil {
-			return usagef("give the server with --url")
+	if a.URL == "" && os.Getenv("ROADSTEAD_URL") == "" && saved.URL == "" {
+		if a.URL, err = a.Ask("Server (https://api.example.com)"); err != nil {
+			return cmdline.Usagef("give the server with --url")
 		}
 	}
-	address, err := a.server(saved)
+	address, err := a.Server(saved)
 	if err != nil {
-		return usageError{err}
+		return cmdline.Usagef("%w", err)
 	}
-	next := &settings{URL: address}
+	next := &cmdline.Settings{URL: address}
 	if saved.URL == address {
 		next.CA = saved.CA
 	}
@@ -65,7 +66,7 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 		if err != nil {
 			return fmt.Errorf("--ca-file: %w", err)
 		}
-		if _, err := roots(string(pem)); err != nil {
+		if _, err := cmdline.Roots(string(pem)); err != nil {
 			return fmt.Errorf("--ca-file: %s: %w", f.caFile, err)
 		}
 		next.CA = string(pem)
@@ -73,7 +74,7 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 	if next.Token, err = a.credentials(ctx, f, next); err != nil {
 		return err
 	}
-	c, err := a.clientFor(address, next.Token, next)
+	c, err := a.ClientFor(address, next.Token, next)
 	if err != nil {
 		return err
 	}
@@ -81,13 +82,13 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 	if err != nil {
 		return fmt.Errorf("the token does not hold: %w", err)
 	}
-	if err := next.save(); err != nil {
+	if err := next.Save(); err != nil {
 		return err
 	}
 	if os.Getenv("ROADSTEAD_TOKEN") != "" {
 		a.Say("Note: ROADSTEAD_TOKEN is set; it is used in place of this login.")
 	}
-	if a.output == "json" {
+	if a.Output == "json" {
 		return a.JSON(view(who, address))
 	}
 	a.Say("Logged in to %s as %s.", address, principal(who))
@@ -95,7 +96,7 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 }
 
 // credentials gets a token: the one given, or one for a password.
-func (a *app) credentials(ctx context.Context, f loginFlags, next *settings) (string, error) {
+func (a *app) credentials(ctx context.Context, f loginFlags, next *cmdline.Settings) (string, error) {
 	if f.token == "-" {
 		return terminal.FirstLine(a.In)
 	}
@@ -105,10 +106,10 @@ func (a *app) credentials(ctx context.Context, f loginFlags, next *settings) (st
 	var err error
 	if f.email == "" {
 		if f.passwordStdin || f.password != "" {
-			return "", usagef("give --email with the password")
+			return "", cmdline.Usagef("give --email with the password")
 		}
 		if f.email, err = a.Ask("E-mail address or user name"); err != nil {
-			return "", usagef("give --email and --password-stdin, or --token")
+			return "", cmdline.Usagef("give --email and --password-stdin, or --token")
 		}
 	}
 	switch {
@@ -120,7 +121,7 @@ func (a *app) credentials(ctx context.Context, f loginFlags, next *settings) (st
 	if err != nil {
 		return "", err
 	}
-	c, err := a.clientFor(next.URL, "", next)
+	c, err := a.ClientFor(next.URL, "", next)
 	if err != nil {
 		return "", err
 	}
@@ -141,9 +142,9 @@ func (a *app) logoutCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "logout", Short: "End the session and forget it",
 		Example: "  roadstead logout",
-		Args:    args(0, 0),
+		Args:    cmdline.Args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			saved, err := loadSettings()
+			saved, err := cmdline.LoadSettings()
 			if err != nil {
 				return err
 			}
@@ -152,7 +153,7 @@ func (a *app) logoutCommand() *cobra.Command {
 				return nil
 			}
 			if _, session := client.TokenIssued(saved.Token); session {
-				c, err := a.clientFor(saved.URL, saved.Token, saved)
+				c, err := a.ClientFor(saved.URL, saved.Token, saved)
 				if err != nil {
 					return err
 				}
@@ -161,7 +162,7 @@ func (a *app) logoutCommand() *cobra.Command {
 				}
 			}
 			saved.Token = ""
-			if err := saved.save(); err != nil {
+			if err := saved.Save(); err != nil {
 				return err
 			}
 			a.Say("Logged out of %s.", saved.URL)
@@ -203,9 +204,9 @@ func (a *app) whoamiCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "whoami", Short: "Show the server and who you are there",
 		Example: "  roadstead whoami\n  roadstead whoami -o json",
-		Args:    args(0, 0),
+		Args:    cmdline.Args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -213,7 +214,7 @@ func (a *app) whoamiCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.URL(), err)
 			}
-			return a.show(view(who, c.URL()), func() *terminal.Grid {
+			return a.Show(view(who, c.URL()), func() *terminal.Grid {
 				return &terminal.Grid{Rows: [][]string{{"Server", c.URL()}, {"You are", principal(who)}}}
 			})
 		},

@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -25,6 +26,6 @@ func run() int {
 	defer stop()
 	// A second Ctrl-C ends the program at once, whatever it is still tidying up.
 	context.AfterFunc(ctx, stop)
-	a := &app{Terminal: &terminal.Terminal{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}}
-	return a.run(ctx, os.Args[1:])
+	a := &app{&cmdline.App{Version: version, Terminal: &terminal.Terminal{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}}}
+	return a.Run(ctx, a.command(), os.Args[1:])
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 )
 
 var update = flag.Bool("update", false, "write docs/cli.md anew")
@@ -17,7 +19,7 @@ var update = flag.Bool("update", false, "write docs/cli.md anew")
 // TestManual keeps docs/cli.md true: it is the help of every command.
 func TestManual(t *testing.T) {
 	const file = "../../docs/cli.md"
-	root := (&app{}).command()
+	root := (&app{&cmdline.App{}}).command()
 	root.InitDefaultCompletionCmd()
 	var b strings.Builder
 	b.WriteString("# The command line\n\nMade from the help of `roadstead`; `go test ./cmd/roadstead -run TestManual -update` writes it anew.\n\n")
@@ -102,5 +104,5 @@ func TestEveryCommandHasHelp(t *testing.T) {
 			check(sub)
 		}
 	}
-	check((&app{}).command())
+	check((&app{&cmdline.App{}}).command())
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/client/source"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -49,7 +50,7 @@ When ROADSTEAD_FLEET or --fleet names the fleet, a single argument that is a dir
 		Example: `  roadstead push hello
   roadstead push acme/hello ./my-project --draft
   roadstead push hello --note "fixes the clock" --release-tag ticket=123`,
-		Args: args(0, 2), ValidArgsFunction: thenDirs(a.fleets()),
+		Args: cmdline.Args(0, 2), ValidArgsFunction: cmdline.ThenDirs(a.Fleets()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			fleet, dir, err := f.target(args)
 			if err != nil {
@@ -66,7 +67,7 @@ When ROADSTEAD_FLEET or --fleet names the fleet, a single argument that is a dir
 
 // register adds the flags that push and deploy share.
 func (f *pushFlags) register(a *app, cmd *cobra.Command) {
-	a.fleetFlag(cmd, &f.fleet, "the fleet, in place of the argument")
+	a.FleetFlag(cmd, &f.fleet, "the fleet, in place of the argument")
 	cmd.Flags().BoolVar(&f.draft, "draft", false, "make a draft: devices do not follow it")
 	cmd.Flags().BoolVarP(&f.detach, "detach", "d", false, "do not wait for the build")
 	cmd.Flags().StringVar(&f.note, "note", "", "a note for the release")
@@ -75,11 +76,11 @@ func (f *pushFlags) register(a *app, cmd *cobra.Command) {
 
 // target reads [FLEET] [DIR].
 func (f *pushFlags) target(args []string) (fleet, dir string, err error) {
-	named := fleetOr(f.fleet)
+	named := cmdline.FleetOr(f.fleet)
 	fleet, dir = named, "."
 	switch {
 	case len(args) == 2 && f.fleet != "" && f.fleet != args[0]:
-		return "", "", usagef("%s and --fleet %s: which one?", args[0], f.fleet)
+		return "", "", cmdline.Usagef("%s and --fleet %s: which one?", args[0], f.fleet)
 	case len(args) == 2:
 		fleet, dir = args[0], args[1]
 	case len(args) == 1 && named != "" && isDir(args[0]):
@@ -88,15 +89,15 @@ func (f *pushFlags) target(args []string) (fleet, dir string, err error) {
 		fleet = args[0]
 	}
 	if fleet == "" {
-		return "", "", usagef("name the fleet to push to")
+		return "", "", cmdline.Usagef("name the fleet to push to")
 	}
 	for _, t := range f.tags {
 		if key, _, _ := strings.Cut(t, "="); key == "" || strings.ContainsAny(key, " \t") {
-			return "", "", usagef("--release-tag %q is not KEY=VALUE", t)
+			return "", "", cmdline.Usagef("--release-tag %q is not KEY=VALUE", t)
 		}
 	}
 	if f.detach && (len(f.tags) > 0 || f.note != "") {
-		return "", "", usagef("--detach does not wait for the release, so it cannot be given a note or tags")
+		return "", "", cmdline.Usagef("--detach does not wait for the release, so it cannot be given a note or tags")
 	}
 	return fleet, dir, nil
 }
@@ -111,7 +112,7 @@ type preparation = func(ctx context.Context, p *source.Project, fleet *client.Fl
 
 // push packs, sends, watches. prepare may be nil.
 func (a *app) push(ctx context.Context, ref, dir string, f pushFlags, prepare preparation) error {
-	c, err := a.connect(ctx)
+	c, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -169,7 +170,7 @@ func (a *app) build(
 		_ = pw.CloseWithError(err) // never fails
 		packed <- err
 	}()
-	con := a.Console(a.output == "json")
+	con := a.Console(a.Output == "json")
 	out, err := c.Build(stream, opt, pr, func(e api.BuildEvent) error {
 		if e.Type == "metadata" && e.Resource == "buildLogId" {
 			release.set(e.Value)
@@ -210,7 +211,7 @@ func (a *app) pushed(ctx context.Context, c *client.Client, slug string, f pushF
 		v.Release = &out.Release
 	}
 	if row != nil {
-		v.Commit, v.Version, v.Status = orNil(row.Commit), orNil(row.RawVersion), row.Status
+		v.Commit, v.Version, v.Status = cmdline.OrNil(row.Commit), cmdline.OrNil(row.RawVersion), row.Status
 	}
 	if err != nil && !out.Failed {
 		return err
@@ -218,7 +219,7 @@ func (a *app) pushed(ctx context.Context, c *client.Client, slug string, f pushF
 	if out.Failed {
 		v.Status = api.StatusFailed
 	}
-	if a.output == "json" {
+	if a.Output == "json" {
 		if err := a.JSON(v); err != nil {
 			return err
 		}

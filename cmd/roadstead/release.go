@@ -13,6 +13,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -54,7 +55,7 @@ const (
 func viewRelease(r client.Release) releaseView {
 	v := releaseView{
 		ID: r.ID, Commit: r.Commit, Version: r.RawVersion, Status: r.Status, Final: r.IsFinal, Fleet: r.Fleet.Get().Slug,
-		Source: r.Source, CreatedAt: r.CreatedAt, EndedAt: orNil(r.EndedAt), Note: r.Note, Tags: map[string]string{},
+		Source: r.Source, CreatedAt: r.CreatedAt, EndedAt: cmdline.OrNil(r.EndedAt), Note: r.Note, Tags: map[string]string{},
 	}
 	for _, t := range r.Tags {
 		v.Tags[t.Key] = t.Value
@@ -74,7 +75,7 @@ func viewRelease(r client.Release) releaseView {
 }
 
 func (a *app) releaseCommand() *cobra.Command {
-	return group("release", "Releases: what was built of a fleet's source",
+	return cmdline.Group("release", "Releases: what was built of a fleet's source",
 		a.releaseListCommand(), a.releaseShowCommand(), a.releaseCancelCommand(), a.releaseFinalizeCommand())
 }
 
@@ -83,13 +84,13 @@ func (a *app) releaseListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list [FLEET]", Aliases: []string{"ls"}, Short: "List a fleet's releases, newest first",
 		Example: "  roadstead release list hello\n  roadstead release list hello --limit 5 -o json",
-		Args:    args(0, 1), ValidArgsFunction: first(a.fleets()),
+		Args:    cmdline.Args(0, 1), ValidArgsFunction: cmdline.First(a.Fleets()),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}
-			f, err := c.FindFleet(cmd.Context(), fleetOr(strings.Join(args, "")), client.Query{})
+			f, err := c.FindFleet(cmd.Context(), cmdline.FleetOr(strings.Join(args, "")), client.Query{})
 			if err != nil {
 				return err
 			}
@@ -103,7 +104,7 @@ func (a *app) releaseListCommand() *cobra.Command {
 			for i, r := range found {
 				views[i] = viewRelease(r)
 			}
-			return a.show(views, func() *terminal.Grid {
+			return a.Show(views, func() *terminal.Grid {
 				g := &terminal.Grid{Head: []string{"Id", "Commit", "Version", "Status", "Final", "Created"}}
 				for _, v := range views {
 					g.Add(strconv.FormatInt(v.ID, 10), terminal.Short(v.Commit), v.Version, v.Status, terminal.Yes(v.Final), terminal.Ago(v.CreatedAt))
@@ -123,9 +124,9 @@ func (a *app) releaseShowCommand() *cobra.Command {
 		Example: `  roadstead release show 4f0c1aa
   roadstead release show 12 --log
   roadstead release show 12 --composition`,
-		Args: args(1, 1), ValidArgsFunction: first(a.releases()),
+		Args: cmdline.Args(1, 1), ValidArgsFunction: cmdline.First(a.Releases()),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -152,7 +153,7 @@ func (a *app) releaseShowCommand() *cobra.Command {
 func (a *app) showRelease(r client.Release, log, composition bool) error {
 	v := viewRelease(r)
 	switch {
-	case a.output == "json":
+	case a.Output == "json":
 		if log {
 			v.Log = &r.BuildLog
 		}
@@ -209,9 +210,9 @@ func (a *app) releaseCancelCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "cancel RELEASE", Short: "Cancel a running build",
 		Example: "  roadstead release cancel 12",
-		Args:    args(1, 1), ValidArgsFunction: first(a.releases()),
+		Args:    cmdline.Args(1, 1), ValidArgsFunction: cmdline.First(a.Releases()),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -235,9 +236,9 @@ func (a *app) releaseFinalizeCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "finalize RELEASE", Short: "Make a draft final, so that devices follow it",
 		Example: "  roadstead release finalize 4f0c1aa",
-		Args:    args(1, 1), ValidArgsFunction: first(a.releases()),
+		Args:    cmdline.Args(1, 1), ValidArgsFunction: cmdline.First(a.Releases()),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}

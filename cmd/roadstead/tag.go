@@ -9,6 +9,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -23,11 +24,11 @@ type tagView struct {
 type tagScope struct{ fleet, device, release string }
 
 func (s *tagScope) register(a *app, cmd *cobra.Command) {
-	a.fleetFlag(cmd, &s.fleet, "of this fleet")
+	a.FleetFlag(cmd, &s.fleet, "of this fleet")
 	cmd.Flags().StringVarP(&s.device, "device", "d", "", "of this device")
 	cmd.Flags().StringVarP(&s.release, "release", "r", "", "of this release")
-	_ = cmd.RegisterFlagCompletionFunc("device", a.devices())   // fails only for a flag that is not there
-	_ = cmd.RegisterFlagCompletionFunc("release", a.releases()) // likewise
+	_ = cmd.RegisterFlagCompletionFunc("device", a.Devices())   // fails only for a flag that is not there
+	_ = cmd.RegisterFlagCompletionFunc("release", a.Releases()) // likewise
 	cmd.MarkFlagsMutuallyExclusive("fleet", "device", "release")
 }
 
@@ -46,18 +47,18 @@ func (s *tagScope) find(ctx context.Context, c *client.Client) (resource, parent
 			return "", "", 0, err
 		}
 		return "release_tag", "release", r.ID, nil
-	case fleetOr(s.fleet) != "":
-		f, err := c.FindFleet(ctx, fleetOr(s.fleet), client.Query{})
+	case cmdline.FleetOr(s.fleet) != "":
+		f, err := c.FindFleet(ctx, cmdline.FleetOr(s.fleet), client.Query{})
 		if err != nil {
 			return "", "", 0, err
 		}
 		return "application_tag", "application", f.ID, nil
 	}
-	return "", "", 0, usagef("say whose with --fleet, --device or --release")
+	return "", "", 0, cmdline.Usagef("say whose with --fleet, --device or --release")
 }
 
 func (a *app) tagCommand() *cobra.Command {
-	return group("tag", "Tags on fleets, devices and releases", a.tagSetCommand(), a.tagListCommand(), a.tagRemoveCommand())
+	return cmdline.Group("tag", "Tags on fleets, devices and releases", a.tagSetCommand(), a.tagListCommand(), a.tagRemoveCommand())
 }
 
 func (a *app) tagSetCommand() *cobra.Command {
@@ -66,16 +67,16 @@ func (a *app) tagSetCommand() *cobra.Command {
 		Use: "set KEY [VALUE] | KEY=VALUE", Short: "Set a tag",
 		Example: "  roadstead tag set room kitchen --device 4f0c1aa\n  roadstead tag set room=kitchen --device 4f0c1aa\n" +
 			"  roadstead tag set reviewed --release 12",
-		Args: args(1, 2), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: cmdline.Args(1, 2), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			key, value, _ := strings.Cut(args[0], "=") // as env set and --release-tag take it
 			if len(args) == 2 {
 				key, value = args[0], args[1]
 			}
 			if key == "" {
-				return usagef("a tag needs a key")
+				return cmdline.Usagef("a tag needs a key")
 			}
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -100,9 +101,9 @@ func (a *app) tagListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List tags",
 		Example: "  roadstead tag list --device kitchen",
-		Args:    args(0, 0),
+		Args:    cmdline.Args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -119,7 +120,7 @@ func (a *app) tagListCommand() *cobra.Command {
 			for i, t := range found {
 				views[i] = tagView(t)
 			}
-			return a.show(views, func() *terminal.Grid {
+			return a.Show(views, func() *terminal.Grid {
 				g := &terminal.Grid{Head: []string{"Key", "Value", "Id"}}
 				for _, v := range views {
 					g.Add(v.Key, v.Value, strconv.FormatInt(v.ID, 10))
@@ -137,9 +138,9 @@ func (a *app) tagRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rm KEY", Aliases: []string{"remove"}, Short: "Remove a tag",
 		Example: "  roadstead tag rm room --device kitchen",
-		Args:    args(1, 1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args:    cmdline.Args(1, 1), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.connect(cmd.Context())
+			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
 			}

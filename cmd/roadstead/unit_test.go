@@ -17,6 +17,7 @@ import (
 	"github.com/adrg/xdg"
 
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -25,19 +26,19 @@ func TestExpiry(t *testing.T) {
 	for text, want := range map[string]string{
 		"90d": "2026-07-30T12:00:00Z", "12h": "2026-05-02T00:00:00Z", "2027-01-31T12:00:00Z": "2027-01-31T12:00:00Z", "1h30m": "2026-05-01T13:30:00Z",
 	} {
-		got, err := expiry(text, now)
+		got, err := cmdline.Expiry(text, now)
 		if err != nil || got.Format(time.RFC3339) != want {
-			t.Errorf("expiry(%q): got %v, %v, want %s", text, got, err, want)
+			t.Errorf("cmdline.Expiry(%q): got %v, %v, want %s", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"", "never"} {
-		if got, err := expiry(text, now); got != nil || err != nil {
-			t.Errorf("expiry(%q): got %v, %v, want none", text, got, err)
+		if got, err := cmdline.Expiry(text, now); got != nil || err != nil {
+			t.Errorf("cmdline.Expiry(%q): got %v, %v, want none", text, got, err)
 		}
 	}
 	for _, text := range []string{"d", "-1d", "1.5d", "0d", "soon", "2020-01-01", "-1h", "9999999999999999999d"} {
-		if got, err := expiry(text, now); err == nil {
-			t.Errorf("expiry(%q): got %v, want an error", text, got)
+		if got, err := cmdline.Expiry(text, now); err == nil {
+			t.Errorf("cmdline.Expiry(%q): got %v, want an error", text, got)
 		}
 	}
 }
@@ -144,8 +145,8 @@ func TestOldSessionIsRefreshed(t *testing.T) {
 	defer srv.Close()
 	loggedIn(t, srv, old)
 	var out, errs bytes.Buffer
-	a := &app{Terminal: &terminal.Terminal{In: strings.NewReader(""), Out: &out, Err: &errs}}
-	if code := a.run(t.Context(), []string{"whoami", "-o", "json"}); code != 0 {
+	a := &app{&cmdline.App{Terminal: &terminal.Terminal{In: strings.NewReader(""), Out: &out, Err: &errs}}}
+	if code := a.Run(t.Context(), a.command(), []string{"whoami", "-o", "json"}); code != 0 {
 		t.Fatalf("whoami: exit code %d: %s", code, errs.String())
 	}
 	data, err := os.ReadFile(filepath.Join(os.Getenv("XDG_CONFIG_HOME"), "roadstead", "config.json"))
@@ -164,7 +165,7 @@ func loggedIn(t *testing.T, srv *httptest.Server, token string) {
 		t.Setenv(name, "")
 	}
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
-	if err := (&settings{URL: srv.URL, Token: token, CA: string(ca)}).save(); err != nil {
+	if err := (&cmdline.Settings{URL: srv.URL, Token: token, CA: string(ca)}).Save(); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -201,8 +202,8 @@ func TestLostStream(t *testing.T) {
 				t.Fatal(err)
 			}
 			var out, errs bytes.Buffer
-			a := &app{Terminal: &terminal.Terminal{In: strings.NewReader(""), Out: &out, Err: &errs}}
-			if code := a.run(t.Context(), []string{"push", "f", dir, "-o", "json"}); code != tt.code {
+			a := &app{&cmdline.App{Terminal: &terminal.Terminal{In: strings.NewReader(""), Out: &out, Err: &errs}}}
+			if code := a.Run(t.Context(), a.command(), []string{"push", "f", dir, "-o", "json"}); code != tt.code {
 				t.Errorf("exit code %d, want %d: %s", code, tt.code, errs.String())
 			}
 			if !strings.Contains(out.String(), `"status": "`+tt.end+`"`) || !strings.Contains(errs.String(), "was lost") {

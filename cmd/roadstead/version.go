@@ -5,13 +5,15 @@ import (
 	"runtime"
 
 	"github.com/spf13/cobra"
+
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 )
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Show the version of this program",
 		Example: "  roadstead version -o json",
-		Args:    args(0, 0),
+		Args:    cmdline.Args(0, 0),
 		RunE: func(*cobra.Command, []string) error {
 			v := struct {
 				Version string `json:"version"`
@@ -20,7 +22,7 @@ func (a *app) versionCommand() *cobra.Command {
 				OS      string `json:"os"`
 				Arch    string `json:"arch"`
 			}{version, built, runtime.Version(), runtime.GOOS, runtime.GOARCH}
-			if a.output == "json" {
+			if a.Output == "json" {
 				return a.JSON(v)
 			}
 			_, err := fmt.Fprintf(a.Out, "roadstead %s (%s, %s/%s)\n", v.Version, v.Go, v.OS, v.Arch)

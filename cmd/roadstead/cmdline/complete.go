@@ -1,7 +1,8 @@
-package main
+package cmdline
 
 import (
 	"context"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,22 +12,23 @@ import (
 )
 
 // completionTime is how long a shell's Tab key may wait for the server.
-const completionTime = 3 * time.Second
+const completionTime = time.Second
 
-type completer = func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective)
+// Completer offers what may come next.
+type Completer = func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective)
 
-// fixed completes a flag from a fixed list.
-func fixed(cmd *cobra.Command, flag string, values ...string) {
+// Fixed completes a flag from a fixed list.
+func Fixed(cmd *cobra.Command, flag string, values ...string) {
 	// It fails only for a flag that is not there.
 	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// remote completes from the server; when it is not to be reached there is just nothing to offer.
-func (a *app) remote(list func(ctx context.Context, c *client.Client) ([]string, error)) completer {
+// Remote completes from the server; when it is not to be reached there is just nothing to offer.
+func (a *App) Remote(list func(ctx context.Context, c *client.Client) ([]string, error)) Completer {
 	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
 		defer cancel()
-		c, err := a.connect(ctx)
+		c, err := a.Connect(ctx)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
@@ -38,8 +40,9 @@ func (a *app) remote(list func(ctx context.Context, c *client.Client) ([]string,
 	}
 }
 
-func (a *app) fleets() completer {
-	return a.remote(func(ctx context.Context, c *client.Client) ([]string, error) {
+// Fleets completes fleets.
+func (a *App) Fleets() Completer {
+	return a.Remote(func(ctx context.Context, c *client.Client) ([]string, error) {
 		found, err := client.Get[client.Fleet](ctx, c, "application",
 			client.Query{Select: "slug,app_name", Filter: client.MyFleets, OrderBy: "app_name asc", Top: 200})
 		var list []string
@@ -50,8 +53,9 @@ func (a *app) fleets() completer {
 	})
 }
 
-func (a *app) devices() completer {
-	return a.remote(func(ctx context.Context, c *client.Client) ([]string, error) {
+// Devices completes devices.
+func (a *App) Devices() Completer {
+	return a.Remote(func(ctx context.Context, c *client.Client) ([]string, error) {
 		found, err := client.Get[client.Device](ctx, c, "device",
 			client.Query{Select: "uuid,device_name", OrderBy: "device_name asc", Top: 200})
 		var list []string
@@ -62,8 +66,9 @@ func (a *app) devices() completer {
 	})
 }
 
-func (a *app) deviceTypes() completer {
-	return a.remote(func(ctx context.Context, c *client.Client) ([]string, error) {
+// DeviceTypes completes kinds of hardware.
+func (a *App) DeviceTypes() Completer {
+	return a.Remote(func(ctx context.Context, c *client.Client) ([]string, error) {
 		found, err := client.Get[client.DeviceType](ctx, c, "device_type", client.Query{Select: "slug,name", OrderBy: "slug asc"})
 		var list []string
 		for _, t := range found {
@@ -73,8 +78,9 @@ func (a *app) deviceTypes() completer {
 	})
 }
 
-func (a *app) releases() completer {
-	return a.remote(func(ctx context.Context, c *client.Client) ([]string, error) {
+// Releases completes releases.
+func (a *App) Releases() Completer {
+	return a.Remote(func(ctx context.Context, c *client.Client) ([]string, error) {
 		found, err := client.Get[client.Release](ctx, c, "release", client.Query{
 			Select: "commit,status,raw_version", OrderBy: "created_at desc", Top: 50})
 		var list []string
@@ -85,8 +91,8 @@ func (a *app) releases() completer {
 	})
 }
 
-// first completes only the first argument.
-func first(c completer) completer {
+// First completes only the first argument.
+func First(c Completer) Completer {
 	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
@@ -95,8 +101,8 @@ func first(c completer) completer {
 	}
 }
 
-// thenDirs completes the first argument from the server and the second from the directories here.
-func thenDirs(c completer) completer {
+// ThenDirs completes the first argument from the server and the second from the directories here.
+func ThenDirs(c Completer) Completer {
 	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveFilterDirs
@@ -106,7 +112,15 @@ func thenDirs(c completer) completer {
 }
 
 // fleetFlag adds --fleet.
-func (a *app) fleetFlag(cmd *cobra.Command, into *string, usage string) {
+func (a *App) FleetFlag(cmd *cobra.Command, into *string, usage string) {
 	cmd.Flags().StringVarP(into, "fleet", "f", "", usage)
-	_ = cmd.RegisterFlagCompletionFunc("fleet", a.fleets()) // fails only for a flag that is not there
+	_ = cmd.RegisterFlagCompletionFunc("fleet", a.Fleets()) // fails only for a flag that is not there
+}
+
+// FleetOr is the fleet named by an argument or flag, or by the environment.
+func FleetOr(named string) string {
+	if named == "" {
+		return os.Getenv("ROADSTEAD_FLEET")
+	}
+	return named
 }

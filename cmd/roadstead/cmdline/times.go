@@ -1,4 +1,4 @@
-package main
+package cmdline
 
 import (
 	"fmt"
@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// expiry reads a time from what people write: 90d, 12h, 2027-01-31, a full RFC 3339 time, or "never".
-func expiry(text string, now time.Time) (*time.Time, error) {
+// Expiry reads a time from what people write: 90d, 12h, 2027-01-31, a full RFC 3339 time, or "never".
+func Expiry(text string, now time.Time) (*time.Time, error) {
 	if text == "" || text == "never" {
 		return nil, nil
 	}
-	at, err := instant(text, now, 1)
+	at, err := Instant(text, now, 1)
 	if err != nil {
 		return nil, err
 	}
 	if !at.After(now) {
-		return nil, usagef("%q lies in the past", text)
+		return nil, Usagef("%q lies in the past", text)
 	}
 	return &at, nil
 }
 
-// instant reads a time or a distance from now; sign says in which direction distances go.
-func instant(text string, now time.Time, sign time.Duration) (time.Time, error) {
+// Instant reads a time or a distance from now; sign says in which direction distances go.
+func Instant(text string, now time.Time, sign time.Duration) (time.Time, error) {
 	if days, ok := strings.CutSuffix(text, "d"); ok {
 		var n int
 		if _, err := fmt.Sscanf(days+" ", "%d ", &n); err == nil && n >= 0 && fmt.Sprint(n) == days {
@@ -37,11 +37,11 @@ func instant(text string, now time.Time, sign time.Duration) (time.Time, error) 
 			return at.UTC(), nil
 		}
 	}
-	return time.Time{}, usagef("%q is not a time; write 90d, 12h, 2027-01-31 or 2027-01-31T12:00:00Z", text)
+	return time.Time{}, Usagef("%q is not a time; write 90d, 12h, 2027-01-31 or 2027-01-31T12:00:00Z", text)
 }
 
-// orNil makes an empty text null in JSON.
-func orNil(s string) *string {
+// OrNil makes an empty text null in JSON.
+func OrNil(s string) *string {
 	if s == "" {
 		return nil
 	}
