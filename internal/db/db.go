@@ -114,13 +114,13 @@ func (tx *Tx) OnCommit(f func()) { tx.onCommit = append(tx.onCommit, f) }
 // Read runs f in a read-only transaction on a snapshot.
 func (d *DB) Read(ctx context.Context, f func(tx *Tx) error) error {
 	_, err := d.run(ctx, d.reader.DB, d.reading, f)
-	return unavailable(err)
+	return coded(err)
 }
 
 // ReadOne runs f, which runs a single statement and writes nothing, without a transaction around it: one exchange with the
 // server instead of three. A second statement would see another state.
 func (d *DB) ReadOne(ctx context.Context, f func(tx *Tx) error) error {
-	return unavailable(f(&Tx{runner: d.reader.DB, Now: d.now().UTC(), dialect: d.dialect}))
+	return coded(f(&Tx{runner: d.reader.DB, Now: d.now().UTC(), dialect: d.dialect}))
 }
 
 // Brief is the context for a statement that finds a few rows by an index. SQLite answers sooner than it could be called off, and
@@ -140,7 +140,7 @@ func (d *DB) Write(ctx context.Context, f func(tx *Tx) error) error {
 	for attempt := 1; ; attempt++ {
 		again, err := d.run(ctx, d.writer.DB, d.writing, f)
 		if err == nil || !again || attempt == maxAttempts || !pause(ctx, attempt) {
-			return unavailable(err)
+			return coded(err)
 		}
 	}
 }

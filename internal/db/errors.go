@@ -79,8 +79,12 @@ var errTooMany = errors.New("db: too many values in one statement")
 // ErrUnsuitable says that a database answers and is not one to use: asking again does not help, a person must.
 var ErrUnsuitable = errors.New("this database cannot be used")
 
-// unavailable gives an error that will pass its code, so that whoever asked is told to try again.
-func unavailable(err error) error {
+// coded gives an error that is no fault of ours its code: one that will pass, so that whoever asked is told to try again, and a text
+// that PostgreSQL cannot hold, a zero or what is no UTF-8. SQLite looks for such texts and finds nothing.
+func coded(err error) error {
+	if isPostgres(err, "22021", "22P05") && !errors.Is(err, api.ErrInvalid) {
+		return fmt.Errorf("%w: %w", api.Errorf(api.Invalid, "The request holds a character that no text can hold."), err)
+	}
 	if !IsUnavailable(err) || errors.Is(err, api.ErrUnavailable) {
 		return err
 	}
