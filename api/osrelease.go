@@ -20,7 +20,7 @@ type OSRelease struct {
 	Draft      bool   `json:"draft,omitempty"`
 
 	// Image is where devices pull it from, with its digest: "registry.example.com/os/pi@sha256:…". Without one the release can be
-	// listed, but no device can be told to run it.
+	// listed and pointed to, and gives a device nothing to pull.
 	Image  string            `json:"image,omitempty"`
 	Labels map[string]string `json:"labels,omitempty"` // of its one container
 	Size   int64             `json:"size,omitempty"`   // bytes of the image

@@ -9,15 +9,21 @@ import (
 )
 
 func TestOperatingSystemsAndOwnBoards(t *testing.T) {
-	dir := openDir(t)
-	s := up(t, dir, "127.0.0.1:0")
-	file := filepath.Join(t.TempDir(), "systems.json")
+	dir, file := openDir(t), filepath.Join(t.TempDir(), "systems.json")
 	write := func(file, text string) {
 		t.Helper()
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil { //nolint:gosec // the api role reads it
 			t.Fatal(err)
 		}
 	}
+	// A folder of contracts in the data directory is read at every start, the first one too.
+	own := filepath.Join(dir, "contracts")
+	if err := os.MkdirAll(own, 0o755); err != nil { //nolint:gosec // the api role reads it
+		t.Fatal(err)
+	}
+	write(filepath.Join(own, "acme-pump.json"), `{"slug":"acme-pump","type":"hw.device-type","name":"Acme Pump","data":{"arch":"armv7hf"}}`)
+	s := up(t, dir, "127.0.0.1:0")
+
 	write(file, `[{"kind":"os","device_type":"raspberrypi4-64","version":"6.0.24+rev1"},{"kind":"supervisor","arch":"aarch64","version":"17.0.1"}]`)
 	for _, want := range []string{"new", "there already"} {
 		out, text, code := run(t, nil, "admin", "os", "import", file, "--data", s.dir)
@@ -40,15 +46,7 @@ func TestOperatingSystemsAndOwnBoards(t *testing.T) {
 			t.Errorf("%s: exit %d: %q", name, code, text)
 		}
 	}
-	s.stop()
 
-	// A folder of contracts in the data directory is read at the next start; one that is wrong is named.
-	own := filepath.Join(dir, "contracts")
-	if err := os.Mkdir(own, 0o755); err != nil { //nolint:gosec // the api role reads it
-		t.Fatal(err)
-	}
-	write(filepath.Join(own, "acme-pump.json"), `{"slug":"acme-pump","type":"hw.device-type","name":"Acme Pump","data":{"arch":"armv7hf"}}`)
-	s = up(t, dir, "127.0.0.1:0")
 	for slug, want := range map[string]int{"acme-pump": http.StatusOK, "toaster": http.StatusNotFound} {
 		res, err := s.client().Get("https://api." + domain + "/device-types/v1/" + slug)
 		if err != nil {

@@ -53,6 +53,7 @@ func (p *Parent) checkEmptyOrOurs() error {
 		for _, n := range names {
 			switch n.Name() {
 			case "run", "pki", "roles", "bases", "lost+found": // a first start that was cut short
+			case "contracts": // the operator's own boards, there before the server
 			default:
 				return fmt.Errorf("%s is neither empty nor a data directory of ours: it holds %s; choose another with --data", l, n.Name())
 			}
