@@ -159,6 +159,23 @@ func TestValues(t *testing.T) {
 	}
 }
 
+// What is no text is refused before it reaches either database.
+func TestValuesThatAreNoText(t *testing.T) {
+	d, ctx := open(t), t.Context()
+	for _, bad := range []any{"a\x00b", "\xff", "\xed\xa0\x80", []byte("a\x00"), []byte{0xff}} {
+		err := d.Write(ctx, func(tx *db.Tx) error {
+			_, err := tx.ExecContext(ctx, `INSERT INTO t (v) VALUES (?)`, bad)
+			return err
+		})
+		if !errors.Is(err, api.ErrInvalid) {
+			t.Errorf("%q: got %v", bad, err)
+		}
+	}
+	if n := count(t, d); n != 0 {
+		t.Errorf("got %d rows", n)
+	}
+}
+
 func TestPlaceholdersBecomeNumbers(t *testing.T) {
 	for in, want := range map[string]string{
 		`a`: `a`, `? ?`: `$1 $2`, `?2 ? ?1`: `$2 $3 $1`, `'?' ?`: `'?' $1`, `"?""?" ?`: `"?""?" $1`, `'a''?' ?`: `'a''?' $1`,

@@ -306,21 +306,8 @@ func (c *serverConn) PrepareContext(ctx context.Context, query string) (driver.S
 	return &serverStmt{Stmt: held, conn: c}, nil
 }
 
-// CheckNamedValue implements driver.NamedValueChecker: values are what SQLite takes, truth values are 0 and 1.
-func (c *serverConn) CheckNamedValue(v *driver.NamedValue) error {
-	value, err := driver.DefaultParameterConverter.ConvertValue(v.Value)
-	if err != nil {
-		return err
-	}
-	if b, ok := value.(bool); ok {
-		value = int64(0)
-		if b {
-			value = int64(1)
-		}
-	}
-	v.Value = value
-	return nil
-}
+// CheckNamedValue implements driver.NamedValueChecker.
+func (c *serverConn) CheckNamedValue(v *driver.NamedValue) error { return bind(v) }
 
 // BeginTx implements driver.ConnBeginTx. A connection that broke meanwhile is replaced: nothing has happened yet.
 func (c *serverConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {

@@ -192,6 +192,9 @@ func (c *conn) QueryContext(ctx context.Context, text string, args []driver.Name
 	return &rows{Rows: rs, conn: c, text: text, stmt: s}, nil
 }
 
+// CheckNamedValue implements driver.NamedValueChecker.
+func (c *conn) CheckNamedValue(v *driver.NamedValue) error { return bind(v) }
+
 // BeginTx implements driver.ConnBeginTx. The two ends of a transaction are kept statements too.
 func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
 	if opts.Isolation != 0 || opts.ReadOnly {

@@ -379,12 +379,12 @@ func logOf(result api.BuildResult) string {
 		const mark = "[the beginning of this log was cut off]\n"
 		text = mark + strings.ToValidUTF8(text[len(text)-maxLog+len(mark):], "")
 	}
-	return strings.ToValidUTF8(text, "\uFFFD")
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD") // no database keeps a zero byte
 }
 
 func cut(s string, limit int) string {
 	if len(s) > limit {
 		s = s[:limit]
 	}
-	return strings.ToValidUTF8(s, "")
+	return strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "")
 }
