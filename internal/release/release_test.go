@@ -302,3 +302,22 @@ func TestReleaseTags(t *testing.T) {
 	w.Want(w.Alice, "DELETE", fmt.Sprintf("release_tag?$filter=release eq %d and tag_key eq 'k'", id), nil, 200, "")
 	w.Want(w.Alice, "GET", "release_tag/$count", nil, 200, `{"d":0}`)
 }
+
+// The attack: what a build said, secrets perhaps, is read by anybody who has an account, because the fleet is public.
+func TestTheWordsOfABuildAreNotPublic(t *testing.T) {
+	w := releasetest.New(t)
+	fleetID := w.Fleet(w.Alice, "harbour", "intel-nuc")
+	id := w.Release(w.Alice, "alice/harbour", false, "web")
+	w.Want(w.Alice, "PATCH", fmt.Sprintf("application(%d)", fleetID), map[string]any{"is_public": true}, 200, "")
+	image := "image?$select=dockerfile,error_message,build_log"
+	w.Want(w.Alice, "GET", path(id)+"?$select=build_log", nil, 200, `{"d":[{"build_log":"built\n"}]}`)
+	w.Want(w.Alice, "GET", image, nil, 200, `"dockerfile":"FROM base/busybox\n"`)
+	w.Want(w.Bob, "GET", path(id)+"?$select=build_log", nil, 200, `{"d":[{"build_log":null}]}`)
+	w.Want(w.Bob, "GET", image, nil, 200, `{"d":[{"dockerfile":null,"error_message":null,"build_log":null}]}`)
+	w.Want(w.Bob, "GET", "release/$count?$filter=contains(build_log,'built')", nil, 200, `{"d":0}`)
+	w.Want(w.Bob, "GET", "release?$select=id&$filter=release_image/any(i:i/image/any(m:startswith(m/dockerfile,'FROM')))", nil, 200, `{"d":[]}`)
+	w.Want(w.Alice, "GET", "release/$count?$filter=contains(build_log,'built')", nil, 200, `{"d":1}`)
+	for _, query := range []string{path(id) + "?$select=build_log", image, "release?$orderby=build_log asc"} {
+		w.Want(access.Nobody(), "GET", query, nil, 400, "")
+	}
+}

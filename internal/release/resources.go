@@ -1,6 +1,10 @@
 package release
 
 import (
+	"strings"
+
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -21,6 +25,19 @@ func id() odata.Column { return odata.Column{Name: "id", Type: odata.Integer} }
 
 func created() odata.Column { return odata.Column{Name: "created_at", Type: odata.Date} }
 
+// forObservers is the SQL of a column that only those read who observe the fleet: a public release is everybody's, the words of its
+// build are not, for they may tell of more than the result. To others it is null.
+func forObservers(column, observed string) string {
+	return "CASE WHEN " + observed + " THEN {t}." + column + " END"
+}
+
+// forBuilders is the same for an image, whose fleet is that of its service.
+func forBuilders(column string) string {
+	observed := strings.ReplaceAll(account.FleetSQL(access.Observer), "{t}", "bf")
+	return forObservers(column, `EXISTS (SELECT 1 FROM service bs JOIN application bf ON bf.id = bs.application
+		WHERE bs.id = {t}.is_a_build_of__service AND `+observed+`)`)
+}
+
 func (r *Releases) release() *odata.Resource {
 	return &odata.Resource{
 		Name:    "release",
@@ -40,7 +57,7 @@ func releaseColumns() []odata.Column {
 		{Name: "composition", Type: odata.JSON},
 		{Name: "status", Type: odata.String},
 		{Name: "source", Type: odata.String},
-		{Name: "build_log", Type: odata.String, Null: true, Explicit: true, MaxLen: maxLog},
+		{Name: "build_log", Type: odata.String, Null: true, Explicit: true, SQL: forObservers("build_log", account.ParentSQL(access.Observer))},
 		{Name: "is_invalidated", Type: odata.Boolean},
 		{Name: "invalidation_reason", Type: odata.String, Null: true},
 		{Name: "start_timestamp", Type: odata.Date},
@@ -76,7 +93,7 @@ func image() *odata.Resource {
 			{Name: "start_timestamp", Type: odata.Date},
 			{Name: "end_timestamp", Type: odata.Date, Null: true},
 			{Name: "push_timestamp", Type: odata.Date, Null: true},
-			{Name: "dockerfile", Type: odata.String, Null: true},
+			{Name: "dockerfile", Type: odata.String, Null: true, SQL: forBuilders("dockerfile")},
 			{
 				Name: "is_a_build_of__service", Type: odata.ForeignKey, To: "service",
 				Synonyms: []string{"is_a_build_of__application__has__service_name"}, Reverse: []string{"is_built_by__image"},
@@ -84,8 +101,8 @@ func image() *odata.Resource {
 			{Name: "image_size", Type: odata.BigInteger, Null: true},
 			{Name: "is_stored_at__image_location", Type: odata.String},
 			{Name: "project_type", Type: odata.String, Null: true},
-			{Name: "error_message", Type: odata.String, Null: true},
-			{Name: "build_log", Type: odata.String, Null: true, Explicit: true},
+			{Name: "error_message", Type: odata.String, Null: true, SQL: forBuilders("error_message")},
+			{Name: "build_log", Type: odata.String, Null: true, Explicit: true, SQL: forBuilders("build_log")},
 			{Name: "status", Type: odata.String},
 			{Name: "content_hash", Type: odata.String, Null: true},
 			{Name: "contract", Type: odata.JSON, Null: true},

@@ -22,7 +22,7 @@ const (
 	own = "{}belongs_to__application eq @fleet"
 )
 
-// readOnly is for what only builds write. Strangers see no build's words: those may tell of more than the result.
+// readOnly is for what only builds write. Strangers see no build's words, see forObservers.
 func readOnly(path []string, hidden ...string) map[access.Kind]odata.Rule {
 	return readOnlyAs(access.Along(seen, path...), access.Along(public, path...), access.Along(own, path...), hidden...)
 }
