@@ -58,6 +58,7 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.IntVar(&f.admission.DeviceRequests, "device-requests", 0, "how many requests of devices one api process works on at once; 0 means 64")
 	fs.IntVar(&f.admission.UserRequests, "user-requests", 0, "the same for people and everybody else; 0 means 64")
 	fs.IntVar(&f.admission.CallerRequests, "caller-requests", 0, "the same for one user, device or key; 0 means 8")
+	fs.IntVar(&f.admission.Handshakes, "handshakes", 0, "how many TLS handshakes one api process computes at once; 0 means two for each processor")
 	fs.DurationVar(&f.logs.KeepAlive, "log-keep-alive", 0, "how long a log that is followed may be quiet before an empty line is sent; 0 means 58s")
 	fs.IntVar(&f.logs.OfUser, "user-log-streams", 0, "how many logs one person may follow at a time in one api process; 0 means 20")
 	fs.IntVar(&f.logs.OfDevice, "device-log-streams", 0, "how many people may follow the log of one device; 0 means 50")

@@ -9,9 +9,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -279,5 +281,53 @@ func TestHandshakesAreBounded(t *testing.T) {
 	all.Wait()
 	if most := key.most.Load(); most != 2 {
 		t.Errorf("%d handshakes at once, want 2", most)
+	}
+}
+
+// Who comes last gets the next place, and those that give up take none.
+func TestHandshakesServeTheLastFirst(t *testing.T) {
+	cert, key := certificate(t)
+	h := admission.NewHandshakes(1, 30*time.Second)
+	var served []string // appended by who is inside, which is one at a time
+	conf := h.Config(&tls.Config{Certificates: []tls.Certificate{cert}, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		served = append(served, hello.ServerName)
+		return nil, nil
+	}})
+	var all sync.WaitGroup
+	greet := func(n int, patience time.Duration) {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		client, server := net.Pipe()
+		all.Go(func() {
+			defer cancel()
+			defer func() { _ = client.Close() }()
+			name := fmt.Sprintf("n%d.example.com", n)
+			_ = tls.Client(client, &tls.Config{InsecureSkipVerify: true, ServerName: name}).HandshakeContext(ctx) //nolint:gosec // a test's own server
+		})
+		all.Go(func() {
+			defer func() { _ = server.Close() }()
+			_ = tls.Server(admission.Shaking(h, server), conf).HandshakeContext(ctx)
+		})
+	}
+	greet(0, time.Minute)
+	<-key.signing // it is inside
+	for n := 1; n <= 3; n++ {
+		patience := time.Minute
+		if n == 2 {
+			patience = 50 * time.Millisecond
+		}
+		greet(n, patience)
+		for admission.Queued(h) < n {
+			runtime.Gosched()
+		}
+	}
+	for admission.GaveUp(h) == 0 {
+		runtime.Gosched()
+	}
+	for range 3 {
+		key.proceed <- struct{}{}
+	}
+	all.Wait()
+	if !slices.Equal(served, []string{"n0.example.com", "n3.example.com", "n1.example.com"}) {
+		t.Errorf("served %v, want 0, 3, 1", served)
 	}
 }
