@@ -92,9 +92,9 @@ if [ "$what" = all ] || [ "$what" = e2e ]; then
 	shown='^(ok|FAIL)|^ *(---|[a-z]+_test.go:)'
 	proven "$shown" go test -count=1 -timeout 30m -v "$@" ./internal/fleettest/...
 	if [ $# = 0 ]; then
-		section "end to end, the main job on PostgreSQL"
+		section "end to end, the main job and the SDK on PostgreSQL"
 		postgres_start
-		proven "$shown" go test -count=1 -timeout 30m -v -run '^TestMainJob$' ./internal/fleettest/e2e
+		proven "$shown" go test -count=1 -timeout 30m -v -run '^(TestMainJob|TestBalenaSDK|TestSupervisorRequests)$' ./internal/fleettest/e2e
 		postgres_stop
 	fi
 fi
