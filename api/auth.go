@@ -85,7 +85,8 @@ type Grant struct {
 // TokenIssuer is who issues registry tokens: the signer says so in each, and the registry believes no other.
 const TokenIssuer = "roadstead-signer"
 
-// PullTokenRequest asks the signer for a pull token; only the api role may ask, and only for pulls.
+// PullTokenRequest asks the signer for a pull token; only the api role may ask, and only for pulls. It asks for a list of them,
+// because a fleet that updates wants many at once, and is answered with a list of [SignedToken] in the same order.
 type PullTokenRequest struct {
 	Subject string  `json:"subject"` // "d_<uuid>", a user name, or "" for anonymous
 	Access  []Grant `json:"access"`
@@ -98,8 +99,12 @@ type PushTokenRequest struct {
 	Repository string `json:"repository"` // "v2/<32 hex>"
 }
 
-// SignedToken is the signer's answer.
+// MaxPullTokens is how many pull tokens the api role asks for at once.
+const MaxPullTokens = 64
+
+// SignedToken is the signer's answer. Of several that are asked for together, one may be refused and the others not.
 type SignedToken struct {
-	Token     string    `json:"token"`
-	ExpiresAt time.Time `json:"expires_at"`
+	Token     string    `json:"token,omitempty"`
+	ExpiresAt time.Time `json:"expires_at,omitzero"`
+	Refused   string    `json:"refused,omitempty"` // why there is no token
 }

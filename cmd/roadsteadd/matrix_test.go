@@ -36,7 +36,7 @@ func TestMatrixOfRoles(t *testing.T) {
 		{"api", "POST", "/internal/v1/builds/1/heartbeat", []string{"builder"}},
 		{"api", "POST", "/internal/v1/builds/1/finish", []string{"builder"}},
 		{"api", "GET", "/internal/v1/builds/1", []string{"builder", "signer"}},
-		{"signer", "POST", "/v1/pull-token", []string{"api"}},
+		{"signer", "POST", "/v1/pull-tokens", []string{"api"}},
 		{"signer", "POST", "/v1/push-token", []string{"builder"}},
 		{"builder", "POST", "/v3/build", []string{"edge"}},
 		{"registry", "GET", "/v2/", nil},                                                    // a certificate alone is no token

@@ -93,7 +93,7 @@ func (s *Server) domain(pepper []byte) error {
 	})
 	if s.releases, err = release.New(release.Config{
 		DB: s.db, Fleets: s.fleets, Site: s.cfg.Site, Log: s.log, Pinned: device.Pinned, Only: s.leases.Only,
-		DropFile: s.forget,
+		DropFile: s.forget, MaxFiles: s.cfg.MaxFiles,
 	}); err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func (s *Server) domain(pepper []byte) error {
 	}); err != nil {
 		return err
 	}
-	s.tasks = append(s.tasks, s.accounts.Run, s.releases.Run, s.devices.Run, s.forgetRevoked)
+	s.tasks = append(s.tasks, s.accounts.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run)
 	return nil
 }
 

@@ -3,7 +3,6 @@ package apiserver
 import (
 	"compress/gzip"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"mime"
@@ -271,48 +270,23 @@ func (s *Server) registryToken(w http.ResponseWriter, r *http.Request) error {
 	}
 	by := access.From(r.Context())
 	ask := api.PullTokenRequest{Subject: by.Name}
-	err = s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		ask.Access, err = device.PullGrants(r.Context(), tx, by, s.cfg.Site.Host("registry2"), scopes)
+	ctx, read := r.Context(), s.db.Read
+	if len(scopes) <= 1 { // one statement
+		ctx, read = s.db.Brief(ctx), s.db.ReadOne
+	}
+	err = read(ctx, func(tx *db.Tx) (err error) {
+		ask.Access, err = device.PullGrants(ctx, tx, by, s.cfg.Site.Host("registry2"), scopes)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	token, err := s.signPull(r.Context(), ask)
+	token, err := s.tokens.sign(r.Context(), ask)
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	return web.WriteJSON(w, http.StatusOK, api.RegistryToken{Token: token.Token})
-}
-
-// signPull asks the signer, the only role that can make a token.
-func (s *Server) signPull(ctx context.Context, ask api.PullTokenRequest) (token api.SignedToken, err error) {
-	if s.signer == nil {
-		return token, api.Errorf(api.Unavailable, "there is no signer")
-	}
-	body, err := json.Marshal(ask)
-	if err != nil {
-		return token, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.signer.URL+"/v1/pull-token", strings.NewReader(string(body)))
-	if err != nil {
-		return token, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	res, err := s.signer.HTTP.Do(req)
-	if err != nil {
-		return token, api.Errorf(api.Unavailable, "the signer does not answer")
-	}
-	defer func() { _ = res.Body.Close() }()
-	answer, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
-	if err != nil || res.StatusCode >= 300 {
-		s.log.ErrorContext(ctx, "the signer gave no pull token", "status", res.StatusCode, "request", web.RequestID(ctx), "error", err)
-		return token, api.Errorf(api.Unavailable, "the signer gave no token")
-	}
-	return token, json.Unmarshal(answer, &token)
 }
 
 // takeLog takes a device's log for as long as it sends. It says nothing before the end: devices take any early answer for a

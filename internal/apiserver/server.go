@@ -36,7 +36,7 @@ type Server struct {
 	cfg      Config
 	log      *slog.Logger
 	identity *pki.Identity
-	signer   *pki.Peer    // issues registry tokens
+	tokens   *tokens      // for the registry
 	caller   deviceCaller // carries requests to devices; nil until there is a control channel
 
 	db       *db.DB
@@ -87,9 +87,11 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: log, identity: identity, db: database, name: "api." + cfg.Site.Domain, callers: newCallers(),
 		gates: newGates(cfg.Admission), leases: job.NewLeases(database), stopping: make(chan struct{})}
+	var signer *pki.Peer
 	if addr := cfg.Peers[api.RoleSigner]; addr != "" {
-		s.signer = identity.Client(api.RoleSigner, addr)
+		signer = identity.Client(api.RoleSigner, addr)
 	}
+	s.tokens = newTokens(signer, log)
 	if err := s.assemble(pepper); err != nil {
 		return nil, errors.Join(fmt.Errorf("api: %w", err), s.Close())
 	}

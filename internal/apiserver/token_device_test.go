@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -19,23 +21,37 @@ import (
 
 // signer stands where the signer role does and notes what it is asked; that the real one signs is its own package's test.
 type signer struct {
-	mu    sync.Mutex // covers asked
-	asked []api.PullTokenRequest
+	slow    time.Duration // that the first question takes
+	refuses string        // a subject whose pulls are not signed
+
+	mu        sync.Mutex // covers what follows
+	asked     []api.PullTokenRequest
+	questions int
 }
 
 func (s *server) signer() *signer {
 	s.Helper()
 	ln, sg := roletest.Listen(s), &signer{}
 	roletest.Play(s, filepath.Join(s.dir, api.RoleSigner), ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var ask api.PullTokenRequest
-		if pki.PeerRole(r) != api.RoleAPI || r.URL.Path != "/v1/pull-token" || web.Decode(r, &ask) != nil {
+		var list []api.PullTokenRequest
+		if pki.PeerRole(r) != api.RoleAPI || r.URL.Path != "/v1/pull-tokens" || web.Decode(r, &list) != nil {
 			w.WriteHeader(http.StatusForbidden)
 			return
 		}
 		sg.mu.Lock()
 		defer sg.mu.Unlock()
-		sg.asked = append(sg.asked, ask)
-		_ = web.WriteJSON(w, http.StatusOK, api.SignedToken{Token: fmt.Sprintf("token-%d", len(sg.asked))})
+		if sg.questions++; sg.questions == 1 {
+			<-time.After(sg.slow)
+		}
+		var answers []api.SignedToken
+		for _, ask := range list {
+			sg.asked = append(sg.asked, ask)
+			answers = append(answers, api.SignedToken{Token: fmt.Sprintf("token-%d-%s", len(sg.asked), ask.Subject)})
+			if ask.Subject == sg.refuses {
+				answers[len(answers)-1] = api.SignedToken{Refused: "not this one"}
+			}
+		}
+		_ = web.WriteJSON(w, http.StatusOK, answers)
 	}))
 	s.stop()
 	s.peers = map[string]string{api.RoleSigner: ln.Addr().String()}
@@ -74,7 +90,7 @@ func TestRegistryToken(t *testing.T) {
 	}
 	var got api.RegistryToken
 	s.do("", "GET", ask, nil, basic("d_"+string(dev.UUID), dev.APIKey)).want(http.StatusOK).into(&got)
-	if got.Token != "token-1" {
+	if got.Token != "token-1-d_"+string(dev.UUID) {
 		t.Errorf("token: %q", got.Token)
 	}
 	s.do("", "GET", ask, nil, basic("admin", dev.APIKey)).want(http.StatusOK) // the user name is not believed
@@ -95,5 +111,41 @@ func TestRegistryToken(t *testing.T) {
 		{Subject: "bob", Access: pull(foreign)}, {Subject: "bob", Access: []api.Grant{}},
 	}, sg.asked); diff != "" {
 		t.Errorf("what the signer was asked (-want +got):\n%s", diff)
+	}
+}
+
+// Tokens that are wanted while the signer works are asked for together; each goes to who wanted it.
+func TestRegistryTokensAreSignedTogether(t *testing.T) {
+	const devices = 20
+	s := newServer(t)
+	fleet := s.fleet(s.admin.APIKey, "harbour")
+	var list []api.Registered
+	for n := range devices {
+		list = append(list, s.device(s.admin.APIKey, fleet, hexUUID(n+1)))
+	}
+	sg := s.signer()
+	sg.slow, sg.refuses = time.Second, api.DeviceRegistryUser(list[7].UUID)
+	var all sync.WaitGroup
+	for n, d := range list {
+		all.Go(func() {
+			a := s.do(d.APIKey, "GET", "/auth/v1/token?service=registry2.roadstead.test", nil)
+			if n == 7 {
+				if a.status != http.StatusServiceUnavailable {
+					t.Errorf("device %d: %d, want 503: its token was refused", n, a.status)
+				}
+				return
+			}
+			var got api.RegistryToken
+			a.want(http.StatusOK).into(&got)
+			if !strings.HasSuffix(got.Token, "-"+api.DeviceRegistryUser(d.UUID)) {
+				t.Errorf("device %d was given %s", n, got.Token)
+			}
+		})
+	}
+	all.Wait()
+	sg.mu.Lock()
+	defer sg.mu.Unlock()
+	if len(sg.asked) != devices || sg.questions > devices/2 {
+		t.Errorf("%d tokens in %d questions; want fewer questions than tokens", len(sg.asked), sg.questions)
 	}
 }

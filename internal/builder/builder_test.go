@@ -25,15 +25,15 @@ func (w *world) pull(repository, digest string) v1.Image {
 	w.t.Helper()
 	id := must(pki.LoadIdentity(filepath.Join(w.dir, api.RoleAPI)))(w.t)
 	signerPeer := id.Client(api.RoleSigner, w.cfg.Peers[api.RoleSigner])
-	ask := must(json.Marshal(api.PullTokenRequest{Subject: "d_x", Access: []api.Grant{{Type: "repository", Name: repository, Actions: []string{"pull"}}}}))(w.t)
-	res := must(signerPeer.HTTP.Post(signerPeer.URL+"/v1/pull-token", "application/json", strings.NewReader(string(ask))))(w.t)
+	ask := must(json.Marshal([]api.PullTokenRequest{{Subject: "d_x", Access: []api.Grant{{Type: "repository", Name: repository, Actions: []string{"pull"}}}}}))(w.t)
+	res := must(signerPeer.HTTP.Post(signerPeer.URL+"/v1/pull-tokens", "application/json", strings.NewReader(string(ask))))(w.t)
 	defer res.Body.Close()
-	var token api.SignedToken
+	var token [1]api.SignedToken
 	check(w.t, json.NewDecoder(res.Body).Decode(&token))
 	edge := must(pki.LoadIdentity(filepath.Join(w.dir, api.RoleEdge)))(w.t)
 	way := edge.Client(api.RoleRegistry, w.registry)
 	ref := must(name.NewDigest(site.Host("registry2") + "/" + repository + "@" + digest))(w.t)
-	img := must(remote.Image(ref, remote.WithTransport(toRegistry{way, token.Token})))(w.t)
+	img := must(remote.Image(ref, remote.WithTransport(toRegistry{way, token[0].Token})))(w.t)
 	return img
 }
 

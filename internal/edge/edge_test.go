@@ -194,7 +194,7 @@ func TestNamesAndInternalRoutes(t *testing.T) {
 		{"https://api." + domain + "/%69nternal/v1/users", 404, ""},
 		{"https://api." + domain + "/x%2F..%2F/../internal/v1/builds", 404, ""},
 		{"https://api." + domain + "/healthz", 404, ""},
-		{"https://signer." + domain + "/v1/pull-token", 404, "There is no such name here"},
+		{"https://signer." + domain + "/v1/pull-tokens", 404, "There is no such name here"},
 		{"https://a.api." + domain + "/", 404, "api." + domain},
 		{"https://dashboard." + domain + "/", 200, "Roadstead is running"},
 		{"https://dashboard." + domain + "/x", 404, "nothing at /x"},

@@ -96,7 +96,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", s.only(s.health))
-	mux.Handle("POST /v1/pull-token", s.only(s.pullToken, api.RoleAPI))
+	mux.Handle("POST /v1/pull-tokens", s.only(s.pullTokens, api.RoleAPI))
 	mux.Handle("POST /v1/push-token", s.only(s.pushToken, api.RoleBuilder))
 	known := func(r *http.Request) bool { return pki.PeerRole(r) != "" }
 	return web.Logged(s.log, known, mux)
@@ -126,19 +126,37 @@ func (s *Server) health(w http.ResponseWriter, _ *http.Request) error {
 	return web.WriteJSON(w, http.StatusOK, "ok")
 }
 
-// pullToken signs what the api role has decided: which repositories a device or a person may pull.
-func (s *Server) pullToken(w http.ResponseWriter, r *http.Request) error {
-	var req api.PullTokenRequest
-	if err := web.Decode(r, &req); err != nil {
+// pullTokens signs what the api role has decided: which repositories devices or people may pull.
+func (s *Server) pullTokens(w http.ResponseWriter, r *http.Request) error {
+	var list []api.PullTokenRequest
+	if err := web.Decode(r, &list); err != nil {
 		return err
 	}
-	if len(req.Access) > maxGrants {
+	if len(list) > api.MaxPullTokens {
+		return api.Errorf(api.Invalid, "at most %d tokens are signed at once", api.MaxPullTokens)
+	}
+	signed := make([]api.SignedToken, len(list))
+	for i, ask := range list {
+		err := checkPull(ask)
+		if err == nil {
+			signed[i], err = s.sign(r, ask.Subject, ask.Access)
+		}
+		if err != nil {
+			s.log.WarnContext(r.Context(), "a pull is not signed", "subject", ask.Subject, "request", web.RequestID(r.Context()), "error", err)
+			signed[i] = api.SignedToken{Refused: api.AsError(err).Text}
+		}
+	}
+	return web.WriteJSON(w, http.StatusOK, signed)
+}
+
+func checkPull(ask api.PullTokenRequest) error {
+	if len(ask.Access) > maxGrants {
 		return api.Errorf(api.Invalid, "a token holds at most %d grants", maxGrants)
 	}
-	if len(req.Subject) > maxSubject {
+	if len(ask.Subject) > maxSubject {
 		return api.Errorf(api.Invalid, "subject is longer than %d bytes", maxSubject)
 	}
-	for _, g := range req.Access {
+	for _, g := range ask.Access {
 		if err := checkGrant(g); err != nil {
 			return err
 		}
@@ -146,7 +164,7 @@ func (s *Server) pullToken(w http.ResponseWriter, r *http.Request) error {
 			return api.Errorf(api.Forbidden, "only pulls are signed here, not %q", g.Actions)
 		}
 	}
-	return s.sign(w, r, req.Subject, req.Access)
+	return nil
 }
 
 // pushToken signs a push into one repository of a build that runs right now, as the api role confirms.
@@ -169,7 +187,11 @@ func (s *Server) pushToken(w http.ResponseWriter, r *http.Request) error {
 	if !slices.Contains(build.Repositories, req.Repository) {
 		return api.Errorf(api.Forbidden, "build %d has no repository %s", req.Build, req.Repository)
 	}
-	return s.sign(w, r, "build:"+strconv.FormatInt(req.Build, 10), []api.Grant{grant})
+	signed, err := s.sign(r, "build:"+strconv.FormatInt(req.Build, 10), []api.Grant{grant})
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, signed)
 }
 
 func checkGrant(g api.Grant) error {
@@ -213,7 +235,7 @@ func (s *Server) build(ctx context.Context, id int64) (api.Build, error) {
 }
 
 // sign makes the token and leaves a line about it in the log.
-func (s *Server) sign(w http.ResponseWriter, r *http.Request, subject string, access []api.Grant) error {
+func (s *Server) sign(r *http.Request, subject string, access []api.Grant) (api.SignedToken, error) {
 	now := time.Now()
 	claims := Claims{Access: access, Claims: jwt.Claims{
 		Issuer: api.TokenIssuer, Subject: subject, Audience: jwt.Audience{s.cfg.Site.Host("registry2")}, ID: newID(),
@@ -222,11 +244,11 @@ func (s *Server) sign(w http.ResponseWriter, r *http.Request, subject string, ac
 	}}
 	token, err := s.key.sign(claims)
 	if err != nil {
-		return err
+		return api.SignedToken{}, err
 	}
 	s.log.InfoContext(r.Context(), "signed", "for", pki.PeerRole(r), "subject", subject, "access", describe(access),
 		"token", claims.ID, "request", web.RequestID(r.Context()))
-	return web.WriteJSON(w, http.StatusOK, api.SignedToken{Token: token, ExpiresAt: claims.Expiry.Time().UTC()})
+	return api.SignedToken{Token: token, ExpiresAt: claims.Expiry.Time().UTC()}, nil
 }
 
 func describe(access []api.Grant) []string {

@@ -104,7 +104,7 @@ func grant(name string, actions ...string) api.Grant {
 
 func TestWhoMaySignWhat(t *testing.T) {
 	b := start(t)
-	pull := api.PullTokenRequest{Subject: "d_x", Access: []api.Grant{grant(mine, "pull")}}
+	pull := []api.PullTokenRequest{{Subject: "d_x", Access: []api.Grant{grant(mine, "pull")}}}
 	push := api.PushTokenRequest{Build: 7, Repository: mine}
 	for _, tt := range []struct {
 		name, role, path string
@@ -112,20 +112,15 @@ func TestWhoMaySignWhat(t *testing.T) {
 		status           int
 		says             string
 	}{
-		{"the api role's pull", "api", "/v1/pull-token", pull, 200, ""},
-		{"an empty pull", "api", "/v1/pull-token", api.PullTokenRequest{}, 200, ""},
-		{"a grant of nothing", "api", "/v1/pull-token", api.PullTokenRequest{Access: []api.Grant{grant(mine)}}, 200, ""},
-		{"the builder's pull", "builder", "/v1/pull-token", pull, 403, "builder"},
-		{"the edge's pull", "edge", "/v1/pull-token", pull, 403, "edge"},
-		{"the registry's pull", "registry", "/v1/pull-token", pull, 403, "registry"},
-		{"the parent's pull", "parent", "/v1/pull-token", pull, 403, "parent"},
-		{"the operator's pull", "admin", "/v1/pull-token", pull, 403, "admin"},
-		{"a push in a pull", "api", "/v1/pull-token", api.PullTokenRequest{Access: []api.Grant{grant(mine, "pull", "push")}}, 403, "only pulls"},
-		{"everything in a pull", "api", "/v1/pull-token", api.PullTokenRequest{Access: []api.Grant{grant(mine, "*")}}, 403, "only pulls"},
-		{"another type", "api", "/v1/pull-token", api.PullTokenRequest{Access: []api.Grant{{Type: "registry", Name: "catalog", Actions: []string{"pull"}}}}, 400, "catalog"},
-		{"a strange name", "api", "/v1/pull-token", api.PullTokenRequest{Access: []api.Grant{grant("v2/../x", "pull")}}, 400, "not a repository"},
-		{"too many", "api", "/v1/pull-token", api.PullTokenRequest{Access: make([]api.Grant, 101)}, 400, "at most"},
-		{"a long subject", "api", "/v1/pull-token", api.PullTokenRequest{Subject: strings.Repeat("x", 200)}, 400, "subject"},
+		{"the api role's pull", "api", "/v1/pull-tokens", pull, 200, ""},
+		{"no pull at all", "api", "/v1/pull-tokens", []api.PullTokenRequest{}, 200, "[]"},
+		{"too many pulls", "api", "/v1/pull-tokens", make([]api.PullTokenRequest, api.MaxPullTokens+1), 400, "at most"},
+		{"one outside of a list", "api", "/v1/pull-tokens", pull[0], 400, ""},
+		{"the builder's pull", "builder", "/v1/pull-tokens", pull, 403, "builder"},
+		{"the edge's pull", "edge", "/v1/pull-tokens", pull, 403, "edge"},
+		{"the registry's pull", "registry", "/v1/pull-tokens", pull, 403, "registry"},
+		{"the parent's pull", "parent", "/v1/pull-tokens", pull, 403, "parent"},
+		{"the operator's pull", "admin", "/v1/pull-tokens", pull, 403, "admin"},
 		{"the builder's push", "builder", "/v1/push-token", push, 200, ""},
 		{"the api role's push", "api", "/v1/push-token", push, 403, "api"},
 		{"a push of a failed build", "builder", "/v1/push-token", api.PushTokenRequest{Build: 8, Repository: mine}, 403, "not running"},
@@ -142,15 +137,58 @@ func TestWhoMaySignWhat(t *testing.T) {
 	}
 }
 
-func TestTokenHolds(t *testing.T) {
+// One pull that is refused does not keep the others of the list from being signed.
+func TestEachPullOfAListIsJudgedByItself(t *testing.T) {
 	b := start(t)
-	status, body := b.post(t, "api", "/v1/pull-token", api.PullTokenRequest{Subject: "d_x", Access: []api.Grant{grant(mine, "pull")}})
+	access := func(grants ...api.Grant) api.PullTokenRequest { return api.PullTokenRequest{Subject: "d_x", Access: grants} }
+	list := []struct {
+		ask  api.PullTokenRequest
+		says string // why it is refused; "" for a token
+	}{
+		{access(grant(mine, "pull")), ""},
+		{access(grant(mine, "pull", "push")), "only pulls"},
+		{access(grant(mine, "*")), "only pulls"},
+		{api.PullTokenRequest{}, ""},
+		{access(grant(mine)), ""},
+		{access(api.Grant{Type: "registry", Name: "catalog", Actions: []string{"pull"}}), "catalog"},
+		{access(grant("v2/../x", "pull")), "not a repository"},
+		{access(make([]api.Grant, 101)...), "at most"},
+		{api.PullTokenRequest{Subject: strings.Repeat("x", 200)}, "subject"},
+		{access(grant(other, "pull")), ""},
+	}
+	var asks []api.PullTokenRequest
+	for _, l := range list {
+		asks = append(asks, l.ask)
+	}
+	for i, got := range b.pull(t, asks...) {
+		if (got.Token == "") != (list[i].says != "") || !strings.Contains(got.Refused, list[i].says) {
+			t.Errorf("pull %d: %+v, want %q", i, got, list[i].says)
+		}
+	}
+}
+
+// pull asks for pull tokens as the api role does.
+func (b *bench) pull(t *testing.T, asks ...api.PullTokenRequest) (signed []api.SignedToken) {
+	t.Helper()
+	status, body := b.post(t, "api", "/v1/pull-tokens", asks)
 	if status != 200 {
 		t.Fatalf("%d %s", status, body)
 	}
-	var signed api.SignedToken
 	if err := json.Unmarshal([]byte(body), &signed); err != nil {
 		t.Fatal(err)
+	}
+	if len(signed) != len(asks) {
+		t.Fatalf("%d answers to %d questions", len(signed), len(asks))
+	}
+	return signed
+}
+
+func TestTokenHolds(t *testing.T) {
+	b := start(t)
+	list := b.pull(t, api.PullTokenRequest{Subject: "d_y"}, api.PullTokenRequest{Subject: "d_x", Access: []api.Grant{grant(mine, "pull")}})
+	signed := list[1]
+	if signed.Token == list[0].Token {
+		t.Error("two tokens are the same")
 	}
 	public, err := signer.PublicKeys(filepath.Join(b.dir, "signer", signer.KeyFile))
 	if err != nil {
