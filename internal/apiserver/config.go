@@ -34,6 +34,8 @@ type Config struct {
 	Blobs string `json:"blobs"`
 	// MaxBlob bounds one uploaded file, in bytes. 0 means 2 GiB.
 	MaxBlob int64 `json:"max_blob"`
+	// MaxFiles bounds the bytes of all release assets of one organization. 0 means 20 GiB.
+	MaxFiles int64 `json:"max_files"`
 	// Contracts is a folder with the operator's own device types, one hw.device-type contract <slug>.json each. They are read at
 	// the start. Empty: "contracts" in Dir, if it is there.
 	Contracts string `json:"contracts"`
@@ -60,6 +62,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("process: %d is not 0 to 15", c.Process)
 	case c.Process > 0 && c.Peers[api.RoleBus] == "":
 		return errors.New("peers.bus: not given, and several processes need one bus")
+	case c.MaxFiles < 0:
+		return fmt.Errorf("max_files: %d is negative", c.MaxFiles)
 	case c.MaxBlob < 0:
 		return fmt.Errorf("max_blob: %d is negative", c.MaxBlob)
 	case c.PollInterval < 0:

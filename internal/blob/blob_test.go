@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
@@ -374,7 +375,7 @@ func TestUploadRefusals(t *testing.T) {
 	}
 	begin := func(owner string) (blob.Upload, []blob.Part) {
 		t.Helper()
-		u, parts, err := s.Begin(blob.Upload{Owner: owner, Size: 100, Chunk: 100})
+		u, parts, err := s.Begin(blob.Upload{Owner: owner, By: "user " + owner, Size: 100, Chunk: 100})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -386,6 +387,16 @@ func TestUploadRefusals(t *testing.T) {
 	}
 	if _, _, err := s.Begin(blob.Upload{Owner: "a", Size: 1, Chunk: 1}); !errors.Is(err, api.ErrConflict) {
 		t.Errorf("a fifth upload at once: %v", err)
+	}
+	for i := range 12 { // each person has a bound of their own
+		if _, _, err := s.Begin(blob.Upload{Owner: fmt.Sprint(i), By: "eve", Size: 1, Chunk: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 5 {
+		if _, _, err := s.Begin(blob.Upload{Owner: fmt.Sprint("more", i), By: "eve", Size: 1, Chunk: 1}); (err != nil) != (i == 4) {
+			t.Errorf("upload %d of one sender: %v", 13+i, err)
+		}
 	}
 	_, others := begin("b")
 	swapped := strings.Replace(parts[0].URL, u.ID, strings.Split(others[0].URL, "/")[5], 1)

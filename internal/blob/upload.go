@@ -28,6 +28,8 @@ const (
 	minChunk    = 64 << 10
 	maxParts    = 10_000
 	maxOpen     = 4              // uploads of one owner at a time
+	maxBy       = 16             // uploads of one sender at a time
+	maxUploads  = 10_000         // folders of uploads, those included that ended lately
 	uploadTime  = 24 * time.Hour // until an upload that was begun must have ended
 	maxNameText = 255            // bytes of a file's name, or of its content type
 )
@@ -35,7 +37,8 @@ const (
 // Upload is a large file that is to come.
 type Upload struct {
 	ID       string    `json:"id"`
-	Owner    string    `json:"owner"` // says whose it is; only the same may commit or cancel it
+	Owner    string    `json:"owner"` // says what it is for; only the same may commit or cancel it
+	By       string    `json:"by"`    // who sends it
 	Filename string    `json:"filename"`
 	Type     string    `json:"type"`
 	Size     int64     `json:"size"`
@@ -78,7 +81,10 @@ func (s *Store) Begin(u Upload) (Upload, []Part, error) {
 	case (u.Size-1)/u.Chunk >= maxParts:
 		return u, nil, api.Errorf(api.Invalid, `"chunk_size" is too small: a file may have %d parts`, maxParts)
 	}
-	if err := errors.Join(s.room(u.Size), s.fewOpen(u.Owner)); err != nil {
+	if err := s.room(u.Size); err != nil {
+		return u, nil, err
+	}
+	if err := s.fewOpen(u); err != nil {
 		return u, nil, err
 	}
 	u.ID, u.Begun = newID(), s.cfg.Now().UTC()
@@ -100,22 +106,36 @@ func (s *Store) Begin(u Upload) (Upload, []Part, error) {
 	return u, parts, nil
 }
 
-// fewOpen bounds the uploads of one owner that are under way.
-func (s *Store) fewOpen(owner string) error {
+// fewOpen bounds the uploads that are under way: of one file, of one sender, and of all.
+func (s *Store) fewOpen(next Upload) error {
 	entries, err := fs.ReadDir(s.root.FS(), uploads)
 	if err != nil {
 		return fmt.Errorf("blob: %w", err)
 	}
-	n := 0
+	if len(entries) >= maxUploads {
+		return api.Errorf(api.Unavailable, "too many uploads are under way; try again later")
+	}
+	owned, sent := 0, 0
 	for _, e := range entries {
-		if u, err := s.upload(e.Name()); err == nil && u.Owner == owner {
-			if done, err := s.decision(u.ID); err == nil && done.ID == "" {
-				n++
-			}
+		u, err := s.upload(e.Name())
+		if err != nil || u.Owner != next.Owner && u.By != next.By {
+			continue
+		}
+		if done, err := s.decision(u.ID); err != nil || done.ID != "" {
+			continue
+		}
+		if u.Owner == next.Owner {
+			owned++
+		}
+		if u.By == next.By {
+			sent++
 		}
 	}
-	if n >= maxOpen {
-		return api.Errorf(api.Conflict, "there are %d uploads of this file under way already; cancel one", n)
+	if owned >= maxOpen {
+		return api.Errorf(api.Conflict, "there are %d uploads of this file under way already; cancel one", owned)
+	}
+	if sent >= maxBy {
+		return api.Errorf(api.Conflict, "you have %d uploads under way already; finish or cancel one", sent)
 	}
 	return nil
 }
@@ -173,6 +193,9 @@ func (s *Store) PutPart(ctx context.Context, id string, number int, r io.Reader)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	from, to := u.bounds(number)
+	if err := s.room(to - from); err != nil {
+		return "", err
+	}
 	sum := sha256.New()
 	at := io.NewOffsetWriter(f, from)
 	n, err := copyBounded(ctx, io.MultiWriter(sum, &bounded{w: at, left: to - from}), r, to-from)
@@ -354,13 +377,15 @@ func (s *Store) owned(id, owner string) (Upload, error) {
 	return u, err
 }
 
-// idle reports whether nothing came for an entry of the uploads since a time. An upload may take its whole time.
+// idle reports whether an entry of the uploads is wanted no more: it ended long ago, or nothing came since then. One that has time
+// left is never idle.
 func (s *Store) idle(e fs.DirEntry, since time.Time) bool {
 	if !e.IsDir() {
 		return true
 	}
 	if _, err := s.upload(e.Name()); err == nil {
-		return false
+		done, err := s.root.Stat(dirOf(e.Name()) + "/done.json")
+		return err == nil && done.ModTime().Before(since)
 	}
 	info, err := s.root.Stat(uploads + "/" + e.Name() + "/data")
 	return err != nil || info.ModTime().Before(since)

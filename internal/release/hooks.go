@@ -206,7 +206,7 @@ WHERE a.should_be_running__release = $1 LIMIT 1`, id).Scan(&raw, &class)
 		}
 	}
 	for _, id := range c.IDs {
-		if err := r.dropFiles(ctx, tx, "", `SELECT asset FROM release_asset WHERE "release" = ?`, id); err != nil {
+		if err := r.dropFiles(ctx, tx, "", `SELECT id, asset FROM release_asset WHERE "release" = ?`, id); err != nil {
 			return fmt.Errorf("delete release %d: its assets: %w", id, err)
 		}
 		if _, err := tx.ExecContext(ctx, `

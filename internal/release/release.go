@@ -45,6 +45,8 @@ type Config struct {
 	Pinned func(ctx context.Context, tx *db.Tx, releases []int64) (bool, error)
 	// Only makes of a chore one that a single process of the server does; nil: there is one process.
 	Only func(name string, period time.Duration, chore func(ctx context.Context) error) func(ctx context.Context) error
+	// MaxFiles bounds the bytes of all assets of an organization; 0 means 20 GiB.
+	MaxFiles int64
 	// DropFile forgets the bytes of an asset that is gone. nil: they stay until the store is swept.
 	DropFile func(ref string)
 }
@@ -66,6 +68,9 @@ func New(cfg Config) (*Releases, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.MaxFiles == 0 {
+		cfg.MaxFiles = 20 << 30
+	}
 	if cfg.Only == nil {
 		cfg.Only = func(_ string, _ time.Duration, chore func(context.Context) error) func(context.Context) error {
 			return chore
@@ -79,7 +84,7 @@ func New(cfg Config) (*Releases, error) {
 func (r *Releases) DeletingFleets(ctx context.Context, tx *db.Tx, fleets []int64) error {
 	for _, id := range fleets {
 		if err := r.dropFiles(ctx, tx, "", `
-SELECT a.asset FROM release_asset a JOIN "release" r ON r.id = a."release" WHERE r.belongs_to__application = ?`, id); err != nil {
+SELECT a.id, a.asset FROM release_asset a JOIN "release" r ON r.id = a."release" WHERE r.belongs_to__application = ?`, id); err != nil {
 			return fmt.Errorf("delete the assets of fleet %d: %w", id, err)
 		}
 		if _, err := tx.ExecContext(ctx, `

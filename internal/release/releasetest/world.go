@@ -91,6 +91,7 @@ func New(t *testing.T) *World {
 				Scan(&pinned)
 			return pinned, err
 		},
+		MaxFiles: 1 << 20,
 		DropFile: func(ref string) { w.must(w.Blobs.Remove(ref)) },
 	})
 	w.must(err)
