@@ -84,6 +84,14 @@ func hosts(cfg *pgx.ConnConfig) []string {
 	return all
 }
 
+// libpq are the parameters that an address may have for PostgreSQL's own programs. Others are ours, the driver's, or settings of a
+// session that a copy does not need.
+var libpq = []string{
+	"host", "hostaddr", "port", "dbname", "user", "connect_timeout", "application_name", "keepalives", "keepalives_idle",
+	"keepalives_interval", "keepalives_count", "tcp_user_timeout", "sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslsni",
+	"ssl_min_protocol_version", "ssl_max_protocol_version", "channel_binding", "krbsrvname", "gssencmode", "target_session_attrs",
+}
+
 // ForLibpq gives a complete address as PostgreSQL's own programs take it, and the password apart: it goes into their
 // environment (PGPASSWORD), for their arguments can be read by everybody.
 func ForLibpq(address string) (uri, password string, err error) {
@@ -96,7 +104,11 @@ func ForLibpq(address string) (uri, password string, err error) {
 		u.User = url.User(u.User.Username())
 	}
 	query := u.Query()
-	query.Del("pool_max_conns")
+	for name := range query {
+		if !slices.Contains(libpq, name) {
+			query.Del(name)
+		}
+	}
 	u.RawQuery = query.Encode()
 	return u.String(), password, nil
 }

@@ -46,6 +46,10 @@ func TestCompleteAddress(t *testing.T) {
 			t.Errorf("%s: the error shows the password: %v", bad, err)
 		}
 	}
+	uri, password, err := db.ForLibpq("postgres://rs:p%40ss@db.example.com/fleet?sslmode=require&pool_max_conns=4&jit=on&search_path=x")
+	if err != nil || uri != "postgres://rs@db.example.com/fleet?sslmode=require" || password != "p@ss" {
+		t.Errorf("for libpq: got %q, %q, %v", uri, password, err)
+	}
 	if !db.HasPassword("postgres://a:b@c/d") || !db.HasPassword("postgres://a@c/d?password=b") || db.HasPassword("postgres://a@c/d?passfile=/x") {
 		t.Error("HasPassword is wrong")
 	}
