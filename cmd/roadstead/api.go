@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"strings"
 
@@ -14,21 +16,30 @@ import (
 
 func (a *app) apiCommand() *cobra.Command {
 	var data string
+	var raw bool
 	cmd := &cobra.Command{
-		Use: "api METHOD PATH", Short: "Send a request to the API and print the answer",
-		Long: `Send a request with your credentials and print the body of the answer as it is. Spaces in the path need not
-be escaped.`,
-		Example: `  roadstead api GET '/v7/device?$select=uuid,device_name&$filter=is_online eq true'
+		Use: "api [METHOD] PATH", Short: "Send a request to the API and print the answer",
+		Long: `Send a request with your credentials and print the body of the answer; without a method it is GET, or POST when there is a body.
+Spaces in the path need not be escaped. On a terminal JSON is laid out over several lines; elsewhere, or with --raw, it is printed as
+it came. A status of 400 and above is an error.`,
+		Example: `  roadstead api '/v7/device?$select=uuid,device_name&$filter=is_online eq true'
+  roadstead api '/v7/device/$count?$filter=is_online eq false'
   roadstead api PATCH '/v7/device(5)' -d '{"note": "by the window"}'`,
-		Args: cmdline.Args(2, 2), ValidArgsFunction: cobra.NoFileCompletions,
+		Args: cmdline.Args(1, 2), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			method, path := strings.ToUpper(args[0]), args[1]
-			if !strings.HasPrefix(path, "/") {
-				return cmdline.Usagef("the path %q must begin with /", path)
-			}
 			body, err := a.body(data)
 			if err != nil {
 				return err
+			}
+			method, path := http.MethodGet, args[len(args)-1]
+			switch {
+			case len(args) == 2:
+				method = strings.ToUpper(args[0])
+			case body != nil:
+				method = http.MethodPost
+			}
+			if !strings.HasPrefix(path, "/") {
+				return cmdline.Usagef("the path %q must begin with /", path)
 			}
 			c, err := a.Connect(cmd.Context())
 			if err != nil {
@@ -42,6 +53,12 @@ be escaped.`,
 			if err := c.Do(cmd.Context(), method, escapeSpaces(path), sent, &answer); err != nil {
 				return err
 			}
+			if a.Width() > 0 && !raw {
+				var laid bytes.Buffer
+				if json.Indent(&laid, answer, "", "  ") == nil {
+					answer = laid.Bytes()
+				}
+			}
 			if len(answer) > 0 && answer[len(answer)-1] != '\n' {
 				answer = append(answer, '\n')
 			}
@@ -50,6 +67,7 @@ be escaped.`,
 		},
 	}
 	cmd.Flags().StringVarP(&data, "data", "d", "", "JSON body; @FILE reads it from a file, @- from the standard input")
+	cmd.Flags().BoolVar(&raw, "raw", false, "print the answer as it came")
 	return cmd
 }
 

@@ -88,9 +88,13 @@ func viewServices(installs []client.ImageInstall) []serviceView {
 }
 
 func (a *app) deviceCommand() *cobra.Command {
-	return cmdline.Group("device", "Devices",
-		a.deviceInitCommand(), a.deviceListCommand(), a.deviceShowCommand(), a.deviceLogsCommand(), a.deviceWaitCommand(),
-		a.deviceRenameCommand(), a.deviceMoveCommand(), a.devicePinCommand(), a.deviceRemoveCommand())
+	cmd := cmdline.Group("device", "Devices",
+		a.deviceInitCommand(), a.deviceRegisterCommand(), a.deviceListCommand(), a.deviceShowCommand(), a.deviceLogsCommand(),
+		a.deviceWaitCommand(), a.deviceTargetCommand(), a.deviceHistoryCommand(), a.deviceRenameCommand(), a.deviceMoveCommand(),
+		a.devicePinCommand(), a.deviceLocalModeCommand(), a.deviceRemoveCommand())
+	cmd.AddCommand(a.deviceFieldCommands()...)
+	cmd.AddCommand(a.deviceOrderCommands()...)
+	return cmd
 }
 
 func (a *app) deviceListCommand() *cobra.Command {
@@ -329,7 +333,7 @@ func (a *app) devicePinCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "pin DEVICE (RELEASE | --fleet-target)", Short: "Keep a device on one release, or let it follow its fleet again",
 		Example: "  roadstead device pin kitchen 4f0c1aa\n  roadstead device pin kitchen --fleet-target",
-		Args:    cmdline.Args(1, 2), ValidArgsFunction: cmdline.First(a.Devices()),
+		Args:    cmdline.Args(1, 2), ValidArgsFunction: cmdline.Each(a.Devices(), a.Releases()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if follow == (len(args) == 2) {
 				return cmdline.Usagef("give a release or --fleet-target")

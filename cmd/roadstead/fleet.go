@@ -73,7 +73,8 @@ func viewFleet(f client.Fleet) fleetView {
 
 func (a *app) fleetCommand() *cobra.Command {
 	return cmdline.Group("fleet", "Fleets: devices that run the same releases",
-		a.fleetCreateCommand(), a.fleetListCommand(), a.fleetShowCommand(), a.fleetPinCommand(), a.fleetRemoveCommand())
+		a.fleetCreateCommand(), a.fleetListCommand(), a.fleetShowCommand(), a.fleetPinCommand(), a.fleetSetCommand(),
+		a.fleetRenameCommand(), a.fleetTransferCommand(), a.fleetRestartCommand(), a.fleetPurgeCommand(), a.fleetRemoveCommand())
 }
 
 func (a *app) fleetCreateCommand() *cobra.Command {
@@ -112,16 +113,12 @@ func (a *app) createFleet(ctx context.Context, name, deviceType, organization st
 	if err != nil {
 		return err
 	}
-	types, err := client.Get[client.DeviceType](ctx, c, "device_type", client.Query{Select: "id", Top: 1,
-		Filter: client.Where("device_type_alias/any(dta:dta/is_referenced_by__alias eq ?)", deviceType)})
+	kind, err := findDeviceType(ctx, c, deviceType)
 	if err != nil {
 		return err
 	}
-	if len(types) == 0 {
-		return api.Errorf(api.Invalid, "there is no device type %q; `roadstead device-type list` shows all", deviceType)
-	}
 	made, err := client.Create[client.Fleet](ctx, c, "application", map[string]any{
-		"app_name": name, "is_for__device_type": types[0].ID, "organization": org.ID, "is_of__class": "fleet"})
+		"app_name": name, "is_for__device_type": kind, "organization": org.ID, "is_of__class": "fleet"})
 	if errors.Is(err, api.ErrConflict) {
 		return fmt.Errorf("fleet %s/%s exists already: %w", org.Handle, name, err)
 	}
@@ -239,7 +236,7 @@ func (a *app) fleetPinCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "pin FLEET (RELEASE | --latest)", Short: "Keep a fleet on one release, or let it follow the latest again",
 		Example: "  roadstead fleet pin hello 4f0c1aa\n  roadstead fleet pin hello --latest",
-		Args:    cmdline.Args(1, 2), ValidArgsFunction: cmdline.First(a.Fleets()),
+		Args:    cmdline.Args(1, 2), ValidArgsFunction: cmdline.Each(a.Fleets(), a.Releases()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if latest == (len(args) == 2) {
 				return cmdline.Usagef("give a release or --latest")

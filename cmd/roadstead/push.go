@@ -12,14 +12,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/client/source"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
-	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
 type pushFlags struct {
@@ -164,9 +161,9 @@ func (a *app) build(
 	pr, pw := io.Pipe()
 	packed := make(chan error, 1)
 	go func() {
-		progress, done := a.uploadBar(project.Bytes)
-		err := project.WriteTo(pw, progress)
-		done()                     // before the builder, which has it all now, says its first line
+		bar := a.Progress("Sending the project", project.Bytes)
+		err := project.WriteTo(pw, bar.Add)
+		bar.End()                  // before the builder, which has it all now, says its first line
 		_ = pw.CloseWithError(err) // never fails
 		packed <- err
 	}()
@@ -287,21 +284,6 @@ func annotate(ctx context.Context, c *client.Client, release int64, f pushFlags)
 		return nil
 	}
 	return c.Patch(ctx, client.ID("release", release), client.Query{}, map[string]any{"note": f.note})
-}
-
-// uploadBar shows how far the upload is, on a terminal. done takes the bar away, also when the upload broke off.
-func (a *app) uploadBar(total int64) (progress func(int64), done func()) {
-	if !terminal.IsTerminal(a.Err) || total == 0 {
-		a.Say("Sending the project, %s.", terminal.Size(total))
-		return nil, func() {}
-	}
-	p := mpb.New(mpb.WithOutput(a.Err), mpb.WithWidth(80), mpb.WithRefreshRate(120*time.Millisecond))
-	bar := p.AddBar(total, mpb.BarRemoveOnComplete(), mpb.PrependDecorators(decor.Name("Sending the project ")),
-		mpb.AppendDecorators(decor.CountersKiloByte("% .1f / % .1f")))
-	return bar.IncrInt64, func() {
-		bar.Abort(true)
-		p.Wait()
-	}
 }
 
 // releaseNumber is the number of the release being built, known as soon as the builder says so; read from another goroutine when

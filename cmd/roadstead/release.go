@@ -75,8 +75,11 @@ func viewRelease(r client.Release) releaseView {
 }
 
 func (a *app) releaseCommand() *cobra.Command {
-	return cmdline.Group("release", "Releases: what was built of a fleet's source",
-		a.releaseListCommand(), a.releaseShowCommand(), a.releaseCancelCommand(), a.releaseFinalizeCommand())
+	cmd := cmdline.Group("release", "Releases: what was built of a fleet's source",
+		a.releaseListCommand(), a.releaseShowCommand(), a.releaseCancelCommand(), a.releaseFinalizeCommand(),
+		a.releaseRemoveCommand(), a.releaseAssetCommand())
+	cmd.AddCommand(a.releaseFieldCommands()...)
+	return cmd
 }
 
 func (a *app) releaseListCommand() *cobra.Command {

@@ -117,6 +117,26 @@ func (a *App) FleetFlag(cmd *cobra.Command, into *string, usage string) {
 	_ = cmd.RegisterFlagCompletionFunc("fleet", a.Fleets()) // fails only for a flag that is not there
 }
 
+// ThenFiles completes the first argument from the server and the others from the files here.
+func ThenFiles(c Completer) Completer {
+	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		return c(cmd, args, typed)
+	}
+}
+
+// Each completes every argument with a completer of its own.
+func Each(list ...Completer) Completer {
+	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		if len(args) >= len(list) {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return list[len(args)](cmd, args, typed)
+	}
+}
+
 // FleetOr is the fleet named by an argument or flag, or by the environment.
 func FleetOr(named string) string {
 	if named == "" {

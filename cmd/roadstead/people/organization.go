@@ -1,0 +1,160 @@
+// Package people holds the commands about people: organizations and who is in them, teams, members of fleets, invitations, SSH
+// keys and sessions.
+package people
+
+import (
+	"context"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
+)
+
+// people adds its commands to what they stand on.
+type people struct{ *cmdline.App }
+
+// Commands are the commands of this package.
+func Commands(app *cmdline.App) []*cobra.Command {
+	a := people{app}
+	return []*cobra.Command{a.organizations(), a.teams(), a.members(), a.invitations(), a.sshKeys(), a.sessions()}
+}
+
+type organizationView struct {
+	ID     int64  `json:"id"`
+	Name   string `json:"name"`
+	Handle string `json:"handle"`
+}
+
+func (a people) organizations() *cobra.Command {
+	list := a.Command(cmdline.Action{
+		Use: "list", Aliases: []string{"ls"}, Short: "List your organizations", Example: "  roadstead organization list",
+		Do: func(ctx context.Context, c *client.Client, _ []string) error {
+			q := client.Query{Select: "id,name,handle", OrderBy: "name asc"}
+			return cmdline.List(ctx, a.App, c, "organization", q,
+				func(o client.Organization) organizationView { return organizationView(o) }, []string{"Organization", "Name", "Id"},
+				func(v organizationView) []string { return []string{v.Handle, v.Name, strconv.FormatInt(v.ID, 10)} })
+		},
+	})
+	rename := a.Command(cmdline.Action{
+		Use: "rename ORGANIZATION NAME", Short: "Give an organization another name; its handle stays",
+		Example: "  roadstead organization rename acme 'Acme Devices'", Least: 2, Most: 2, Complete: cmdline.First(a.handles()),
+		Do: func(ctx context.Context, c *client.Client, args []string) error {
+			o, err := findOrganization(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			if err := c.Patch(ctx, client.ID("organization", o.ID), client.Query{}, map[string]any{"name": args[1]}); err != nil {
+				return err
+			}
+			a.Say("%s is called %s now.", o.Handle, args[1])
+			return nil
+		},
+	})
+	rm := a.RemoveCommand(cmdline.Removal{
+		Use: "rm ORGANIZATION", Short: "Remove an organization that has no fleets", Most: 1, Complete: cmdline.First(a.handles()),
+		Example: "  roadstead organization rm acme --yes",
+		Find: func(ctx context.Context, c *client.Client, args []string) ([]cmdline.Doomed, error) {
+			o, err := findOrganization(ctx, c, args[0])
+			if err != nil {
+				return nil, err
+			}
+			return []cmdline.Doomed{{Address: client.ID("organization", o.ID), Name: "organization " + o.Handle}}, nil
+		},
+	})
+	cmd := cmdline.Group("organization", "Organizations: who owns fleets", a.organizationCreate(), list, rename, rm)
+	cmd.Aliases = []string{"org"}
+	return cmd
+}
+
+func (a people) organizationCreate() *cobra.Command {
+	var handle string
+	cmd := a.Command(cmdline.Action{
+		Use: "create NAME", Short: "Create an organization; you become its administrator", Least: 1, Most: 1,
+		Example: "  roadstead organization create 'Acme Devices' --handle acme",
+		Do: func(ctx context.Context, c *client.Client, args []string) error {
+			body := map[string]any{"name": args[0]}
+			if handle != "" {
+				body["handle"] = handle
+			}
+			made, err := client.Create[client.Organization](ctx, c, "organization", body)
+			if err != nil {
+				return cmdline.Taken(err, "an organization "+handle)
+			}
+			return a.Made(organizationView(*made), "Created organization %s (%s).", made.Handle, made.Name)
+		},
+	})
+	cmd.Flags().StringVar(&handle, "handle", "", "short name in the names of its fleets; made from the name when it is not given")
+	return cmd
+}
+
+func (a people) handles() cmdline.Completer {
+	return a.Remote(func(ctx context.Context, c *client.Client) ([]string, error) {
+		found, err := client.Get[client.Organization](ctx, c, "organization", client.Query{Select: "handle,name", OrderBy: "handle asc"})
+		var list []string
+		for _, o := range found {
+			list = append(list, o.Handle+"\t"+o.Name)
+		}
+		return list, err
+	})
+}
+
+// findOrganization finds one by its handle; without one, the only one that there is.
+func findOrganization(ctx context.Context, c *client.Client, handle string) (*client.Organization, error) {
+	q := client.Query{Select: "id,name,handle"}
+	if handle != "" {
+		q.Filter = client.Where("handle eq ?", strings.ToLower(handle))
+	}
+	found, err := client.Get[client.Organization](ctx, c, "organization", q)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(found) == 1:
+		return &found[0], nil
+	case len(found) == 0:
+		return nil, api.Errorf(api.NotFound, "no organization %q, or you may not see it", handle)
+	}
+	return nil, cmdline.Usagef("name the organization: you are in %d (`roadstead organization list`)", len(found))
+}
+
+// roleID finds a role by its name.
+func roleID(ctx context.Context, c *client.Client, resource, name string) (int64, error) {
+	found, err := client.Get[named](ctx, c, resource, client.Query{Select: "id,name", OrderBy: "id asc"})
+	if err != nil {
+		return 0, err
+	}
+	var known []string
+	for _, r := range found {
+		if r.Name == name {
+			return r.ID, nil
+		}
+		known = append(known, r.Name)
+	}
+	return 0, cmdline.Usagef("there is no role %q, only: %s", name, strings.Join(known, ", "))
+}
+
+type named struct {
+	ID   int64  `json:"id"`
+	Name string `json:"name"`
+}
+
+type user struct {
+	Username string `json:"username"`
+}
+
+// number reads the id of something that a list command shows.
+func number(arg, what, list string) (int64, error) {
+	id, err := strconv.ParseInt(arg, 10, 64)
+	if err != nil || id <= 0 {
+		return 0, cmdline.Usagef("%q is not the id of %s; `roadstead %s` shows them", arg, what, list)
+	}
+	return id, nil
+}
+
+func id(n int64) string { return strconv.FormatInt(n, 10) }
+
+func ago(stamp string) string { return terminal.Ago(stamp) }
