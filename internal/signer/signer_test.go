@@ -140,7 +140,9 @@ func TestWhoMaySignWhat(t *testing.T) {
 // One pull that is refused does not keep the others of the list from being signed.
 func TestEachPullOfAListIsJudgedByItself(t *testing.T) {
 	b := start(t)
-	access := func(grants ...api.Grant) api.PullTokenRequest { return api.PullTokenRequest{Subject: "d_x", Access: grants} }
+	access := func(grants ...api.Grant) api.PullTokenRequest {
+		return api.PullTokenRequest{Subject: "d_x", Access: grants}
+	}
 	list := []struct {
 		ask  api.PullTokenRequest
 		says string // why it is refused; "" for a token
