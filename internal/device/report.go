@@ -68,7 +68,11 @@ func (d *Devices) take(ctx context.Context, by access.Caller, uuid api.DeviceUUI
 		r.columns["public_address"] = cut(address, 100)
 	}
 	var p *plan
-	err := d.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
+	read := d.cfg.DB.Read
+	if r.apps == nil && r.older == nil { // one statement
+		read = d.cfg.DB.ReadOne
+	}
+	err := read(ctx, func(tx *db.Tx) (err error) {
 		p, err = d.planReport(ctx, tx, by, uuid, r)
 		return err
 	})
