@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -38,6 +39,7 @@ func TestBalenaCLIWhole(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"balena": s.balena, "exits": s.exits, "user": s.user, "api": s.api, "row": s.row, "field": cliField, "uuid": cliUUID,
 			"device": s.device, "release": s.release, "report": s.report, "poll": s.poll, "says": s.says, "large": cliLarge,
+			"take-in": s.takeIn, "role": s.role, "tail": s.tail,
 		},
 	})
 }
@@ -270,6 +272,87 @@ func (s *cliStory) says(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	if got.status != http.StatusCreated {
 		ts.Fatalf("log of %s: %d %s", args[0], got.status, got.body)
+	}
+}
+
+// takeIn makes somebody a member of the first user's organization, if they are none: take-in NAME.
+func (s *cliStory) takeIn(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 || neg {
+		ts.Fatalf("usage: take-in NAME")
+	}
+	admin, who := s.people["admin"].session, s.people[args[0]]
+	org := "/v7/organization(handle='" + ts.Getenv("ORG") + "')"
+	if _, err := p.row(s.ctx, http.MethodGet, org, who.session, nil); err == nil {
+		return
+	}
+	row, err := p.row(s.ctx, http.MethodGet, org, admin, nil)
+	ts.Check(err)
+	invite, err := p.row(s.ctx, http.MethodPost, "/v7/organization_invite", admin, map[string]any{
+		"invitee": who.Email, "is_invited_to__organization": row["id"],
+	})
+	ts.Check(err)
+	link, err := p.row(s.ctx, http.MethodPost, "/org/v1/invitations/"+number(invite["id"])+"/link", admin, nil)
+	ts.Check(err)
+	got, err := p.ask(s.ctx, http.MethodPost, "api", fmt.Sprintf("/org/v1/invitation/%v", link["token"]), who.session, nil)
+	ts.Check(err)
+	if got.status != http.StatusOK {
+		ts.Fatalf("take %s in: %d %s", args[0], got.status, got.body)
+	}
+}
+
+// role says what a member is in a fleet: role NAME observer|operator|developer|nothing FLEET.
+func (s *cliStory) role(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 3 || neg {
+		ts.Fatalf("usage: role NAME ROLE FLEET")
+	}
+	admin, who := s.people["admin"].session, s.people[args[0]]
+	fleet, err := p.row(s.ctx, http.MethodGet, "/v7/application?$filter="+url.PathEscape("app_name eq '"+args[2]+"'"), admin, nil)
+	ts.Check(err)
+	path := "/v7/user_application_membership?$filter=" +
+		url.PathEscape("user/any(u:u/username eq '"+who.Username+"') and is_member_of__application eq "+number(fleet["id"]))
+	got, err := p.ask(s.ctx, http.MethodDelete, "api", path, admin, nil)
+	ts.Check(err)
+	if got.status != http.StatusOK {
+		ts.Fatalf("take the role of %s: %d %s", args[0], got.status, got.body)
+	}
+	if args[1] == "nothing" {
+		return
+	}
+	role, err := p.row(s.ctx, http.MethodGet, "/v7/application_membership_role(name='"+args[1]+"')", admin, nil)
+	ts.Check(err)
+	_, err = p.row(s.ctx, http.MethodPost, "/v7/user_application_membership", admin, map[string]any{
+		"username": who.Username, "is_member_of__application": fleet["id"], "application_membership_role": role["id"],
+	})
+	ts.Check(err)
+}
+
+// tail follows a device's log with the CLI until a line is there: tail NAME TEXT.
+func (s *cliStory) tail(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 || neg {
+		ts.Fatalf("usage: tail NAME TEXT")
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, s.cli, "device", "logs", ts.Getenv(args[0]+"_UUID"), "--tail")
+	for _, name := range []string{"HOME", "PATH", "BALENARC_BALENA_URL", "BALENARC_DATA_DIRECTORY", "NODE_EXTRA_CA_CERTS",
+		"BALENARC_NO_ANALYTICS", "BALENARC_NO_SENTRY", "BALENARC_UNSUPPORTED"} {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	lines := bufio.NewScanner(out)
+	seen := ""
+	for lines.Scan() && !strings.Contains(seen, args[1]) {
+		seen += lines.Text() + "\n"
+		if !strings.Contains(seen, args[1]) {
+			s.says(ts, false, args) // one line after the other, until one comes through
+		}
+	}
+	cancel()
+	_ = cmd.Wait() // it was ended from here
+	if !strings.Contains(seen, args[1]) {
+		ts.Fatalf("device logs --tail: got %q", seen)
 	}
 }
 
