@@ -1,0 +1,339 @@
+package apiserver
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+// A cell of the matrix is one of somebody × resource × verb × place; it answers "" when what happened is what the tables say.
+type cell struct {
+	verb     string
+	writes   bool
+	who      *who
+	resource string
+	place    string
+	try      func(a *asker) string
+}
+
+// may is what the tables let somebody do with a resource's rows in a place.
+func (p *who) may(resource, place string) string {
+	if place == "absent" {
+		return ""
+	}
+	if line, ok := inOrganizations[resource]; ok {
+		class := p.inOrg
+		switch {
+		case p.caller.Kind != access.User && p.caller.Kind != access.ScopedKey:
+			return ""
+		case place == "other" && class != "scoped":
+			class = "stranger"
+			if p.classes[place] == "administrator" {
+				class = "administrator"
+			}
+		}
+		return line[class]
+	}
+	line := inFleets[resource]
+	letters := line[p.classes[place]]
+	if place == "public" {
+		switch p.caller.Kind {
+		case access.Anonymous:
+			letters += line["public nobody"]
+		case access.User, access.ScopedKey:
+			letters += line["public stranger"]
+		}
+	}
+	return letters
+}
+
+// knows reports whether the kind of caller has anything to do with a resource at all. If not, it is told 401 whatever it asks.
+func (p *who) knows(resource string) bool {
+	if line, ok := inOrganizations[resource]; ok {
+		return p.caller.Kind == access.User || p.caller.Kind == access.ScopedKey && line["scoped"] != ""
+	}
+	line := inFleets[resource]
+	switch p.caller.Kind {
+	case access.User:
+		return true
+	case access.ScopedKey:
+		return line["developing key"] != ""
+	case access.Anonymous:
+		return line["public nobody"] != ""
+	case access.Device:
+		return line["device"] != ""
+	case access.FleetKey:
+		return line["fleet key"] != ""
+	}
+	return false
+}
+
+// cellsOf lists the cells of somebody with a resource. Reads come first: they change nothing.
+func (w *world) cellsOf(p *who, r policyRow) (cells []cell) {
+	places := []string{"own", "sibling", "public", "other", "absent"}
+	add := func(place, verb string, writes bool, try func(a *asker) string) {
+		cells = append(cells, cell{verb: verb, writes: writes, who: p, resource: r.name, place: place, try: try})
+	}
+	for _, place := range places {
+		add(place, "list", false, func(a *asker) string { return a.list(p, r, place) })
+		add(place, "read", false, func(a *asker) string { return a.read(p, r, place) })
+		add(place, "count", false, func(a *asker) string { return a.count(p, r, place) })
+		add(place, "expand into", false, func(a *asker) string { return a.expand(p, r, place) })
+		add(place, "filter through", false, func(a *asker) string { return a.through(p, r, place) })
+		add(place, "canAccess", false, func(a *asker) string { return a.canAccess(p, r, place) })
+	}
+	for _, place := range places {
+		if place != "absent" {
+			add(place, "create", true, func(a *asker) string { return a.create(p, r, place) })
+		}
+		add(place, "update", true, func(a *asker) string { return a.update(p, r, place) })
+		add(place, "delete", true, func(a *asker) string { return a.remove(p, r, place) })
+	}
+	return cells
+}
+
+const absentID = 2_000_000_000
+
+func (a *asker) row(r policyRow, place string) int64 {
+	if place == "absent" {
+		return absentID
+	}
+	return a.w.places[place].rows[r.name]
+}
+
+// refusal is what a read gets from a kind that does not know the resource; ok is false when the answer is another.
+func refusal(p *who, resource string, status int) (done bool, wrong string) {
+	if p.knows(resource) {
+		return false, ""
+	}
+	return true, unknown(status)
+}
+
+func has(answer string, id int64) bool {
+	var body struct{ D []struct{ ID int64 } }
+	return json.Unmarshal([]byte(answer), &body) == nil && slices.ContainsFunc(body.D, func(r struct{ ID int64 }) bool { return r.ID == id })
+}
+
+// shown compares what is seen with what may be.
+func shown(status int, answer string, seen, may bool) string {
+	if status != 200 || seen != may {
+		return fmt.Sprintf("got %d %.200s, want it seen: %v", status, answer, may)
+	}
+	return ""
+}
+
+func (a *asker) list(p *who, r policyRow, place string) string {
+	status, answer := a.ask(p, "GET", r.name+"?$select=id", "")
+	if done, wrong := refusal(p, r.name, status); done {
+		return wrong
+	}
+	return shown(status, answer, has(answer, a.row(r, place)), strings.Contains(p.may(r.name, place), "r"))
+}
+
+func (a *asker) read(p *who, r policyRow, place string) string {
+	status, answer := a.ask(p, "GET", fmt.Sprintf("%s(%d)", r.name, a.row(r, place)), "")
+	if done, wrong := refusal(p, r.name, status); done {
+		return wrong
+	}
+	return shown(status, answer, has(answer, a.row(r, place)), strings.Contains(p.may(r.name, place), "r"))
+}
+
+func (a *asker) count(p *who, r policyRow, place string) string {
+	status, answer := a.ask(p, "GET", fmt.Sprintf("%s/$count?$filter=id eq %d", r.name, a.row(r, place)), "")
+	if done, wrong := refusal(p, r.name, status); done {
+		return wrong
+	}
+	return shown(status, answer, answer == `{"d":1}`, strings.Contains(p.may(r.name, place), "r"))
+}
+
+// unknown judges the answer to a question about a resource that this kind of caller has nothing to do with.
+func unknown(status int) string {
+	if status != 401 {
+		return fmt.Sprintf("got %d, want 401", status)
+	}
+	return ""
+}
+
+// parent is a row from which a navigation leads to the row, if there is one in this place.
+func (a *asker) parent(r policyRow, place string) (resource, nav string, id int64) {
+	resource, nav, _ = strings.Cut(r.via, " ")
+	if nav == "" || place == "absent" {
+		return "", "", 0
+	}
+	if resource == "organization" {
+		return resource, nav, a.w.places[place].ids["org"]
+	}
+	return resource, nav, a.w.places[place].rows[resource]
+}
+
+// seesParent: an organization is seen by its members, and by those who observe a fleet of it.
+func (a *asker) seesParent(p *who, resource, place string) (knows, sees bool) {
+	if resource != "organization" {
+		return p.knows(resource), strings.Contains(p.may(resource, place), "r")
+	}
+	switch p.caller.Kind {
+	case access.User, access.ScopedKey:
+		if place == "other" {
+			return true, p.classes[place] != ""
+		}
+		return true, p.inOrg != "stranger"
+	}
+	return false, false
+}
+
+// expand asks for the row by way of another that leads to it. A link to what may not be seen leads to nothing.
+func (a *asker) expand(p *who, r policyRow, place string) string {
+	resource, nav, id := a.parent(r, place)
+	if nav == "" {
+		return ""
+	}
+	row := a.row(r, place)
+	status, answer := a.ask(p, "GET", fmt.Sprintf("%s(%d)?$select=id&$expand=%s($select=id;$filter=id eq %d)", resource, id, nav, row), "")
+	knows, sees := a.seesParent(p, resource, place)
+	if !knows {
+		return unknown(status)
+	}
+	want := sees && strings.Contains(p.may(r.name, place), "r")
+	return shown(status, answer, strings.Contains(answer, fmt.Sprintf(`"%s":[{"id":%d}]`, nav, row)), want)
+}
+
+// through asks whether the row exists by filtering another with it.
+func (a *asker) through(p *who, r policyRow, place string) string {
+	resource, nav, id := a.parent(r, place)
+	if nav == "" {
+		return ""
+	}
+	query := fmt.Sprintf("%s?$select=id&$filter=id eq %d and %s/any(x:x/id eq %d)", resource, id, nav, a.row(r, place))
+	status, answer := a.ask(p, "GET", query, "")
+	knows, sees := a.seesParent(p, resource, place)
+	if !knows {
+		return unknown(status)
+	}
+	return shown(status, answer, has(answer, id), sees && strings.Contains(p.may(r.name, place), "r"))
+}
+
+func (a *asker) canAccess(p *who, r policyRow, place string) string {
+	row := a.row(r, place)
+	may := p.may(r.name, place)
+	for letters, action := range map[string]string{"r": "read", "us": "update", "d": "delete"} {
+		status, answer := a.ask(p, "POST", fmt.Sprintf("%s(%d)/canAccess", r.name, row), `{"action":"`+action+`"}`)
+		if status >= 500 || has(answer, row) != strings.ContainsAny(may, letters) {
+			return fmt.Sprintf("%s: got %d %.200s, want: %v", action, status, answer, strings.ContainsAny(may, letters))
+		}
+	}
+	return ""
+}
+
+// rowsOf counts the rows of a resource.
+func (a *asker) rowsOf(resource string) (n int) {
+	a.w.must(a.w.scan(a.db, `SELECT count(*) FROM "`+resource+`"`, &n))
+	return n
+}
+
+func (a *asker) create(p *who, r policyRow, place string) string {
+	body, may := "{}", r.post != "" && strings.Contains(p.may(r.name, place), "c")
+	if r.post != "" {
+		a.w.n++
+		a.w.must(a.db.Write(a.w.ctx, func(tx *db.Tx) (err error) {
+			body, err = a.w.places[place].fill(a.w.ctx, tx, r.post, a.w.n)
+			return err
+		}))
+	}
+	before := a.rowsOf(r.name)
+	status, answer := a.ask(p, "POST", r.name, body)
+	made := a.rowsOf(r.name) - before
+	switch {
+	case strings.Contains(p.may(r.name, place), "i"):
+		if status != 201 || made != 0 {
+			return fmt.Sprintf("%s: got %d %.200s and %d rows, want it accepted and ignored", body, status, answer, made)
+		}
+	case may && (status != 201 || made != 1):
+		return fmt.Sprintf("%s: got %d %.200s and %d rows, want one", body, status, answer, made)
+	case !may && (status != 401 && status != 403 || made != 0):
+		return fmt.Sprintf("%s: got %d %.200s and %d rows, want a refusal", body, status, answer, made)
+	}
+	return ""
+}
+
+// written reads the column that a change is seen in.
+func (a *asker) written(r policyRow, id int64) (v any) {
+	a.w.must(a.w.scan(a.db, `SELECT max("`+r.column+`") FROM "`+r.name+`" WHERE id = ?`, &v, id))
+	return v
+}
+
+// refused judges the answer to a change that may not be made: who sees the row is told no, for everybody else it is not there.
+func (p *who) refused(r policyRow, place string, status int) string {
+	switch {
+	case p.caller.Kind == access.Anonymous && status == 401, status == 403, status == 401:
+		return ""
+	case status == 200 && !strings.Contains(p.may(r.name, place), "r") && p.knows(r.name):
+		return "" // nothing was there to be changed
+	}
+	return fmt.Sprintf("got %d, want a refusal", status)
+}
+
+func (a *asker) update(p *who, r policyRow, place string) string {
+	if r.patch == "" { // nobody may: the column does not matter
+		status, _ := a.ask(p, "PATCH", fmt.Sprintf("%s(%d)", r.name, a.row(r, place)), `{"id":1}`)
+		return p.refused(r, place, status)
+	}
+	id := a.row(r, place)
+	may := strings.Contains(p.may(r.name, place), "u")
+	if may && r.name != "application" { // a level is on the fleet that is there, not on a new one
+		id = a.victim(r, place)
+	}
+	a.w.n++
+	body := strings.ReplaceAll(r.patch, "{n}", fmt.Sprint(a.w.n))
+	before := a.written(r, id)
+	status, answer := a.ask(p, "PATCH", fmt.Sprintf("%s(%d)", r.name, id), body)
+	changed := fmt.Sprint(a.written(r, id)) != fmt.Sprint(before)
+	switch {
+	case may && (status != 200 || !changed):
+		return fmt.Sprintf("got %d %.200s, changed: %v, want the change", status, answer, changed)
+	case !may && changed:
+		return fmt.Sprintf("got %d %.200s and the row is changed", status, answer)
+	case !may:
+		return p.refused(r, place, status)
+	}
+	return ""
+}
+
+func (a *asker) remove(p *who, r policyRow, place string) string {
+	id := a.row(r, place)
+	may := strings.Contains(p.may(r.name, place), "d")
+	if may {
+		id = a.victim(r, place)
+	}
+	status, answer := a.ask(p, "DELETE", fmt.Sprintf("%s(%d)", r.name, id), "")
+	var left int
+	a.w.must(a.w.scan(a.db, `SELECT count(*) FROM "`+r.name+`" WHERE id = ?`, &left, id))
+	switch {
+	case may && (status != 200 || left != 0):
+		return fmt.Sprintf("got %d %.200s, %d left, want it gone", status, answer, left)
+	case !may && left == 0 && place != "absent":
+		return fmt.Sprintf("got %d %.200s and the row is gone", status, answer)
+	case !may:
+		return p.refused(r, place, status)
+	}
+	return ""
+}
+
+// victim makes a row in a place that may be changed or deleted, without harm for the others. What a grant on one device gives
+// ends with the device.
+func (a *asker) victim(r policyRow, place string) int64 {
+	id := a.w.insert(a.db, a.w.places[place], r.insert)
+	if r.name == "device" {
+		a.w.must(a.db.Write(a.w.ctx, func(tx *db.Tx) error {
+			_, err := tx.ExecContext(a.w.ctx, `UPDATE device SET is_accessible_by_support_until__date = (SELECT d.is_accessible_by_support_until__date
+				FROM device d WHERE d.id = ?) WHERE id = ?`, a.w.places[place].ids["device"], id)
+			return err
+		}))
+	}
+	return id
+}
+
+func (w *world) asker() *asker { return &asker{w: w, db: w.db, handler: w.server.handler} }

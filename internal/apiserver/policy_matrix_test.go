@@ -1,0 +1,73 @@
+package apiserver
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/roadstead-io/roadstead/internal/db/dbtest"
+)
+
+// Everybody × every resource × every verb × a row of their own fleet, of the fleet beside it, of a public one, of another tenant, and
+// one that is not there. What may be is told in the tables of this package's policy tests, which nobody computed from the rules.
+func TestPolicyMatrix(t *testing.T) {
+	w := newPolicyWorld(t, dbtest.Config(t, Migrations()...).DSN)
+	a := w.asker()
+	tried := map[string]int{}
+	for _, name := range w.names() {
+		p := w.people[name]
+		grantee := "sue"
+		if strings.HasPrefix(name, "sam") {
+			grantee = "sam"
+		}
+		w.grant(grantee)
+		for _, r := range policyRows {
+			for _, c := range w.cellsOf(p, r) {
+				tried[c.verb]++
+				if wrong := c.try(a); wrong != "" {
+					t.Errorf("%s × %s × %s × %s: %s", p.name, r.name, c.verb, c.place, wrong)
+				}
+			}
+		}
+	}
+	total := 0
+	for _, n := range tried {
+		total += n
+	}
+	t.Logf("%d cells: %d somebodies, %d resources, %v", total, len(w.people), len(policyRows), tried)
+}
+
+func (w *world) names() (names []string) {
+	for name := range w.people {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// A resource that is in no table has not been thought about.
+func TestEveryResourceIsInAPolicyTable(t *testing.T) {
+	w := newPolicyWorld(t, "")
+	var known []string
+	for _, r := range policyRows {
+		known = append(known, r.name)
+		if inFleets[r.name] == nil && inOrganizations[r.name] == nil {
+			t.Errorf("%s is in neither table", r.name)
+		}
+	}
+	for _, list := range []string{everybodysPolicy, peoplesPolicy, ownPolicy} {
+		known = append(known, strings.Fields(list)...)
+	}
+	var declared []string
+	for _, r := range w.server.model().Resources {
+		declared = append(declared, r.Name)
+		if !slices.Contains(known, r.Name) {
+			t.Errorf("no table says who may do what with %s", r.Name)
+		}
+	}
+	for _, name := range known {
+		if !slices.Contains(declared, name) {
+			t.Errorf("the tables speak of %s, which is no resource", name)
+		}
+	}
+}
