@@ -83,23 +83,16 @@ func (d *Devices) look(ctx context.Context, tx *db.Tx, by access.Caller, uuid ap
 
 // assemble puts a device's target together: its supervisor's app, its host's and its fleet's.
 func (d *Devices) assemble(ctx context.Context, tx *db.Tx, row stateRow) (*api.DeviceTarget, map[string]string, error) {
-	var name string
-	var release sql.NullInt64
-	err := tx.QueryRowContext(ctx, `SELECT d.device_name, coalesce(d.is_pinned_on__release, f.should_be_running__release)
-		FROM device d JOIN application f ON f.id = d.belongs_to__application WHERE d.id = ?`, row.device).Scan(&name, &release)
+	vars, err := readOwn(ctx, tx, row.device)
 	if err != nil {
 		return nil, nil, err
 	}
-	vars, err := deviceVariables(ctx, tx, row.device)
-	if err != nil {
-		return nil, nil, err
-	}
-	part, err := d.parts.get(ctx, tx, partKey{row.fleet, release.Int64}, row.tags.fleet)
+	part, err := d.parts.get(ctx, tx, partKey{row.fleet, vars.release}, row.tags.fleet)
 	if err != nil {
 		return nil, nil, err
 	}
 	config := d.config(part.config, vars.config)
-	out := &api.DeviceTarget{Name: name, Config: config, Apps: map[string]*api.AppTarget{part.uuid: part.target(vars, config)}}
+	out := &api.DeviceTarget{Name: vars.name, Config: config, Apps: map[string]*api.AppTarget{part.uuid: part.target(vars, config)}}
 	for _, other := range []struct {
 		of      partKey
 		version string

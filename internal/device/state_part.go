@@ -301,17 +301,22 @@ func (vars variables) addTo(s *partService) {
 
 // ownVariables are what a device has of its own. They are stronger than everything of its fleet.
 type ownVariables struct {
+	name                string
+	release             int64 // that it should run; 0: none
 	config, environment map[string]string
 	services            map[int64]map[string]string // by service
 }
 
-func deviceVariables(ctx context.Context, tx *db.Tx, device int64) (ownVariables, error) {
+// readOwn reads all of it in one go.
+func readOwn(ctx context.Context, tx *db.Tx, device int64) (ownVariables, error) {
 	own := ownVariables{config: map[string]string{}, environment: map[string]string{}, services: map[int64]map[string]string{}}
 	rows, err := tx.QueryContext(ctx, `
-		SELECT 1, 0, name, value FROM device_config_variable WHERE device = ?
+		SELECT 0, coalesce(d.is_pinned_on__release, f.should_be_running__release, 0), '', d.device_name
+			FROM device d JOIN application f ON f.id = d.belongs_to__application WHERE d.id = ?
+		UNION ALL SELECT 1, 0, name, value FROM device_config_variable WHERE device = ?
 		UNION ALL SELECT 2, 0, name, value FROM device_environment_variable WHERE device = ?
 		UNION ALL SELECT 3, si.installs__service, v.name, v.value FROM service_install si
-			JOIN device_service_environment_variable v ON v.service_install = si.id WHERE si.device = ?`, device, device, device)
+			JOIN device_service_environment_variable v ON v.service_install = si.id WHERE si.device = ?`, device, device, device, device)
 	if err != nil {
 		return own, err
 	}
@@ -324,6 +329,8 @@ func deviceVariables(ctx context.Context, tx *db.Tx, device int64) (ownVariables
 			return own, err
 		}
 		switch what {
+		case 0:
+			own.release, own.name = service, value
 		case 1:
 			own.config[name] = value
 		case 2:
