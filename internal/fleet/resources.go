@@ -129,7 +129,7 @@ func (f *Fleets) application() *odata.Resource {
 		Keys: [][]string{{"slug"}, {"uuid"}, {"app_name", "organization"}, {"actor"}},
 		UniqueText: map[string]string{
 			"app_name,organization": `"app_name" and "organization" must be unique.`,
-			"slug":                  `"slug" must be unique.`,
+			"slug":                  `"app_name" and "organization" must be unique.`, // it is made of the two
 			"uuid":                  `"uuid" must be unique.`,
 		},
 		Rules:  applicationRules(),
