@@ -256,6 +256,23 @@ func TestWhoActsOnDevices(t *testing.T) {
 	s.want(s.alice, "/supervisor/v1/blink", body, 404, "No online device(s) found")
 }
 
+func TestBoundsOfLogs(t *testing.T) {
+	for _, test := range []struct {
+		logs  Logs
+		names string // what a refusal names
+	}{
+		{Logs{}, ""}, {Logs{KeepAlive: time.Minute, OfUser: 1, OfDevice: 1}, ""}, {Logs{KeepAlive: time.Millisecond}, "keep_alive"},
+		{Logs{KeepAlive: time.Hour}, "keep_alive"}, {Logs{OfUser: -1}, "of_user"}, {Logs{OfDevice: -1}, "of_device"},
+	} {
+		switch err := test.logs.Validate(); {
+		case test.names == "" && err != nil:
+			t.Errorf("%+v: %v", test.logs, err)
+		case test.names != "" && (err == nil || !strings.Contains(err.Error(), test.names)):
+			t.Errorf("%+v: got %v, want a refusal of %s", test.logs, err, test.names)
+		}
+	}
+}
+
 func FuzzAction(f *testing.F) {
 	f.Add(`{"deviceId":1,"appId":"2","data":{"a":1},"method":"get"}`)
 	f.Add(`{"uuid":"00000000000000000000000000000001"}`)

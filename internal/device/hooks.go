@@ -7,6 +7,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -101,6 +103,13 @@ func checkColumns(c *odata.Change) error {
 		}
 		if err := checkName(s); err != nil {
 			return err
+		}
+	}
+	for _, column := range []string{"custom_latitude", "custom_longitude"} { // degrees, as text; an empty one clears it
+		if s, ok := c.Values[column].(string); ok && s != "" {
+			if f, err := strconv.ParseFloat(s, 64); err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
+				return api.Errorf(api.Invalid, "%q is not a number", column)
+			}
 		}
 	}
 	if v, ok := c.Values["os_version"].(string); ok {

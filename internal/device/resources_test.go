@@ -55,6 +55,9 @@ func TestDeviceWritesByPeople(t *testing.T) {
 	}{
 		{map[string]any{"device_name": "pier", "note": "by the harbour"}, 200, ""},
 		{map[string]any{"is_accessible_by_support_until__date": 1800000000000}, 200, ""},
+		{map[string]any{"custom_latitude": "41.383333", "custom_longitude": "2.183333"}, 200, ""},
+		{map[string]any{"custom_latitude": "north"}, 400, "custom_latitude"},
+		{map[string]any{"custom_longitude": "NaN"}, 400, "custom_longitude"},
 		{map[string]any{"device_name": ""}, 400, "needs a name"},
 		{map[string]any{"device_name": "two\nlines"}, 400, "Device name cannot contain any newline characters."},
 		{map[string]any{"uuid": string(uuidOf(2))}, 403, ""},
@@ -70,6 +73,9 @@ func TestDeviceWritesByPeople(t *testing.T) {
 	if row["device_name"] != "pier" || row["note"] != "by the harbour" {
 		t.Errorf("after the writes: %v", row)
 	}
+	w.same("location", w.one(w.alice, "device?$select=latitude,longitude"), map[string]any{"latitude": "41.383333", "longitude": "2.183333"})
+	w.patchDevice(made.ID, "custom_latitude", "")
+	w.same("location, cleared", w.one(w.alice, "device?$select=latitude,custom_latitude"), map[string]any{"latitude": nil, "custom_latitude": ""})
 	w.want(w.bob, "PATCH", path, map[string]any{"device_name": "stolen"}, 200, "") // as with a filter that finds nothing
 	w.want(w.bob, "DELETE", path, nil, 200, "")
 	if row = w.one(w.alice, "device?$select=device_name"); row["device_name"] != "pier" {
