@@ -55,7 +55,7 @@ func (d *DB) openPostgres(dsn string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
 	if err := d.suits(ctx); err != nil {
-		if isPostgres(err, "28000", "28P01", "3D000", "42501") { // who we are, which database, what we may
+		if isPostgres(err, "28000", "28P01", "3D000", "42501", "42704") { // who we are, which database, what we may and set
 			err = fmt.Errorf("%w: %w", ErrUnsuitable, err)
 		}
 		return errors.Join(fmt.Errorf("db: open %s: %w", d.Address(), err), d.Close())
