@@ -10,7 +10,10 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
+	"runtime/pprof"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +24,8 @@ import (
 const (
 	roleEnv = "ROADSTEAD_BENCH_ROLE" // be an api role instead of a benchmark
 	asRole  = "X-Bench-Role"         // who is asking; without it, the edge
+
+	profileEnv = "ROADSTEAD_BENCH_PROFILE" // a file for the CPU profile of that process, from when its world is filled
 )
 
 // TestMain plays an api role when it is told to: its CPU time must not be that of the clients.
@@ -42,6 +47,9 @@ func TestMain(m *testing.M) {
 // It says its address on standard output and ends when standard input does.
 func playRole(b *testing.B, sql string) {
 	handler, chain := openAPIRole(b, sql)
+	if file := os.Getenv(profileEnv); file != "" {
+		defer profile(b, file)()
+	}
 	ln := listen(b)
 	srv := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		role := r.Header.Get(asRole)
@@ -57,6 +65,35 @@ func playRole(b *testing.B, sql string) {
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	_ = srv.Close()
 	<-done
+}
+
+// profile begins with the first signal that the benchmark sends.
+func profile(b *testing.B, file string) (end func()) {
+	b.Helper()
+	f, err := os.Create(file)
+	if err != nil {
+		b.Fatal(err)
+	}
+	begin := make(chan os.Signal, 1)
+	signal.Notify(begin, syscall.SIGUSR1)
+	stopped := make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		select {
+		case <-begin:
+			done <- pprof.StartCPUProfile(f)
+		case <-stopped:
+			done <- nil
+		}
+	}()
+	return func() {
+		close(stopped)
+		if err := <-done; err != nil {
+			b.Error(err)
+		}
+		pprof.StopCPUProfile()
+		_ = f.Close()
+	}
 }
 
 // role is a process that plays the api role.

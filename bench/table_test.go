@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -91,6 +92,9 @@ func open(b *testing.B, sql string, devices int, way string) *target {
 func table(b *testing.B, sql string, devices int, way string) {
 	t := open(b, sql, devices, way)
 	rows := t.world.hotPaths()
+	if os.Getenv(profileEnv) != "" && way == "role" {
+		_ = syscall.Kill(t.pids[0], syscall.SIGUSR1)
+	}
 	count, err := strconv.Atoi(tableClients)
 	t.world.must(err)
 	clients := make([]*wire, count)

@@ -1,10 +1,11 @@
 package apiserver
 
 import (
-	"compress/gzip"
 	"net/http"
 	"strings"
 	"sync"
+
+	"github.com/klauspost/compress/gzip" // a fifth of the standard library's CPU time for the same bytes
 )
 
 // compressFrom is the size from which an answer is worth compressing.
