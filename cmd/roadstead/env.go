@@ -192,7 +192,7 @@ func (a *app) envRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rm NAME...", Aliases: []string{"remove", "unset"}, Short: "Remove variables",
 		Example: "  roadstead env rm GREETING --fleet hello\n  roadstead env rm GREETING --device kitchen --service web",
-		Args:    cmdline.Args(1, -1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args:    cmdline.Args(1, -1), ValidArgsFunction: a.variableNames(&s),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			c, err := a.Connect(ctx)
@@ -316,4 +316,18 @@ func (s *envScope) list(ctx context.Context, c *client.Client) ([]variableView, 
 	}
 	slices.SortStableFunc(views, func(a, b variableView) int { return strings.Compare(a.Name, b.Name) })
 	return views, nil
+}
+
+// variableNames completes the names of the variables in a scope.
+func (a *app) variableNames(s *envScope) cmdline.Completer {
+	return a.Remote(func(ctx context.Context, c *client.Client) ([]string, error) {
+		views, err := s.list(ctx, c)
+		var list []string
+		for _, v := range views {
+			if s.device == "" || v.Scope == "device" {
+				list = append(list, v.Name)
+			}
+		}
+		return list, err
+	})
 }

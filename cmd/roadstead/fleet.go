@@ -99,7 +99,7 @@ func (a *app) fleetCreateCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&deviceType, "type", "t", "", "device type, such as generic-amd64 (see `roadstead device-type list`)")
-	cmd.Flags().StringVar(&organization, "organization", "", "organization to own it; not needed when you are in only one")
+	cmd.Flags().StringVar(&organization, "organization", "", "organization to own it; yours alone when it is not given")
 	_ = cmd.RegisterFlagCompletionFunc("type", a.DeviceTypes()) // fails only for a flag that is not there
 	return cmd
 }
@@ -148,6 +148,9 @@ func findOrganization(ctx context.Context, c *client.Client, handle string) (*cl
 	if err != nil {
 		return nil, err
 	}
+	if handle == "" && len(found) > 1 {
+		handle = who.Username // the organization that came with the user, when it is still there
+	}
 	var handles []string
 	for _, o := range found {
 		if o.Handle == handle {
@@ -156,7 +159,7 @@ func findOrganization(ctx context.Context, c *client.Client, handle string) (*cl
 		handles = append(handles, o.Handle)
 	}
 	switch {
-	case handle != "":
+	case handle != "" && handle != who.Username:
 		return nil, api.Errorf(api.NotFound, "you are in no organization %q, only in: %s", handle, strings.Join(handles, ", "))
 	case len(found) == 1:
 		return &found[0], nil

@@ -38,15 +38,18 @@ func (a *app) keyCommand() *cobra.Command {
 }
 
 func (a *app) keyCreateCommand() *cobra.Command {
-	var fleet, expires, description string
+	var fleet, expires, description, level string
+	var only []string
 	var uses int
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Create a key; it is shown this once",
-		Long: `Create an API key that can do what you can do, except create keys. With --fleet create a provisioning key: it can register
-devices into that fleet and do nothing else.
+		Long: `Create an API key that can do what you can do, except create keys. With --level and --only it can do less: at most what such a
+member of a fleet may, and only in the fleets named. With --fleet create a provisioning key: it can register devices into that fleet
+and do nothing else.
 
 The key alone goes to the standard output.`,
 		Example: `  roadstead key create ci --expires 90d
+  roadstead key create dashboard --level observer --only hello --only acme/beta
   roadstead key create factory --fleet hello --uses 100 --expires 2027-01-31`,
 		Args: cmdline.Args(1, 1), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -60,13 +63,20 @@ The key alone goes to the standard output.`,
 			if uses < 0 {
 				return cmdline.Usagef("--uses %d is no number of devices", uses)
 			}
-			key := api.NewKey{Name: args[0], Description: description, ExpiryDate: until, MaxUses: uses}
+			if fleet != "" && (level != "" || len(only) > 0) {
+				return cmdline.Usagef("a provisioning key can do one thing in one fleet; --level and --only are for keys of your own")
+			}
+			key := api.NewKey{Name: args[0], Description: description, ExpiryDate: until, MaxUses: uses, Level: level, Fleets: only}
 			return a.createKey(cmd.Context(), key, fleet)
 		},
 	}
 	cmd.Flags().StringVarP(&fleet, "fleet", "f", "", "make a provisioning key of this fleet")
 	cmd.Flags().StringVar(&expires, "expires", "", "when it ends: 12h, 90d, 2027-01-31, never")
 	cmd.Flags().StringVar(&description, "description", "", "what it is for")
+	cmd.Flags().StringVar(&level, "level", "", "at most what an observer, operator or developer of a fleet may do")
+	cmd.Flags().StringArrayVar(&only, "only", nil, "only in this fleet; give it again for more")
+	cmdline.Fixed(cmd, "level", "observer", "operator", "developer")
+	_ = cmd.RegisterFlagCompletionFunc("only", a.Fleets()) // fails only for a flag that is not there
 	cmd.Flags().IntVar(&uses, "uses", 0, "how many devices it may register (0: no bound)")
 	_ = cmd.RegisterFlagCompletionFunc("fleet", a.Fleets()) // fails only for a flag that is not there
 	return cmd
@@ -78,6 +88,13 @@ func (a *app) createKey(ctx context.Context, key api.NewKey, fleet string) error
 		return err
 	}
 	var secret string
+	for i, ref := range key.Fleets {
+		f, err := c.FindFleet(ctx, ref, client.Query{})
+		if err != nil {
+			return err
+		}
+		key.Fleets[i] = f.Slug
+	}
 	if fleet == "" {
 		secret, err = c.CreateUserKey(ctx, key)
 	} else {
@@ -176,7 +193,7 @@ func (a *app) keyRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rm ID...", Aliases: []string{"remove", "revoke"}, Short: "Remove keys; they stop working at once",
 		Example: "  roadstead key rm 31 32",
-		Args:    cmdline.Args(1, -1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args:    cmdline.Args(1, -1), ValidArgsFunction: a.keyNames(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var ids []int64
 			for _, arg := range args {
@@ -212,4 +229,16 @@ func (a *app) keyRemoveCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask")
 	return cmd
+}
+
+// keyNames completes the ids of the caller's keys, each with its name.
+func (a *app) keyNames() cmdline.Completer {
+	return a.Remote(func(ctx context.Context, c *client.Client) ([]string, error) {
+		found, err := client.Get[client.APIKey](ctx, c, "api_key", client.Query{Select: "id,name", Filter: "name ne null", OrderBy: "name asc", Top: 200})
+		var list []string
+		for _, k := range found {
+			list = append(list, strconv.FormatInt(k.ID, 10)+"\t"+k.Name)
+		}
+		return list, err
+	})
 }

@@ -138,7 +138,7 @@ func (a *app) tagRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rm KEY", Aliases: []string{"remove"}, Short: "Remove a tag",
 		Example: "  roadstead tag rm room --device kitchen",
-		Args:    cmdline.Args(1, 1), ValidArgsFunction: cobra.NoFileCompletions,
+		Args:    cmdline.Args(1, 1), ValidArgsFunction: cmdline.First(a.tagKeys(&s)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.Connect(cmd.Context())
 			if err != nil {
@@ -165,4 +165,21 @@ func (a *app) tagRemoveCommand() *cobra.Command {
 	}
 	s.register(a, cmd)
 	return cmd
+}
+
+// tagKeys completes the keys of the tags in a scope.
+func (a *app) tagKeys(s *tagScope) cmdline.Completer {
+	return a.Remote(func(ctx context.Context, c *client.Client) ([]string, error) {
+		resource, parent, id, err := s.find(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		found, err := client.Get[client.Tag](ctx, c, resource,
+			client.Query{Select: "id,tag_key", Filter: client.Where(parent+" eq ?", id), OrderBy: "tag_key asc"})
+		var list []string
+		for _, t := range found {
+			list = append(list, t.Key)
+		}
+		return list, err
+	})
 }

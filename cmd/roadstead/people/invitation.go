@@ -2,11 +2,13 @@ package people
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 
 	"github.com/spf13/cobra"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 )
@@ -17,7 +19,6 @@ type inviteRow struct {
 	FleetAs client.Ref[named] `json:"application_membership_role"`
 	OrgAs   client.Ref[named] `json:"organization_membership_role"`
 	Expires string            `json:"expires_at"`
-	Token   string            `json:"invitation_token"` // only in the answer to its creation
 }
 
 type mail struct {
@@ -97,12 +98,16 @@ func (a people) inviteCreate() *cobra.Command {
 			if err != nil {
 				return cmdline.Taken(err, "an invitation of "+args[0])
 			}
+			var link api.Invitation
+			if err := c.Do(ctx, http.MethodPost, fmt.Sprintf("/%s/v1/invitations/%d/link", m.door, made.ID), nil, &link); err != nil {
+				return err
+			}
 			if a.Output == "json" {
-				return a.JSON(inviteView{ID: made.ID, Email: args[0], Role: role, ExpiresAt: made.Expires, Token: made.Token})
+				return a.JSON(inviteView{ID: made.ID, Email: args[0], Role: role, ExpiresAt: made.Expires, Token: link.Token})
 			}
 			a.Say("Invited %s to %s. They accept with `roadstead invite accept TOKEN`; this is the only time that it is shown:",
 				args[0], m.name)
-			_, err = a.Out.Write([]byte(made.Token + "\n"))
+			_, err = fmt.Fprintln(a.Out, link.Token)
 			return err
 		},
 	})

@@ -23,6 +23,7 @@ func (w *where) register(a people, cmd *cobra.Command) {
 // membership is how a kind of membership is stored.
 type membership struct {
 	resource, parent, role, invite, invitedTo string
+	door                                      string // of its invitations: /user/v1/…, /org/v1/…
 	id                                        int64
 	name                                      string
 }
@@ -34,7 +35,7 @@ func (w *where) find(ctx context.Context, c *client.Client) (membership, error) 
 			return membership{}, err
 		}
 		return membership{"user_application_membership", "is_member_of__application", "application_membership_role",
-			"application_invite", "is_invited_to__application", f.ID, "fleet " + f.Slug}, nil
+			"application_invite", "is_invited_to__application", "user", f.ID, "fleet " + f.Slug}, nil
 	}
 	if w.organization == "" {
 		return membership{}, cmdline.Usagef("say of what with --fleet or --organization")
@@ -44,7 +45,7 @@ func (w *where) find(ctx context.Context, c *client.Client) (membership, error) 
 		return membership{}, err
 	}
 	return membership{"organization_membership", "is_member_of__organization", "organization_membership_role",
-		"organization_invite", "is_invited_to__organization", o.ID, "organization " + o.Handle}, nil
+		"organization_invite", "is_invited_to__organization", "org", o.ID, "organization " + o.Handle}, nil
 }
 
 type memberRow struct {
