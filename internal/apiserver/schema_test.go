@@ -143,11 +143,15 @@ func sqliteSchema(t *testing.T, d *db.DB) schemaLines {
 			deferred := regexp.MustCompile(`(?i)"?\b` + r[0] + `\b"?[^,]*DEFERRABLE INITIALLY DEFERRED`).MatchString(text)
 			s.add("%s.%s -> %s.%s, update %s, delete %s, deferred %v", name, r[0], r[1], r[2], r[3], r[4], deferred)
 		}
+		var order []string // in which uniques are checked: an error names the first that is violated
 		for _, index := range ask(t, d, `SELECT l.name, l."unique", l.origin, m.sql FROM pragma_index_list(?) l
 			LEFT JOIN sqlite_master m ON m.name = l.name AND m.type = 'index'`, name) {
 			var on []string
 			for _, c := range ask(t, d, `SELECT name FROM pragma_index_info(?) ORDER BY seqno`, index[0]) {
 				on = append(on, c[0])
+			}
+			if index[1] == "1" && index[2] != "pk" {
+				order = append(order, fmt.Sprint(on))
 			}
 			_, where, _ := strings.Cut(index[3], " WHERE ")
 			switch index[2] {
@@ -157,6 +161,7 @@ func sqliteSchema(t *testing.T, d *db.DB) schemaLines {
 				s.add("%s: index %s on %v, unique %v, where %v", name, index[0], on, index[1] == "1", words(where, columns))
 			}
 		}
+		s.add("%s: uniques in the order %v", name, order)
 		for _, check := range checks(text) {
 			s.add("%s: check of %v", name, words(check, columns))
 		}
@@ -213,13 +218,17 @@ func postgresSchema(t *testing.T, d *db.DB) schemaLines {
 			}
 			s.add("%s.%s -> %s.%s, update %s, delete %s, deferred %s", name, r[0], r[1], r[2], action[r[3]], action[r[4]], r[5])
 		}
+		var order []string
 		for _, index := range ask(t, d, `SELECT c.relname, i.indisunique, coalesce(CAST(k.contype AS TEXT), ''),
 				coalesce(pg_get_expr(i.indpred, i.indrelid), ''), CAST(i.indexrelid AS TEXT)
 			FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.contype IN ('p', 'u')
-			WHERE i.indrelid = CAST(? AS BIGINT)`, oid) {
+			WHERE i.indrelid = CAST(? AS BIGINT) ORDER BY i.indexrelid`, oid) {
 			var on []string
 			for _, c := range ask(t, d, `SELECT attname FROM pg_attribute WHERE attrelid = CAST(? AS BIGINT) ORDER BY attnum`, index[4]) {
 				on = append(on, c[0])
+			}
+			if index[1] == "true" && index[2] != "p" {
+				order = append(order, fmt.Sprint(on))
 			}
 			switch index[2] {
 			case "u":
@@ -228,6 +237,7 @@ func postgresSchema(t *testing.T, d *db.DB) schemaLines {
 				s.add("%s: index %s on %v, unique %s, where %v", name, index[0], on, index[1], words(index[3], columns))
 			}
 		}
+		s.add("%s: uniques in the order %v", name, order)
 		for _, check := range ask(t, d, `SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'c' AND conrelid = CAST(? AS BIGINT)`, oid) {
 			s.add("%s: check of %v", name, words(check[0], columns))
 		}

@@ -71,9 +71,11 @@ CREATE TABLE organization_invite (
     organization_membership_role BIGINT NOT NULL REFERENCES organization_membership_role (id),
     message TEXT COLLATE "C",
     is_created_by__user BIGINT REFERENCES "user" (id) ON DELETE CASCADE,
-    token_hash TEXT COLLATE "C" NOT NULL UNIQUE,
+    token_hash TEXT COLLATE "C" NOT NULL,
     expires_at TEXT COLLATE "C" NOT NULL,
-    UNIQUE (invited, is_invited_to__organization)
+    -- In the order in which SQLite checks them: an error names the first that is violated.
+    UNIQUE (invited, is_invited_to__organization),
+    UNIQUE (token_hash)
 );
 CREATE INDEX organization_invite_organization ON organization_invite (is_invited_to__organization);
 CREATE INDEX organization_invite_creator ON organization_invite (is_created_by__user);
@@ -86,9 +88,11 @@ CREATE TABLE application_invite (
     application_membership_role BIGINT NOT NULL REFERENCES application_membership_role (id),
     message TEXT COLLATE "C",
     is_created_by__user BIGINT REFERENCES "user" (id) ON DELETE CASCADE,
-    token_hash TEXT COLLATE "C" NOT NULL UNIQUE,
+    token_hash TEXT COLLATE "C" NOT NULL,
     expires_at TEXT COLLATE "C" NOT NULL,
-    UNIQUE (invited, is_invited_to__application)
+    -- In the order in which SQLite checks them: an error names the first that is violated.
+    UNIQUE (invited, is_invited_to__application),
+    UNIQUE (token_hash)
 );
 CREATE INDEX application_invite_application ON application_invite (is_invited_to__application);
 CREATE INDEX application_invite_creator ON application_invite (is_created_by__user);

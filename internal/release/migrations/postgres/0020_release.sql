@@ -43,12 +43,13 @@ CREATE INDEX release_created ON "release" (belongs_to__application, created_at);
 CREATE INDEX release_commit ON "release" ("commit");
 CREATE INDEX release_user ON "release" (is_created_by__user);
 CREATE INDEX release_running ON "release" (heartbeat_at) WHERE status = 'running';
-CREATE UNIQUE INDEX release_one_success_a_commit ON "release" (belongs_to__application, "commit") WHERE status = 'success';
-CREATE UNIQUE INDEX release_one_valid_a_release_version ON "release" (belongs_to__application, release_version)
-    WHERE status = 'success' AND is_invalidated = 0 AND release_version IS NOT NULL;
+-- In the order in which SQLite checks them: an error names the first that is violated.
 CREATE UNIQUE INDEX release_revision ON "release"
     (belongs_to__application, semver_major, semver_minor, semver_patch, semver_prerelease, variant, revision)
     WHERE revision IS NOT NULL;
+CREATE UNIQUE INDEX release_one_valid_a_release_version ON "release" (belongs_to__application, release_version)
+    WHERE status = 'success' AND is_invalidated = 0 AND release_version IS NOT NULL;
+CREATE UNIQUE INDEX release_one_success_a_commit ON "release" (belongs_to__application, "commit") WHERE status = 'success';
 
 -- An image outlives no fleet; the release package deletes both together, which is why the service is no cascade here: a
 -- service that images were built of cannot be deleted by itself.
