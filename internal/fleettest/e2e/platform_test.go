@@ -175,8 +175,11 @@ func (pl *platform) start() error {
 		return err
 	}
 	pl.log = log
-	pl.cmd = pl.command("roadsteadd", "up", "--data", pl.data, "--domain", pl.domain, "--listen", pl.address+":443", "--poll-interval", "2s",
-		"--sql-file", pl.sqlFile)
+	args := []string{"up", "--data", pl.data, "--domain", pl.domain, "--listen", pl.address + ":443", "--poll-interval", "2s"}
+	if pl.sqlFile != "" { // then there may be two api processes, so there are: neither may know what the other does not
+		args = append(args, "--sql-file", pl.sqlFile, "--api-processes", "2")
+	}
+	pl.cmd = pl.command("roadsteadd", args...)
 	pl.cmd.Stderr = log
 	out, err := pl.cmd.StdoutPipe()
 	if err != nil {

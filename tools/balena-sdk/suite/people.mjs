@@ -1,6 +1,6 @@
 // Organizations, who belongs to them, teams, and who may do what with a fleet.
 import assert from 'node:assert/strict';
-import { before, describe, it } from 'node:test';
+import { after, before, describe, it } from 'node:test';
 import { apiUrl, as, fails, newFleet, organization, unique, users } from './world.mjs';
 
 /** link asks for what the invited person would be sent; the server sends no mail, so it gives it to those who invite. */
@@ -58,6 +58,7 @@ describe('models.organization.invite and .membership', () => {
 		org = await sdk.models.organization.create({ name: unique('invites') });
 		their = await stranger.auth.getUserInfo();
 	});
+	after(() => sdk.models.organization.remove(org.id));
 
 	it('invites, lists and revokes', async () => {
 		const invite = await sdk.models.organization.invite.create(org.id, { invitee: 'nobody@example.com', roleName: 'member', message: 'Join us' });
