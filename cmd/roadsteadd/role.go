@@ -88,10 +88,11 @@ func runRole(ctx context.Context, name string, f roleFlags) error {
 	if err := sandbox.Harden(name == roleBuildkit); err != nil {
 		return err
 	}
-	log, err := roleLogger(processName(name, f.dir), f.logFormat)
+	log, flush, err := roleLogger(processName(name, f.dir), f.logFormat)
 	if err != nil {
 		return err
 	}
+	defer flush()
 	in, err := inherit(name, f)
 	if err != nil {
 		return fmt.Errorf("role %s: %w", name, err)

@@ -189,10 +189,11 @@ func childEnv() []string {
 	return env
 }
 
-func roleLogger(name, format string) (*slog.Logger, error) {
-	log, err := logger(os.Stderr, format)
+func roleLogger(name, format string) (log *slog.Logger, flush func(), err error) {
+	buffer := newBuffered(os.Stderr)
+	log, err = logger(buffer, format)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return log.With("role", name), nil
+	return slog.New(urgent{log.Handler(), buffer}).With("role", name), buffer.flush, nil
 }

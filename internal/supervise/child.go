@@ -242,7 +242,7 @@ func wait(ctx context.Context, d time.Duration) {
 
 // lineWriter passes whole lines on, so that the children's logs make one readable stream.
 type lineWriter struct {
-	to   io.Writer // takes one line a call, from many children at once
+	to   io.Writer // takes whole lines, from many children at once
 	last func(string)
 	buf  []byte
 }
@@ -252,26 +252,24 @@ const maxLine = 64 << 10
 
 func (w *lineWriter) Write(p []byte) (int, error) {
 	w.buf = append(w.buf, p...)
-	for {
-		i := bytes.IndexByte(w.buf, '\n')
-		if i < 0 && len(w.buf) < maxLine {
-			return len(p), nil
-		}
-		if i < 0 {
-			i = len(w.buf) - 1
-		}
-		line := w.buf[:i+1]
-		_, _ = w.to.Write(line) // a log that cannot be written is no reason to stop a role
-		if text := strings.TrimSpace(string(line)); text != "" {
-			w.last(text)
-		}
-		w.buf = append(w.buf[:0], w.buf[i+1:]...)
+	end := bytes.LastIndexByte(w.buf, '\n') + 1
+	if end == 0 && len(w.buf) >= maxLine {
+		end = len(w.buf)
 	}
+	if end == 0 {
+		return len(p), nil
+	}
+	_, _ = w.to.Write(w.buf[:end]) // a log that cannot be written is no reason to stop a role
+	if text := bytes.TrimSpace(w.buf[:end]); len(text) > 0 {
+		w.last(string(bytes.TrimSpace(text[bytes.LastIndexByte(text, '\n')+1:])))
+	}
+	w.buf = append(w.buf[:0], w.buf[end:]...)
+	return len(p), nil
 }
 
 // oneAtATime lets several writers share a stream.
 type oneAtATime struct {
-	mu sync.Mutex // one line at a time
+	mu sync.Mutex // one call at a time
 	to io.Writer
 }
 
