@@ -12,6 +12,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/hardware"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -113,7 +114,7 @@ func (a *app) createFleet(ctx context.Context, name, deviceType, organization st
 	if err != nil {
 		return err
 	}
-	kind, err := findDeviceType(ctx, c, deviceType)
+	kind, err := hardware.FindDeviceType(ctx, c, deviceType)
 	if err != nil {
 		return err
 	}

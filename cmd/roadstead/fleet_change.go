@@ -10,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/hardware"
 )
 
 // fleetChange is a command that finds a fleet and writes some of its fields.
@@ -86,7 +87,7 @@ func (a *app) fleetSetCommand() *cobra.Command {
 			fields["is_stored_at__repository_url"] = repository
 		}
 		if deviceType != "" {
-			id, err := findDeviceType(ctx, c, deviceType)
+			id, err := hardware.FindDeviceType(ctx, c, deviceType)
 			if err != nil {
 				return nil, "", err
 			}

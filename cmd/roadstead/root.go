@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/hardware"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/people"
 )
 
@@ -49,7 +50,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 	cmdline.Fixed(root, "output", "table", "json")
 	root.AddCommand(a.loginCommand(), a.logoutCommand(), a.whoamiCommand(), a.fleetCommand(), a.deviceCommand(),
 		a.pushCommand(), a.deployCommand(), a.releaseCommand(), a.envCommand(), a.tagCommand(), a.keyCommand(),
-		a.serviceCommand(), a.configCommand(), a.deviceTypeCommand(), a.osCommand(), a.apiCommand(), a.versionCommand())
+		a.serviceCommand(), a.configCommand(), a.apiCommand(), a.versionCommand())
+	root.AddCommand(hardware.Commands(a.App)...)
 	root.AddCommand(people.Commands(a.App)...)
 	return root
 }

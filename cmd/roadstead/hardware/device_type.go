@@ -1,4 +1,5 @@
-package main
+// Package hardware holds the commands about the kinds of hardware that devices are, and the operating systems for them.
+package hardware
 
 import (
 	"context"
@@ -13,6 +14,15 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
+// hardware adds its commands to what they stand on.
+type hardware struct{ *cmdline.App }
+
+// Commands are the commands of this package.
+func Commands(app *cmdline.App) []*cobra.Command {
+	a := hardware{app}
+	return []*cobra.Command{a.deviceTypeCommand(), a.osCommand()}
+}
+
 // deviceTypeView is the JSON form of a device type.
 type deviceTypeView struct {
 	Slug string `json:"slug"`
@@ -20,7 +30,7 @@ type deviceTypeView struct {
 	Arch string `json:"arch"`
 }
 
-func (a *app) deviceTypeCommand() *cobra.Command {
+func (a hardware) deviceTypeCommand() *cobra.Command {
 	list := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the kinds of hardware that the server knows",
 		Example: "  roadstead device-type list",
@@ -52,7 +62,7 @@ func (a *app) deviceTypeCommand() *cobra.Command {
 		Use: "show DEVICE-TYPE", Short: "Show a kind of hardware", Example: "  roadstead device-type show raspberrypi4-64 -o json",
 		Least: 1, Most: 1, Complete: cmdline.First(a.DeviceTypes()),
 		Do: func(ctx context.Context, c *client.Client, args []string) error {
-			id, err := findDeviceType(ctx, c, args[0])
+			id, err := FindDeviceType(ctx, c, args[0])
 			if err != nil {
 				return err
 			}
@@ -93,8 +103,8 @@ type deviceTypeDetails struct {
 	Contract json.RawMessage `json:"contract"`
 }
 
-// findDeviceType finds a kind of hardware by its slug or one of its other names.
-func findDeviceType(ctx context.Context, c *client.Client, name string) (int64, error) {
+// FindDeviceType finds a kind of hardware by its slug or one of its other names.
+func FindDeviceType(ctx context.Context, c *client.Client, name string) (int64, error) {
 	found, err := client.Get[client.DeviceType](ctx, c, "device_type", client.Query{Select: "id", Top: 1,
 		Filter: client.Where("device_type_alias/any(dta:dta/is_referenced_by__alias eq ?)", name)})
 	if err != nil {

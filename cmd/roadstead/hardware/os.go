@@ -1,4 +1,4 @@
-package main
+package hardware
 
 import (
 	"context"
@@ -23,12 +23,12 @@ type osRelease struct {
 	Issues string `json:"known_issue_list"`
 }
 
-func (a *app) osCommand() *cobra.Command {
+func (a hardware) osCommand() *cobra.Command {
 	versions := a.Command(cmdline.Action{
 		Use: "versions DEVICE-TYPE", Short: "List the operating systems that the server knows for a kind of hardware, newest first",
 		Example: "  roadstead os versions raspberrypi4-64", Least: 1, Most: 1, Complete: cmdline.First(a.DeviceTypes()),
 		Do: func(ctx context.Context, c *client.Client, args []string) error {
-			id, err := findDeviceType(ctx, c, args[0])
+			id, err := FindDeviceType(ctx, c, args[0])
 			if err != nil {
 				return err
 			}
