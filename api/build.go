@@ -51,6 +51,8 @@ type BuildFleet struct {
 type BuildImagesRequest struct {
 	Composition json.RawMessage `json:"composition"` // normalised, see docs/composition.md
 	Services    []string        `json:"services"`
+	// Contract is the project's balena.yml. Its version becomes the release's.
+	Contract json.RawMessage `json:"contract,omitempty"`
 }
 
 // BuildImage is one image that the api role made a row for; the answer to the above is a list of them.

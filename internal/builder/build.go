@@ -2,6 +2,7 @@ package builder
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -252,7 +253,11 @@ func (b *build) work() error {
 	for _, w := range project.Warnings {
 		b.say("Note: %s", w)
 	}
-	images, err := b.images(project)
+	contract, err := compose.Contract(root)
+	if err != nil {
+		return err
+	}
+	images, err := b.images(project, contract)
 	if err != nil {
 		return err
 	}
@@ -295,9 +300,9 @@ func (b *build) project(root *os.Root, pre *aside) (*compose.Project, error) {
 	return compose.Single(b.opt.dockerfile), nil
 }
 
-// images has the api role make a row for every service.
-func (b *build) images(project *compose.Project) (map[string]api.BuildImage, error) {
-	ask := api.BuildImagesRequest{Composition: project.Composition}
+// images has the api role make a row for every service, and the release be what the project's contract says.
+func (b *build) images(project *compose.Project, contract json.RawMessage) (map[string]api.BuildImage, error) {
+	ask := api.BuildImagesRequest{Composition: project.Composition, Contract: contract}
 	for _, svc := range project.Services {
 		ask.Services = append(ask.Services, svc.Name)
 	}

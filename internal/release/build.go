@@ -146,6 +146,9 @@ UPDATE "release" SET composition = $1, update_timestamp = $2, heartbeat_at = $2 
 		string(ask.Composition), tx.NowText(), id); err != nil {
 		return nil, fmt.Errorf("build %d: composition: %w", id, err)
 	}
+	if err := describe(ctx, tx, id, b.Fleet.ID, ask.Contract); err != nil {
+		return nil, err
+	}
 	for _, name := range ask.Services {
 		if slices.ContainsFunc(have, func(i api.BuildImage) bool { return i.Service == name }) {
 			continue
