@@ -12,7 +12,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/odata"
+	"github.com/roadstead-io/roadstead/internal/odata/reference"
 	"github.com/roadstead-io/roadstead/internal/pki"
 )
 
@@ -61,7 +61,7 @@ func TestPermissionPageIsCurrent(t *testing.T) {
 	}
 	page.WriteString("\n## Resources under `/v7/`\n\n")
 	var tables bytes.Buffer
-	if err := odata.WriteMarkdown(&tables, s.model()); err != nil {
+	if err := reference.WritePermissions(&tables, s.model()); err != nil {
 		t.Fatal(err)
 	}
 	page.WriteString(strings.ReplaceAll(tables.String(), "\n## ", "\n### "))

@@ -15,6 +15,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
+	"github.com/roadstead-io/roadstead/internal/odata/reference"
 )
 
 func TestInsideTransactions(t *testing.T) {
@@ -254,7 +255,7 @@ func TestMetadata(t *testing.T) {
 
 func TestPermissionPage(t *testing.T) {
 	var b strings.Builder
-	if err := odata.WriteMarkdown(&b, testModel()); err != nil {
+	if err := reference.WritePermissions(&b, testModel()); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
@@ -270,7 +271,7 @@ func TestPermissionPage(t *testing.T) {
 	for _, r := range testModel().Resources {
 		want += len(r.Rules)
 	}
-	if got := len(newServer(t).Permissions()); got != want {
+	if got := len(reference.Permissions(testModel())); got != want {
 		t.Errorf("Permissions: got %d rules, want %d", got, want)
 	}
 }

@@ -73,6 +73,9 @@ func (c *compiler) textFunction(s scope, f syntax.Call) (value, error) {
 	case "concat":
 		return text("(" + a[0] + " || " + a[1] + ")")
 	case "replace":
+		if c.growth(f) > maxGrowth {
+			return value{}, invalid("the request makes a text grow too much")
+		}
 		return text(dialect.Call("replace", a[:]...))
 	case "length":
 		return number(dialect.Call("length", a[0]))
@@ -169,4 +172,31 @@ func (c *compiler) shift(s scope, e syntax.Arithmetic, d time.Duration) (value, 
 	}
 	date, err := c.of(s, e.Left, cDate)
 	return value{sql: c.d.Shift(date.sql, c.bind(c.d.Seconds(d.Seconds()))), class: cDate, null: true}, err
+}
+
+// maxGrowth is how many times longer a text may get by what is done to it.
+const maxGrowth = 4096
+
+// growth is how many times longer than its longest part a text may get, at worst.
+func (c *compiler) growth(e syntax.Expr) float64 {
+	f, ok := e.(syntax.Call)
+	if !ok {
+		return 1
+	}
+	most := 1.0
+	for _, arg := range f.Args {
+		most = max(most, c.growth(arg))
+	}
+	switch f.Name {
+	case "concat":
+		return most * 2
+	case "replace":
+		by := 1024.0
+		if l, ok := f.Args[2].(syntax.Literal); ok {
+			text, _ := l.Value.(string)
+			by = max(1, float64(len(text)))
+		}
+		return most * by
+	}
+	return most
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata/rows"
 	"github.com/roadstead-io/roadstead/internal/odata/syntax"
+	"github.com/roadstead-io/roadstead/internal/odata/wire"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -345,26 +346,63 @@ func (e *Engine) reading(p *rows.Plan) func(context.Context, func(*db.Tx) error)
 	return e.db.Read
 }
 
-// allowed is the filter of what canAccess asks for, as an action or as the HTTP method that would be used.
+// allowed is the filter of what canAccess asks for: an action, several of which one is enough, or the HTTP method that would be
+// used.
 func (r *resource) allowed(k access.Kind, asked map[string]any) (syntax.Expr, bool) {
-	action, _ := asked["action"].(string)
-	if method, _ := asked["method"].(string); action == "" {
-		action = map[string]string{"GET": "read", "PATCH": "update", "PUT": "update", "DELETE": "delete"}[method]
+	var actions []string
+	switch a := asked["action"].(type) {
+	case string:
+		actions = []string{a}
+	case wire.FormText:
+		actions = []string{string(a)}
+	case map[string]any:
+		list, _ := a["or"].([]any)
+		for _, x := range list {
+			if name, ok := x.(string); ok {
+				actions = append(actions, name)
+			}
+		}
+	case nil:
+		method, _ := asked["method"].(string)
+		actions = []string{map[string]string{"GET": "read", "PATCH": "update", "PUT": "update", "MERGE": "update", "DELETE": "delete"}[method]}
+	}
+	if len(actions) > maxActions {
+		return nil, false
 	}
 	if k == access.System {
-		return nil, action != ""
+		return nil, len(actions) > 0 && actions[0] != ""
 	}
+	var either []syntax.Expr
+	for _, action := range actions {
+		if e := r.action(k, action); e != nil {
+			either = append(either, e)
+		}
+	}
+	switch len(either) {
+	case 0:
+		return nil, false
+	case 1:
+		return either[0], true
+	}
+	return syntax.Logical{Op: "or", Terms: either}, true
+}
+
+// maxActions is how many actions canAccess takes at once.
+const maxActions = 16
+
+// action is the filter of the rows that allow one thing; nil is none.
+func (r *resource) action(k access.Kind, name string) syntax.Expr {
 	ru := r.rules[k]
-	var e syntax.Expr
-	switch action {
-	case "read":
-		e = ru.read
-	case "update":
-		e = ru.update
-	case "delete":
-		e = ru.delete
-	default:
-		e = r.actions[action][k]
+	if ru == nil {
+		return nil
 	}
-	return e, e != nil
+	switch name {
+	case "read":
+		return ru.read
+	case "update":
+		return ru.update
+	case "delete":
+		return ru.delete
+	}
+	return r.actions[name][k]
 }

@@ -1,7 +1,9 @@
 package odata
 
 import (
+	"maps"
 	"net/http"
+	"slices"
 
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/odata/csdl"
@@ -40,7 +42,7 @@ func (e *Engine) metadata(w http.ResponseWriter, r *http.Request, caller access.
 				}
 			}
 		}
-		for _, name := range sortedKeys(res.toMany) {
+		for _, name := range slices.Sorted(maps.Keys(res.toMany)) {
 			if col := res.toMany[name]; readable(col.of) && c.sees(scope{res: col.of}, col) {
 				entity.Many(name, col.of.Name)
 			}

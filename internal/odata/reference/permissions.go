@@ -1,13 +1,13 @@
-package odata
+package reference
 
 import (
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
 // Permission is what one kind of caller may do with one resource. An empty filter is never, "true" is every row.
@@ -21,7 +21,7 @@ type Permission struct {
 }
 
 // Permissions lists every rule, resources in the order of the model, kinds in that of [access.Kinds].
-func (m Model) Permissions() []Permission {
+func Permissions(m odata.Model) []Permission {
 	var out []Permission
 	for _, r := range m.Resources {
 		for _, k := range access.Kinds() {
@@ -44,22 +44,13 @@ func (m Model) Permissions() []Permission {
 	return out
 }
 
-// Permissions lists every rule of the engine's model.
-func (e *Engine) Permissions() []Permission {
-	m := Model{}
-	for _, r := range e.schema.resources {
-		m.Resources = append(m.Resources, r.Resource)
-	}
-	return m.Permissions()
-}
-
-// WriteMarkdown writes the permission page of the manual.
-func WriteMarkdown(w io.Writer, m Model) error {
+// WritePermissions writes the permission page of the manual.
+func WritePermissions(w io.Writer, m odata.Model) error {
 	var b strings.Builder
 	b.WriteString("Kinds that a table does not list get nothing. A filter says for which rows; `@user`, `@device`, `@fleet`, " +
 		"`@actor` and `@key` stand for the caller.\n")
 	last := ""
-	for _, p := range m.Permissions() {
+	for _, p := range Permissions(m) {
 		if p.Resource != last {
 			last = p.Resource
 			fmt.Fprintf(&b, "\n## %s\n\n| who | read | create | update | delete | columns |\n|---|---|---|---|---|---|\n", p.Resource)
@@ -89,5 +80,3 @@ func filterCell(filter string) string {
 	}
 	return "`" + strings.ReplaceAll(filter, "|", `\|`) + "`"
 }
-
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
