@@ -79,13 +79,31 @@ func (g *Gate) Enter(ctx context.Context) (leave func(), err error) {
 	turn := make(chan struct{})
 	e := g.queue.PushBack(turn)
 	g.mu.Unlock()
-
 	patience := time.NewTimer(g.limit.Wait)
 	defer patience.Stop()
+	return g.await(ctx, turn, e, patience.C)
+}
+
+// Return takes a place again that was left for a while in the middle of the work. It goes before all who wait, and is not turned
+// away.
+func (g *Gate) Return(ctx context.Context) (leave func(), err error) {
+	g.mu.Lock()
+	if g.running < g.limit.Running {
+		g.running++
+		g.mu.Unlock()
+		return g.leave, nil
+	}
+	turn := make(chan struct{})
+	e := g.queue.PushFront(turn)
+	g.mu.Unlock()
+	return g.await(ctx, turn, e, nil)
+}
+
+func (g *Gate) await(ctx context.Context, turn chan struct{}, e *list.Element, patience <-chan time.Time) (leave func(), err error) {
 	select {
 	case <-turn:
 		return g.leave, nil
-	case <-patience.C:
+	case <-patience:
 	case <-ctx.Done():
 	}
 	g.mu.Lock()

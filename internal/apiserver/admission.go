@@ -1,9 +1,11 @@
 package apiserver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"runtime"
 	"slices"
@@ -11,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/admission"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -101,10 +104,13 @@ type place struct {
 
 // enter takes a place for a request before it is known who asks: finding that out is work, too. Other roles, and answers that
 // cost nothing, need none.
-func (g *gates) enter(rt route, r *http.Request) (*place, error) {
+func (g *gates) enter(rt route, w http.ResponseWriter, r *http.Request) (*place, error) {
 	p := &place{gates: g}
 	if len(rt.roles) > 0 || (rt.method == http.MethodGet && slices.Equal(rt.who, anybody)) {
 		return p, nil
+	}
+	if err := p.receive(rt, w, r); err != nil {
+		return p, err
 	}
 	p.gate = g.people
 	if slices.ContainsFunc(forDevices, func(prefix string) bool { return strings.HasPrefix(r.URL.Path, prefix) }) {
@@ -116,6 +122,65 @@ func (g *gates) enter(rt route, r *http.Request) (*place, error) {
 func (p *place) take(ctx context.Context) (err error) {
 	p.leaveGate, err = p.gate.Enter(ctx)
 	return err
+}
+
+// received is how much of a body is read before a place is taken: nearly all bodies are shorter.
+const received = 16 << 10
+
+// receive reads a body, or its beginning, before a place is taken, and has the rest read without one: nobody keeps a place by
+// sending slowly.
+func (p *place) receive(rt route, w http.ResponseWriter, r *http.Request) error {
+	if rt.stream || r.Body == nil || r.Body == http.NoBody {
+		return nil
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTime)) // not supported in some tests
+	size := int64(received)
+	if r.ContentLength >= 0 {
+		size = min(size, r.ContentLength+1) // one more, to see the end
+	}
+	head, n := make([]byte, size), 0
+	for n < len(head) {
+		more, err := r.Body.Read(head[n:])
+		n += more
+		if errors.Is(err, io.EOF) {
+			r.Body = body{bytes.NewReader(head[:n]), r.Body}
+			return nil
+		}
+		if err != nil {
+			return api.Errorf(api.Invalid, "the body ended early")
+		}
+	}
+	r.Body = body{io.MultiReader(bytes.NewReader(head), &rest{place: p, ctx: r.Context(), from: r.Body}), r.Body}
+	return nil
+}
+
+// body is a body whose beginning has been read.
+type body struct {
+	io.Reader
+	io.Closer
+}
+
+// rest is the rest of a body. While it waits for the client, it holds no place. It belongs to the handler's goroutine.
+type rest struct {
+	place *place
+	ctx   context.Context
+	from  io.Reader
+}
+
+// Read implements io.Reader.
+func (b *rest) Read(p []byte) (n int, err error) {
+	if b.place.leaveGate == nil {
+		return b.from.Read(p)
+	}
+	b.place.leaveGate()
+	b.place.leaveGate = nil
+	n, err = b.from.Read(p)
+	leave, backErr := b.place.gate.Return(b.ctx)
+	if backErr != nil {
+		return n, backErr
+	}
+	b.place.leaveGate = leave
+	return n, err
 }
 
 // leave gives up all that is held.
@@ -166,7 +231,7 @@ func keyOf(r *http.Request, by access.Caller) callerKey {
 	k := callerKey{kind: by.Kind}
 	switch {
 	case by.User != 0:
-		k.id = by.User
+		k.kind, k.id = access.User, by.User // whatever key it came with
 	case by.Device != 0:
 		k.id = by.Device
 	case by.Fleet != 0:

@@ -26,7 +26,7 @@ const requestTime = 60 * time.Second
 // request's context.
 func (s *Server) guard(rt route) web.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		place, err := s.gates.enter(rt, r)
+		place, err := s.gates.enter(rt, w, r)
 		if err != nil {
 			return turnedAway(w, err)
 		}

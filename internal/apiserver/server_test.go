@@ -33,6 +33,7 @@ type server struct {
 	running *apiserver.Server
 	addr    string
 	peers   map[string]string // of the next start
+	bounds  apiserver.Admission
 }
 
 // newServer starts the api role as the parent does, on a port of its own, with its first administrator.
@@ -54,6 +55,7 @@ func (s *server) start() {
 	srv, err := apiserver.New(apiserver.Config{
 		Dir: filepath.Join(s.dir, api.RoleAPI), Site: api.Site{Domain: "roadstead.test", Port: 443},
 		PublicCA: filepath.Join(s.dir, api.RoleAPI, "ca.pem"), PollInterval: time.Minute, Peers: s.peers, SQL: s.sql,
+		Admission: s.bounds,
 	}, slog.New(slog.NewTextHandler(s.log, nil)))
 	s.must(err)
 	s.running = srv
