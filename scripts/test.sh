@@ -80,7 +80,10 @@ fi
 if [ "$what" = all ] || [ "$what" = postgres ]; then
 	section "the packages that touch the database, on PostgreSQL"
 	postgres_start
-	proven '^(ok|FAIL)' go test -count=1 -v -timeout 20m "$@" ./internal/{db,odata,account,fleet,release,device,apiserver}/...
+	mapfile -t packages < <(go list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./internal/... |
+		grep -v /internal/fleettest | grep -E '/internal/(db/dbtest|release/releasetest)' | cut -d' ' -f1)
+	[ "${#packages[@]}" -ge 8 ] || { echo "test: only ${packages[*]} seem to touch the database" >&2; exit 1; }
+	proven '^(ok|FAIL)' go test -count=1 -v -timeout 20m "$@" "${packages[@]}"
 	postgres_stop
 fi
 if [ "$what" = all ] || [ "$what" = e2e ]; then
