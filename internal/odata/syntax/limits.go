@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -62,6 +64,21 @@ func (l *Limits) Set(name string, n int) error {
 	}
 	*f.field = n
 	return l.Validate()
+}
+
+// Parse sets limits given as name=n,name=n.
+func (l *Limits) Parse(list string) error {
+	for item := range strings.SplitSeq(list, ",") {
+		name, number, _ := strings.Cut(strings.TrimSpace(item), "=")
+		n, err := strconv.Atoi(strings.TrimSpace(number))
+		if err != nil {
+			return fmt.Errorf("%q is not name=number", item)
+		}
+		if err := l.Set(strings.TrimSpace(name), n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Validate names the limit that is wrong. Some have a bound of their own, beyond which the server would not survive what they let
