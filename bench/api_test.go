@@ -66,7 +66,7 @@ func openAPIRole(tb testing.TB, sql string) (http.Handler, map[string]*tls.Conne
 	sign, err := signer.New(signer.Config{Dir: filepath.Join(dir, api.RoleSigner), Site: site, Peers: peers}, log)
 	w.must(err)
 	serve(tb, signerLn, sign.Run)
-	srv, err := apiserver.New(apiserver.Config{Dir: filepath.Join(dir, api.RoleAPI), Site: site, Peers: peers, PollInterval: time.Minute}, log)
+	srv, err := apiserver.New(apiserver.Config{Dir: filepath.Join(dir, api.RoleAPI), Site: site, Peers: peers, PollInterval: time.Minute, SQL: sql}, log)
 	w.must(err)
 	serve(tb, apiLn, func(ctx context.Context, ln net.Listener) error { return srv.Run(ctx, ln) })
 	return srv.Handler(), chain

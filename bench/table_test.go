@@ -40,6 +40,9 @@ type target struct {
 	pids  []int // whose CPU time counts, with that of their descendants
 	dial  func() (net.Conn, error)
 	host  string
+
+	role     int // process that plays the api role, if one does
+	postgres int // the database's process, if it has one
 }
 
 // BenchmarkTable prints the figures of docs/benchmarks.md as a table in Markdown: what each hot request costs in CPU time of all
@@ -69,16 +72,23 @@ func machine() string {
 func open(b *testing.B, sql string, devices int, way string) *target {
 	b.Helper()
 	t := &target{host: "api." + benchDomain}
-	if sql != "sqlite" {
+	dsn, args := "", []string(nil)
+	switch sql {
+	case "sqlite":
+	case "postgres":
+		pg := startPostgres(b)
+		t.pids, t.postgres, dsn = []int{pg.pid}, pg.pid, pg.database(b)
+		args = []string{"--sql", dsn}
+	default:
 		b.Fatalf("ROADSTEAD_BENCH_SQL: %q is not known", sql)
 	}
 	switch way {
 	case "role":
-		p := startRole(b, "")
-		t.pids, t.world = append(t.pids, p.cmd.Process.Pid), p.newWorld(b, devices)
+		p := startRole(b, dsn)
+		t.role, t.pids, t.world = p.cmd.Process.Pid, append(t.pids, p.cmd.Process.Pid), p.newWorld(b, devices)
 		t.dial = func() (net.Conn, error) { return net.Dial("tcp", p.addr) }
 	case "server":
-		s, _ := start(b, publicDir(b))
+		s, _ := start(b, publicDir(b), args...)
 		t.pids, t.world = append(t.pids, s.cmd.Process.Pid), s.newWorld(b, devices)
 		t.dial = func() (net.Conn, error) {
 			return tls.Dial("tcp", s.address, &tls.Config{RootCAs: s.roots, ServerName: t.host, NextProtos: []string{"http/1.1"}})
@@ -93,7 +103,7 @@ func table(b *testing.B, sql string, devices int, way string) {
 	t := open(b, sql, devices, way)
 	rows := t.world.hotPaths()
 	if os.Getenv(profileEnv) != "" && way == "role" {
-		_ = syscall.Kill(t.pids[0], syscall.SIGUSR1)
+		_ = syscall.Kill(t.role, syscall.SIGUSR1)
 	}
 	count, err := strconv.Atoi(tableClients)
 	t.world.must(err)
@@ -178,7 +188,10 @@ func (t *target) spent(b *testing.B) used {
 		u := spent(b, pid)
 		sum.cpu += u.cpu
 		for name, d := range u.roles {
-			if name == "" {
+			switch {
+			case name == "" && pid == t.postgres:
+				name = "postgres"
+			case name == "":
 				name = api.RoleAPI // ours that plays it
 			}
 			sum.roles[name] += d
