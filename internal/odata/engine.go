@@ -43,7 +43,7 @@ type Engine struct {
 // does not exist, and relations to nowhere: nothing may be open because of a slip.
 func New(cfg Config) (*Engine, error) {
 	lim := cfg.Limits.WithDefaults()
-	s, err := newSchema(cfg.Model, lim)
+	s, err := newSchema(cfg.Model, Limits{}.WithDefaults()) // the limits of requests are not those of rules
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func New(cfg Config) (*Engine, error) {
 		e.mounts = append(e.mounts, &mount{prefix: p, schema: s})
 	}
 	for _, v := range cfg.Versions {
-		old, err := s.older(v, lim)
+		old, err := s.older(v, Limits{}.WithDefaults())
 		if err != nil {
 			return nil, fmt.Errorf("odata: %w", err)
 		}

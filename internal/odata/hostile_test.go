@@ -66,6 +66,26 @@ func TestHostile(t *testing.T) {
 		{"zero byte in a name", "dev%00ice", 400},
 		{"not UTF-8", "device(uuid='%ff')", 400},
 		{"sql in a text", "device?$select=id&$filter=uuid eq 'x'' OR 1=1 --'", 200},
+		{"lone surrogates", "device?$filter=uuid eq '%ED%A0%80'", 400},
+		{"a surrogate pair in pieces", "device?$filter=uuid eq '%ED%A0%80%ED%B0%80'", 400},
+		{"filter twice", "device?$filter=id eq 1&$filter=id eq 2", 400},
+		{"filter twice, once encoded", "device?$filter=id eq 1&%24filter=id eq 2", 400},
+		{"expand cycle", "device?$select=id&$expand=belongs_to__application($select=id;$expand=owns__device($select=id;$expand=belongs_to__application($select=id)))", 200},
+		{"like wildcards", "device?$select=id&$filter=contains(uuid,'%25')", 200},
+		{"substringof with SQL", "device?$select=id&$filter=substringof('''; DROP TABLE device; --',uuid)", 200},
+		{"filter on a hidden column", "device?$filter=secret_note eq 'x'", 400},
+		{"order by a hidden column", "device?$orderby=secret_note asc", 400},
+		{"count by a hidden column", "device/$count?$filter=secret_note ne null", 400},
+		{"hidden column over a link", "device_tag?$filter=device/any(d:d/secret_note eq 'x')", 400},
+		{"hidden column on a path", "device_tag?$orderby=device/secret_note asc", 400},
+		{"hidden column as a key", "device(secret_note='x')", 400},
+		{"a sum beyond 64 bits", "device?$select=id&$filter=id add 9223372036854775807 gt 1", -1},
+		{"a product beyond 64 bits", "device?$select=id&$filter=id mul 9223372036854775807 gt 1", -1},
+		{"a long substring", "device?$select=id&$filter=substring(uuid,9223372036854775807,9223372036854775807) eq ''", -1},
+		{"a negative substring", "device?$select=id&$filter=substring(uuid,-5,-5) eq ''", 200},
+		{"no such function", "device?$select=id&$filter=lower(null) eq null", 400},
+		{"functions of null", "device?$select=id&$filter=length(null) eq null and tolower(null) eq null and round(null) eq null and year(null) eq null", 200},
+		{"a date beyond its years", "device?$select=id&$filter=created_at gt now() add duration'P100000D'", 200},
 		{"sql in a name", `device?$select=id"x`, 400},
 		{"sql comment", "device?$filter=id eq 1 --", 400},
 		{"semicolon", "device?$filter=id eq 1; DROP TABLE device", 400},
@@ -77,7 +97,8 @@ func TestHostile(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := s.do(bob, "GET", "/v7/"+c.url, "")
-			if a.status != c.want {
+			// What the one database can compute and the other cannot, -1, is an answer or a refusal, but no failure.
+			if a.status != c.want && (c.want != -1 || a.status != 200 && a.status != 400) {
 				t.Errorf("got %d %.300s, want %d", a.status, a.body, c.want)
 			}
 			if len(a.body) > 4096 && a.status != http.StatusOK {
@@ -87,6 +108,10 @@ func TestHostile(t *testing.T) {
 	}
 	if a := s.do(bob, "GET", "/v7/device?$select=id&$filter=uuid eq 'x'' OR 1=1 --'", ""); a.body != `{"d":[]}` {
 		t.Errorf("SQL in a text: got %s", a.body)
+	}
+	others := "/v7/application?$select=id&$filter=owns__device/any(d:startswith(d/uuid,'ee'))"
+	if a := s.do(bob, "GET", others, ""); a.body != `{"d":[]}` {
+		t.Errorf("a lambda over another tenant's rows: got %s", a.body)
 	}
 	if a := s.do(bob, "POST", "/v7/device", strings.Repeat(`{"a":`, 200_000)); a.status != http.StatusRequestEntityTooLarge && a.status != http.StatusBadRequest {
 		t.Errorf("deep JSON: got %d %.100s", a.status, a.body)
@@ -141,6 +166,48 @@ func TestAnswerLimits(t *testing.T) {
 		{bob, "GET", "device?$top=1", "", 400, `"the answer is larger than 60 bytes; ask for pages with $top and $skip"`},
 		{bob, "PATCH", "device?$filter=true", `{"note":"x"}`, 400, `"the request would update more than 2 rows"`},
 	})
+}
+
+// TestEveryLimit: each limit can be set by itself, and says so in the words of the manual.
+func TestEveryLimit(t *testing.T) {
+	for _, c := range []struct {
+		limit, url, want string
+		status           int
+	}{
+		{"url=40", "device?$filter=uuid eq 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaa'", `"the URL is longer than 40 bytes"`, 400},
+		{"depth=3", "device?$filter=(((id eq 1)))", `"the request is nested deeper than 3 levels"`, 400},
+		{"nodes=3", "device?$filter=id eq 1 or id eq 2", `"the request has more than 3 parts"`, 400},
+		{"expands=1", "device?$expand=device_tag,belongs_to__application", `"the request expands more than 1 navigations"`, 400},
+		{"expands=1", "device?@a=1&@b=2", `"more than 1 parameter aliases"`, 400},
+		{"lambdas=1", "device?$filter=belongs_to__application/any(a:a/owns__device/any(d:true))", `"any and all are nested deeper than 1 levels"`, 400},
+		{"lambdas=1", "device?$filter=belongs_to__application/slug eq 'x'", `"a path of more than 1 steps"`, 400},
+		{"list=2", "device?$filter=id in (1,2,3)", "\"`in` may list at most 2 values\"", 400},
+		{"top=2", "device?$top=3", `"$top may be at most 2"`, 400},
+		{"rows=2", "device?$select=id", `"the answer has more than 2 rows; ask for pages with $top and $skip"`, 400},
+		{"rows=2", "device(200)?$select=id&$expand=device_tag", `"the answer has more than 2 rows; ask for pages with $top and $skip"`, 400},
+		{"rows=2", "application(100)?$select=id&$expand=owns__device/$count", `{"d":[{"id":100,"owns__device":2}]}`, 200},
+		{"answer=20", "device?$select=uuid", `"the answer is larger than 20 bytes; ask for pages with $top and $skip"`, 400},
+		{"answer=20", "application?$select=id&$expand=owns__device($select=id)", `"the answer is larger than 20 bytes; ask for pages with $top and $skip"`, 400},
+	} {
+		s := newServer(t, func(cfg *odata.Config) {
+			if err := cfg.Limits.Parse(c.limit); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if a := s.do(bob, "GET", "/v7/"+c.url, ""); a.status != c.status || a.body != c.want {
+			t.Errorf("%s, %s: got %d %s, want %d %s", c.limit, c.url, a.status, a.body, c.status, c.want)
+		}
+	}
+	s := newServer(t, func(cfg *odata.Config) { cfg.Limits = odata.Limits{Text: 3, Top: 1} })
+	check(t, s, []exchange{
+		{bob, "PATCH", "device(200)", `{"note":"four"}`, 400, `"\"note\" is longer than 3 bytes"`},
+		{bob, "PATCH", "device?$filter=true", `{"note":"two"}`, 400, `"the request would update more than 1 rows"`},
+		{bob, "DELETE", "device?$filter=true", ``, 400, `"the request would delete more than 1 rows"`},
+	})
+	s = newServer(t, func(cfg *odata.Config) { cfg.Limits = odata.Limits{Time: time.Nanosecond} })
+	if a := s.do(bob, "GET", "/v7/device", ""); a.status != http.StatusServiceUnavailable || a.body != `"the request took too long; ask for less"` {
+		t.Errorf("time: got %d %s", a.status, a.body)
+	}
 }
 
 // TestGrowth: a small request cannot make the database build an enormous value or compute for ever.

@@ -15,9 +15,10 @@ type Permission struct {
 	Resource                     string
 	Kind                         access.Kind
 	Read, Create, Update, Delete string
-	Write                        []string // columns
-	Ignored                      []string // accepted without effect
-	Hidden                       []string // columns that are never shown to this kind
+	Write                        []string          // columns
+	Ignored                      []string          // accepted without effect
+	Hidden                       []string          // columns that are never shown to this kind
+	Needs, Refs                  map[string]string // by column, see [odata.Rule]
 }
 
 // Permissions lists every rule, resources in the order of the model, kinds in that of [access.Kinds].
@@ -31,7 +32,7 @@ func Permissions(m odata.Model) []Permission {
 			}
 			p := Permission{
 				Resource: r.Name, Kind: k, Read: ru.Read, Create: ru.Create, Update: ru.Update, Delete: ru.Delete,
-				Write: ru.Write, Ignored: ru.Ignore, Hidden: slices.Clone(ru.Hide),
+				Write: ru.Write, Ignored: ru.Ignore, Hidden: slices.Clone(ru.Hide), Needs: ru.Needs, Refs: ru.Refs,
 			}
 			for _, c := range r.Columns {
 				if c.Hidden {
