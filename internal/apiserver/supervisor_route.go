@@ -32,7 +32,7 @@ const (
 	maxActionBody = 1 << 20          // bytes of one device's answer
 )
 
-var textNoAnswer = `{"error":"Bad API response from supervisor"}`
+const textNoAnswer = `{"error":"Bad API response from supervisor"}`
 
 // plainAnswer is all that a device may say as text to whoever called it.
 var plainAnswer = regexp.MustCompile(`^[A-Za-z0-9\s:'.?!,/-]*$`)

@@ -117,6 +117,10 @@ func TestReleasesOfHostAndSupervisor(t *testing.T) {
 	if got := host.Releases[s.next.commit].Services["hostapp"]; got.Labels["io.balena.image.store"] != "root" || got.Image != s.next.ref("hostapp") {
 		t.Errorf("the host's service: %+v", got)
 	}
+	w.create(w.bob, "application_environment_variable", map[string]any{"application": s.host, "name": "SECRET", "value": "bob's"})
+	if got := w.state(dev, uuidOf(1)).Apps[w.fleetUUID(s.host)].Releases[s.next.commit].Services["hostapp"]; got.Environment["SECRET"] != "" {
+		t.Error("what the owner of an OS tells their devices reaches those of others")
+	}
 	w.same("installs", w.count("service_install WHERE device = ?", made.ID), 3)
 	grants := 0
 	w.read(func(tx *db.Tx) error {
@@ -229,10 +233,25 @@ func TestFleetState(t *testing.T) {
 	if _, _, err := ask(w.alice, strings.Repeat("0", 32), ""); api.AsError(err).Code != api.Unauthorized {
 		t.Errorf("a commit that is not there: %v", err)
 	}
+	// The attack: the variables of a public fleet, which only its people may read, asked for by way of its state.
+	w.create(w.alice, "application_environment_variable", map[string]any{"application": f, "name": "SECRET", "value": "alice's"})
+	w.create(w.alice, "service_environment_variable", map[string]any{"service": w.id("service", "service_name = 'web'"), "name": "SECRET2", "value": "alice's"})
 	w.exec(`UPDATE application SET is_public = 1 WHERE id = ?`, f)
-	if _, state, err := ask(access.Nobody(), "", ""); err != nil || state[uuid] == nil {
-		t.Errorf("a public fleet: %v %v", state, err)
+	tags := map[string]bool{}
+	for _, by := range []access.Caller{w.alice, w.bob, access.Nobody()} {
+		got, state, err := ask(by, "", "")
+		if err != nil || state[uuid] == nil {
+			t.Fatalf("a public fleet as %s: %v %v", by.Name, state, err)
+		}
+		own := by.User == w.alice.User
+		tags[got.ETag] = true
+		service := state[uuid].Apps[uuid].Releases[two.commit].Services["web"]
+		if (service.Environment["SECRET"] != "") != own || (service.Environment["SECRET2"] != "") != own ||
+			(state[uuid].Config["RESIN_HOST_X"] != "") != own || service.Labels["of-image"] != "web" {
+			t.Errorf("a public fleet as %s: %+v %v", by.Name, service, state[uuid].Config)
+		}
 	}
+	w.same("tags of the two answers", len(tags), 2)
 }
 
 // One change reaches exactly those whose target it is part of: everybody else goes on hearing that nothing changed.

@@ -97,7 +97,7 @@ func otherApp(ctx context.Context, tx *db.Tx, uuid string, home home) (id int64,
 // releaseOf finds a successful release of an app by its commit, and its images if they are known without asking.
 func (d *Devices) releaseOf(ctx context.Context, tx *db.Tx, home home, fleetID int64, commit string) (int64, *part, error) {
 	if fleetID == home.fleet && home.target != 0 {
-		target, err := d.parts.get(ctx, tx, partKey{fleetID, home.target}, home.version)
+		target, err := d.parts.get(ctx, tx, partKey{fleet: fleetID, release: home.target}, home.version)
 		if err != nil {
 			return 0, nil, err
 		}

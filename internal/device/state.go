@@ -87,7 +87,7 @@ func (d *Devices) assemble(ctx context.Context, tx *db.Tx, row stateRow) (*api.D
 	if err != nil {
 		return nil, nil, err
 	}
-	part, err := d.parts.get(ctx, tx, partKey{row.fleet, vars.release}, row.tags.fleet)
+	part, err := d.parts.get(ctx, tx, partKey{fleet: row.fleet, release: vars.release}, row.tags.fleet)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -100,6 +100,7 @@ func (d *Devices) assemble(ctx context.Context, tx *db.Tx, row stateRow) (*api.D
 		if other.of.fleet == 0 || other.of.fleet == row.fleet {
 			continue
 		}
+		other.of.bare = true
 		part, err := d.parts.get(ctx, tx, other.of, other.version)
 		if err != nil {
 			return nil, nil, err
@@ -110,7 +111,7 @@ func (d *Devices) assemble(ctx context.Context, tx *db.Tx, row stateRow) (*api.D
 }
 
 // FleetTarget says what a device of a fleet would run that has nothing of its own: the fleet's target release, or the one of a
-// commit. What the caller may not see is refused as a credential that does not hold, as clients know it.
+// commit. Who does not observe a public fleet gets its releases without its variables. What the caller may not see is refused as a credential that does not hold, as clients know it.
 func (d *Devices) FleetTarget(ctx context.Context, tx *db.Tx, by access.Caller, uuid, commit, known string) (Target, api.FleetState, error) {
 	var t Target
 	var id int64
@@ -125,14 +126,13 @@ func (d *Devices) FleetTarget(ctx context.Context, tx *db.Tx, by access.Caller, 
 	if err != nil {
 		return t, nil, fmt.Errorf("fleet state: %w", err)
 	}
-	if !public {
-		level, err := account.FleetLevel(ctx, tx, by, id)
-		if err != nil {
-			return t, nil, fmt.Errorf("fleet state: %w", err)
-		}
-		if level < access.Observer {
-			return t, nil, api.ErrUnauthorized
-		}
+	level, err := account.FleetLevel(ctx, tx, by, id)
+	if err != nil {
+		return t, nil, fmt.Errorf("fleet state: %w", err)
+	}
+	key := partKey{fleet: id, bare: level < access.Observer}
+	if key.bare && !public {
+		return t, nil, api.ErrUnauthorized
 	}
 	if commit != "" {
 		release, err := findRelease(ctx, tx, id, commit)
@@ -141,11 +141,12 @@ func (d *Devices) FleetTarget(ctx context.Context, tx *db.Tx, by access.Caller, 
 		}
 		target = sql.NullInt64{Int64: release, Valid: true}
 	}
-	t.ETag = d.etag(stateTags{device: "fleet " + commit, fleet: version})
+	key.release = target.Int64
+	t.ETag = d.etag(stateTags{device: fmt.Sprint("fleet ", key.bare, commit), fleet: version})
 	if holdsTag(known, t.ETag) {
 		return t, nil, nil
 	}
-	part, err := d.parts.get(ctx, tx, partKey{id, target.Int64}, version)
+	part, err := d.parts.get(ctx, tx, key, version)
 	if err != nil {
 		return t, nil, fmt.Errorf("fleet state: %w", err)
 	}

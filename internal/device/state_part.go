@@ -14,8 +14,12 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
-// partKey names what one fleet wants on devices that run one of its releases; release 0 is none.
-type partKey struct{ fleet, release int64 }
+// partKey names what one fleet wants on devices that run one of its releases; release 0 is none. Bare is without the fleet's
+// variables and labels: whoever may read a public release, or has its images on a device, need not know what its owners told theirs.
+type partKey struct {
+	fleet, release int64
+	bare           bool
+}
 
 // part is that, without what single devices have of their own. It does not change once it is made.
 type part struct {
@@ -128,6 +132,9 @@ func readPart(ctx context.Context, tx *db.Tx, key partKey) (*part, error) {
 	vars, err := fleetVariables(ctx, tx, key)
 	if err != nil {
 		return nil, err
+	}
+	if key.bare {
+		vars = slices.DeleteFunc(vars, func(v variable) bool { return v.rank != envOfImage && v.rank != labelOfImage })
 	}
 	p.config = vars.config()
 	if p.commit == "" {
