@@ -179,7 +179,7 @@ func TestEveryLimit(t *testing.T) {
 		{"nodes=3", "device?$filter=id eq 1 or id eq 2", `"the request has more than 3 parts"`, 400},
 		{"expands=1", "device?$expand=device_tag,belongs_to__application", `"the request expands more than 1 navigations"`, 400},
 		{"expands=1", "device?@a=1&@b=2", `"more than 1 parameter aliases"`, 400},
-		{"lambdas=2", "device?$filter=belongs_to__application/any(a:a/owns__device/any(d:d/device_tag/any(t:true)))", `"any and all are nested deeper than 2 levels"`, 400},
+		{"lambdas=2", "device?$filter=belongs_to__application/any(a:device_tag/any(t:device_environment_variable/any(v:true)))", `"any and all are nested deeper than 2 levels"`, 400},
 		{"lambdas=1", "device?$filter=belongs_to__application/slug eq 'x'", `"a path of more than 1 steps"`, 400},
 		{"list=2", "device?$filter=id in (1,2,3)", "\"`in` may list at most 2 values\"", 400},
 		{"top=2", "device?$top=3", `"$top may be at most 2"`, 400},
