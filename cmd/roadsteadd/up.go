@@ -28,6 +28,7 @@ type upFlags struct {
 	admission                    apiserver.Admission
 	logs                         apiserver.Logs
 	odata                        odata.Limits
+	maxUpload, maxAssets         int64 // in MiB
 }
 
 func upCommand() *cobra.Command {
@@ -64,6 +65,8 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.Func("odata-limits", "bounds of one request to the resources, `NAME=N,…`; see the chapter on the data API", f.odata.Parse)
 	fs.DurationVar(&f.logs.KeepAlive, "log-keep-alive", 0, "how long a log that is followed may be quiet before an empty line is sent; 0 means 58s")
 	fs.IntVar(&f.logs.OfUser, "user-log-streams", 0, "how many logs one person may follow at a time in one api process; 0 means 20")
+	fs.Int64Var(&f.maxUpload, "max-upload", 0, "how large one uploaded file may be, in `MiB`; 0 means 2048")
+	fs.Int64Var(&f.maxAssets, "max-assets", 0, "how large the release assets of one organization may be together, in `MiB`; 0 means 20480")
 	fs.IntVar(&f.logs.OfDevice, "device-log-streams", 0, "how many people may follow the log of one device; 0 means 50")
 	return cmd
 }
@@ -71,12 +74,19 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 // maxAPIProcesses is how many processes the api role may have on one machine.
 const maxAPIProcesses = 16
 
+// maxMiB is more than any disk has, and far from the end of the numbers.
+const maxMiB = 1 << 30
+
 func (f upFlags) check() error {
 	switch {
 	case f.apiProcesses < 1 || f.apiProcesses > maxAPIProcesses:
 		return fmt.Errorf("--api-processes %d: 1 to %d", f.apiProcesses, maxAPIProcesses)
 	case f.apiProcesses > 1 && f.sql == "":
 		return fmt.Errorf("--api-processes %d: several processes need PostgreSQL (--sql postgres://…); SQLite has one writer", f.apiProcesses)
+	case f.maxUpload < 0 || f.maxUpload > maxMiB:
+		return fmt.Errorf("--max-upload %d: 0 to %d", f.maxUpload, maxMiB)
+	case f.maxAssets < 0 || f.maxAssets > maxMiB:
+		return fmt.Errorf("--max-assets %d: 0 to %d", f.maxAssets, maxMiB)
 	case f.poll < time.Second:
 		return fmt.Errorf("--poll-interval %s: at least 1s", f.poll)
 	}

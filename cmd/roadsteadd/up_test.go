@@ -415,6 +415,8 @@ func TestBadFlagsAreNamed(t *testing.T) {
 		{append(good, "--api-processes", "2"), 2, "PostgreSQL"},
 		{append(good, "--api-processes", "0"), 2, "--api-processes"},
 		{append(good, "--api-processes", "17"), 2, "--api-processes"},
+		{append(good, "--max-upload", "-1"), 2, "--max-upload"},
+		{append(good, "--max-assets", "2000000000"), 2, "--max-assets"},
 		{append(good, "--caller-requests", "-1"), 2, "caller_requests"},
 		{append(good, "--poll-interval", "1"), 2, "poll-interval"},
 		{append(good, "--poll-interval", "10ms"), 2, "--poll-interval"},

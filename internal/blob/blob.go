@@ -195,7 +195,8 @@ func (s *Store) room(size int64) error {
 	if err := syscall.Statfs(s.cfg.Dir, &st); err != nil {
 		return fmt.Errorf("blob: %w", err)
 	}
-	if free := int64(st.Bavail) * int64(st.Bsize); free-size < s.cfg.Spare { //nolint:gosec,unconvert // blocks of a disk; their types differ between systems
+	free := int64(st.Bavail) * int64(st.Bsize) //nolint:gosec,unconvert // blocks of a disk; their types differ between systems
+	if free-size < s.cfg.Spare {
 		return api.Errorf(api.Unavailable, "the server's disk has no room for the file")
 	}
 	return nil

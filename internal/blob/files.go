@@ -104,7 +104,8 @@ func (f Files) Begin(_ context.Context, at odata.Place, file odata.File, chunk i
 		return odata.Upload{}, api.Errorf(api.TooLarge, "the file is larger than %d bytes", rule.Max)
 	}
 	u, parts, err := f.Store.Begin(Upload{
-		Owner: owner(at), By: fmt.Sprintf("%s %d", at.Caller.Kind, at.Caller.Actor), Filename: file.Filename, Type: file.ContentType, Size: file.Size, Chunk: chunk,
+		Owner: owner(at), By: fmt.Sprintf("%s %d", at.Caller.Kind, at.Caller.Actor),
+		Filename: file.Filename, Type: file.ContentType, Size: file.Size, Chunk: chunk,
 	})
 	if err != nil {
 		return odata.Upload{}, err

@@ -20,9 +20,9 @@ import (
 	"github.com/roadstead-io/roadstead/internal/durable"
 )
 
-// A large file comes in parts, each by a PUT to a signed address, in any order and again after a failure. All are written into one
-// sparse file at their places; the end reads it once and holds every part against the tag that its PUT was answered with. So a
-// process that dies on any line leaves nothing but a file that is swept, and a part that was cut short is noticed.
+// A large file comes in parts, each by a PUT to a signed address, in any order and again after a failure. All are written into
+// one sparse file at their places; the end reads it once and holds every part against the tag that its PUT was answered with. So
+// a process that dies on any line leaves nothing but a file that is swept, and a part that was cut short is noticed.
 
 const (
 	minChunk    = 64 << 10
@@ -377,8 +377,8 @@ func (s *Store) owned(id, owner string) (Upload, error) {
 	return u, err
 }
 
-// idle reports whether an entry of the uploads is wanted no more: it ended long ago, or nothing came since then. One that has time
-// left is never idle.
+// idle reports whether an entry of the uploads is wanted no more: it ended long ago, or nothing came since then. One that has
+// time left is never idle.
 func (s *Store) idle(e fs.DirEntry, since time.Time) bool {
 	if !e.IsDir() {
 		return true

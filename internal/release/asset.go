@@ -15,8 +15,8 @@ import (
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
-// An asset is a file that people hang on a release: a licence list, an installer, a firmware. Its row names the blob; bytes that no
-// row names any more go at once where this package hears of it, and otherwise when the store is swept.
+// An asset is a file that people hang on a release: a licence list, an installer, a firmware. Its row names the blob; bytes that
+// no row names any more go at once where this package hears of it, and otherwise when the store is swept.
 
 const maxAssets = 10 // of one release, as balena's clients expect
 
@@ -82,7 +82,8 @@ func checkAssetKey(c *odata.Change) error {
 	if !given && c.Op != odata.Create {
 		return nil
 	}
-	if strings.TrimSpace(key) == "" || strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r == 0x7f || r == utf8.RuneError }) {
+	odd := func(r rune) bool { return r < ' ' || r == 0x7f || r == utf8.RuneError }
+	if strings.TrimSpace(key) == "" || strings.ContainsFunc(key, odd) {
 		return api.Errorf(api.Invalid, `"asset_key" must be a text without control characters.`)
 	}
 	return nil
@@ -120,13 +121,15 @@ func (r *Releases) roomFor(ctx context.Context, tx *db.Tx, c *odata.Change, quer
 			total += file.Size
 		}
 	}, `
-SELECT s.id, s.asset FROM release_asset s JOIN "release" r ON r.id = s."release" JOIN application a ON a.id = r.belongs_to__application
+SELECT s.id, s.asset FROM release_asset s JOIN "release" r ON r.id = s."release"
+JOIN application a ON a.id = r.belongs_to__application
 WHERE a.organization = ? AND s.asset IS NOT NULL`, organization)
 	if err != nil {
 		return fmt.Errorf("assets of organization %d: %w", organization, err)
 	}
 	if total > r.cfg.MaxFiles {
-		return api.Errorf(api.TooLarge, "The assets of an organization can have at most %d bytes together; delete some first.", r.cfg.MaxFiles)
+		return api.Errorf(api.TooLarge, "The assets of an organization can have at most %d bytes together; delete some first.",
+			r.cfg.MaxFiles)
 	}
 	return nil
 }

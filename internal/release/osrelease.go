@@ -144,7 +144,8 @@ func systemOf(ctx context.Context, tx *db.Tx, o api.OSRelease) (fleet.System, er
 	case api.KindSupervisor:
 		board = supervisorBoards[o.Arch]
 		if board == "" || o.DeviceType != "" || o.Line != "" {
-			return s, api.Errorf(api.Invalid, "arch: a supervisor is for aarch64, amd64, armv7hf, i386 or rpi, and for no device_type or line")
+			return s, api.Errorf(api.Invalid,
+				"arch: a supervisor is for aarch64, amd64, armv7hf, i386 or rpi, and for no device_type or line")
 		}
 	default:
 		return s, api.Errorf(api.Invalid, `kind: %q must be "os" or "supervisor"`, o.Kind)
@@ -234,7 +235,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, 'success', ?) RETURNING id`,
 	if err != nil {
 		return fmt.Errorf("image: %w", err)
 	}
-	if err := tx.QueryRowContext(ctx, `INSERT INTO release_image (created_at, image, is_part_of__release) VALUES (?, ?, ?) RETURNING id`,
+	if err := tx.QueryRowContext(ctx, `
+INSERT INTO release_image (created_at, image, is_part_of__release) VALUES (?, ?, ?) RETURNING id`,
 		tx.NowText(), image, id).Scan(&part); err != nil {
 		return fmt.Errorf("image: %w", err)
 	}
@@ -267,7 +269,8 @@ UPDATE "release" SET phase = NULLIF(?, ''), note = NULLIF(?, ''), known_issue_li
 		if err := fleet.CheckTagKey(key); err != nil {
 			return api.Errorf(api.Invalid, "tags: %q: %s", key, api.AsError(err).Text)
 		}
-		if _, err := tx.ExecContext(ctx, `INSERT INTO release_tag ("release", tag_key, value) VALUES (?, ?, ?)`, id, key, value); err != nil {
+		_, err := tx.ExecContext(ctx, `INSERT INTO release_tag ("release", tag_key, value) VALUES (?, ?, ?)`, id, key, value)
+		if err != nil {
 			return fmt.Errorf("release %d: tag %q: %w", id, key, err)
 		}
 	}

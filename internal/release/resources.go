@@ -57,7 +57,10 @@ func releaseColumns() []odata.Column {
 		{Name: "composition", Type: odata.JSON},
 		{Name: "status", Type: odata.String},
 		{Name: "source", Type: odata.String},
-		{Name: "build_log", Type: odata.String, Null: true, Explicit: true, SQL: forObservers("build_log", account.ParentSQL(access.Observer))},
+		{
+			Name: "build_log", Type: odata.String, Null: true, Explicit: true,
+			SQL: forObservers("build_log", account.ParentSQL(access.Observer)),
+		},
 		{Name: "is_invalidated", Type: odata.Boolean},
 		{Name: "invalidation_reason", Type: odata.String, Null: true},
 		{Name: "start_timestamp", Type: odata.Date},
