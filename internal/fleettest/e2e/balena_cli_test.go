@@ -33,13 +33,13 @@ func TestBalenaCLIWhole(t *testing.T) {
 	s := &cliStory{ctx: t.Context(), cli: cli, people: who}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/balena",
-		Deadline:            time.Now().Add(15 * time.Minute),
+		Deadline:            time.Now().Add(20 * time.Minute), // minutes on a machine of its own
 		RequireExplicitExec: true,
 		Setup:               s.setup,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"balena": s.balena, "exits": s.exits, "user": s.user, "api": s.api, "row": s.row, "field": cliField, "uuid": cliUUID,
 			"device": s.device, "release": s.release, "report": s.report, "poll": s.poll, "says": s.says, "large": cliLarge,
-			"take-in": s.takeIn, "role": s.role, "tail": s.tail,
+			"take-in": s.takeIn, "role": s.role, "tail": s.tail, "text": cliText,
 		},
 	})
 }
@@ -387,6 +387,16 @@ func cliField(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		text = string(data)
 	}
+	ts.Setenv(args[0], text)
+}
+
+// cliText reads a text in JSON, such as a new key: text NAME FILE.
+func cliText(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 || neg {
+		ts.Fatalf("usage: text NAME FILE")
+	}
+	var text string
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &text))
 	ts.Setenv(args[0], text)
 }
 
