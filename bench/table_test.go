@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -121,8 +122,47 @@ func table(b *testing.B, sql string, devices int, way string) {
 			fmt.Println(t.row(b, h, clients))
 		}
 	}
+	t.hold(b, rows[0], devices)
 	fmt.Printf("\n%s\n", machine())
 	b.ReportMetric(0, "ns/op")
+}
+
+// hold lets every device poll once on a connection of its own, keeps all of them, and prints what the api role holds then.
+func (t *target) hold(b *testing.B, poll hot, devices int) {
+	b.Helper()
+	conns := make([]net.Conn, devices)
+	var next atomic.Int64
+	var failed atomic.Pointer[error]
+	var all sync.WaitGroup
+	for range 4 * fillers {
+		all.Go(func() {
+			for n := int(next.Add(1)) - 1; n < devices && failed.Load() == nil; n = int(next.Add(1)) - 1 {
+				conn, err := t.dial()
+				if err == nil {
+					conns[n] = conn
+					_, err = newWire(conn, t.host).do(poll.ask(n))
+				}
+				if err != nil {
+					failed.Store(&err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if err := failed.Load(); err != nil {
+		b.Log("connections of all devices at once:", *err)
+		return
+	}
+	for _, pid := range t.pids {
+		spent(b, pid, func(_ *used, id int) {
+			if roleOf(id) == api.RoleAPI || id == t.role {
+				fmt.Printf("\napi role: %.0f MiB resident with a connection of each of %d devices\n", rollup(id, "Rss:"), devices)
+			}
+		})
+	}
+	for _, conn := range conns {
+		_ = conn.Close()
+	}
 }
 
 // row measures one request several times and gives its line of the table.
