@@ -34,7 +34,7 @@ type newKeyView struct {
 
 func (a *app) keyCommand() *cobra.Command {
 	return cmdline.Group("key", "API keys of yours, and provisioning keys of fleets",
-		a.keyCreateCommand(), a.keyListCommand(), a.keyRemoveCommand())
+		a.keyCreateCommand(), a.keyListCommand(), a.keyExplainCommand(), a.keyRemoveCommand())
 }
 
 func (a *app) keyCreateCommand() *cobra.Command {

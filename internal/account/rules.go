@@ -27,9 +27,13 @@ func people(r odata.Rule) map[access.Kind]odata.Rule {
 	return map[access.Kind]odata.Rule{access.User: r, access.ScopedKey: r}
 }
 
-// usersOnly is a rule for users, of which their scoped keys may only read. Without a filter they read what the user does.
+// usersOnly is a rule for users, of which their scoped keys may only read, if there is a filter for them.
 func usersOnly(r odata.Rule, scopedRead string) map[access.Kind]odata.Rule {
-	return map[access.Kind]odata.Rule{access.User: r, access.ScopedKey: {Read: scopedRead}}
+	rules := map[access.Kind]odata.Rule{access.User: r}
+	if scopedRead != "" {
+		rules[access.ScopedKey] = odata.Rule{Read: scopedRead}
+	}
+	return rules
 }
 
 func actorRules() map[access.Kind]odata.Rule {

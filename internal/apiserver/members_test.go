@@ -3,6 +3,7 @@ package apiserver_test
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"testing"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -210,5 +211,45 @@ func TestScopedKeysOverTheWire(t *testing.T) {
 	}
 	if patch(works, two, "haven2"); s.id(alice, "application(slug='alice/depot')?$select=id") != two {
 		t.Error("a key renamed a fleet that it is not for")
+	}
+}
+
+func TestAKeyIsExplained(t *testing.T) {
+	s := newServer(t)
+	alice, bob := s.user("alice"), s.user("bob")
+	fleet := s.fleet(alice, "harbour")
+	var scoped string
+	s.do(alice, "POST", "/api-key/user/full", api.NewKey{Name: "watch", Level: "operator", Fleets: []string{"alice/harbour"}}).
+		want(http.StatusOK).into(&scoped)
+	var k api.KeyExplanation
+	s.do(scoped, "GET", "/api-key/v1/self/explain", nil).want(http.StatusOK).into(&k)
+	if k.Name != "watch" || k.Principal != "scoped key" || k.Of != "alice" || k.Level != "operator" || len(k.Fleets) != 1 || k.Ended != "" {
+		t.Errorf("the key is %+v", k)
+	}
+	for what, list := range map[string][]string{"device": k.Makes, "application": k.Reads, "device_tag": k.Deletes, "GET /actor/v1/whoami": k.Routes} {
+		if !slices.Contains(list, what) {
+			t.Errorf("%s is not among %v", what, list)
+		}
+	}
+	for what, list := range map[string][]string{"application": k.Changes, "service": k.Makes, "release": k.Deletes, "organization": k.Makes,
+		"POST /api-key/user/full": k.Routes} {
+		if slices.Contains(list, what) {
+			t.Errorf("%s is among %v", what, list)
+		}
+	}
+	path := fmt.Sprintf("/api-key/v1/%d/explain", k.ID)
+	s.do(alice, "GET", path, nil).want(http.StatusOK)
+	s.do(bob, "GET", path, nil).want(http.StatusNotFound)
+	s.do("", "GET", path, nil).want(http.StatusUnauthorized)
+	s.do(alice, "GET", "/api-key/v1/self/explain", nil).want(http.StatusBadRequest) // a session
+	s.do(alice, "GET", "/api-key/v1/x/explain", nil).want(http.StatusBadRequest)
+
+	var provisioning string
+	s.do(alice, "POST", "/api-key/application/"+itoa(fleet)+"/provisioning", api.NewKey{Name: "factory"}).want(http.StatusOK).into(&provisioning)
+	id := s.id(alice, "api_key?$select=id&$filter=name eq 'factory'")
+	s.do(alice, "GET", fmt.Sprintf("/api-key/v1/%d/explain", id), nil).want(http.StatusOK).into(&k)
+	if k.Principal != "provisioning" || k.Of != "alice/harbour" || len(k.Reads) != 0 || !slices.Equal(k.Routes, []string{"POST /device/register"}) ||
+		k.CreatedBy != "alice" {
+		t.Errorf("a provisioning key is %+v", k)
 	}
 }

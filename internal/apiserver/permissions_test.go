@@ -2,16 +2,20 @@ package apiserver
 
 import (
 	"bytes"
+	"cmp"
 	"flag"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/odata/reference"
 	"github.com/roadstead-io/roadstead/internal/pki"
 )
@@ -22,17 +26,43 @@ const permissionPage = "../../docs/permissions.md"
 
 const permissionHead = `# Who may do what
 
-This page is generated from what the server enforces: ` + "`go test ./internal/apiserver -run PermissionPage -update`" + `.
+Everything that the server allows, and nothing else: this page is made from what the server enforces
+(` + "`go test ./internal/apiserver -run PermissionPage -update`" + `), and a test fails when it is not current. What is not listed is refused.
+What somebody may not see does not exist for them: an empty list, or 404. Decisions: ` + "`docs/decisions/0001`, `0004`, `0008`" + `.
 
-Kinds of callers: **anonymous** (no token), **user** (a session, or a named API key), **device** (a device's own key),
-**provisioning** (a key that registers devices into one fleet), and the other **roles** of the server, known by their certificates.
-Whoever a route does not name is refused: 401 without a token and with a provisioning key, 403 otherwise.
-What a caller may not see does not exist for it: an empty list, or 404.
+## Who asks
 
-## Routes
+| principal | is known by | in short |
+|---|---|---|
+| nobody | no token | reads the catalogue and the public face of public fleets |
+| person | a session, or a named key without limits | what their organizations and fleets give them, see the levels below |
+| limited key | a person's key with a level, with some fleets, or both | at most its level, in its fleets only; nothing of the account but the key itself; makes keys of fleets and devices for a day at most |
+| device | its own key | reads itself, its fleet and its fleet's releases; writes its own state, logs and progress |
+| frozen device | the key of a device that is frozen | learns who it is, nothing else |
+| fleet key | a key made for reading one fleet | reads the fleet, its devices and releases |
+| provisioning key | a key made for one fleet | registers devices into it, nothing else |
+| support staff | a person's session, flagged by the operator of the server | operates a fleet, or one device, from when its owner opens it until the time given; never by a key, and makes no keys |
+| role of the server | its certificate, on the internal listener | the internal routes that name it; no resource at all |
 
-| route | who |
+Keys of a fleet end with the right of the person who made them. Every key and session is looked up at its use, and levels with every
+request: who leaves an organization, a team or a fleet has lost it with the next one.
+
+## Levels in a fleet
+
+Each level includes the ones before it. Administrators of an organization administer all its fleets; other people have the higher of what
+their membership of the fleet and their teams give. A member of an organization has no level in its fleets by that alone, but may make a
+fleet in it and becomes its developer.
+
+| level | may |
 |---|---|
+| observer | read all of the fleet: devices, releases, variables, logs, build logs |
+| operator | and work on devices: make, change, move, pin, delete and act on them, their variables and tags; make provisioning keys |
+| developer | and decide what they run: push, releases, services, fleet variables and tags, settings of the fleet and its target |
+| administrator | and decide about the fleet: members, teams and invitations, making it public, opening it to support, another organization, its end |
+
+Everybody may read of a **public** fleet: the fleet, its services, its tags, and its releases of builds that succeeded with their images,
+tags and assets. Not its devices, variables, members, or what builds said.
+
 `
 
 // The manual's permission page says what the server enforces, no more and no less.
@@ -52,19 +82,9 @@ func TestPermissionPageIsCurrent(t *testing.T) {
 	defer func() { _ = s.Close() }()
 	var page bytes.Buffer
 	page.WriteString(permissionHead)
-	for _, rt := range s.list() {
-		method, path := rt.method, strings.TrimSuffix(rt.path, "{$}")
-		if method == "" {
-			method = "any"
-		}
-		fmt.Fprintf(&page, "| `%s %s` | %s |\n", method, path, whoText(rt))
-	}
-	page.WriteString("\n## Resources under `/v7/`\n\n")
-	var tables bytes.Buffer
-	if err := reference.WritePermissions(&tables, s.model()); err != nil {
-		t.Fatal(err)
-	}
-	page.WriteString(strings.ReplaceAll(tables.String(), "\n## ", "\n### "))
+	filters := writeResources(&page, s.model())
+	writeRoutes(&page, s.list())
+	writeFilters(&page, filters)
 	if *update {
 		if err := os.WriteFile(permissionPage, page.Bytes(), 0o644); err != nil {
 			t.Fatal(err)
@@ -79,19 +99,126 @@ func TestPermissionPageIsCurrent(t *testing.T) {
 	}
 }
 
-func whoText(rt route) string {
-	if len(rt.roles) > 0 {
-		return "roles " + strings.Join(rt.roles, ", ")
-	}
-	var kinds []string
-	for _, k := range rt.who {
-		if k == access.Anonymous && len(rt.who) == 1 {
-			return "everybody, no token is looked at"
+// writeResources writes one table per resource, the kinds that may do the same in one line, and gives the filters that were said in words.
+func writeResources(page *bytes.Buffer, m odata.Model) map[string]string {
+	page.WriteString("## Resources\n\nUnder `/v7/`, and in older forms `/v6/` and `/v5/`. Whoever a table does not list has nothing to do " +
+		"with the resource.\nThe exact filters stand at the end of the page.\n")
+	filters := map[string]string{}
+	say := func(filter string) string {
+		w := words(filter)
+		if filter != "" && filter != "true" {
+			filters[filter] = w
 		}
-		kinds = append(kinds, string(k))
+		return w
 	}
-	if strings.HasPrefix(rt.path, "/v") && len(rt.who) > 1 {
-		return strings.Join(kinds, ", ") + ": row by row, see below"
+	last := ""
+	var lines, notes []string
+	var who [][]string
+	flush := func() {
+		for i, line := range lines {
+			fmt.Fprintf(page, "| %s | %s\n", strings.Join(who[i], ", "), line)
+		}
+		if len(notes) > 0 {
+			page.WriteString("\n" + strings.Join(notes, "\n") + "\n")
+		}
+		lines, notes, who = nil, nil, nil
 	}
-	return strings.Join(kinds, ", ")
+	for _, p := range reference.Permissions(m) {
+		if p.Resource != last {
+			flush()
+			last = p.Resource
+			fmt.Fprintf(page, "\n### %s\n\n| who | reads | makes | changes | deletes |\n|---|---|---|---|---|\n", p.Resource)
+		}
+		name := kindNames[p.Kind]
+		line := fmt.Sprintf("%s | %s | %s | %s |", say(p.Read), say(p.Create), say(p.Update), say(p.Delete))
+		if i := slices.Index(lines, line); i >= 0 {
+			who[i] = append(who[i], name)
+		} else {
+			lines, who = append(lines, line), append(who, []string{name})
+		}
+		for _, n := range permissionNotes(p, say) {
+			if i := slices.IndexFunc(notes, func(s string) bool { return strings.HasSuffix(s, n) }); i >= 0 {
+				notes[i] = strings.Replace(notes[i], ":", ", "+name+":", 1)
+			} else {
+				notes = append(notes, "- "+name+":"+n)
+			}
+		}
+	}
+	flush()
+	return filters
+}
+
+// permissionNotes are what a rule says of columns.
+func permissionNotes(p reference.Permission, say func(string) string) (notes []string) {
+	list := func(word string, names []string) {
+		if len(names) > 0 {
+			notes = append(notes, " "+word+" `"+strings.Join(names, "` `")+"`")
+		}
+	}
+	list("writes", p.Write)
+	list("may give without effect", p.Ignored)
+	list("never sees", p.Hidden)
+	for _, column := range slices.Sorted(maps.Keys(p.Needs)) {
+		notes = append(notes, fmt.Sprintf(" writes `%s` only %s", column, say(p.Needs[column])))
+	}
+	for _, column := range slices.Sorted(maps.Keys(p.Refs)) {
+		notes = append(notes, fmt.Sprintf(" points `%s` only to a row %s", column, say(p.Refs[column])))
+	}
+	return notes
+}
+
+// writeRoutes writes who gets in at which route: the public ones by principal, the internal ones by role.
+func writeRoutes(page *bytes.Buffer, list []route) {
+	kinds := []access.Kind{access.User, access.ScopedKey, access.Device, access.FrozenDevice, access.FleetKey, access.Provisioning}
+	page.WriteString("\n## Routes\n\nWho gets in; what they find behind the door is decided by the tables above, or by the level that the manual " +
+		"of the route names (`docs/api.md`).\n\n| route | nobody |")
+	for _, k := range kinds {
+		page.WriteString(" " + kindNames[k] + " |")
+	}
+	page.WriteString("\n|---|" + strings.Repeat("---|", len(kinds)+1) + "\n")
+	for _, rt := range list {
+		if len(rt.roles) > 0 {
+			continue
+		}
+		if slices.Equal(rt.who, anybody) {
+			fmt.Fprintf(page, "| %s | in; no token is looked at |%s\n", rt.name(), strings.Repeat(" |", len(kinds)))
+			continue
+		}
+		fmt.Fprintf(page, "| %s |", rt.name())
+		for _, k := range append([]access.Kind{access.Anonymous}, kinds...) {
+			if slices.Contains(rt.who, k) {
+				page.WriteString(" in |")
+			} else {
+				page.WriteString(" |")
+			}
+		}
+		page.WriteString("\n")
+	}
+	page.WriteString("\n## Routes between the roles of the server\n\nOn a listener of their own, with mutual TLS. Nobody else learns that they exist.\n\n" +
+		"| route | roles |\n|---|---|\n")
+	for _, rt := range list {
+		if len(rt.roles) > 0 {
+			fmt.Fprintf(page, "| %s | %s |\n", rt.name(), strings.Join(rt.roles, ", "))
+		}
+	}
+}
+
+func (rt route) name() string {
+	method, path := rt.method, strings.TrimSuffix(rt.path, "{$}")
+	if method == "" {
+		method = "any"
+	}
+	return "`" + method + " " + path + "`"
+}
+
+// writeFilters writes what the words above stand for.
+func writeFilters(page *bytes.Buffer, filters map[string]string) {
+	page.WriteString("\n## The filters, exactly\n\n`is_observed` and its like are columns that the database computes for the caller, see " +
+		"`internal/account/level.go`; they leave the server in no way. `@user`, `@device`, `@fleet`, `@actor` and `@key` stand for the caller.\n\n" +
+		"| words | filter |\n|---|---|\n")
+	for _, f := range slices.SortedFunc(maps.Keys(filters), func(a, b string) int {
+		return cmp.Or(strings.Compare(filters[a], filters[b]), strings.Compare(a, b))
+	}) {
+		fmt.Fprintf(page, "| %s | `%s` |\n", filters[f], strings.ReplaceAll(f, "|", `\|`))
+	}
 }

@@ -234,18 +234,34 @@ func (a *asker) rowsOf(resource string) (n int) {
 	return n
 }
 
-func (a *asker) create(p *who, r policyRow, place string) string {
-	body, may := "{}", r.post != "" && strings.Contains(p.may(r.name, place), "c")
-	if r.post != "" {
-		a.w.n++
-		a.w.must(a.db.Write(a.w.ctx, func(tx *db.Tx) (err error) {
-			body, err = a.w.places[place].fill(a.w.ctx, tx, r.post, a.w.n)
-			return err
-		}))
+func (p *who) isPerson() bool {
+	return p.caller.Kind == access.User || p.caller.Kind == access.ScopedKey
+}
+
+// posted is a body that makes a row in a place.
+func (a *asker) posted(r policyRow, place string) (body string) {
+	if r.post == "" {
+		return "{}"
 	}
+	a.w.n++
+	a.w.must(a.db.Write(a.w.ctx, func(tx *db.Tx) (err error) {
+		body, err = a.w.places[place].fill(a.w.ctx, tx, r.post, a.w.n)
+		return err
+	}))
+	return body
+}
+
+func (a *asker) create(p *who, r policyRow, place string) string {
+	body, may := a.posted(r, place), strings.Contains(p.may(r.name, place), "c")
 	before := a.rowsOf(r.name)
 	status, answer := a.ask(p, "POST", r.name, body)
 	made := a.rowsOf(r.name) - before
+	if made == 1 && r.name == "release_asset" { // a release has room for ten
+		a.w.must(a.db.Write(a.w.ctx, func(tx *db.Tx) error {
+			_, err := tx.ExecContext(a.w.ctx, `DELETE FROM release_asset WHERE asset_key LIKE 'made%'`)
+			return err
+		}))
+	}
 	switch {
 	case strings.Contains(p.may(r.name, place), "i"):
 		if status != 201 || made != 0 {
@@ -255,6 +271,11 @@ func (a *asker) create(p *who, r policyRow, place string) string {
 		return fmt.Sprintf("%s: got %d %.200s and %d rows, want one", body, status, answer, made)
 	case !may && (status != 401 && status != 403 || made != 0):
 		return fmt.Sprintf("%s: got %d %.200s and %d rows, want a refusal", body, status, answer, made)
+	case !may && !strings.Contains(p.may(r.name, "own"), "c"):
+		// Who makes none anywhere is told so whatever the body.
+		if status, answer := a.ask(p, "POST", r.name, "{}"); !p.isPerson() && status != 401 && status != 403 {
+			return fmt.Sprintf("{}: got %d %.200s, want a refusal", status, answer)
+		}
 	}
 	return ""
 }
@@ -305,6 +326,9 @@ func (a *asker) update(p *who, r policyRow, place string) string {
 func (a *asker) remove(p *who, r policyRow, place string) string {
 	id := a.row(r, place)
 	may := strings.Contains(p.may(r.name, place), "d")
+	if may && r.name == "application" && p.caller.Kind == access.ScopedKey {
+		return "" // the key is for the fleet that all others need; canAccess has told that it might
+	}
 	if may {
 		id = a.victim(r, place)
 	}

@@ -11,7 +11,7 @@ import (
 // Everybody × every resource × every verb × a row of their own fleet, of the fleet beside it, of a public one, of another tenant, and
 // one that is not there. What may be is told in the tables of this package's policy tests, which nobody computed from the rules.
 func TestPolicyMatrix(t *testing.T) {
-	w := newPolicyWorld(t, dbtest.Config(t, Migrations()...).DSN)
+	w := newPolicyWorld(t, policySQL(t))
 	a := w.asker()
 	tried := map[string]int{}
 	for _, name := range w.names() {
@@ -36,6 +36,9 @@ func TestPolicyMatrix(t *testing.T) {
 	}
 	t.Logf("%d cells: %d somebodies, %d resources, %v", total, len(w.people), len(policyRows), tried)
 }
+
+// policySQL is the database of these tests: a file, or the server of the tests.
+func policySQL(t testing.TB) string { return dbtest.Config(t, Migrations()...).DSN }
 
 func (w *world) names() (names []string) {
 	for name := range w.people {

@@ -17,7 +17,9 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/web"
 )
 
 // The world of the policy tests: two organizations, fleets in them, one row of every resource in each fleet, and everybody who
@@ -207,7 +209,7 @@ func (w *world) userKey(name string) string {
 func (w *world) populate() {
 	_, acme := w.user("ann")
 	_, rival := w.user("rita")
-	for _, name := range []string{"mia", "olga", "otto", "dora", "sue", "sam", "stu", "pat"} {
+	for _, name := range []string{"mia", "olga", "otto", "dora", "sue", "sam", "stu", "pat", "hermit"} {
 		w.user(name)
 	}
 	for _, name := range []string{"mia", "otto", "dora", "pat"} {
@@ -216,9 +218,9 @@ func (w *world) populate() {
 	}
 	w.exec(`INSERT INTO organization (created_at, name, handle) VALUES ('2026-01-01T00:00:00.000Z', 'Annex', 'annex')`)
 	w.must(w.scan(w.db, `SELECT id FROM organization WHERE handle = 'annex'`, &w.annex))
-	for _, name := range []string{"ann", "rita"} {
+	for _, name := range []string{"ann", "rita", "mia", "olga", "otto", "dora", "sue"} { // so that all of them know the cousins
 		w.exec(`INSERT INTO organization_membership (created_at, "user", is_member_of__organization, organization_membership_role)
-			VALUES ('2026-01-01T00:00:00.000Z', ?, ?, 1)`, w.users[name], w.annex)
+			VALUES ('2026-01-01T00:00:00.000Z', ?, ?, 2)`, w.users[name], w.annex)
 	}
 	for name, org := range map[string]int64{"own": acme, "sibling": acme, "public": acme, "other": rival} {
 		w.places[name] = w.furnish(name, org)
@@ -264,6 +266,12 @@ func (w *world) enroll() {
 	w.as("key that develops one fleet", w.key(ann.caller, account.KeySpec{
 		Of: account.OfUser, ID: w.users["ann"], Name: "d", Level: access.Developer, Fleets: []string{own.text["slug"]},
 	}), "scoped", inOwn("developing key", "strange key"))
+	w.as("key that operates one fleet", w.key(ann.caller, account.KeySpec{
+		Of: account.OfUser, ID: w.users["ann"], Name: "p", Level: access.Operator, Fleets: []string{own.text["slug"]},
+	}), "scoped", inOwn("operating key", "strange key"))
+	w.as("key for all of one fleet", w.key(ann.caller, account.KeySpec{
+		Of: account.OfUser, ID: w.users["ann"], Name: "a", Fleets: []string{own.text["slug"]},
+	}), "scoped", inOwn("whole key", "strange key"))
 	w.as("device", w.key(access.Itself(), account.KeySpec{Of: account.OfDevice, ID: device}), "", inOwn("device", ""))
 	frozen := w.insert(w.db, own, insertDevice)
 	w.as("frozen device", w.key(access.Itself(), account.KeySpec{Of: account.OfDevice, ID: frozen}), "", nil)
@@ -308,12 +316,17 @@ func (w *world) furnish(name string, org int64) *spot {
 	}
 	w.insert(w.db, p, `INSERT INTO organization_invite (created_at, invited, is_invited_to__organization, organization_membership_role,
 		token_hash, expires_at) VALUES ('{now}', {invitee}, {org}, 2, 'invitation{n}', '{later}')`)
+	w.insert(w.db, p, `INSERT INTO application_invite (created_at, invited, is_invited_to__application, application_membership_role, token_hash,
+		expires_at) VALUES ('{now}', {invitee}, {fleet}, 1, 'fleetinvitation{n}', '{later}')`)
 	var slug, uuid string
 	w.must(w.scan(w.db, `SELECT slug FROM application WHERE id = ?`, &slug, p.ids["fleet"]))
 	w.must(w.scan(w.db, `SELECT uuid FROM device WHERE id = ?`, &uuid, p.ids["device"]))
 	p.text["slug"], p.text["uuid"] = slug, uuid
 	return p
 }
+
+// plain is an engine with nothing before it.
+func (s *Server) plain(e *odata.Engine) http.Handler { return web.Handle(s.log, e.Handler()) }
 
 // asker sends requests: to the whole server, or to an engine with a mutant of the rules.
 type asker struct {

@@ -60,6 +60,7 @@ func (s *Server) list() []route {
 		{method: "POST", path: "/api-key/v2", handle: s.newKey, who: people},
 		{method: "POST", path: "/api-key/v2/{$}", handle: s.newKey, who: people},
 		{method: "POST", path: "/api-key/application/{id}/provisioning", handle: s.newProvisioningKey, who: people},
+		{method: "GET", path: "/api-key/v1/{id}/explain", handle: s.explainKey, who: people},
 		{method: "POST", path: "/api-key/device/{id}/device-key", handle: s.newDeviceKey, who: people},
 
 		{method: "GET", path: "/healthz", handle: s.healthz, roles: allRoles},

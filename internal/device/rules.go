@@ -42,6 +42,7 @@ func deviceRules() map[access.Kind]odata.Rule {
 	may := access.On(access.Operator)
 	person := odata.Rule{
 		Read: access.On(access.Observer), Create: may, Update: may, Delete: may, Write: writtenByUsers,
+		Refs: map[string]string{"belongs_to__application": may}, // the fleet that it comes into
 	}
 	return map[access.Kind]odata.Rule{
 		access.User: person, access.ScopedKey: person,

@@ -52,7 +52,6 @@ func applicationRules() map[access.Kind]odata.Rule {
 	for _, column := range []string{"is_public", "is_discoverable", "is_accessible_by_support_until__date"} { // who else gets to the fleet
 		person.Needs[column] = access.On(access.Administrator)
 	}
-	person.Refs = map[string]string{"organization": account.MemberOf()}
 	key := person
 	key.Create = "" // a key that is limited to some fleets makes no new ones
 	own := odata.Rule{
