@@ -286,9 +286,21 @@ func (c *compiler) orderKeys(s scope, q *syntax.Query) (string, error) {
 		if v.class == cText && !v.stored {
 			v.sql = c.d.Bytewise(v.sql)
 		}
+		if v.sql == s.id() { // nothing that follows can tell rows apart
+			return " ORDER BY " + strings.Join(append(keys, v.sql+dir), ", "), nil
+		}
 		keys = append(keys, v.sql+dir)
 	}
 	return " ORDER BY " + strings.Join(append(keys, s.id()), ", "), nil
+}
+
+// byIDs reports whether rows are asked for in the order of their ids.
+func byIDs(q *syntax.Query) bool {
+	if len(q.OrderBy) == 0 {
+		return true
+	}
+	p, ok := q.OrderBy[0].By.(syntax.Path)
+	return ok && len(p.Names) == 1 && p.Names[0] == "id"
 }
 
 // page is LIMIT and OFFSET.

@@ -59,7 +59,7 @@ func (b *builder) object(n *rows.Node, top bool) (string, bool) {
 func packed(k rows.Kind, sql string) string {
 	switch k {
 	case rows.Truth:
-		return "CASE WHEN " + sql + " THEN json('true') WHEN NOT " + sql + " THEN json('false') END"
+		return "CASE " + sql + " WHEN 1 THEN json('true') WHEN 0 THEN json('false') END"
 	case rows.Digits:
 		return "CAST(" + sql + " AS TEXT)"
 	case rows.Link:
