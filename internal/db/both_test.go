@@ -159,6 +159,18 @@ func TestValues(t *testing.T) {
 	}
 }
 
+// SQLite would take a column that does not exist for a text, so that a misspelt condition held for every row, or none.
+func TestAnUnknownColumnIsAnError(t *testing.T) {
+	d, ctx := open(t), t.Context()
+	err := d.Read(ctx, func(tx *db.Tx) error {
+		var n int
+		return tx.QueryRowContext(ctx, `SELECT count(*) FROM t WHERE "w" = 'w'`).Scan(&n)
+	})
+	if err == nil {
+		t.Error("a column that does not exist was read")
+	}
+}
+
 // What is no text is refused before it reaches either database.
 func TestValuesThatAreNoText(t *testing.T) {
 	d, ctx := open(t), t.Context()

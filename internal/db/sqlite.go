@@ -16,7 +16,7 @@ func (d *DB) openSQLite(path string) error {
 		return fmt.Errorf("db: %w", err)
 	}
 	pragmas := "_pragma=foreign_keys(1)&_pragma=busy_timeout(10000)&_pragma=synchronous(FULL)&_pragma=cache_size(-8192)" +
-		"&_pragma=secure_delete(1)&_pragma=temp_store(MEMORY)"
+		"&_pragma=secure_delete(1)&_pragma=temp_store(MEMORY)&_dqs=0" // an unknown "name" is an error, not a text
 	dsn := "file:" + (&url.URL{Path: abs}).EscapedPath() + "?" + pragmas
 	writer, err := open(dsn+"&_pragma=journal_mode(WAL)", "BEGIN IMMEDIATE")
 	if err != nil {
