@@ -103,7 +103,7 @@ func (w *world) columnCells(p *who, r policyRow, def *odata.Resource) (cells []c
 		if p.classes["other"] != "" {
 			break // what is another tenant's to the others is theirs
 		}
-		if c.Type == odata.ForeignKey && p.gives(r.name, c.Name) && p.caller.Kind != access.Device {
+		if c.Type == odata.ForeignKey && c.SQL == "" && p.gives(r.name, c.Name) && p.caller.Kind != access.Device {
 			add("point "+c.Name, true, func(a *asker) string { return a.point(p, r, c) })
 		}
 	}
