@@ -356,3 +356,25 @@ func TestPollIsANotModified(t *testing.T) {
 func apiEmpty() api.DeviceTarget {
 	return api.DeviceTarget{Name: "a-name", Config: map[string]string{"RESIN_SUPERVISOR_POLL_INTERVAL": "1000"}, Apps: map[string]*api.AppTarget{}}
 }
+
+// TestSystemsAreNotRun: what a target says of the operating system and of balena's supervisor is for others on the device.
+func TestSystemsAreNotRun(t *testing.T) {
+	w := newWorld(t)
+	d := newDevice(t, w)
+	d.run(t)
+	eventually(t, 5*time.Second, "registered", registered(w))
+	d.engine.Publish(ref(1))
+	d.engine.Publish(ref(2))
+	target := release(commitA, map[string]string{"web": ref(1)}, nil)
+	for uuid, system := range map[string]*api.AppTarget{
+		strings.Repeat("d", 32): {ID: 8, Name: "amd64-supervisor", Class: "app"}, strings.Repeat("e", 32): {ID: 9, Name: "generic-amd64", Class: "app", IsHost: true},
+	} {
+		system.Releases = release(commitB, map[string]string{"main": ref(2)}, nil).Apps[fleetUUID].Releases
+		target.Apps[uuid] = system
+	}
+	w.setTarget(target)
+	eventually(t, 5*time.Second, "the fleet's own runs", func() bool { return w.serviceStatus(fleetUUID, commitA, "web") == "Running" })
+	if got := d.running(); !slices.Equal(got, []string{"web a"}) {
+		t.Errorf("running %v, want only what is the fleet's", got)
+	}
+}

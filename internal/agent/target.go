@@ -197,8 +197,8 @@ func (a *Agent) understand(text []byte) (*desired, error) {
 	want := &desired{device: mine, target: plan.Target{Apps: map[string]bool{}}, commits: map[string]string{}}
 	for _, uuid := range slices.Sorted(maps.Keys(mine.Apps)) {
 		app := mine.Apps[uuid]
-		if app == nil || app.IsHost {
-			continue // the operating system is not ours to update
+		if app == nil || app.IsHost || app.Class == "app" {
+			continue // the operating system, and balena's supervisor for it, are not ours to update
 		}
 		if !composition.ValidName(uuid) {
 			return nil, fmt.Errorf("%q is not the uuid of a fleet", uuid)

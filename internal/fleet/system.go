@@ -51,7 +51,7 @@ func makeSystem(ctx context.Context, tx *db.Tx, s System, slug string) (id int64
 	err = tx.QueryRowContext(ctx, `
 INSERT INTO application (created_at, actor, should_track_latest_release, is_of__class, organization, app_name, slug,
     is_for__device_type, application_type, is_host, uuid, is_public)
-VALUES (?, ?, 0, 'fleet', ?, ?, ?, ?, (SELECT id FROM application_type WHERE slug = 'default'), ?, ?, 1)
+VALUES (?, ?, 0, 'app', ?, ?, ?, ?, (SELECT id FROM application_type WHERE slug = 'default'), ?, ?, 1)
 RETURNING id`, tx.NowText(), actor, org, s.Name, slug, s.DeviceType, s.Host, newUUID()).Scan(&id)
 	return id, err
 }

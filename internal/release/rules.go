@@ -15,9 +15,9 @@ var (
 
 const (
 	// seen is for people: observers of the fleet read all of its releases, everybody else the good ones of public fleets.
-	seen = "{}belongs_to__application/any(f:f/is_observed) or " + public
+	seen = "{}belongs_to__application/any(f:f/is_observed) or (" + public + ")"
 	// public is what everybody may read.
-	public = "{}status eq 'success' and {}belongs_to__application/any(f:f/is_public)"
+	public = "({}status eq 'success' and {}belongs_to__application/any(f:f/is_public))"
 	// own is for the devices of the fleet.
 	own = "{}belongs_to__application eq @fleet"
 )

@@ -8,7 +8,7 @@ import (
 // ParseRule parses the filter text of an access rule.
 func ParseRule(lim Limits, text string) (Expr, error) {
 	var nodes, expands int
-	p := &parser{lim: lim, part: "the rule", nodes: &nodes, expands: &expands}
+	p := &parser{lim: lim, part: "the rule", nodes: &nodes, expands: &expands, plain: true}
 	if err := p.start(text); err != nil {
 		return nil, err
 	}
@@ -19,31 +19,34 @@ func ParseRule(lim Limits, text string) (Expr, error) {
 	return e, p.end()
 }
 
-// expression parses: or < and < not < comparison < add < mul < unary.
+// expression parses: (and, or) < not < comparison < add < mul < unary. As in Pine's grammar `and` and `or` bind alike, from left to
+// right: `a or b and c` is `(a or b) and c`. A rule must say with parentheses what it means.
 func (p *parser) expression() (Expr, error) {
 	up, err := p.deeper()
 	if err != nil {
 		return nil, err
 	}
 	defer up()
-	return p.chain("or", func() (Expr, error) { return p.chain("and", p.unaryNot) })
-}
-
-func (p *parser) chain(op string, term func() (Expr, error)) (Expr, error) {
-	first, err := term()
-	if err != nil || !p.isIdent(op) {
-		return first, err
-	}
-	l := Logical{Op: op, Terms: []Expr{first}}
-	for p.isIdent(op) {
-		p.next()
-		t, err := term()
-		if err != nil {
+	left, err := p.unaryNot()
+	var chain *Logical // of the operator just read, with left in it
+	for err == nil && (p.isIdent("and") || p.isIdent("or")) {
+		op := p.next().text
+		var right Expr
+		if right, err = p.unaryNot(); err != nil {
 			return nil, err
 		}
-		l.Terms = append(l.Terms, t)
+		switch {
+		case chain != nil && chain.Op == op:
+			chain.Terms = append(chain.Terms, right)
+			left = *chain
+		case chain != nil && p.plain:
+			return nil, p.fail("`and` beside `or` needs parentheses")
+		default:
+			chain = &Logical{Op: op, Terms: []Expr{left, right}}
+			left = *chain
+		}
 	}
-	return l, nil
+	return left, err
 }
 
 // follows reports whether the word here is an operator or function, not a property of that name.

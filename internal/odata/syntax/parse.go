@@ -18,6 +18,7 @@ type parser struct {
 	lambdas int
 	nodes   *int
 	expands *int
+	plain   bool // of a rule: no mixing of `and` and `or` without parentheses
 }
 
 // ParseRequest parses the escaped path below the prefix it is mounted under, and the raw query. The query is split by hand: net/url drops

@@ -2,6 +2,8 @@ package syntax_test
 
 import (
 	"errors"
+	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,7 +26,7 @@ func TestRules(t *testing.T) {
 	eq := func(a, b syntax.Expr) syntax.Compare { return syntax.Compare{Op: "eq", Left: a, Right: b} }
 	a1, b2, c3 := eq(property("a"), value(int64(1))), eq(property("b"), value(int64(2))), eq(property("c"), value(int64(3)))
 	for text, want := range map[string]syntax.Expr{
-		"a eq 1 or b eq 2 and c eq 3": syntax.Logical{Op: "or", Terms: []syntax.Expr{a1, syntax.Logical{Op: "and", Terms: []syntax.Expr{b2, c3}}}},
+		"a eq 1 or (b eq 2 and c eq 3)": syntax.Logical{Op: "or", Terms: []syntax.Expr{a1, syntax.Logical{Op: "and", Terms: []syntax.Expr{b2, c3}}}},
 		"(a eq 1 or b eq 2) and c eq 3": syntax.Logical{Op: "and", Terms: []syntax.Expr{
 			syntax.Logical{Op: "or", Terms: []syntax.Expr{a1, b2}}, c3}},
 		"not a eq 1 and b eq 2": syntax.Logical{Op: "and", Terms: []syntax.Expr{syntax.Not{Of: a1}, b2}},
@@ -53,6 +55,26 @@ func TestRules(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("ParseRule(%s) (-want +got):\n%s", text, diff)
 		}
+	}
+}
+
+// TestMixedConditions: `and` and `or` bind alike in requests, and a rule says what it means.
+func TestMixedConditions(t *testing.T) {
+	want := "((a eq 1 or b eq 2) and c eq 3) or d eq 4"
+	mixed := "a eq 1 or b eq 2 and c eq 3 or d eq 4"
+	parse := func(filter string) syntax.Expr {
+		t.Helper()
+		req, err := syntax.ParseRequest(limits, "", "x", "$filter="+url.QueryEscape(filter))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return req.Query.Filter
+	}
+	if diff := cmp.Diff(parse(want), parse(mixed)); diff != "" {
+		t.Errorf("%s (-%s +got):\n%s", mixed, want, diff)
+	}
+	if _, err := syntax.ParseRule(limits, mixed); err == nil || !strings.Contains(err.Error(), "parentheses") {
+		t.Errorf("ParseRule(%s): got %v, want a refusal", mixed, err)
 	}
 }
 
