@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -283,9 +284,22 @@ func TestTheEdgeStopsWithClientsAtTheDoor(t *testing.T) {
 }
 
 // tapped collects what a client sends.
-type tapped struct{ all bytes.Buffer }
+type tapped struct {
+	mu  sync.Mutex // covers all
+	all bytes.Buffer
+}
 
-func (t *tapped) bytes() []byte { return t.all.Bytes() }
+func (t *tapped) write(p []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.all.Write(p)
+}
+
+func (t *tapped) bytes() []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return bytes.Clone(t.all.Bytes())
+}
 
 type tappedConn struct {
 	net.Conn
@@ -293,7 +307,7 @@ type tappedConn struct {
 }
 
 func (c *tappedConn) Write(p []byte) (int, error) {
-	c.tap.all.Write(p)
+	c.tap.write(p)
 	return c.Conn.Write(p)
 }
 
