@@ -46,6 +46,8 @@ func (p *who) may(resource, place string) string {
 			letters += line["public nobody"]
 		case access.User, access.ScopedKey:
 			letters += line["public stranger"]
+		case access.Device:
+			letters += line["public device"]
 		}
 	}
 	return letters

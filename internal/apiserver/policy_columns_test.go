@@ -66,7 +66,8 @@ const writableByItself = `status os_version os_variant supervisor_version provis
 	mac_address memory_usage memory_total storage_block_device storage_usage storage_total cpu_usage cpu_temp cpu_id is_undervolted`
 
 // ignoredFromItself are columns that real supervisors write and that change nothing.
-const ignoredFromItself = "device_name is_pinned_on__release is_online public_address"
+const ignoredFromItself = `device_name is_pinned_on__release is_online public_address should_be_operated_by__release
+	should_be_managed_by__release should_be_managed_by__supervisor_release`
 
 // decidedAbove are columns that need more than the rest of their row: who may change the row otherwise is refused these.
 var decidedAbove = map[string][]string{

@@ -41,12 +41,19 @@ func TestWhatADeviceWritesOfItself(t *testing.T) {
 	path := fmt.Sprintf("device(%d)", own.ids["device"])
 	for body, want := range map[string]int{
 		`{"status":"Idle","os_version":"balenaOS 6.0.0"}`: 200, `{"device_name":"mine","is_online":true}`: 200,
+		`{"should_be_operated_by__release":1,"should_be_managed_by__release":1}`: 200,
 		`{"note":"x"}`: 403, `{"belongs_to__application":1}`: 403, `{"is_frozen":true}`: 403, `{"is_active":true}`: 403, `{"uuid":"00"}`: 403,
 		`{"is_accessible_by_support_until__date":"2999-01-01"}`: 403, `{"status":"Idle","note":"x"}`: 403,
 	} {
 		if status, answer := a.ask(w.people["device"], "PATCH", path, body); status != want {
 			t.Errorf("PATCH %s: got %d %s, want %d", body, status, answer, want)
 		}
+	}
+	var chosen any
+	w.must(w.scan(w.db, `SELECT max(COALESCE(should_be_operated_by__release, should_be_managed_by__release)) FROM device WHERE id = ?`,
+		&chosen, own.ids["device"]))
+	if chosen != nil {
+		t.Errorf("the device chose its own system: %v", chosen)
 	}
 	var name, state string
 	w.must(w.scan(w.db, `SELECT device_name FROM device WHERE id = ?`, &name, own.ids["device"]))

@@ -106,35 +106,35 @@ var policyRows = []policyRow{
 // r reads it (in lists, by id, by count, expanded, through a filter), c makes one, u changes it, d deletes it; - nothing.
 //
 // A device changes its state (s), which is not what others change; what it tells of its configuration is accepted and ignored (i).
-// The first two columns are for a public fleet; everywhere else strangers may do nothing.
+// The first three columns are for a public fleet; everywhere else strangers may do nothing. A thing is the device of one fleet, or its key.
 const fleetPolicy = `
-                                     | public: | in the organization, or by a grant                                             | limited keys                         | things
-resource                             | nobody stranger | member observer operator developer administrator support device_support | observing operating developing whole | device fleet_key
-application                          | r r             | c      r        rc       rcu       rcud          r       -              | r         r         ru         rud   | r  r
-service                              | r r             | -      r        r        rcd       rcd           r       -              | r         r         rcd        rcd   | r  r
-application_environment_variable     | - -             | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
-application_config_variable          | - -             | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
-build_environment_variable           | - -             | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | -  -
-service_environment_variable         | - -             | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
-service_label                        | - -             | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
-application_tag                      | r r             | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
-release                              | r r             | -      r        r        rud       rud           r       -              | r         r         rud        rud   | r  r
-image                                | r r             | -      r        r        r         r             r       -              | r         r         r          r     | r  r
-release_image                        | r r             | -      r        r        r         r             r       -              | r         r         r          r     | r  r
-image_label                          | - -             | -      r        r        r         r             r       -              | r         r         r          r     | r  r
-image_environment_variable           | - -             | -      r        r        r         r             r       -              | r         r         r          r     | r  r
-release_tag                          | r r             | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
-release_asset                        | r r             | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
-device                               | - -             | -      r        rcud     rcud      rcud          rcud    rud            | r         rcud      rcud       rcud  | rs r
-device_environment_variable          | - -             | -      r        rcud     rcud      rcud          rcud    rcud           | r         rcud      rcud       rcud  | r  r
-device_config_variable               | - -             | -      r        rcud     rcud      rcud          rcud    rcud           | r         rcud      rcud       rcud  | ri r
-device_tag                           | - -             | -      r        rcud     rcud      rcud          rcud    rcud           | r         rcud      rcud       rcud  | r  r
-service_install                      | - -             | -      r        r        r         r             r       r              | r         r         r          r     | r  r
-device_service_environment_variable  | - -             | -      r        rcud     rcud      rcud          rcud    rcud           | r         rcud      rcud       rcud  | r  r
-image_install                        | - -             | -      r        r        r         r             r       r              | r         r         r          r     | r  r
-device_history                       | - -             | -      r        r        r         r             r       -              | r         r         r          r     | -  r
-user_application_membership          | - -             | -      r        r        r         rcud          r       -              | r         r         r          r     | -  -
-application_invite                   | - -             | -      -        -        -         rcd           -       -              | -         -         -          -     | -  -
+                                     | public:              | in the organization, or by a grant                                             | limited keys                         | things
+resource                             | nobody stranger device | member observer operator developer administrator support device_support | observing operating developing whole | device fleet_key
+application                          | r      r        r      | c      r        rc       rcu       rcud          r       -              | r         r         ru         rud   | r  r
+service                              | r      r        r      | -      r        r        rcd       rcd           r       -              | r         r         rcd        rcd   | r  r
+application_environment_variable     | -      -        -      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
+application_config_variable          | -      -        -      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
+build_environment_variable           | -      -        -      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | -  -
+service_environment_variable         | -      -        -      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
+service_label                        | -      -        -      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
+application_tag                      | r      r        r      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
+release                              | r      r        r      | -      r        r        rud       rud           r       -              | r         r         rud        rud   | r  r
+image                                | r      r        r      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
+release_image                        | r      r        r      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
+image_label                          | -      -        -      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
+image_environment_variable           | -      -        -      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
+release_tag                          | r      r        r      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
+release_asset                        | r      r        r      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
+device                               | -      -        -      | -      r        rcud     rcud      rcud          rcud    rud            | r         rcud      rcud       rcud  | rs r
+device_environment_variable          | -      -        -      | -      r        rcud     rcud      rcud          rcud    rcud           | r         rcud      rcud       rcud  | r  r
+device_config_variable               | -      -        -      | -      r        rcud     rcud      rcud          rcud    rcud           | r         rcud      rcud       rcud  | ri r
+device_tag                           | -      -        -      | -      r        rcud     rcud      rcud          rcud    rcud           | r         rcud      rcud       rcud  | r  r
+service_install                      | -      -        -      | -      r        r        r         r             r       r              | r         r         r          r     | r  r
+device_service_environment_variable  | -      -        -      | -      r        rcud     rcud      rcud          rcud    rcud           | r         rcud      rcud       rcud  | r  r
+image_install                        | -      -        -      | -      r        r        r         r             r       r              | r         r         r          r     | r  r
+device_history                       | -      -        -      | -      r        r        r         r             r       -              | r         r         r          r     | -  r
+user_application_membership          | -      -        -      | -      r        r        r         rcud          r       -              | r         r         r          r     | -  -
+application_invite                   | -      -        -      | -      -        -        -         rcd           -       -              | -         -         -          -     | -  -
 `
 
 // What belongs to the organization itself; o is only what is their own. A guest works on one of its fleets without being a member.
@@ -180,7 +180,7 @@ func table(text string, classes ...string) map[string]map[string]string {
 }
 
 var (
-	inFleets = table(fleetPolicy, "public nobody", "public stranger", "member", "observer", "operator", "developer", "administrator", "support",
+	inFleets = table(fleetPolicy, "public nobody", "public stranger", "public device", "member", "observer", "operator", "developer", "administrator", "support",
 		"device support", "observing key", "operating key", "developing key", "whole key", "device", "fleet key")
 	inOrganizations = table(organizationPolicy, "stranger", "guest", "member", "administrator", "scoped")
 )

@@ -208,8 +208,14 @@ func TestDeviceKey(t *testing.T) {
 		t.Errorf("after the device's writes: %v", row)
 	}
 	for _, column := range []string{"belongs_to__application", "is_frozen", "note", "uuid", "is_of__device_type", "is_active", "actor",
-		"should_be_operated_by__release", "is_running__release"} {
+		"is_running__release"} {
 		w.want(dev, "PATCH", own, map[string]any{column: 1}, 403, "")
+	}
+	for _, column := range []string{"should_be_operated_by__release", "should_be_managed_by__release", "is_pinned_on__release"} {
+		w.want(dev, "PATCH", own, map[string]any{column: 1}, 200, "") // people choose it; scripts of the system try
+		if row := w.one(w.alice, own+"?$select="+column); row[column] != nil {
+			t.Errorf("a device chose its own %s: %v", column, row)
+		}
 	}
 	w.want(dev, "PATCH", other, map[string]any{"status": "stolen"}, 200, "") // finds nothing
 	if row := w.one(w.alice, other+"?$select=status"); row["status"] != nil {

@@ -35,8 +35,12 @@ var writtenByItself = []string{
 }
 
 // ignoredFromItself are columns that real supervisors try to write and would for ever if they were refused: the initial name,
-// the pin of a preloaded release, and parts of reports that mean nothing here.
-var ignoredFromItself = []string{"device_name", "is_pinned_on__release", "is_online", "public_address"}
+// the pin of a preloaded release, what its system or supervisor was or will be, which people choose, and parts of reports that
+// mean nothing here.
+var ignoredFromItself = []string{
+	"device_name", "is_pinned_on__release", "is_online", "public_address",
+	"should_be_operated_by__release", "should_be_managed_by__release", "should_be_managed_by__supervisor_release",
+}
 
 func deviceRules() map[access.Kind]odata.Rule {
 	may := access.On(access.Operator)

@@ -90,6 +90,11 @@ func applicationType() *odata.Resource {
 	}
 }
 
+// forObservers is the SQL of a fleet's column that only those read who observe it, however public the fleet is.
+func forObservers(column string) string {
+	return "CASE WHEN " + account.FleetSQL(access.Observer) + " THEN {t}." + column + " END"
+}
+
 func (f *Fleets) application() *odata.Resource {
 	return &odata.Resource{
 		Name: "application",
@@ -121,10 +126,16 @@ func (f *Fleets) application() *odata.Resource {
 			{Name: "is_archived", Type: odata.Boolean},
 			{Name: "uuid", Type: odata.String},
 			{Name: "is_public", Type: odata.Boolean},
-			{Name: "is_accessible_by_support_until__date", Type: odata.Date, Null: true},
+			{
+				Name: "is_accessible_by_support_until__date", Type: odata.Date, Null: true,
+				Read: forObservers("is_accessible_by_support_until__date"),
+			},
 			{Name: "is_discoverable", Type: odata.Boolean},
 			{Name: "allows_tags_from_devices", Type: odata.Boolean}, // ours: whether a device may give itself tags
-			{Name: "is_stored_at__repository_url", Type: odata.String, Null: true, MaxLen: 2000},
+			{
+				Name: "is_stored_at__repository_url", Type: odata.String, Null: true, MaxLen: 2000,
+				Read: forObservers("is_stored_at__repository_url"),
+			},
 		}, account.FleetColumns()...),
 		Keys: [][]string{{"slug"}, {"uuid"}, {"app_name", "organization"}, {"actor"}},
 		UniqueText: map[string]string{

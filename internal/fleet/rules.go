@@ -35,9 +35,11 @@ func owned(l access.Level, path []string, own string, write ...string) map[acces
 const (
 	ownParent  = "application eq @fleet"
 	ownService = "service/any(s:s/application eq @fleet)"
+	ofPublic   = "application/any(a:a/is_public)"
 )
 
-// applicationRules: every member of an organization may make a fleet in it, and becomes its developer.
+// applicationRules: every member of an organization may make a fleet in it, and becomes its developer. A device reads what is public
+// as everybody does: its operating system and its supervisor are releases of public fleets.
 func applicationRules() map[access.Kind]odata.Rule {
 	person := odata.Rule{
 		Read: access.Seen(), Create: account.MemberOf("organization"),
@@ -57,11 +59,13 @@ func applicationRules() map[access.Kind]odata.Rule {
 	own := odata.Rule{
 		Read: "id eq @fleet", Hide: []string{"is_stored_at__repository_url", "is_accessible_by_support_until__date"},
 	}
+	device := own
+	device.Read += " or is_public"
 	return map[access.Kind]odata.Rule{
 		access.Anonymous: {Read: "is_public", Hide: []string{"actor", "is_stored_at__repository_url", "is_accessible_by_support_until__date"}},
 		access.User:      person,
 		access.ScopedKey: key,
-		access.Device:    own,
+		access.Device:    device,
 		access.FleetKey:  own,
 	}
 }
@@ -73,9 +77,9 @@ func serviceRules() map[access.Kind]odata.Rule {
 		Read: access.Seen(onApplication...), Create: may, Delete: may, Write: []string{"application", "service_name"},
 	}
 	return map[access.Kind]odata.Rule{
-		access.Anonymous: {Read: access.Along("is_public", onApplication...)},
+		access.Anonymous: {Read: ofPublic},
 		access.User:      person, access.ScopedKey: person,
-		access.Device: {Read: ownParent}, access.FleetKey: {Read: ownParent},
+		access.Device: {Read: ownParent + " or " + ofPublic}, access.FleetKey: {Read: ownParent},
 	}
 }
 
@@ -85,6 +89,7 @@ func tagRules() map[access.Kind]odata.Rule {
 	person := rules[access.User]
 	person.Read = access.Seen(onApplication...)
 	rules[access.User], rules[access.ScopedKey] = person, person
-	rules[access.Anonymous] = odata.Rule{Read: access.Along("is_public", onApplication...)}
+	rules[access.Anonymous] = odata.Rule{Read: ofPublic}
+	rules[access.Device] = odata.Rule{Read: ownParent + " or " + ofPublic}
 	return rules
 }

@@ -32,7 +32,10 @@ type Column struct {
 	Type Type
 	// SQL is how to compute it, for both databases, with {t} for the table's alias and @now, @user… as in rules; empty: the column
 	// of that name. A stored Boolean is 0 or 1, a computed one is a condition (true, false or null), not a number.
-	SQL      string
+	SQL string
+	// Read is the SQL, in the same form, of what is shown of a stored column instead of its value: everywhere where it can be asked
+	// for, in filters and orders too. It is written as what it is.
+	Read     string
 	Null     bool     // may be null
 	To       string   // ForeignKey: name of the resource that it points to
 	Synonyms []string // ForeignKey: other property names of the same navigation

@@ -1,6 +1,7 @@
 package odata
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -123,10 +124,13 @@ func (s *schema) add(def *Resource) (*resource, error) {
 		if r.columns[c.Name] != nil {
 			return nil, fmt.Errorf("column %q is declared twice", c.Name)
 		}
+		if c.SQL != "" && c.Read != "" {
+			return nil, fmt.Errorf("column %q is computed: there is nothing stored to be shown otherwise", c.Name)
+		}
 		if (c.Type == ForeignKey) != (c.To != "") {
 			return nil, fmt.Errorf("column %q: a foreign key needs a target, and nothing else has one", c.Name)
 		}
-		col := &column{Column: c, of: r, sql: splitSQL(c.SQL)}
+		col := &column{Column: c, of: r, sql: splitSQL(cmp.Or(c.SQL, c.Read))}
 		col.base = col
 		r.columns[c.Name], r.order = col, append(r.order, c.Name)
 	}

@@ -23,7 +23,7 @@ func (e *Engine) accept(r *resource, ru *rule, caller access.Caller, given map[s
 		if col != nil && col.base != nil {
 			key = col.base.Name
 		}
-		virtual := (col == nil || col.sql != nil) && slices.Contains(r.Virtual, name) // a hook knows what to do with it
+		virtual := (col == nil || col.SQL != "") && slices.Contains(r.Virtual, name) // a hook knows what to do with it
 		if caller.Kind != access.System {
 			if ru.ignore[key] || ru.ignore[name] {
 				continue
@@ -41,7 +41,7 @@ func (e *Engine) accept(r *resource, ru *rule, caller access.Caller, given map[s
 			continue
 		case col == nil:
 			return nil, invalid("%s has no property %q", r.Name, syntax.Echo(name))
-		case col.sql != nil:
+		case col.SQL != "":
 			return nil, invalid("%q is computed and cannot be written", name)
 		}
 		if _, twice := out[key]; twice {

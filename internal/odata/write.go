@@ -215,7 +215,7 @@ func (w *writer) remove(ids []int64) error {
 // stamp fills a time column that the resource has and nobody gave.
 func (w *writer) stamp(values map[string]any, name string) bool {
 	col := w.r.base.columns[name]
-	if col == nil || col.Type != Date || col.sql != nil {
+	if col == nil || col.Type != Date || col.SQL != "" {
 		return false
 	}
 	if _, given := values[name]; !given {

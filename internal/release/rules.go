@@ -18,7 +18,7 @@ const (
 	seen = "{}belongs_to__application/any(f:f/is_observed) or (" + public + ")"
 	// public is what everybody may read.
 	public = "({}status eq 'success' and {}belongs_to__application/any(f:f/is_public))"
-	// own is for the devices of the fleet.
+	// own is for the devices and the keys of the fleet.
 	own = "{}belongs_to__application eq @fleet"
 )
 
@@ -27,11 +27,12 @@ func readOnly(path []string, hidden ...string) map[access.Kind]odata.Rule {
 	return readOnlyAs(access.Along(seen, path...), access.Along(public, path...), access.Along(own, path...), hidden...)
 }
 
-func readOnlyAs(people, anybody, devices string, hidden ...string) map[access.Kind]odata.Rule {
+// readOnlyAs: a device, as everybody, reads what is public besides what is its fleet's; its system is among it.
+func readOnlyAs(people, anybody, fleets string, hidden ...string) map[access.Kind]odata.Rule {
 	return map[access.Kind]odata.Rule{
 		access.Anonymous: {Read: anybody, Hide: hidden},
 		access.User:      {Read: people}, access.ScopedKey: {Read: people},
-		access.Device: {Read: devices, Hide: hidden}, access.FleetKey: {Read: devices, Hide: hidden},
+		access.Device: {Read: fleets + " or (" + anybody + ")", Hide: hidden}, access.FleetKey: {Read: fleets, Hide: hidden},
 	}
 }
 
