@@ -25,6 +25,9 @@ func (p *who) may(resource, place string) string {
 	if place == "absent" {
 		return ""
 	}
+	if inOwn[resource] != nil {
+		return p.mayOfOwn(resource, place)
+	}
 	if line, ok := inOrganizations[resource]; ok {
 		class := p.inOrg
 		switch {
@@ -55,6 +58,9 @@ func (p *who) may(resource, place string) string {
 
 // knows reports whether the kind of caller has anything to do with a resource at all. If not, it is told 401 whatever it asks.
 func (p *who) knows(resource string) bool {
+	if inOwn[resource] != nil {
+		return p.knowsOwn(resource)
+	}
 	if line, ok := inOrganizations[resource]; ok {
 		return p.caller.Kind == access.User || p.caller.Kind == access.ScopedKey && line["scoped"] != ""
 	}
@@ -76,17 +82,19 @@ func (p *who) knows(resource string) bool {
 
 // cellsOf lists the cells of somebody with a resource. Reads come first: they change nothing.
 func (w *world) cellsOf(p *who, r policyRow) (cells []cell) {
-	places := []string{"own", "sibling", "public", "other", "absent"}
+	places := placesOf(r.name)
 	add := func(place, verb string, writes bool, try func(a *asker) string) {
 		cells = append(cells, cell{verb: verb, writes: writes, who: p, resource: r.name, place: place, try: try})
 	}
 	for _, place := range places {
 		add(place, "list", false, func(a *asker) string { return a.list(p, r, place) })
-		add(place, "read", false, func(a *asker) string { return a.read(p, r, place) })
+		if r.name != keyless {
+			add(place, "canAccess", false, func(a *asker) string { return a.canAccess(p, r, place) })
+			add(place, "read", false, func(a *asker) string { return a.read(p, r, place) })
+		}
 		add(place, "count", false, func(a *asker) string { return a.count(p, r, place) })
 		add(place, "expand into", false, func(a *asker) string { return a.expand(p, r, place) })
 		add(place, "filter through", false, func(a *asker) string { return a.through(p, r, place) })
-		add(place, "canAccess", false, func(a *asker) string { return a.canAccess(p, r, place) })
 	}
 	for _, place := range places {
 		if place != "absent" {
@@ -100,8 +108,11 @@ func (w *world) cellsOf(p *who, r policyRow) (cells []cell) {
 
 const absentID = 2_000_000_000
 
-func (a *asker) row(r policyRow, place string) int64 {
-	if place == "absent" {
+func (a *asker) row(p *who, r policyRow, place string) int64 {
+	if place == "itself" && p.caller.Key != 0 {
+		return p.caller.Key
+	}
+	if place == "absent" || place == "itself" {
 		return absentID
 	}
 	return a.w.places[place].rows[r.name]
@@ -133,19 +144,19 @@ func (a *asker) list(p *who, r policyRow, place string) string {
 	if done, wrong := refusal(p, r.name, status); done {
 		return wrong
 	}
-	return shown(status, answer, has(answer, a.row(r, place)), strings.Contains(p.may(r.name, place), "r"))
+	return shown(status, answer, has(answer, a.row(p, r, place)), strings.Contains(p.may(r.name, place), "r"))
 }
 
 func (a *asker) read(p *who, r policyRow, place string) string {
-	status, answer := a.ask(p, "GET", fmt.Sprintf("%s(%d)", r.name, a.row(r, place)), "")
+	status, answer := a.ask(p, "GET", fmt.Sprintf("%s(%d)", r.name, a.row(p, r, place)), "")
 	if done, wrong := refusal(p, r.name, status); done {
 		return wrong
 	}
-	return shown(status, answer, has(answer, a.row(r, place)), strings.Contains(p.may(r.name, place), "r"))
+	return shown(status, answer, has(answer, a.row(p, r, place)), strings.Contains(p.may(r.name, place), "r"))
 }
 
 func (a *asker) count(p *who, r policyRow, place string) string {
-	status, answer := a.ask(p, "GET", fmt.Sprintf("%s/$count?$filter=id eq %d", r.name, a.row(r, place)), "")
+	status, answer := a.ask(p, "GET", fmt.Sprintf("%s/$count?$filter=id eq %d", r.name, a.row(p, r, place)), "")
 	if done, wrong := refusal(p, r.name, status); done {
 		return wrong
 	}
@@ -163,7 +174,10 @@ func unknown(status int) string {
 // parent is a row from which a navigation leads to the row, if there is one in this place.
 func (a *asker) parent(r policyRow, place string) (resource, nav string, id int64) {
 	resource, nav, _ = strings.Cut(r.via, " ")
-	if nav == "" || place == "absent" {
+	if at := linksAt[r.name]; at != "" && !slices.Contains(strings.Fields(at), place) {
+		return "", "", 0
+	}
+	if nav == "" || place == "absent" || place == "itself" || a.w.places[place].rows[resource] == 0 && resource != "organization" {
 		return "", "", 0
 	}
 	if resource == "organization" {
@@ -172,19 +186,17 @@ func (a *asker) parent(r policyRow, place string) (resource, nav string, id int6
 	return resource, nav, a.w.places[place].rows[resource]
 }
 
-// seesParent: an organization is seen by its members, and by those who observe a fleet of it.
+// seesParent says whether somebody knows the parent's resource, and sees the parent in this place.
 func (a *asker) seesParent(p *who, resource, place string) (knows, sees bool) {
-	if resource != "organization" {
-		return p.knows(resource), strings.Contains(p.may(resource, place), "r")
+	switch {
+	case inFleets[resource] != nil && a.w.places[place].at != "":
+		place = a.w.places[place].at
+	case resource == "organization" && place == "other":
+		place = "rival's"
+	case resource == "organization":
+		place = "acme's"
 	}
-	switch p.caller.Kind {
-	case access.User, access.ScopedKey:
-		if place == "other" {
-			return true, p.classes[place] != ""
-		}
-		return true, p.inOrg != "stranger"
-	}
-	return false, false
+	return p.knows(resource), strings.Contains(p.may(resource, place), "r")
 }
 
 // expand asks for the row by way of another that leads to it. A link to what may not be seen leads to nothing.
@@ -193,7 +205,7 @@ func (a *asker) expand(p *who, r policyRow, place string) string {
 	if nav == "" {
 		return ""
 	}
-	row := a.row(r, place)
+	row := a.row(p, r, place)
 	status, answer := a.ask(p, "GET", fmt.Sprintf("%s(%d)?$select=id&$expand=%s($select=id;$filter=id eq %d)", resource, id, nav, row), "")
 	knows, sees := a.seesParent(p, resource, place)
 	if !knows {
@@ -209,7 +221,7 @@ func (a *asker) through(p *who, r policyRow, place string) string {
 	if nav == "" {
 		return ""
 	}
-	query := fmt.Sprintf("%s?$select=id&$filter=id eq %d and %s/any(x:x/id eq %d)", resource, id, nav, a.row(r, place))
+	query := fmt.Sprintf("%s?$select=id&$filter=id eq %d and %s/any(x:x/id eq %d)", resource, id, nav, a.row(p, r, place))
 	status, answer := a.ask(p, "GET", query, "")
 	knows, sees := a.seesParent(p, resource, place)
 	if !knows {
@@ -219,9 +231,9 @@ func (a *asker) through(p *who, r policyRow, place string) string {
 }
 
 func (a *asker) canAccess(p *who, r policyRow, place string) string {
-	row := a.row(r, place)
+	row := a.row(p, r, place)
 	may := p.may(r.name, place)
-	for letters, action := range map[string]string{"r": "read", "us": "update", "d": "delete"} {
+	for letters, action := range map[string]string{"r": "read", "usv": "update", "d": "delete"} {
 		status, answer := a.ask(p, "POST", fmt.Sprintf("%s(%d)/canAccess", r.name, row), `{"action":"`+action+`"}`)
 		if status >= 500 || has(answer, row) != strings.ContainsAny(may, letters) {
 			return fmt.Sprintf("%s: got %d %.200s, want: %v", action, status, answer, strings.ContainsAny(may, letters))
@@ -230,9 +242,17 @@ func (a *asker) canAccess(p *who, r policyRow, place string) string {
 	return ""
 }
 
+// tableOf is where a resource's rows are.
+func tableOf(resource string) string {
+	if resource == "user_profile" {
+		return "user"
+	}
+	return resource
+}
+
 // rowsOf counts the rows of a resource.
 func (a *asker) rowsOf(resource string) (n int) {
-	a.w.must(a.w.scan(a.db, `SELECT count(*) FROM "`+resource+`"`, &n))
+	a.w.must(a.w.scan(a.db, `SELECT count(*) FROM "`+tableOf(resource)+`"`, &n))
 	return n
 }
 
@@ -301,12 +321,12 @@ func (p *who) refused(r policyRow, place string, status int) string {
 
 func (a *asker) update(p *who, r policyRow, place string) string {
 	if r.patch == "" { // nobody may: the column does not matter
-		status, _ := a.ask(p, "PATCH", fmt.Sprintf("%s(%d)", r.name, a.row(r, place)), `{"id":1}`)
+		status, _ := a.ask(p, "PATCH", fmt.Sprintf("%s(%d)", r.name, a.row(p, r, place)), `{"id":1}`)
 		return p.refused(r, place, status)
 	}
-	id := a.row(r, place)
+	id := a.row(p, r, place)
 	may := strings.Contains(p.may(r.name, place), "u")
-	if may && r.name != "application" { // a level is on the fleet that is there, not on a new one
+	if may && r.name != "application" && r.name != "organization" { // a level is on the fleet that is there, not on a new one
 		id = a.victim(r, place)
 	}
 	a.w.n++
@@ -319,6 +339,11 @@ func (a *asker) update(p *who, r policyRow, place string) string {
 		return fmt.Sprintf("got %d %.200s, changed: %v, want the change", status, answer, changed)
 	case !may && changed:
 		return fmt.Sprintf("got %d %.200s and the row is changed", status, answer)
+	case strings.Contains(p.may(r.name, place), "v"):
+		if status != 200 {
+			return fmt.Sprintf("got %d %.200s, want it accepted and ignored", status, answer)
+		}
+		return ""
 	case !may:
 		return p.refused(r, place, status)
 	}
@@ -326,21 +351,24 @@ func (a *asker) update(p *who, r policyRow, place string) string {
 }
 
 func (a *asker) remove(p *who, r policyRow, place string) string {
-	id := a.row(r, place)
+	id := a.row(p, r, place)
 	may := strings.Contains(p.may(r.name, place), "d")
 	if may && r.name == "application" && p.caller.Kind == access.ScopedKey {
 		return "" // the key is for the fleet that all others need; canAccess has told that it might
+	}
+	if may && place == "itself" {
+		return "" // the others need the key; canAccess has told
 	}
 	if may {
 		id = a.victim(r, place)
 	}
 	status, answer := a.ask(p, "DELETE", fmt.Sprintf("%s(%d)", r.name, id), "")
 	var left int
-	a.w.must(a.w.scan(a.db, `SELECT count(*) FROM "`+r.name+`" WHERE id = ?`, &left, id))
+	a.w.must(a.w.scan(a.db, `SELECT count(*) FROM "`+tableOf(r.name)+`" WHERE id = ?`, &left, id))
 	switch {
 	case may && (status != 200 || left != 0):
 		return fmt.Sprintf("got %d %.200s, %d left, want it gone", status, answer, left)
-	case !may && left == 0 && place != "absent":
+	case !may && left == 0 && id != absentID:
 		return fmt.Sprintf("got %d %.200s and the row is gone", status, answer)
 	case !may:
 		return p.refused(r, place, status)
@@ -352,6 +380,9 @@ func (a *asker) remove(p *who, r policyRow, place string) string {
 // ends with the device.
 func (a *asker) victim(r policyRow, place string) int64 {
 	id := a.w.insert(a.db, a.w.places[place], r.insert)
+	if r.name == "organization" {
+		a.join(a.w.places[place], id)
+	}
 	if r.name == "device" {
 		a.w.must(a.db.Write(a.w.ctx, func(tx *db.Tx) error {
 			_, err := tx.ExecContext(a.w.ctx, `UPDATE device SET is_accessible_by_support_until__date = (SELECT d.is_accessible_by_support_until__date

@@ -29,6 +29,13 @@ var hiddenColumns = map[string]map[string]string{
 	"application_invite":  {"all": "invited token_hash"},
 }
 
+// maskedColumns are what strangers do not learn of a row that is public, though people may ask for it. Written by hand.
+var maskedColumns = map[string]string{
+	"application": "is_stored_at__repository_url is_accessible_by_support_until__date",
+	"release":     "build_log",
+	"image":       "build_log dockerfile error_message",
+}
+
 // writableColumns are what people may give, and what a device may of itself. Written by hand; scoped keys may give the same.
 var writableColumns = map[string]string{
 	"application": `app_name organization is_for__device_type application_type is_of__class uuid is_archived should_track_latest_release
@@ -59,6 +66,9 @@ var writableColumns = map[string]string{
 	"team_application_access":             "team grants_access_to__application application_membership_role",
 	"organization_membership":             "user is_member_of__organization organization_membership_role",
 	"organization_membership_tag":         "organization_membership tag_key value",
+	"organization":                        "name handle company_name industry website logo_image",
+	"api_key":                             "name description expiry_date",
+	"user__has__public_key":               "user title public_key",
 	"organization_invite":                 "invitee is_invited_to__organization organization_membership_role message",
 }
 
@@ -91,13 +101,18 @@ func (w *world) columnCells(p *who, r policyRow, def *odata.Resource) (cells []c
 	for _, column := range unseenBy(r.name, p.caller.Kind) {
 		add("see "+column, false, func(a *asker) string { return a.see(p, r, column) })
 	}
-	may := p.may(r.name, "own")
-	if strings.ContainsAny(may, "ucs") {
+	for _, column := range strings.Fields(maskedColumns[r.name]) {
+		if p.isPerson() {
+			add("see public "+column, false, func(a *asker) string { return a.unmask(p, r, column) })
+		}
+	}
+	may := p.may(r.name, p.home(r.name))
+	if strings.ContainsAny(may, "ucsv") {
 		for _, column := range stored(def) {
 			if p.gives(r.name, column) {
 				continue
 			}
-			add("write "+column, true, func(a *asker) string { return a.give(p, r, column, strings.ContainsAny(may, "us")) })
+			add("write "+column, true, func(a *asker) string { return a.give(p, r, column, strings.ContainsAny(may, "usv")) })
 		}
 	}
 	for _, c := range def.Columns {
@@ -141,9 +156,9 @@ func (p *who) gives(resource, column string) bool {
 func (a *asker) see(p *who, r policyRow, column string) string {
 	queries := []string{
 		r.name + "?$select=" + column, r.name + "?$filter=" + column + " ne null", r.name + "?$orderby=" + column + " asc",
-		r.name + "/$count?$filter=" + column + " ne null", fmt.Sprintf("%s(%d)?$select=id,%s", r.name, a.row(r, "own"), column),
+		r.name + "/$count?$filter=" + column + " ne null", fmt.Sprintf("%s(%d)?$select=id,%s", r.name, a.row(p, r, p.home(r.name)), column),
 	}
-	if resource, nav, _ := a.parent(r, "own"); nav != "" && p.knows(resource) {
+	if resource, nav, _ := a.parent(r, p.home(r.name)); nav != "" && p.knows(resource) {
 		queries = append(queries, resource+"?$expand="+nav+"($select="+column+")", resource+"?$filter="+nav+"/any(x:x/"+column+" ne null)",
 			resource+"?$expand="+nav+"($filter="+column+" ne null)", resource+"?$expand="+nav+"($orderby="+column+" asc)",
 			resource+"?$filter="+nav+"/$count($filter="+column+" ne null) gt 0")
@@ -159,9 +174,32 @@ func (a *asker) see(p *who, r policyRow, column string) string {
 	return ""
 }
 
+// unmask tries to learn what a column holds of a public row, by every road: only who observes the fleet does.
+func (a *asker) unmask(p *who, r policyRow, column string) string {
+	id, may := a.row(p, r, "public"), p.classes["public"] == "administrator"
+	status, answer := a.ask(p, "GET", fmt.Sprintf("%s(%d)?$select=id,%s", r.name, id, column), "")
+	if status != 200 || !has(answer, id) || strings.Contains(answer, `"`+column+`":null`) == may {
+		return fmt.Sprintf("got %d %.200s, want it seen: %v", status, answer, may)
+	}
+	queries := []string{
+		fmt.Sprintf("%s?$select=id&$filter=id eq %d and %s ne null", r.name, id, column),
+		fmt.Sprintf("%s?$select=id&$filter=id eq %d and not(%s eq null)", r.name, id, column),
+	}
+	if resource, nav, parent := a.parent(r, "public"); resource == "service" {
+		queries = append(queries, fmt.Sprintf("%s(%d)?$expand=%s($select=id;$filter=id eq %d and %s ne null)", resource, parent, nav, id, column))
+	}
+	for _, query := range queries {
+		status, answer := a.ask(p, "GET", query, "")
+		if status != 200 || strings.Contains(answer, fmt.Sprintf(`{"id":%d}`, id)) != may {
+			return fmt.Sprintf("GET %s: got %d %.200s, want it seen: %v", query, status, answer, may)
+		}
+	}
+	return ""
+}
+
 // give tries to write a column that is not the caller's to give: it is refused by name, whatever the value.
 func (a *asker) give(p *who, r policyRow, column string, update bool) string {
-	method, path, body := "PATCH", fmt.Sprintf("%s(%d)", r.name, a.row(r, "own")), `{"`+column+`":null}`
+	method, path, body := "PATCH", fmt.Sprintf("%s(%d)", r.name, a.row(p, r, p.home(r.name))), `{"`+column+`":null}`
 	if !update {
 		method, path = "POST", r.name
 	}
@@ -187,16 +225,16 @@ func (a *asker) point(p *who, r policyRow, c odata.Column) string {
 		}
 	}
 	body := fmt.Sprintf(`{"%s":%d}`, c.Name, target)
-	status, answer := a.ask(p, "PATCH", fmt.Sprintf("%s(%d)", r.name, a.row(r, "own")), body)
+	status, answer := a.ask(p, "PATCH", fmt.Sprintf("%s(%d)", r.name, a.row(p, r, p.home(r.name))), body)
 	var n int
-	a.w.must(a.w.scan(a.db, fmt.Sprintf(`SELECT count(*) FROM "%s" WHERE id = ? AND "%s" = ?`, r.name, c.Name), &n, a.row(r, "own"), target))
+	a.w.must(a.w.scan(a.db, fmt.Sprintf(`SELECT count(*) FROM "%s" WHERE id = ? AND "%s" = ?`, r.name, c.Name), &n, a.row(p, r, p.home(r.name)), target))
 	if n != 0 {
 		return fmt.Sprintf("PATCH %s: got %d %.200s and it is so", body, status, answer)
 	}
 	if r.post == "" {
 		return ""
 	}
-	made := withField(a.posted(r, "own"), c.Name, target)
+	made := withField(a.posted(r, p.home(r.name)), c.Name, target)
 	before := a.rowsOf(r.name)
 	status, answer = a.ask(p, "POST", r.name, made)
 	if a.rowsOf(r.name) != before {
@@ -226,7 +264,7 @@ func (a *asker) leave(p *who) string {
 
 // decide tries to change what is for administrators alone.
 func (a *asker) decide(p *who, r policyRow, body string) string {
-	status, answer := a.ask(p, "PATCH", fmt.Sprintf("%s(%d)", r.name, a.row(r, "own")), body)
+	status, answer := a.ask(p, "PATCH", fmt.Sprintf("%s(%d)", r.name, a.row(p, r, p.home(r.name))), body)
 	if status != 403 {
 		return fmt.Sprintf("PATCH %s: got %d %.200s, want a refusal", body, status, answer)
 	}
@@ -240,12 +278,13 @@ func TestPolicyOfColumns(t *testing.T) {
 	a := w.asker()
 	n := 0
 	for _, def := range w.server.model().Resources {
-		i := slices.IndexFunc(policyRows, func(r policyRow) bool { return r.name == def.Name })
-		if i < 0 {
+		row, ok := rowOf(def.Name)
+		if !ok {
+			t.Errorf("no table speaks of %s", def.Name)
 			continue
 		}
 		for _, name := range w.names() {
-			for _, c := range w.columnCells(w.people[name], policyRows[i], def) {
+			for _, c := range w.columnCells(w.people[name], row, def) {
 				n++
 				if wrong := c.try(a); wrong != "" {
 					t.Errorf("%s × %s × %s: %s", c.who.name, c.resource, c.verb, wrong)

@@ -149,20 +149,6 @@ organization_membership_tag  | - - r rcud | -
 organization_invite          | - - - rcd  | -
 `
 
-// Everybody may read the catalogue; people may read the names of roles.
-const everybodysPolicy = `
-cpu_architecture device_manufacturer device_family device_type device_type_alias application_type
-`
-
-const peoplesPolicy = `
-organization_membership_role application_membership_role
-`
-
-// What is somebody's own is tried in tests of its own, by name.
-const ownPolicy = `
-actor user user_profile organization api_key user__has__public_key user__has_direct_access_to__application service_instance
-`
-
 // table reads one of the tables above: resource → class → what it may do.
 func table(text string, classes ...string) map[string]map[string]string {
 	out := map[string]map[string]string{}

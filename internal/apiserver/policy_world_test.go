@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
@@ -28,6 +31,7 @@ import (
 // spot is a fleet with everything that belongs to it.
 type spot struct {
 	name string
+	at   string            // of a place in the table of what is somebody's own: the fleet's place
 	ids  map[string]int64  // what the templates of the table speak of: fleet, org, device, release …
 	rows map[string]int64  // resource → a row of it here
 	text map[string]string // uuid, slug
@@ -38,6 +42,7 @@ type who struct {
 	name    string
 	token   string
 	caller  access.Caller
+	own     string            // column in the table of what is somebody's own
 	classes map[string]string // place → class in the fleet table; a place without one is the class "stranger" of this kind
 	inOrg   string            // class in the organization table, for what belongs to the organization acme
 }
@@ -101,6 +106,15 @@ func (w *world) insert(on *db.DB, p *spot, template string) (id int64) {
 // invited address and team; {member} is a new member of the organization, {cousin} one of an organization that ann and rita share.
 func (p *spot) fill(ctx context.Context, tx *db.Tx, template string, n int) (string, error) {
 	pairs := []string{"{n}", fmt.Sprint(n), "{now}", tx.NowText(), "{uuid}", fmt.Sprintf("%012x4%03x8%015x", n, n%4096, n), "{later}", "2999-01-01T00:00:00.000Z"}
+	if strings.Contains(template, "{sshkey}") {
+		pairs = append(pairs, "{sshkey}", "ssh-ed25519 "+base64.StdEncoding.EncodeToString(ssh.Marshal(struct {
+			Kind string
+			Key  []byte
+		}{"ssh-ed25519", fmt.Appendf(nil, "%032d", n)})))
+	}
+	for name, text := range p.text {
+		pairs = append(pairs, "{"+name+"}", text)
+	}
 	for name, id := range p.ids {
 		pairs = append(pairs, "{"+name+"}", fmt.Sprint(id))
 	}
@@ -173,6 +187,11 @@ func (w *world) user(name string) (id, org int64) {
 func (w *world) as(name, token, inOrg string, classes map[string]string) *who {
 	w.Helper()
 	p := &who{name: name, token: token, classes: classes, inOrg: inOrg, caller: access.Nobody()}
+	for _, column := range ownColumns {
+		if strings.HasPrefix(name, column) {
+			p.own = column
+		}
+	}
 	if token != "" {
 		w.must(w.db.Read(w.ctx, func(tx *db.Tx) (err error) {
 			p.caller, err = w.server.accounts.Authenticate(w.ctx, tx, token)
@@ -226,7 +245,9 @@ func (w *world) populate() {
 		w.places[name] = w.furnish(name, org)
 	}
 	own := w.places["own"]
-	w.exec(`UPDATE application SET is_public = 1 WHERE id = ?`, w.places["public"].ids["fleet"])
+	w.exec(`UPDATE application SET is_public = 1, is_stored_at__repository_url = 'https://git.example.com/secret',
+		is_accessible_by_support_until__date = '2020-01-01T00:00:00.000Z' WHERE id = ?`, w.places["public"].ids["fleet"])
+	w.exec(`UPDATE image SET build_log = 'said', dockerfile = 'FROM secret', error_message = 'oops'`)
 	join := func(name string, level access.Level) {
 		w.exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role)
 			VALUES ('2026-01-01T00:00:00.000Z', ?, ?, ?)`, w.users[name], own.ids["fleet"], int(level))
@@ -239,6 +260,7 @@ func (w *world) populate() {
 		VALUES ('2026-01-01T00:00:00.000Z', ?, ?, 3)`, own.ids["team"], own.ids["fleet"])
 	w.exec(`UPDATE "user" SET is_support_staff = 1 WHERE id IN (?, ?, ?)`, w.users["sue"], w.users["sam"], w.users["stu"])
 	w.enroll()
+	w.furnishOwn()
 }
 
 // enroll makes the credentials.
