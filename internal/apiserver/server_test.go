@@ -43,6 +43,9 @@ func newServer(t testing.TB) *server {
 	s.must(pki.NewTestIdentities(s.dir, api.RoleAPI, api.RoleEdge, api.RoleSigner, api.RoleRegistry, api.RoleBuilder, api.RoleParent,
 		api.RoleAdmin))
 	s.must(os.WriteFile(filepath.Join(s.dir, api.RoleAPI, "pepper"), []byte("0123456789abcdef0123456789abcdef"), 0o600))
+	if s.sql == "" {
+		dbtest.File(t, filepath.Join(s.dir, api.RoleAPI, "roadstead.db"), apiserver.Migrations()...)
+	}
 	s.start()
 	answer := s.role(api.RoleParent, "POST", "/internal/v1/bootstrap", nil)
 	answer.want(http.StatusOK).into(&s.admin)

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -51,7 +52,9 @@ func Config(t testing.TB, parts ...fs.FS) db.Config {
 	t.Helper()
 	server := Server()
 	if server == "" {
-		return db.Config{Path: filepath.Join(t.TempDir(), "a space and a ?.db")}
+		path := filepath.Join(t.TempDir(), "a space and a ?.db")
+		File(t, path, parts...)
+		return db.Config{Path: path}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -74,6 +77,42 @@ func Config(t testing.TB, parts ...fs.FS) db.Config {
 		}
 	})
 	return db.Config{DSN: at(server, name)}
+}
+
+// files holds, for each set of migrations, the SQLite file that has them: tests copy it in place of waiting for them.
+var files sync.Map // the sum of the migrations → func() ([]byte, error)
+
+// File makes a SQLite database that has these migrations already.
+func File(t testing.TB, path string, parts ...fs.FS) {
+	t.Helper()
+	if len(parts) == 0 {
+		return
+	}
+	name, err := sum(db.SQLite, parts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, _ := files.LoadOrStore(name, sync.OnceValues(func() ([]byte, error) { return migrated(parts) }))
+	data, err := made.(func() ([]byte, error))()
+	if err != nil {
+		t.Fatalf("template database: %v", err)
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func migrated(parts []fs.FS) ([]byte, error) {
+	dir, err := os.MkdirTemp("", "rst")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	path := filepath.Join(dir, "template.db")
+	if err := migrate(context.Background(), db.Config{Path: path}, parts); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
 }
 
 // Create makes an empty database on a server, for who has no testing.TB; gone removes it.
@@ -126,9 +165,37 @@ func template(ctx context.Context, admin *pgx.Conn, server string, parts []fs.FS
 	if len(parts) == 0 {
 		return "template0", nil
 	}
+	digest, err := sum(db.Postgres, parts)
+	if err != nil {
+		return "", err
+	}
+	name := "rst_template_" + digest
+	const lock = 0x64627465 // "dbte"
+	if _, err := admin.Exec(ctx, `SELECT pg_advisory_lock($1)`, lock); err != nil {
+		return "", err
+	}
+	defer func() { _, _ = admin.Exec(context.Background(), `SELECT pg_advisory_unlock($1)`, lock) }()
+	var found bool
+	err = admin.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`, name).Scan(&found)
+	if err != nil || found {
+		return name, err
+	}
+	making := fmt.Sprintf("rst_making_%d_%016x", os.Getpid(), rand.Uint64())
+	if err := create(ctx, admin, making, "template0"); err != nil {
+		return "", err
+	}
+	if err := migrate(ctx, db.Config{DSN: at(server, making)}, parts); err != nil {
+		return "", fmt.Errorf("%w (%v)", err, drop(server, making))
+	}
+	_, err = admin.Exec(ctx, `ALTER DATABASE `+making+` RENAME TO `+name)
+	return name, err
+}
+
+// sum tells sets of migrations from each other.
+func sum(dialect db.Dialect, parts []fs.FS) (string, error) {
 	sum := sha256.New()
 	for _, part := range parts {
-		err := fs.WalkDir(part, string(db.Postgres), func(path string, entry fs.DirEntry, err error) error {
+		err := fs.WalkDir(part, string(dialect), func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || entry.IsDir() {
 				return err
 			}
@@ -140,30 +207,11 @@ func template(ctx context.Context, admin *pgx.Conn, server string, parts []fs.FS
 			return "", err
 		}
 	}
-	name := "rst_template_" + hex.EncodeToString(sum.Sum(nil)[:12])
-	const lock = 0x64627465 // "dbte"
-	if _, err := admin.Exec(ctx, `SELECT pg_advisory_lock($1)`, lock); err != nil {
-		return "", err
-	}
-	defer func() { _, _ = admin.Exec(context.Background(), `SELECT pg_advisory_unlock($1)`, lock) }()
-	var found bool
-	err := admin.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`, name).Scan(&found)
-	if err != nil || found {
-		return name, err
-	}
-	making := fmt.Sprintf("rst_making_%d_%016x", os.Getpid(), rand.Uint64())
-	if err := create(ctx, admin, making, "template0"); err != nil {
-		return "", err
-	}
-	if err := migrate(ctx, at(server, making), parts); err != nil {
-		return "", fmt.Errorf("%w (%v)", err, drop(server, making))
-	}
-	_, err = admin.Exec(ctx, `ALTER DATABASE `+making+` RENAME TO `+name)
-	return name, err
+	return hex.EncodeToString(sum.Sum(nil)[:12]), nil
 }
 
-func migrate(ctx context.Context, dsn string, parts []fs.FS) error {
-	d, err := db.Open(db.Config{DSN: dsn})
+func migrate(ctx context.Context, cfg db.Config, parts []fs.FS) error {
+	d, err := db.Open(cfg)
 	if err != nil {
 		return err
 	}
