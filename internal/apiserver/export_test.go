@@ -15,6 +15,7 @@ type RouteInfo struct {
 	Method, Path string
 	Internal     bool
 	Who          []access.Kind
+	Roles        []string
 }
 
 // Routes lists every route of the role.
@@ -22,7 +23,7 @@ func Routes() []RouteInfo {
 	s := &Server{engine: &odata.Engine{}}
 	var all []RouteInfo
 	for _, rt := range s.list() {
-		all = append(all, RouteInfo{Method: rt.method, Path: rt.path, Internal: len(rt.roles) > 0, Who: rt.who})
+		all = append(all, RouteInfo{Method: rt.method, Path: rt.path, Internal: len(rt.roles) > 0, Who: rt.who, Roles: rt.roles})
 	}
 	return all
 }

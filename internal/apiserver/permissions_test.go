@@ -37,7 +37,7 @@ What somebody may not see does not exist for them: an empty list, or 404. Decisi
 | nobody | no token | reads the catalogue and the public face of public fleets |
 | person | a session, or a named key without limits | what their organizations and fleets give them, see the levels below |
 | limited key | a person's key with a level, with some fleets, or both | at most its level, in its fleets only; nothing of the account but the key itself; makes keys of fleets and devices for a day at most |
-| device | its own key | reads itself, its fleet and its fleet's releases; writes its own state, logs and progress |
+| device | its own key | reads itself, its fleet and its fleet's releases, and what everybody may; writes its own state, logs and progress |
 | frozen device | the key of a device that is frozen | learns who it is, nothing else |
 | fleet key | a key made for reading one fleet | reads the fleet, its devices and releases |
 | provisioning key | a key made for one fleet | registers devices into it, nothing else |
@@ -61,7 +61,7 @@ fleet in it and becomes its developer.
 | administrator | and decide about the fleet: members, teams and invitations, making it public, opening it to support, another organization, its end |
 
 Everybody may read of a **public** fleet: the fleet, its services, its tags, and its releases of builds that succeeded with their images,
-tags and assets. Not its devices, variables, members, or what builds said.
+tags and assets. Not its devices, variables, members, what builds said, where its sources are, or until when support may enter.
 
 `
 

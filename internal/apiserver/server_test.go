@@ -40,8 +40,7 @@ type server struct {
 func newServer(t testing.TB) *server {
 	t.Helper()
 	s := &server{TB: t, dir: t.TempDir(), log: &bytes.Buffer{}, sql: dbtest.Config(t, apiserver.Migrations()...).DSN}
-	s.must(pki.NewTestIdentities(s.dir, api.RoleAPI, api.RoleEdge, api.RoleSigner, api.RoleRegistry, api.RoleBuilder, api.RoleParent,
-		api.RoleAdmin))
+	s.must(pki.NewTestIdentities(s.dir, everyRole...))
 	s.must(os.WriteFile(filepath.Join(s.dir, api.RoleAPI, "pepper"), []byte("0123456789abcdef0123456789abcdef"), 0o600))
 	if s.sql == "" {
 		dbtest.File(t, filepath.Join(s.dir, api.RoleAPI, "roadstead.db"), apiserver.Migrations()...)

@@ -148,6 +148,9 @@ func notes(r *odata.Resource, c odata.Column, w Words) string {
 	if c.SQL != "" {
 		n = append(n, "computed")
 	}
+	if c.Read != "" {
+		n = append(n, "null to who may not know it")
+	}
 	if c.Explicit {
 		n = append(n, "only when named in `$select`")
 	}
