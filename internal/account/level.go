@@ -48,7 +48,7 @@ func withinKey(l access.Level, fleet string) string {
 
 // FleetSQL says whether the caller has a level on the fleet {t}; for as long as the owner says, support staff operate it.
 func FleetSQL(l access.Level) string {
-	return `({t}.id IN (` + fleetsOf(l, true) + `) AND ` + withinKey(l, "{t}.id") + `)`
+	return `({t}.id {in}` + fleetsOf(l, true) + `{end} AND ` + withinKey(l, "{t}.id") + `)`
 }
 
 // DeviceSQL says whether the caller has a level on the device {t}: that of its fleet, or a support grant on the device alone.
@@ -56,13 +56,13 @@ func DeviceSQL(l access.Level) string {
 	if l > access.Operator {
 		return ParentSQL(l)
 	}
-	return `(({t}.belongs_to__application IN (` + fleetsOf(l, true) + `) OR {t}.id IN (` + supported("device") + `))
+	return `(({t}.belongs_to__application {in}` + fleetsOf(l, true) + `{end} OR {t}.id {in}` + supported("device") + `{end})
 		AND ` + withinKey(l, "{t}.belongs_to__application") + `)`
 }
 
 // ParentSQL says whether the caller has a level on the fleet that {t} belongs to.
 func ParentSQL(l access.Level) string {
-	return `({t}.belongs_to__application IN (` + fleetsOf(l, true) + `) AND ` + withinKey(l, "{t}.belongs_to__application") + `)`
+	return `({t}.belongs_to__application {in}` + fleetsOf(l, true) + `{end} AND ` + withinKey(l, "{t}.belongs_to__application") + `)`
 }
 
 // entrustedSQL says whether the caller operates the fleet with this id by right of their own, not by a support grant: what they
@@ -157,12 +157,12 @@ func found(level access.Level, err error) (access.Level, error) {
 	return level, nil
 }
 
-// Bind makes SQL of a computed column fit for a statement written by hand: {t} becomes the alias, and each @name a placeholder
+// Bind makes SQL of a computed column fit for a statement written by hand: {t} becomes the alias, {in} and {end} a list, and each @name a placeholder
 // with its value. The text holds no literal with an @ in it.
 func Bind(text, alias string, tx *db.Tx, by access.Caller) (string, []any) {
 	var args []any
 	var b strings.Builder
-	text = strings.ReplaceAll(text, "{t}", alias)
+	text = strings.NewReplacer("{t}", alias, "{in}", "IN (", "{end}", ")").Replace(text)
 	for {
 		i := strings.IndexByte(text, '@')
 		if i < 0 {

@@ -96,7 +96,7 @@ func (d *Devices) columns() []odata.Column {
 		{Name: "created_at", Type: date}, {Name: "modified_at", Type: date},
 		{Name: "actor", Type: fk, To: "actor", Reverse: []string{"is_of__device"}},
 		{Name: "uuid", Type: text, MaxLen: 62},
-		{Name: "device_name", Type: text, MaxLen: longestName},
+		{Name: "device_name", Type: text, MaxLen: longestName, Ordered: true},
 		{Name: "note", Type: text, Null: true},
 		{Name: "local_id", Type: text, Null: true, MaxLen: 255},
 		{Name: "is_of__device_type", Type: fk, To: "device_type", Reverse: []string{"device", "describes__device"}},

@@ -153,7 +153,7 @@ func (f *Fleets) application() *odata.Resource {
 // rather than everybody's public ones.
 func directAccess() *odata.Resource {
 	return &odata.Resource{
-		Name: "user__has_direct_access_to__application",
+		Name: "user__has_direct_access_to__application", View: true,
 		Columns: []odata.Column{
 			id(),
 			{

@@ -31,10 +31,11 @@ type compiler struct {
 	args    []any                  // values, or what stands for one until the statement runs: asked, parents
 	bound   map[string]string      // caller parameters that are bound already → placeholder
 	tables  int
-	choices int // terms of every `or` so far
-	lambdas int // of every any and all so far
-	levels  int // statements of the request so far
-	rows    int // how many an answer may have
+	choices int  // terms of every `or` so far
+	lambdas int  // of every any and all so far
+	levels  int  // statements of the request so far
+	rows    int  // how many an answer may have
+	few     bool // the caller sees few rows of the table, as far as is known
 }
 
 // asked is a value that is known when the statement runs: something about the caller, or the time.
@@ -238,6 +239,14 @@ func (c *compiler) raw(s scope, col *column) string {
 			b.WriteString(s.alias)
 		case p.param != "":
 			b.WriteString(c.about(p.param))
+		case p.opens && c.few:
+			b.WriteString(c.d.InFew[0])
+		case p.opens:
+			b.WriteString("IN (")
+		case p.shuts && c.few:
+			b.WriteString(c.d.InFew[1])
+		case p.shuts:
+			b.WriteString(")")
 		default:
 			b.WriteString(p.text)
 		}
@@ -292,15 +301,6 @@ func (c *compiler) orderKeys(s scope, q *syntax.Query) (string, error) {
 		keys = append(keys, v.sql+dir)
 	}
 	return " ORDER BY " + strings.Join(append(keys, s.id()), ", "), nil
-}
-
-// byIDs reports whether rows are asked for in the order of their ids.
-func byIDs(q *syntax.Query) bool {
-	if len(q.OrderBy) == 0 {
-		return true
-	}
-	p, ok := q.OrderBy[0].By.(syntax.Path)
-	return ok && len(p.Names) == 1 && p.Names[0] == "id"
 }
 
 // page is LIMIT and OFFSET.

@@ -31,7 +31,8 @@ type Column struct {
 	Name string
 	Type Type
 	// SQL is how to compute it, for both databases, with {t} for the table's alias and @now, @user… as in rules; empty: the column
-	// of that name. A stored Boolean is 0 or 1, a computed one is a condition (true, false or null), not a number.
+	// of that name. A list is {in}SELECT …{end} where an index on the column before it may help: it becomes IN (SELECT …) or alike.
+	// A stored Boolean is 0 or 1, a computed one is a condition (true, false or null), not a number.
 	SQL string
 	// Read is the SQL, in the same form, of what is shown of a stored column instead of its value: everywhere where it can be asked
 	// for, in filters and orders too. It is written as what it is.
@@ -43,6 +44,7 @@ type Column struct {
 	Hidden   bool     // never leaves the server: not selectable, filterable or countable by anybody
 	Explicit bool     // left out of a default representation, given when named in $select
 	MaxLen   int      // String: longest accepted value in bytes; 0 means the engine's default
+	Ordered  bool     // not null, and an index holds the table in the order of this column and the id: pages sorted by it are cheap
 	Unseen   string   // ForeignKey: text of the 404 that answers a PATCH to a row the caller may not see; empty: 401 without a text
 }
 
@@ -91,6 +93,7 @@ type Resource struct {
 	Name     string
 	Synonyms []string   // the long a__verb__b names
 	Table    string     // empty: the name
+	View     bool       // the table is a view: it has no order to read its first rows in
 	Columns  []Column   // "id" first
 	Keys     [][]string // natural keys: sets of columns that are unique together
 	// UniqueText answers a violated natural key, where clients match a text; keyed by the key's columns joined with ",".

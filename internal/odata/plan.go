@@ -36,6 +36,26 @@ func newBuilder() *builder {
 
 // plan compiles a whole GET. allowed narrows it to rows that a filter of the model's rules allows; nil: all that may be read.
 func (c *compiler) plan(r *resource, req *syntax.Request, allowed syntax.Expr) (*rows.Plan, error) {
+	w := window(r, req)
+	if w == nil || allowed != nil {
+		return c.whole(r, req, allowed, nil)
+	}
+	rest := newCompiler(c.d, c.kind, c.aliases)
+	rest.rows, rest.few = c.rows, true
+	p, err := c.whole(r, req, nil, w)
+	if err != nil || !w.narrows {
+		return p, err
+	}
+	all, err := rest.whole(r, req, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	p.Root.Else, p.Root.Full = all.Root, req.Query.Top
+	return p, nil
+}
+
+// whole compiles a GET that looks at the rows in a window only, or at all.
+func (c *compiler) whole(r *resource, req *syntax.Request, allowed syntax.Expr, w *span) (*rows.Plan, error) {
 	s, where, err := c.selection(r, req)
 	if err != nil {
 		return nil, err
@@ -55,14 +75,10 @@ func (c *compiler) plan(r *resource, req *syntax.Request, allowed syntax.Expr) (
 	}
 	shown, from := s, s.from()
 	page := c.page(&req.Query)
-	if page != "" && byIDs(&req.Query) && req.Key == nil && req.Query.Filter == nil {
-		// The first rows of a table are read in its own order, and the rule is asked of each: finding all that the rule allows, to sort
-		// them, would read the whole of it.
-		for i := range where {
-			where[i] = c.d.Opaque(where[i])
-		}
+	if w != nil && len(where) > 0 {
+		from, where = c.within(w, s, where)
 	}
-	if c.d.Packs && !byIDs(&req.Query) && page != "" { // find the page first: only its rows are worth writing
+	if c.d.Packs && page != "" && !byIDs(&req.Query) { // find the page first: only its rows are worth writing
 		keys, err := c.orderKeys(s, &req.Query)
 		if err != nil {
 			return nil, err
@@ -70,7 +86,7 @@ func (c *compiler) plan(r *resource, req *syntax.Request, allowed syntax.Expr) (
 		if shown, err = c.open(r, scope{}); err != nil {
 			return nil, err
 		}
-		from = "(SELECT " + s.id() + " AS id FROM " + s.from() + conditions(where) + keys + page + ") _p CROSS JOIN " +
+		from = "(SELECT " + s.id() + " AS id FROM " + from + conditions(where) + keys + page + ") _p CROSS JOIN " +
 			shown.from() + " ON " + shown.id() + " = _p.id"
 		where, page = nil, ""
 	}
@@ -96,11 +112,16 @@ func (c *compiler) finish(b *builder, from string, where []string, keys, page st
 		b.columns = []string{"1"}
 	}
 	tail := " FROM " + from + b.joins.String() + conditions(where) + keys
-	if l.Packed >= 0 && l.Parent < 0 && len(l.Lists) == 0 {
+	if l.Packed >= 0 && page == "" {
+		page = " LIMIT " + c.bind(int64(c.rows)+1) // one more than may be: the runner refuses it
+	}
+	switch {
+	case l.Packed >= 0 && (l.Parent >= 0 || len(l.Lists) > 0):
+		l.Batch = true
+		l.Text, l.Args, l.Width = b.batched(tail+page), c.args, 2
+		return l
+	case l.Packed >= 0:
 		l.Whole = true
-		if page == "" {
-			page = " LIMIT " + c.bind(int64(c.rows)+1) // one more than may be: the runner refuses it
-		}
 		l.Text = "SELECT count(*),group_concat(x,',') FROM (SELECT " + b.columns[l.Packed] + " AS x" + tail + page + ")"
 		l.Args, l.Width = c.args, 2
 		return l

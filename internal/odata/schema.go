@@ -285,14 +285,18 @@ func set(names []string) map[string]bool {
 	return m
 }
 
-// sqlPart is a piece of a computed column's SQL: text, the table's alias, or something about the caller.
+// sqlPart is a piece of a computed column's SQL: text, the table's alias, something about the caller, or the start or end of a list.
 type sqlPart struct {
-	text  string
-	alias bool
-	param string
+	text         string
+	alias        bool
+	param        string
+	opens, shuts bool
 }
 
-// splitSQL finds {t} and @name in the SQL of a computed column, outside of its text literals.
+// marks stand in the SQL of a computed column for what is not text.
+var marks = map[string]sqlPart{"{t}": {alias: true}, "{in}": {opens: true}, "{end}": {shuts: true}}
+
+// splitSQL finds {t}, {in}, {end} and @name in the SQL of a computed column, outside of its text literals.
 func splitSQL(s string) []sqlPart {
 	var parts []sqlPart
 	start := 0
@@ -309,10 +313,16 @@ func splitSQL(s string) []sqlPart {
 			} else {
 				i = len(s)
 			}
-		case strings.HasPrefix(s[i:], "{t}"):
+		case s[i] == '{':
+			mark, _, _ := strings.Cut(s[i:], "}")
+			part, known := marks[mark+"}"]
+			if !known {
+				i++
+				continue
+			}
 			flush(i)
-			parts = append(parts, sqlPart{alias: true})
-			i += 3
+			parts = append(parts, part)
+			i += len(mark) + 1
 			start = i
 		case s[i] == '@':
 			end := wordEnd(s, i+1)

@@ -81,6 +81,11 @@ func (c *compiler) selection(r *resource, req *syntax.Request) (s scope, where [
 	if err != nil {
 		return s, nil, err
 	}
+	if r.pinned(req.Query.Filter) {
+		for i := range rule {
+			rule[i] = c.d.Opaque(rule[i])
+		}
+	}
 	where = append(where, rule...)
 	if req.Key != nil {
 		key, err := c.key(s, req.Key)

@@ -26,6 +26,10 @@ type Dialect struct {
 	Each  func(placeholder, alias string) string
 	// First keeps those rows of a table whose ids a query gives that is asked for every row of another table.
 	First func(outer, ids, table, alias string) string
+	// Window is a table's first rows, or last, in the order of columns that an index has and the id, as a FROM and a condition.
+	Window func(table, alias string, keys []string, desc bool, rows string) (from, where string)
+	// InFew stands around a query that a column is one of, where the rows with such a value are few: an index is to find them.
+	InFew [2]string
 	// Opaque keeps the planner from taking a condition apart in search of an index; Apart keeps it from making a join of an
 	// EXISTS. Both are for conditions of which there are too many to weigh.
 	Opaque, Apart func(sql string) string
@@ -60,6 +64,15 @@ func Of(d *db.DB) *Dialect {
 // Call writes a function call.
 func Call(name string, args ...string) string { return name + "(" + strings.Join(args, ",") + ")" }
 
+// first is a query for the keys of a table's first rows.
+func first(table string, keys []string, desc bool, rows string) string {
+	dir := ""
+	if desc {
+		dir = " DESC"
+	}
+	return "SELECT " + strings.Join(keys, ",") + " FROM " + table + " ORDER BY " + strings.Join(keys, dir+",") + dir + " LIMIT " + rows
+}
+
 func unchanged(sql string) string { return sql }
 
 var sqlite = Dialect{
@@ -75,6 +88,19 @@ var sqlite = Dialect{
 	First: func(outer, ids, table, alias string) string {
 		return outer + " CROSS JOIN " + table + " " + alias + " ON " + alias + ".id IN (" + ids + ")"
 	},
+	Window: func(table, alias string, keys []string, desc bool, rows string) (from, where string) {
+		from, edge, sign := table+" "+alias, "max", " <= "
+		if desc {
+			edge, sign = "min", " >= "
+		}
+		if len(keys) == 1 {
+			return from, alias + "." + keys[0] + sign + "(SELECT " + edge + "(" + keys[0] + ") FROM (" + first(table, keys, desc, rows) + "))"
+		}
+		// Row values are compared where they stand, so the last row of the window is asked for itself.
+		last := first(table, keys, desc, "1") + " OFFSET " + rows
+		return from, "(" + alias + "." + strings.Join(keys, ","+alias+".") + ")" + sign + "(" + last + ")"
+	},
+	InFew:    [2]string{"IN (", ")"},
 	Opaque:   func(sql string) string { return "+" + sql },
 	Apart:    unchanged,
 	Bytewise: unchanged,
@@ -130,6 +156,10 @@ var postgres = Dialect{
 	First: func(outer, ids, table, alias string) string {
 		return outer + " CROSS JOIN LATERAL (" + ids + ") _l JOIN " + table + " " + alias + " ON " + alias + ".id = _l.id"
 	},
+	Window: func(table, alias string, keys []string, desc bool, rows string) (from, where string) {
+		return "(" + strings.Replace(first(table, keys, desc, rows), strings.Join(keys, ","), "*", 1) + ") " + alias, ""
+	},
+	InFew:    [2]string{"= ANY(ARRAY(", "))"},
 	Opaque:   unchanged,
 	Apart:    func(exists string) string { return "(SELECT " + exists + ")" },
 	Bytewise: func(sql string) string { return "(" + sql + ` COLLATE "C")` },

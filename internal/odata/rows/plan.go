@@ -19,8 +19,12 @@ type Level struct {
 	Parent, Own int
 	Packed      int      // the column that holds the object of the row but for its lists; -1: there is none
 	Whole       bool     // the statement gives one row: how many there are, and all their objects with commas between
+	Batch       bool     // the statement gives one row: how many there are, and all of them as lines of text, see batch.go
 	Sorted      bool     // the statement gives the rows in order; otherwise they are put in the order of their ids
 	Lists       []*Field // the expanded lists of its rows, at any depth of links to one row
+	// Else is run instead when this statement, which looks at a part of the table only, finds fewer than Full rows.
+	Else *Level
+	Full int
 }
 
 // Node is the object of one row, or of a row joined to it.
@@ -62,6 +66,9 @@ func (l *Level) Size() int {
 	n := len(l.Text) + 64*len(l.Args) + 512
 	for _, f := range l.Lists {
 		n += f.List.Size()
+	}
+	if l.Else != nil {
+		n += l.Else.Size()
 	}
 	return n
 }

@@ -1,6 +1,7 @@
 package rows
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -27,17 +28,27 @@ type Reader struct {
 // Read answers a plan: a JSON array, or a number.
 func (r Reader) Read(ctx context.Context, p *Plan) (json.RawMessage, error) {
 	run := &runner{Reader: r, ctx: ctx}
-	switch {
-	case p.Count:
+	if p.Count {
 		return run.number(p.Root)
-	case p.Root.Whole:
-		return run.whole(p.Root)
 	}
-	l, err := run.level(p.Root, nil)
+	out, n, err := run.root(p.Root)
+	if err == nil && p.Root.Else != nil && n < p.Root.Full {
+		run.rows, run.bytes = 0, 0
+		out, _, err = run.root(p.Root.Else)
+	}
+	return out, err
+}
+
+// root gives the rows of a request and how many there are.
+func (r *runner) root(l *Level) (json.RawMessage, int, error) {
+	if l.Whole {
+		return r.whole(l)
+	}
+	got, err := r.level(l, nil)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return l.out, nil
+	return got.out, got.count, nil
 }
 
 // runner is one answer on its way.
@@ -58,29 +69,29 @@ func (r *runner) query(l *Level, ids []int64) (*sql.Rows, error) {
 
 func (r *runner) number(l *Level) (json.RawMessage, error) {
 	var n int64
-	err := r.single(l, &n)
+	err := r.single(l, nil, &n)
 	return strconv.AppendInt(nil, n, 10), err
 }
 
 // whole gives the rows of a statement that wrote them all.
-func (r *runner) whole(l *Level) (json.RawMessage, error) {
+func (r *runner) whole(l *Level) (json.RawMessage, int, error) {
 	var n int
 	var objects wrapped
-	err := r.single(l, &n, &objects)
+	err := r.single(l, nil, &n, &objects)
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, 0, err
 	case n > r.MaxRows:
-		return nil, r.tooMany()
+		return nil, 0, r.tooMany()
 	case len(objects) > r.MaxBytes:
-		return nil, r.tooLarge()
+		return nil, 0, r.tooLarge()
 	}
-	return json.RawMessage(objects), nil
+	return json.RawMessage(objects), n, nil
 }
 
 // single runs a statement that gives one row.
-func (r *runner) single(l *Level, into ...any) error {
-	rows, err := r.query(l, nil)
+func (r *runner) single(l *Level, ids []int64, into ...any) error {
+	rows, err := r.query(l, ids)
 	if err != nil {
 		return err
 	}
@@ -112,18 +123,45 @@ func (r *runner) tooMany() error {
 // listed is what a level gave: the objects of its rows in one buffer. Those of an expanded list are told apart by what they hang
 // on; the root's buffer is the finished array.
 type listed struct {
-	out  []byte
-	rows map[int64][]span
+	out   []byte
+	rows  []span // of an expanded list, by what they hang on
+	count int
 }
 
-// span is the object of one row in a buffer.
+// span is the object of one row in a buffer, and the row that it hangs on.
 type span struct {
-	own        int64
-	start, end int
+	parent, own int64
+	part
+}
+
+// arrange puts the rows of a list together that hang on the same one, and those in the order of their ids if they have no other.
+func (l *listed) arrange(sorted bool) {
+	order := func(a, b span) int {
+		if by := cmp.Compare(a.parent, b.parent); by != 0 || sorted {
+			return by
+		}
+		return cmp.Compare(a.own, b.own)
+	}
+	if !slices.IsSortedFunc(l.rows, order) {
+		slices.SortStableFunc(l.rows, order)
+	}
+}
+
+// of gives the rows that hang on one.
+func (l *listed) of(parent int64) []span {
+	from, _ := slices.BinarySearchFunc(l.rows, parent, func(s span, id int64) int { return cmp.Compare(s.parent, id) })
+	to := from
+	for to < len(l.rows) && l.rows[to].parent == parent {
+		to++
+	}
+	return l.rows[from:to]
 }
 
 // level runs one statement for the rows that hang on ids, and those below it.
 func (r *runner) level(l *Level, ids []int64) (_ *listed, err error) {
+	if l.Batch {
+		return r.batch(l, ids)
+	}
 	rows, err := r.query(l, ids)
 	if err != nil {
 		return nil, err
@@ -139,6 +177,7 @@ func (r *runner) level(l *Level, ids []int64) (_ *listed, err error) {
 		if r.rows++; r.rows > r.MaxRows {
 			return nil, r.tooMany()
 		}
+		w.count++
 		if err := rows.Scan(w.into...); err != nil {
 			return nil, fmt.Errorf("odata: read: %w", err)
 		}
@@ -175,8 +214,9 @@ type levelWriter struct {
 	cells []cell // the row at hand
 	into  []any
 	out   []byte
-	spans map[int64][]span // of a list
-	lists []*listed        // what the levels below gave
+	spans []span    // of a list
+	lists []*listed // what the levels below gave
+	count int
 
 	// Rows whose lists are still to be asked for: their cells one after the other, -1 for null.
 	kept []byte
@@ -190,8 +230,6 @@ func (r *runner) writer(l *Level) *levelWriter {
 	}
 	if l.Parent < 0 {
 		w.out = append(make([]byte, 0, 4<<10), '[')
-	} else {
-		w.spans = map[int64][]span{}
 	}
 	return w
 }
@@ -313,9 +351,7 @@ func (w *levelWriter) row(cells []cell) error {
 		w.out = append(w.out, ',')
 	}
 	start := len(w.out)
-	if l.Packed >= 0 {
-		w.unpacked(cells)
-	} else if err := w.object(l.Row, cells); err != nil {
+	if err := w.object(l.Row, cells); err != nil {
 		return err
 	}
 	if l.Parent < 0 {
@@ -326,22 +362,17 @@ func (w *levelWriter) row(cells []cell) error {
 	if !ok || !ok2 {
 		return errors.New("odata: a row of a list has no id")
 	}
-	w.spans[parent] = append(w.spans[parent], span{own, start, len(w.out)})
+	w.spans = append(w.spans, span{parent, own, part{start, len(w.out)}})
 	return nil
 }
 
 func (w *levelWriter) finish() *listed {
 	if w.l.Parent < 0 {
 		w.out = append(w.out, ']')
-	} else if !w.l.Sorted {
-		byID := func(a, b span) int { return int(min(max(a.own-b.own, -1), 1)) }
-		for _, s := range w.spans {
-			if !slices.IsSortedFunc(s, byID) {
-				slices.SortFunc(s, byID)
-			}
-		}
 	}
-	return &listed{out: w.out, rows: w.spans}
+	got := &listed{out: w.out, rows: w.spans, count: w.count}
+	got.arrange(w.l.Sorted)
+	return got
 }
 
 func (w *levelWriter) object(n *Node, cells []cell) error {
@@ -379,15 +410,20 @@ func (w *levelWriter) field(f *Field, cells []cell) error {
 func (w *levelWriter) list(f *Field, cells []cell) {
 	w.out = append(w.out, '[')
 	if id, ok := cells[f.Col].id(); ok {
-		got := w.lists[f.At]
-		for i, s := range got.rows[id] {
-			if i > 0 {
-				w.out = append(w.out, ',')
-			}
-			w.out = append(w.out, got.out[s.start:s.end]...)
-		}
+		w.out = w.lists[f.At].write(w.out, id)
 	}
 	w.out = append(w.out, ']')
+}
+
+// write adds the rows that hang on one.
+func (l *listed) write(out []byte, parent int64) []byte {
+	for i, s := range l.of(parent) {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, l.out[s.start:s.end]...)
+	}
+	return out
 }
 
 // value writes one value in the form of its type.
@@ -467,24 +503,6 @@ func appendText(out, s []byte) []byte {
 		start = i
 	}
 	return append(append(out, s[start:]...), '"')
-}
-
-// unpacked writes the object of a row that the database wrote but for its lists.
-func (w *levelWriter) unpacked(cells []cell) {
-	object := cells[w.l.Packed].text
-	if len(w.l.Row.Fields) == 0 {
-		w.out = append(w.out, object...)
-		return
-	}
-	w.out = append(w.out, object[:len(object)-1]...)
-	for i, f := range w.l.Row.Fields {
-		if i > 0 || len(object) > len("{}") {
-			w.out = append(w.out, ',')
-		}
-		w.out = append(w.out, f.Key...)
-		w.list(f, cells)
-	}
-	w.out = append(w.out, '}')
 }
 
 // Refused says why the database did not run a statement that a request was made to.
