@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"runtime/pprof"
 	"strings"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/apiserver"
 )
 
 // The names of what a process of ours is told.
@@ -46,6 +48,8 @@ func TestMain(m *testing.M) {
 // playRole serves the api role and the signer behind plain HTTP on loopback, as the peer's API was measured: no TLS, no edge.
 // It says its address on standard output and ends when standard input does.
 func playRole(b *testing.B, sql string) {
+	ballast := apiserver.SteadyHeap()
+	defer runtime.KeepAlive(ballast)
 	handler, chain := openAPIRole(b, sql)
 	if file := os.Getenv(profileEnv); file != "" {
 		defer profile(b, file)()

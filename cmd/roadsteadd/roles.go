@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"time"
 
@@ -60,6 +61,8 @@ var starts = map[string]start{
 		if err != nil {
 			return err
 		}
+		ballast := apiserver.SteadyHeap()
+		defer runtime.KeepAlive(ballast)
 		s, err := apiserver.New(cfg, log)
 		if err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -77,16 +78,22 @@ func (t *tokens) Run(ctx context.Context) error {
 	}
 }
 
-// gather takes everybody who waits at this moment.
+// gather takes everybody who waits at this moment, or will when all that can run has run: who asks right after the last answer
+// would be too late otherwise, and be asked for alone.
 func (t *tokens) gather(first *order) []*order {
 	list, grants := []*order{first}, len(first.ask.Access)
-	for len(list) < api.MaxPullTokens && grants < enoughGrants {
+	for yielded := false; len(list) < api.MaxPullTokens && grants < enoughGrants; {
 		select {
 		case o := <-t.orders:
 			list = append(list, o)
 			grants += len(o.ask.Access)
+			yielded = false
 		default:
-			return list
+			if yielded {
+				return list
+			}
+			yielded = true
+			runtime.Gosched()
 		}
 	}
 	return list
