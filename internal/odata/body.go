@@ -8,8 +8,6 @@ import (
 	"mime"
 	"mime/multipart"
 	"net/http"
-	"net/url"
-	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
@@ -22,54 +20,11 @@ import (
 // maxParts bounds the parts of a multipart body.
 const maxParts = 64
 
-func isMultipart(r *http.Request) bool {
-	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	return err == nil && kind == "multipart/form-data"
-}
-
-// plainBody reads the fields of a write or an action: a JSON object or a form.
-func plainBody(r *http.Request) (map[string]any, error) {
-	kind := "application/json"
-	if ct := r.Header.Get("Content-Type"); ct != "" {
-		var err error
-		if kind, _, err = mime.ParseMediaType(ct); err != nil {
-			return nil, api.Errorf(api.Unsupported, "the content type %q cannot be read", syntax.Echo(ct))
-		}
-	}
-	data, err := web.ReadBody(r, web.MaxBody)
-	if err != nil {
-		return nil, err
-	}
-	values := map[string]any{}
-	switch {
-	case kind == "application/x-www-form-urlencoded":
-		form, err := url.ParseQuery(string(data))
-		if err != nil {
-			return nil, invalid("the body is not a valid form")
-		}
-		for name, v := range form {
-			values[name] = wire.FormText(v[len(v)-1])
-		}
-	case kind != "application/json" && !strings.HasSuffix(kind, "+json"):
-		return nil, api.Errorf(api.Unsupported, "the body must be application/json, not %q", syntax.Echo(kind))
-	case len(data) > 0:
-		dec := json.NewDecoder(strings.NewReader(string(data)))
-		dec.UseNumber()
-		if err := dec.Decode(&values); err != nil {
-			return nil, invalid("the body is not a JSON object")
-		}
-		if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-			return nil, invalid("the body holds more than one JSON value")
-		}
-	}
-	return values, nil
-}
-
 // body reads the fields of a write, files included, for a row that is there (0: for a new one). What it stored of files is in
 // the values; drop takes it back.
 func (w *writer) body(r *http.Request, row int64) (map[string]any, error) {
-	if !isMultipart(r) {
-		return plainBody(r)
+	if !wire.IsMultipart(r) {
+		return wire.Body(r)
 	}
 	parts, err := r.MultipartReader()
 	if err != nil {

@@ -235,20 +235,20 @@ func (c *compiler) raw(s scope, col *column) string {
 	b.WriteByte('(')
 	for _, p := range col.sql {
 		switch {
-		case p.alias:
+		case p.Alias:
 			b.WriteString(s.alias)
-		case p.param != "":
-			b.WriteString(c.about(p.param))
-		case p.opens && c.few:
+		case p.Param != "":
+			b.WriteString(c.about(p.Param))
+		case p.Opens && c.few:
 			b.WriteString(c.d.InFew[0])
-		case p.opens:
+		case p.Opens:
 			b.WriteString("IN (")
-		case p.shuts && c.few:
+		case p.Shuts && c.few:
 			b.WriteString(c.d.InFew[1])
-		case p.shuts:
+		case p.Shuts:
 			b.WriteString(")")
 		default:
-			b.WriteString(p.text)
+			b.WriteString(p.Text)
 		}
 	}
 	b.WriteByte(')')

@@ -15,6 +15,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata/dialect"
+	"github.com/roadstead-io/roadstead/internal/odata/rows"
 	"github.com/roadstead-io/roadstead/internal/odata/syntax"
 )
 
@@ -36,7 +37,7 @@ type Engine struct {
 	lim    Limits
 	files  Files
 	mounts []*mount
-	kept   plans
+	kept   rows.Kept[planKey]
 }
 
 // New checks a model and makes an engine of it. It refuses a resource without rules, a rule that does not parse or names what
@@ -168,8 +169,8 @@ func (c *compiler) probe(r *resource, f syntax.Expr) (string, error) {
 	for _, def := range r.Columns {
 		col := r.columns[def.Name]
 		for _, p := range col.sql {
-			if p.param != "" && !knownParam(p.param) {
-				return "", fmt.Errorf("column %q: the SQL knows no @%s", col.Name, p.param)
+			if p.Param != "" && !knownParam(p.Param) {
+				return "", fmt.Errorf("column %q: the SQL knows no @%s", col.Name, p.Param)
 			}
 		}
 		columns = append(columns, c.raw(s, col))

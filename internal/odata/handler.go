@@ -31,7 +31,7 @@ func (e *Engine) Handler() web.HandlerFunc {
 		key := planKey{m, caller.Kind, path[len(m.prefix):] + "?" + r.URL.RawQuery}
 		reads := r.Method == http.MethodGet || r.Method == http.MethodHead
 		if reads {
-			if p := e.kept.get(key); p != nil {
+			if p := e.kept.Get(key); p != nil {
 				return e.answer(w, r, caller, p)
 			}
 		}
@@ -47,9 +47,7 @@ func (e *Engine) Handler() web.HandlerFunc {
 			if err != nil {
 				return err
 			}
-			if keepable(r.URL.RawQuery) {
-				e.kept.put(key, p)
-			}
+			e.keep(key, r.URL.RawQuery, p)
 			return e.answer(w, r, caller, p)
 		}
 		switch r.Method {
@@ -69,6 +67,23 @@ func (e *Engine) Handler() web.HandlerFunc {
 		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, MERGE, DELETE")
 		w.WriteHeader(http.StatusMethodNotAllowed)
 		return nil
+	}
+}
+
+// planKey is what a plan depends on.
+type planKey struct {
+	mount *mount
+	kind  access.Kind
+	url   string
+}
+
+const longestPlan = 2 << 10 // bytes of a URL whose plan is kept
+
+// keep keeps a plan for the next one who asks the same, if its URL is short and without a secret.
+func (e *Engine) keep(k planKey, query string, p *rows.Plan) {
+	if len(k.url) <= longestPlan && !strings.Contains(query, "apikey") {
+		k.url = strings.Clone(k.url) // not the buffer that the request came in
+		e.kept.Put(k, p, len(k.url))
 	}
 }
 
@@ -190,7 +205,7 @@ func (e *Engine) change(w http.ResponseWriter, r *http.Request, caller access.Ca
 	var values map[string]any
 	var row int64
 	if op == Update {
-		if isMultipart(r) {
+		if wire.IsMultipart(r) {
 			if row, err = wr.single(req); err != nil {
 				return err
 			}
@@ -234,7 +249,7 @@ func (e *Engine) put(w http.ResponseWriter, r *http.Request, caller access.Calle
 	if err != nil {
 		return err
 	}
-	if isMultipart(r) {
+	if wire.IsMultipart(r) {
 		return invalid("a file is given with POST or PATCH")
 	}
 	values, err := change.body(r, 0)
@@ -310,7 +325,7 @@ func (e *Engine) canAccess(w http.ResponseWriter, r *http.Request, caller access
 	if req.Key == nil {
 		return invalid("canAccess needs a key")
 	}
-	asked, err := plainBody(r)
+	asked, err := wire.Body(r)
 	if err != nil {
 		return err
 	}

@@ -77,6 +77,8 @@ func (c *compiler) whole(r *resource, req *syntax.Request, allowed syntax.Expr, 
 	page := c.page(&req.Query)
 	if w != nil && len(where) > 0 {
 		from, where = c.within(w, s, where)
+	} else if found := c.d.Found(s.res.table, s.alias, conditions(where)); c.few && found != "" {
+		from, where = found, nil
 	}
 	if c.d.Packs && page != "" && !byIDs(&req.Query) { // find the page first: only its rows are worth writing
 		keys, err := c.orderKeys(s, &req.Query)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/odata/dialect"
@@ -37,9 +36,9 @@ type resource struct {
 type column struct {
 	Column
 	of     *resource
-	target *resource // ForeignKey
-	sql    []sqlPart // computed
-	base   *column   // the column of the model behind one of an older version; itself in the model; nil when there is none
+	target *resource      // ForeignKey
+	sql    []dialect.Part // computed
+	base   *column        // the column of the model behind one of an older version; itself in the model; nil when there is none
 }
 
 // rule is a Rule, parsed. A nil filter means never.
@@ -59,15 +58,7 @@ func (r *resource) column(name string) *column {
 
 // validName reports whether a declared name is one that a request can say and that needs no quoting in SQL.
 func validName(s string) bool {
-	return s != "" && (s[0] < '0' || s[0] > '9') && wordEnd(s, 0) == len(s)
-}
-
-// wordEnd is where the letters, digits and underscores end that start at i.
-func wordEnd(s string, i int) int {
-	for i < len(s) && (s[i] == '_' || s[i] >= '0' && s[i] <= '9' || s[i] >= 'a' && s[i] <= 'z' || s[i] >= 'A' && s[i] <= 'Z') {
-		i++
-	}
-	return i
+	return s != "" && (s[0] < '0' || s[0] > '9') && dialect.WordEnd(s, 0) == len(s)
 }
 
 func newSchema(m Model, lim Limits) (*schema, error) {
@@ -130,7 +121,7 @@ func (s *schema) add(def *Resource) (*resource, error) {
 		if (c.Type == ForeignKey) != (c.To != "") {
 			return nil, fmt.Errorf("column %q: a foreign key needs a target, and nothing else has one", c.Name)
 		}
-		col := &column{Column: c, of: r, sql: splitSQL(cmp.Or(c.SQL, c.Read))}
+		col := &column{Column: c, of: r, sql: dialect.Split(cmp.Or(c.SQL, c.Read))}
 		col.base = col
 		r.columns[c.Name], r.order = col, append(r.order, c.Name)
 	}
@@ -283,56 +274,4 @@ func set(names []string) map[string]bool {
 		m[n] = true
 	}
 	return m
-}
-
-// sqlPart is a piece of a computed column's SQL: text, the table's alias, something about the caller, or the start or end of a list.
-type sqlPart struct {
-	text         string
-	alias        bool
-	param        string
-	opens, shuts bool
-}
-
-// marks stand in the SQL of a computed column for what is not text.
-var marks = map[string]sqlPart{"{t}": {alias: true}, "{in}": {opens: true}, "{end}": {shuts: true}}
-
-// splitSQL finds {t}, {in}, {end} and @name in the SQL of a computed column, outside of its text literals.
-func splitSQL(s string) []sqlPart {
-	var parts []sqlPart
-	start := 0
-	flush := func(end int) {
-		if end > start {
-			parts = append(parts, sqlPart{text: s[start:end]})
-		}
-	}
-	for i := 0; i < len(s); {
-		switch {
-		case s[i] == '\'':
-			if n := strings.IndexByte(s[i+1:], '\''); n >= 0 {
-				i += n + 2
-			} else {
-				i = len(s)
-			}
-		case s[i] == '{':
-			mark, _, _ := strings.Cut(s[i:], "}")
-			part, known := marks[mark+"}"]
-			if !known {
-				i++
-				continue
-			}
-			flush(i)
-			parts = append(parts, part)
-			i += len(mark) + 1
-			start = i
-		case s[i] == '@':
-			end := wordEnd(s, i+1)
-			flush(i)
-			parts = append(parts, sqlPart{param: s[i+1 : end]})
-			i, start = end, end
-		default:
-			i++
-		}
-	}
-	flush(len(s))
-	return parts
 }

@@ -30,6 +30,9 @@ type Dialect struct {
 	Window func(table, alias string, keys []string, desc bool, rows string) (from, where string)
 	// InFew stands around a query that a column is one of, where the rows with such a value are few: an index is to find them.
 	InFew [2]string
+	// Found is a table's rows that meet a condition, found without a thought of the order that they are to be put in: else a planner
+	// that takes them for many goes through the whole table in that order. Empty: no planner does.
+	Found func(table, alias, where string) string
 	// Opaque keeps the planner from taking a condition apart in search of an index; Apart keeps it from making a join of an
 	// EXISTS. Both are for conditions of which there are too many to weigh.
 	Opaque, Apart func(sql string) string
@@ -101,6 +104,7 @@ var sqlite = Dialect{
 		return from, "(" + alias + "." + strings.Join(keys, ","+alias+".") + ")" + sign + "(" + last + ")"
 	},
 	InFew:    [2]string{"IN (", ")"},
+	Found:    func(_, _, _ string) string { return "" },
 	Opaque:   func(sql string) string { return "+" + sql },
 	Apart:    unchanged,
 	Bytewise: unchanged,
@@ -159,7 +163,10 @@ var postgres = Dialect{
 	Window: func(table, alias string, keys []string, desc bool, rows string) (from, where string) {
 		return "(" + strings.Replace(first(table, keys, desc, rows), strings.Join(keys, ","), "*", 1) + ") " + alias, ""
 	},
-	InFew:    [2]string{"= ANY(ARRAY(", "))"},
+	InFew: [2]string{"= ANY(ARRAY(", "))"},
+	Found: func(table, alias, where string) string {
+		return "(SELECT " + alias + ".* FROM " + table + " " + alias + where + " OFFSET 0) " + alias
+	},
 	Opaque:   unchanged,
 	Apart:    func(exists string) string { return "(SELECT " + exists + ")" },
 	Bytewise: func(sql string) string { return "(" + sql + ` COLLATE "C")` },

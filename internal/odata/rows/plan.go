@@ -7,6 +7,7 @@ package rows
 type Plan struct {
 	Count bool // the statement gives a number and nothing else
 	Root  *Level
+	key   int // bytes of the key that it is kept under
 }
 
 // Level is one statement with the shape of its rows.
