@@ -14,7 +14,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 )
@@ -251,4 +254,61 @@ func (s *server) behindTheDoor(all map[string]string) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		s.t.Errorf("the parent's socket: %v, %v; want it for its own user alone", info, err)
 	}
+}
+
+// With the api role silent nobody gets anything new: not a login, not a token of the registry, not a build. No other role has the
+// data to say yes by itself; what was granted before ends by itself, in minutes.
+func TestWithoutTheAPIRoleNothingNewIsGranted(t *testing.T) {
+	s := up(t, openDir(t), "127.0.0.1:0")
+	all, fleet, _ := s.credentials()
+	a := s.admin()
+	pid := s.role("api").PID
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+	login, err := json.Marshal(api.Login{Username: a.Username, Password: a.Password})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked sync.WaitGroup
+	for name, r := range map[string]struct {
+		method, host, path, token, body string
+		granted                         bool
+	}{
+		"a login":                       {"POST", "api", "/login_", "", string(login), false},
+		"a key":                         {"POST", "api", "/api-key/user/full", all["session"], `{"name":"new"}`, false},
+		"data":                          {"GET", "api", "/v7/device", a.APIKey, "", false},
+		"a registration":                {"POST", "api", "/device/register", all["provisioning key"], "{}", false},
+		"a target state":                {"GET", "api", "/device/v3/" + strings.Repeat("a", 32) + "/state", all["device key"], "", false},
+		"a token of the registry":       {"GET", "api", "/auth/v1/token?service=registry2." + domain, all["device key"], "", false},
+		"a build":                       {"POST", "builder", "/v3/build?slug=" + url.QueryEscape(fleet), a.APIKey, "{}", false},
+		"the registry without a token":  {"GET", "registry2", "/v2/", "", "", false},
+		"the registry with another key": {"GET", "registry2", "/v2/", a.APIKey, "", false},
+		"what was granted before":       {"GET", "registry2", "/v2/", all["registry token"], "", true},
+	} {
+		client := s.client()
+		client.Timeout = 2 * time.Second
+		asked.Go(func() {
+			req, err := http.NewRequest(r.method, "https://"+r.host+"."+domain+r.path, strings.NewReader(r.body))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			req.Header.Set("Content-Type", "application/json")
+			if r.token != "" {
+				req.Header.Set("Authorization", "Bearer "+r.token)
+			}
+			res, err := client.Do(req)
+			status := 0 // no answer at all
+			if err == nil {
+				status = res.StatusCode
+				_ = res.Body.Close()
+			}
+			if (status/100 == 2) != r.granted {
+				t.Errorf("%s: got %d, %v; want it granted: %v", name, status, err, r.granted)
+			}
+		})
+	}
+	asked.Wait()
 }
