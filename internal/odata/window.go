@@ -24,7 +24,7 @@ func window(r *resource, req *syntax.Request) *span {
 	if r.base.View || req.Key != nil || req.Action != "" || q.Filter != nil || q.Top < 1 || q.Top+q.Skip > maxPage {
 		return nil
 	}
-	w := &span{keys: []string{"id"}, rows: 2*int64(q.Top+q.Skip) + 100}
+	w := &span{keys: []string{"id"}, rows: int64(q.Top+q.Skip) + 32}
 	if len(q.OrderBy) == 0 {
 		return w
 	}
