@@ -60,11 +60,14 @@ func TestDeviceKeyRights(t *testing.T) {
 			t.Errorf("own state: %d %s", a.status, a.body)
 		}
 		for path, want := range map[string]int{
-			"/v7/device": 1, "/v7/application": 1, "/v7/device_environment_variable": 1, "/v7/application_environment_variable": 1, "/v7/release": 1,
-			fmt.Sprintf("/v7/device(%d)", id): 1, fmt.Sprintf("/v7/device(%d)", otherID): 0, fmt.Sprintf("/v7/device(%d)", foreignID): 0,
+			"/v7/device": 1, "/v7/device_environment_variable": 1, "/v7/application_environment_variable": 1,
+			// Besides, a device reads what is public, as everybody does.
+			"/v7/application?$filter=is_public%20eq%20false":                              1,
+			"/v7/release?$filter=belongs_to__application/any(a:a/is_public%20eq%20false)": 1,
+			fmt.Sprintf("/v7/device(%d)", id):                                             1, fmt.Sprintf("/v7/device(%d)", otherID): 0, fmt.Sprintf("/v7/device(%d)", foreignID): 0,
 			"/v7/application?$filter=app_name%20eq%20%27rights-b%27":                             0,
 			"/v7/device?$filter=belongs_to__application/any(a:a/app_name%20eq%20%27rights-b%27)": 0,
-			"/v7/application?$expand=owns__device":                                               1,
+			"/v7/application?$filter=is_public%20eq%20false&$expand=owns__device":                1,
 		} {
 			if a := get(path); a.rows() != want {
 				t.Errorf("GET %s: got %d rows (%d %s), want %d", path, a.rows(), a.status, a.body, want)
