@@ -61,7 +61,7 @@ var starts = map[string]start{
 		if err != nil {
 			return err
 		}
-		ballast := apiserver.SteadyHeap()
+		ballast := apiserver.SteadyHeap(apiserver.Ballast)
 		defer runtime.KeepAlive(ballast)
 		s, err := apiserver.New(cfg, log)
 		if err != nil {
@@ -81,8 +81,12 @@ var starts = map[string]start{
 		}
 		return s.Run(ctx, in.ln, in.own)
 	},
-	api.RoleBus:      serve(busserver.New),
-	api.RoleSigner:   serve(signer.New),
+	api.RoleBus: serve(busserver.New),
+	api.RoleSigner: func(ctx context.Context, in inherited, log *slog.Logger) error {
+		ballast := apiserver.SteadyHeap(apiserver.SignerBallast)
+		defer runtime.KeepAlive(ballast)
+		return serve(signer.New)(ctx, in, log)
+	},
 	api.RoleRegistry: serve(registry.New),
 	api.RoleBuilder:  serve(builder.New),
 	roleBuildkit:     runBuildkit,
