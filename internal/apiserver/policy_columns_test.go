@@ -20,7 +20,7 @@ var hiddenColumns = map[string]map[string]string{
 		"fleet key": "is_stored_at__repository_url is_accessible_by_support_until__date",
 	},
 	"device":  {"all": "said_online said_online_at is_entrusted is_observed is_operated is_developed is_administered"},
-	"release": {"anonymous": "build_log", "device": "build_log", "fleet key": "build_log"},
+	"release": {"anonymous": "build_log", "fleet key": "build_log"},
 	"image": {
 		"anonymous": "build_log dockerfile error_message", "device": "build_log dockerfile error_message",
 		"fleet key": "build_log dockerfile error_message",

@@ -2,6 +2,7 @@ package builder
 
 import (
 	"archive/tar"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,6 +40,16 @@ const (
 	maxName     = 4096 // of an entry of an image archive
 	maxLinks    = 10   // between a name in an image archive and the file
 )
+
+// passwords are the secrets in every form in which a tool may repeat them.
+func (a *aside) passwords() []string {
+	var list []string
+	for _, s := range a.secrets {
+		pair := s.Username + ":" + s.Password
+		list = append(list, base64.StdEncoding.EncodeToString([]byte(pair)), base64.StdEncoding.EncodeToString([]byte(s.Password)), s.Password)
+	}
+	return list
+}
 
 func (a *aside) has(service string) bool { return a.archives[service] != "" }
 

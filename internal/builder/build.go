@@ -124,6 +124,7 @@ func (b *build) say(format string, args ...any) {
 
 func (b *build) tell(e api.BuildEvent) {
 	if e.Message != "" {
+		e.Message = b.log.clean(e.Message)
 		b.log.line(e.Message)
 	}
 	if b.stream != nil && !b.stream.event(e) {
@@ -162,8 +163,11 @@ func (b *build) end(err error) {
 	default:
 		result.Status, result.Error = api.StatusFailed, b.words(err)
 	}
-	if result.Error != "" {
+	if result.Error = b.log.clean(result.Error); result.Error != "" {
 		b.log.line("ERROR: " + result.Error)
+	}
+	for i := range b.results {
+		b.results[i].Error = b.log.clean(b.results[i].Error)
 	}
 	result.Log, result.Images = b.log.String(), b.results
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.ctx), finishTime)
@@ -241,6 +245,7 @@ func (b *build) work() error {
 	if err != nil {
 		return err
 	}
+	b.log.conceal(pre.passwords())
 	root, err := os.OpenRoot(b.source())
 	if err != nil {
 		return fmt.Errorf("open the source: %w", err)

@@ -155,22 +155,29 @@ func TestBuildStepsAreWalledIn(t *testing.T) {
 			"RUN nc -l -p 9999 >/dev/null & sleep 1; echo x | nc -w 2 127.0.0.1 9999 && echo OWN\n" +
 			"RUN for a in 127.0.0.1 10.0.2.2; do echo x | nc -w 2 $a " + port + " && echo REACHED $a; done; echo tried\n" +
 			// A cloud's credentials are not for builds.
-			"RUN nc -w 2 169.254.169.254 80 2>&1 || echo refused\n",
+			"RUN nc -w 2 169.254.169.254 80 2>&1 || echo refused\n" +
+			// A secret that a step knows otherwise is not said.
+			"RUN echo dTpodW50ZXIy | base64 -d\n",
 		"secret.txt":                    "x",
 		".balena/registry-secrets.json": `{"registry.example.com":{"username":"u","password":"hunter2"}}`,
 	})
 	if out.failed {
 		t.Fatalf("stream:\n%s", out.text)
 	}
-	for _, want := range []string{"x86_64", "0 755 /\n", "0 755 /src/secret.txt", "   OWN", "   tried", "Permission denied"} {
+	for _, want := range []string{"x86_64", "0 755 /\n", "0 755 /src/secret.txt", "   OWN", "   tried", "Permission denied", "[secret]"} {
 		if !strings.Contains(out.text, want) {
 			t.Errorf("the stream lacks %q", want)
 		}
 	}
-	for _, evil := range []string{"registry-secrets", ".balena", "hunter2", "   REACHED"} {
-		if strings.Contains(out.text, evil) {
-			t.Errorf("the stream holds %q", evil)
+	await(t, "the release has its end", func() bool { return w.releases.get(1).result != nil })
+	log := w.releases.get(1).result.Log
+	for _, evil := range []string{"registry-secrets", ".balena", "hunter2", "dTpodW50ZXIy", "   REACHED"} {
+		if strings.Contains(out.text, evil) || strings.Contains(log, evil) {
+			t.Errorf("the stream or the log holds %q", evil)
 		}
+	}
+	if !strings.Contains(log, "[secret]") {
+		t.Error("the log lacks the line with the secret taken out")
 	}
 	if t.Failed() {
 		t.Log(out.text)

@@ -12,6 +12,34 @@ type logbook struct {
 	head []byte
 	tail []byte
 	lost bool // something between head and tail was dropped
+
+	secrets *strings.Replacer // nil: there are none
+}
+
+// leastSecret is the length of the shortest text that is taken for a secret: a shorter one stands in half of all lines by chance.
+const leastSecret = 4
+
+// conceal keeps texts out of what is said from now on: the log is for all who observe the fleet, and its devices.
+func (l *logbook) conceal(texts []string) {
+	var pairs []string
+	for _, s := range texts {
+		if len(s) >= leastSecret {
+			pairs = append(pairs, s, "[secret]")
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.secrets = strings.NewReplacer(pairs...)
+}
+
+// clean is a text without the build's secrets.
+func (l *logbook) clean(text string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.secrets == nil {
+		return text
+	}
+	return l.secrets.Replace(text)
 }
 
 const (

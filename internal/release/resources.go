@@ -26,7 +26,7 @@ func id() odata.Column { return odata.Column{Name: "id", Type: odata.Integer} }
 func created() odata.Column { return odata.Column{Name: "created_at", Type: odata.Date} }
 
 // forObservers is the SQL of a column that only those read who observe the fleet: a public release is everybody's, the words of its
-// build are not, for they may tell of more than the result. To others it is null.
+// build are not, for they may tell of more than the result. To others it is null. A device reads the log of its fleet's releases.
 func forObservers(column, observed string) string {
 	return "CASE WHEN " + observed + " THEN {t}." + column + " END"
 }
@@ -59,7 +59,7 @@ func releaseColumns() []odata.Column {
 		{Name: "source", Type: odata.String},
 		{
 			Name: "build_log", Type: odata.String, Null: true, Explicit: true,
-			SQL: forObservers("build_log", account.ParentSQL(access.Observer)),
+			SQL: forObservers("build_log", "("+account.ParentSQL(access.Observer)+" OR {t}.belongs_to__application = @fleet)"),
 		},
 		{Name: "is_invalidated", Type: odata.Boolean},
 		{Name: "invalidation_reason", Type: odata.String, Null: true},

@@ -50,6 +50,9 @@ func releaseRules() map[access.Kind]odata.Rule {
 		"status", "end_timestamp", "release_version", "semver",
 	}, semverParts...)
 	rules[access.User], rules[access.ScopedKey] = person, person
+	device := rules[access.Device]
+	device.Hide = nil // the builder keeps its secrets out of the log, and the column keeps it from other fleets
+	rules[access.Device] = device
 	return rules
 }
 
