@@ -36,7 +36,7 @@ func TestBalenaSDK(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, node, "--test-reporter=spec", "suite/main.mjs")
-	cmd.Env = append(p.environment(), "TMPDIR="+t.TempDir(), "API=https://api."+p.domain, "BUILDER=https://builder."+p.domain+"/",
+	cmd.Env = append(p.environment(), "API=https://api."+p.domain, "BUILDER=https://builder."+p.domain+"/",
 		"USERS="+string(people), "IMAGE="+image, "REPORT="+report, "TMPDIR="+t.TempDir())
 	out, err := cmd.CombinedOutput()
 	if err != nil {
