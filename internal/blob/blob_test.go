@@ -59,7 +59,7 @@ func (s *store) reopen() {
 	if err != nil {
 		s.Fatal(err)
 	}
-	s.Cleanup(func() { _ = s.Store.Close() })
+	s.Cleanup(func() { _ = s.Close() })
 }
 
 func (s *store) put(data string) blob.Info {

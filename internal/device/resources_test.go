@@ -249,7 +249,7 @@ func TestDeletedDeviceLeavesNothing(t *testing.T) {
 		w.create(w.alice, "device_tag", map[string]any{"device": made.ID, "tag_key": "site", "value": "1"})
 		remove(made.ID)
 		for q, id := range map[string]int64{
-			`api_key WHERE id = ?`: dev.Key, `actor WHERE id = ?`: dev.Actor, `device WHERE id = ?`: int64(made.ID), `device_tag WHERE device = ?`: int64(made.ID),
+			`api_key WHERE id = ?`: dev.Key, `actor WHERE id = ?`: dev.Actor, `device WHERE id = ?`: made.ID, `device_tag WHERE device = ?`: made.ID,
 		} {
 			if n := w.count(q, id); n != 0 {
 				t.Errorf("%s was deleted: %d rows of %s stay", what, n, q)

@@ -90,7 +90,7 @@ func (d *door) enter(ctx context.Context, conn net.Conn) {
 		_ = conn.Close()
 	default:
 		d.log.WarnContext(ctx, "the api role did not take a connection", "error", err)
-		d.turnAway(handover.Replayed(conn, read), conn)
+		d.turnAway(ctx, handover.Replayed(conn, read), conn)
 	}
 }
 
@@ -104,14 +104,14 @@ const (
 )
 
 // turnAway answers 503 in the api role's place. It does not decrypt the request: no token is ever read here, whatever happens.
-func (s *Server) turnAway(conn, raw net.Conn) {
+func (s *Server) turnAway(ctx context.Context, conn, raw net.Conn) {
 	defer func() { _ = conn.Close() }()
 	_ = conn.SetDeadline(time.Now().Add(turnTimeout))
 	cfg := s.publicTLS()
 	cfg.NextProtos = []string{"http/1.1"}
 	cfg.SessionTicketsDisabled = true // the next connection is the api role's, which would not know the ticket
 	secure := tls.Server(conn, cfg)
-	if secure.Handshake() != nil {
+	if secure.HandshakeContext(ctx) != nil {
 		return
 	}
 	buf := make([]byte, 4<<10)

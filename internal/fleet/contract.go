@@ -217,7 +217,7 @@ func (c *Contract) logo() (string, error) {
 	case "":
 		return "", nil
 	}
-	return "", fmt.Errorf("assets.logo.url: begins with %q, not with https: or data:", u.Scheme+":")
+	return "", fmt.Errorf("assets.logo.url: begins with %q, neither with https: nor with data: as it must", u.Scheme+":")
 }
 
 // checkAliases makes sure that a name means one type.

@@ -38,13 +38,17 @@ func TestOneProcessHoldsALease(t *testing.T) {
 	d, c := open(t)
 	one, two := job.NewLeases(d), job.NewLeases(d)
 	if d.Dialect() == db.SQLite {
-		if !take(t, one, "sweep") || !take(t, one, "sweep") {
-			t.Error("a single process does not do its chores")
+		for range 2 {
+			if !take(t, one, "sweep") {
+				t.Error("a single process does not do its chores")
+			}
 		}
 		return
 	}
-	if !take(t, one, "sweep") || !take(t, one, "sweep") {
-		t.Error("the first process does not get the lease, or loses it to itself")
+	for range 2 {
+		if !take(t, one, "sweep") {
+			t.Error("the first process does not get the lease, or loses it to itself")
+		}
 	}
 	if take(t, two, "sweep") {
 		t.Error("two processes hold one lease")

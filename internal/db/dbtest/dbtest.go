@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -185,7 +186,7 @@ func template(ctx context.Context, admin *pgx.Conn, server string, parts []fs.FS
 		return "", err
 	}
 	if err := migrate(ctx, db.Config{DSN: at(server, making)}, parts); err != nil {
-		return "", fmt.Errorf("%w (%v)", err, drop(server, making))
+		return "", errors.Join(err, drop(server, making))
 	}
 	_, err = admin.Exec(ctx, `ALTER DATABASE `+making+` RENAME TO `+name)
 	return name, err

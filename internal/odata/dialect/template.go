@@ -31,14 +31,14 @@ func Split(s string) []Part {
 		}
 	}
 	for i := 0; i < len(s); {
-		switch {
-		case s[i] == '\'':
+		switch s[i] {
+		case '\'':
 			if n := strings.IndexByte(s[i+1:], '\''); n >= 0 {
 				i += n + 2
 			} else {
 				i = len(s)
 			}
-		case s[i] == '{':
+		case '{':
 			mark, _, _ := strings.Cut(s[i:], "}")
 			part, known := marks[mark+"}"]
 			if !known {
@@ -49,7 +49,7 @@ func Split(s string) []Part {
 			parts = append(parts, part)
 			i += len(mark) + 1
 			start = i
-		case s[i] == '@':
+		case '@':
 			end := WordEnd(s, i+1)
 			flush(i)
 			parts = append(parts, Part{Param: s[i+1 : end]})
