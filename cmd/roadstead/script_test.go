@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log"
@@ -85,7 +84,7 @@ func TestScript(t *testing.T) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"field": field, "retry": retry, "perm": perm, "image": image, "registry": serveRegistry,
+			"field": fleettest.Field, "retry": retry, "perm": perm, "image": image, "registry": serveRegistry,
 		},
 	})
 }
@@ -102,41 +101,6 @@ func home(env *testscript.Env) {
 	env.Setenv("XDG_CONFIG_HOME", filepath.Join(dir, ".config"))
 	env.Setenv("NO_COLOR", "1")
 	env.Setenv("TZ", "UTC")
-}
-
-// field reads a value out of the JSON that the last command printed, or that a file holds: field NAME PATH [FILE], with a path
-// such as 0.uuid or services.1.name.
-func field(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) < 2 || len(args) > 3 || neg {
-		ts.Fatalf("usage: field NAME PATH [FILE]")
-	}
-	file := "stdout"
-	if len(args) == 3 {
-		file = args[2]
-	}
-	var value any
-	ts.Check(json.Unmarshal([]byte(ts.ReadFile(file)), &value))
-	for _, step := range strings.Split(args[1], ".") {
-		switch v := value.(type) {
-		case map[string]any:
-			value = v[step]
-		case []any:
-			i, err := strconv.Atoi(step)
-			if err != nil || i >= len(v) {
-				ts.Fatalf("field %s: there is no %q in a list of %d", args[1], step, len(v))
-			}
-			value = v[i]
-		default:
-			ts.Fatalf("field %s: %v has no %q", args[1], v, step)
-		}
-	}
-	text, ok := value.(string)
-	if !ok {
-		data, err := json.Marshal(value)
-		ts.Check(err)
-		text = string(data)
-	}
-	ts.Setenv(args[0], text)
 }
 
 // retry runs a command again until it succeeds: retry SECONDS COMMAND ARGS...

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/roadstead-io/roadstead/internal/fleettest"
 )
 
 // TestBalenaCLIWhole runs every command of the real balena CLI, unmodified, that asks something of the API and needs no image
@@ -37,7 +39,7 @@ func TestBalenaCLIWhole(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup:               s.setup,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"balena": s.balena, "exits": s.exits, "user": s.user, "api": s.api, "row": s.row, "field": cliField, "uuid": cliUUID,
+			"balena": s.balena, "exits": s.exits, "user": s.user, "api": s.api, "row": s.row, "field": fleettest.Field, "uuid": cliUUID,
 			"device": s.device, "release": s.release, "report": s.report, "poll": s.poll, "says": s.says, "large": cliLarge,
 			"take-in": s.takeIn, "role": s.role, "tail": s.tail, "text": cliText,
 		},
@@ -354,40 +356,6 @@ func (s *cliStory) tail(ts *testscript.TestScript, neg bool, args []string) {
 	if !strings.Contains(seen, args[1]) {
 		ts.Fatalf("device logs --tail: got %q", seen)
 	}
-}
-
-// cliField reads a value out of JSON that a command printed, or that a file holds: field NAME PATH [FILE].
-func cliField(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) < 2 || len(args) > 3 || neg {
-		ts.Fatalf("usage: field NAME PATH [FILE]")
-	}
-	file := "stdout"
-	if len(args) == 3 {
-		file = args[2]
-	}
-	var value any
-	ts.Check(json.Unmarshal([]byte(ts.ReadFile(file)), &value))
-	for _, step := range strings.Split(args[1], ".") {
-		switch v := value.(type) {
-		case map[string]any:
-			value = v[step]
-		case []any:
-			i, err := strconv.Atoi(step)
-			if err != nil || i >= len(v) {
-				ts.Fatalf("field %s: there is no %q in a list of %d", args[1], step, len(v))
-			}
-			value = v[i]
-		default:
-			ts.Fatalf("field %s: %v has no %q", args[1], v, step)
-		}
-	}
-	text, ok := value.(string)
-	if !ok {
-		data, err := json.Marshal(value)
-		ts.Check(err)
-		text = string(data)
-	}
-	ts.Setenv(args[0], text)
 }
 
 // cliText reads a text in JSON, such as a new key: text NAME FILE.
