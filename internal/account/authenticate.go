@@ -55,9 +55,9 @@ func (a *Accounts) bySession(ctx context.Context, tx *db.Tx, token string) (acce
 	}
 	var caller = access.Caller{Kind: access.User}
 	var used, expires sql.NullString
-	err = tx.QueryRowContext(ctx, `SELECT s.id, s.last_used_at, s.expires_at, u.id, u.actor, u.username FROM session s JOIN "user" u ON u.id = s.user
+	err = tx.QueryRowContext(ctx, `SELECT s.id, s.last_used_at, s.expires_at, u.id, u.actor, u.username, u.is_support_staff = 1 FROM session s JOIN "user" u ON u.id = s.user
 		WHERE s.token_hash = ? AND s.user = ? AND s.expires_at > ?`, a.hash.sessionID(c.JTI), c.ID, tx.NowText()).
-		Scan(&caller.Session, &used, &expires, &caller.User, &caller.Actor, &caller.Name)
+		Scan(&caller.Session, &used, &expires, &caller.User, &caller.Actor, &caller.Name, &caller.Staff)
 	if errors.Is(err, sql.ErrNoRows) {
 		return access.Nobody(), never, api.ErrUnauthorized
 	}
@@ -155,7 +155,7 @@ func (k keyRow) who(c *access.Caller) error {
 
 // stillEntrusted ends the keys of a fleet with the right of whoever made them: somebody who left knows them still.
 func stillEntrusted(ctx context.Context, tx *db.Tx, user, fleet int64) error {
-	may, args := Bind(entrustedSQL("{t}.id"), "f", tx, access.Caller{Kind: access.User, User: user})
+	may, args := Bind(entrustedSQL(), "f", tx, access.Caller{Kind: access.User, User: user})
 	var one int
 	err := tx.QueryRowContext(ctx, `SELECT 1 FROM application f WHERE f.id = ? AND `+may, append([]any{fleet}, args...)...).Scan(&one)
 	if errors.Is(err, sql.ErrNoRows) {

@@ -162,7 +162,7 @@ func (a *Accounts) actorFor(ctx context.Context, tx *db.Tx, by access.Caller, sp
 func operatedActor(ctx context.Context, tx *db.Tx, by access.Caller, query string, id int64) (actor int64, err error) {
 	args := []any{id}
 	if by.Kind != access.System {
-		may, values := Bind(entrustedSQL("{t}.id"), "f", tx, by)
+		may, values := Bind(entrustedSQL(), "f", tx, by)
 		query, args = query+" AND "+may, append(args, values...)
 	}
 	err = tx.QueryRowContext(ctx, query, args...).Scan(&actor)

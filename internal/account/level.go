@@ -13,23 +13,66 @@ import (
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
-// fleetsOf lists the fleets on which the caller (@user) has a level. It is written as a list, not as a condition on a row, so that
-// both databases make it once per statement and find the rows of the caller by their index: what others have costs nothing.
-func fleetsOf(l access.Level, support bool) string {
-	sql := `SELECT lf.id FROM organization_membership lm JOIN application lf ON lf.organization = lm.is_member_of__organization
-		WHERE lm."user" = @user AND lm.organization_membership_role = ` + fmt.Sprint(roleAdministrator)
+// table is how a level is asked for of the rows of one table, {t}.
+type table struct {
+	fleet  string // the column with the id of the fleet that decides
+	owned  string // the row is one of an organization that the caller administers, asked of a row at hand
+	device bool   // its rows may be opened to support staff one by one
+}
+
+// administered lists the organizations that the caller (@user) administers.
+var administered = `SELECT lm.is_member_of__organization FROM organization_membership lm
+	WHERE lm."user" = @user AND lm.organization_membership_role = ` + fmt.Sprint(roleAdministrator)
+
+var (
+	fleetTable  = table{fleet: `{t}.id`, owned: `{t}.organization IN (` + administered + `)`}
+	parentTable = table{fleet: `{t}.belongs_to__application`, owned: `EXISTS (SELECT 1 FROM application lo
+		WHERE lo.id = {t}.belongs_to__application AND lo.organization IN (` + administered + `))`}
+	deviceTable = table{fleet: parentTable.fleet, owned: parentTable.owned, device: true}
+)
+
+// general is the shape that fits every caller and every statement.
+var general = odata.Shape{Scoped: true, Staff: true}
+
+// level says whether the caller has a level on a row, by right of their own or, with support, by a grant of its owner. To find rows,
+// the fleets are written as a list, not as a condition on a row: both databases make it once per statement and find the rows
+// of the caller by their index, so that what others have costs nothing. Of rows at hand the organization is asked for,
+// so that an owner of a thousand fleets pays for no list of them.
+func (t table) level(l access.Level, support bool, s odata.Shape) string {
+	support = support && s.Staff && l <= access.Operator
+	var may, lists []string
+	if s.Asked {
+		may = append(may, t.owned)
+	} else {
+		lists = append(lists, `SELECT lf.id FROM application lf JOIN (`+administered+`) la ON lf.organization = la.is_member_of__organization`)
+	}
 	if l < access.Administrator {
-		role := fmt.Sprint(int(l))
-		sql += ` UNION ALL SELECT lm.is_member_of__application FROM user_application_membership lm
+		lists = append(lists, granted(l))
+	}
+	if support {
+		lists = append(lists, supported("application"))
+	}
+	if len(lists) > 0 {
+		may = append(may, t.fleet+` {in}`+strings.Join(lists, ` UNION ALL `)+`{end}`)
+	}
+	if support && t.device {
+		may = append(may, `{t}.id {in}`+supported("device")+`{end}`)
+	}
+	sql := `(` + strings.Join(may, ` OR `) + `)`
+	if s.Scoped {
+		sql += ` AND ` + withinKey(l, t.fleet)
+	}
+	return `(` + sql + `)`
+}
+
+// granted lists the fleets on which the caller, or one of the caller's teams, was given a level.
+func granted(l access.Level) string {
+	role := fmt.Sprint(int(l))
+	return `SELECT lm.is_member_of__application FROM user_application_membership lm
 			WHERE lm."user" = @user AND lm.application_membership_role >= ` + role + `
 		UNION ALL SELECT lg.grants_access_to__application FROM team_membership lm
 			JOIN team_application_access lg ON lg.team = lm.is_member_of__team
 			WHERE lm."user" = @user AND lg.application_membership_role >= ` + role
-	}
-	if support && l <= access.Operator {
-		sql += ` UNION ALL ` + supported("application")
-	}
-	return sql
 }
 
 // supported lists the rows of a table, fleets or devices, that their owner has opened to the caller just now, if that is support
@@ -47,47 +90,35 @@ func withinKey(l access.Level, fleet string) string {
 }
 
 // FleetSQL says whether the caller has a level on the fleet {t}; for as long as the owner says, support staff operate it.
-func FleetSQL(l access.Level) string {
-	return `({t}.id {in}` + fleetsOf(l, true) + `{end} AND ` + withinKey(l, "{t}.id") + `)`
-}
+func FleetSQL(l access.Level) string { return fleetTable.level(l, true, general) }
 
 // DeviceSQL says whether the caller has a level on the device {t}: that of its fleet, or a support grant on the device alone.
-func DeviceSQL(l access.Level) string {
-	if l > access.Operator {
-		return ParentSQL(l)
-	}
-	return `(({t}.belongs_to__application {in}` + fleetsOf(l, true) + `{end} OR {t}.id {in}` + supported("device") + `{end})
-		AND ` + withinKey(l, "{t}.belongs_to__application") + `)`
-}
+func DeviceSQL(l access.Level) string { return deviceTable.level(l, true, general) }
 
 // ParentSQL says whether the caller has a level on the fleet that {t} belongs to.
-func ParentSQL(l access.Level) string {
-	return `({t}.belongs_to__application {in}` + fleetsOf(l, true) + `{end} AND ` + withinKey(l, "{t}.belongs_to__application") + `)`
-}
+func ParentSQL(l access.Level) string { return parentTable.level(l, true, general) }
 
-// entrustedSQL says whether the caller operates the fleet with this id by right of their own, not by a support grant: what they
-// make, such as a key, may outlive every grant.
-func entrustedSQL(fleet string) string {
-	return `(` + fleet + ` IN (` + fleetsOf(access.Operator, false) + `) AND ` + withinKey(access.Operator, fleet) + `)`
-}
+// entrustedSQL says whether the caller operates the fleet {t} by right of their own, not by a support grant: what they make, such as
+// a key, may outlive every grant.
+func entrustedSQL() string { return fleetTable.level(access.Operator, false, general) }
 
 // FleetColumns are the hidden columns of a fleet that say what the caller may do with it, see [access.Level].
-func FleetColumns() []odata.Column { return levelColumns(FleetSQL, entrustedSQL("{t}.id")) }
+func FleetColumns() []odata.Column { return fleetTable.columns() }
 
 // DeviceColumns are those of a device.
-func DeviceColumns() []odata.Column {
-	return levelColumns(DeviceSQL, entrustedSQL("{t}.belongs_to__application"))
-}
+func DeviceColumns() []odata.Column { return deviceTable.columns() }
 
 // ParentColumns are those of what belongs to a fleet and has no support grant of its own.
-func ParentColumns() []odata.Column {
-	return levelColumns(ParentSQL, entrustedSQL("{t}.belongs_to__application"))
-}
+func ParentColumns() []odata.Column { return parentTable.columns() }
 
-func levelColumns(sql func(access.Level) string, entrusted string) []odata.Column {
-	cols := []odata.Column{{Name: "is_entrusted", Type: odata.Boolean, SQL: entrusted, Hidden: true}}
+func (t table) columns() []odata.Column {
+	column := func(name string, l access.Level, support bool) odata.Column {
+		shaped := func(s odata.Shape) string { return t.level(l, support, s) }
+		return odata.Column{Name: name, Type: odata.Boolean, SQL: shaped(general), Shaped: shaped, Hidden: true}
+	}
+	cols := []odata.Column{column("is_entrusted", access.Operator, false)}
 	for _, l := range access.Levels() {
-		cols = append(cols, odata.Column{Name: l.Column(), Type: odata.Boolean, SQL: sql(l), Hidden: true})
+		cols = append(cols, column(l.Column(), l, true))
 	}
 	return cols
 }

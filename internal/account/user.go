@@ -214,13 +214,15 @@ func (a *Accounts) Whoami(ctx context.Context, tx *db.Tx, by access.Caller) (*ap
 // SetSupport says whether a user gives support: customers may then open fleets and devices to them. It needs no level; the command
 // of the server's operator is the only road here.
 func (a *Accounts) SetSupport(ctx context.Context, tx *db.Tx, want api.SupportStaff) error {
-	res, err := tx.ExecContext(ctx, `UPDATE "user" SET is_support_staff = ?1 WHERE email = ?2 OR username = ?2`,
-		want.Support, strings.ToLower(want.User))
+	var id int64
+	err := tx.QueryRowContext(ctx, `UPDATE "user" SET is_support_staff = ?1 WHERE email = ?2 OR username = ?2 RETURNING id`,
+		want.Support, strings.ToLower(want.User)).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return api.Errorf(api.NotFound, "there is no user %q", want.User)
+	}
 	if err != nil {
 		return fmt.Errorf("set support: %w", err)
 	}
-	if n, err := res.RowsAffected(); err != nil || n == 0 {
-		return errors.Join(err, api.Errorf(api.NotFound, "there is no user %q", want.User))
-	}
+	a.revoked(tx, "support", id) // what is remembered of the user is not true any more
 	return nil
 }

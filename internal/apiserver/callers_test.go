@@ -2,9 +2,11 @@ package apiserver_test
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -98,4 +100,28 @@ func TestAKeyEndsWhenItSays(t *testing.T) {
 			return
 		}
 	}
+}
+
+// Who is support staff is remembered with the session: that it has begun, or ended, counts from the next request on.
+func TestSupportStaffBeginsAndEndsAtOnce(t *testing.T) {
+	s := newServer(t)
+	owner := s.user("alice")
+	s.device(owner, s.fleet(owner, "hello"), api.DeviceUUID(strings.Repeat("a", 32)))
+	s.exec(`UPDATE device SET is_accessible_by_support_until__date = '2999-01-01T00:00:00.000Z'`)
+	sue := s.user("sue")
+	list := "/v7/device?$select=uuid&$top=5"
+	sees := func(want int) {
+		t.Helper()
+		var got struct{ D []any }
+		s.do(sue, "GET", list, nil).want(http.StatusOK).into(&got)
+		if len(got.D) != want {
+			t.Errorf("she sees %d devices, want %d", len(got.D), want)
+		}
+	}
+	sees(0)
+	s.role(api.RoleAdmin, "POST", "/internal/v1/users/support", api.SupportStaff{User: "sue", Support: true}).want(http.StatusOK)
+	sees(1)
+	s.role(api.RoleAdmin, "POST", "/internal/v1/users/support", api.SupportStaff{User: "sue"}).want(http.StatusOK)
+	sees(0)
+	s.role(api.RoleAdmin, "POST", "/internal/v1/users/support", api.SupportStaff{User: "nobody", Support: true}).want(http.StatusNotFound)
 }

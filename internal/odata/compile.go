@@ -27,6 +27,7 @@ const maxJoins = 8
 type compiler struct {
 	d       *dialect.Dialect
 	kind    access.Kind
+	staff   bool                   // the caller may be support staff
 	aliases map[string]syntax.Expr // of the URL
 	args    []any                  // values, or what stands for one until the statement runs: asked, parents
 	bound   map[string]string      // caller parameters that are bound already → placeholder
@@ -45,7 +46,7 @@ type asked string
 type parents struct{}
 
 func newCompiler(d *dialect.Dialect, kind access.Kind, aliases map[string]syntax.Expr) *compiler {
-	return &compiler{d: d, kind: kind, aliases: aliases, bound: map[string]string{}}
+	return &compiler{d: d, kind: kind, staff: true, aliases: aliases, bound: map[string]string{}}
 }
 
 // scope is one opened table and the names that an expression over it may use.
@@ -54,6 +55,7 @@ type scope struct {
 	alias string
 	// inRule is set inside access rules: every row and column is visible there, and @names mean the caller.
 	inRule bool
+	asked  bool      // the rows are at hand: an expression is asked of each, and finds none
 	vars   *variable // lambda variables, innermost first
 }
 
@@ -116,7 +118,7 @@ func (c *compiler) open(r *resource, from scope) (scope, error) {
 	if c.tables++; c.tables > maxTables {
 		return scope{}, invalid("the request touches too many tables")
 	}
-	return scope{res: r, alias: "_t" + strconv.Itoa(c.tables), inRule: from.inRule, vars: from.vars}, nil
+	return scope{res: r, alias: "_t" + strconv.Itoa(c.tables), inRule: from.inRule, asked: from.asked, vars: from.vars}, nil
 }
 
 func (s scope) id() string { return s.alias + `."id"` }
@@ -168,7 +170,7 @@ func (c *compiler) ruleFilter(s scope, e syntax.Expr) (string, error) {
 	if l, ok := e.(syntax.Literal); ok && l.Value == true {
 		return "", nil
 	}
-	return c.condition(scope{res: s.res.base, alias: s.alias, inRule: true}, e)
+	return c.condition(scope{res: s.res.base, alias: s.alias, inRule: true, asked: s.asked}, e)
 }
 
 // sees reports whether the caller may know that a column exists.
@@ -231,9 +233,13 @@ func (c *compiler) raw(s scope, col *column) string {
 	if col.sql == nil {
 		return s.alias + "." + dialect.Quote(col.base.Name)
 	}
+	parts := col.sql
+	if col.shaped != nil {
+		parts = col.shaped[Shape{Scoped: c.kind != access.User, Staff: c.staff, Asked: s.asked}]
+	}
 	var b strings.Builder
 	b.WriteByte('(')
-	for _, p := range col.sql {
+	for _, p := range parts {
 		switch {
 		case p.Alias:
 			b.WriteString(s.alias)

@@ -260,7 +260,7 @@ func (c *compiler) lambda(s scope, l syntax.Lambda) (string, error) {
 		}
 		if l.Body != nil {
 			inner := s
-			inner.vars = &variable{name: l.Name, scope: scope{res: to.res, alias: to.alias, inRule: to.inRule}, next: s.vars}
+			inner.vars = &variable{name: l.Name, scope: scope{res: to.res, alias: to.alias, inRule: to.inRule, asked: to.asked}, next: s.vars}
 			body, err := c.condition(inner, l.Body)
 			if err != nil {
 				return "", err
@@ -301,7 +301,7 @@ func (c *compiler) count(s scope, e syntax.CountOf) (value, error) {
 			return "", err
 		}
 		if e.Filter != nil {
-			f, err := c.condition(scope{res: to.res, alias: to.alias, inRule: to.inRule, vars: s.vars}, e.Filter)
+			f, err := c.condition(scope{res: to.res, alias: to.alias, inRule: to.inRule, asked: to.asked, vars: s.vars}, e.Filter)
 			if err != nil {
 				return "", err
 			}

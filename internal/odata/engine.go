@@ -173,7 +173,9 @@ func (c *compiler) probe(r *resource, f syntax.Expr) (string, error) {
 				return "", fmt.Errorf("column %q: the SQL knows no @%s", col.Name, p.Param)
 			}
 		}
-		columns = append(columns, c.raw(s, col))
+		for _, s.asked = range []bool{false, true} {
+			columns = append(columns, c.raw(s, col))
+		}
 	}
 	return "SELECT " + strings.Join(columns, ",") + " FROM " + s.from() + " WHERE " + where, nil
 }

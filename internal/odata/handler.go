@@ -28,7 +28,7 @@ func (e *Engine) Handler() web.HandlerFunc {
 			return &api.Error{Code: api.NotFound}
 		}
 		caller := access.From(r.Context())
-		key := planKey{m, caller.Kind, path[len(m.prefix):] + "?" + r.URL.RawQuery}
+		key := planKey{m, caller.Kind, caller.Staff, path[len(m.prefix):] + "?" + r.URL.RawQuery}
 		reads := r.Method == http.MethodGet || r.Method == http.MethodHead
 		if reads {
 			if p := e.kept.Get(key); p != nil {
@@ -74,6 +74,7 @@ func (e *Engine) Handler() web.HandlerFunc {
 type planKey struct {
 	mount *mount
 	kind  access.Kind
+	staff bool
 	url   string
 }
 
@@ -107,7 +108,7 @@ func (e *Engine) get(caller access.Caller, m *mount, req *syntax.Request) (*rows
 	if req.Action != "" && req.Action != "$count" {
 		return nil, invalid("%s is asked with POST", req.Action)
 	}
-	return e.planned(caller.Kind, m.schema, req)
+	return e.planned(caller, m.schema, req)
 }
 
 // answer runs the plan of a GET.

@@ -41,7 +41,7 @@ func (c *compiler) plan(r *resource, req *syntax.Request, allowed syntax.Expr) (
 		return c.whole(r, req, allowed, nil)
 	}
 	rest := newCompiler(c.d, c.kind, c.aliases)
-	rest.rows, rest.few = c.rows, true
+	rest.rows, rest.staff, rest.few = c.rows, c.staff, true
 	p, err := c.whole(r, req, nil, w)
 	if err != nil || !w.narrows {
 		return p, err
@@ -56,7 +56,7 @@ func (c *compiler) plan(r *resource, req *syntax.Request, allowed syntax.Expr) (
 
 // whole compiles a GET that looks at the rows in a window only, or at all.
 func (c *compiler) whole(r *resource, req *syntax.Request, allowed syntax.Expr, w *span) (*rows.Plan, error) {
-	s, where, err := c.selection(r, req)
+	s, where, err := c.selection(r, req, w != nil)
 	if err != nil {
 		return nil, err
 	}
@@ -212,6 +212,7 @@ func (c *compiler) expand(s scope, e *syntax.Expand, b *builder, known []syntax.
 		f.List, err = c.list(col, &e.Query, known)
 		return f, err
 	}
+	s.asked = true
 	var there []syntax.Expr
 	if !many {
 		there = beyond(col, known)
@@ -221,7 +222,7 @@ func (c *compiler) expand(s scope, e *syntax.Expand, b *builder, known []syntax.
 		return nil, err
 	}
 	if e.Query.Filter != nil {
-		cond, err := c.condition(scope{res: to.res, alias: to.alias}, e.Query.Filter)
+		cond, err := c.condition(scope{res: to.res, alias: to.alias, asked: true}, e.Query.Filter)
 		if err != nil {
 			return nil, err
 		}
@@ -255,7 +256,7 @@ func (c *compiler) list(col *column, q *syntax.Query, known []syntax.Expr) (*row
 	c.args, c.bound = nil, map[string]string{}
 
 	ids := c.bind(parents{})
-	s, err := c.open(col.of, scope{})
+	s, err := c.open(col.of, scope{asked: true})
 	if err != nil {
 		return nil, err
 	}
@@ -306,7 +307,7 @@ func (c *compiler) listed(s scope, q *syntax.Query, known []syntax.Expr, tie str
 // pages is the table of a list of which every parent shows only some rows: its first ones are found parent by parent, which an
 // index can answer, and their columns are read after that.
 func (c *compiler) pages(col *column, q *syntax.Query, known []syntax.Expr, ids string, s scope) (string, error) {
-	inner, err := c.open(col.of, scope{})
+	inner, err := c.open(col.of, scope{asked: true})
 	if err != nil {
 		return "", err
 	}

@@ -38,7 +38,8 @@ type column struct {
 	of     *resource
 	target *resource      // ForeignKey
 	sql    []dialect.Part // computed
-	base   *column        // the column of the model behind one of an older version; itself in the model; nil when there is none
+	shaped map[Shape][]dialect.Part
+	base   *column // the column of the model behind one of an older version; itself in the model; nil when there is none
 }
 
 // rule is a Rule, parsed. A nil filter means never.
@@ -115,6 +116,9 @@ func (s *schema) add(def *Resource) (*resource, error) {
 		if r.columns[c.Name] != nil {
 			return nil, fmt.Errorf("column %q is declared twice", c.Name)
 		}
+		if c.Shaped != nil && c.SQL == "" {
+			return nil, fmt.Errorf("column %q has shapes of an SQL that it lacks", c.Name)
+		}
 		if c.SQL != "" && c.Read != "" {
 			return nil, fmt.Errorf("column %q is computed: there is nothing stored to be shown otherwise", c.Name)
 		}
@@ -122,10 +126,23 @@ func (s *schema) add(def *Resource) (*resource, error) {
 			return nil, fmt.Errorf("column %q: a foreign key needs a target, and nothing else has one", c.Name)
 		}
 		col := &column{Column: c, of: r, sql: dialect.Split(cmp.Or(c.SQL, c.Read))}
+		col.shape()
 		col.base = col
 		r.columns[c.Name], r.order = col, append(r.order, c.Name)
 	}
 	return r, nil
+}
+
+// shape prepares a computed column for every shape of statement.
+func (c *column) shape() {
+	if c.Shaped == nil {
+		return
+	}
+	c.shaped = map[Shape][]dialect.Part{}
+	for i := range 8 {
+		s := Shape{Scoped: i&1 != 0, Staff: i&2 != 0, Asked: i&4 != 0}
+		c.shaped[s] = dialect.Split(c.Shaped(s))
+	}
 }
 
 // relate resolves foreign keys and their reverse names.

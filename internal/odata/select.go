@@ -32,17 +32,19 @@ func (s *schema) readable(kind access.Kind, name string) (*resource, error) {
 }
 
 // planned compiles a GET.
-func (e *Engine) planned(kind access.Kind, s *schema, req *syntax.Request) (*rows.Plan, error) {
-	r, err := s.readable(kind, req.Resource)
+func (e *Engine) planned(caller access.Caller, s *schema, req *syntax.Request) (*rows.Plan, error) {
+	r, err := s.readable(caller.Kind, req.Resource)
 	if err != nil {
 		return nil, err
 	}
-	return e.compiler(kind, req.Aliases).plan(r, req, nil)
+	c := e.compiler(caller.Kind, req.Aliases)
+	c.staff = caller.Staff
+	return c.plan(r, req, nil)
 }
 
 // read answers a GET: a JSON array, or a number for /$count.
 func (e *Engine) read(ctx context.Context, tx *db.Tx, caller access.Caller, s *schema, req *syntax.Request) (json.RawMessage, error) {
-	p, err := e.planned(caller.Kind, s, req)
+	p, err := e.planned(caller, s, req)
 	if err != nil {
 		return nil, err
 	}
@@ -72,16 +74,18 @@ func (e *Engine) run(ctx context.Context, tx *db.Tx, caller access.Caller, p *ro
 
 var errSlow = api.Errorf(api.Unavailable, "the request took too long; ask for less")
 
-// selection is the table of a request with the conditions of rule, key and filter.
-func (c *compiler) selection(r *resource, req *syntax.Request) (s scope, where []string, err error) {
-	if s, err = c.open(r, scope{}); err != nil {
+// selection is the table of a request with the conditions of rule, key and filter. asked says that something else finds its rows;
+// a key does so, too.
+func (c *compiler) selection(r *resource, req *syntax.Request, asked bool) (s scope, where []string, err error) {
+	pinned := r.pinned(req.Query.Filter)
+	if s, err = c.open(r, scope{asked: asked || pinned || req.Key != nil}); err != nil {
 		return s, nil, err
 	}
 	rule, err := c.visible(s)
 	if err != nil {
 		return s, nil, err
 	}
-	if r.pinned(req.Query.Filter) {
+	if pinned {
 		for i := range rule {
 			rule[i] = c.d.Opaque(rule[i])
 		}

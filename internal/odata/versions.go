@@ -110,7 +110,7 @@ func (s *schema) addOlder(model *schema, o Older, lim Limits) error {
 	for _, c := range o.Columns {
 		if c.Of != "" {
 			of := base.columns[c.Of]
-			c.SQL, c.Read, c.Null, c.Hidden = of.SQL, of.Read, of.Null, of.Hidden
+			c.SQL, c.Shaped, c.Read, c.Null, c.Hidden = of.SQL, of.Shaped, of.Read, of.Null, of.Hidden
 			standsFor[c.Name] = of
 		}
 		def.Columns = append(def.Columns, c.Column)

@@ -235,7 +235,9 @@ func (w *writer) hooks(list []Hook, ch *Change) error {
 
 // compiler compiles for the caller of the write.
 func (w *writer) compiler(aliases map[string]syntax.Expr) *compiler {
-	return w.e.compiler(w.caller.Kind, aliases)
+	c := w.e.compiler(w.caller.Kind, aliases)
+	c.staff = w.caller.Staff
+	return c
 }
 
 // values are what the statement that a compiler made is run with.
@@ -247,7 +249,7 @@ func (w *writer) values(c *compiler) []any {
 // out; when none of those that the caller sees may be changed, the verb is refused.
 func (w *writer) targets(req *syntax.Request, op Op) ([]int64, error) {
 	c := w.compiler(req.Aliases)
-	s, where, err := c.selection(w.r, req)
+	s, where, err := c.selection(w.r, req, false)
 	if err != nil {
 		return nil, err
 	}
@@ -322,7 +324,7 @@ func (w *writer) references(values map[string]any, op Op) error {
 			continue
 		}
 		c := w.compiler(nil)
-		s, err := c.open(col.target, scope{})
+		s, err := c.open(col.target, scope{asked: true})
 		if err != nil {
 			return err
 		}
@@ -383,7 +385,7 @@ func (w *writer) needs(columns []string, ids []int64) error {
 // satisfying counts the rows that a rule's filter holds for.
 func (w *writer) satisfying(f syntax.Expr, ids []int64) (n int, err error) {
 	c := w.compiler(nil)
-	s, err := c.open(w.r, scope{})
+	s, err := c.open(w.r, scope{asked: true})
 	if err != nil {
 		return 0, err
 	}
