@@ -32,6 +32,9 @@ type Admission struct {
 	CallerRequests int `json:"caller_requests"`
 	// Streams is how many logs are written and followed at once, 20,000 by default.
 	Streams int `json:"streams"`
+	// IdleConnections is how many connections of clients stay open with nothing to do, 4,000 by default; each holds some 30 KiB. Of
+	// more, those that have been idle for longest are closed.
+	IdleConnections int `json:"idle_connections"`
 	// Handshakes is how many TLS handshakes are computed at once, by default two for each processor.
 	Handshakes int `json:"handshakes"`
 }
@@ -40,7 +43,7 @@ type Admission struct {
 func (a Admission) Validate() error {
 	for name, n := range map[string]int{
 		"device_requests": a.DeviceRequests, "user_requests": a.UserRequests, "caller_requests": a.CallerRequests,
-		"streams": a.Streams, "handshakes": a.Handshakes,
+		"streams": a.Streams, "handshakes": a.Handshakes, "idle_connections": a.IdleConnections,
 	} {
 		if n < 0 {
 			return fmt.Errorf("admission.%s: %d is negative", name, n)
@@ -62,6 +65,7 @@ type gates struct {
 	devices, people, streams *admission.Gate
 	callers                  *admission.Shares[callerKey]
 	handshakes               *admission.Handshakes
+	idle                     *admission.Idle
 }
 
 // callerKey is whose requests are counted together: all keys and sessions of a user are one.
@@ -88,6 +92,7 @@ func newGates(a Admission) *gates {
 		callers: admission.NewShares[callerKey](admission.Limit{
 			Running: each, Waiting: 16 * each, Wait: 10 * time.Second, Again: between(time.Second, 4*time.Second)}),
 		handshakes: admission.NewHandshakes(or(a.Handshakes, 2*runtime.GOMAXPROCS(0)), handshakeWait),
+		idle:       admission.NewIdle(or(a.IdleConnections, 4000)),
 	}
 }
 

@@ -171,7 +171,7 @@ func TestSlowBodiesKeepNoPlace(t *testing.T) {
 func TestAdmissionNamesABadBound(t *testing.T) {
 	for name, bounds := range map[string]apiserver.Admission{
 		"device_requests": {DeviceRequests: -1}, "user_requests": {UserRequests: -1}, "caller_requests": {CallerRequests: -1},
-		"streams": {Streams: -1}, "handshakes": {Handshakes: -1},
+		"streams": {Streams: -1}, "handshakes": {Handshakes: -1}, "idle_connections": {IdleConnections: -1},
 	} {
 		if err := bounds.Validate(); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: got %v", name, err)

@@ -46,6 +46,7 @@ func (s *Server) servePublic(ctx context.Context, failed func()) error {
 		TLSConfig:         s.gates.handshakes.Config(s.certificate.PublicTLS("http/1.1")), // which costs less than HTTP/2, and no client of ours gains by that
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
+		ConnState:         s.gates.idle.State,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // handshakes that strangers break off
 		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {

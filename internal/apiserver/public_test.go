@@ -29,7 +29,7 @@ type street struct {
 	pool *x509.CertPool
 }
 
-func openStreet(t *testing.T) *street {
+func openStreet(t *testing.T, bounds ...apiserver.Admission) *street {
 	t.Helper()
 	s := &street{dir: t.TempDir(), pool: x509.NewCertPool()}
 	must := func(err error) {
@@ -48,9 +48,12 @@ func openStreet(t *testing.T) *street {
 	must(err)
 	must(os.WriteFile(filepath.Join(own, "tls.pem"), leaf.Cert, 0o600))
 	must(os.WriteFile(filepath.Join(own, "tls.key"), leaf.Key, 0o600))
-	srv, err := apiserver.New(apiserver.Config{
+	cfg := apiserver.Config{
 		Dir: own, Site: api.Site{Domain: "roadstead.test", Port: 8443}, SQL: dbtest.Config(t, apiserver.Migrations()...).DSN,
-	}, slog.New(slog.DiscardHandler))
+	}
+	for _, cfg.Admission = range bounds {
+	}
+	srv, err := apiserver.New(cfg, slog.New(slog.DiscardHandler))
 	must(err)
 	ln, outside := roletest.Listen(t), roletest.Listen(t)
 	must(srv.TakePublic(outside))
@@ -180,5 +183,31 @@ func TestASlowHeaderEnds(t *testing.T) {
 	answer, err := io.ReadAll(conn)
 	if took := time.Since(began); err != nil || took > 14*time.Second {
 		t.Errorf("after %s: %q, %v; want the connection's end after 10 s", took, answer, err)
+	}
+}
+
+// Connections with nothing to do are bounded: the one that was idle for longest ends when there is one too many.
+func TestIdleConnectionsAreBounded(t *testing.T) {
+	s := openStreet(t, apiserver.Admission{IdleConnections: 1})
+	dial := func() *tls.Conn {
+		conn, err := tls.Dial("tcp", s.addr, &tls.Config{RootCAs: s.pool, ServerName: "api.roadstead.test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		_, err = conn.Write([]byte("GET /ping HTTP/1.1\r\nHost: api.roadstead.test\r\n\r\n"))
+		if err == nil {
+			_, err = conn.Read(make([]byte, 4096))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	first := dial()
+	dial()
+	if _, err := io.Copy(io.Discard, first); err != nil {
+		t.Errorf("the first connection is still open: %v", err)
 	}
 }
