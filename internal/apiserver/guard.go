@@ -41,7 +41,7 @@ func (s *Server) guard(rt route) web.HandlerFunc {
 		if err := place.become(rt, r, caller); err != nil {
 			return turnedAway(w, err)
 		}
-		ctx, cancel := s.bound(rt, w, access.With(r.Context(), caller))
+		ctx, cancel := s.bound(access.With(r.Context(), caller), rt, w, r)
 		defer cancel()
 		r = r.WithContext(ctx)
 		if rt.stream {
@@ -136,11 +136,13 @@ func credentials(r *http.Request, basic bool) (token string, given bool) {
 }
 
 // bound gives a stream a context that ends with the server, and everything else a time limit.
-func (s *Server) bound(rt route, w http.ResponseWriter, ctx context.Context) (context.Context, context.CancelFunc) { //nolint:revive // w and ctx belong to one request
+func (s *Server) bound(ctx context.Context, rt route, w http.ResponseWriter, r *http.Request) (context.Context, context.CancelFunc) {
 	if !rt.stream {
 		deadline := time.Now().Add(requestTime)
 		rc := http.NewResponseController(w)
-		_ = rc.SetReadDeadline(deadline) // not supported in some tests; then the context's deadline is left
+		if r.Body != nil && r.Body != http.NoBody {
+			_ = rc.SetReadDeadline(deadline) // not supported in some tests; then the context's deadline is left
+		}
 		_ = rc.SetWriteDeadline(deadline.Add(5 * time.Second))
 		return context.WithDeadline(ctx, deadline)
 	}
