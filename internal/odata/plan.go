@@ -76,7 +76,7 @@ func (c *compiler) whole(r *resource, req *syntax.Request, allowed syntax.Expr, 
 	shown, from := s, s.from()
 	page := c.page(&req.Query)
 	if w != nil && len(where) > 0 {
-		from, where = c.within(w, s, where)
+		where = c.within(w, s, where)
 	} else if found := c.d.Found(s.res.table, s.alias, conditions(where)); c.few && found != "" {
 		from, where = found, nil
 	}

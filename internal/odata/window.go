@@ -1,6 +1,9 @@
 package odata
 
-import "github.com/roadstead-io/roadstead/internal/odata/syntax"
+import (
+	"github.com/roadstead-io/roadstead/internal/odata/dialect"
+	"github.com/roadstead-io/roadstead/internal/odata/syntax"
+)
 
 // The first rows of a table can be found in two ways: in the order that is asked for, asking the rule of each until there are enough;
 // or by first finding all that the rule allows, and sorting them. The first way costs somebody who sees few rows the whole table,
@@ -46,16 +49,12 @@ func window(r *resource, req *syntax.Request) *span {
 }
 
 // within narrows a statement to a window. Its conditions are asked row by row.
-func (c *compiler) within(w *span, s scope, where []string) (from string, asked []string) {
+func (c *compiler) within(w *span, s scope, where []string) (asked []string) {
 	w.narrows = true
 	for _, cond := range where {
 		asked = append(asked, c.d.Opaque(cond))
 	}
-	from, only := c.d.Window(s.res.table, s.alias, w.keys, w.desc, c.bind(w.rows))
-	if only != "" {
-		asked = append(asked, only)
-	}
-	return from, asked
+	return append(asked, dialect.Window(s.res.table, s.alias, w.keys, w.desc, c.bind(w.rows)))
 }
 
 // byIDs reports whether rows are asked for in the order of their ids.

@@ -26,8 +26,6 @@ type Dialect struct {
 	Each  func(placeholder, alias string) string
 	// First keeps those rows of a table whose ids a query gives that is asked for every row of another table.
 	First func(outer, ids, table, alias string) string
-	// Window is a table's first rows, or last, in the order of columns that an index has and the id, as a FROM and a condition.
-	Window func(table, alias string, keys []string, desc bool, rows string) (from, where string)
 	// InFew stands around a query that a column is one of, where the rows with such a value are few: an index is to find them.
 	InFew [2]string
 	// Found is a table's rows that meet a condition, found without a thought of the order that they are to be put in: else a planner
@@ -76,6 +74,21 @@ func first(table string, keys []string, desc bool, rows string) string {
 	return "SELECT " + strings.Join(keys, ",") + " FROM " + table + " ORDER BY " + strings.Join(keys, dir+",") + dir + " LIMIT " + rows
 }
 
+// Window is the condition on a table's first rows, or last, in the order of columns that an index has, the id last. A subquery for
+// the rows themselves would have PostgreSQL describe all columns of the table at each of its steps.
+func Window(table, alias string, keys []string, desc bool, rows string) string {
+	edge, sign := "max", " <= "
+	if desc {
+		edge, sign = "min", " >= "
+	}
+	if len(keys) == 1 {
+		return alias + "." + keys[0] + sign + "(SELECT " + edge + "(" + keys[0] + ") FROM (" + first(table, keys, desc, rows) + ") _w)"
+	}
+	// Row values are compared where they stand, so the last row of the window is asked for itself.
+	last := first(table, keys, desc, "1") + " OFFSET " + rows
+	return "(" + alias + "." + strings.Join(keys, ","+alias+".") + ")" + sign + "(" + last + ")"
+}
+
 func unchanged(sql string) string { return sql }
 
 var sqlite = Dialect{
@@ -90,18 +103,6 @@ var sqlite = Dialect{
 	Each: func(ph, alias string) string { return "json_each(" + ph + ") " + alias },
 	First: func(outer, ids, table, alias string) string {
 		return outer + " CROSS JOIN " + table + " " + alias + " ON " + alias + ".id IN (" + ids + ")"
-	},
-	Window: func(table, alias string, keys []string, desc bool, rows string) (from, where string) {
-		from, edge, sign := table+" "+alias, "max", " <= "
-		if desc {
-			edge, sign = "min", " >= "
-		}
-		if len(keys) == 1 {
-			return from, alias + "." + keys[0] + sign + "(SELECT " + edge + "(" + keys[0] + ") FROM (" + first(table, keys, desc, rows) + "))"
-		}
-		// Row values are compared where they stand, so the last row of the window is asked for itself.
-		last := first(table, keys, desc, "1") + " OFFSET " + rows
-		return from, "(" + alias + "." + strings.Join(keys, ","+alias+".") + ")" + sign + "(" + last + ")"
 	},
 	InFew:    [2]string{"IN (", ")"},
 	Found:    func(_, _, _ string) string { return "" },
@@ -159,9 +160,6 @@ var postgres = Dialect{
 	Each: func(ph, alias string) string { return "unnest(CAST(" + ph + " AS BIGINT[])) " + alias + "(value)" },
 	First: func(outer, ids, table, alias string) string {
 		return outer + " CROSS JOIN LATERAL (" + ids + ") _l JOIN " + table + " " + alias + " ON " + alias + ".id = _l.id"
-	},
-	Window: func(table, alias string, keys []string, desc bool, rows string) (from, where string) {
-		return "(" + strings.Replace(first(table, keys, desc, rows), strings.Join(keys, ","), "*", 1) + ") " + alias, ""
 	},
 	InFew: [2]string{"= ANY(ARRAY(", "))"},
 	Found: func(table, alias, where string) string {
