@@ -122,7 +122,15 @@ func (s *Server) targetState(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeState(w, t.ETag, t.State == nil, t.State)
+	if t.Unchanged() {
+		return writeState(w, t.ETag, true, nil)
+	}
+	text, err := t.JSON()
+	if err != nil {
+		return err
+	}
+	stateHeader(w, t.ETag)
+	return web.WriteRawJSON(w, http.StatusOK, text)
 }
 
 // target is what a device should run, and the device's sign of life if it is the device that asks.
@@ -130,7 +138,7 @@ func (s *Server) target(r *http.Request) (t device.Target, err error) {
 	by, uuid, known, done := access.From(r.Context()), deviceUUID(r), r.Header.Get("If-None-Match"), false
 	brief := s.db.Brief(r.Context())
 	err = s.db.ReadOne(brief, func(tx *db.Tx) (err error) {
-		t, done, err = s.devices.Unchanged(brief, tx, by, uuid, known)
+		t, done, err = s.devices.Ask(brief, tx, by, uuid, known)
 		return err
 	})
 	if err == nil && !done {
@@ -177,9 +185,13 @@ func (s *Server) fleetState(w http.ResponseWriter, r *http.Request) error {
 	return writeState(w, t.ETag, state == nil, state)
 }
 
-func writeState(w http.ResponseWriter, tag string, unchanged bool, state any) error {
+func stateHeader(w http.ResponseWriter, tag string) {
 	w.Header().Set("ETag", tag)
 	w.Header().Set("Cache-Control", "private, no-cache")
+}
+
+func writeState(w http.ResponseWriter, tag string, unchanged bool, state any) error {
+	stateHeader(w, tag)
 	if unchanged {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
@@ -281,7 +293,7 @@ func (s *Server) registryToken(w http.ResponseWriter, r *http.Request) error {
 		ctx, read = s.db.Brief(ctx), s.db.ReadOne
 	}
 	err = read(ctx, func(tx *db.Tx) (err error) {
-		ask.Access, err = device.PullGrants(ctx, tx, by, s.cfg.Site.Host("registry2"), scopes)
+		ask.Access, err = s.devices.PullGrants(ctx, tx, by, s.cfg.Site.Host("registry2"), scopes)
 		return err
 	})
 	if err != nil {

@@ -63,6 +63,7 @@ type Devices struct {
 	cfg     Config
 	hearts  *hearts
 	parts   *parts
+	memory  *db.Answers[*facts] // by the device's id
 	reports *batch
 }
 
@@ -87,7 +88,8 @@ func New(ctx context.Context, cfg Config) (*Devices, error) {
 	if err != nil {
 		return nil, fmt.Errorf("device: %w", err)
 	}
-	return &Devices{Logs: logs, cfg: cfg, hearts: newHearts(cfg.DB), parts: newParts(), reports: newBatch(cfg.DB)}, nil
+	return &Devices{Logs: logs, cfg: cfg, hearts: newHearts(cfg.DB), parts: newParts(), reports: newBatch(cfg.DB),
+		memory: db.NewAnswers[*facts](cfg.DB, targetChannel, cfg.Log, rememberBytes)}, nil
 }
 
 // Run writes heartbeats, ends streams whose right to be open is gone and drops the logs of deleted devices, until the context
@@ -109,6 +111,7 @@ func (d *Devices) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.hearts.run(ctx, d.cfg.Log) })
 	g.Go(func() error { return d.reports.run(ctx) })
+	g.Go(func() error { return d.memory.Run(ctx) })
 	g.Go(func() error { return d.every(ctx, time.Second, check, d.Logs.CheckOnce) })
 	g.Go(func() error {
 		return d.every(ctx, time.Minute, drop, d.cfg.Only("logs of deleted devices", time.Minute, d.DropLogsOnce))

@@ -105,10 +105,10 @@ func TestReleasesOfHostAndSupervisor(t *testing.T) {
 	w.want(w.alice, "PATCH", path, map[string]any{operated: s.next.id}, 200, "")
 	after, err := w.target(dev, uuidOf(1), before.ETag)
 	w.must(err)
-	if after.State == nil {
+	if after.Unchanged() {
 		t.Fatal("a new OS does not change the ETag")
 	}
-	state := after.State[uuidOf(1)]
+	state := after.State()[uuidOf(1)]
 	host, supervisor := state.Apps[w.fleetUUID(s.host)], state.Apps[w.fleetUUID(s.supervisor)]
 	if len(state.Apps) != 3 || host == nil || !host.IsHost || host.Releases[s.next.commit] == nil || supervisor == nil || supervisor.Class != "app" ||
 		supervisor.Releases[s.supervisor17.commit] == nil || supervisor.IsHost {
@@ -126,7 +126,7 @@ func TestReleasesOfHostAndSupervisor(t *testing.T) {
 	w.read(func(tx *db.Tx) error {
 		for _, b := range []built{s.next, s.supervisor17, own, s.old, s.supervisor16} {
 			for _, image := range b.images {
-				got, err := device.PullGrants(t.Context(), tx, dev, registry, []string{"repository:" + image.Repository + ":pull"})
+				got, err := w.devices.PullGrants(t.Context(), tx, dev, registry, []string{"repository:" + image.Repository + ":pull"})
 				if err != nil {
 					return err
 				}
@@ -141,7 +141,7 @@ func TestReleasesOfHostAndSupervisor(t *testing.T) {
 	w.exec(`UPDATE "release" SET composition = '{"services":{"hostapp":{"restart":"no"}}}' WHERE id = ?`, s.next.id)
 	again, err := w.target(dev, uuidOf(1), after.ETag)
 	w.must(err)
-	if again.State == nil {
+	if again.Unchanged() {
 		t.Error("a change of the host's release does not change the ETag")
 	}
 	w.want(w.alice, "PATCH", path, map[string]any{operated: nil}, 200, "")
@@ -276,7 +276,7 @@ func TestAChangeReachesItsOwn(t *testing.T) {
 		for i, dev := range devices {
 			got, err := w.target(dev, uuidOf(i+1), tags[i])
 			w.must(err)
-			if got.State != nil {
+			if !got.Unchanged() {
 				n++
 			}
 			tags[i] = got.ETag

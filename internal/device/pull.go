@@ -21,14 +21,14 @@ var scope = regexp.MustCompile(`^repository:(v2/[0-9a-f]{32})(?::[\w.-]+|@sha256
 // PullGrants says which of the asked scopes the caller may have: pulls of images of the release that the device should run, and of those of its host and supervisor; or
 // of fleets that the user may use. Everything else is left out, and nobody may push. What a device says that it runs counts for
 // nothing here: whoever has its key could say the name of any old release.
-func PullGrants(ctx context.Context, tx *db.Tx, by access.Caller, registry string, scopes []string) ([]api.Grant, error) {
+func (d *Devices) PullGrants(ctx context.Context, tx *db.Tx, by access.Caller, registry string, scopes []string) ([]api.Grant, error) {
 	grants := []api.Grant{}
 	for _, s := range scopes[:min(len(scopes), maxScopes)] {
 		m := scope.FindStringSubmatch(s)
 		if m == nil || !slices.Contains(strings.Split(m[2], ","), "pull") {
 			continue
 		}
-		may, err := mayPull(ctx, tx, by, registry+"/"+m[1])
+		may, err := d.mayPull(ctx, tx, by, registry+"/"+m[1])
 		if err != nil {
 			return nil, fmt.Errorf("registry token: %w", err)
 		}
@@ -40,11 +40,14 @@ func PullGrants(ctx context.Context, tx *db.Tx, by access.Caller, registry strin
 	return grants, nil
 }
 
-func mayPull(ctx context.Context, tx *db.Tx, by access.Caller, location string) (bool, error) {
+func (d *Devices) mayPull(ctx context.Context, tx *db.Tx, by access.Caller, location string) (bool, error) {
 	const images = `SELECT 1 FROM image i JOIN release_image ri ON ri.image = i.id
 		JOIN "release" r ON r.id = ri.is_part_of__release AND r.status = 'success' `
 	switch by.Kind {
 	case access.Device:
+		if d.hands(by, location) {
+			return true, nil
+		}
 		return found(tx.QueryRowContext(ctx, images+`WHERE i.is_stored_at__image_location = ? AND EXISTS (
 			SELECT 1 FROM device d JOIN application f ON f.id = d.belongs_to__application WHERE d.id = ?
 			AND r.id IN (coalesce(d.is_pinned_on__release, f.should_be_running__release), d.should_be_operated_by__release,
@@ -56,4 +59,17 @@ func mayPull(ctx context.Context, tx *db.Tx, by access.Caller, location string) 
 	default:
 		return false, nil
 	}
+}
+
+// hands says that an image is part of a device's target, as far as that is known without asking: it was just given out, mostly.
+func (d *Devices) hands(by access.Caller, location string) bool {
+	f, ok, _ := d.memory.Find(by.Device)
+	if !ok {
+		return false
+	}
+	own := partKey{fleet: f.fleet, release: f.own.release}
+	supervisor, host := f.supervisor, f.host
+	supervisor.bare, host.bare = true, true
+	return d.parts.hold(own, f.tags.fleet, location) || d.parts.hold(supervisor, f.tags.supervisor, location) ||
+		d.parts.hold(host, f.tags.host, location)
 }

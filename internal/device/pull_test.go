@@ -7,7 +7,6 @@ import (
 
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
-	"github.com/roadstead-io/roadstead/internal/device"
 )
 
 func TestPullGrants(t *testing.T) {
@@ -23,7 +22,7 @@ func TestPullGrants(t *testing.T) {
 	granted := func(by access.Caller, scopes ...string) (names string) {
 		t.Helper()
 		w.read(func(tx *db.Tx) error {
-			grants, err := device.PullGrants(t.Context(), tx, by, registry, scopes)
+			grants, err := w.devices.PullGrants(t.Context(), tx, by, registry, scopes)
 			for _, g := range grants {
 				if strings.Join(g.Actions, ",") != "pull" || g.Type != "repository" {
 					t.Errorf("a grant of more than a pull: %+v", g)

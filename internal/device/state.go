@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"strconv"
@@ -28,86 +29,103 @@ const (
 
 // Target is the answer to a device that asks what it should run.
 type Target struct {
-	ETag  string
-	State api.TargetState // nil: the asker already has the state of that ETag
+	ETag string
 
+	made      *made // nil: the asker already has the state of that ETag
 	device    int64
 	fleet     int64
+	facts     *facts
 	at        time.Time
 	interval  time.Duration // how often the device polls; 0: unknown
 	wasOnline bool
 }
 
+// Unchanged says that the asker already has the state of that ETag.
+func (t Target) Unchanged() bool { return t.made == nil }
+
 // Target says what a device should run. The device itself and people who may see its fleet may ask; known is the ETag of what the
-// asker has. An unchanged target costs one row.
+// asker has.
 func (d *Devices) Target(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID, known string) (Target, error) {
-	t, row, err := d.look(ctx, tx, by, uuid)
-	if err != nil || holdsTag(known, t.ETag) {
-		return t, err
-	}
-	state, config, err := d.assemble(ctx, tx, row)
+	f, err := readFacts(ctx, tx, uuid)
 	if err != nil {
-		return t, fmt.Errorf("target state: %w", err)
+		return Target{}, unseenOr(by, err)
 	}
-	t.interval = pollInterval(config)
-	t.State = api.TargetState{uuid: state}
-	return t, nil
+	if err := maySee(ctx, tx, by, f); err != nil {
+		return Target{}, err
+	}
+	t := d.answer(f, tx.Now)
+	if holdsTag(known, t.ETag) {
+		return t, nil
+	}
+	return d.complete(t, f, func(key partKey, version string) (*part, error) { return d.parts.get(ctx, tx, key, version) })
 }
 
-// Unchanged is the common answer to a device that asks for itself, in one statement and so without a transaction: done when it
-// has what it should run. Otherwise, and for everybody else, [Devices.Target] has the answer.
-func (d *Devices) Unchanged(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID, known string) (t Target, done bool, err error) {
-	if by.Kind != access.Device || known == "" {
+// Ask is the common way of a device to ask for itself, in single statements and so without a transaction: done when that was enough.
+// Otherwise, and for everybody else, [Devices.Target] has the answer. What PostgreSQL said of a device is remembered until it changes.
+func (d *Devices) Ask(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID, known string) (t Target, done bool, err error) {
+	if by.Kind != access.Device {
 		return t, false, nil
 	}
-	t, _, err = d.look(ctx, tx, by, uuid)
-	return t, err == nil && holdsTag(known, t.ETag), err
+	f, round := d.remembered(by, uuid, tx.Now)
+	if f == nil && known != "" && !d.memory.Current() {
+		if t, err = d.glance(ctx, tx, by, uuid); err != nil || holdsTag(known, t.ETag) {
+			return t, err == nil, err
+		}
+	}
+	if f == nil {
+		if f, err = readFacts(ctx, tx, uuid); err != nil {
+			return t, false, unseenOr(by, err)
+		}
+		if err := maySee(ctx, tx, by, f); err != nil {
+			return t, false, err
+		}
+		d.remember(f, round)
+	}
+	if t = d.answer(f, tx.Now); holdsTag(known, t.ETag) {
+		return t, true, nil
+	}
+	t, err = d.complete(t, f, d.parts.known)
+	if errors.Is(err, errNotMade) {
+		return t, false, nil
+	}
+	return t, err == nil, err
 }
 
-// look reads what decides a device's target, and whether the caller may know.
-func (d *Devices) look(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID) (t Target, row stateRow, err error) {
-	if err := row.read(ctx, tx, uuid); noRows(err) {
-		return t, row, unseen(by)
-	} else if err != nil {
-		return t, row, fmt.Errorf("target state: %w", err)
-	}
-	if err := maySee(ctx, tx, by, row.device, row.fleet); err != nil {
-		return t, row, err
-	}
-	if row.frozen && by.Kind == access.Device {
-		return t, row, api.ErrUnauthorized
-	}
-	t = Target{ETag: d.etag(row.tags), device: row.device, fleet: row.fleet, at: tx.Now, interval: row.interval, wasOnline: row.online}
-	return t, row, nil
+// answer is a device's answer without the state.
+func (d *Devices) answer(f *facts, now time.Time) Target {
+	return Target{ETag: d.etag(f.tags), device: f.device, fleet: f.fleet, facts: f, at: now, interval: f.interval, wasOnline: f.online(now)}
 }
 
-// assemble puts a device's target together: its supervisor's app, its host's and its fleet's.
-func (d *Devices) assemble(ctx context.Context, tx *db.Tx, row stateRow) (*api.DeviceTarget, map[string]string, error) {
-	vars, err := readOwn(ctx, tx, row.device)
-	if err != nil {
-		return nil, nil, err
+// complete puts a device's target together: its supervisor's app, its host's and its fleet's.
+func (d *Devices) complete(t Target, f *facts, get func(key partKey, version string) (*part, error)) (Target, error) {
+	m := &made{facts: f}
+	var err error
+	if m.fleet, err = get(partKey{fleet: f.fleet, release: f.own.release}, f.tags.fleet); err != nil {
+		return t, fmt.Errorf("target state: %w", err)
 	}
-	part, err := d.parts.get(ctx, tx, partKey{fleet: row.fleet, release: vars.release}, row.tags.fleet)
-	if err != nil {
-		return nil, nil, err
-	}
-	config := d.config(part.config, vars.config)
-	out := &api.DeviceTarget{Name: vars.name, Config: config, Apps: map[string]*api.AppTarget{part.uuid: part.target(vars, config)}}
-	for _, other := range []struct {
+	for i, other := range []struct {
 		of      partKey
 		version string
-	}{{row.supervisor, row.tags.supervisor}, {row.host, row.tags.host}} {
-		if other.of.fleet == 0 || other.of.fleet == row.fleet {
+	}{{f.supervisor, f.tags.supervisor}, {f.host, f.tags.host}} {
+		if other.of.fleet == 0 || other.of.fleet == f.fleet {
 			continue
 		}
 		other.of.bare = true
-		part, err := d.parts.get(ctx, tx, other.of, other.version)
-		if err != nil {
-			return nil, nil, err
+		if m.others[i], err = get(other.of, other.version); err != nil {
+			return t, fmt.Errorf("target state: %w", err)
 		}
-		out.Apps[part.uuid] = part.target(vars, nil)
 	}
-	return out, config, nil
+	if f.own.plain() {
+		if m.shared, err = m.fleet.shared(m.others, d.config); err != nil {
+			return t, fmt.Errorf("target state: %w", err)
+		}
+		m.config, t.interval = m.shared.config, m.shared.interval
+	} else {
+		m.config = d.config(m.fleet.config, f.own.config)
+		t.interval = pollInterval(m.config)
+	}
+	t.made = m
+	return t, nil
 }
 
 // FleetTarget says what a device of a fleet would run that has nothing of its own: the fleet's target release, or the one of a
@@ -152,7 +170,7 @@ func (d *Devices) FleetTarget(ctx context.Context, tx *db.Tx, by access.Caller, 
 	}
 	config := d.config(part.config, nil)
 	return t, api.FleetState{uuid: &api.DeviceTarget{Name: part.name, Config: config,
-		Apps: map[string]*api.AppTarget{uuid: part.target(ownVariables{}, config)}}}, nil
+		Apps: map[string]*api.AppTarget{uuid: part.target(&ownVariables{}, config)}}}, nil
 }
 
 // Heard counts a request for a target as the device's heartbeat. Call it after the transaction that gave the target, and only
@@ -162,6 +180,9 @@ func (d *Devices) Heard(ctx context.Context, t Target) {
 		t.interval = d.cfg.PollInterval
 	}
 	d.hearts.beat(ctx, t.device, beat{at: t.at, interval: t.interval}, t.wasOnline)
+	if t.wasOnline {
+		t.facts.heard(t.at.Add(2 * t.interval)) // pending, and sure to be written
+	}
 }
 
 // unseen is the answer to whoever asks for a device that is not there, or not for them: a device key names just one device, so
@@ -173,63 +194,27 @@ func unseen(by access.Caller) error {
 	return api.ErrNotFound
 }
 
-// maySee lets a device see itself and people the devices of fleets that they observe.
-func maySee(ctx context.Context, tx *db.Tx, by access.Caller, device, fleetID int64) error {
+// unseenOr is that answer when there is no such row.
+func unseenOr(by access.Caller, err error) error {
+	if noRows(err) {
+		return unseen(by)
+	}
+	return fmt.Errorf("target state: %w", err)
+}
+
+// maySee lets a device see itself, unless it is frozen, and people the devices of fleets that they observe.
+func maySee(ctx context.Context, tx *db.Tx, by access.Caller, f *facts) error {
 	if by.Kind == access.Device {
-		if by.Device == device {
+		if by.Device == f.device && !f.frozen {
 			return nil
 		}
 		return unseen(by)
 	}
-	level, err := account.DeviceLevel(ctx, tx, by, device)
+	level, err := account.DeviceLevel(ctx, tx, by, f.device)
 	if err != nil || level >= access.Observer {
 		return err
 	}
 	return unseen(by)
-}
-
-// stateTags are what the ETag of a state is made of: one part for each row whose changes change it.
-type stateTags struct{ device, fleet, supervisor, host string }
-
-// stateRow is what a poll reads: enough to say that nothing has changed.
-type stateRow struct {
-	device, fleet  int64
-	frozen, online bool
-	tags           stateTags
-	supervisor     partKey // the app that should manage the device; zero: none
-	host           partKey // the app that should operate it; zero: none
-	interval       time.Duration
-}
-
-func (s *stateRow) read(ctx context.Context, tx *db.Tx, uuid api.DeviceUUID) error {
-	var seen, due sql.NullString
-	err := tx.QueryRowContext(ctx, `SELECT d.id, d.belongs_to__application, d.is_frozen = 1, coalesce(d.heartbeat_due >= ?, 1 = 0),
-			d.target_version, t.version, d.last_seen, d.heartbeat_due,
-			coalesce(m.belongs_to__application, 0), coalesce(m.id, 0), coalesce(mt.version, ''),
-			coalesce(o.belongs_to__application, 0), coalesce(o.id, 0), coalesce(ot.version, '')
-		FROM device d
-		JOIN fleet_target t ON t.application = d.belongs_to__application
-		LEFT JOIN "release" m ON m.id = d.should_be_managed_by__release
-		LEFT JOIN fleet_target mt ON mt.application = m.belongs_to__application
-		LEFT JOIN "release" o ON o.id = d.should_be_operated_by__release
-		LEFT JOIN fleet_target ot ON ot.application = o.belongs_to__application
-		WHERE d.uuid = ?`, tx.NowText(), uuid).Scan(&s.device, &s.fleet, &s.frozen, &s.online, &s.tags.device, &s.tags.fleet, &seen, &due,
-		&s.supervisor.fleet, &s.supervisor.release, &s.tags.supervisor, &s.host.fleet, &s.host.release, &s.tags.host)
-	s.interval = intervalBetween(seen, due)
-	return err
-}
-
-// intervalBetween reads back how often a device polls from when it was heard and when it is due.
-func intervalBetween(seen, due sql.NullString) time.Duration {
-	if !seen.Valid || !due.Valid {
-		return 0
-	}
-	a, err1 := db.ParseTime(seen.String)
-	b, err2 := db.ParseTime(due.String)
-	if err1 != nil || err2 != nil {
-		return 0
-	}
-	return b.Sub(a) / 2
 }
 
 // etag is weak: the same state may be written down in several ways. It changes with every write that may change the state

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -21,7 +22,7 @@ type partKey struct {
 	bare           bool
 }
 
-// part is that, without what single devices have of their own. It does not change once it is made.
+// part is that, without what single devices have of their own. Nothing of it changes once it is made; alike only grows.
 type part struct {
 	name, uuid string
 	app        api.AppTarget // without releases
@@ -30,18 +31,22 @@ type part struct {
 	services   []partService
 	config     map[string]string // of the fleet
 	size       int               // roughly, in bytes
+
+	mu    sync.Mutex // covers what follows
+	alike map[[2]*part]*shared
 }
 
 // partService is one service of it.
 type partService struct {
 	name     string
 	target   api.ServiceTarget
+	location string            // of its image
 	composed map[string]string // labels in the composition
 }
 
 // target gives a device its copy: the fleet's part with the device's own variables. config is the configuration that update
 // strategies are read from; nil for apps that are not the device's fleet.
-func (p *part) target(own ownVariables, config map[string]string) *api.AppTarget {
+func (p *part) target(own *ownVariables, config map[string]string) *api.AppTarget {
 	app := p.app
 	if p.commit == "" {
 		return &app
@@ -83,12 +88,28 @@ type madePart struct {
 
 func newParts() *parts { return &parts{made: map[partKey]madePart{}} }
 
-func (c *parts) get(ctx context.Context, tx *db.Tx, key partKey, version string) (*part, error) {
+// errNotMade says that a part is not here in the asked version.
+var errNotMade = errors.New("the part is not made yet")
+
+// known gives a part that was made before.
+func (c *parts) known(key partKey, version string) (*part, error) {
 	c.mu.Lock()
-	m, ok := c.made[key]
-	c.mu.Unlock()
-	if ok && m.version == version {
+	defer c.mu.Unlock()
+	if m, ok := c.made[key]; ok && m.version == version {
 		return m.part, nil
+	}
+	return nil, errNotMade
+}
+
+// hold says that the image at a location belongs to a part that was made before.
+func (c *parts) hold(key partKey, version, location string) bool {
+	p, err := c.known(key, version)
+	return err == nil && slices.ContainsFunc(p.services, func(s partService) bool { return s.location == location })
+}
+
+func (c *parts) get(ctx context.Context, tx *db.Tx, key partKey, version string) (*part, error) {
+	if p, err := c.known(key, version); err == nil {
+		return p, nil
 	}
 	p, err := readPart(ctx, tx, key)
 	if err != nil {
@@ -155,7 +176,7 @@ func (p *part) readRelease(ctx context.Context, tx *db.Tx, key partKey, composed
 	if err := json.Unmarshal([]byte(composed), &compose); err != nil {
 		return fmt.Errorf("composition: %w", err)
 	}
-	p.size += 2 * len(composed)
+	p.size += 4 * len(composed) // parsed, and written out for devices
 	p.release = api.ReleaseTarget{ID: key.release, Networks: blocks(compose.Networks), Volumes: blocks(compose.Volumes)}
 	rows, err := tx.QueryContext(ctx, `SELECT s.id, s.service_name, i.id, i.is_stored_at__image_location, coalesce(i.content_hash, ''),
 			coalesce(i.contract, '')
@@ -169,11 +190,11 @@ func (p *part) readRelease(ctx context.Context, tx *db.Tx, key partKey, composed
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
 		s := partService{target: api.ServiceTarget{Environment: map[string]string{}, Labels: map[string]string{}}}
-		var location, digest, contract string
-		if err := rows.Scan(&s.target.ID, &s.name, &s.target.ImageID, &location, &digest, &contract); err != nil {
+		var digest, contract string
+		if err := rows.Scan(&s.target.ID, &s.name, &s.target.ImageID, &s.location, &digest, &contract); err != nil {
 			return err
 		}
-		s.target.Image = strings.ToLower(location + "@" + digest)
+		s.target.Image = strings.ToLower(s.location + "@" + digest)
 		if c := strings.TrimSpace(contract); c != "" && c != "null" {
 			s.target.Contract = json.RawMessage(c)
 		}
@@ -184,7 +205,7 @@ func (p *part) readRelease(ctx context.Context, tx *db.Tx, key partKey, composed
 			s.target.Labels["io.balena.image.store"] = "root"
 		}
 		vars.addTo(&s)
-		p.size += len(contract) + 500
+		p.size += 2*len(contract) + 1000
 		p.services = append(p.services, s)
 	}
 	return rows.Err()
@@ -304,50 +325,4 @@ func (vars variables) addTo(s *partService) {
 			s.target.Environment[v.name] = v.value
 		}
 	}
-}
-
-// ownVariables are what a device has of its own. They are stronger than everything of its fleet.
-type ownVariables struct {
-	name                string
-	release             int64 // that it should run; 0: none
-	config, environment map[string]string
-	services            map[int64]map[string]string // by service
-}
-
-// readOwn reads all of it in one go.
-func readOwn(ctx context.Context, tx *db.Tx, device int64) (ownVariables, error) {
-	own := ownVariables{config: map[string]string{}, environment: map[string]string{}, services: map[int64]map[string]string{}}
-	rows, err := tx.QueryContext(ctx, `
-		SELECT 0, coalesce(d.is_pinned_on__release, f.should_be_running__release, 0), '', d.device_name
-			FROM device d JOIN application f ON f.id = d.belongs_to__application WHERE d.id = ?
-		UNION ALL SELECT 1, 0, name, value FROM device_config_variable WHERE device = ?
-		UNION ALL SELECT 2, 0, name, value FROM device_environment_variable WHERE device = ?
-		UNION ALL SELECT 3, si.installs__service, v.name, v.value FROM service_install si
-			JOIN device_service_environment_variable v ON v.service_install = si.id WHERE si.device = ?`, device, device, device, device)
-	if err != nil {
-		return own, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var what int
-		var service int64
-		var name, value string
-		if err := rows.Scan(&what, &service, &name, &value); err != nil {
-			return own, err
-		}
-		switch what {
-		case 0:
-			own.release, own.name = service, value
-		case 1:
-			own.config[name] = value
-		case 2:
-			own.environment[name] = value
-		default:
-			if own.services[service] == nil {
-				own.services[service] = map[string]string{}
-			}
-			own.services[service][name] = value
-		}
-	}
-	return own, rows.Err()
 }

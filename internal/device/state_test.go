@@ -29,7 +29,7 @@ func (w *world) state(by access.Caller, uuid api.DeviceUUID) *api.DeviceTarget {
 	w.Helper()
 	t, err := w.target(by, uuid, "")
 	w.must(err)
-	return t.State[uuid]
+	return t.State()[uuid]
 }
 
 func TestTargetOfANewDevice(t *testing.T) {
@@ -201,13 +201,13 @@ func TestETagFollowsEveryChange(t *testing.T) {
 			w.must(err)
 			same, err := w.target(dev, uuidOf(1), before.ETag)
 			w.must(err)
-			if same.State != nil || same.ETag != before.ETag {
+			if !same.Unchanged() || same.ETag != before.ETag {
 				t.Errorf("before %s: nothing changed, and yet a new state", what)
 			}
 			change()
 			after, err := w.target(dev, uuidOf(1), before.ETag)
 			w.must(err)
-			if after.State == nil || after.ETag == before.ETag {
+			if after.Unchanged() || after.ETag == before.ETag {
 				t.Errorf("%s: the ETag did not change", what)
 			}
 		}
@@ -218,7 +218,7 @@ func TestETagFollowsEveryChange(t *testing.T) {
 	next := w.push(w.alice, "alice/haven", "web")
 	after, err := w.target(dev, uuidOf(1), before.ETag)
 	w.must(err)
-	if after.State == nil || after.State[uuidOf(1)].Apps[w.fleetUUID(f)].Releases[next.commit] == nil {
+	if after.Unchanged() || after.State()[uuidOf(1)].Apps[w.fleetUUID(f)].Releases[next.commit] == nil {
 		t.Error("the new release is not the target")
 	}
 }

@@ -65,6 +65,11 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	if err != nil {
 		return err
 	}
+	return WriteRawJSON(w, status, data)
+}
+
+// WriteRawJSON answers with a JSON value that is written out already. It takes the text over.
+func WriteRawJSON(w http.ResponseWriter, status int, data []byte) error {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(status)
 	_, _ = w.Write(append(data, '\n')) // a client that did not wait is its own business

@@ -1,4 +1,6 @@
-package device
+// Package statev2 writes a device's target state as supervisors before version 13 read it: the device's fleet alone, keyed by ids, with
+// each service's compose block spread out.
+package statev2
 
 import (
 	"encoding/json"
@@ -10,28 +12,27 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 )
 
-// StateV2 is the body of GET /device/v2/:uuid/state, which supervisors before version 13 ask for: the device's fleet alone, keyed by
-// ids, with each service's compose block spread out.
-type StateV2 struct {
-	Local     LocalV2     `json:"local"`
-	Dependent DependentV2 `json:"dependent"`
+// State is the body of GET /device/v2/:uuid/state.
+type State struct {
+	Local     Local     `json:"local"`
+	Dependent Dependent `json:"dependent"`
 }
 
-// LocalV2 is the device itself.
-type LocalV2 struct {
+// Local is the device itself.
+type Local struct {
 	Name   string            `json:"name"`
 	Config map[string]string `json:"config"`
-	Apps   map[string]AppV2  `json:"apps"` // by id
+	Apps   map[string]App    `json:"apps"` // by id
 }
 
-// DependentV2 is what once were devices behind the device; there are none.
-type DependentV2 struct {
+// Dependent is what once were devices behind the device; there are none.
+type Dependent struct {
 	Apps    struct{} `json:"apps"`
 	Devices struct{} `json:"devices"`
 }
 
-// AppV2 is its fleet.
-type AppV2 struct {
+// App is its fleet.
+type App struct {
 	Name      string                     `json:"name"`
 	Commit    string                     `json:"commit,omitempty"`
 	ReleaseID int64                      `json:"releaseId,omitempty"`
@@ -40,28 +41,24 @@ type AppV2 struct {
 	Networks  map[string]json.RawMessage `json:"networks"`
 }
 
-// V2 gives a target in the older form; nil when it holds no state.
-func (t Target) V2() (*StateV2, error) {
-	out := &StateV2{}
-	for _, state := range t.State {
-		out.Local = LocalV2{Name: state.Name, Config: state.Config, Apps: map[string]AppV2{}}
-		for _, app := range state.Apps {
-			if app.ID != t.fleet {
-				continue // the supervisor's app and the host's are known to newer supervisors only
-			}
-			older, err := appV2(app)
-			if err != nil {
-				return nil, fmt.Errorf("target state: %w", err)
-			}
-			out.Local.Apps[strconv.FormatInt(app.ID, 10)] = older
+// Of gives the older form of a device's target; fleet is the id of its fleet.
+func Of(target *api.DeviceTarget, fleet int64) (*State, error) {
+	out := &State{Local: Local{Name: target.Name, Config: target.Config, Apps: map[string]App{}}}
+	for _, app := range target.Apps {
+		if app.ID != fleet {
+			continue // the supervisor's app and the host's are known to newer supervisors only
 		}
-		return out, nil
+		older, err := appOf(app)
+		if err != nil {
+			return nil, fmt.Errorf("target state: %w", err)
+		}
+		out.Local.Apps[strconv.FormatInt(app.ID, 10)] = older
 	}
-	return nil, nil
+	return out, nil
 }
 
-func appV2(app *api.AppTarget) (AppV2, error) {
-	out := AppV2{
+func appOf(app *api.AppTarget) (App, error) {
+	out := App{
 		Name: app.Name, Services: map[string]map[string]any{}, Volumes: map[string]json.RawMessage{},
 		Networks: map[string]json.RawMessage{},
 	}
@@ -70,7 +67,7 @@ func appV2(app *api.AppTarget) (AppV2, error) {
 		maps.Copy(out.Volumes, release.Volumes)
 		maps.Copy(out.Networks, release.Networks)
 		for name, s := range release.Services {
-			service, err := serviceV2(name, s)
+			service, err := serviceOf(name, s)
 			if err != nil {
 				return out, err
 			}
@@ -80,7 +77,7 @@ func appV2(app *api.AppTarget) (AppV2, error) {
 	return out, nil
 }
 
-func serviceV2(name string, s *api.ServiceTarget) (map[string]any, error) {
+func serviceOf(name string, s *api.ServiceTarget) (map[string]any, error) {
 	out := map[string]any{}
 	if s.Composition != nil {
 		var block map[string]json.RawMessage
