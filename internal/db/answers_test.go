@@ -1,10 +1,19 @@
 package db_test
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -180,6 +189,84 @@ func TestAListenerThatHangs(t *testing.T) {
 	m.eventually("it listens again", m.Current)
 	if m.knows(1) {
 		t.Error("the old answer came back")
+	}
+}
+
+// pooler stands between a client and the server of a test as one that gives each transaction another connection: its clients' sessions
+// are not those of the server.
+func pooler(t *testing.T, p *dbtest.Postgres) (dsn string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "rspg-") // short, for the path of the socket has 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	there, err := url.Parse(p.DSN("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("unix", filepath.Join(dir, ".s.PGSQL.5432"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	t.Cleanup(all.Wait)
+	t.Cleanup(func() { _ = ln.Close() })
+	all.Go(func() {
+		for client, err := ln.Accept(); err == nil; client, err = ln.Accept() {
+			server, err := net.Dial("unix", filepath.Join(there.Query().Get("host"), ".s.PGSQL.5432"))
+			if err != nil {
+				t.Error(err)
+				_ = client.Close()
+				continue
+			}
+			all.Go(func() {
+				_, _ = io.Copy(server, client)
+				_ = server.Close()
+			})
+			all.Go(func() {
+				defer client.Close()
+				buf := make([]byte, 64<<10)
+				for n, err := server.Read(buf); err == nil; n, err = server.Read(buf) {
+					if i := bytes.Index(buf[:n], []byte{'K', 0, 0, 0, 12}); i >= 0 && i+8 < n {
+						buf[i+8] ^= 1 // BackendKeyData: the number of a process that is not the server's
+					}
+					if _, err := client.Write(buf[:n]); err != nil {
+						return
+					}
+				}
+			})
+		}
+	})
+	return "postgres://postgres@/postgres?host=" + url.QueryEscape(dir)
+}
+
+// Behind a pooler nothing is heard, though everything answers: then nothing is remembered either, and the log says so.
+func TestAPoolerPassesNothingOn(t *testing.T) {
+	p := dbtest.NewPostgres(t)
+	d, err := db.Open(db.Config{DSN: pooler(t, p)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	out, in := io.Pipe()
+	a := db.NewAnswers[string](d, "changes", slog.New(slog.NewTextHandler(in, nil)), 1<<20)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || !strings.Contains(line, "pooler") {
+		t.Errorf("the log says %q, %v", line, err)
+	}
+	_, _, round := a.Find(1)
+	a.Keep(1, "value", 10, round, "device 1")
+	if _, found, _ := a.Find(1); found || a.Current() {
+		t.Error("something is remembered")
+	}
+	cancel()
+	_ = out.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 
