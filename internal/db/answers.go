@@ -20,7 +20,7 @@ type Answers[V any] struct {
 
 	mu          sync.Mutex // covers what follows
 	round       uint64     // goes up with every change
-	floor       uint64     // what was read in a round before this one is forgotten
+	floor       uint64     // what was read in a round before this one does not count, whenever it is kept
 	changed     map[string]uint64
 	recent, old map[int64]answer[V]
 	size        int // of recent
@@ -80,9 +80,6 @@ func (a *Answers[V]) Keep(key int64, v V, size int, round uint64, about ...strin
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if round < a.floor {
-		return
-	}
 	const itself = 200 // what the memory spends on an answer
 	for _, s := range about {
 		size += len(s)
