@@ -97,6 +97,36 @@ func NewActor(ctx context.Context, tx *db.Tx) (int64, error) {
 	return id, nil
 }
 
+// NewActors makes several at once.
+func NewActors(ctx context.Context, tx *db.Tx, n int) ([]int64, error) {
+	query := `INSERT INTO actor (id) VALUES ` + db.Rows(`(NULL)`, n) + ` RETURNING id`
+	if tx.Dialect() == db.Postgres { // each asks for the next id in its own words
+		query = `INSERT INTO actor (id) VALUES ` + db.Rows(`(DEFAULT)`, n) + ` RETURNING id`
+	}
+	ids, err := idsOf(ctx, tx, query)
+	if err != nil {
+		return nil, fmt.Errorf("account: new actors: %w", err)
+	}
+	return ids, nil
+}
+
+func idsOf(ctx context.Context, tx *db.Tx, query string, args ...any) ([]int64, error) {
+	rows, err := tx.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	var ids []int64
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}
+
 // DeleteActor removes the actor of a deleted fleet or device, and with it every key it had.
 func DeleteActor(ctx context.Context, tx *db.Tx, actor int64) error {
 	if _, err := tx.ExecContext(ctx, `DELETE FROM actor WHERE id = ?`, actor); err != nil {

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -247,15 +249,42 @@ func limitKey(ctx context.Context, tx *db.Tx, by access.Caller, key int64, fleet
 	return nil
 }
 
-// SetDeviceKey gives a device's actor a key: the one it brings, or a new one when token is empty. It checks no right: the
-// caller is the registration, which did. Keys that the device already has stay.
-func (a *Accounts) SetDeviceKey(ctx context.Context, tx *db.Tx, actor int64, token string) (string, error) {
-	if token != "" {
-		if err := checkBroughtKey(token); err != nil {
-			return "", err
-		}
+// DeviceKey is the first key of a device.
+type DeviceKey struct {
+	Actor int64
+	Token string // the key that the device brings; "" for a new one
+}
+
+// Check refuses a key that a device may not bring.
+func (k DeviceKey) Check() error {
+	if k.Token == "" {
+		return nil
 	}
-	return a.addKey(ctx, tx, access.Itself(), newKey{"device", prefixDevice, actor}, KeySpec{Token: token})
+	return checkBroughtKey(k.Token)
+}
+
+// SetDeviceKeys gives new devices their keys, and makes those that are not brought. It checks no right: the caller is the
+// registration, which did. A key that somebody has already is a conflict, and then nothing that was written may stay.
+func (a *Accounts) SetDeviceKeys(ctx context.Context, tx *db.Tx, keys []DeviceKey) error {
+	args := make([]any, 0, 3*len(keys))
+	for i := range keys {
+		if err := keys[i].Check(); err != nil {
+			return err
+		}
+		if keys[i].Token == "" {
+			keys[i].Token = newToken(prefixDevice)
+		}
+		args = append(args, tx.NowText(), a.hash.Token(keys[i].Token), keys[i].Actor)
+	}
+	given, err := idsOf(ctx, tx, `INSERT INTO api_key (created_at, kind, key_hash, is_of__actor)
+		VALUES `+db.Rows(`(?, 'device', ?, ?)`, len(keys))+` ON CONFLICT (key_hash) DO NOTHING RETURNING id`, args...)
+	if err != nil {
+		return fmt.Errorf("create keys: %w", err)
+	}
+	if len(given) != len(keys) {
+		return api.Errorf(api.Conflict, `"key" must be unique.`)
+	}
+	return nil
 }
 
 // KeyHolds reports whether a token is a live device key of an actor: proof that a repeated registration comes from the
@@ -269,6 +298,8 @@ func (a *Accounts) KeyHolds(ctx context.Context, tx *db.Tx, actor int64, token s
 	}
 	return n == 1, nil
 }
+
+var errUsedUp = api.Errorf(api.Unauthorized, "the provisioning key is used up or expired")
 
 // UseProvisioningKey counts one registration against a provisioning key and refuses it when the key has none left or has
 // expired. Authentication lets a used-up key in, so that a device whose first answer got lost can repeat its registration:
@@ -284,7 +315,44 @@ func UseProvisioningKey(ctx context.Context, tx *db.Tx, key int64) error {
 		return fmt.Errorf("use provisioning key: %w", err)
 	}
 	if n == 0 {
-		return api.Errorf(api.Unauthorized, "the provisioning key is used up or expired")
+		return errUsedUp
 	}
 	return nil
+}
+
+// UseProvisioningKeys is the same for several registrations in one transaction, each of which sees the ones before it: refused
+// holds the errors of those that found their key used up or expired.
+func UseProvisioningKeys(ctx context.Context, tx *db.Tx, keys []int64) (refused map[int]error, err error) {
+	refused = map[int]error{}
+	uses := map[int64]int{}
+	for _, key := range keys {
+		uses[key]++
+	}
+	args := make([]any, 0, 2*len(uses)+1)
+	for _, key := range slices.Sorted(maps.Keys(uses)) { // in one order always: two processes never wait in a circle
+		args = append(args, key, uses[key])
+	}
+	whole, err := idsOf(ctx, tx, `UPDATE api_key SET uses = uses + b.column2
+		FROM (VALUES `+db.Rows(`(CAST(? AS BIGINT), CAST(? AS BIGINT))`, len(uses))+`) AS b
+		WHERE api_key.id = b.column1 AND kind = 'provisioning' AND (max_uses IS NULL OR uses + b.column2 <= max_uses)
+			AND (expiry_date IS NULL OR expiry_date > ?) RETURNING id`, append(args, tx.NowText())...)
+	if err != nil {
+		return nil, fmt.Errorf("use provisioning keys: %w", err)
+	}
+	for i, key := range keys {
+		if slices.Contains(whole, key) {
+			continue
+		}
+		err := errUsedUp
+		if uses[key] > 1 { // it may have some left
+			err = UseProvisioningKey(ctx, tx, key)
+		}
+		if err != nil && !errors.Is(err, api.ErrUnauthorized) {
+			return nil, err
+		}
+		if err != nil {
+			refused[i] = err
+		}
+	}
+	return refused, nil
 }

@@ -57,17 +57,7 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	select { // all count in the row of their provisioning key: side by side, PostgreSQL would call every second one off
-	case s.registering <- struct{}{}:
-		defer func() { <-s.registering }()
-	case <-r.Context().Done():
-		return api.Errorf(api.Unavailable, "too many devices register at the moment")
-	}
-	var made api.Registered
-	err = s.db.Write(r.Context(), func(tx *db.Tx) (err error) {
-		made, err = s.devices.Register(r.Context(), tx, access.From(r.Context()), req)
-		return err
-	})
+	made, err := s.devices.Register(r.Context(), access.From(r.Context()), req)
 	if errors.Is(err, api.ErrConflict) { // as plain text, which old supervisors compare
 		return web.WriteText(w, http.StatusConflict, api.AsError(err).Text)
 	}

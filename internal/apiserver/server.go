@@ -56,7 +56,6 @@ type Server struct {
 	zips        gzips
 	callers     *callers
 	gates       *gates
-	registering chan struct{} // holds one while a device is registered: two would mostly come into each other's way
 	stopping    chan struct{} // closed when the server begins to stop: streams end then
 	stop        sync.Once
 	closing     sync.Once
@@ -87,8 +86,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		return nil, fmt.Errorf("api: %w", err)
 	}
 	s := &Server{cfg: cfg, log: log, identity: identity, db: database, name: "api." + cfg.Site.Domain, callers: newCallers(),
-		gates: newGates(cfg.Admission), leases: job.NewLeases(database), stopping: make(chan struct{}),
-		registering: make(chan struct{}, 1)}
+		gates: newGates(cfg.Admission), leases: job.NewLeases(database), stopping: make(chan struct{})}
 	var signer *pki.Peer
 	if addr := cfg.Peers[api.RoleSigner]; addr != "" {
 		signer = identity.Client(api.RoleSigner, addr)

@@ -104,17 +104,22 @@ func newSupervised(t *testing.T, uuids ...string) *supervised {
 			return err
 		}
 		s.fleet, err = s.engine.Insert(ctx, tx, s.alice, "application", map[string]any{"app_name": "harbour", "organization": org, "is_for__device_type": typ})
-		if err != nil {
-			return err
-		}
-		for _, uuid := range uuids {
-			made, err := s.Server.devices.Register(ctx, tx, s.alice, api.Register{Application: s.fleet, UUID: api.DeviceUUID(uuid), DeviceType: "generic-amd64"})
-			if err != nil {
-				return err
-			}
-			s.devices = append(s.devices, made)
-		}
-		_, err = tx.ExecContext(ctx, `UPDATE device SET is_connected_to_vpn = 1`)
+		return err
+	}))
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error, 1)
+	go func() { done <- s.Server.devices.Run(run) }()
+	defer func() {
+		stop()
+		s.must(<-done)
+	}()
+	for _, uuid := range uuids {
+		made, err := s.Server.devices.Register(ctx, s.alice, api.Register{Application: s.fleet, UUID: api.DeviceUUID(uuid), DeviceType: "generic-amd64"})
+		s.must(err)
+		s.devices = append(s.devices, made)
+	}
+	s.must(s.db.Write(ctx, func(tx *db.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE device SET is_connected_to_vpn = 1`)
 		return err
 	}))
 	return s

@@ -153,7 +153,7 @@ func TestValues(t *testing.T) {
 	if got := row(`SELECT count(*) FROM (SELECT 5 AS n UNION SELECT 7) x WHERE n IN `+list, 1, args...); got != "1" || list != "(?,?,?,?)" {
 		t.Errorf("In: got %s for %s", got, list)
 	}
-	list, args = db.In(nil)
+	list, args = db.In([]int64(nil))
 	if got := row(`SELECT count(*) FROM (SELECT 5 AS n) x WHERE n IN `+list, 1, args...); got != "0" {
 		t.Errorf("In nothing: got %s", got)
 	}

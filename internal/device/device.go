@@ -18,6 +18,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/device/batch"
 	"github.com/roadstead-io/roadstead/internal/device/devicelog"
 )
 
@@ -60,11 +61,12 @@ type Config struct {
 type Devices struct {
 	Logs *devicelog.Logs
 
-	cfg     Config
-	hearts  *hearts
-	parts   *parts
-	memory  *db.Answers[*facts] // by the device's id
-	reports *batch
+	cfg           Config
+	hearts        *hearts
+	parts         *parts
+	memory        *db.Answers[*facts] // by the device's id
+	registrations *batch.Batch[*registration]
+	reports       *batch.Batch[*told]
 }
 
 // New opens the ring of the devices' logs. It starts nothing; see [Devices.Run].
@@ -88,8 +90,11 @@ func New(ctx context.Context, cfg Config) (*Devices, error) {
 	if err != nil {
 		return nil, fmt.Errorf("device: %w", err)
 	}
-	return &Devices{Logs: logs, cfg: cfg, hearts: newHearts(cfg.DB), parts: newParts(), reports: newBatch(cfg.DB),
-		memory: db.NewAnswers[*facts](cfg.DB, targetChannel, cfg.Log, rememberBytes)}, nil
+	d := &Devices{Logs: logs, cfg: cfg, hearts: newHearts(cfg.DB), parts: newParts(),
+		memory: db.NewAnswers[*facts](cfg.DB, targetChannel, cfg.Log, rememberBytes)}
+	d.registrations = batch.New(registerAtOnce, d.registerAll)
+	d.reports = batch.New(reportsAtOnce, d.takeAll)
+	return d, nil
 }
 
 // Run writes heartbeats, ends streams whose right to be open is gone and drops the logs of deleted devices, until the context
@@ -110,7 +115,8 @@ func (d *Devices) Run(ctx context.Context) error {
 	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.hearts.run(ctx, d.cfg.Log) })
-	g.Go(func() error { return d.reports.run(ctx) })
+	g.Go(func() error { return d.registrations.Run(ctx) })
+	g.Go(func() error { return d.reports.Run(ctx) })
 	g.Go(func() error { return d.memory.Run(ctx) })
 	g.Go(func() error { return d.every(ctx, time.Second, check, d.Logs.CheckOnce) })
 	g.Go(func() error {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/device/batch"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
@@ -42,6 +43,22 @@ func record(ctx context.Context, tx *db.Tx, by access.Caller, device int64) erro
 		tx.NowText(), actorOf(by), device)
 	if err != nil {
 		return fmt.Errorf("history of device %d: %w", device, err)
+	}
+	return nil
+}
+
+// recordNew writes down what new devices are, which have no history.
+func recordNew(ctx context.Context, tx *db.Tx, all []*batch.Ask[*registration]) error {
+	args := append(make([]any, 0, 1+2*len(all)), tx.NowText())
+	for _, a := range all {
+		args = append(args, a.Of.made.ID, actorOf(a.Of.by))
+	}
+	columns := strings.Join(recorded, ", ")
+	_, err := tx.ExecContext(ctx, `INSERT INTO device_history (created_at, is_created_by__actor, tracks__device, tracks__actor, uuid, `+columns+`)
+		SELECT CAST(? AS TEXT), b.column2, id, actor, uuid, `+columns+` FROM device
+		JOIN (VALUES `+db.Rows(`(CAST(? AS BIGINT), CAST(? AS BIGINT))`, len(all))+`) AS b ON device.id = b.column1`, args...)
+	if err != nil {
+		return fmt.Errorf("history of new devices: %w", err)
 	}
 	return nil
 }

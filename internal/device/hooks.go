@@ -369,9 +369,13 @@ func checkArch(ctx context.Context, tx *db.Tx, fleetID, deviceType int64) error 
 		return fmt.Errorf("device: architecture: %w", err)
 	}
 	if !fleet.Runs(runs, built) {
-		return api.Errorf(api.Invalid, "A device with CPU architecture %s cannot run what is built for %s.", runs, built)
+		return cannotRun(runs, built)
 	}
 	return nil
+}
+
+func cannotRun(runs, built string) error {
+	return api.Errorf(api.Invalid, "A device with CPU architecture %s cannot run what is built for %s.", runs, built)
 }
 
 // mayUseFleet says whether a caller may put devices into a fleet.
@@ -404,7 +408,8 @@ func FleetTargetChanged(ctx context.Context, tx *db.Tx, fleetID int64) error {
 	return installServices(ctx, tx, `d.belongs_to__application = ? AND d.is_pinned_on__release IS NULL`, fleetID)
 }
 
-func installServices(ctx context.Context, tx *db.Tx, which string, arg int64) error {
+// installServices gives some devices d the installs of what they should run.
+func installServices(ctx context.Context, tx *db.Tx, which string, args ...any) error {
 	_, err := tx.ExecContext(ctx, `INSERT INTO service_install (created_at, device, installs__service)
 		SELECT DISTINCT CAST(? AS TEXT), d.id, i.is_a_build_of__service
 		FROM device d
@@ -413,7 +418,7 @@ func installServices(ctx context.Context, tx *db.Tx, which string, arg int64) er
 			d.should_be_operated_by__release, d.should_be_managed_by__release)
 		JOIN image i ON i.id = ri.image
 		WHERE `+which+`
-		ON CONFLICT (device, installs__service) DO NOTHING`, tx.NowText(), arg)
+		ON CONFLICT (device, installs__service) DO NOTHING`, append([]any{tx.NowText()}, args...)...)
 	if err != nil {
 		return fmt.Errorf("device: install services: %w", err)
 	}

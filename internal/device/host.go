@@ -103,41 +103,48 @@ func checkTarget(ctx context.Context, tx *db.Tx, device, release int64, current,
 	return nil
 }
 
-// followVersions looks up the releases of what a device says that it has: a supervisor once, an operating system whenever it is
-// newer than the one that it should have.
+// versions is what a device says that it has, and what it should have already.
+type versions struct {
+	os, variant, supervisor string
+	managed                 bool   // whether it is known which supervisor it should have
+	target                  string // the version of the operating system that it should have
+}
+
+// followVersions looks up the releases of what a device says that it has, and installs what is in them.
 func followVersions(ctx context.Context, tx *db.Tx, device int64) error {
-	var os, variant, supervisor, target sql.NullString
-	var managed sql.NullInt64
-	err := tx.QueryRowContext(ctx, `SELECT d.os_version, d.os_variant, d.supervisor_version, d.should_be_managed_by__release,
-		(SELECT r.raw_version FROM "release" r WHERE r.id = d.should_be_operated_by__release) FROM device d WHERE d.id = ?`, device).
-		Scan(&os, &variant, &supervisor, &managed, &target)
+	var v versions
+	err := tx.QueryRowContext(ctx, `SELECT coalesce(d.os_version, ''), coalesce(d.os_variant, ''), coalesce(d.supervisor_version, ''),
+		d.should_be_managed_by__release IS NOT NULL,
+		coalesce((SELECT r.raw_version FROM "release" r WHERE r.id = d.should_be_operated_by__release), '') FROM device d WHERE d.id = ?`, device).
+		Scan(&v.os, &v.variant, &v.supervisor, &v.managed, &v.target)
 	if err != nil {
 		return fmt.Errorf("device: host: %w", err)
 	}
-	changed := false
-	if has, ok := parseVersion(supervisor.String); ok && !managed.Valid {
-		found, err := follow(ctx, tx, device, has, "should_be_managed_by__release", canManage)
-		if err != nil {
-			return err
-		}
-		changed = found
-	}
-	has, ok := parseVersion(os.String)
-	should, given := parseVersion(target.String)
-	if ok && (!given || has.compare(should) > 0) {
-		if has.variant == "" {
-			has.variant = variant.String
-		}
-		found, err := follow(ctx, tx, device, has, "should_be_operated_by__release", canOperate)
-		if err != nil {
-			return err
-		}
-		changed = changed || found
-	}
-	if !changed {
-		return nil
+	changed, err := v.follow(ctx, tx, device)
+	if err != nil || !changed {
+		return err
 	}
 	return installServices(ctx, tx, `d.id = ?`, device)
+}
+
+// follow makes a device be to have what it has: a supervisor once, an operating system whenever it is newer than the one that it
+// should have. changed says that there are such releases.
+func (v versions) follow(ctx context.Context, tx *db.Tx, device int64) (changed bool, err error) {
+	if has, ok := parseVersion(v.supervisor); ok && !v.managed {
+		if changed, err = follow(ctx, tx, device, has, "should_be_managed_by__release", canManage); err != nil {
+			return false, err
+		}
+	}
+	has, ok := parseVersion(v.os)
+	should, given := parseVersion(v.target)
+	if !ok || (given && has.compare(should) <= 0) {
+		return changed, nil
+	}
+	if has.variant == "" {
+		has.variant = v.variant
+	}
+	found, err := follow(ctx, tx, device, has, "should_be_operated_by__release", canOperate)
+	return changed || found, err
 }
 
 // follow makes the release of a version the one that a device should have, if there is one.

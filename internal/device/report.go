@@ -2,10 +2,8 @@ package device
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -13,7 +11,6 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/db"
 )
 
 // metricsEvery is how often metrics alone are worth a write.
@@ -62,42 +59,24 @@ func splitReport(body []byte) (uuid api.DeviceUUID, raw json.RawMessage, err err
 	return uuid, raw, nil
 }
 
-// take stores a report. It is compared with what is known before anything is written; the writes of several devices share a commit.
+// told is a report on its way: who sent it, and what comes of it.
+type told struct {
+	by     access.Caller
+	uuid   api.DeviceUUID
+	report *report
+	plan   *plan
+}
+
+// take stores a report. Those that come at the same time are compared with what is known together, and written together.
 func (d *Devices) take(ctx context.Context, by access.Caller, uuid api.DeviceUUID, r *report, address string) error {
 	if address != "" {
 		r.columns["public_address"] = cut(address, 100)
 	}
-	var p *plan
-	read := d.cfg.DB.Read
-	if r.apps == nil && r.older == nil { // one statement
-		read = d.cfg.DB.ReadOne
-	}
-	err := read(ctx, func(tx *db.Tx) (err error) {
-		p, err = d.planReport(ctx, tx, by, uuid, r)
-		return err
-	})
-	if err == nil && !p.empty() {
-		err = d.reports.write(ctx, func(ctx context.Context, tx *db.Tx) error {
-			done, err := p.apply(ctx, tx, by)
-			if done || err != nil {
-				return err
-			}
-			// The device was changed since it was read: compare again, with nobody else writing meanwhile.
-			again, err := d.planReport(ctx, tx, by, uuid, r)
-			if err != nil || again.empty() {
-				return err
-			}
-			done, err = again.apply(ctx, tx, by)
-			if err == nil && !done {
-				err = fmt.Errorf("the device changes under its own report")
-			}
-			return err
-		})
-	}
-	if err != nil {
+	t := &told{by: by, uuid: uuid, report: r}
+	if err := d.reports.Do(ctx, t); err != nil {
 		return fmt.Errorf("report of %s: %w", uuid, err)
 	}
-	d.Heard(ctx, Target{device: by.Device, at: p.at, interval: p.interval, wasOnline: p.online})
+	d.Heard(ctx, Target{device: by.Device, at: t.plan.at, interval: t.plan.interval, wasOnline: t.plan.online})
 	return nil
 }
 
@@ -227,153 +206,6 @@ func (r *report) readApps(raw json.RawMessage) error {
 	}
 	if r.apps == nil {
 		r.apps = map[string]*api.AppReport{}
-	}
-	return nil
-}
-
-// plan is what a report changes.
-type plan struct {
-	device   int64
-	serial   int64 // of the row that the report was compared with
-	at       time.Time
-	online   bool
-	interval time.Duration
-	set      map[string]any // columns of the device
-	install  []install      // to insert or update
-	gone     []int64        // image_install rows to mark deleted
-}
-
-func (p *plan) empty() bool { return len(p.set) == 0 && len(p.install) == 0 && len(p.gone) == 0 }
-
-// planReport compares a report with what is known. It refuses what is not the caller's own.
-func (d *Devices) planReport(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID, r *report) (*plan, error) {
-	names := slices.Sorted(maps.Keys(r.columns))
-	p := &plan{at: tx.Now, set: map[string]any{}}
-	var home home
-	var frozen bool
-	var seen, due, metricsAt sql.NullString
-	scan := []any{&p.device, &p.serial, &frozen, &home.fleet, &home.uuid, &home.target, &home.version, &home.operator, &home.manager,
-		&seen, &due, &metricsAt, &home.update, &home.running, &p.online}
-	old := make([]any, len(names))
-	query := `SELECT d.id, d.report_serial, d.is_frozen = 1, d.belongs_to__application, f.uuid,
-		coalesce(d.is_pinned_on__release, f.should_be_running__release, 0), t.version, coalesce(d.should_be_operated_by__release, 0),
-		coalesce(d.should_be_managed_by__release, 0), d.last_seen, d.heartbeat_due, d.metrics_at, coalesce(d.update_status, ''),
-		coalesce(d.is_running__release, 0), coalesce(d.heartbeat_due >= ?, 1 = 0)`
-	for i, name := range names { // names are of our own lists, never the device's
-		query += ", d." + name
-		scan = append(scan, &old[i])
-	}
-	err := tx.QueryRowContext(ctx, query+` FROM device d JOIN application f ON f.id = d.belongs_to__application
-		JOIN fleet_target t ON t.application = f.id WHERE d.uuid = ?`, tx.NowText(), uuid).Scan(scan...)
-	if noRows(err) || (err == nil && (p.device != by.Device || frozen)) {
-		return nil, api.ErrUnauthorized
-	}
-	if err != nil {
-		return nil, err
-	}
-	p.interval = intervalBetween(seen, due)
-	for i, name := range names {
-		if !same(old[i], r.columns[name]) {
-			p.set[name] = r.columns[name]
-		}
-	}
-	switch {
-	case r.apps != nil:
-		err = d.planApps(ctx, tx, p, r.apps, home)
-	case r.older != nil:
-		err = planOlder(ctx, tx, p, r.older, home)
-	}
-	if err != nil {
-		return nil, err
-	}
-	p.throttle(tx.Now, metricsAt)
-	return p, nil
-}
-
-// same compares a column's value in the database with a reported one.
-func same(old, reported any) bool {
-	if b, ok := reported.(bool); ok {
-		n, _ := old.(int64)
-		return (n != 0) == b
-	}
-	if b, ok := old.([]byte); ok {
-		old = string(b)
-	}
-	return old == reported
-}
-
-// throttle drops metrics when nothing else changed and the last ones are fresh.
-func (p *plan) throttle(now time.Time, last sql.NullString) {
-	measured := 0
-	for _, name := range metrics {
-		if _, ok := p.set[name]; ok {
-			measured++
-		}
-	}
-	if measured == 0 {
-		return
-	}
-	if last.Valid && measured == len(p.set) && len(p.install) == 0 && len(p.gone) == 0 {
-		if at, err := db.ParseTime(last.String); err == nil && now.Sub(at) < metricsEvery {
-			p.set = nil
-			return
-		}
-	}
-	p.set["metrics_at"] = db.FormatTime(now)
-}
-
-// apply writes what changed; false when the device has changed since the plan was made, and then nothing is written.
-func (p *plan) apply(ctx context.Context, tx *db.Tx, by access.Caller) (bool, error) {
-	if _, ok := p.set["update_status"]; ok {
-		p.set["last_update_status_event"] = tx.NowText()
-	}
-	p.set["modified_at"] = tx.NowText()
-	names := slices.Sorted(maps.Keys(p.set))
-	args := make([]any, 0, len(names)+2)
-	for _, name := range names {
-		args = append(args, p.set[name])
-	}
-	res, err := tx.ExecContext(ctx, `UPDATE device SET `+strings.Join(names, " = ?, ")+` = ?, report_serial = report_serial + 1
-		WHERE id = ? AND report_serial = ?`, append(args, p.device, p.serial)...)
-	if err != nil {
-		return false, err
-	}
-	if n, err := res.RowsAffected(); err != nil || n == 0 {
-		return false, err
-	}
-	for _, i := range p.install {
-		_, err := tx.ExecContext(ctx, `INSERT INTO image_install (created_at, device, installs__image, is_provided_by__release, install_date,
-				status, download_progress) VALUES (?1, ?2, ?3, ?4, ?1, ?5, ?6)
-			ON CONFLICT (device, installs__image) DO UPDATE SET is_provided_by__release = excluded.is_provided_by__release,
-				install_date = CASE WHEN image_install.status = 'deleted' THEN excluded.install_date ELSE image_install.install_date END,
-				status = excluded.status, download_progress = excluded.download_progress`,
-			tx.NowText(), p.device, i.image, i.release, i.status, i.progress)
-		if err != nil {
-			return false, err
-		}
-	}
-	for _, id := range p.gone {
-		_, err := tx.ExecContext(ctx, `UPDATE image_install SET status = 'deleted', download_progress = NULL WHERE id = ?`, id)
-		if err != nil {
-			return false, err
-		}
-	}
-	return true, p.follow(ctx, tx, by)
-}
-
-// follow does what some columns entail.
-func (p *plan) follow(ctx context.Context, tx *db.Tx, by access.Caller) error {
-	_, os := p.set["os_version"]
-	_, manager := p.set["supervisor_version"]
-	if os || manager {
-		if err := followVersions(ctx, tx, p.device); err != nil {
-			return err
-		}
-	}
-	for _, name := range recorded {
-		if _, ok := p.set[name]; ok {
-			return record(ctx, tx, by, p.device)
-		}
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package device
 
 import (
 	"context"
-	"database/sql"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -41,7 +40,8 @@ type home struct {
 
 // planApps compares what a device says of releases with what is known. A release or image that is not one of its fleet's, its
 // host's or its supervisor's refuses the whole report.
-func (d *Devices) planApps(ctx context.Context, tx *db.Tx, p *plan, apps map[string]*api.AppReport, home home) error {
+func (d *Devices) planApps(ctx context.Context, tx *db.Tx, p *plan, apps map[string]*api.AppReport, k *known) error {
+	home := k.home
 	installs := map[int64]install{}
 	status := ""
 	for uuid, app := range apps {
@@ -81,7 +81,8 @@ func (d *Devices) planApps(ctx context.Context, tx *db.Tx, p *plan, apps map[str
 	if status != "" && status != home.update {
 		p.set["update_status"] = status
 	}
-	return p.compareInstalls(ctx, tx, installs)
+	p.compareInstalls(k.installs, installs)
+	return nil
 }
 
 // otherApp finds an app that is not the device's fleet but may well be on it: its host's, its supervisor's, or a public one.
@@ -190,36 +191,17 @@ func releaseImages(ctx context.Context, tx *db.Tx, release int64) (map[string]in
 }
 
 // compareInstalls plans what differs from the rows there are; those that the device no longer names are gone from it.
-func (p *plan) compareInstalls(ctx context.Context, tx *db.Tx, installs map[int64]install) error {
-	rows, err := tx.QueryContext(ctx, `SELECT id, installs__image, is_provided_by__release, status, download_progress
-		FROM image_install WHERE device = ?`, p.device)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var id int64
-		var old install
-		var progress sql.NullInt64
-		if err := rows.Scan(&id, &old.image, &old.release, &old.status, &progress); err != nil {
-			return err
-		}
-		if progress.Valid {
-			old.progress = progress.Int64
-		}
+func (p *plan) compareInstalls(rows []installed, installs map[int64]install) {
+	for _, old := range rows {
 		wanted, ok := installs[old.image]
 		switch {
 		case !ok && old.status != "deleted":
-			p.gone = append(p.gone, id)
-		case ok && old == wanted:
+			p.gone = append(p.gone, old.id)
+		case ok && old.install == wanted:
 			delete(installs, old.image)
 		}
-	}
-	if err := rows.Err(); err != nil {
-		return err
 	}
 	for _, i := range installs {
 		p.install = append(p.install, i)
 	}
-	return nil
 }

@@ -243,15 +243,15 @@ func (w *world) register(token string, req api.Register) (made api.Registered, e
 	if req.DeviceType == "" {
 		req.DeviceType = "generic-amd64"
 	}
-	err = w.db.Write(w.Context(), func(tx *db.Tx) error {
-		by, err := w.accounts.Authenticate(w.Context(), tx, token)
-		if err != nil {
-			return err
-		}
-		made, err = w.devices.Register(w.Context(), tx, by, req)
+	var by access.Caller
+	err = w.db.Read(w.Context(), func(tx *db.Tx) (err error) {
+		by, err = w.accounts.Authenticate(w.Context(), tx, token)
 		return err
 	})
-	return made, err
+	if err != nil {
+		return made, err
+	}
+	return w.devices.Register(w.Context(), by, req)
 }
 
 // device registers a device and gives what it is from then on.

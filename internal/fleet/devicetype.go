@@ -107,6 +107,49 @@ WHERE a.is_referenced_by__alias = $1`, name).Scan(&t.ID, &t.Slug, &t.Arch)
 	return t, nil
 }
 
+// FindDeviceTypes finds several; names that none has are missing from the answer.
+func FindDeviceTypes(ctx context.Context, tx *db.Tx, names []string) (map[string]DeviceType, error) {
+	list, args := db.In(names)
+	rows, err := tx.QueryContext(ctx, `SELECT a.is_referenced_by__alias, t.id, t.slug, c.slug FROM device_type_alias a
+		JOIN device_type t ON t.id = a.device_type JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture
+		WHERE a.is_referenced_by__alias IN `+list, args...)
+	if err != nil {
+		return nil, fmt.Errorf("fleet: device types: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	out := map[string]DeviceType{}
+	for rows.Next() {
+		var name string
+		var t DeviceType
+		if err := rows.Scan(&name, &t.ID, &t.Slug, &t.Arch); err != nil {
+			return nil, fmt.Errorf("fleet: device types: %w", err)
+		}
+		out[name] = t
+	}
+	return out, rows.Err()
+}
+
+// Architectures gives what fleets are built for; those that do not exist are missing from the answer.
+func Architectures(ctx context.Context, tx *db.Tx, fleets []int64) (map[int64]string, error) {
+	list, args := db.In(fleets)
+	rows, err := tx.QueryContext(ctx, `SELECT f.id, c.slug FROM application f JOIN device_type t ON t.id = f.is_for__device_type
+		JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture WHERE f.id IN `+list, args...)
+	if err != nil {
+		return nil, fmt.Errorf("fleet: architectures: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	out := map[int64]string{}
+	for rows.Next() {
+		var id int64
+		var slug string
+		if err := rows.Scan(&id, &slug); err != nil {
+			return nil, fmt.Errorf("fleet: architectures: %w", err)
+		}
+		out[id] = slug
+	}
+	return out, rows.Err()
+}
+
 // Runs reports whether a device of one architecture runs what is built for another, by the rule that balena's clients apply.
 func Runs(device, build string) bool {
 	switch device {
