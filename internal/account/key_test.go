@@ -3,6 +3,8 @@ package account_test
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -186,6 +188,32 @@ func TestUsesOfAProvisioningKeyAreCountedUnderARace(t *testing.T) {
 		t.Errorf("uses: got %d good and %d refused, want 7 and 43", good.Load(), refused.Load())
 	}
 	f.caller(token) // it still says who it is, for a device that repeats its registration
+}
+
+// Several registrations in one transaction each see the ones before them.
+func TestUsesOfSeveralProvisioningKeys(t *testing.T) {
+	f := newFixture(t)
+	alice := f.caller(f.user("alice"))
+	fleet, _ := f.fleet(100, alice)
+	key := func(uses int) int64 {
+		return f.caller(f.mustKey(alice, account.KeySpec{Of: account.OfFleet, ID: fleet, MaxUses: uses})).Key
+	}
+	endless, one, two := key(0), key(1), key(2)
+	for _, want := range [][]int{{4, 6}, {1, 2, 4, 5, 6}} {
+		var refused map[int]error
+		err := f.db.Write(f.ctx, func(tx *db.Tx) (err error) {
+			refused, err = account.UseProvisioningKeys(f.ctx, tx, []int64{endless, two, one, endless, one, two, two})
+			return err
+		})
+		if got := slices.Sorted(maps.Keys(refused)); err != nil || !slices.Equal(got, want) {
+			t.Errorf("refused: got %v, %v; want %v", got, err, want)
+		}
+		for i, err := range refused {
+			if !errors.Is(err, api.ErrUnauthorized) {
+				t.Errorf("use %d: %v", i, err)
+			}
+		}
+	}
 }
 
 func TestUseOfAKeyThatIsNotForProvisioning(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,6 +50,50 @@ func TestCountersUnderARace(t *testing.T) {
 	var n int
 	if err := d.ReadOne(ctx, func(tx *db.Tx) error { return tx.QueryRowContext(ctx, `SELECT v FROM t WHERE id = 1`).Scan(&n) }); err != nil || n != 80 || committed != 80 {
 		t.Errorf("got %d, %d times told, %v; want 80", n, committed, err)
+	}
+}
+
+// Statements that stand alone come out so too, and are durable or an error once their rows have been read.
+func TestStatementsAloneUnderARace(t *testing.T) {
+	d, ctx := open(t), t.Context()
+	var committed atomic.Int64
+	alone := func(query string) error {
+		return d.WriteOne(ctx, func(tx *db.Tx) error {
+			tx.OnCommit(func() { committed.Add(1) })
+			rows, err := tx.QueryContext(ctx, query)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = rows.Close() }()
+			for rows.Next() {
+				var id int
+				if err := rows.Scan(&id); err != nil {
+					return err
+				}
+			}
+			return rows.Err()
+		})
+	}
+	if err := alone(`INSERT INTO t (id, v) VALUES (1, '0') RETURNING id`); err != nil {
+		t.Fatal(err)
+	}
+	if err := alone(`INSERT INTO t (id, v) VALUES (1, '0') RETURNING id`); !db.IsUnique(err) {
+		t.Errorf("the same row again: %v", err)
+	}
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 10 {
+				if err := alone(`UPDATE t SET v = CAST(CAST(v AS INTEGER) + 1 AS TEXT) WHERE id = 1 RETURNING id`); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	var n int
+	if err := d.ReadOne(ctx, func(tx *db.Tx) error { return tx.QueryRowContext(ctx, `SELECT v FROM t WHERE id = 1`).Scan(&n) }); err != nil || n != 80 || committed.Load() != 81 {
+		t.Errorf("got %d, %d times told, %v; want 80 and 81", n, committed.Load(), err)
 	}
 }
 

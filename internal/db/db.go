@@ -145,6 +145,27 @@ func (d *DB) Write(ctx context.Context, f func(tx *Tx) error) error {
 	}
 }
 
+// WriteOne is [DB.Write] for an f that runs a single statement. PostgreSQL makes a transaction of it by itself: one exchange with the
+// server instead of three. Its rows must be read to their end, for only then it is known that they are durable.
+func (d *DB) WriteOne(ctx context.Context, f func(tx *Tx) error) error {
+	if d.dialect == SQLite {
+		return d.Write(ctx, f)
+	}
+	for attempt := 1; ; attempt++ {
+		tx := &Tx{runner: d.writer.DB, Now: d.now().UTC(), dialect: d.dialect}
+		err := f(tx)
+		if err == nil {
+			for _, g := range tx.onCommit {
+				g()
+			}
+			return nil
+		}
+		if !calledOff(err) || attempt == maxAttempts || !pause(ctx, attempt) {
+			return coded(err)
+		}
+	}
+}
+
 // maxAttempts bounds how often a transaction is run that others call off; the pauses between them add up to some seconds.
 const maxAttempts = 20
 

@@ -161,6 +161,8 @@ func servers(cfg *pgx.ConnConfig, size int, readOnly bool) *pool {
 	own := cfg.Copy()
 	if readOnly {
 		own.RuntimeParams["default_transaction_read_only"] = "on"
+	} else {
+		own.RuntimeParams["default_transaction_isolation"] = "serializable" // of a statement that stands alone
 	}
 	p := sql.OpenDB(serverConnector{Connector: stdlib.GetConnector(*own), readOnly: readOnly})
 	p.SetMaxOpenConns(size)

@@ -1,6 +1,8 @@
 package device_test
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"strings"
 	"sync"
@@ -182,6 +184,116 @@ func TestTwoAgentsWithOneConfig(t *testing.T) {
 		})
 	}
 	all.Wait()
+	if rows := w.rows(w.alice, "device?$select=id"); len(rows) != 1 {
+		t.Errorf("%d devices, want 1", len(rows))
+	}
+}
+
+// In one batch each registration sees the ones before it, and what is refused to one costs the others nothing.
+func TestRegistrationsTogether(t *testing.T) {
+	w := newWorld(t)
+	f := w.fleet(w.alice, "harbour")
+	taken, other := strings.Repeat("x", 32), strings.Repeat("y", 32)
+	_, err := w.register(w.provisioning(w.alice, f, 0), api.Register{Application: f, UUID: uuidOf(1), APIKey: taken})
+	w.must(err)
+	two := w.caller(w.provisioning(w.alice, f, 2))
+	list := []struct {
+		by   access.Caller
+		req  api.Register
+		want error
+	}{
+		{two, api.Register{UUID: uuidOf(2), DeviceType: "toaster"}, api.ErrInvalid}, // counts no use
+		{two, api.Register{UUID: uuidOf(3), APIKey: ownKey, OSVersion: "1.2.3"}, nil},
+		{two, api.Register{UUID: uuidOf(3), APIKey: ownKey, OSVersion: "1.2.3"}, nil}, // the repeat of the one before
+		{two, api.Register{UUID: uuidOf(3), APIKey: other}, api.ErrConflict},
+		{two, api.Register{UUID: uuidOf(1), APIKey: other}, api.ErrConflict},
+		{two, api.Register{UUID: uuidOf(4)}, nil}, // the last use
+		{two, api.Register{UUID: uuidOf(5)}, api.ErrUnauthorized},
+		{two, api.Register{UUID: uuidOf(6), Application: f + 1000}, api.ErrForbidden},
+		{w.bob, api.Register{UUID: uuidOf(7)}, api.ErrNotFound},
+		{w.alice, api.Register{UUID: uuidOf(8)}, nil},
+		{w.alice, api.Register{UUID: uuidOf(9), APIKey: "short"}, api.ErrInvalid},
+	}
+	var by []access.Caller
+	var reqs []api.Register
+	for _, e := range list {
+		e.req.DeviceType = cmp.Or(e.req.DeviceType, "generic-amd64")
+		e.req.Application = cmp.Or(e.req.Application, f)
+		by, reqs = append(by, e.by), append(reqs, e.req)
+	}
+	made, refused, err := w.devices.RegisterTogether(w.Context(), by, reqs)
+	w.must(err)
+	for i, e := range list {
+		if !errors.Is(refused[i], e.want) || (e.want == nil) != (made[i].ID != 0) {
+			t.Errorf("%d: got %+v, %v; want %v", i, made[i], refused[i], e.want)
+		}
+	}
+	if made[1] != made[2] {
+		t.Errorf("the repeat got %+v, the first %+v", made[2], made[1])
+	}
+	rows := w.rows(w.alice, "device?$select=uuid,os_version&$expand=device_history($select=is_created_by__actor),service_install($select=id)&$orderby=uuid asc")
+	if len(rows) != 4 {
+		t.Errorf("%d devices, want 4: %v", len(rows), rows)
+	}
+	for _, row := range rows {
+		if len(row["device_history"].([]any)) != 1 {
+			t.Errorf("the history of a new device: %v", row)
+		}
+	}
+	// A key that somebody has breaks the transaction: nothing of it stays, the devices that were in it neither.
+	reqs = []api.Register{{UUID: uuidOf(10)}, {UUID: uuidOf(11), APIKey: taken}}
+	for i := range reqs {
+		reqs[i].Application, reqs[i].DeviceType = f, "generic-amd64"
+	}
+	if _, _, err := w.devices.RegisterTogether(w.Context(), []access.Caller{w.alice, w.alice}, reqs); !errors.Is(err, api.ErrConflict) {
+		t.Errorf("a key that is taken: %v", err)
+	}
+	if rows := w.rows(w.alice, "device?$select=id"); len(rows) != 4 {
+		t.Errorf("%d devices after a batch that broke, want 4", len(rows))
+	}
+}
+
+// Of many that come at once, one that breaks the transaction of all fails alone.
+func TestOneOfManyRegistrationsFails(t *testing.T) {
+	w := newWorld(t)
+	f := w.fleet(w.alice, "harbour")
+	key := w.provisioning(w.alice, f, 0)
+	_, err := w.register(key, api.Register{Application: f, UUID: uuidOf(100), APIKey: ownKey})
+	w.must(err)
+	var all sync.WaitGroup
+	for n := range 20 {
+		all.Go(func() {
+			req := api.Register{Application: f, UUID: uuidOf(n)}
+			if n%5 == 0 {
+				req.APIKey = ownKey
+			}
+			made, err := w.register(key, req)
+			if n%5 == 0 && !errors.Is(err, api.ErrConflict) {
+				t.Errorf("device %d with the key of another: %+v, %v", n, made, err)
+			}
+			if n%5 != 0 && err != nil {
+				t.Errorf("device %d: %v", n, err)
+			}
+		})
+	}
+	all.Wait()
+	if rows := w.rows(w.alice, "device?$select=id"); len(rows) != 17 {
+		t.Errorf("%d devices, want 17", len(rows))
+	}
+}
+
+// A registration that nobody waits for any more is left out.
+func TestRegistrationOfOneWhoLeft(t *testing.T) {
+	w := newWorld(t)
+	f := w.fleet(w.alice, "harbour")
+	ctx, cancel := context.WithCancel(w.Context())
+	cancel()
+	_, err := w.devices.Register(ctx, w.alice, api.Register{Application: f, UUID: uuidOf(1), DeviceType: "generic-amd64"})
+	if !errors.Is(err, context.Canceled) && !errors.Is(err, api.ErrUnavailable) {
+		t.Errorf("got %v", err)
+	}
+	_, err = w.devices.Register(w.Context(), w.alice, api.Register{Application: f, UUID: uuidOf(2), DeviceType: "generic-amd64"})
+	w.must(err) // whatever came before it has had its turn
 	if rows := w.rows(w.alice, "device?$select=id"); len(rows) != 1 {
 		t.Errorf("%d devices, want 1", len(rows))
 	}

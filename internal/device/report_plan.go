@@ -3,7 +3,8 @@ package device
 import (
 	"context"
 	"database/sql"
-	"strings"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -35,7 +36,7 @@ type known struct {
 	frozen    bool
 	home      home
 	metricsAt sql.NullString
-	columns   []any // in the order of reportable
+	columns   map[string]any // those that reports give
 	installs  []installed
 }
 
@@ -45,15 +46,13 @@ type installed struct {
 	install
 }
 
-// reportable are the columns of a device that a report may give, and whether they are numbers.
-var reportable, isNumber = func() (names []string, number map[string]bool) {
-	number = map[string]bool{"provisioning_progress": true, "download_progress": true, "is_undervolted": true, "is_running__release": true}
-	names = []string{"provisioning_progress", "download_progress", "provisioning_state", "is_undervolted", "unsupported_features", "public_address"}
+// isNumber says which of the columns that a report may give are numbers.
+var isNumber = func() map[string]bool {
+	number := map[string]bool{"provisioning_progress": true, "download_progress": true, "is_undervolted": true, "is_running__release": true}
 	for _, c := range reported {
-		names = append(names, c.name)
 		number[c.name] = c.number
 	}
-	return names, number
+	return number
 }()
 
 // takeAll stores reports. Most change nothing that is worth a write: they are compared before a transaction writes what the others
@@ -94,13 +93,17 @@ func (d *Devices) compareReports(ctx context.Context, all []*batch.Ask[*told]) e
 // planReports compares reports with what is known; those that it refuses have no plan.
 func (d *Devices) planReports(ctx context.Context, tx *db.Tx, all []*batch.Ask[*told]) ([]*plan, error) {
 	var devices, saying []int64
+	given := map[string]bool{}
 	for _, a := range all {
+		for name := range a.Of.report.columns {
+			given[name] = true
+		}
 		devices = append(devices, a.Of.by.Device)
 		if r := a.Of.report; r.apps != nil || (r.older != nil && r.older.said) {
 			saying = append(saying, a.Of.by.Device)
 		}
 	}
-	rows, err := readKnown(ctx, tx, devices)
+	rows, err := readKnown(ctx, tx, devices, slices.Sorted(maps.Keys(given)))
 	if err != nil {
 		return nil, err
 	}
@@ -130,14 +133,17 @@ func (d *Devices) planReports(ctx context.Context, tx *db.Tx, all []*batch.Ask[*
 	return plans, nil
 }
 
-// readKnown reads the rows of devices.
-func readKnown(ctx context.Context, tx *db.Tx, devices []int64) (map[int64]*known, error) {
+// readKnown reads the rows of devices, with some columns that reports give: names of our own lists, never the devices'.
+func readKnown(ctx context.Context, tx *db.Tx, devices []int64, names []string) (map[int64]*known, error) {
 	list, args := db.In(devices)
-	rows, err := tx.QueryContext(ctx, `SELECT d.id, d.report_serial, d.uuid, d.is_frozen = 1, d.belongs_to__application, f.uuid,
+	query := `SELECT d.id, d.report_serial, d.uuid, d.is_frozen = 1, d.belongs_to__application, f.uuid,
 		coalesce(d.is_pinned_on__release, f.should_be_running__release, 0), t.version, coalesce(d.should_be_operated_by__release, 0),
 		coalesce(d.should_be_managed_by__release, 0), d.last_seen, d.heartbeat_due, d.metrics_at, coalesce(d.update_status, ''),
-		coalesce(d.is_running__release, 0), coalesce(d.heartbeat_due >= ?, 1 = 0), d.`+strings.Join(reportable, ", d.")+`
-		FROM device d JOIN application f ON f.id = d.belongs_to__application JOIN fleet_target t ON t.application = f.id
+		coalesce(d.is_running__release, 0), coalesce(d.heartbeat_due >= ?, 1 = 0)`
+	for _, name := range names {
+		query += ", d." + name
+	}
+	rows, err := tx.QueryContext(ctx, query+` FROM device d JOIN application f ON f.id = d.belongs_to__application JOIN fleet_target t ON t.application = f.id
 		WHERE d.id IN `+list, append([]any{tx.NowText()}, args...)...)
 	if err != nil {
 		return nil, err
@@ -145,16 +151,20 @@ func readKnown(ctx context.Context, tx *db.Tx, devices []int64) (map[int64]*know
 	defer func() { _ = rows.Close() }()
 	out := map[int64]*known{}
 	for rows.Next() {
-		k := &known{columns: make([]any, len(reportable))}
+		k := &known{columns: make(map[string]any, len(names))}
+		values := make([]any, len(names))
 		k.at = tx.Now
 		var seen, due sql.NullString
 		scan := []any{&k.device, &k.serial, &k.uuid, &k.frozen, &k.home.fleet, &k.home.uuid, &k.home.target, &k.home.version,
 			&k.home.operator, &k.home.manager, &seen, &due, &k.metricsAt, &k.home.update, &k.home.running, &k.online}
-		for i := range k.columns {
-			scan = append(scan, &k.columns[i])
+		for i := range values {
+			scan = append(scan, &values[i])
 		}
 		if err := rows.Scan(scan...); err != nil {
 			return nil, err
+		}
+		for i, name := range names {
+			k.columns[name] = values[i]
 		}
 		k.interval = intervalBetween(seen, due)
 		out[k.device] = k
@@ -192,8 +202,8 @@ func readInstalls(ctx context.Context, tx *db.Tx, known map[int64]*known, device
 func (d *Devices) planReport(ctx context.Context, tx *db.Tx, k *known, r *report) (*plan, error) {
 	p := k.plan
 	p.set = map[string]any{}
-	for i, name := range reportable {
-		if v, ok := r.columns[name]; ok && !same(k.columns[i], v) {
+	for name, v := range r.columns {
+		if !same(k.columns[name], v) {
 			p.set[name] = v
 		}
 	}
@@ -208,6 +218,9 @@ func (d *Devices) planReport(ctx context.Context, tx *db.Tx, k *known, r *report
 		return nil, err
 	}
 	p.throttle(tx.Now, k.metricsAt)
+	if _, ok := p.set["update_status"]; ok {
+		p.set["last_update_status_event"] = db.FormatTime(tx.Now)
+	}
 	return &p, nil
 }
 

@@ -16,29 +16,40 @@ import (
 // rowsAtOnce is how many rows one statement of reports writes at most.
 const rowsAtOnce = 64
 
-// writeReports writes what reports change, in one transaction.
+// writeReports writes what reports change. Each is written whole, by a transaction that it shares with others.
 func (d *Devices) writeReports(ctx context.Context, all []*batch.Ask[*told]) error {
+	var first, rest []*batch.Ask[*told] // a second report of the same device was compared with what the first one changes
+	var plans []*plan                   // of first
+	seen := map[int64]bool{}
+	for _, a := range all {
+		if seen[a.Of.plan.device] {
+			rest = append(rest, a)
+			continue
+		}
+		seen[a.Of.plan.device] = true
+		first, plans = append(first, a), append(plans, a.Of.plan)
+	}
+	write := d.cfg.DB.Write
+	if oneStatement(plans) {
+		write = d.cfg.DB.WriteOne
+	}
+	var done map[int64]bool
+	err := write(ctx, func(tx *db.Tx) (err error) {
+		done, err = apply(ctx, tx, first, plans)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for i, a := range first {
+		if !done[plans[i].device] {
+			rest = append(rest, a)
+		}
+	}
+	if len(rest) == 0 {
+		return nil
+	}
 	return d.cfg.DB.Write(ctx, func(tx *db.Tx) error {
-		var first, rest []*batch.Ask[*told] // a second report of the same device was compared with what the first one changes
-		var plans []*plan                   // of first
-		seen := map[int64]bool{}
-		for _, a := range all {
-			if a.Err = nil; seen[a.Of.plan.device] {
-				rest = append(rest, a)
-				continue
-			}
-			seen[a.Of.plan.device] = true
-			first, plans = append(first, a), append(plans, a.Of.plan)
-		}
-		done, err := apply(ctx, tx, first, plans)
-		if err != nil {
-			return err
-		}
-		for i, a := range first {
-			if !done[plans[i].device] {
-				rest = append(rest, a)
-			}
-		}
 		for _, a := range rest {
 			if err := d.writeAgain(ctx, tx, a); err != nil {
 				return err
@@ -47,6 +58,24 @@ func (d *Devices) writeReports(ctx context.Context, all []*batch.Ask[*told]) err
 		return nil
 	})
 }
+
+// oneStatement says whether plans are written by a single statement: all set the same columns of their devices, and that is all.
+func oneStatement(plans []*plan) bool {
+	for _, p := range plans {
+		if len(plans) > rowsAtOnce || len(p.install) > 0 || len(p.gone) > 0 || p.columns() != plans[0].columns() {
+			return false
+		}
+		for _, name := range recorded {
+			if _, ok := p.set[name]; ok {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// columns names what a plan sets, in one order.
+func (p *plan) columns() string { return strings.Join(slices.Sorted(maps.Keys(p.set)), " ") }
 
 // writeAgain compares a report anew whose device was changed since, with nobody else writing meanwhile.
 func (d *Devices) writeAgain(ctx context.Context, tx *db.Tx, a *batch.Ask[*told]) error {
@@ -68,11 +97,7 @@ func apply(ctx context.Context, tx *db.Tx, all []*batch.Ask[*told], plans []*pla
 	done = map[int64]bool{}
 	bySet := map[string][]*plan{} // by the columns that they set
 	for _, p := range plans {
-		if _, ok := p.set["update_status"]; ok {
-			p.set["last_update_status_event"] = tx.NowText()
-		}
-		names := strings.Join(slices.Sorted(maps.Keys(p.set)), " ")
-		bySet[names] = append(bySet[names], p)
+		bySet[p.columns()] = append(bySet[p.columns()], p)
 	}
 	for _, names := range slices.Sorted(maps.Keys(bySet)) {
 		for some := range slices.Chunk(bySet[names], rowsAtOnce) {

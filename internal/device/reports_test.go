@@ -224,6 +224,62 @@ func TestReportsAtOnce(t *testing.T) {
 	w.same("open histories", w.count("device_history WHERE end_timestamp IS NULL"), devices)
 }
 
+// In one batch every report is taken whole or refused, whatever becomes of the others.
+func TestReportsTogether(t *testing.T) {
+	w := newWorld(t)
+	f := w.fleet(w.alice, "harbour")
+	b := w.push(w.alice, "alice/harbour", "web", "worker")
+	var by []access.Caller
+	var ids []int64
+	for n := range 4 {
+		dev, made := w.device(w.alice, f, uuidOf(n))
+		by, ids = append(by, dev), append(ids, made.ID)
+	}
+	say := func(n int, what string) string { return fmt.Sprintf(`{"%s": {%s}}`, uuidOf(n), what) }
+	runs := func(image, status string) string {
+		return fmt.Sprintf(`"status": "with apps", "apps": {"%s": {"release_uuid": "%s", "releases": {"%s": {"update_status": "done", "services": {
+			"web": {"image": "%s", "status": "%s"}, "worker": {"image": "%s", "status": "Running"}}}}}}`, w.fleetUUID(f), b.commit, b.commit, image, status, b.ref("worker"))
+	}
+	refused, err := w.devices.ReportTogether(t.Context(), []access.Caller{by[0], by[1], by[0], by[2], by[3], by[1], by[0]}, []string{
+		say(0, `"status": "first", "memory_usage": 1, "is_undervolted": true`),
+		say(1, `"status": "of another", "cpu_id": null`),
+		say(0, `"status": "second", "ip_address": "192.0.2.1"`),
+		say(2, runs(b.ref("web"), "Downloading")),
+		say(3, runs("registry2.example.com/v2/strange", "Running")),
+		say(2, `"status": "not its own"`),
+		say(0, runs(b.ref("web"), "Running")),
+	})
+	w.must(err)
+	for i, want := range []error{nil, nil, nil, nil, api.ErrUnauthorized, api.ErrUnauthorized, nil} {
+		if !errors.Is(refused[i], want) {
+			t.Errorf("report %d: got %v, want %v", i, refused[i], want)
+		}
+	}
+	for n, want := range []string{
+		"with apps 1 true 192.0.2.1 done Running Running", "of another <nil> false <nil> <nil>", "with apps <nil> false <nil> done Downloading Running",
+		"<nil> <nil> false <nil> <nil>",
+	} {
+		row := w.one(w.alice, fmt.Sprintf("device(%d)?$select=status,memory_usage,is_undervolted,ip_address,update_status&"+
+			"$expand=image_install($select=status;$orderby=status asc)", ids[n]))
+		got := fmt.Sprint(row["status"], " ", row["memory_usage"], " ", row["is_undervolted"], " ", row["ip_address"], " ", row["update_status"])
+		for _, i := range row["image_install"].([]any) {
+			got += fmt.Sprint(" ", i.(map[string]any)["status"])
+		}
+		if got != want {
+			t.Errorf("device %d: got %s, want %s", n, got, want)
+		}
+	}
+	// What a device no longer names is gone from it, and only from it.
+	refused, err = w.devices.ReportTogether(t.Context(), []access.Caller{by[0], by[2]}, []string{
+		say(0, fmt.Sprintf(`"apps": {"%s": {"releases": {}}}`, w.fleetUUID(f))), say(2, `"status": "still"`)})
+	w.must(errors.Join(append(refused, err)...))
+	for n, want := range map[int]string{0: "deleted", 2: "Running"} {
+		if got := len(w.rows(w.alice, fmt.Sprintf("image_install?$select=id&$filter=device eq %d and status eq '%s'", ids[n], want))); got != 2-n/2 {
+			t.Errorf("device %d has %d images that are %s", n, got, want)
+		}
+	}
+}
+
 func TestFollowersAreBounded(t *testing.T) {
 	w := newWorld(t, func(c *device.Config) { c.Logs.OfUser, c.Logs.OfDevice, c.Logs.Quiet = 2, 3, 10*time.Millisecond })
 	f := w.fleet(w.alice, "harbour")

@@ -32,10 +32,9 @@ type Ask[T any] struct {
 	done chan error      // holds one
 }
 
-// New makes a batch; it starts nothing, see [Batch.Run]. do does all of a list of at most size asks, in one transaction. What it
-// refuses to one alone it says in that one's Err, having done nothing for it. An error of its own says that nothing was done at
-// all: each is then done alone, so that one that cannot be done fails alone. It may be called more than once for an ask, and sets
-// anew what it says in it.
+// New makes a batch; it starts nothing, see [Batch.Run]. do does all of a list of at most size asks. What it refuses to one alone it says in that one's Err, having done nothing for it. An error of its own says that all of it
+// is to be done again: each is then done alone, so that one that cannot be done fails alone. It sets anew what it says in an ask,
+// and what it had done the first time it must not do twice.
 func New[T any](size int, do func(ctx context.Context, all []*Ask[T]) error) *Batch[T] {
 	return &Batch[T]{do: do, size: size, queue: make(chan *Ask[T], room), ended: make(chan struct{})}
 }
