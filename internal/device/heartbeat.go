@@ -28,6 +28,12 @@ type beat struct {
 	first    bool          // the device was not online before
 }
 
+// columns gives a beat as the database has it: when it was, when the next is due, and until when the device counts as online.
+func (b beat) columns() (at, due, until string) {
+	next := b.at.Add(2 * b.interval)
+	return db.FormatTime(b.at), db.FormatTime(next), db.FormatTime(next.Add(graceTime))
+}
+
 // hearts keeps signs of life in memory and writes them together: a poll must not cost a write. Only the first one after a
 // silence is written at once, because it changes what people see.
 type hearts struct {
@@ -120,9 +126,9 @@ func writeBeats(ctx context.Context, tx *db.Tx, beats map[int64]beat) error {
 		rows, args := make([]string, 0, len(chunk)), make([]any, 0, 4*len(chunk))
 		for _, id := range chunk {
 			b := beats[id]
-			due := b.at.Add(2 * b.interval)
+			at, due, until := b.columns()
 			rows = append(rows, "(CAST(? AS BIGINT), ?, ?, ?)")
-			args = append(args, id, db.FormatTime(b.at), db.FormatTime(due), db.FormatTime(due.Add(graceTime)))
+			args = append(args, id, at, due, until)
 			if b.first {
 				woken = append(woken, id)
 			}

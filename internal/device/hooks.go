@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"math"
 	"strconv"
-	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/device/version"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -70,7 +70,7 @@ func (d *Devices) beforeCreate(ctx context.Context, tx *db.Tx, c *odata.Change) 
 	if err := sayOnline(tx, c); err != nil {
 		return err
 	}
-	if err := checkArch(ctx, tx, c.Values["belongs_to__application"].(int64), c.Values["is_of__device_type"].(int64)); err != nil {
+	if err := fleet.CheckArch(ctx, tx, c.Values["belongs_to__application"].(int64), c.Values["is_of__device_type"].(int64)); err != nil {
 		return err
 	}
 	actor, err := account.NewActor(ctx, tx)
@@ -114,22 +114,12 @@ func checkColumns(c *odata.Change) error {
 	}
 	if v, ok := c.Values["os_version"].(string); ok {
 		if _, given := c.Values["os_variant"]; !given {
-			if variant := variantOf(v); variant != "" {
+			if variant := version.Variant(v); variant != "" {
 				c.Values["os_variant"] = variant
 			}
 		}
 	}
 	return nil
-}
-
-// variantOf reads "dev" or "prod" from an OS version like "balenaOS 2.98.33+rev1.prod".
-func variantOf(version string) string {
-	for _, v := range []string{"dev", "prod"} {
-		if strings.HasSuffix(version, "."+v) || strings.HasSuffix(version, "-"+v) || strings.HasSuffix(version, "+"+v) {
-			return v
-		}
-	}
-	return ""
 }
 
 func (d *Devices) beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) error {
@@ -216,7 +206,7 @@ func (d *Devices) move(ctx context.Context, tx *db.Tx, by access.Caller, id, tar
 	if err := account.MayGiveAway(ctx, tx, by, fromOrg, toOrg); err != nil {
 		return false, err
 	}
-	if err := checkArch(ctx, tx, target, deviceType); err != nil {
+	if err := fleet.CheckArch(ctx, tx, target, deviceType); err != nil {
 		return false, err
 	}
 	queries := []string{
@@ -356,26 +346,6 @@ func Pinned(ctx context.Context, tx *db.Tx, releases []int64) (bool, error) {
 		}
 	}
 	return false, nil
-}
-
-// checkArch refuses a device in a fleet whose images it could not run.
-func checkArch(ctx context.Context, tx *db.Tx, fleetID, deviceType int64) error {
-	var runs, built string
-	err := tx.QueryRowContext(ctx, `SELECT
-			(SELECT c.slug FROM device_type t JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture WHERE t.id = ?),
-			(SELECT c.slug FROM application f JOIN device_type t ON t.id = f.is_for__device_type
-				JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture WHERE f.id = ?)`, deviceType, fleetID).Scan(&runs, &built)
-	if err != nil {
-		return fmt.Errorf("device: architecture: %w", err)
-	}
-	if !fleet.Runs(runs, built) {
-		return cannotRun(runs, built)
-	}
-	return nil
-}
-
-func cannotRun(runs, built string) error {
-	return api.Errorf(api.Invalid, "A device with CPU architecture %s cannot run what is built for %s.", runs, built)
 }
 
 // mayUseFleet says whether a caller may put devices into a fleet.

@@ -5,11 +5,10 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"regexp"
-	"strconv"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/device/version"
 )
 
 // A device's operating system and supervisor are releases too: of a host fleet of its device type, and of the public fleet
@@ -24,46 +23,6 @@ const (
 	textHostDowngrade       = "Attempt to downgrade hostapp, which is not allowed"
 	textSupervisorDowngrade = "Attempt to downgrade supervisor, which is not allowed"
 )
-
-// version is a version of an operating system or a supervisor, as far as it decides which of two is newer.
-type version struct {
-	major, minor, patch, revision int
-	prerelease, variant           string
-}
-
-var versionForm = regexp.MustCompile(`(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?:-([0-9A-Za-z.-]+))?(?:\+([0-9A-Za-z.-]+))?`)
-var revisionForm = regexp.MustCompile(`(?:^|\.)rev(\d{1,6})(?:\.|$)`)
-
-// parseVersion finds a version in a text like "balenaOS 2.98.33+rev1.prod".
-func parseVersion(text string) (v version, ok bool) {
-	m := versionForm.FindStringSubmatch(text)
-	if m == nil {
-		return v, false
-	}
-	v.major, _ = strconv.Atoi(m[1]) // few digits, all of them
-	v.minor, _ = strconv.Atoi(m[2])
-	v.patch, _ = strconv.Atoi(m[3])
-	v.prerelease = m[4]
-	if r := revisionForm.FindStringSubmatch(m[5]); r != nil {
-		v.revision, _ = strconv.Atoi(r[1])
-	}
-	v.variant = variantOf(text)
-	return v, true
-}
-
-// compare orders versions; what was released comes after what led to it.
-func (v version) compare(o version) int {
-	if c := cmp.Or(cmp.Compare(v.major, o.major), cmp.Compare(v.minor, o.minor), cmp.Compare(v.patch, o.patch)); c != 0 {
-		return c
-	}
-	switch {
-	case v.prerelease == "" && o.prerelease != "":
-		return 1
-	case v.prerelease != "" && o.prerelease == "":
-		return -1
-	}
-	return cmp.Or(cmp.Compare(v.prerelease, o.prerelease), cmp.Compare(v.revision, o.revision))
-}
 
 // The parts of a query that say which releases may operate or manage device d.
 const (
@@ -95,9 +54,9 @@ func checkTarget(ctx context.Context, tx *db.Tx, device, release int64, current,
 	if err != nil {
 		return fmt.Errorf("device: host: %w", err)
 	}
-	has, known := parseVersion(now.String)
-	gets, ok := parseVersion(next)
-	if known && ok && gets.compare(has) < 0 {
+	has, known := version.Parse(now.String)
+	gets, ok := version.Parse(next)
+	if known && ok && gets.Compare(has) < 0 {
 		return api.Errorf(api.Invalid, "%s", textOlder)
 	}
 	return nil
@@ -130,28 +89,28 @@ func followVersions(ctx context.Context, tx *db.Tx, device int64) error {
 // follow makes a device be to have what it has: a supervisor once, an operating system whenever it is newer than the one that it
 // should have. changed says that there are such releases.
 func (v versions) follow(ctx context.Context, tx *db.Tx, device int64) (changed bool, err error) {
-	if has, ok := parseVersion(v.supervisor); ok && !v.managed {
+	if has, ok := version.Parse(v.supervisor); ok && !v.managed {
 		if changed, err = follow(ctx, tx, device, has, "should_be_managed_by__release", canManage); err != nil {
 			return false, err
 		}
 	}
-	has, ok := parseVersion(v.os)
-	should, given := parseVersion(v.target)
-	if !ok || (given && has.compare(should) <= 0) {
+	has, ok := version.Parse(v.os)
+	should, given := version.Parse(v.target)
+	if !ok || (given && has.Compare(should) <= 0) {
 		return changed, nil
 	}
-	if has.variant == "" {
-		has.variant = v.variant
+	if has.Variant == "" {
+		has.Variant = v.variant
 	}
 	found, err := follow(ctx, tx, device, has, "should_be_operated_by__release", canOperate)
 	return changed || found, err
 }
 
 // follow makes the release of a version the one that a device should have, if there is one.
-func follow(ctx context.Context, tx *db.Tx, device int64, has version, column, may string) (bool, error) {
+func follow(ctx context.Context, tx *db.Tx, device int64, has version.Version, column, may string) (bool, error) {
 	rows, err := tx.QueryContext(ctx, `SELECT r.id, r.raw_version FROM device d, "release" r
 		JOIN application f ON f.id = r.belongs_to__application WHERE d.id = ? AND r.is_final = 1 AND r.semver_major = ?
-		AND r.semver_minor = ? AND r.semver_patch = ? AND `+may+` ORDER BY r.id DESC`, device, has.major, has.minor, has.patch)
+		AND r.semver_minor = ? AND r.semver_patch = ? AND `+may+` ORDER BY r.id DESC`, device, has.Major, has.Minor, has.Patch)
 	if err != nil {
 		return false, fmt.Errorf("device: host: %w", err)
 	}
@@ -163,8 +122,8 @@ func follow(ctx context.Context, tx *db.Tx, device int64, has version, column, m
 			_ = rows.Close()
 			return false, fmt.Errorf("device: host: %w", err)
 		}
-		v, ok := parseVersion(raw)
-		if ok && v.compare(has) == 0 && (v.variant == "" || v.variant == has.variant) {
+		v, ok := version.Parse(raw)
+		if ok && v.Compare(has) == 0 && (v.Variant == "" || v.Variant == has.Variant) {
 			id = candidate
 			break
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device/batch"
+	"github.com/roadstead-io/roadstead/internal/device/version"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 )
 
@@ -185,7 +186,7 @@ func fit(ctx context.Context, tx *db.Tx, all []*batch.Ask[*registration]) error 
 		case !exists:
 			a.Err = api.Errorf(api.NotFound, textNoFleet)
 		case !fleet.Runs(typ.Arch, arch):
-			a.Err = cannotRun(typ.Arch, arch)
+			a.Err = fleet.CannotRun(typ.Arch, arch)
 		default:
 			a.Err = account.DeviceKey{Token: a.Of.req.APIKey}.Check()
 		}
@@ -281,7 +282,7 @@ func insertRows(ctx context.Context, tx *db.Tx, all []*batch.Ask[*registration])
 func (r *registration) versions() versions {
 	v := versions{os: cut(plain(r.req.OSVersion), 255), variant: r.req.OSVariant, supervisor: cut(plain(r.req.SupervisorVersion), 20)}
 	if v.variant != "dev" && v.variant != "prod" {
-		v.variant = variantOf(r.req.OSVersion)
+		v.variant = version.Variant(r.req.OSVersion)
 	}
 	return v
 }

@@ -76,7 +76,9 @@ func (d *Devices) take(ctx context.Context, by access.Caller, uuid api.DeviceUUI
 	if err := d.reports.Do(ctx, t); err != nil {
 		return fmt.Errorf("report of %s: %w", uuid, err)
 	}
-	d.Heard(ctx, Target{device: by.Device, at: t.plan.at, interval: t.plan.interval, wasOnline: t.plan.online})
+	if !t.plan.beaten {
+		d.Heard(ctx, Target{device: by.Device, at: t.plan.at, interval: t.plan.interval, wasOnline: t.plan.online})
+	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"maps"
@@ -22,6 +23,7 @@ type plan struct {
 	at       time.Time
 	online   bool
 	interval time.Duration
+	beaten   bool           // what it sets tells that the device was heard
 	set      map[string]any // columns of the device
 	install  []install      // to insert or update
 	gone     []int64        // image_install rows to mark deleted
@@ -220,6 +222,11 @@ func (d *Devices) planReport(ctx context.Context, tx *db.Tx, k *known, r *report
 	p.throttle(tx.Now, k.metricsAt)
 	if _, ok := p.set["update_status"]; ok {
 		p.set["last_update_status_event"] = db.FormatTime(tx.Now)
+	}
+	if !p.empty() && p.online { // the row is written anyhow: with the sign of life that the report is
+		p.interval = cmp.Or(p.interval, d.cfg.PollInterval)
+		p.beaten = true
+		p.set["last_seen"], p.set["heartbeat_due"], p.set["heartbeat_until"] = beat{at: p.at, interval: p.interval}.columns()
 	}
 	return &p, nil
 }

@@ -81,8 +81,11 @@ func (p *plan) columns() string { return strings.Join(slices.Sorted(maps.Keys(p.
 func (d *Devices) writeAgain(ctx context.Context, tx *db.Tx, a *batch.Ask[*told]) error {
 	alone := []*batch.Ask[*told]{a}
 	plans, err := d.planReports(ctx, tx, alone)
-	if err != nil || a.Err != nil || plans[0].empty() {
+	if err != nil || a.Err != nil {
 		return err
+	}
+	if a.Of.plan = plans[0]; a.Of.plan.empty() {
+		return nil
 	}
 	done, err := apply(ctx, tx, alone, plans)
 	if err == nil && !done[plans[0].device] {

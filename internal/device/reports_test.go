@@ -280,6 +280,28 @@ func TestReportsTogether(t *testing.T) {
 	}
 }
 
+// A report that is written tells in the same row that the device was heard; a device that was offline is told of at once, too.
+func TestAWrittenReportIsASignOfLife(t *testing.T) {
+	w := newWorld(t)
+	dev, made := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
+	var began string
+	for n := range 3 {
+		w.pass(10 * time.Second)
+		w.must(w.devices.Report(t.Context(), dev, fmt.Appendf(nil, `{"%s": {"status": "step %d"}}`, uuidOf(1), n), ""))
+		var seen, since, due, until string
+		w.must(w.db.ReadOne(t.Context(), func(tx *db.Tx) error {
+			return tx.QueryRowContext(t.Context(), `SELECT last_seen, online_since, heartbeat_due, heartbeat_until FROM device WHERE id = ?`, made.ID).
+				Scan(&seen, &since, &due, &until)
+		}))
+		if n == 0 {
+			began = since
+		}
+		if now := db.FormatTime(w.now().Add(-5 * time.Second)); seen < now || since != began || due <= seen || until <= due {
+			t.Errorf("report %d: seen %s, since %s, due %s, until %s; want it seen after %s and online since %s", n, seen, since, due, until, now, began)
+		}
+	}
+}
+
 func TestFollowersAreBounded(t *testing.T) {
 	w := newWorld(t, func(c *device.Config) { c.Logs.OfUser, c.Logs.OfDevice, c.Logs.Quiet = 2, 3, 10*time.Millisecond })
 	f := w.fleet(w.alice, "harbour")

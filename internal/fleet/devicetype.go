@@ -150,6 +150,27 @@ func Architectures(ctx context.Context, tx *db.Tx, fleets []int64) (map[int64]st
 	return out, rows.Err()
 }
 
+// CheckArch refuses a device in a fleet whose images it could not run.
+func CheckArch(ctx context.Context, tx *db.Tx, fleetID, deviceType int64) error {
+	var runs, built string
+	err := tx.QueryRowContext(ctx, `SELECT
+			(SELECT c.slug FROM device_type t JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture WHERE t.id = ?),
+			(SELECT c.slug FROM application f JOIN device_type t ON t.id = f.is_for__device_type
+				JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture WHERE f.id = ?)`, deviceType, fleetID).Scan(&runs, &built)
+	if err != nil {
+		return fmt.Errorf("fleet: architecture: %w", err)
+	}
+	if !Runs(runs, built) {
+		return CannotRun(runs, built)
+	}
+	return nil
+}
+
+// CannotRun is the error of a device that cannot run what its fleet is built for.
+func CannotRun(runs, built string) error {
+	return api.Errorf(api.Invalid, "A device with CPU architecture %s cannot run what is built for %s.", runs, built)
+}
+
 // Runs reports whether a device of one architecture runs what is built for another, by the rule that balena's clients apply.
 func Runs(device, build string) bool {
 	switch device {
