@@ -62,6 +62,7 @@ func checkRegister(req api.Register) error {
 
 // registerAll registers devices in one transaction. Of several that bring the same uuid each sees the ones before it.
 func (d *Devices) registerAll(ctx context.Context, all []*batch.Ask[*registration]) error {
+	ctx = d.cfg.DB.Brief(ctx)
 	return d.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		for rest := all; len(rest) > 0; {
 			var now, later []*batch.Ask[*registration]

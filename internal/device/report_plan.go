@@ -60,6 +60,7 @@ var isNumber = func() map[string]bool {
 // takeAll stores reports. Most change nothing that is worth a write: they are compared before a transaction writes what the others
 // change, and its statements see to it that nobody else has changed the device since.
 func (d *Devices) takeAll(ctx context.Context, all []*batch.Ask[*told]) error {
+	ctx = d.cfg.DB.Brief(ctx)
 	if err := d.compareReports(ctx, all); err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ package batch
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -116,7 +118,7 @@ func (b *Batch[T]) turn(ctx context.Context, all []*Ask[T]) {
 	if len(waiting) == 0 {
 		return
 	}
-	err := b.do(ctx, waiting)
+	err := b.try(ctx, waiting)
 	if err == nil || len(waiting) == 1 {
 		for _, a := range waiting {
 			a.done <- errors.Join(err, a.Err)
@@ -128,7 +130,17 @@ func (b *Batch[T]) turn(ctx context.Context, all []*Ask[T]) {
 			a.done <- err
 			continue
 		}
-		err := b.do(ctx, []*Ask[T]{a})
+		err := b.try(ctx, []*Ask[T]{a})
 		a.done <- errors.Join(err, a.Err)
 	}
+}
+
+// try keeps a panic from whoever else is asked for, as a server's handlers do: it is an error with its stack.
+func (b *Batch[T]) try(ctx context.Context, all []*Ask[T]) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return b.do(ctx, all)
 }

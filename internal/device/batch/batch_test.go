@@ -171,3 +171,24 @@ func TestEndOfABatch(t *testing.T) {
 		t.Errorf("after the end: %v", err)
 	}
 }
+
+func TestAPanicFailsAlone(t *testing.T) {
+	b := New(256, func(_ context.Context, all []*Ask[int]) error {
+		for _, a := range all {
+			if a.Of == 2 {
+				panic("two")
+			}
+		}
+		return nil
+	})
+	var all []*Ask[int]
+	for n := range 4 {
+		all = append(all, &Ask[int]{ctx: t.Context(), Of: n, done: make(chan error, 1)})
+	}
+	b.turn(t.Context(), all)
+	for n, a := range all {
+		if err := <-a.done; (err != nil) != (n == 2) {
+			t.Errorf("%d: %v", n, err)
+		}
+	}
+}
