@@ -42,9 +42,9 @@ type ownVariables struct {
 // plain says that it has nothing but a name and a release.
 func (o *ownVariables) plain() bool { return len(o.config)+len(o.environment)+len(o.services) == 0 }
 
-// versions are a device's tags in one text: each further column of a row would cost more than to cut it again.
+// tagList is a device's tags in one text: each further column of a row would cost more than to cut it again.
 const (
-	versions = `d.target_version || '/' || t.version || '/' || coalesce(mt.version, '') || '/' || coalesce(ot.version, '')`
+	tagList  = `d.target_version || '/' || t.version || '/' || coalesce(mt.version, '') || '/' || coalesce(ot.version, '')`
 	factRows = ` FROM device d
 		JOIN fleet_target t ON t.application = d.belongs_to__application
 		LEFT JOIN "release" m ON m.id = d.should_be_managed_by__release
@@ -64,7 +64,7 @@ func (d *Devices) glance(ctx context.Context, tx *db.Tx, by access.Caller, uuid 
 	f := &facts{}
 	var tags string
 	var seen, due sql.NullString
-	err := tx.QueryRowContext(ctx, `SELECT d.id, d.belongs_to__application, d.is_frozen, `+versions+`, d.last_seen, d.heartbeat_due`+
+	err := tx.QueryRowContext(ctx, `SELECT d.id, d.belongs_to__application, d.is_frozen, `+tagList+`, d.last_seen, d.heartbeat_due`+
 		factRows+`WHERE d.uuid = ?`, uuid).Scan(&f.device, &f.fleet, &f.frozen, &tags, &seen, &due)
 	if err != nil {
 		return Target{}, unseenOr(by, err)
@@ -86,7 +86,7 @@ func readFacts(ctx context.Context, tx *db.Tx, uuid api.DeviceUUID) (*facts, err
 	}
 	var tags string
 	var seen, due, config, environment, services sql.NullString
-	err := tx.QueryRowContext(ctx, `SELECT d.id, d.belongs_to__application, d.is_frozen, `+versions+`, d.last_seen, d.heartbeat_due,
+	err := tx.QueryRowContext(ctx, `SELECT d.id, d.belongs_to__application, d.is_frozen, `+tagList+`, d.last_seen, d.heartbeat_due,
 			coalesce(m.belongs_to__application, 0), coalesce(m.id, 0), coalesce(o.belongs_to__application, 0), coalesce(o.id, 0),
 			coalesce(d.is_pinned_on__release, f.should_be_running__release, 0), d.device_name,
 			`+list+`v.name, v.value`+end+` FROM device_config_variable v WHERE v.device = d.id),
@@ -177,7 +177,7 @@ func intervalBetween(seen, due sql.NullString) time.Duration {
 // rememberBytes bounds what is remembered of devices; some hundred bytes each.
 const rememberBytes = 32 << 20
 
-// targetChannel is what changes of targets are told on, see migration 0072.
+// targetChannel is what changes of targets are told on, see migration 0083.
 const targetChannel = "device_target"
 
 // remembered gives what is known of a device, if it is certainly what the database would say, and the device is online: of others a
