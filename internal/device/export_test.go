@@ -6,6 +6,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/device/batch"
+	"github.com/roadstead-io/roadstead/internal/device/report"
 )
 
 // RegisterTogether registers devices as one batch does.
@@ -25,11 +26,11 @@ func (d *Devices) RegisterTogether(ctx context.Context, by []access.Caller, reqs
 func (d *Devices) ReportTogether(ctx context.Context, by []access.Caller, bodies []string) (refused []error, err error) {
 	var all []*batch.Ask[*told]
 	for i, body := range bodies {
-		uuid, raw, err := splitReport([]byte(body))
+		uuid, raw, err := report.Split([]byte(body))
 		if err != nil {
 			return nil, err
 		}
-		r, err := readReport(raw)
+		r, err := report.Read(raw)
 		if err != nil {
 			return nil, err
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/device/report"
 	"github.com/roadstead-io/roadstead/internal/device/version"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/odata"
@@ -87,7 +88,7 @@ func checkColumns(c *odata.Change) error {
 	if c.Caller.Kind == access.Device {
 		for column, v := range c.Values {
 			if s, ok := v.(string); ok {
-				c.Values[column] = plain(s)
+				c.Values[column] = report.Plain(s)
 			}
 		}
 	}

@@ -3,9 +3,9 @@ package device
 import (
 	"math/rand/v2"
 	"strings"
-	"unicode"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/device/report"
 )
 
 // longestName bounds the name of a device, in bytes.
@@ -43,25 +43,12 @@ func nameFor(req api.Register) string {
 	return inventName()
 }
 
-// plain drops from what a device says of itself whatever would steer the terminal of who reads it, or turn the direction of
-// its writing. Clients of others print these texts as they come.
-func plain(s string) string {
-	return strings.Map(func(c rune) rune {
-		if steers(c) {
-			return -1
-		}
-		return c
-	}, s)
-}
-
-func steers(c rune) bool { return unicode.IsControl(c) || unicode.Is(unicode.Bidi_Control, c) }
-
 // checkName refuses names that no list of devices could show.
 func checkName(name string) error {
 	switch {
 	case strings.ContainsAny(name, "\r\n"):
 		return api.Errorf(api.Invalid, textNewline)
-	case strings.ContainsFunc(name, steers):
+	case strings.ContainsFunc(name, report.Steers):
 		return api.Errorf(api.Invalid, "Device name cannot contain any control characters.")
 	}
 	return nil

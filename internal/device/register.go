@@ -10,6 +10,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device/batch"
+	"github.com/roadstead-io/roadstead/internal/device/report"
 	"github.com/roadstead-io/roadstead/internal/device/version"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 )
@@ -258,7 +259,7 @@ func insertRows(ctx context.Context, tx *db.Tx, all []*batch.Ask[*registration])
 		}
 		says := r.versions()
 		args = append(args, tx.NowText(), tx.NowText(), r.actor, r.req.UUID, nameFor(r.req), r.typ.ID, r.req.Application, user,
-			says.supervisor, says.os, says.variant, cut(plain(r.req.MACAddress), 900))
+			says.supervisor, says.os, says.variant, report.Cut(report.Plain(r.req.MACAddress), 900))
 	}
 	rows, err := tx.QueryContext(ctx, `INSERT INTO device (created_at, modified_at, actor, uuid, device_name, is_of__device_type,
 			belongs_to__application, belongs_to__user, supervisor_version, os_version, os_variant, mac_address)
@@ -281,20 +282,9 @@ func insertRows(ctx context.Context, tx *db.Tx, all []*batch.Ask[*registration])
 
 // versions is what a device says of itself when it registers.
 func (r *registration) versions() versions {
-	v := versions{os: cut(plain(r.req.OSVersion), 255), variant: r.req.OSVariant, supervisor: cut(plain(r.req.SupervisorVersion), 20)}
+	v := versions{os: report.Cut(report.Plain(r.req.OSVersion), 255), variant: r.req.OSVariant, supervisor: report.Cut(report.Plain(r.req.SupervisorVersion), 20)}
 	if v.variant != "dev" && v.variant != "prod" {
 		v.variant = version.Variant(r.req.OSVersion)
 	}
 	return v
-}
-
-// cut shortens a text to at most n bytes without breaking a character.
-func cut(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && s[n]&0xC0 == 0x80 {
-		n--
-	}
-	return s[:n]
 }

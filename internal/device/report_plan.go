@@ -11,6 +11,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device/batch"
+	"github.com/roadstead-io/roadstead/internal/device/report"
 )
 
 // reportsAtOnce is how many reports are compared and written together at most.
@@ -51,8 +52,8 @@ type installed struct {
 // isNumber says which of the columns that a report may give are numbers.
 var isNumber = func() map[string]bool {
 	number := map[string]bool{"provisioning_progress": true, "download_progress": true, "is_undervolted": true, "is_running__release": true}
-	for _, c := range reported {
-		number[c.name] = c.number
+	for _, c := range report.Columns {
+		number[c.Name] = c.Number
 	}
 	return number
 }()
@@ -80,7 +81,7 @@ func (d *Devices) takeAll(ctx context.Context, all []*batch.Ask[*told]) error {
 func (d *Devices) compareReports(ctx context.Context, all []*batch.Ask[*told]) error {
 	read := d.cfg.DB.ReadOne
 	for _, a := range all {
-		if a.Of.report.apps != nil || a.Of.report.older != nil { // more than one statement
+		if a.Of.report.Apps != nil || a.Of.report.Older != nil { // more than one statement
 			read = d.cfg.DB.Read
 		}
 	}
@@ -98,11 +99,11 @@ func (d *Devices) planReports(ctx context.Context, tx *db.Tx, all []*batch.Ask[*
 	var devices, saying []int64
 	given := map[string]bool{}
 	for _, a := range all {
-		for name := range a.Of.report.columns {
+		for name := range a.Of.report.Columns {
 			given[name] = true
 		}
 		devices = append(devices, a.Of.by.Device)
-		if r := a.Of.report; r.apps != nil || (r.older != nil && r.older.said) {
+		if r := a.Of.report; r.Apps != nil || (r.Older != nil && r.Older.Said) {
 			saying = append(saying, a.Of.by.Device)
 		}
 	}
@@ -202,20 +203,20 @@ func readInstalls(ctx context.Context, tx *db.Tx, known map[int64]*known, device
 }
 
 // planReport compares a report with what is known.
-func (d *Devices) planReport(ctx context.Context, tx *db.Tx, k *known, r *report) (*plan, error) {
+func (d *Devices) planReport(ctx context.Context, tx *db.Tx, k *known, r *report.Report) (*plan, error) {
 	p := k.plan
 	p.set = map[string]any{}
-	for name, v := range r.columns {
+	for name, v := range r.Columns {
 		if !same(k.columns[name], v) {
 			p.set[name] = v
 		}
 	}
 	var err error
 	switch {
-	case r.apps != nil:
-		err = d.planApps(ctx, tx, &p, r.apps, k)
-	case r.older != nil:
-		err = planOlder(ctx, tx, &p, r.older, k)
+	case r.Apps != nil:
+		err = d.planApps(ctx, tx, &p, r.Apps, k)
+	case r.Older != nil:
+		err = planOlder(ctx, tx, &p, r.Older, k)
 	}
 	if err != nil {
 		return nil, err

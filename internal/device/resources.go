@@ -2,6 +2,7 @@ package device
 
 import (
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/device/report"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
@@ -131,27 +132,13 @@ func (d *Devices) columns() []odata.Column {
 		{Name: "last_seen", Type: date, Null: true},
 		{Name: "unsupported_features", Type: odata.JSON, Null: true},
 	}
-	for _, f := range reported {
+	for _, f := range report.Columns {
 		typ := text
-		if f.number {
+		if f.Number {
 			typ = num
 		}
-		cols = append(cols, odata.Column{Name: f.name, Type: typ, Null: true, MaxLen: f.maxLen})
+		cols = append(cols, odata.Column{Name: f.Name, Type: typ, Null: true, MaxLen: f.MaxLen})
 	}
 	cols = append(cols, odata.Column{Name: "public_address", Type: text, Null: true, MaxLen: 100})
 	return append(cols, account.DeviceColumns()...)
-}
-
-// reported are the plain columns that a device reports; texts beyond maxLen are cut in a report.
-var reported = []struct {
-	name   string
-	maxLen int
-	number bool
-}{
-	{name: "status", maxLen: 50},
-	{name: "os_version", maxLen: 255}, {name: "os_variant", maxLen: 255}, {name: "supervisor_version", maxLen: 20},
-	{name: "ip_address", maxLen: 2000}, {name: "mac_address", maxLen: 900},
-	{name: "memory_usage", number: true}, {name: "memory_total", number: true},
-	{name: "storage_usage", number: true}, {name: "storage_total", number: true}, {name: "storage_block_device", maxLen: 255},
-	{name: "cpu_usage", number: true}, {name: "cpu_temp", number: true}, {name: "cpu_id", maxLen: 255},
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/device/report"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 )
 
@@ -29,7 +30,7 @@ func (d *Devices) ReportTags(ctx context.Context, tx *db.Tx, by access.Caller, b
 		for key, value := range given {
 			text, ok := value.(string)
 			if !ok {
-				return api.Errorf(api.Invalid, "the tag %q is not a string", cut(plain(key), 100))
+				return api.Errorf(api.Invalid, "the tag %q is not a string", report.Cut(report.Plain(key), 100))
 			}
 			if len(key) > 255 || len(text) > maxValue {
 				return api.Errorf(api.TooLarge, "a tag's key has at most 255 bytes, its value %d", maxValue)
@@ -59,7 +60,7 @@ func (d *Devices) ReportTags(ctx context.Context, tx *db.Tx, by access.Caller, b
 	}
 	for key, value := range tags {
 		_, err := tx.ExecContext(ctx, `INSERT INTO device_tag (created_at, device, tag_key, value) VALUES (?, ?, ?, ?)
-			ON CONFLICT (device, tag_key) DO UPDATE SET value = excluded.value`, tx.NowText(), by.Device, key, plain(value))
+			ON CONFLICT (device, tag_key) DO UPDATE SET value = excluded.value`, tx.NowText(), by.Device, key, report.Plain(value))
 		if err != nil {
 			return fmt.Errorf("tags of device %d: %w", by.Device, err)
 		}

@@ -1,9 +1,10 @@
-package device
+package report_test
 
 import (
 	"testing"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/device/report"
 )
 
 func FuzzReportV2(f *testing.F) {
@@ -12,22 +13,22 @@ func FuzzReportV2(f *testing.F) {
 	f.Add(`{"local":{"apps":{"1":null},"cpu_usage":"7","ip_address":null}}`)
 	f.Add(`{"local":null}`)
 	f.Fuzz(func(t *testing.T, body string) {
-		r, err := readReportV2([]byte(body))
+		r, err := report.ReadV2([]byte(body))
 		if err != nil {
 			if api.AsError(err).Code == api.Internal {
 				t.Errorf("readReportV2(%q): %v", body, err)
 			}
 			return
 		}
-		for name, v := range r.columns {
+		for name, v := range r.Columns {
 			switch v.(type) {
 			case nil, bool, int64, string:
 			default:
 				t.Errorf("column %s is a %T", name, v)
 			}
 		}
-		if r.older != nil && len(r.older.services) > maxInstalls {
-			t.Errorf("%d services", len(r.older.services))
+		if r.Older != nil && len(r.Older.Services) > report.MaxInstalls {
+			t.Errorf("%d services", len(r.Older.Services))
 		}
 	})
 }
