@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -17,9 +18,6 @@ import (
 
 // signTime bounds one question to the signer.
 const signTime = 10 * time.Second
-
-// betweenQuestions is how long after one question to the signer the next one is put, when there is one. Nobody alone waits for it.
-const betweenQuestions = time.Millisecond
 
 // enoughGrants bounds the size of one question.
 const enoughGrants = 1000
@@ -70,42 +68,32 @@ func (t *tokens) sign(ctx context.Context, ask api.PullTokenRequest) (api.Signed
 
 // Run asks the signer until the context ends.
 func (t *tokens) Run(ctx context.Context) error {
-	var last time.Time // when the signer was last asked
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case first := <-t.orders:
-			list := t.gather(first, time.Until(last.Add(betweenQuestions)))
-			last = time.Now()
-			t.fill(ctx, list)
+			t.fill(ctx, t.gather(first))
 		}
 	}
 }
 
-// gather takes everybody who waits, or comes within some time. Who has just had an answer and asks for the next token at once would
-// be too late otherwise, and be asked for alone: a question costs several times what a signature does.
-func (t *tokens) gather(first *order, within time.Duration) []*order {
+// gather takes everybody who waits at this moment, or will when all that can run has run: who asks right after the last answer
+// would be too late otherwise, and be asked for alone.
+func (t *tokens) gather(first *order) []*order {
 	list, grants := []*order{first}, len(first.ask.Access)
-	timer := time.NewTimer(max(within, 0))
-	defer timer.Stop()
-	for late := false; len(list) < api.MaxPullTokens && grants < enoughGrants; {
-		select {
-		case o := <-t.orders: // also when it is late: whoever waits already
-			list = append(list, o)
-			grants += len(o.ask.Access)
-			continue
-		default:
-		}
-		if late {
-			break
-		}
+	for yielded := false; len(list) < api.MaxPullTokens && grants < enoughGrants; {
 		select {
 		case o := <-t.orders:
 			list = append(list, o)
 			grants += len(o.ask.Access)
-		case <-timer.C:
-			late = true
+			yielded = false
+		default:
+			if yielded {
+				return list
+			}
+			yielded = true
+			runtime.Gosched()
 		}
 	}
 	return list
