@@ -39,10 +39,11 @@ hosts() { # one marked line in /etc/hosts, added under a lock
 	) 9</run/lock # the directory itself, so that no lock file stays behind
 }
 
-unhost() { # /etc/hosts may be a mount, so it is rewritten in place
+unhost() { # /etc/hosts may be a mount, so it is rewritten in place, and cut only then: whoever reads meanwhile finds the rest
 	local rest
 	rest=$(grep -vF "$marker" /etc/hosts || true)
-	printf '%s\n' "$rest" >/etc/hosts
+	printf '%s\n' "$rest" | dd of=/etc/hosts conv=notrunc status=none
+	truncate -s "$(printf '%s\n' "$rest" | wc -c)" /etc/hosts
 }
 
 server_up() {

@@ -16,7 +16,8 @@ var services = []string{"api", "dashboard", "registry2", "builder", "git", "clou
 
 const (
 	hostsFile = "/etc/hosts"
-	hostsMark = "# roadstead-test " // followed by the process id of the test
+	// HostsMark ends a line of a test, followed by the process id.
+	HostsMark = "# roadstead-test "
 )
 
 // addHosts makes a server's names resolve, and gives back what undoes it. Tests of several packages run at once, so a lock is
@@ -30,12 +31,12 @@ func addHosts(t testing.TB, addr, domain string) (forget func()) {
 	for _, s := range services {
 		line += " " + s + "." + domain
 	}
-	line += " " + hostsMark + strconv.Itoa(os.Getpid())
-	if err := changeHosts(func(lines []string) []string { return append(lines, line) }); err != nil {
+	line += " " + HostsMark + strconv.Itoa(os.Getpid())
+	if err := ChangeHosts(func(lines []string) []string { return append(lines, line) }); err != nil {
 		t.Fatal(err)
 	}
 	return func() {
-		err := changeHosts(func(lines []string) []string {
+		err := ChangeHosts(func(lines []string) []string {
 			var rest []string
 			for _, l := range lines {
 				if l != line {
@@ -50,20 +51,24 @@ func addHosts(t testing.TB, addr, domain string) (forget func()) {
 	}
 }
 
-// changeHosts rewrites the file under a lock, without lines that tests left behind which are no more.
-func changeHosts(change func([]string) []string) error {
-	unlock, err := lock("hosts")
+// ChangeHosts rewrites /etc/hosts under the lock that every test and script of ours takes, without lines that tests left behind which
+// are no more.
+func ChangeHosts(change func(lines []string) []string) error {
+	dir, err := os.Open("/run/lock") // the directory itself, so that no lock file stays behind
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer func() { _ = dir.Close() }() // which gives the lock back
+	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", hostsFile, err)
+	}
 	data, err := os.ReadFile(hostsFile)
 	if err != nil {
 		return err
 	}
 	var lines []string
 	for _, l := range strings.Split(strings.TrimRight(string(data), "\n"), "\n") {
-		if _, pid, ok := strings.Cut(l, hostsMark); !ok || alive(pid) {
+		if _, pid, ok := strings.Cut(l, HostsMark); !ok || alive(pid) {
 			lines = append(lines, l)
 		}
 	}

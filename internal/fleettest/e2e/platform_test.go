@@ -15,12 +15,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
+	"github.com/roadstead-io/roadstead/internal/fleettest"
 )
 
 // platform is one real server on an address of its own, with everything that a user's machine has: names that resolve, the
@@ -142,30 +145,8 @@ func (pl *platform) network() error {
 	if out, err := exec.Command("ip", "address", "replace", pl.address+"/32", "dev", "lo").CombinedOutput(); err != nil {
 		return fmt.Errorf("ip address: %w: %s", err, out)
 	}
-	return editHosts(func(text string) string { return text + pl.hostsLine + pl.mark() })
-}
-
-func (pl *platform) mark() string { return fmt.Sprintf(" # roadstead e2e %d\n", os.Getpid()) }
-
-// editHosts rewrites /etc/hosts in place, under the lock that every script of ours takes.
-func editHosts(edit func(string) string) error {
-	lock, err := os.Open("/run/lock") // the directory itself, so that no lock file stays behind
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return err
-	}
-	data, err := os.ReadFile("/etc/hosts")
-	if err != nil {
-		return err
-	}
-	text := string(data)
-	if text != "" && !strings.HasSuffix(text, "\n") {
-		text += "\n"
-	}
-	return os.WriteFile("/etc/hosts", []byte(edit(text)), 0o644)
+	pl.hostsLine += " " + fleettest.HostsMark + strconv.Itoa(os.Getpid())
+	return fleettest.ChangeHosts(func(lines []string) []string { return append(lines, pl.hostsLine) })
 }
 
 // start runs `roadsteadd up` until it says ready.
@@ -210,14 +191,8 @@ func (pl *platform) remove() {
 	if pl.dropSQL != nil {
 		_ = pl.dropSQL() // the server is a test's own and goes, too
 	}
-	_ = editHosts(func(text string) string {
-		var keep []string
-		for _, l := range strings.SplitAfter(text, "\n") {
-			if !strings.HasSuffix(l, pl.mark()) {
-				keep = append(keep, l)
-			}
-		}
-		return strings.Join(keep, "")
+	_ = fleettest.ChangeHosts(func(lines []string) []string {
+		return slices.DeleteFunc(lines, func(l string) bool { return l == pl.hostsLine })
 	})
 	_ = exec.Command("ip", "address", "delete", pl.address+"/32", "dev", "lo").Run()
 	if os.Getenv("ROADSTEAD_E2E_KEEP") == "" {
