@@ -62,7 +62,7 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.IntVar(&f.admission.UserRequests, "user-requests", 0, "the same for people and everybody else; 0 means 64")
 	fs.IntVar(&f.admission.CallerRequests, "caller-requests", 0, "the same for one user, device or key; 0 means 8")
 	fs.IntVar(&f.admission.Handshakes, "handshakes", 0, "how many TLS handshakes one api process computes at once; 0 means two for each processor")
-	fs.IntVar(&f.admission.IdleConnections, "idle-connections", 0, "how many connections with nothing to do one api process keeps; 0 means 4000")
+	fs.IntVar(&f.admission.IdleConnections, "idle-connections", 0, "how many connections with nothing to do one api process keeps; 0 means 2500")
 	fs.Func("odata-limits", "bounds of one request to the resources, `NAME=N,…`; see the chapter on the data API", f.odata.Parse)
 	fs.DurationVar(&f.logs.KeepAlive, "log-keep-alive", 0, "how long a log that is followed may be quiet before an empty line is sent; 0 means 58s")
 	fs.IntVar(&f.logs.OfUser, "user-log-streams", 0, "how many logs one person may follow at a time in one api process; 0 means 20")

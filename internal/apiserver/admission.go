@@ -32,7 +32,7 @@ type Admission struct {
 	CallerRequests int `json:"caller_requests"`
 	// Streams is how many logs are written and followed at once, 20,000 by default.
 	Streams int `json:"streams"`
-	// IdleConnections is how many connections of clients stay open with nothing to do, 4,000 by default; each holds some 30 KiB. Of
+	// IdleConnections is how many connections of clients stay open with nothing to do, 2,500 by default; each holds some 30 KiB. Of
 	// more, those that have been idle for longest are closed.
 	IdleConnections int `json:"idle_connections"`
 	// Handshakes is how many TLS handshakes are computed at once, by default two for each processor.
@@ -92,7 +92,7 @@ func newGates(a Admission) *gates {
 		callers: admission.NewShares[callerKey](admission.Limit{
 			Running: each, Waiting: 16 * each, Wait: 10 * time.Second, Again: between(time.Second, 4*time.Second)}),
 		handshakes: admission.NewHandshakes(or(a.Handshakes, 2*runtime.GOMAXPROCS(0)), handshakeWait),
-		idle:       admission.NewIdle(or(a.IdleConnections, 4000)),
+		idle:       admission.NewIdle(or(a.IdleConnections, 2500)),
 	}
 }
 
