@@ -103,28 +103,11 @@ func NewActors(ctx context.Context, tx *db.Tx, n int) ([]int64, error) {
 	if tx.Dialect() == db.Postgres { // each asks for the next id in its own words
 		query = `INSERT INTO actor (id) VALUES ` + db.Rows(`(DEFAULT)`, n) + ` RETURNING id`
 	}
-	ids, err := idsOf(ctx, tx, query)
+	ids, err := db.Column[int64](ctx, tx, query)
 	if err != nil {
 		return nil, fmt.Errorf("account: new actors: %w", err)
 	}
 	return ids, nil
-}
-
-func idsOf(ctx context.Context, tx *db.Tx, query string, args ...any) ([]int64, error) {
-	rows, err := tx.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	var ids []int64
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
 }
 
 // DeleteActor removes the actor of a deleted fleet or device, and with it every key it had.

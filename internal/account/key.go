@@ -276,7 +276,7 @@ func (a *Accounts) SetDeviceKeys(ctx context.Context, tx *db.Tx, keys []DeviceKe
 		}
 		args = append(args, tx.NowText(), a.hash.Token(keys[i].Token), keys[i].Actor)
 	}
-	given, err := idsOf(ctx, tx, `INSERT INTO api_key (created_at, kind, key_hash, is_of__actor)
+	given, err := db.Column[int64](ctx, tx, `INSERT INTO api_key (created_at, kind, key_hash, is_of__actor)
 		VALUES `+db.Rows(`(?, 'device', ?, ?)`, len(keys))+` ON CONFLICT (key_hash) DO NOTHING RETURNING id`, args...)
 	if err != nil {
 		return fmt.Errorf("create keys: %w", err)
@@ -332,7 +332,7 @@ func UseProvisioningKeys(ctx context.Context, tx *db.Tx, keys []int64) (refused 
 	for _, key := range slices.Sorted(maps.Keys(uses)) { // in one order always: two processes never wait in a circle
 		args = append(args, key, uses[key])
 	}
-	whole, err := idsOf(ctx, tx, `UPDATE api_key SET uses = uses + b.column2
+	whole, err := db.Column[int64](ctx, tx, `UPDATE api_key SET uses = uses + b.column2
 		FROM (VALUES `+db.Rows(`(CAST(? AS BIGINT), CAST(? AS BIGINT))`, len(uses))+`) AS b
 		WHERE api_key.id = b.column1 AND kind = 'provisioning' AND (max_uses IS NULL OR uses + b.column2 <= max_uses)
 			AND (expiry_date IS NULL OR expiry_date > ?) RETURNING id`, append(args, tx.NowText())...)

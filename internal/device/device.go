@@ -152,7 +152,7 @@ func (d *Devices) every(ctx context.Context, period time.Duration, kick <-chan s
 func (d *Devices) DropLogsOnce(ctx context.Context) error {
 	var uuids []string
 	err := d.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
-		uuids, err = strs(ctx, tx, `SELECT uuid FROM deleted_device ORDER BY deleted_at LIMIT 100`)
+		uuids, err = db.Column[string](ctx, tx, `SELECT uuid FROM deleted_device ORDER BY deleted_at LIMIT 100`)
 		return err
 	})
 	if err != nil || len(uuids) == 0 {
@@ -201,21 +201,4 @@ func (d *Devices) Revoked(what string, id int64) {
 	if err := d.cfg.Bus.Publish("revoked."+what+"."+strconv.FormatInt(id, 10), nil); err != nil {
 		d.cfg.Log.Error("tell open streams of a revocation", "error", err) // they look for themselves every second too
 	}
-}
-
-func strs(ctx context.Context, tx *db.Tx, query string, args ...any) ([]string, error) {
-	rows, err := tx.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	var out []string
-	for rows.Next() {
-		var s string
-		if err := rows.Scan(&s); err != nil {
-			return nil, err
-		}
-		out = append(out, s)
-	}
-	return out, rows.Err()
 }

@@ -2,7 +2,6 @@ package release
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -26,21 +25,10 @@ func (r *Releases) RunOnce(ctx context.Context) error {
 
 func (r *Releases) interrupt(ctx context.Context) error {
 	return r.cfg.DB.Write(ctx, func(tx *db.Tx) error {
-		rows, err := tx.QueryContext(ctx, `
+		ids, err := db.Column[int64](ctx, tx, `
 UPDATE "release" SET status = 'interrupted', end_timestamp = $1, update_timestamp = $1
 WHERE status = 'running' AND heartbeat_at < $2 RETURNING id`, tx.NowText(), db.FormatTime(tx.Now.Add(-Silence)))
 		if err != nil {
-			return fmt.Errorf("release: interrupted builds: %w", err)
-		}
-		var ids []int64
-		for rows.Next() {
-			var id int64
-			if err := rows.Scan(&id); err != nil {
-				return errors.Join(err, rows.Close())
-			}
-			ids = append(ids, id)
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 			return fmt.Errorf("release: interrupted builds: %w", err)
 		}
 		for _, id := range ids {
