@@ -37,6 +37,9 @@ type Caller struct {
 	Staff   bool   // Kind User: a session of support staff, whom customers may have opened something to
 	Role    string // Kind Service: name of the role
 	Name    string // for logs: user name, "d_<uuid>", role name
+
+	Address string // IP address that the request came from
+	Request string // id of the request, as it is in the log
 }
 
 // Nobody is the caller without credentials.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/fleet"
@@ -27,13 +28,14 @@ import (
 var own embed.FS
 
 // Migrations makes every table of the API: account has the numbers 0001 to 0009 and 0040 to 0049, fleet 0010 to 0019 and 0050 to
-// 0059, release 0020 to 0029 and 0060 to 0069, device 0030 to 0039 and 0070 to 0079, this package those from 0080.
+// 0059, release 0020 to 0029 and 0060 to 0069, device 0030 to 0039 and 0070 to 0079, audit 0084 to 0089, this package and those
+// that came later have the numbers from 0080 that are left.
 func Migrations() []fs.FS {
 	sub, err := fs.Sub(own, "migrations")
 	if err != nil {
 		panic(err) // the folder is part of the program
 	}
-	return []fs.FS{account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations(), sub, job.Migrations()}
+	return []fs.FS{audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations(), sub, job.Migrations()}
 }
 
 // How long a database server that does not answer is waited for when the role starts. After that the role ends with the reason

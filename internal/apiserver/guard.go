@@ -38,6 +38,7 @@ func (s *Server) guard(rt route) web.HandlerFunc {
 			}
 			return err
 		}
+		caller.Address, caller.Request = from(r).Address, web.RequestID(r.Context())
 		if err := place.become(rt, r, caller); err != nil {
 			return turnedAway(w, err)
 		}

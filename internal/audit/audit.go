@@ -1,0 +1,89 @@
+// Package audit owns the record of security-relevant acts: who did what to which thing, from where, and what came of it. An entry is
+// written in the transaction of its act, so that an act that cannot be recorded does not happen.
+//
+// Entries name things by number and by name and refer to no row: what they tell of may be gone when they are read.
+package audit
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+//go:embed migrations
+var migrations embed.FS
+
+// Migrations gives the tables of this package, numbered 0084 to 0089; see [db.DB.Migrate].
+func Migrations() fs.FS {
+	sub, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		panic(err) // the embedded folder is there or the program does not build
+	}
+	return sub
+}
+
+// Result is what came of an act.
+type Result string
+
+// The results.
+const (
+	Done    Result = "done"
+	Refused Result = "refused" // who asked may not, or did not prove who they are
+)
+
+// Entry is one act.
+type Entry struct {
+	Act    string // what was done, a noun and a verb: "session.open", "key.create", "device.delete"
+	Result Result // "" means Done
+
+	Kind string // of the thing: "user", "api_key", "device", …; resources by their name on the wire
+	ID   int64  // its id; 0 when it has none
+	Name string // as people know it: a user name, a slug, a uuid
+
+	Organization int64 // whose administrators may read of it; 0: nobody's
+	Fleet        int64 // whose administrators may read of it, too; 0: none
+	User         int64 // whom it is about, who may read of it; 0: nobody
+	Support      bool  // it was done under a support grant
+
+	Detail map[string]any // more, by name; never a secret
+}
+
+const maxText = 500 // bytes of one text that came from outside
+
+// Record writes an entry in the transaction of its act. by is who did it; its address and request say from where.
+func Record(ctx context.Context, tx *db.Tx, by access.Caller, e Entry) error {
+	if e.Result == "" {
+		e.Result = Done
+	}
+	var detail any
+	if len(e.Detail) > 0 {
+		text, err := json.Marshal(e.Detail)
+		if err != nil {
+			return fmt.Errorf("audit %s: %w", e.Act, err)
+		}
+		detail = string(text)
+	}
+	_, err := tx.ExecContext(ctx, `INSERT INTO audit_entry (created_at, act, result, thing, thing_id, thing_name, organization, application,
+			about_user, is_support, detail, by_kind, by_user, by_key, by_session, by_name, address, request)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		tx.NowText(), e.Act, string(e.Result), e.Kind, e.ID, clip(e.Name), e.Organization, e.Fleet,
+		e.User, e.Support, detail, string(by.Kind), by.User, by.Key, by.Session, clip(by.Name), clip(by.Address), clip(by.Request))
+	if err != nil {
+		return fmt.Errorf("audit %s: %w", e.Act, err)
+	}
+	return nil
+}
+
+// clip cuts a text and keeps it valid.
+func clip(s string) string {
+	if len(s) > maxText {
+		s = s[:maxText]
+	}
+	return strings.ToValidUTF8(s, "")
+}
