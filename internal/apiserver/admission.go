@@ -16,6 +16,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/admission"
+	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -109,9 +110,9 @@ type place struct {
 
 // enter takes a place for a request before it is known who asks: finding that out is work, too. Other roles, and answers that
 // cost nothing, need none.
-func (g *gates) enter(rt route, w http.ResponseWriter, r *http.Request) (*place, error) {
+func (g *gates) enter(rt route.Route, w http.ResponseWriter, r *http.Request) (*place, error) {
 	p := &place{gates: g}
-	if len(rt.roles) > 0 || (rt.method == http.MethodGet && slices.Equal(rt.who, anybody)) {
+	if len(rt.Roles) > 0 || (rt.Method == http.MethodGet && slices.Equal(rt.Who, route.Anybody)) {
 		return p, nil
 	}
 	if err := p.receive(rt, w, r); err != nil {
@@ -134,8 +135,8 @@ const received = 16 << 10
 
 // receive reads a body, or its beginning, before a place is taken, and has the rest read without one: nobody keeps a place by
 // sending slowly.
-func (p *place) receive(rt route, w http.ResponseWriter, r *http.Request) error {
-	if rt.stream || r.Body == nil || r.Body == http.NoBody {
+func (p *place) receive(rt route.Route, w http.ResponseWriter, r *http.Request) error {
+	if rt.Stream || r.Body == nil || r.Body == http.NoBody {
 		return nil
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTime)) // not supported in some tests
@@ -201,7 +202,7 @@ func (p *place) leave() {
 
 // become goes on as the caller that the request turned out to be of: among its kind, and within its share. A stream then gives
 // both up and counts as one of the streams.
-func (p *place) become(rt route, r *http.Request, by access.Caller) error {
+func (p *place) become(rt route.Route, r *http.Request, by access.Caller) error {
 	if p.gate == nil {
 		return nil
 	}
@@ -224,7 +225,7 @@ func (p *place) become(rt route, r *http.Request, by access.Caller) error {
 			return err
 		}
 	}
-	if !rt.stream {
+	if !rt.Stream {
 		return nil
 	}
 	p.leave()
@@ -244,7 +245,7 @@ func keyOf(r *http.Request, by access.Caller) callerKey {
 	case by.Key != 0:
 		k.id = by.Key
 	default:
-		k.address = from(r).Address
+		k.address = route.From(r).Address
 	}
 	return k
 }

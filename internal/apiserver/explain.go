@@ -10,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -21,7 +22,7 @@ func (s *Server) explainKey(w http.ResponseWriter, r *http.Request) error {
 	id := by.Key
 	if r.PathValue("id") != "self" {
 		var err error
-		if id, err = pathID(r, "Key id must be a number or self"); err != nil {
+		if id, err = route.PathID(r, "Key id must be a number or self"); err != nil {
 			return err
 		}
 	} else if id == 0 {
@@ -56,7 +57,7 @@ func (s *Server) explainKey(w http.ResponseWriter, r *http.Request) error {
 // allows lists what a kind of caller with at most a level may do, by resource and by route.
 func (s *Server) allows(out *api.KeyExplanation, kind access.Kind, level access.Level) {
 	out.Reads, out.Makes, out.Changes, out.Deletes, out.Routes = []string{}, []string{}, []string{}, []string{}, []string{}
-	if !slices.Contains(byRules, kind) {
+	if !slices.Contains(route.ByRules, kind) {
 		s.opens(out, kind)
 		return
 	}
@@ -77,8 +78,8 @@ func (s *Server) allows(out *api.KeyExplanation, kind access.Kind, level access.
 // opens lists the routes that let a kind in, without those that let everybody in.
 func (s *Server) opens(out *api.KeyExplanation, kind access.Kind) {
 	for _, rt := range s.list() {
-		if slices.Contains(rt.who, kind) {
-			out.Routes = append(out.Routes, strings.TrimSpace(rt.method+" "+strings.TrimSuffix(rt.path, "{$}")))
+		if slices.Contains(rt.Who, kind) {
+			out.Routes = append(out.Routes, strings.TrimSpace(rt.Method+" "+strings.TrimSuffix(rt.Path, "{$}")))
 		}
 	}
 }

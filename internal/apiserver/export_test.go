@@ -23,7 +23,7 @@ func Routes() []RouteInfo {
 	s := &Server{engine: &odata.Engine{}}
 	var all []RouteInfo
 	for _, rt := range s.list() {
-		all = append(all, RouteInfo{Method: rt.method, Path: rt.path, Internal: len(rt.roles) > 0, Who: rt.who, Roles: rt.roles})
+		all = append(all, RouteInfo{Method: rt.Method, Path: rt.Path, Internal: len(rt.Roles) > 0, Who: rt.Who, Roles: rt.Roles})
 	}
 	return all
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/blob"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/release"
@@ -64,10 +65,10 @@ func (s *Server) forget(ref string) {
 }
 
 // fileRoutes need no token: an address that this server signed, and that ends, is what lets in.
-func (s *Server) fileRoutes() []route {
-	return []route{
-		{method: "GET", path: "/blobs/{id}", handle: s.serveBlob, who: anybody, stream: true},
-		{method: "PUT", path: "/blobs/uploads/{upload}/{part}", handle: s.receiveBlob, who: anybody, stream: true},
+func (s *Server) fileRoutes() []route.Route {
+	return []route.Route{
+		{Method: "GET", Path: "/blobs/{id}", Handle: s.serveBlob, Who: route.Anybody, Stream: true},
+		{Method: "PUT", Path: "/blobs/uploads/{upload}/{part}", Handle: s.receiveBlob, Who: route.Anybody, Stream: true},
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -13,7 +12,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -24,7 +23,7 @@ const requestTime = 60 * time.Second
 
 // guard finds out who is asking, lets in whom the route names, and bounds the request. Handlers find the caller in the
 // request's context.
-func (s *Server) guard(rt route) web.HandlerFunc {
+func (s *Server) guard(rt route.Route) web.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		place, err := s.gates.enter(rt, w, r)
 		if err != nil {
@@ -33,24 +32,24 @@ func (s *Server) guard(rt route) web.HandlerFunc {
 		defer place.leave()
 		caller, err := s.admit(rt, r)
 		if err != nil {
-			if rt.keyed && errors.Is(err, api.ErrUnauthorized) {
+			if rt.Keyed && errors.Is(err, api.ErrUnauthorized) {
 				return web.WriteJSON(w, http.StatusUnauthorized, map[string]string{"error": "API key required"})
 			}
 			return err
 		}
-		caller.Address, caller.Request = from(r).Address, web.RequestID(r.Context())
+		caller.Address, caller.Request = route.From(r).Address, web.RequestID(r.Context())
 		if err := place.become(rt, r, caller); err != nil {
 			return turnedAway(w, err)
 		}
 		ctx, cancel := s.bound(access.With(r.Context(), caller), rt, w, r)
 		defer cancel()
 		r = r.WithContext(ctx)
-		if rt.stream {
-			return rt.handle(w, r)
+		if rt.Stream {
+			return rt.Handle(w, r)
 		}
 		gz := s.compress(w, r)
 		defer gz.Close()
-		err = rt.handle(gz, r)
+		err = rt.Handle(gz, r)
 		if err != nil && !gz.wrote() {
 			web.WriteError(gz, err) // here, so that a long error text is compressed like any answer; web.Handle logs it
 		}
@@ -60,10 +59,10 @@ func (s *Server) guard(rt route) web.HandlerFunc {
 
 // admit authenticates a request and holds it against the route's rule. Public routes are for the edge, internal ones for the
 // roles they name; the certificate decides which of the two a connection can reach.
-func (s *Server) admit(rt route, r *http.Request) (access.Caller, error) {
+func (s *Server) admit(rt route.Route, r *http.Request) (access.Caller, error) {
 	role := pki.PeerRole(r)
-	if len(rt.roles) > 0 {
-		if !slices.Contains(rt.roles, role) {
+	if len(rt.Roles) > 0 {
+		if !slices.Contains(rt.Roles, role) {
 			return access.Nobody(), api.Errorf(api.NotFound, "") // the public does not learn what is internal
 		}
 		return access.Caller{Kind: access.Service, Role: role, Name: role}, nil
@@ -71,15 +70,15 @@ func (s *Server) admit(rt route, r *http.Request) (access.Caller, error) {
 	if !isPublic(r) {
 		return access.Nobody(), api.Errorf(api.Forbidden, "this route is reached through the edge")
 	}
-	if slices.Equal(rt.who, anybody) {
+	if slices.Equal(rt.Who, route.Anybody) {
 		return access.Nobody(), nil
 	}
-	caller, err := s.authenticate(r, rt.basic)
+	caller, err := s.authenticate(r, rt.Basic)
 	if err != nil {
 		return caller, err
 	}
 	switch {
-	case slices.Contains(rt.who, caller.Kind):
+	case slices.Contains(rt.Who, caller.Kind):
 		return caller, nil
 	case slices.Contains([]access.Kind{access.Anonymous, access.Provisioning, access.FrozenDevice}, caller.Kind):
 		return caller, api.ErrUnauthorized
@@ -137,8 +136,8 @@ func credentials(r *http.Request, basic bool) (token string, given bool) {
 }
 
 // bound gives a stream a context that ends with the server, and everything else a time limit.
-func (s *Server) bound(ctx context.Context, rt route, w http.ResponseWriter, r *http.Request) (context.Context, context.CancelFunc) {
-	if !rt.stream {
+func (s *Server) bound(ctx context.Context, rt route.Route, w http.ResponseWriter, r *http.Request) (context.Context, context.CancelFunc) {
+	if !rt.Stream {
 		deadline := time.Now().Add(requestTime)
 		rc := http.NewResponseController(w)
 		if r.Body != nil && r.Body != http.NoBody {
@@ -158,17 +157,4 @@ func (s *Server) bound(ctx context.Context, rt route, w http.ResponseWriter, r *
 		}
 	}()
 	return ctx, func() { cancel(); <-done }
-}
-
-// from is where a request comes from, as the edge says it.
-func from(r *http.Request) account.From {
-	f := account.From{UserAgent: r.UserAgent()}
-	if pki.PeerRole(r) == api.RoleEdge {
-		parts := strings.Split(r.Header.Get("X-Forwarded-For"), ",")
-		f.Address = strings.TrimSpace(parts[len(parts)-1])
-	}
-	if f.Address == "" {
-		f.Address, _, _ = net.SplitHostPort(r.RemoteAddr)
-	}
-	return f
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -56,7 +57,7 @@ func (s *Server) setSupport(w http.ResponseWriter, r *http.Request) error {
 	if err := web.Decode(r, &req); err != nil {
 		return err
 	}
-	return s.write(r.Context(), func(tx *db.Tx) error {
+	return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
 		return s.accounts.SetSupport(r.Context(), tx, req)
 	}, func() error { return web.WriteJSON(w, http.StatusOK, req) })
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -26,7 +27,7 @@ func (s *Server) importOS(w http.ResponseWriter, r *http.Request) error {
 		return api.Errorf(api.TooLarge, "there are %d releases; at most %d are taken at once", len(list), maxImport)
 	}
 	var results []api.OSReleaseResult
-	return s.write(r.Context(), func(tx *db.Tx) (err error) {
+	return route.Write(r.Context(), s.db, func(tx *db.Tx) (err error) {
 		results, err = s.releases.ImportOS(r.Context(), tx, list)
 		return err
 	}, func() error { return web.WriteJSON(w, http.StatusOK, results) })

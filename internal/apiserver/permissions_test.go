@@ -15,6 +15,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/odata/reference"
 	"github.com/roadstead-io/roadstead/internal/pki"
@@ -168,7 +169,7 @@ func permissionNotes(p reference.Permission, say func(string) string) (notes []s
 }
 
 // writeRoutes writes who gets in at which route: the public ones by principal, the internal ones by role.
-func writeRoutes(page *bytes.Buffer, list []route) {
+func writeRoutes(page *bytes.Buffer, list []route.Route) {
 	kinds := []access.Kind{access.User, access.ScopedKey, access.Device, access.FrozenDevice, access.FleetKey, access.Provisioning}
 	page.WriteString("\n## Routes\n\nWho gets in; what they find behind the door is decided by the tables above, or by the level that the manual " +
 		"of the route names (`docs/api.md`).\n\n| route | nobody |")
@@ -177,16 +178,16 @@ func writeRoutes(page *bytes.Buffer, list []route) {
 	}
 	page.WriteString("\n|---|" + strings.Repeat("---|", len(kinds)+1) + "\n")
 	for _, rt := range list {
-		if len(rt.roles) > 0 {
+		if len(rt.Roles) > 0 {
 			continue
 		}
-		if slices.Equal(rt.who, anybody) {
-			fmt.Fprintf(page, "| %s | in; no token is looked at |%s\n", rt.name(), strings.Repeat(" |", len(kinds)))
+		if slices.Equal(rt.Who, route.Anybody) {
+			fmt.Fprintf(page, "| %s | in; no token is looked at |%s\n", routeName(rt), strings.Repeat(" |", len(kinds)))
 			continue
 		}
-		fmt.Fprintf(page, "| %s |", rt.name())
+		fmt.Fprintf(page, "| %s |", routeName(rt))
 		for _, k := range append([]access.Kind{access.Anonymous}, kinds...) {
-			if slices.Contains(rt.who, k) {
+			if slices.Contains(rt.Who, k) {
 				page.WriteString(" in |")
 			} else {
 				page.WriteString(" |")
@@ -197,14 +198,14 @@ func writeRoutes(page *bytes.Buffer, list []route) {
 	page.WriteString("\n## Routes between the roles of the server\n\nOn a listener of their own, with mutual TLS. Nobody else learns that they exist.\n\n" +
 		"| route | roles |\n|---|---|\n")
 	for _, rt := range list {
-		if len(rt.roles) > 0 {
-			fmt.Fprintf(page, "| %s | %s |\n", rt.name(), strings.Join(rt.roles, ", "))
+		if len(rt.Roles) > 0 {
+			fmt.Fprintf(page, "| %s | %s |\n", routeName(rt), strings.Join(rt.Roles, ", "))
 		}
 	}
 }
 
-func (rt route) name() string {
-	method, path := rt.method, strings.TrimSuffix(rt.path, "{$}")
+func routeName(rt route.Route) string {
+	method, path := rt.Method, strings.TrimSuffix(rt.Path, "{$}")
 	if method == "" {
 		method = "any"
 	}

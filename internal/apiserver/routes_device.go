@@ -14,39 +14,40 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
 // deviceRoutes are the routes that devices call, and those about one device.
-func (s *Server) deviceRoutes() []route {
+func (s *Server) deviceRoutes() []route.Route {
 	itself := []access.Kind{access.Device}
 	registering := []access.Kind{access.Provisioning, access.User, access.ScopedKey}
-	return []route{
-		{method: "POST", path: "/device/register", handle: s.registerDevice, who: registering},
-		{method: "GET", path: "/device/v3/{uuid}/state", handle: s.targetState, who: peopleAndDevice},
-		{method: "GET", path: "/device/v2/{uuid}/state", handle: s.targetStateV2, who: peopleAndDevice},
-		{method: "GET", path: "/device/v3/fleet/{uuid}/state", handle: s.fleetState, who: byRules},
-		{method: "GET", path: "/device/v3/fleet/{uuid}/state/{$}", handle: s.fleetState, who: byRules},
-		{method: "PATCH", path: "/device/v3/state", handle: s.reportState, who: itself, keyed: true},
-		{method: "PATCH", path: "/device/v2/{uuid}/state", handle: s.reportStateV2, who: itself, keyed: true},
-		{method: "PATCH", path: "/device/v3/tags", handle: s.reportTags, who: itself, keyed: true},
-		{method: "POST", path: "/v7/device_config_variable", handle: s.newConfigVariable, who: byRules},
-		{method: "POST", path: "/v6/device_config_variable", handle: s.newConfigVariable, who: byRules},
+	return []route.Route{
+		{Method: "POST", Path: "/device/register", Handle: s.registerDevice, Who: registering},
+		{Method: "GET", Path: "/device/v3/{uuid}/state", Handle: s.targetState, Who: route.PeopleAndDevice},
+		{Method: "GET", Path: "/device/v2/{uuid}/state", Handle: s.targetStateV2, Who: route.PeopleAndDevice},
+		{Method: "GET", Path: "/device/v3/fleet/{uuid}/state", Handle: s.fleetState, Who: route.ByRules},
+		{Method: "GET", Path: "/device/v3/fleet/{uuid}/state/{$}", Handle: s.fleetState, Who: route.ByRules},
+		{Method: "PATCH", Path: "/device/v3/state", Handle: s.reportState, Who: itself, Keyed: true},
+		{Method: "PATCH", Path: "/device/v2/{uuid}/state", Handle: s.reportStateV2, Who: itself, Keyed: true},
+		{Method: "PATCH", Path: "/device/v3/tags", Handle: s.reportTags, Who: itself, Keyed: true},
+		{Method: "POST", Path: "/v7/device_config_variable", Handle: s.newConfigVariable, Who: route.ByRules},
+		{Method: "POST", Path: "/v6/device_config_variable", Handle: s.newConfigVariable, Who: route.ByRules},
 
-		{method: "POST", path: "/device/v2/{uuid}/log-stream", handle: s.takeLog, who: itself, stream: true},
-		{method: "POST", path: "/device/v2/{uuid}/logs", handle: s.takeLogLines, who: itself},
-		{method: "GET", path: "/device/v2/{uuid}/logs", handle: s.readLog, who: peopleAndDevice, stream: true},
+		{Method: "POST", Path: "/device/v2/{uuid}/log-stream", Handle: s.takeLog, Who: itself, Stream: true},
+		{Method: "POST", Path: "/device/v2/{uuid}/logs", Handle: s.takeLogLines, Who: itself},
+		{Method: "GET", Path: "/device/v2/{uuid}/logs", Handle: s.readLog, Who: route.PeopleAndDevice, Stream: true},
 
-		{method: "POST", path: "/supervisor/{path...}", handle: s.superviseDevices, who: peopleAndDevice},
-		{method: "POST", path: "/application/{id}/restart", handle: s.restartFleet, who: people},
+		{Method: "POST", Path: "/supervisor/{path...}", Handle: s.superviseDevices, Who: route.PeopleAndDevice},
+		{Method: "POST", Path: "/application/{id}/restart", Handle: s.restartFleet, Who: route.People},
 
-		{method: "GET", path: "/os/v1/config", handle: s.osConfig, who: anybody},
-		{method: "GET", path: "/auth/v1/public-keys/{username}", handle: s.publicKeys, who: peopleAndDevice, keyed: true},
-		{method: "GET", path: "/access/v1/hostos/{uuid}", handle: s.hostAccess, who: people},
+		{Method: "GET", Path: "/os/v1/config", Handle: s.osConfig, Who: route.Anybody},
+		{Method: "GET", Path: "/auth/v1/public-keys/{username}", Handle: s.publicKeys, Who: route.PeopleAndDevice, Keyed: true},
+		{Method: "GET", Path: "/access/v1/hostos/{uuid}", Handle: s.hostAccess, Who: route.People},
 
-		{method: "GET", path: "/auth/v1/token", handle: s.registryToken, who: peopleAndDevice, basic: true},
+		{Method: "GET", Path: "/auth/v1/token", Handle: s.registryToken, Who: route.PeopleAndDevice, Basic: true},
 	}
 }
 
@@ -71,7 +72,7 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 // readRegister reads JSON from supervisors and forms from scripts. Numbers may come as text in both.
 func readRegister(r *http.Request) (req api.Register, err error) {
 	fields := map[string]any{}
-	if form, ok, err := formBody(r); err != nil {
+	if form, ok, err := route.FormBody(r); err != nil {
 		return req, err
 	} else if ok {
 		for name := range form {
@@ -194,7 +195,7 @@ func (s *Server) reportState(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.devices.Report(r.Context(), access.From(r.Context()), body, from(r).Address); err != nil {
+	if err := s.devices.Report(r.Context(), access.From(r.Context()), body, route.From(r).Address); err != nil {
 		return busy(w, err)
 	}
 	w.WriteHeader(http.StatusOK)
@@ -206,7 +207,7 @@ func (s *Server) reportStateV2(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.devices.ReportV2(r.Context(), access.From(r.Context()), deviceUUID(r), body, from(r).Address); err != nil {
+	if err := s.devices.ReportV2(r.Context(), access.From(r.Context()), deviceUUID(r), body, route.From(r).Address); err != nil {
 		return busy(w, err)
 	}
 	w.WriteHeader(http.StatusOK)

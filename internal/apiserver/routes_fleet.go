@@ -8,6 +8,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -17,24 +18,24 @@ import (
 const maxResult = 16 << 20
 
 // fleetRoutes are the routes of fleets, releases and builds.
-func (s *Server) fleetRoutes() []route {
+func (s *Server) fleetRoutes() []route.Route {
 	builder := []string{api.RoleBuilder}
 	types := &deviceTypes{db: s.db}
-	return []route{
-		{method: "GET", path: "/config/vars", handle: types.configVars, who: anybody},
-		{method: "GET", path: "/device-types/v1", handle: types.list, who: anybody},
-		{method: "GET", path: "/device-types/v1/{slug}", handle: types.one, who: anybody},
-		{method: "GET", path: "/device-types/v1/{slug}/images/{version}/download-size", handle: types.downloadSize, who: anybody},
-		{method: "GET", path: "/download", handle: types.download, who: anybody},
-		{method: "GET", path: "/download-config", handle: s.deviceConfig, who: people},
-		{method: "POST", path: "/download-config", handle: s.deviceConfig, who: people},
+	return []route.Route{
+		{Method: "GET", Path: "/config/vars", Handle: types.configVars, Who: route.Anybody},
+		{Method: "GET", Path: "/device-types/v1", Handle: types.list, Who: route.Anybody},
+		{Method: "GET", Path: "/device-types/v1/{slug}", Handle: types.one, Who: route.Anybody},
+		{Method: "GET", Path: "/device-types/v1/{slug}/images/{version}/download-size", Handle: types.downloadSize, Who: route.Anybody},
+		{Method: "GET", Path: "/download", Handle: types.download, Who: route.Anybody},
+		{Method: "GET", Path: "/download-config", Handle: s.deviceConfig, Who: route.People},
+		{Method: "POST", Path: "/download-config", Handle: s.deviceConfig, Who: route.People},
 
-		{method: "POST", path: "/internal/v1/os-releases", handle: s.importOS, roles: []string{api.RoleAdmin}},
-		{method: "POST", path: "/internal/v1/builds", handle: s.openBuild, roles: builder},
-		{method: "GET", path: "/internal/v1/builds/{id}", handle: s.build, roles: []string{api.RoleBuilder, api.RoleSigner}},
-		{method: "POST", path: "/internal/v1/builds/{id}/images", handle: s.addImages, roles: builder},
-		{method: "POST", path: "/internal/v1/builds/{id}/heartbeat", handle: s.buildHeartbeat, roles: builder},
-		{method: "POST", path: "/internal/v1/builds/{id}/finish", handle: s.finishBuild, roles: builder},
+		{Method: "POST", Path: "/internal/v1/os-releases", Handle: s.importOS, Roles: []string{api.RoleAdmin}},
+		{Method: "POST", Path: "/internal/v1/builds", Handle: s.openBuild, Roles: builder},
+		{Method: "GET", Path: "/internal/v1/builds/{id}", Handle: s.build, Roles: []string{api.RoleBuilder, api.RoleSigner}},
+		{Method: "POST", Path: "/internal/v1/builds/{id}/images", Handle: s.addImages, Roles: builder},
+		{Method: "POST", Path: "/internal/v1/builds/{id}/heartbeat", Handle: s.buildHeartbeat, Roles: builder},
+		{Method: "POST", Path: "/internal/v1/builds/{id}/finish", Handle: s.finishBuild, Roles: builder},
 	}
 }
 
@@ -45,7 +46,7 @@ func (s *Server) deviceConfig(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var config map[string]any
-	return s.write(r.Context(), func(tx *db.Tx) (err error) {
+	return route.Write(r.Context(), s.db, func(tx *db.Tx) (err error) {
 		config, err = s.fleets.DeviceConfig(r.Context(), tx, access.From(r.Context()), ask)
 		return err
 	}, func() error {
@@ -70,7 +71,7 @@ func answers(r *http.Request) (fleet.Answers, error) {
 	if r.Method == http.MethodGet || r.ContentLength == 0 {
 		return ask, nil
 	}
-	form, isForm, err := formBody(r)
+	form, isForm, err := route.FormBody(r)
 	switch {
 	case err != nil:
 		return nil, err
@@ -95,14 +96,14 @@ func (s *Server) openBuild(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var build api.Build
-	return s.write(r.Context(), func(tx *db.Tx) (err error) {
+	return route.Write(r.Context(), s.db, func(tx *db.Tx) (err error) {
 		build, err = s.releases.Open(r.Context(), tx, pusher, ask)
 		return err
 	}, func() error { return web.WriteJSON(w, http.StatusCreated, build) })
 }
 
 func (s *Server) build(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r, "Build id must be a number")
+	id, err := route.PathID(r, "Build id must be a number")
 	if err != nil {
 		return err
 	}
@@ -117,7 +118,7 @@ func (s *Server) build(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) addImages(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r, "Build id must be a number")
+	id, err := route.PathID(r, "Build id must be a number")
 	if err != nil {
 		return err
 	}
@@ -126,26 +127,26 @@ func (s *Server) addImages(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var images []api.BuildImage
-	return s.write(r.Context(), func(tx *db.Tx) (err error) {
+	return route.Write(r.Context(), s.db, func(tx *db.Tx) (err error) {
 		images, err = s.releases.AddImages(r.Context(), tx, id, ask)
 		return err
 	}, func() error { return web.WriteJSON(w, http.StatusOK, images) })
 }
 
 func (s *Server) buildHeartbeat(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r, "Build id must be a number")
+	id, err := route.PathID(r, "Build id must be a number")
 	if err != nil {
 		return err
 	}
 	var build api.Build
-	return s.write(r.Context(), func(tx *db.Tx) (err error) {
+	return route.Write(r.Context(), s.db, func(tx *db.Tx) (err error) {
 		build, err = s.releases.Heartbeat(r.Context(), tx, id)
 		return err
 	}, func() error { return web.WriteJSON(w, http.StatusOK, build) })
 }
 
 func (s *Server) finishBuild(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r, "Build id must be a number")
+	id, err := route.PathID(r, "Build id must be a number")
 	if err != nil {
 		return err
 	}
@@ -161,7 +162,7 @@ func (s *Server) finishBuild(w http.ResponseWriter, r *http.Request) error {
 		return api.Errorf(api.Invalid, "the body is not valid JSON: %v", err)
 	}
 	var build api.Build
-	return s.write(r.Context(), func(tx *db.Tx) (err error) {
+	return route.Write(r.Context(), s.db, func(tx *db.Tx) (err error) {
 		build, err = s.releases.Finish(r.Context(), tx, id, result)
 		return err
 	}, func() error { return web.WriteJSON(w, http.StatusOK, build) })

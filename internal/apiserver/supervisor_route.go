@@ -15,6 +15,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -56,7 +57,7 @@ func (s *Server) superviseDevices(w http.ResponseWriter, r *http.Request) error 
 
 // restartFleet is POST /application/:id/restart: all services of all devices of a fleet that can be reached.
 func (s *Server) restartFleet(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r, "Application id must be a number")
+	id, err := route.PathID(r, "Application id must be a number")
 	if err != nil {
 		return err
 	}

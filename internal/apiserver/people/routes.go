@@ -1,69 +1,64 @@
-package apiserver
+// Package people is the routes of the api role that are about people themselves: signing in, sessions, keys, invitations.
+package people
 
 import (
-	"context"
-	"errors"
-	"mime"
 	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
-func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
+// routes serves them.
+type routes struct {
+	accounts *account.Accounts
+	db       *db.DB
+	engine   *odata.Engine
+}
+
+// Routes lists the routes about people.
+func Routes(accounts *account.Accounts, d *db.DB, engine *odata.Engine) []route.Route {
+	s := &routes{accounts, d, engine}
+	return append(s.inviteRoutes(),
+		route.Route{Method: "POST", Path: "/login_", Handle: s.login, Who: route.Anybody},
+		route.Route{Method: "GET", Path: "/actor/v1/whoami", Handle: s.whoami, Who: route.Named},
+		route.Route{Method: "GET", Path: "/user/v1/whoami", Handle: s.userWhoami, Who: route.People},
+		route.Route{Method: "GET", Path: "/user/v1/refresh-token", Handle: s.refresh, Who: route.Users},
+		route.Route{Method: "POST", Path: "/user/v1/refresh-token", Handle: s.refreshWithPassword, Who: route.Users},
+		route.Route{Method: "POST", Path: "/user/v1/logout", Handle: s.logout, Who: route.Users},
+		route.Route{Method: "GET", Path: "/user/v1/sessions", Handle: s.sessions, Who: route.Users},
+		route.Route{Method: "DELETE", Path: "/user/v1/sessions/{id}", Handle: s.endSession, Who: route.Users},
+		route.Route{Method: "POST", Path: "/api-key/user/full", Handle: s.newUserKey, Who: route.Users},
+		route.Route{Method: "POST", Path: "/api-key/v1", Handle: s.newKey, Who: route.People},
+		route.Route{Method: "POST", Path: "/api-key/v1/{$}", Handle: s.newKey, Who: route.People},
+		route.Route{Method: "POST", Path: "/api-key/v2", Handle: s.newKey, Who: route.People},
+		route.Route{Method: "POST", Path: "/api-key/v2/{$}", Handle: s.newKey, Who: route.People},
+		route.Route{Method: "POST", Path: "/api-key/application/{id}/provisioning", Handle: s.newProvisioningKey, Who: route.People},
+		route.Route{Method: "POST", Path: "/api-key/device/{id}/device-key", Handle: s.newDeviceKey, Who: route.People})
+}
+
+func (s *routes) login(w http.ResponseWriter, r *http.Request) error {
 	var req api.Login
-	if form, ok, err := formBody(r); err != nil {
+	if form, ok, err := route.FormBody(r); err != nil {
 		return err
 	} else if ok {
 		req = api.Login{Username: form.Get("username"), Password: form.Get("password")}
 	} else if err := web.Decode(r, &req); err != nil {
 		return err
 	}
-	token, err := s.accounts.Login(r.Context(), req, from(r))
+	token, err := s.accounts.Login(r.Context(), req, route.From(r))
 	if err != nil {
-		return retryAfter(w, err)
+		return route.RetryAfter(w, err)
 	}
-	return writeSecret(w, token)
+	return route.WriteSecret(w, token)
 }
 
-// formBody reads a form-urlencoded body, which old scripts send instead of JSON; ok is false when the body is something else.
-func formBody(r *http.Request) (form url.Values, ok bool, err error) {
-	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/x-www-form-urlencoded" {
-		return nil, false, nil //nolint:nilerr // not a form: the JSON reader judges the content type
-	}
-	body, err := web.ReadBody(r, web.MaxBody)
-	if err != nil {
-		return nil, true, err
-	}
-	form, err = url.ParseQuery(string(body))
-	if err != nil {
-		return nil, true, api.Errorf(api.Invalid, "the form is not valid: %v", err)
-	}
-	return form, true, nil
-}
-
-// retryAfter tells a throttled client when to come back.
-func retryAfter(w http.ResponseWriter, err error) error {
-	var later *account.TryLaterError
-	if errors.As(err, &later) {
-		w.Header().Set("Retry-After", strconv.FormatInt(later.Seconds(), 10))
-	}
-	return err
-}
-
-// writeSecret answers with a token as plain text, and keeps caches from keeping it.
-func writeSecret(w http.ResponseWriter, token string) error {
-	w.Header().Set("Cache-Control", "no-store")
-	return web.WriteText(w, http.StatusOK, token)
-}
-
-func (s *Server) whoami(w http.ResponseWriter, r *http.Request) error {
+func (s *routes) whoami(w http.ResponseWriter, r *http.Request) error {
 	var me *api.Whoami
 	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
 		me, err = s.accounts.Whoami(r.Context(), tx, access.From(r.Context()))
@@ -75,7 +70,7 @@ func (s *Server) whoami(w http.ResponseWriter, r *http.Request) error {
 	return web.WriteJSON(w, http.StatusOK, me)
 }
 
-func (s *Server) userWhoami(w http.ResponseWriter, r *http.Request) error {
+func (s *routes) userWhoami(w http.ResponseWriter, r *http.Request) error {
 	var me *api.Whoami
 	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
 		me, err = s.accounts.Whoami(r.Context(), tx, access.From(r.Context()))
@@ -87,15 +82,15 @@ func (s *Server) userWhoami(w http.ResponseWriter, r *http.Request) error {
 	return web.WriteJSON(w, http.StatusOK, api.User{ID: me.ActorTypeID, Username: me.Username, Email: me.Email})
 }
 
-func (s *Server) refresh(w http.ResponseWriter, r *http.Request) error {
-	token, err := s.accounts.Refresh(r.Context(), access.From(r.Context()), "", from(r))
+func (s *routes) refresh(w http.ResponseWriter, r *http.Request) error {
+	token, err := s.accounts.Refresh(r.Context(), access.From(r.Context()), "", route.From(r))
 	if err != nil {
 		return err
 	}
-	return writeSecret(w, token)
+	return route.WriteSecret(w, token)
 }
 
-func (s *Server) refreshWithPassword(w http.ResponseWriter, r *http.Request) error {
+func (s *routes) refreshWithPassword(w http.ResponseWriter, r *http.Request) error {
 	var req api.Login
 	if err := web.Decode(r, &req); err != nil {
 		return err
@@ -103,15 +98,15 @@ func (s *Server) refreshWithPassword(w http.ResponseWriter, r *http.Request) err
 	if req.Password == "" {
 		return api.ErrUnauthorized
 	}
-	token, err := s.accounts.Refresh(r.Context(), access.From(r.Context()), req.Password, from(r))
+	token, err := s.accounts.Refresh(r.Context(), access.From(r.Context()), req.Password, route.From(r))
 	if err != nil {
-		return retryAfter(w, err)
+		return route.RetryAfter(w, err)
 	}
-	return writeSecret(w, token)
+	return route.WriteSecret(w, token)
 }
 
-func (s *Server) logout(w http.ResponseWriter, r *http.Request) error {
-	return s.write(r.Context(), func(tx *db.Tx) error {
+func (s *routes) logout(w http.ResponseWriter, r *http.Request) error {
+	return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
 		return s.accounts.EndSession(r.Context(), tx, access.From(r.Context()), 0)
 	}, func() error {
 		w.WriteHeader(http.StatusOK)
@@ -119,7 +114,7 @@ func (s *Server) logout(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-func (s *Server) sessions(w http.ResponseWriter, r *http.Request) error {
+func (s *routes) sessions(w http.ResponseWriter, r *http.Request) error {
 	var list []api.Session
 	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
 		list, err = s.accounts.Sessions(r.Context(), tx, access.From(r.Context()))
@@ -131,12 +126,12 @@ func (s *Server) sessions(w http.ResponseWriter, r *http.Request) error {
 	return web.WriteJSON(w, http.StatusOK, list)
 }
 
-func (s *Server) endSession(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r, "Session id must be a number")
+func (s *routes) endSession(w http.ResponseWriter, r *http.Request) error {
+	id, err := route.PathID(r, "Session id must be a number")
 	if err != nil {
 		return err
 	}
-	return s.write(r.Context(), func(tx *db.Tx) error {
+	return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
 		return s.accounts.EndSession(r.Context(), tx, access.From(r.Context()), id)
 	}, func() error {
 		w.WriteHeader(http.StatusOK)
@@ -144,24 +139,8 @@ func (s *Server) endSession(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// write runs a transaction and answers when it is durable.
-func (s *Server) write(ctx context.Context, f func(tx *db.Tx) error, answer func() error) error {
-	if err := s.db.Write(ctx, f); err != nil {
-		return err
-	}
-	return answer()
-}
-
-func pathID(r *http.Request, text string) (int64, error) {
-	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
-	if err != nil || id <= 0 {
-		return 0, api.Errorf(api.Invalid, "%s", text)
-	}
-	return id, nil
-}
-
 // newUserKey is POST /api-key/user/full: a named key of the user who asks.
-func (s *Server) newUserKey(w http.ResponseWriter, r *http.Request) error {
+func (s *routes) newUserKey(w http.ResponseWriter, r *http.Request) error {
 	var req api.NewKey
 	if err := web.Decode(r, &req); err != nil {
 		return err
@@ -198,7 +177,7 @@ var keyRoles = map[string]account.Whose{
 }
 
 // newKey is POST /api-key/v1 and v2: a key with one role for the actor that the body names.
-func (s *Server) newKey(w http.ResponseWriter, r *http.Request) error {
+func (s *routes) newKey(w http.ResponseWriter, r *http.Request) error {
 	var req api.NewKey
 	if err := web.Decode(r, &req); err != nil {
 		return err
@@ -217,16 +196,16 @@ func (s *Server) newKey(w http.ResponseWriter, r *http.Request) error {
 	return s.makeKey(w, r, account.KeySpec{Of: of, ID: req.ActorTypeID, Reader: req.Roles[0] == fleetKeyRole}, req)
 }
 
-func (s *Server) newProvisioningKey(w http.ResponseWriter, r *http.Request) error {
+func (s *routes) newProvisioningKey(w http.ResponseWriter, r *http.Request) error {
 	return s.newKeyOf(w, r, account.OfFleet, "Application id must be a number")
 }
 
-func (s *Server) newDeviceKey(w http.ResponseWriter, r *http.Request) error {
+func (s *routes) newDeviceKey(w http.ResponseWriter, r *http.Request) error {
 	return s.newKeyOf(w, r, account.OfDevice, "Device id must be a number")
 }
 
-func (s *Server) newKeyOf(w http.ResponseWriter, r *http.Request, of account.Whose, notNumber string) error {
-	id, err := pathID(r, notNumber)
+func (s *routes) newKeyOf(w http.ResponseWriter, r *http.Request, of account.Whose, notNumber string) error {
+	id, err := route.PathID(r, notNumber)
 	if err != nil {
 		return err
 	}
@@ -244,7 +223,7 @@ func (s *Server) newKeyOf(w http.ResponseWriter, r *http.Request, of account.Who
 }
 
 // makeKey makes a key and shows it, this once.
-func (s *Server) makeKey(w http.ResponseWriter, r *http.Request, spec account.KeySpec, req api.NewKey) error {
+func (s *routes) makeKey(w http.ResponseWriter, r *http.Request, spec account.KeySpec, req api.NewKey) error {
 	spec.Name, spec.Description, spec.Expiry, spec.MaxUses = req.Name, req.Description, req.ExpiryDate, req.MaxUses
 	var key string
 	err := s.db.Write(r.Context(), func(tx *db.Tx) (err error) {

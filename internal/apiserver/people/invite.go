@@ -1,4 +1,4 @@
-package apiserver
+package people
 
 import (
 	"fmt"
@@ -7,24 +7,25 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
 // inviteRoutes accept invitations, and give those who invite the link to hand on: the server sends no mail.
-func (s *Server) inviteRoutes() []route {
-	var rs []route
+func (s *routes) inviteRoutes() []route.Route {
+	var rs []route.Route
 	for _, where := range []string{account.InviteToOrganization, account.InviteToFleet} {
 		rs = append(rs,
-			route{method: "POST", path: "/" + where + "/v1/invitation/{token}", handle: s.acceptInvite(where), who: users},
-			route{method: "POST", path: "/" + where + "/v1/invitations/{id}/link", handle: s.inviteLink(where), who: users})
+			route.Route{Method: "POST", Path: "/" + where + "/v1/invitation/{token}", Handle: s.acceptInvite(where), Who: route.Users},
+			route.Route{Method: "POST", Path: "/" + where + "/v1/invitations/{id}/link", Handle: s.inviteLink(where), Who: route.Users})
 	}
 	return rs
 }
 
-func (s *Server) acceptInvite(where string) web.HandlerFunc {
+func (s *routes) acceptInvite(where string) web.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		return s.write(r.Context(), func(tx *db.Tx) error {
+		return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
 			return s.accounts.AcceptInvite(r.Context(), tx, access.From(r.Context()), where, r.PathValue("token"))
 		}, func() error {
 			w.WriteHeader(http.StatusOK)
@@ -33,15 +34,15 @@ func (s *Server) acceptInvite(where string) web.HandlerFunc {
 	}
 }
 
-func (s *Server) inviteLink(where string) web.HandlerFunc {
+func (s *routes) inviteLink(where string) web.HandlerFunc {
 	resource := map[string]string{account.InviteToOrganization: "organization_invite", account.InviteToFleet: "application_invite"}[where]
 	return func(w http.ResponseWriter, r *http.Request) error {
-		id, err := pathID(r, "Invitation id must be a number")
+		id, err := route.PathID(r, "Invitation id must be a number")
 		if err != nil {
 			return err
 		}
 		var link api.Invitation
-		return s.write(r.Context(), func(tx *db.Tx) error {
+		return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
 			rows, err := s.engine.Query(r.Context(), tx, access.From(r.Context()), fmt.Sprintf("%s(%d)?$select=id", resource, id))
 			if err != nil {
 				return err
