@@ -45,8 +45,25 @@ type Config struct {
 	Revoked func(what string, id int64)
 	// ValidateTag, if set, is the hook that keeps tags well formed.
 	ValidateTag odata.Hook
+	// Notify, if set, has a letter sent to a person, once the transaction is committed. Without it no mail is sent.
+	Notify func(ctx context.Context, tx *db.Tx, n Notice) error
 	// HandleChanged, if set, runs in the transaction that gives an organization another handle: names made of it follow.
 	HandleChanged func(ctx context.Context, tx *db.Tx, organization int64, handle string) error
+}
+
+// Notice is a letter to a person: a template and what it speaks of.
+type Notice struct {
+	To   string            // e-mail address
+	Kind string            // "invitation", "password reset", "password changed", "new sign-in", …
+	Data map[string]string // by name, see the template
+}
+
+// notify sends a letter if the server sends mail.
+func (a *Accounts) notify(ctx context.Context, tx *db.Tx, n Notice) error {
+	if a.cfg.Notify == nil {
+		return nil
+	}
+	return a.cfg.Notify(ctx, tx, n)
 }
 
 // Accounts is the running part of the package: the hasher, the throttle of logins and the times of last use.
