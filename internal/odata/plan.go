@@ -13,6 +13,14 @@ var kinds = map[Type]rows.Kind{
 	JSON: rows.JSON, ForeignKey: rows.Link, WebResource: rows.File,
 }
 
+// kind is how a column is written; of a computation that never gives null, no third way is asked for.
+func (col *column) kind() rows.Kind {
+	if col.Type == Boolean && col.sql != nil && !col.Null {
+		return rows.Sure
+	}
+	return kinds[col.Type]
+}
+
 // builder collects the columns and joins of one statement.
 type builder struct {
 	columns []string
@@ -162,7 +170,7 @@ func (c *compiler) row(s scope, q *syntax.Query, b *builder, known []syntax.Expr
 	show := func(name string, col *column) {
 		if !given[name] && !expanded[name] {
 			given[name] = true
-			n.Fields = append(n.Fields, &rows.Field{Key: jsonKey(name), Kind: kinds[col.Type], Col: b.column(c.raw(s, col))})
+			n.Fields = append(n.Fields, &rows.Field{Key: jsonKey(name), Kind: col.kind(), Col: b.column(c.raw(s, col))})
 		}
 	}
 	if q.Select == nil || q.All {

@@ -34,6 +34,8 @@ func packed(k Kind, sql string) string {
 	switch k {
 	case Truth:
 		return "CASE " + sql + " WHEN 1 THEN json('true') WHEN 0 THEN json('false') END"
+	case Sure: // a condition that jumps, not a value that is compared: a third of the steps
+		return "CASE WHEN " + sql + " THEN json('true') ELSE json('false') END"
 	case Digits:
 		return "CAST(" + sql + " AS TEXT)"
 	case Link:

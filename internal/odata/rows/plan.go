@@ -56,6 +56,7 @@ const (
 	Fraction
 	Digits // a number as a text
 	Truth  // 0 or 1
+	Sure   // 0 or 1, never null
 	Text
 	JSON // stored compact
 	Link // {"__id":n}

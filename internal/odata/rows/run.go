@@ -434,7 +434,7 @@ func (w *levelWriter) value(t Kind, c *cell) error {
 		return nil
 	}
 	switch t {
-	case Truth:
+	case Truth, Sure:
 		word := "false"
 		if string(v) == "1" || string(v) == "true" {
 			word = "true"
