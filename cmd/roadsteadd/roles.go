@@ -161,7 +161,7 @@ func roles(f upFlags) []supervise.Role {
 	list := []supervise.Role{
 		{
 			Name: api.RoleSigner, Needs: []string{api.RoleAPI},
-			Config:  func(e supervise.Env) any { return signer.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers} },
+			Config: func(e supervise.Env) any { return signer.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers} },
 			Prepare: func(dir string) error {
 				return errors.Join(once(filepath.Join(dir, signer.KeyFile), signer.NewKey), once(filepath.Join(dir, signer.AuditKeyFile), signer.NewAuditKey))
 			},

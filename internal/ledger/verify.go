@@ -28,17 +28,17 @@ func (p Problem) String() string { return p.Text }
 
 // Report is what a verification found.
 type Report struct {
-	Site        string               `json:"site"`
-	First       int64                `json:"first"` // seq of the first and the last entry that were there; 0: none
-	Last        int64                `json:"last"`
-	Entries     int64                `json:"entries"` // whose content was verified
-	Links       int64                `json:"links"`   // of which only the digest is known
-	Checkpoints int                  `json:"checkpoints"`
-	Signed      int64                `json:"signed"`    // the newest entry that a checkpoint covers; 0: none
-	SignedAt    string               `json:"signed_at"` // when it was signed
-	Keys        []string             `json:"keys"`      // ids of the keys that signed
-	Pinned      bool                 `json:"pinned"`    // the keys were given by whoever verified, not by the log
-	Problems    []Problem            `json:"problems"`
+	Site        string    `json:"site"`
+	First       int64     `json:"first"` // seq of the first and the last entry that were there; 0: none
+	Last        int64     `json:"last"`
+	Entries     int64     `json:"entries"` // whose content was verified
+	Links       int64     `json:"links"`   // of which only the digest is known
+	Checkpoints int       `json:"checkpoints"`
+	Signed      int64     `json:"signed"`    // the newest entry that a checkpoint covers; 0: none
+	SignedAt    string    `json:"signed_at"` // when it was signed
+	Keys        []string  `json:"keys"`      // ids of the keys that signed
+	Pinned      bool      `json:"pinned"`    // the keys were given by whoever verified, not by the log
+	Problems    []Problem `json:"problems"`
 }
 
 // Whole reports whether nothing was found.
