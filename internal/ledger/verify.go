@@ -59,6 +59,12 @@ type gap struct {
 	before   Hash // of the chain before it
 }
 
+// placed is an entry or a link as the chain sees it.
+type placed struct {
+	seq          int64
+	digest, hash Hash
+}
+
 // verifier reads a log line by line.
 type verifier struct {
 	r           Report
@@ -70,7 +76,8 @@ type verifier struct {
 	keys        []api.AuditKey
 	told        []api.AuditKey
 	gaps        []gap
-	late        map[int64]bool // came after one of a higher seq
+	held        *placed          // came before the one that was due; what follows says which of the two is in the wrong place
+	early       map[int64]placed // came too early
 	hashes      []Hash         // of the chain after.Seq+1, +2, …, as the log says
 	checkpoints []api.AuditCheckpoint
 }
@@ -79,7 +86,7 @@ type verifier struct {
 // are, which proves only that all of it was signed by one and the same. known are checkpoints that the log must fit as well, whether it has
 // them or not: what the signer remembers, or an older export had. An error means that it could not be read to its end, or is no export.
 func Verify(in io.Reader, keys []api.AuditKey, known ...api.AuditCheckpoint) (*Report, error) {
-	v := &verifier{keys: keys, late: map[int64]bool{}, checkpoints: known}
+	v := &verifier{keys: keys, early: map[int64]placed{}, checkpoints: known}
 	v.r.Pinned = len(keys) > 0
 	lines := bufio.NewScanner(in)
 	lines.Buffer(make([]byte, 64<<10), maxLine)
@@ -147,6 +154,7 @@ func (v *verifier) line(n int, line *api.AuditLine) error {
 		v.checkpoints = append(v.checkpoints, *line.Checkpoint)
 	case line.End != nil:
 		v.ended = true
+		v.settle()
 		if line.End.Entries != v.r.Entries || line.End.Links != v.r.Links {
 			v.r.add(v.seq, "the end of the export counts %d entries and %d links, and there are %d and %d",
 				line.End.Entries, line.End.Links, v.r.Entries, v.r.Links)
@@ -167,6 +175,39 @@ func (v *verifier) one(seq int64, digest Hash, said string) {
 	if err != nil {
 		v.r.add(seq, "entry %d: its hash cannot be read", seq)
 	}
+	if h := v.held; h != nil {
+		v.held = nil
+		if v.seq < seq && seq < h.seq {
+			v.r.add(h.seq, "entry %d stands before entry %d: they were put into another order", h.seq, seq)
+			v.early[h.seq] = *h
+		} else {
+			v.take(*h)
+		}
+	}
+	p := placed{seq, digest, hash}
+	v.takeEarly(seq)
+	if seq > v.seq+1 && len(v.early) < maxProblems {
+		v.held = &p
+		return
+	}
+	v.take(p)
+}
+
+// takeEarly takes what is due and came too early, up to an entry.
+func (v *verifier) takeEarly(upTo int64) {
+	for len(v.early) > 0 && v.seq+1 < upTo {
+		p, ok := v.early[v.seq+1]
+		if !ok {
+			return
+		}
+		delete(v.early, p.seq)
+		v.take(p)
+	}
+}
+
+// take goes on with an entry or a link, whether it is due or not.
+func (v *verifier) take(p placed) {
+	seq, digest, hash := p.seq, p.digest, p.hash
 	switch {
 	case seq <= v.after.Seq:
 		v.r.add(seq, "entry %d does not belong here: the log begins after entry %d", seq, v.after.Seq)
@@ -194,6 +235,16 @@ func (v *verifier) one(seq int64, digest Hash, said string) {
 	}
 }
 
+// settle takes what was held back, once nothing more comes.
+func (v *verifier) settle() {
+	if v.held != nil {
+		p := *v.held
+		v.held = nil
+		v.take(p)
+	}
+	v.takeEarly(1 << 62)
+}
+
 // maxGap bounds how much is set aside for entries that are missing.
 const maxGap = 1 << 20
 
@@ -212,7 +263,6 @@ func (v *verifier) belated(seq int64, digest, hash Hash) {
 		rest := []gap{{g.from, seq - 1, g.before}, {seq + 1, g.to, hash}}
 		rest = slices.DeleteFunc(rest, func(g gap) bool { return g.from > g.to })
 		v.gaps = slices.Replace(v.gaps, i, i+1, rest...)
-		v.late[seq] = true
 		v.r.add(seq, "entry %d stands after entry %d: they were put into another order", seq, v.seq)
 		if seq == g.from && Next(g.before, seq, digest) != hash {
 			v.r.add(seq, "entry %d: it is not what was sealed; its content or its hash was changed", seq)
@@ -224,6 +274,7 @@ func (v *verifier) belated(seq int64, digest, hash Hash) {
 
 // finish says what can be said only now that all is known.
 func (v *verifier) finish() {
+	v.settle()
 	for _, g := range v.gaps {
 		if g.from == g.to {
 			v.r.add(g.from, "entry %d is missing", g.from)
