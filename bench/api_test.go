@@ -52,6 +52,7 @@ func openAPIRole(tb testing.TB, sql string) (http.Handler, map[string]*tls.Conne
 	w.must(pki.NewTestIdentities(dir, roles...))
 	w.must(os.WriteFile(filepath.Join(dir, api.RoleAPI, "pepper"), bytes.Repeat([]byte("p"), 32), 0o600))
 	w.must(signer.NewKey(filepath.Join(dir, api.RoleSigner, signer.KeyFile)))
+	w.must(signer.NewAuditKey(filepath.Join(dir, api.RoleSigner, signer.AuditKeyFile)))
 	for _, role := range roles {
 		data, err := os.ReadFile(filepath.Join(dir, role, "cert.pem"))
 		w.must(err)

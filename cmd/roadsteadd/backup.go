@@ -17,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/durable"
+	"github.com/roadstead-io/roadstead/internal/signer"
 	"github.com/roadstead-io/roadstead/internal/supervise"
 )
 
@@ -128,7 +129,8 @@ func leftOut(name string) bool {
 	case dir == path.Join("roles", api.RoleAPI)+"/":
 		return strings.HasPrefix(file, databaseFile) || strings.HasPrefix(file, "backup-") || file == "bus"
 	}
-	return strings.HasSuffix(file, ".tmp")
+	// What the signer remembers of the audit log is newer than the copy of the database, which it would then refuse to go on from.
+	return strings.HasSuffix(file, ".tmp") || name == path.Join("roles", api.RoleSigner, signer.AuditFile)
 }
 
 func addTree(ctx context.Context, tw *tar.Writer, l supervise.Layout) error {

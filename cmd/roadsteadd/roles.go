@@ -161,8 +161,10 @@ func roles(f upFlags) []supervise.Role {
 	list := []supervise.Role{
 		{
 			Name: api.RoleSigner, Needs: []string{api.RoleAPI},
-			Config:  func(e supervise.Env) any { return signer.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers} },
-			Prepare: func(dir string) error { return once(filepath.Join(dir, signer.KeyFile), signer.NewKey) },
+			Config: func(e supervise.Env) any { return signer.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers} },
+			Prepare: func(dir string) error {
+				return errors.Join(once(filepath.Join(dir, signer.KeyFile), signer.NewKey), once(filepath.Join(dir, signer.AuditKeyFile), signer.NewAuditKey))
+			},
 		},
 		{
 			Name:   api.RoleRegistry,
@@ -235,7 +237,7 @@ func apiConfig(f upFlags, process int) func(supervise.Env) any {
 			Blobs: filepath.Join(e.Layout.Role(api.RoleAPI), "blobs"), Contracts: ownContracts(e.Layout),
 			MaxBlob: f.maxUpload << 20, MaxFiles: f.maxAssets << 20,
 			Dir: e.Dir, Site: e.Site, Peers: e.Peers, Process: process, SQL: f.sql, PublicCA: e.Layout.PublicCA(), PollInterval: f.poll,
-			Admission: f.admission, Logs: f.logs, OData: f.odata,
+			Admission: f.admission, Logs: f.logs, OData: f.odata, AuditDays: f.auditRetention,
 		}
 	}
 }

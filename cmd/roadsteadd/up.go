@@ -29,6 +29,7 @@ type upFlags struct {
 	logs                         apiserver.Logs
 	odata                        odata.Limits
 	maxUpload, maxAssets         int64 // in MiB
+	auditRetention               int   // days
 }
 
 func upCommand() *cobra.Command {
@@ -68,12 +69,16 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.IntVar(&f.logs.OfUser, "user-log-streams", 0, "how many logs one person may follow at a time in one api process; 0 means 20")
 	fs.Int64Var(&f.maxUpload, "max-upload", 0, "how large one uploaded file may be, in `MiB`; 0 means 2048")
 	fs.Int64Var(&f.maxAssets, "max-assets", 0, "how large the release assets of one organization may be together, in `MiB`; 0 means 20480")
+	fs.IntVar(&f.auditRetention, "audit-retention", 400, "how many `DAYS` entries of the audit log are kept; 0 means for ever")
 	fs.IntVar(&f.logs.OfDevice, "device-log-streams", 0, "how many people may follow the log of one device; 0 means 50")
 	return cmd
 }
 
 // maxAPIProcesses is how many processes the api role may have on one machine.
 const maxAPIProcesses = 16
+
+// maxAuditDays is a century.
+const maxAuditDays = 36500
 
 // maxMiB is more than any disk has, and far from the end of the numbers.
 const maxMiB = 1 << 30
@@ -84,6 +89,8 @@ func (f upFlags) check() error {
 		return fmt.Errorf("--api-processes %d: 1 to %d", f.apiProcesses, maxAPIProcesses)
 	case f.apiProcesses > 1 && f.sql == "":
 		return fmt.Errorf("--api-processes %d: several processes need PostgreSQL (--sql postgres://…); SQLite has one writer", f.apiProcesses)
+	case f.auditRetention < 0 || f.auditRetention > maxAuditDays:
+		return fmt.Errorf("--audit-retention %d: 0 to %d", f.auditRetention, maxAuditDays)
 	case f.maxUpload < 0 || f.maxUpload > maxMiB:
 		return fmt.Errorf("--max-upload %d: 0 to %d", f.maxUpload, maxMiB)
 	case f.maxAssets < 0 || f.maxAssets > maxMiB:

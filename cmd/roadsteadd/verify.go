@@ -13,6 +13,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/registry"
+	"github.com/roadstead-io/roadstead/internal/signer"
 	"github.com/roadstead-io/roadstead/internal/supervise"
 )
 
@@ -20,9 +21,10 @@ func verifyCommand() *cobra.Command {
 	var data string
 	cmd := &cobra.Command{
 		Use:   "verify --data DIR",
-		Short: "Check the database, every stored image and the files' modes",
-		Long: `Check everything the server keeps, whether it runs or not: the database by its own check, every blob of
-the registry against its digest, and that no secret is readable by somebody who should not read it.`,
+		Short: "Check the database, the audit log, every stored image and the files' modes",
+		Long: `Check everything the server keeps, whether it runs or not: the database by its own check, the audit log by its chain and by
+what the signer signed, every blob of the registry against its digest, and that no secret is readable by somebody who should
+not read it.`,
 		Example: "  roadsteadd admin verify --data /var/lib/roadstead",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -43,6 +45,9 @@ func verify(ctx context.Context, out io.Writer, l supervise.Layout) error {
 		problems = append(problems, err)
 	} else {
 		_, _ = fmt.Fprintln(out, "database: whole")
+	}
+	if err := verifyAudit(ctx, out, l); err != nil {
+		problems = append(problems, err)
 	}
 	blobs, err := registry.VerifyBlobs(ctx, filepath.Join(l.Role(api.RoleRegistry), registry.StorageDir))
 	if err != nil {
@@ -121,7 +126,7 @@ func verifyRole(dir, name string) []error {
 	if extra := info.Mode().Perm() &^ allowed; extra != 0 {
 		problems = append(problems, fmt.Errorf("%s is open to others: mode %04o", dir, info.Mode().Perm()))
 	}
-	for _, secret := range []string{"key.pem", "tls.key", "token.key", "pepper", databaseFile, "role.json"} {
+	for _, secret := range []string{"key.pem", "tls.key", "token.key", signer.AuditKeyFile, signer.AuditFile, "pepper", databaseFile, "role.json"} {
 		info, err := os.Lstat(filepath.Join(dir, secret))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

@@ -11,6 +11,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -42,7 +43,10 @@ func (a *Accounts) Bootstrap(ctx context.Context, email, username string) (*api.
 		admin.APIKey, err = a.CreateKey(ctx, tx, access.Itself(), KeySpec{
 			Of: OfUser, ID: id, Name: firstKey, Description: "made with the server, see admin.json",
 		})
-		return err
+		if err != nil {
+			return err
+		}
+		return audit.Record(ctx, tx, access.Itself(), audit.Entry{Act: "server.bootstrap", Kind: "user", ID: id, Name: admin.Username, User: id})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("bootstrap: %w", err)
@@ -213,16 +217,15 @@ func (a *Accounts) Whoami(ctx context.Context, tx *db.Tx, by access.Caller) (*ap
 
 // SetSupport says whether a user gives support: customers may then open fleets and devices to them. It needs no level; the command
 // of the server's operator is the only road here.
-func (a *Accounts) SetSupport(ctx context.Context, tx *db.Tx, want api.SupportStaff) error {
-	var id int64
-	err := tx.QueryRowContext(ctx, `UPDATE "user" SET is_support_staff = ?1 WHERE email = ?2 OR username = ?2 RETURNING id`,
+func (a *Accounts) SetSupport(ctx context.Context, tx *db.Tx, want api.SupportStaff) (id int64, err error) {
+	err = tx.QueryRowContext(ctx, `UPDATE "user" SET is_support_staff = ?1 WHERE email = ?2 OR username = ?2 RETURNING id`,
 		want.Support, strings.ToLower(want.User)).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
-		return api.Errorf(api.NotFound, "there is no user %q", want.User)
+		return 0, api.Errorf(api.NotFound, "there is no user %q", want.User)
 	}
 	if err != nil {
-		return fmt.Errorf("set support: %w", err)
+		return 0, fmt.Errorf("set support: %w", err)
 	}
 	a.revoked(tx, "support", id) // what is remembered of the user is not true any more
-	return nil
+	return id, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/audit/watch"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
@@ -53,6 +54,8 @@ func (s *Server) model() (m odata.Model) {
 	} {
 		m.Resources = append(m.Resources, part...)
 	}
+	m.Resources = append(m.Resources, watch.Resource())
+	watch.Resources(m)
 	return m
 }
 
@@ -103,7 +106,7 @@ func (s *Server) domain(pepper []byte) error {
 	}); err != nil {
 		return err
 	}
-	s.tasks = append(s.tasks, s.accounts.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run)
+	s.tasks = append(s.tasks, s.accounts.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run, s.audit.Run, s.notes.Run)
 	return nil
 }
 

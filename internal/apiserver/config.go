@@ -41,11 +41,19 @@ type Config struct {
 	Contracts string `json:"contracts"`
 	// Logs bounds who follows the logs of devices.
 	Logs Logs `json:"logs"`
+	// AuditDays is how many days entries of the audit log are kept, see docs/audit.md. 0: for ever.
+	AuditDays int `json:"audit_days"`
 	// OData bounds what one request to the resources may ask.
 	OData odata.Limits `json:"odata"`
 }
 
-const defaultPollInterval = 10 * time.Minute
+const (
+	defaultPollInterval = 10 * time.Minute
+	maxAuditDays        = 36500
+)
+
+// auditRetention is how long entries of the audit log are kept; 0: for ever.
+func (c *Config) auditRetention() time.Duration { return time.Duration(c.AuditDays) * 24 * time.Hour }
 
 // Validate names the field that is wrong.
 func (c *Config) Validate() error {
@@ -62,6 +70,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("process: %d is not 0 to 15", c.Process)
 	case c.Process > 0 && c.Peers[api.RoleBus] == "":
 		return errors.New("peers.bus: not given, and several processes need one bus")
+	case c.AuditDays < 0 || c.AuditDays > maxAuditDays:
+		return fmt.Errorf("audit_days: %d is not 0 to %d", c.AuditDays, maxAuditDays)
 	case c.MaxFiles < 0:
 		return fmt.Errorf("max_files: %d is negative", c.MaxFiles)
 	case c.MaxBlob < 0:

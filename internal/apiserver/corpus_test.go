@@ -297,7 +297,7 @@ func TestCorpus(t *testing.T) {
 			for name, id := range c.ids {
 				s = strings.ReplaceAll(s, "{"+name+"}", fmt.Sprint(id))
 			}
-			return strings.NewReplacer("{goodHash}", goodHash, "{nextHash}", nextHash, "{A}", alphaUUID, "{B}", betaUUID).Replace(s)
+			return strings.NewReplacer("{soon}", fmt.Sprint(time.Now().Add(time.Hour).UnixMilli()), "{goodHash}", goodHash, "{nextHash}", nextHash, "{A}", alphaUUID, "{B}", betaUUID).Replace(s)
 		}
 		var sent any
 		var headers []string

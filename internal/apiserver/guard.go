@@ -35,9 +35,10 @@ func (s *Server) guard(rt route.Route) web.HandlerFunc {
 			if rt.Keyed && errors.Is(err, api.ErrUnauthorized) {
 				return web.WriteJSON(w, http.StatusUnauthorized, map[string]string{"error": "API key required"})
 			}
+			s.note(rt, r, from(caller, r), err)
 			return err
 		}
-		caller.Address, caller.Request = route.From(r).Address, web.RequestID(r.Context())
+		caller = from(caller, r)
 		if err := place.become(rt, r, caller); err != nil {
 			return turnedAway(w, err)
 		}
@@ -45,6 +46,7 @@ func (s *Server) guard(rt route.Route) web.HandlerFunc {
 		defer cancel()
 		r = r.WithContext(ctx)
 		if rt.Stream {
+			s.notes.Look(caller, r.URL, true)
 			return rt.Handle(w, r)
 		}
 		gz := s.compress(w, r)
@@ -53,7 +55,24 @@ func (s *Server) guard(rt route.Route) web.HandlerFunc {
 		if err != nil && !gz.wrote() {
 			web.WriteError(gz, err) // here, so that a long error text is compressed like any answer; web.Handle logs it
 		}
+		s.note(rt, r, caller, err)
 		return err
+	}
+}
+
+// from says of a caller where the request comes from, for the audit log.
+func from(by access.Caller, r *http.Request) access.Caller {
+	by.Address, by.Request = route.From(r).Address, web.RequestID(r.Context())
+	return by
+}
+
+// note tells the audit log, a moment later, what support staff looked at and what people were refused.
+func (s *Server) note(rt route.Route, r *http.Request, by access.Caller, err error) {
+	switch reads := r.Method == http.MethodGet || r.Method == http.MethodHead; {
+	case reads && err == nil:
+		s.notes.Look(by, r.URL, false)
+	case !reads && (errors.Is(err, api.ErrForbidden) || errors.Is(err, api.ErrUnauthorized)):
+		s.notes.Refused(by, r.Method, rt.Path, r.URL.Path)
 	}
 }
 

@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
+	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -58,7 +60,15 @@ func (s *Server) setSupport(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
-		return s.accounts.SetSupport(r.Context(), tx, req)
+		id, err := s.accounts.SetSupport(r.Context(), tx, req)
+		if err != nil {
+			return err
+		}
+		act := "support.appoint"
+		if !req.Support {
+			act = "support.dismiss"
+		}
+		return audit.Record(r.Context(), tx, access.From(r.Context()), audit.Entry{Act: act, Kind: "user", ID: id, Name: req.User, User: id})
 	}, func() error { return web.WriteJSON(w, http.StatusOK, req) })
 }
 
@@ -74,6 +84,9 @@ func (s *Server) check(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) backup(w http.ResponseWriter, r *http.Request) error {
 	if s.db.Dialect() != db.SQLite {
 		return api.Errorf(api.Invalid, "the database is on a PostgreSQL server, whose own pg_dump copies it")
+	}
+	if err := s.recordOperator(r.Context(), "server.backup", s.cfg.Site.Domain); err != nil {
+		return err
 	}
 	dir, err := os.MkdirTemp(s.cfg.Dir, "backup-")
 	if err != nil {

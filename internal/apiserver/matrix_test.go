@@ -78,6 +78,8 @@ POST   /v7/device_config_variable                           | x x x x - x -
 POST   /v6/device_config_variable                           | x x x x - x -
 GET    /device/v3/fleet/{uuid}/state                        | x x x x - x -
 GET    /device/v3/fleet/{uuid}/state/{$}                    | x x x x - x -
+GET    /audit/v1/keys                                       | x x x x x x x
+GET    /audit/v1/export                                     | - x - - - - -
 GET    /actor/v1/whoami                                     | - x x x x x -
 GET    /user/v1/whoami                                      | - x x - - - -
 GET    /user/v1/refresh-token                               | - x - - - - -
@@ -127,6 +129,9 @@ POST /internal/v1/bootstrap             | parent
 POST /internal/v1/users                 | admin
 POST /internal/v1/users/password        | admin
 POST /internal/v1/users/support         | admin
+POST /internal/v1/users/support/list    | admin
+POST /internal/v1/audit/export          | admin
+POST /internal/v1/audit/checkpoint      | admin
 POST /internal/v1/check                 | admin
 POST /internal/v1/backup                | admin
 POST /internal/v1/os-releases           | admin

@@ -17,6 +17,7 @@ var plainWords = map[string]string{
 	"is_administered": "of fleets they administer",
 	"is_entrusted":    "of fleets they operate by right of their own, not by a support grant",
 	"is_public":       "of public fleets",
+	"is_seen":         "of organizations they administer; what they did or what was done to them; what support did in fleets they operate by right of their own",
 	"organization_membership/any(mine:mine/user eq @user)":                                            "of organizations they are a member of",
 	"organization_membership/any(mine:mine/user eq @user and mine/organization_membership_role eq 1)": "of organizations they administer",
 	"belongs_to__application eq @fleet":                                                               "of its own fleet", "application eq @fleet": "of its own fleet", "id eq @fleet": "its own fleet",

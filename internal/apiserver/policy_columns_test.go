@@ -25,6 +25,7 @@ var hiddenColumns = map[string]map[string]string{
 		"anonymous": "build_log dockerfile error_message", "device": "build_log dockerfile error_message",
 		"fleet key": "build_log dockerfile error_message",
 	},
+	"audit_entry":         {"all": "is_seen"},
 	"organization_invite": {"all": "invited token_hash"},
 	"application_invite":  {"all": "invited token_hash"},
 }

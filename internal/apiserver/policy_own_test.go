@@ -31,6 +31,9 @@ var ownRows = []policyRow{
 		via: "user user__has__public_key",
 	},
 	{name: "user__has_direct_access_to__application", via: "application is_directly_accessible_by__user"},
+	{name: "audit_entry", insert: `INSERT INTO audit_entry (created_at, act, result, thing, thing_id, thing_name, organization, application, about_user,
+		is_support, by_kind, by_user, by_key, by_session, by_name, address, request)
+		VALUES ('{now}', 'device.update', 'done', 'device', 1, 'device{n}', {org}, 0, {owner}, 0, 'user', 0, 0, 0, 'somebody', '192.0.2.1', 'r{n}')`},
 	{name: "service_instance", insert: `INSERT INTO service_instance (ip_address) VALUES ('192.0.2.{n}')`},
 	{name: "organization_membership_role"},
 	{name: "application_membership_role"},
@@ -83,6 +86,11 @@ user__has_direct_access_to__application ann's    | -      r    r    | -   -   - 
 user__has_direct_access_to__application sibling's| -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - -
 user__has_direct_access_to__application olga's   | -      -    -    | -   r   -   -   -   -  -  -  | -  | - - - -
 user__has_direct_access_to__application rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - -
+audit_entry                             ann's    | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - -
+audit_entry                             rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - -
+audit_entry                             acme's   | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - -
+audit_entry                             rival's  | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - -
+audit_entry                             fleet's  | -      -    -    | -   -   -   -   -   -  -  -  | -  | - - - -
 service_instance                        all's    | -      r    r    | r   r   r   r   r   r  r  r  | r  | - - - -
 organization_membership_role            all's    | -      r    r    | r   r   r   r   r   r  r  r  | r  | - - - -
 application_membership_role             all's    | -      r    r    | r   r   r   r   r   r  r  r  | r  | - - - -

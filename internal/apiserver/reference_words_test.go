@@ -51,6 +51,7 @@ var aboutResources = map[string]string{
 	"device_tag":                              "A note on a device.",
 	"device_history":                          "What a device was, and when.",
 	"service_instance":                        "A server of the control channel.",
+	"audit_entry":                             "One act in the audit log; nothing in it is a reference, for what it tells of may be gone. 0 is none.",
 }
 
 var unitsOfColumns = map[string]string{
@@ -70,6 +71,7 @@ var unitsOfColumns = map[string]string{
 
 // exampleQueries ask for a row that shows more than the first one.
 var exampleQueries = map[string]string{
+	"audit_entry":    "$top=1&$orderby=id asc&$select=id,created_at,act,result,thing,thing_name,by_kind,by_name,is_support",
 	"device":         "$top=1&$expand=belongs_to__application($select=slug),device_tag($select=tag_key,value)&$orderby=id asc",
 	"application":    "$filter=slug eq 'acme/harbour'",
 	"release":        "$filter=raw_version eq '1.2.3'",
@@ -83,7 +85,9 @@ var exampleQueries = map[string]string{
 var emptyResources = map[string]bool{"service_instance": true}
 
 var aboutRoutes = map[string]string{
-	"GET /ping": "Is the server there?", "GET /connectivity-check": "Can this network reach the server? 204.",
+	"GET /audit/v1/keys":   "The public keys that checkpoints of the audit log are signed with.",
+	"GET /audit/v1/export": "The audit log as one JSON object a line, with its chain and its checkpoints; see docs/audit.md.",
+	"GET /ping":            "Is the server there?", "GET /connectivity-check": "Can this network reach the server? 204.",
 	"GET /config": "What clients need to know of this site.", "GET /config/vars": "Which configuration variables there are, and how they look.",
 	"GET /actor/v1/whoami": "Who the token belongs to.", "GET /user/v1/whoami": "The person behind the token.",
 	"POST /login_": "A session, for a name and a password.", "POST /user/v1/logout": "End this session.",

@@ -5,6 +5,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/apiserver/people"
+	"github.com/roadstead-io/roadstead/internal/apiserver/record"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -33,6 +34,7 @@ func (s *Server) list() []route.Route {
 		{Method: "POST", Path: "/internal/v1/backup", Handle: s.backup, Roles: []string{api.RoleAdmin}, Stream: true},
 	}
 	rs = append(rs, people.Routes(s.accounts, s.db, s.engine)...)
+	rs = append(rs, record.Routes(record.Config{DB: s.db, Log: s.audit, Site: s.cfg.Site.Domain})...)
 	rs = append(rs, s.fleetRoutes()...)
 	rs = append(rs, s.fileRoutes()...)
 	return append(rs, s.deviceRoutes()...)

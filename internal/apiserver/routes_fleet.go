@@ -47,8 +47,11 @@ func (s *Server) deviceConfig(w http.ResponseWriter, r *http.Request) error {
 	}
 	var config map[string]any
 	return route.Write(r.Context(), s.db, func(tx *db.Tx) (err error) {
-		config, err = s.fleets.DeviceConfig(r.Context(), tx, access.From(r.Context()), ask)
-		return err
+		by := access.From(r.Context())
+		if config, err = s.fleets.DeviceConfig(r.Context(), tx, by, ask); err != nil {
+			return err
+		}
+		return recordConfig(r.Context(), tx, by, ask)
 	}, func() error {
 		w.Header().Set("Cache-Control", "no-store")
 		return web.WriteJSON(w, http.StatusOK, config)

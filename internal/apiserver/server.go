@@ -19,6 +19,9 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/apiserver/record"
+	"github.com/roadstead-io/roadstead/internal/audit"
+	"github.com/roadstead-io/roadstead/internal/audit/watch"
 	"github.com/roadstead-io/roadstead/internal/blob"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -47,6 +50,8 @@ type Server struct {
 	fleets   *fleet.Fleets
 	releases *release.Releases
 	devices  *device.Devices
+	audit    *audit.Log
+	notes    *watch.Notes
 	leases   *job.Leases // of the chores that one process of the role does
 
 	handler     http.Handler
@@ -92,6 +97,10 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		signer = identity.Client(api.RoleSigner, addr)
 	}
 	s.tokens = newTokens(signer, log)
+	s.notes = watch.NewNotes(database, log)
+	s.audit = audit.New(audit.Config{
+		DB: database, Log: log, Only: s.leases.Only, Sign: record.Signer(signer), Site: cfg.Site.Domain, Keep: cfg.auditRetention(),
+	})
 	if err := s.assemble(pepper); err != nil {
 		return nil, errors.Join(fmt.Errorf("api: %w", err), s.Close())
 	}

@@ -129,8 +129,16 @@ func readID(raw json.RawMessage, name string) (int64, error) {
 func (s *Server) act(w http.ResponseWriter, r *http.Request, a action) error {
 	var devices []device.Reachable
 	changes := a.method != http.MethodGet && a.method != http.MethodHead
-	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		devices, err = s.devices.Reach(r.Context(), tx, access.From(r.Context()), a.Selector, changes)
+	by := access.From(r.Context())
+	run := s.db.Read
+	if changes || by.Staff {
+		run = s.db.Write
+	}
+	err := run(r.Context(), func(tx *db.Tx) (err error) {
+		devices, err = s.devices.Reach(r.Context(), tx, by, a.Selector, changes)
+		if err == nil && (changes || by.Staff) {
+			err = recordAction(r.Context(), tx, by, devices, a)
+		}
 		return err
 	})
 	if err != nil {

@@ -1,6 +1,8 @@
 // Package audit owns the record of security-relevant acts: who did what to which thing, from where, and what came of it. An entry is
 // written in the transaction of its act, so that an act that cannot be recorded does not happen.
 //
+// Entries are then sealed into a chain, which the signer signs from time to time: see [Log] and package ledger.
+//
 // Entries name things by number and by name and refer to no row: what they tell of may be gone when they are read.
 package audit
 
@@ -10,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/internal/access"
@@ -54,10 +57,46 @@ type Entry struct {
 	Detail map[string]any // more, by name; never a secret
 }
 
-const maxText = 500 // bytes of one text that came from outside
+const (
+	maxText   = 500      // bytes of one text that came from outside
+	maxDetail = 16 << 10 // bytes of all details of one entry
+)
 
 // Record writes an entry in the transaction of its act. by is who did it; its address and request say from where.
 func Record(ctx context.Context, tx *db.Tx, by access.Caller, e Entry) error {
+	return RecordAll(ctx, tx, []By{{by, e}})
+}
+
+// By is an entry and who did what it tells of.
+type By struct {
+	Caller access.Caller
+	Entry
+}
+
+const atOnce = 32 // entries of one statement
+
+// RecordAll writes several entries in the transaction of their acts, in few statements.
+func RecordAll(ctx context.Context, tx *db.Tx, all []By) error {
+	for part := range slices.Chunk(all, atOnce) {
+		args := make([]any, 0, 18*len(part))
+		for _, r := range part {
+			row, err := values(tx, r.Caller, r.Entry)
+			if err != nil {
+				return fmt.Errorf("audit %s: %w", r.Act, err)
+			}
+			args = append(args, row...)
+		}
+		_, err := tx.ExecContext(ctx, `INSERT INTO audit_entry (created_at, act, result, thing, thing_id, thing_name, organization, application,
+			about_user, is_support, detail, by_kind, by_user, by_key, by_session, by_name, address, request)
+			VALUES `+db.Rows(`(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, len(part)), args...)
+		if err != nil {
+			return fmt.Errorf("audit %s: %w", part[0].Act, err)
+		}
+	}
+	return nil
+}
+
+func values(tx *db.Tx, by access.Caller, e Entry) ([]any, error) {
 	if e.Result == "" {
 		e.Result = Done
 	}
@@ -65,19 +104,15 @@ func Record(ctx context.Context, tx *db.Tx, by access.Caller, e Entry) error {
 	if len(e.Detail) > 0 {
 		text, err := json.Marshal(e.Detail)
 		if err != nil {
-			return fmt.Errorf("audit %s: %w", e.Act, err)
+			return nil, err
+		}
+		if len(text) > maxDetail {
+			text = []byte(`{"cut":true}`)
 		}
 		detail = string(text)
 	}
-	_, err := tx.ExecContext(ctx, `INSERT INTO audit_entry (created_at, act, result, thing, thing_id, thing_name, organization, application,
-			about_user, is_support, detail, by_kind, by_user, by_key, by_session, by_name, address, request)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		tx.NowText(), e.Act, string(e.Result), e.Kind, e.ID, clip(e.Name), e.Organization, e.Fleet,
-		e.User, e.Support, detail, string(by.Kind), by.User, by.Key, by.Session, clip(by.Name), clip(by.Address), clip(by.Request))
-	if err != nil {
-		return fmt.Errorf("audit %s: %w", e.Act, err)
-	}
-	return nil
+	return []any{tx.NowText(), e.Act, string(e.Result), e.Kind, e.ID, clip(e.Name), e.Organization, e.Fleet,
+		e.User, e.Support, detail, string(by.Kind), by.User, by.Key, by.Session, clip(by.Name), clip(by.Address), clip(by.Request)}, nil
 }
 
 // clip cuts a text and keeps it valid.
@@ -85,5 +120,5 @@ func clip(s string) string {
 	if len(s) > maxText {
 		s = s[:maxText]
 	}
-	return strings.ToValidUTF8(s, "")
+	return strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "")
 }

@@ -20,8 +20,9 @@ type Selector struct {
 
 // Reachable is a device that can be talked to just now.
 type Reachable struct {
-	ID   int64
-	UUID api.DeviceUUID
+	ID    int64
+	UUID  api.DeviceUUID
+	Fleet int64
 }
 
 const (
@@ -43,16 +44,16 @@ func (d *Devices) Reach(ctx context.Context, tx *db.Tx, by access.Caller, s Sele
 	for _, f := range found {
 		if by.Kind == access.Device {
 			if f.ID == by.Device {
-				out = append(out, f.Reachable)
+				out = append(out, f)
 			}
 			continue
 		}
-		level, known := levels[f.fleet]
+		level, known := levels[f.Fleet]
 		if !known {
-			if level, err = account.FleetLevel(ctx, tx, by, f.fleet); err != nil {
+			if level, err = account.FleetLevel(ctx, tx, by, f.Fleet); err != nil {
 				return nil, fmt.Errorf("reach devices: %w", err)
 			}
-			levels[f.fleet] = level
+			levels[f.Fleet] = level
 		}
 		if level < actionNeeds { // support may have been let in on this device alone
 			if level, err = account.DeviceLevel(ctx, tx, by, f.ID); err != nil {
@@ -64,7 +65,7 @@ func (d *Devices) Reach(ctx context.Context, tx *db.Tx, by access.Caller, s Sele
 		case act && level < actionNeeds:
 			return nil, api.Errorf(api.Forbidden, "this needs an %s of the fleet", actionNeeds)
 		default:
-			out = append(out, f.Reachable)
+			out = append(out, f)
 		}
 	}
 	if len(out) == 0 {
@@ -73,12 +74,7 @@ func (d *Devices) Reach(ctx context.Context, tx *db.Tx, by access.Caller, s Sele
 	return out, nil
 }
 
-type reachableIn struct {
-	Reachable
-	fleet int64
-}
-
-func reachable(ctx context.Context, tx *db.Tx, s Selector) ([]reachableIn, error) {
+func reachable(ctx context.Context, tx *db.Tx, s Selector) ([]Reachable, error) {
 	var where []string
 	var args []any
 	for _, c := range []struct {
@@ -101,10 +97,10 @@ func reachable(ctx context.Context, tx *db.Tx, s Selector) ([]reachableIn, error
 		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
-	var out []reachableIn
+	var out []Reachable
 	for rows.Next() {
-		var r reachableIn
-		if err := rows.Scan(&r.ID, &r.UUID, &r.fleet); err != nil {
+		var r Reachable
+		if err := rows.Scan(&r.ID, &r.UUID, &r.Fleet); err != nil {
 			return nil, err
 		}
 		out = append(out, r)

@@ -8,6 +8,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device/batch"
 	"github.com/roadstead-io/roadstead/internal/device/report"
@@ -243,7 +244,28 @@ func (d *Devices) insert(ctx context.Context, tx *db.Tx, all []*batch.Ask[*regis
 	if err := installServices(ctx, tx, `d.id IN `+list, args...); err != nil {
 		return err
 	}
-	return recordNew(ctx, tx, all)
+	if err := recordNew(ctx, tx, all); err != nil {
+		return err
+	}
+	return auditNew(ctx, tx, all)
+}
+
+// auditNew writes down who registered which devices, with which keys.
+func auditNew(ctx context.Context, tx *db.Tx, all []*batch.Ask[*registration]) error {
+	ids := make([]int64, len(all))
+	for i, a := range all {
+		ids[i] = a.Of.req.Application
+	}
+	owners, err := fleet.Organizations(ctx, tx, ids)
+	if err != nil {
+		return err
+	}
+	entries := make([]audit.By, len(all))
+	for i, a := range all {
+		entries[i] = audit.By{Caller: a.Of.by, Entry: audit.Entry{Act: "device.register", Kind: "device", ID: a.Of.made.ID,
+			Name: string(a.Of.made.UUID), Fleet: a.Of.req.Application, Organization: owners[a.Of.req.Application]}}
+	}
+	return audit.RecordAll(ctx, tx, entries)
 }
 
 // insertRows makes the devices' own rows.

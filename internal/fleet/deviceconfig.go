@@ -117,9 +117,12 @@ var never = map[string]bool{
 	"uuid": true, "deviceApiKey": true, "deviceId": true, "registered_at": true, "developmentMode": true, "balenaRootCA": true,
 }
 
+// Fleet is the fleet that a config.json is asked for; 0: none is named.
+func (a Answers) Fleet() (int64, error) { return a.integer("appId", math.MaxInt32) }
+
 // DeviceConfig makes the config.json of a device that shall join a fleet, with a provisioning key made for it.
 func (f *Fleets) DeviceConfig(ctx context.Context, tx *db.Tx, by access.Caller, ask Answers) (map[string]any, error) {
-	appID, err := ask.integer("appId", math.MaxInt32)
+	appID, err := ask.Fleet()
 	if err != nil {
 		return nil, err
 	}

@@ -150,6 +150,25 @@ func Architectures(ctx context.Context, tx *db.Tx, fleets []int64) (map[int64]st
 	return out, rows.Err()
 }
 
+// Organizations says whose fleets are.
+func Organizations(ctx context.Context, tx *db.Tx, fleets []int64) (map[int64]int64, error) {
+	list, args := db.In(fleets)
+	rows, err := tx.QueryContext(ctx, `SELECT id, organization FROM application WHERE id IN `+list, args...)
+	if err != nil {
+		return nil, fmt.Errorf("fleet: organizations: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	out := map[int64]int64{}
+	for rows.Next() {
+		var id, organization int64
+		if err := rows.Scan(&id, &organization); err != nil {
+			return nil, fmt.Errorf("fleet: organizations: %w", err)
+		}
+		out[id] = organization
+	}
+	return out, rows.Err()
+}
+
 // CheckArch refuses a device in a fleet whose images it could not run.
 func CheckArch(ctx context.Context, tx *db.Tx, fleetID, deviceType int64) error {
 	var runs, built string

@@ -74,6 +74,8 @@ type Server struct {
 	id  *pki.Identity
 	api *pki.Peer
 	key *tokenKey
+
+	audit *auditor
 }
 
 // New makes the signer; it starts nothing.
@@ -89,7 +91,11 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signer: %w", err)
 	}
-	return &Server{cfg: cfg, log: log, id: id, api: id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI]), key: key}, nil
+	audit, err := newAuditor(cfg.Dir, cfg.Site.Domain)
+	if err != nil {
+		return nil, fmt.Errorf("signer: %w", err)
+	}
+	return &Server{cfg: cfg, log: log, id: id, api: id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI]), key: key, audit: audit}, nil
 }
 
 // Handler is the whole list of what the signer does.
@@ -97,6 +103,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", s.only(s.health))
 	mux.Handle("POST /v1/pull-tokens", s.only(s.pullTokens, api.RoleAPI))
+	mux.Handle("POST /v1/audit-checkpoint", s.only(s.auditCheckpoint, api.RoleAPI))
 	mux.Handle("POST /v1/push-token", s.only(s.pushToken, api.RoleBuilder))
 	known := func(r *http.Request) bool { return pki.PeerRole(r) != "" }
 	return web.Logged(s.log, known, mux)

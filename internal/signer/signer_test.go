@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -58,7 +59,8 @@ func start(t *testing.T) *bench {
 		}
 		_ = json.NewEncoder(w).Encode(build)
 	}))
-	if err := signer.NewKey(filepath.Join(b.dir, "signer", signer.KeyFile)); err != nil {
+	if err := errors.Join(signer.NewKey(filepath.Join(b.dir, "signer", signer.KeyFile)),
+		signer.NewAuditKey(filepath.Join(b.dir, "signer", signer.AuditKeyFile))); err != nil {
 		t.Fatal(err)
 	}
 	b.run(t, ln.Addr().String())

@@ -25,6 +25,16 @@ func (t *Terminal) Progress(what string, bytes int64) *Bar {
 		mpb.AppendDecorators(decor.CountersKiloByte("% .1f / % .1f")))}
 }
 
+// Counter begins a bar for so many things that are counted; see [Bar.End].
+func (t *Terminal) Counter(what string, things int64) *Bar {
+	if !IsTerminal(t.Err) || things == 0 {
+		return &Bar{}
+	}
+	p := mpb.New(mpb.WithOutput(t.Err), mpb.WithWidth(80), mpb.WithRefreshRate(120*time.Millisecond))
+	return &Bar{p: p, bar: p.AddBar(things, mpb.BarRemoveOnComplete(), mpb.PrependDecorators(decor.Name(Printable(what)+" ")),
+		mpb.AppendDecorators(decor.CountersNoUnit("%d / %d")))}
+}
+
 // Add says that so many bytes more are done.
 func (b *Bar) Add(bytes int64) {
 	if b.bar != nil {

@@ -1,0 +1,74 @@
+package account
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata"
+)
+
+// SupportColumn is the column of fleets and devices that says until when support staff may reach them.
+const SupportColumn = "is_accessible_by_support_until__date"
+
+// LongestSupport bounds how far ahead support is let in: a grant that nobody remembers must end by itself.
+const LongestSupport = 30 * 24 * time.Hour
+
+// BoundSupport is the hook that keeps support grants short.
+func BoundSupport(_ context.Context, tx *db.Tx, c *odata.Change) error {
+	until, ok := c.Values[SupportColumn].(string)
+	if !ok {
+		return nil
+	}
+	// A minute more than told: the clocks of those who ask need not agree with ours.
+	if until > db.FormatTime(tx.Now.Add(LongestSupport+time.Minute)) {
+		return api.Errorf(api.Invalid, "%q: support is let in for at most %d days", SupportColumn, int(LongestSupport/(24*time.Hour)))
+	}
+	return nil
+}
+
+// ByGrant reports whether the caller has a level on a fleet not by right of their own but, if at all, by a support grant.
+func ByGrant(ctx context.Context, tx *db.Tx, by access.Caller, fleet int64, l access.Level) (bool, error) {
+	if !by.Staff {
+		return false, nil
+	}
+	text, args := Bind(fleetTable.level(l, false, general), "x", tx, by)
+	var own int
+	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM application x WHERE x.id = ? AND `+text, append([]any{fleet}, args...)...).Scan(&own); err != nil {
+		return false, fmt.Errorf("level of support: %w", err)
+	}
+	return own == 0, nil
+}
+
+// SupportStaff lists the people who give support.
+func SupportStaff(ctx context.Context, tx *db.Tx) ([]api.User, error) {
+	rows, err := tx.QueryContext(ctx, `SELECT id, username, email FROM "user" WHERE is_support_staff = 1 ORDER BY username`)
+	if err != nil {
+		return nil, fmt.Errorf("support staff: %w", err)
+	}
+	defer func() { _ = rows.Close() }() // Err tells what there is to tell
+	list := []api.User{}
+	for rows.Next() {
+		var u api.User
+		if err := rows.Scan(&u.ID, &u.Username, &u.Email); err != nil {
+			return nil, fmt.Errorf("support staff: %w", err)
+		}
+		list = append(list, u)
+	}
+	return list, rows.Err()
+}
+
+// SeesEntry is the condition under which a person reads an entry {t} of the audit log: it is of an organization or a fleet that they
+// administer, about them, or by them. What support staff did is also read by those who operate the fleet by right of their own.
+func SeesEntry() string {
+	fleets := func(level string) string {
+		return `SELECT sf.id FROM application sf WHERE ` + strings.NewReplacer("{t}", "sf", "{in}", "IN (", "{end}", ")").Replace(level)
+	}
+	return `({t}.about_user = @user OR {t}.by_user = @user OR {t}.organization IN (` + administered + `)
+		OR {t}.application IN (` + fleets(fleetTable.level(access.Administrator, false, general)) + `)
+		OR {t}.is_support = 1 AND {t}.application IN (` + fleets(entrustedSQL()) + `))`
+}

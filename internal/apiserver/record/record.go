@@ -1,0 +1,170 @@
+// Package record is the routes of the api role about the audit log: its export, its keys and its checkpoints, for people and for the
+// operator; and how it asks the signer.
+package record
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/apiserver/route"
+	"github.com/roadstead-io/roadstead/internal/audit"
+	"github.com/roadstead-io/roadstead/internal/audit/watch"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
+// exportsAtOnce bounds the exports that one process writes; whoever comes beyond them is told to come back.
+const exportsAtOnce = 4
+
+// lineTime is how long a reader may take for one piece of an export.
+const lineTime = time.Minute
+
+// Config says what the routes work with.
+type Config struct {
+	DB   *db.DB
+	Log  *audit.Log
+	Site string
+}
+
+type routes struct {
+	Config
+	exports chan struct{}
+}
+
+// Routes lists the routes.
+func Routes(cfg Config) []route.Route {
+	s := &routes{cfg, make(chan struct{}, exportsAtOnce)}
+	admin := []string{api.RoleAdmin}
+	return []route.Route{
+		{Method: "GET", Path: "/audit/v1/keys", Handle: s.keys, Who: route.Anybody},
+		{Method: "GET", Path: "/audit/v1/export", Handle: s.export, Who: route.Users, Stream: true},
+		{Method: "POST", Path: "/internal/v1/audit/export", Handle: s.exportAll, Roles: admin, Stream: true},
+		{Method: "POST", Path: "/internal/v1/audit/checkpoint", Handle: s.checkpoint, Roles: admin},
+		{Method: "POST", Path: "/internal/v1/users/support/list", Handle: s.supportStaff, Roles: admin},
+	}
+}
+
+// keys tells everybody with which keys checkpoints are signed.
+func (s *routes) keys(w http.ResponseWriter, r *http.Request) error {
+	var keys []api.AuditKey
+	err := s.DB.Read(r.Context(), func(tx *db.Tx) (err error) {
+		keys, err = audit.Keys(r.Context(), tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, keys)
+}
+
+// export gives a person the log: what they may read, and links in place of the rest.
+func (s *routes) export(w http.ResponseWriter, r *http.Request) error {
+	return s.write(w, r, watch.View(access.From(r.Context())))
+}
+
+// exportAll gives the operator all of it.
+func (s *routes) exportAll(w http.ResponseWriter, r *http.Request) error { return s.write(w, r, nil) }
+
+func (s *routes) write(w http.ResponseWriter, r *http.Request, view audit.View) error {
+	after := int64(0)
+	if text := r.URL.Query().Get("after"); text != "" {
+		var err error
+		if after, err = strconv.ParseInt(text, 10, 64); err != nil || after < 0 {
+			return api.Errorf(api.Invalid, "after: is not the number of an entry")
+		}
+	}
+	select {
+	case s.exports <- struct{}{}:
+		defer func() { <-s.exports }()
+	default:
+		w.Header().Set("Retry-After", "5")
+		return api.Errorf(api.Unavailable, "others export the audit log; try again later")
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.Header().Set("Cache-Control", "no-store")
+	to := &patient{w: w, rc: http.NewResponseController(w)}
+	err := audit.Export(r.Context(), s.DB, to, s.Site, after, view)
+	if err != nil && to.began { // the client sees it by the missing end
+		return errors.Join(http.ErrAbortHandler, err)
+	}
+	return err
+}
+
+// patient writes to a reader who may be slow but not dead.
+type patient struct {
+	w     io.Writer
+	rc    *http.ResponseController
+	began bool
+}
+
+func (p *patient) Write(b []byte) (int, error) {
+	p.began = true
+	_ = p.rc.SetWriteDeadline(time.Now().Add(lineTime)) // not supported in some tests
+	return p.w.Write(b)
+}
+
+// checkpoint has the log signed now.
+func (s *routes) checkpoint(w http.ResponseWriter, r *http.Request) error {
+	if err := s.Log.Checkpoint(r.Context()); err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, "ok")
+}
+
+// supportStaff lists who gives support.
+func (s *routes) supportStaff(w http.ResponseWriter, r *http.Request) error {
+	var list []api.User
+	err := s.DB.Read(r.Context(), func(tx *db.Tx) (err error) {
+		list, err = account.SupportStaff(r.Context(), tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, list)
+}
+
+// Signer is how the log asks the signer for checkpoints; nil when there is no signer.
+func Signer(signer *pki.Peer) func(context.Context, api.AuditExtension) (api.AuditSigned, error) {
+	if signer == nil {
+		return nil
+	}
+	return func(ctx context.Context, ext api.AuditExtension) (signed api.AuditSigned, err error) {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		body, err := json.Marshal(ext)
+		if err != nil {
+			return signed, err
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, signer.URL+"/v1/audit-checkpoint", bytes.NewReader(body))
+		if err != nil {
+			return signed, err
+		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header["Idempotency-Key"] = nil // to ask again is harmless
+		res, err := signer.HTTP.Do(req)
+		if err != nil {
+			return signed, err
+		}
+		defer func() { _ = res.Body.Close() }()
+		data, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+		if err != nil {
+			return signed, err
+		}
+		if res.StatusCode != http.StatusOK {
+			return signed, fmt.Errorf("the signer refuses: %s: %.300s", res.Status, data)
+		}
+		return signed, json.Unmarshal(data, &signed)
+	}
+}
