@@ -2,10 +2,12 @@ package account
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -39,6 +41,10 @@ func userResource() *odata.Resource {
 				Name: "has_legacy_link_to__organization", Type: odata.ForeignKey, To: "organization", Null: true,
 				Reverse: []string{"includes_legacy_link_to__user"},
 			},
+			{ // ours: whose automation this is; null for a person
+				Name: "is_service_account_of__organization", Type: odata.ForeignKey, To: "organization", Null: true,
+				Reverse: []string{"owns__service_account"},
+			},
 		},
 		Keys:  [][]string{{"username"}, {"actor"}},
 		Rules: userRules(),
@@ -55,7 +61,7 @@ func profileResource() *odata.Resource {
 		Columns: []odata.Column{
 			{Name: "id", Type: odata.Integer},
 			{Name: "is_of__user", Type: odata.ForeignKey, To: "user", SQL: "{t}.id", Reverse: []string{"user_profile"}},
-			{Name: "email", Type: odata.String, Null: true},
+			{Name: "email", Type: odata.String, Null: true, Read: "CASE WHEN {t}.is_service_account_of__organization IS NULL THEN {t}.email END"},
 			constant("has_disabled_newsletter", odata.Boolean, "1"),
 			constant("is_verified", odata.Boolean, "1"), constant("must_be_verified", odata.Boolean, "0"),
 			constant("first_name", odata.String, "NULL"), constant("last_name", odata.String, "NULL"),
@@ -122,6 +128,8 @@ func (a *Accounts) membershipResource() *odata.Resource {
 				Name: "effective_seat_role", Type: odata.String,
 				SQL: "(SELECT r.name FROM organization_membership_role r WHERE r.id = {t}.organization_membership_role)",
 			},
+			{Name: "end_date", Type: odata.Date, Null: true}, // ours: from then on the membership gives nothing
+			{Name: "is_lasting", Type: odata.Boolean, SQL: lasting("{t}"), Hidden: true},
 		},
 		Keys:       [][]string{{"user", "is_member_of__organization"}},
 		UniqueText: map[string]string{"user,is_member_of__organization": `"user" and "is_member_of__organization" must be unique.`},
@@ -156,14 +164,26 @@ func (a *Accounts) keyResource() *odata.Resource {
 			{Name: "max_uses", Type: odata.Integer, Null: true},
 			{Name: "uses", Type: odata.Integer},
 			{Name: "last_used_at", Type: odata.Date, Null: true},
-			{Name: "max_level", Type: odata.Integer},
+			{Name: "last_used_from", Type: odata.String, Null: true},
+			{Name: "max_level", Type: odata.Integer, SQL: keyLevel},
 			{Name: "is_for_some_fleets", Type: odata.Boolean},
+			{Name: "networks", Type: odata.String, Null: true},
 			{Name: "is_created_by__user", Type: odata.ForeignKey, To: "user", Null: true, Reverse: []string{"creates__api_key"}},
 		},
 		Rules:  keyRules(),
 		Before: []odata.Hook{a.beforeKey},
 	}
 }
+
+// keyLevel is the highest level of which a key has every verb.
+var keyLevel = func() string {
+	sql := "0"
+	for _, l := range access.Levels() {
+		v := fmt.Sprint(int(l.Verbs()))
+		sql = "CASE WHEN ({t}.verbs & " + v + ") = " + v + " THEN " + fmt.Sprint(int(l)) + " ELSE " + sql + " END"
+	}
+	return "(" + sql + ")"
+}()
 
 // beforeKey keeps names printable and tells whoever holds connections open that a key is about to end.
 func (a *Accounts) beforeKey(_ context.Context, tx *db.Tx, c *odata.Change) error {
