@@ -61,7 +61,7 @@ func profileResource() *odata.Resource {
 		Columns: []odata.Column{
 			{Name: "id", Type: odata.Integer},
 			{Name: "is_of__user", Type: odata.ForeignKey, To: "user", SQL: "{t}.id", Reverse: []string{"user_profile"}},
-			{Name: "email", Type: odata.String, Null: true, Read: "CASE WHEN {t}.is_service_account_of__organization IS NULL THEN {t}.email END"},
+			{Name: "email", Type: odata.String, Null: true},
 			constant("has_disabled_newsletter", odata.Boolean, "1"),
 			constant("is_verified", odata.Boolean, "1"), constant("must_be_verified", odata.Boolean, "0"),
 			constant("first_name", odata.String, "NULL"), constant("last_name", odata.String, "NULL"),
@@ -167,12 +167,23 @@ func (a *Accounts) keyResource() *odata.Resource {
 			{Name: "last_used_from", Type: odata.String, Null: true},
 			{Name: "max_level", Type: odata.Integer, SQL: keyLevel},
 			{Name: "is_for_some_fleets", Type: odata.Boolean},
+			{Name: "verbs", Type: odata.JSON, SQL: bitNames("{t}.verbs", access.AllVerbs.Names())},
+			{Name: "channels", Type: odata.JSON, SQL: bitNames("{t}.channels", access.AllChannels.Names())},
 			{Name: "networks", Type: odata.String, Null: true},
 			{Name: "is_created_by__user", Type: odata.ForeignKey, To: "user", Null: true, Reverse: []string{"creates__api_key"}},
 		},
 		Rules:  keyRules(),
 		Before: []odata.Hook{a.beforeKey},
 	}
+}
+
+// bitNames is the JSON list of the names of the bits that a column holds.
+func bitNames(column string, names []string) string {
+	var list []string
+	for i, name := range names {
+		list = append(list, fmt.Sprintf(`CASE WHEN (%s & %d) <> 0 THEN '"%s",' ELSE '' END`, column, 1<<i, name))
+	}
+	return `('[' || rtrim(` + strings.Join(list, " || ") + `, ',') || ']')`
 }
 
 // keyLevel is the highest level of which a key has every verb.

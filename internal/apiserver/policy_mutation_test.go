@@ -80,7 +80,11 @@ func filterMutants(rule odata.Rule, add addMutant) {
 				continue
 			}
 			set("with may_read for "+word, strings.ReplaceAll(filter, word, verbWords[0]))
-			set("with another verb for "+word, strings.ReplaceAll(filter, word, verbWords[(i+1)%len(verbWords)]))
+			other := verbWords[(i+1)%len(verbWords)]
+			if !access.Given.Has(access.Verbs(1) << i) { // who has one that only administrators have has the other
+				other = "may_settings"
+			}
+			set("with another verb for "+word, strings.ReplaceAll(filter, word, other))
 		}
 		for _, part := range []string{" or ", " and "} {
 			if terms := strings.Split(filter, part); len(terms) > 1 && !strings.Contains(filter, "(") {
@@ -148,9 +152,13 @@ func columnMutants(r *odata.Resource, k access.Kind, add addMutant) {
 // doubled are mutants that change nothing which can be seen, because a second wall says the same. Each has its reason.
 var doubled = map[string]string{
 	"api_key, scoped key: delete for every row":                                           "it sees itself alone",
+	"api_key, user: delete with may_read for may_keys":                                    "who may not delete it does not see it",
+	"api_key, user: update with may_read for may_keys":                                    "who may not change it does not see it",
+	"application_membership_role, scoped key: create for every row, where there was none": "no column may be written",
 	"application, scoped key: points should_be_running__release anywhere":                 "a hook lets only releases be chosen that the fleet, or the device type, has",
 	"application, user: points should_be_running__release anywhere":                       "a hook lets only releases be chosen that the fleet, or the device type, has",
 	"application_invite, user: delete for every row":                                      "who may not delete it does not see it",
+	"application_invite, user: delete with another verb for may_members":                  "who may not delete it does not see it",
 	"application_invite, user: delete with may_read for may_members":                      "who may not delete it does not see it",
 	"device, device: update for every row":                                                "it sees itself alone",
 	"device, scoped key: create for every row":                                            "the reference to the fleet asks the same",
@@ -171,6 +179,9 @@ var doubled = map[string]string{
 	"user__has__public_key, user: points user anywhere":                                   "the rule of the row holds after the change, too",
 	"organization_invite, user: delete for every row":                                     "who may not delete it does not see it",
 	"organization_membership, scoped key: create for every row, where there was none":     "no column may be written",
+	"team_application_access, user: create with another verb for may_members":             "administrators of the organization administer its fleets",
+	"team_application_access, user: delete with another verb for may_members":             "administrators of the organization administer its fleets",
+	"team_application_access, user: update with another verb for may_members":             "administrators of the organization administer its fleets",
 	"team_application_access, user: create with may_read for may_members":                 "administrators of the organization administer its fleets",
 	"team_application_access, user: delete with may_read for may_members":                 "administrators of the organization administer its fleets",
 	"team_application_access, user: update with may_read for may_members":                 "administrators of the organization administer its fleets",

@@ -91,7 +91,7 @@ user__has_direct_access_to__application rita's   | -      -    -    | -   -   - 
 service_instance                        all's    | -      r    r    | r   r   r   r   r   r  r  r  | r  | - - - - | r r r r
 organization_membership_role            all's    | -      r    r    | r   r   r   r   r   r  r  r  | r  | - - - - | r r r r
 application_membership_role             all's    | -      r    r    | r   r   r   r   rc  r  r  r  | r  | - - - - | r r r r
-application_membership_role             acme's   | -      rcud rcud | r   -   r   r   -   -  -  -  | -  | - - - - | - - - -
+application_membership_role             acme's   | -      rcud rcud | r   r   r   r   -   r  -  -  | r  | - - - - | - r r r
 application_membership_role             rival's  | -      -    -    | -   -   -   -   rcud -  -  -  | -  | - - - - | - - - -
 application_membership_role             annex's  | -      r    r    | r   r   r   r   r   r  -  -  | -  | - - - - | - - - -
 cpu_architecture                        all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r
@@ -243,6 +243,11 @@ func (w *world) furnishOwn() {
 			case whose == "itself" || p.rows[r.name] != 0:
 			case r.insert != "":
 				p.rows[r.name] = w.insert(w.db, p, r.insert)
+				if r.name == "application_membership_role" && whose == "acme's" { // somebody has it in a fleet
+					w.user("rolf")
+					w.exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role)
+						VALUES ('2026-01-01T00:00:00.000Z', ?, ?, ?)`, w.users["rolf"], fleet, p.rows[r.name])
+				}
 			default:
 				p.rows[r.name] = one(`SELECT min(id) FROM "` + r.name + `"`)
 			}
