@@ -74,6 +74,8 @@ func membershipRules() map[access.Kind]odata.Rule {
 		Read:   MemberOf("is_member_of__organization"),
 		Create: administers, Update: administers, Delete: administers + ` or user eq @user`,
 		Write: []string{"user", "username", "is_member_of__organization", "organization_membership_role", "end_date"},
+		// Asked before the row is there: a new administrator would be let in by their own row.
+		Refs: map[string]string{"is_member_of__organization": adminOf},
 	}, `user eq @user`)
 }
 

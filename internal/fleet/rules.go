@@ -88,6 +88,8 @@ func tagRules() map[access.Kind]odata.Rule {
 	rules := owned(access.Settings, onApplication, ownParent, "application", "tag_key", "value")
 	person := rules[access.User]
 	person.Read = access.Seen(onApplication...)
+	// Asked before the tag is there: a key for fleets with a tag would be let in by it.
+	person.Refs = map[string]string{"application": access.On(access.Settings)}
 	rules[access.User], rules[access.ScopedKey] = person, person
 	rules[access.Anonymous] = odata.Rule{Read: ofPublic}
 	rules[access.Device] = odata.Rule{Read: ownParent + " or " + ofPublic}

@@ -214,7 +214,18 @@ func (s *routes) newKey(w http.ResponseWriter, r *http.Request) error {
 	case keyRoles[req.Roles[0]] != of:
 		return api.Errorf(api.Invalid, "the role %q is not for a key of a %s", req.Roles[0], of)
 	}
+	if err := unlimited(req); err != nil {
+		return err
+	}
 	return s.makeKey(w, r, account.KeySpec{Of: of, ID: req.ActorTypeID, Reader: req.Roles[0] == fleetKeyRole}, req)
+}
+
+// unlimited refuses limits where they would not be looked at: nobody should believe that a key has them.
+func unlimited(req api.NewKey) error {
+	if req.Level != "" || req.ReadOnly || len(req.Verbs)+len(req.Fleets)+len(req.Tags)+len(req.Channels)+len(req.Networks) > 0 {
+		return api.Errorf(api.Invalid, "limits are for keys of users, made at /api-key/user/full; this key is made without")
+	}
+	return nil
 }
 
 func (s *routes) newProvisioningKey(w http.ResponseWriter, r *http.Request) error {
@@ -237,6 +248,9 @@ func (s *routes) newKeyOf(w http.ResponseWriter, r *http.Request, of account.Who
 		}
 	}
 	spec := account.KeySpec{Of: of, ID: id}
+	if err := unlimited(req); err != nil {
+		return err
+	}
 	if of == account.OfDevice {
 		spec.Token = req.APIKey
 	}
