@@ -11,6 +11,8 @@ type Whoami struct {
 	Email       *string `json:"email,omitempty"`
 	Slug        string  `json:"slug,omitempty"`
 	UUID        string  `json:"uuid,omitempty"`
+
+	ServiceAccountOf string `json:"serviceAccountOf,omitempty"` // handle of the organization whose service account it is. Ours
 }
 
 // Login is the body of POST /login_.
@@ -33,7 +35,11 @@ type NewKey struct {
 
 	// What a user's key is limited to, at /api-key/user/full. Ours, not balena's.
 	Level    string   `json:"level,omitempty"`    // observer, operator or developer: at most this in every fleet
-	Fleets   []string `json:"fleets,omitempty"`   // slugs: only in these
+	Verbs    []string `json:"verbs,omitempty"`    // at most these; read is always among them
+	Fleets   []string `json:"fleets,omitempty"`   // slugs: only in these …
+	Tags     []string `json:"tags,omitempty"`     // … and in those that carry a tag: key, or key=value
+	Channels []string `json:"channels,omitempty"` // api, git, registry, tunnel: only on these
+	Networks []string `json:"networks,omitempty"` // 192.0.2.0/24: only from these
 	ReadOnly bool     `json:"readOnly,omitempty"` // the same as the level observer
 }
 

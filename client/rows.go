@@ -156,4 +156,11 @@ type APIKey struct {
 	Description string `json:"description"`
 	CreatedAt   string `json:"created_at"`
 	ExpiryDate  string `json:"expiry_date"`
+
+	LastUsedAt      string   `json:"last_used_at"`
+	LastUsedFrom    string   `json:"last_used_from"`
+	Verbs           []string `json:"verbs"`
+	Channels        []string `json:"channels"`
+	Networks        string   `json:"networks"` // with a space between
+	IsForSomeFleets bool     `json:"is_for_some_fleets"`
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/hardware"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/keys"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/people"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/record"
 )
@@ -50,10 +51,11 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 	root.PersistentFlags().StringVarP(&a.Output, "output", "o", "table", "what to print: table or json")
 	cmdline.Fixed(root, "output", "table", "json")
 	root.AddCommand(a.loginCommand(), a.logoutCommand(), a.whoamiCommand(), a.fleetCommand(), a.deviceCommand(),
-		a.pushCommand(), a.deployCommand(), a.releaseCommand(), a.envCommand(), a.tagCommand(), a.keyCommand(),
+		a.pushCommand(), a.deployCommand(), a.releaseCommand(), a.envCommand(), a.tagCommand(),
 		a.serviceCommand(), a.configCommand(), a.apiCommand(), a.versionCommand())
 	root.AddCommand(hardware.Commands(a.App)...)
 	root.AddCommand(people.Commands(a.App)...)
 	root.AddCommand(record.Commands(a.App)...)
+	root.AddCommand(keys.Commands(a.App)...)
 	return root
 }

@@ -2,7 +2,9 @@
 // What each kind may do is declared beside the resources (see internal/odata) and beside the routes (see internal/web).
 package access
 
-import "context"
+import (
+	"context"
+)
 
 // Kind is a kind of principal.
 type Kind string
@@ -11,7 +13,7 @@ type Kind string
 const (
 	Anonymous    Kind = "anonymous"
 	User         Kind = "user"         // a person: session token or named API key
-	ScopedKey    Kind = "scoped key"   // a person's API key that is limited to a level or to some fleets
+	ScopedKey    Kind = "scoped key"   // a person's API key that is limited to some verbs or to some fleets
 	Device       Kind = "device"       // a device's own key
 	FrozenDevice Kind = "frozen"       // the key of a device that is frozen: who it is, nothing else
 	FleetKey     Kind = "fleet key"    // reads one fleet
@@ -37,6 +39,9 @@ type Caller struct {
 	Staff   bool   // Kind User: a session of support staff, whom customers may have opened something to
 	Role    string // Kind Service: name of the role
 	Name    string // for logs: user name, "d_<uuid>", role name
+
+	Channels Channels // of the key: the ways on which it may come; 0 means all
+	Networks string   // of the key: network prefixes that it may come from, with a space between; "" means all
 
 	Address string // IP address that the request came from
 	Request string // id of the request, as it is in the log

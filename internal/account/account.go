@@ -75,6 +75,8 @@ type Accounts struct {
 	waiting  atomic.Int64  // how many are, or wait for it
 	decoy    string        // hash that no known password has; checked when a user does not exist
 
+	uses uses // of keys
+
 	mu      sync.Mutex // covers touched
 	touched map[touch]time.Time
 }

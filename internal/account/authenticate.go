@@ -44,6 +44,9 @@ func (a *Accounts) AuthenticateUntil(ctx context.Context, tx *db.Tx, token strin
 	if looksSigned(token) {
 		return a.bySession(ctx, tx, token)
 	}
+	if forged(token) { // nobody was given it
+		return access.Nobody(), time.Time{}, api.ErrUnauthorized
+	}
 	return a.byKey(ctx, tx, token)
 }
 
@@ -92,23 +95,24 @@ type keyRow struct {
 	kind                        string
 	expiry, used, name, uuid    sql.NullString
 	user, fleet, device, within sql.NullInt64
-	scoped, frozen              bool
+	scoped, frozen, orphan      bool
 	creator                     sql.NullInt64
+	networks                    sql.NullString
 }
 
 func (a *Accounts) byKey(ctx context.Context, tx *db.Tx, token string) (access.Caller, time.Time, error) {
 	var caller access.Caller
 	var never time.Time
 	var k keyRow
-	err := tx.QueryRowContext(ctx, `SELECT k.id, k.kind, k.is_of__actor, k.expiry_date, k.last_used_at,
-			CASE WHEN k.max_level < 4 OR k.is_for_some_fleets = 1 THEN 1 ELSE 0 END, k.is_created_by__user,
+	err := tx.QueryRowContext(ctx, `SELECT k.id, k.kind, k.is_of__actor, k.expiry_date, k.last_used_at, `+keyScoped+`, k.is_created_by__user,
+			k.channels, k.networks, `+keyOrphan+`,
 			u.id, u.username, f.id, d.id, d.uuid, d.belongs_to__application, coalesce(d.is_frozen, 0)
 		FROM api_key k
 		LEFT JOIN "user" u ON k.kind = 'user' AND u.actor = k.is_of__actor
 		LEFT JOIN application f ON k.kind IN ('provisioning', 'fleet') AND f.actor = k.is_of__actor
 		LEFT JOIN device d ON k.kind = 'device' AND d.actor = k.is_of__actor
-		WHERE k.key_hash = ?`, a.hash.Token(token)).
-		Scan(&caller.Key, &k.kind, &caller.Actor, &k.expiry, &k.used, &k.scoped, &k.creator,
+		WHERE k.key_hash = ?`, tx.NowText(), a.hash.Token(token)).
+		Scan(&caller.Key, &k.kind, &caller.Actor, &k.expiry, &k.used, &k.scoped, &k.creator, &caller.Channels, &k.networks, &k.orphan,
 			&k.user, &k.name, &k.fleet, &k.device, &k.uuid, &k.within, &k.frozen)
 	if errors.Is(err, sql.ErrNoRows) || (err == nil && k.expiry.Valid && k.expiry.String <= tx.NowText()) {
 		return access.Nobody(), never, api.ErrUnauthorized
@@ -116,11 +120,14 @@ func (a *Accounts) byKey(ctx context.Context, tx *db.Tx, token string) (access.C
 	if err != nil {
 		return access.Nobody(), never, fmt.Errorf("authenticate key: %w", err)
 	}
-	if err := k.who(&caller); err != nil {
-		return access.Nobody(), never, err
+	if err := k.who(&caller); err != nil || k.orphan {
+		return access.Nobody(), never, errors.Join(err, api.ErrUnauthorized)
+	}
+	if caller.Networks = k.networks.String; caller.Channels == access.AllChannels {
+		caller.Channels = 0
 	}
 	if k.fleet.Valid && k.creator.Valid {
-		if err := stillEntrusted(ctx, tx, k.creator.Int64, k.fleet.Int64); err != nil {
+		if err := stillEntrusted(ctx, tx, k.creator.Int64, k.fleet.Int64, k.kind); err != nil {
 			return access.Nobody(), never, err
 		}
 	}
@@ -153,16 +160,26 @@ func (k keyRow) who(c *access.Caller) error {
 	return nil
 }
 
+// keyScoped says whether a key k of a user u is limited to some verbs or some fleets. Those of service accounts all are, by their kind: there is
+// no account of a person behind them.
+var keyScoped = `CASE WHEN k.verbs <> ` + fmt.Sprint(int(access.AllVerbs)) + ` OR k.is_for_some_fleets = 1
+	OR u.is_service_account_of__organization IS NOT NULL THEN 1 ELSE 0 END`
+
+// keyOrphan says whether a key k of a service account u has lost who answers for it: whoever made it knows it, and must administer the
+// organization still. It takes the time.
+var keyOrphan = `CASE WHEN u.is_service_account_of__organization IS NOT NULL AND k.is_created_by__user IS NOT NULL AND NOT EXISTS (
+		SELECT 1 FROM organization_membership m WHERE m."user" = k.is_created_by__user
+			AND m.is_member_of__organization = u.is_service_account_of__organization
+			AND m.organization_membership_role = ` + fmt.Sprint(roleAdministrator) + ` AND (m.end_date IS NULL OR m.end_date > ?)) THEN 1 ELSE 0 END`
+
 // stillEntrusted ends the keys of a fleet with the right of whoever made them: somebody who left knows them still.
-func stillEntrusted(ctx context.Context, tx *db.Tx, user, fleet int64) error {
-	may, args := Bind(entrustedSQL(), "f", tx, access.Caller{Kind: access.User, User: user})
-	var one int
-	err := tx.QueryRowContext(ctx, `SELECT 1 FROM application f WHERE f.id = ? AND `+may, append([]any{fleet}, args...)...).Scan(&one)
-	if errors.Is(err, sql.ErrNoRows) {
-		return api.ErrUnauthorized
-	}
+func stillEntrusted(ctx context.Context, tx *db.Tx, user, fleet int64, kind string) error {
+	have, err := FleetVerbs(ctx, tx, access.Caller{Kind: access.User, User: user}, fleet)
 	if err != nil {
 		return fmt.Errorf("authenticate key: %w", err)
+	}
+	if !have.Has(makerNeeds(kind)) {
+		return api.ErrUnauthorized
 	}
 	return nil
 }
@@ -181,7 +198,7 @@ func (a *Accounts) touch(t touch, last sql.NullString, now time.Time) {
 	}
 }
 
-// RunOnce writes down the times of last use and forgets sessions that have expired and failed logins of long ago. Several
+// RunOnce writes down the times of last use, deletes memberships that have ended and forgets sessions that have expired and failed logins of long ago. Several
 // processes may do so at the same time.
 func (a *Accounts) RunOnce(ctx context.Context) error {
 	a.mu.Lock()
@@ -198,6 +215,12 @@ func (a *Accounts) RunOnce(ctx context.Context) error {
 				return err
 			}
 		}
+		if err := a.uses.write(ctx, tx); err != nil {
+			return err
+		}
+		if err := a.endMemberships(ctx, tx); err != nil {
+			return err
+		}
 		if _, err := tx.ExecContext(ctx, `DELETE FROM session WHERE expires_at <= ?`, tx.NowText()); err != nil {
 			return err
 		}
@@ -211,6 +234,7 @@ func (a *Accounts) RunOnce(ctx context.Context) error {
 		a.mu.Unlock()
 		return fmt.Errorf("account: write down uses: %w", err)
 	}
+	a.uses.wrote()
 	return nil
 }
 

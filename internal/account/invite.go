@@ -79,6 +79,11 @@ func (a *Accounts) beforeInvite(i invites) odata.Hook {
 		if c.Op != odata.Create {
 			return nil
 		}
+		if i.table == toFleet.table {
+			if err := checkRole(ctx, tx, c, i.table, i.to); err != nil {
+				return err
+			}
+		}
 		given, _ := c.Values["invitee"].(string)
 		delete(c.Values, "invitee")
 		email := strings.ToLower(strings.TrimSpace(given))
@@ -158,7 +163,7 @@ func (a *Accounts) AcceptInvite(ctx context.Context, tx *db.Tx, by access.Caller
 			organization_membership_role) VALUES (?, ?, ?, ?) ON CONFLICT ("user", is_member_of__organization) DO NOTHING`,
 			tx.NowText(), by.User, to, role)
 	} else {
-		err = AddFleetMember(ctx, tx, by.User, to, access.Level(role))
+		err = AddFleetMember(ctx, tx, by.User, to, role)
 	}
 	if err != nil {
 		return fmt.Errorf("accept invitation: %w", err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -37,12 +38,29 @@ type KeySpec struct {
 	Reader      bool       // fleet keys only: reads the fleet instead of registering devices into it
 
 	// What a user's key is limited to. The zero values are no limit.
-	Level  access.Level
-	Fleets []string // slugs
+	Level    access.Level    // the same as its verbs
+	Verbs    access.Verbs    // at most these
+	Fleets   []string        // slugs: only in these …
+	Tags     []string        // … and in those that carry a tag: "key", or "key=value"
+	Channels access.Channels // only on these
+	Networks []string        // only from these: 192.0.2.0/24
 }
 
-// scoped reports whether the key is limited to less than its user may do.
-func (s KeySpec) scoped() bool { return s.Level != access.NoLevel || len(s.Fleets) > 0 }
+// verbs is what is left of the user's verbs.
+func (s KeySpec) verbs() access.Verbs {
+	switch {
+	case s.Verbs != access.NoVerbs:
+		return s.Verbs | access.Read
+	case s.Level != access.NoLevel:
+		return s.Level.Verbs()
+	}
+	return access.AllVerbs
+}
+
+// limited reports whether something is said that only a user's key can be limited to.
+func (s KeySpec) limited() bool {
+	return s.Level != access.NoLevel || s.Verbs != access.NoVerbs || len(s.Fleets)+len(s.Tags)+len(s.Networks) > 0 || s.Channels != 0
+}
 
 const (
 	maxKeyName        = 100
@@ -53,7 +71,7 @@ const (
 )
 
 // CreateKey makes a key and returns it, this once. Named keys of users can be made by the user in a session with a fresh login
-// only; keys of fleets and devices by everybody who operates them by right of their own, with a named key too. A scoped key may make
+// only; keys of fleets and devices by everybody who has the verbs for it by right of their own, with a named key too. A scoped key may make
 // such keys for a day at most: what a leaked key makes must not long outlive it.
 func (a *Accounts) CreateKey(ctx context.Context, tx *db.Tx, by access.Caller, spec KeySpec) (string, error) {
 	if by.Kind != access.User && by.Kind != access.ScopedKey && by.Kind != access.System {
@@ -69,17 +87,16 @@ func (a *Accounts) CreateKey(ctx context.Context, tx *db.Tx, by access.Caller, s
 	if err != nil {
 		return "", fmt.Errorf("create key: %w", err)
 	}
-	switch spec.Of {
-	case OfDevice:
-		return a.addKey(ctx, tx, by, newKey{"device", prefixDevice, actor}, spec)
-	case OfFleet:
-		if spec.Reader {
-			return a.addKey(ctx, tx, by, newKey{"fleet", prefixFleet, actor}, spec)
-		}
-		return a.addKey(ctx, tx, by, newKey{"provisioning", prefixProvisioning, actor}, spec)
-	default:
-		return a.addKey(ctx, tx, by, newKey{"user", prefixUser, actor}, spec)
+	k := newKey{kindUser, prefixUser, actor}
+	switch {
+	case spec.Of == OfDevice:
+		k = newKey{kindDevice, prefixDevice, actor}
+	case spec.Of == OfFleet && spec.Reader:
+		k = newKey{kindFleet, prefixFleet, actor}
+	case spec.Of == OfFleet:
+		k = newKey{kindProvisioning, prefixProvisioning, actor}
 	}
+	return a.addKey(ctx, tx, by, k, spec)
 }
 
 // newKey is what addKey must know beside the description.
@@ -106,12 +123,14 @@ func (s KeySpec) check(now time.Time) error {
 		return api.Errorf(api.Invalid, "only a provisioning key has a number of uses")
 	case s.Reader && s.Of != OfFleet:
 		return api.Errorf(api.Invalid, "only a fleet has a key that reads it")
-	case s.scoped() && s.Of != OfUser:
-		return api.Errorf(api.Invalid, "only a user's key is limited to a level or to fleets")
+	case s.limited() && s.Of != OfUser:
+		return api.Errorf(api.Invalid, "only a user's key is limited to verbs, a level, fleets, tags, channels or networks")
+	case s.Level != access.NoLevel && s.Verbs != access.NoVerbs:
+		return api.Errorf(api.Invalid, "a key has verbs or a level, not both")
 	case s.Level == access.Administrator:
 		return api.Errorf(api.Invalid, "a key that is limited to the level administrator is not limited; leave level out")
-	case len(s.Fleets) > maxKeyFleets:
-		return api.Errorf(api.Invalid, "a key is limited to at most %d fleets", maxKeyFleets)
+	case len(s.Fleets) > maxKeyFleets, len(s.Tags) > maxKeyFleets, len(s.Networks) > maxKeyFleets:
+		return api.Errorf(api.Invalid, "a key is limited to at most %d fleets, tags and networks each", maxKeyFleets)
 	case s.Token != "" && s.Of != OfDevice:
 		return api.Errorf(api.Invalid, "only a device brings a key of its own")
 	case s.Token != "":
@@ -130,6 +149,9 @@ func checkBroughtKey(token string) error {
 			return api.Errorf(api.Invalid, "a device's key has only letters, digits, _ and -")
 		}
 	}
+	if forged(token) {
+		return api.Errorf(api.Invalid, "a device's key that looks like one of the server's has a checksum that is not right")
+	}
 	return nil
 }
 
@@ -138,9 +160,12 @@ func (a *Accounts) actorFor(ctx context.Context, tx *db.Tx, by access.Caller, sp
 	var actor int64
 	var err error
 	switch {
-	case spec.Of == OfUser && by.Kind != access.System && spec.ID != by.User:
-		return 0, api.Errorf(api.NotFound, "there is no such user")
 	case spec.Of == OfUser:
+		if by.Kind != access.System && spec.ID != by.User {
+			if err := administersService(ctx, tx, by, spec.ID); err != nil {
+				return 0, err
+			}
+		}
 		if by.Kind != access.System {
 			if err := requireFreshLogin(ctx, tx, by); err != nil {
 				return 0, err
@@ -148,10 +173,13 @@ func (a *Accounts) actorFor(ctx context.Context, tx *db.Tx, by access.Caller, sp
 		}
 		err = tx.QueryRowContext(ctx, `SELECT actor FROM "user" WHERE id = ?`, spec.ID).Scan(&actor)
 	case spec.Of == OfFleet:
-		actor, err = operatedActor(ctx, tx, by, `SELECT f.actor FROM application f WHERE f.id = ?`, spec.ID)
+		kind := kindProvisioning
+		if spec.Reader {
+			kind = kindFleet
+		}
+		actor, err = actorOfThing(ctx, tx, by, kind, `SELECT f.actor, f.id FROM application f WHERE f.id = ?`, spec.ID)
 	default:
-		actor, err = operatedActor(ctx, tx, by,
-			`SELECT d.actor FROM device d JOIN application f ON f.id = d.belongs_to__application WHERE d.id = ?`, spec.ID)
+		actor, err = actorOfThing(ctx, tx, by, kindDevice, `SELECT d.actor, d.belongs_to__application FROM device d WHERE d.id = ?`, spec.ID)
 	}
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, api.Errorf(api.NotFound, "there is no such %s", spec.Of)
@@ -159,16 +187,38 @@ func (a *Accounts) actorFor(ctx context.Context, tx *db.Tx, by access.Caller, sp
 	return actor, err
 }
 
-// operatedActor runs a query for the actor of a thing in a fleet f that the caller operates. A support grant does not count: a
-// key would outlive it.
-func operatedActor(ctx context.Context, tx *db.Tx, by access.Caller, query string, id int64) (actor int64, err error) {
-	args := []any{id}
-	if by.Kind != access.System {
-		may, values := Bind(entrustedSQL(), "f", tx, by)
-		query, args = query+" AND "+may, append(args, values...)
+// The kinds of keys, as they are stored.
+const (
+	kindUser         = "user"
+	kindProvisioning = "provisioning" // registers devices into a fleet
+	kindFleet        = "fleet"        // reads a fleet
+	kindDevice       = "device"
+)
+
+// makerNeeds is what somebody has on a fleet who makes a key of this kind: to make keys, and what the key itself can do. A support
+// grant does not give it: a key would outlive it.
+func makerNeeds(kind string) access.Verbs {
+	if kind == kindFleet {
+		return access.Keys | access.Read
 	}
-	err = tx.QueryRowContext(ctx, query, args...).Scan(&actor)
-	return actor, err
+	return access.Keys | access.Devices | access.Read
+}
+
+// actorOfThing runs a query for the actor of a fleet or a device and for the fleet in which the caller must have what it takes to make
+// the key. For everybody else it is not there.
+func actorOfThing(ctx context.Context, tx *db.Tx, by access.Caller, kind, query string, id int64) (actor int64, err error) {
+	var fleet int64
+	if err := tx.QueryRowContext(ctx, query, id).Scan(&actor, &fleet); err != nil {
+		return 0, err
+	}
+	have, err := FleetVerbs(ctx, tx, by, fleet)
+	if err != nil {
+		return 0, err
+	}
+	if !have.Has(makerNeeds(kind)) {
+		return 0, sql.ErrNoRows
+	}
+	return actor, nil
 }
 
 // requireFreshLogin holds for a session whose user gave the password lately. A named key never passes: it may not make more
@@ -200,16 +250,21 @@ func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, by access.Caller, k ne
 	if spec.Expiry != nil {
 		expiry = db.FormatTime(*spec.Expiry)
 	}
-	level := spec.Level
-	if level == access.NoLevel {
-		level = access.Administrator
+	networks, err := access.ParseNetworks(spec.Networks)
+	if err != nil {
+		return "", api.Errorf(api.Invalid, "networks: %v", err)
+	}
+	channels := spec.Channels
+	if channels == 0 {
+		channels = access.AllChannels
 	}
 	var id int64
-	err := tx.QueryRowContext(ctx, `INSERT INTO api_key (created_at, kind, key_hash, is_of__actor, name, description, expiry_date, max_uses,
-			max_level, is_for_some_fleets, is_created_by__user)
-		VALUES (?, ?, ?, ?, NULLIF(?, ''), NULLIF(?, ''), ?, NULLIF(?, 0), ?, ?, NULLIF(?, 0)) ON CONFLICT (key_hash) DO NOTHING RETURNING id`,
+	err = tx.QueryRowContext(ctx, `INSERT INTO api_key (created_at, kind, key_hash, is_of__actor, name, description, expiry_date, max_uses,
+			verbs, is_for_some_fleets, channels, networks, is_created_by__user)
+		VALUES (?, ?, ?, ?, NULLIF(?, ''), NULLIF(?, ''), ?, NULLIF(?, 0), ?, ?, ?, NULLIF(?, ''), NULLIF(?, 0))
+		ON CONFLICT (key_hash) DO NOTHING RETURNING id`,
 		tx.NowText(), k.kind, a.hash.Token(token), k.actor, spec.Name, spec.Description, expiry, spec.MaxUses,
-		int(level), len(spec.Fleets) > 0, by.User).Scan(&id)
+		int(spec.verbs()), len(spec.Fleets)+len(spec.Tags) > 0, int(channels), networks, by.User).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		// The same device repeating its exchange is fine; anybody else's key is not.
 		holds, err := a.KeyHolds(ctx, tx, k.actor, token)
@@ -224,29 +279,28 @@ func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, by access.Caller, k ne
 	if err != nil {
 		return "", fmt.Errorf("create key: %w", err)
 	}
-	return token, limitKey(ctx, tx, by, id, spec.Fleets)
+	if err := limitKey(ctx, tx, by, id, spec); err != nil {
+		return "", err
+	}
+	return token, recordKey(ctx, tx, by, id, k, spec)
 }
 
-// limitKey ties a new key to fleets, which the caller must observe.
-func limitKey(ctx context.Context, tx *db.Tx, by access.Caller, key int64, fleets []string) error {
-	for _, slug := range fleets {
-		may, args := Bind(FleetSQL(access.Observer), "f", tx, by)
-		var fleet int64
-		err := tx.QueryRowContext(ctx, `SELECT f.id FROM application f WHERE f.slug = ? AND `+may,
-			append([]any{strings.ToLower(slug)}, args...)...).Scan(&fleet)
-		if errors.Is(err, sql.ErrNoRows) {
-			return api.Errorf(api.NotFound, "fleets: there is no fleet %q", slug)
+// recordKey tells of a new key. That a device is given its own, which happens with every device, is told with the device.
+func recordKey(ctx context.Context, tx *db.Tx, by access.Caller, id int64, k newKey, spec KeySpec) error {
+	e := audit.Entry{Act: "key.create", Kind: "api_key", ID: id, Name: spec.Name, Detail: map[string]any{"kind": k.kind}}
+	switch spec.Of {
+	case OfUser:
+		e.User = spec.ID
+		e.Detail["verbs"] = spec.verbs().Names()
+		if len(spec.Fleets)+len(spec.Tags) > 0 {
+			e.Detail["fleets"], e.Detail["tags"] = spec.Fleets, spec.Tags
 		}
-		if err != nil {
-			return fmt.Errorf("create key: %w", err)
-		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO api_key_fleet (api_key, application) VALUES (?, ?) ON CONFLICT (api_key, application) DO NOTHING`,
-			key, fleet)
-		if err != nil {
-			return fmt.Errorf("create key: %w", err)
-		}
+	case OfFleet:
+		e.Fleet = spec.ID
+	case OfDevice:
+		e.Detail["device"] = spec.ID
 	}
-	return nil
+	return audit.Record(ctx, tx, by, e)
 }
 
 // DeviceKey is the first key of a device.

@@ -36,8 +36,8 @@ func TestAKeySaysWhoItIs(t *testing.T) {
 		t.Errorf("device key: got %+v", c)
 	}
 	for token, prefix := range map[string]string{named: "rsu_", prov: "rsp_", dev: "rsd_"} {
-		if !strings.HasPrefix(token, prefix) || len(token) != 4+43 {
-			t.Errorf("token %q: want prefix %s and 43 digits", token, prefix)
+		if !strings.HasPrefix(token, prefix) || len(token) != 4+43+6 {
+			t.Errorf("token %q: want prefix %s and 49 digits", token, prefix)
 		}
 	}
 	for _, bad := range []string{"", "x", named + "x", named[4:], "a.b.c", strings.Repeat("a", 5000), "' OR 1=1 --"} {

@@ -13,7 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
-// table is how a level is asked for of the rows of one table, {t}.
+// table is how a verb is asked for of the rows of one table, {t}.
 type table struct {
 	fleet  string // the column with the id of the fleet that decides
 	owned  string // the row is one of an organization that the caller administers, asked of a row at hand
@@ -22,7 +22,18 @@ type table struct {
 
 // administered lists the organizations that the caller (@user) administers.
 var administered = `SELECT lm.is_member_of__organization FROM organization_membership lm
-	WHERE lm."user" = @user AND lm.organization_membership_role = ` + fmt.Sprint(roleAdministrator)
+	WHERE lm."user" = @user AND lm.organization_membership_role = ` + fmt.Sprint(roleAdministrator) + ` AND ` + lasting("lm")
+
+// lasting holds for a membership that has not ended.
+func lasting(alias string) string {
+	return `(` + alias + `.end_date IS NULL OR ` + alias + `.end_date > @now)`
+}
+
+// notLeft holds unless the caller's membership of the fleet's organization has ended: what came with it ends with it.
+func notLeft(fleet string) string {
+	return `NOT EXISTS (SELECT 1 FROM application la JOIN organization_membership lo ON lo.is_member_of__organization = la.organization
+		WHERE la.id = ` + fleet + ` AND lo."user" = @user AND lo.end_date <= @now)`
+}
 
 var (
 	fleetTable  = table{fleet: `{t}.id`, owned: `{t}.organization IN (` + administered + `)`}
@@ -34,20 +45,20 @@ var (
 // general is the shape that fits every caller and every statement.
 var general = odata.Shape{Scoped: true, Staff: true}
 
-// level says whether the caller has a level on a row, by right of their own or, with support, by a grant of its owner. To find rows,
+// may says whether the caller has a verb on a row, by right of their own or by a grant of its owner to support. To find rows,
 // the fleets are written as a list, not as a condition on a row: both databases make it once per statement and find the rows
 // of the caller by their index, so that what others have costs nothing. Of rows at hand the organization is asked for,
 // so that an owner of a thousand fleets pays for no list of them.
-func (t table) level(l access.Level, support bool, s odata.Shape) string {
-	support = support && s.Staff && l <= access.Operator
+func (t table) may(v access.Verbs, s odata.Shape) string {
+	support := s.Staff && access.Support.Has(v)
 	var may, lists []string
 	if s.Asked {
 		may = append(may, t.owned)
 	} else {
 		lists = append(lists, `SELECT lf.id FROM application lf JOIN (`+administered+`) la ON lf.organization = la.is_member_of__organization`)
 	}
-	if l < access.Administrator {
-		lists = append(lists, granted(l))
+	if access.Given.Has(v) {
+		lists = append(lists, granted(v))
 	}
 	if support {
 		lists = append(lists, supported("application"))
@@ -60,19 +71,24 @@ func (t table) level(l access.Level, support bool, s odata.Shape) string {
 	}
 	sql := `(` + strings.Join(may, ` OR `) + `)`
 	if s.Scoped {
-		sql += ` AND ` + withinKey(l, t.fleet)
+		sql += ` AND ` + withinKey(v, t.fleet)
 	}
 	return `(` + sql + `)`
 }
 
-// granted lists the fleets on which the caller, or one of the caller's teams, was given a level.
-func granted(l access.Level) string {
-	role := fmt.Sprint(int(l))
-	return `SELECT lm.is_member_of__application FROM user_application_membership lm
-			WHERE lm."user" = @user AND lm.application_membership_role >= ` + role + `
+// granted lists the fleets on which the caller, or one of the caller's teams, was given a role with a verb. Every role reads.
+func granted(v access.Verbs) string {
+	with := func(alias string) string {
+		if v == access.Read {
+			return ``
+		}
+		return ` JOIN application_membership_role lr ON lr.id = ` + alias + `.application_membership_role AND (lr.mask & ` + fmt.Sprint(int(v)) + `) <> 0`
+	}
+	return `SELECT lm.is_member_of__application FROM user_application_membership lm` + with("lm") + `
+			WHERE lm."user" = @user AND ` + lasting("lm") + ` AND ` + notLeft("lm.is_member_of__application") + `
 		UNION ALL SELECT lg.grants_access_to__application FROM team_membership lm
-			JOIN team_application_access lg ON lg.team = lm.is_member_of__team
-			WHERE lm."user" = @user AND lg.application_membership_role >= ` + role
+			JOIN team_application_access lg ON lg.team = lm.is_member_of__team` + with("lg") + `
+			WHERE lm."user" = @user AND ` + lasting("lg") + ` AND ` + notLeft("lg.grants_access_to__application")
 }
 
 // supported lists the rows of a table, fleets or devices, that their owner has opened to the caller just now, if that is support
@@ -82,115 +98,141 @@ func supported(table string) string {
 		WHERE ls.id = @user AND ls.is_support_staff = 1 AND CAST(@key AS BIGINT) = 0`
 }
 
-// withinKey keeps a scoped key to its level, and to its fleets. A key that is gone has neither: its row must be there.
-func withinKey(l access.Level, fleet string) string {
-	return `(CAST(@key AS BIGINT) = 0 OR EXISTS (SELECT 1 FROM api_key lk WHERE lk.id = @key AND lk.max_level >= ` + fmt.Sprint(int(l)) + `))
-		AND (NOT EXISTS (SELECT 1 FROM api_key lk WHERE lk.id = @key AND lk.is_for_some_fleets = 1)
-			OR ` + fleet + ` IN (SELECT lk.application FROM api_key_fleet lk WHERE lk.api_key = @key))`
+// withinKey keeps a scoped key to its verbs, and to its fleets. A key that is gone has neither: its row must be there.
+func withinKey(v access.Verbs, fleet string) string {
+	return `(CAST(@key AS BIGINT) = 0 OR EXISTS (SELECT 1 FROM api_key lk WHERE lk.id = @key AND (lk.verbs & ` + fmt.Sprint(int(v)) + `) <> 0))
+		AND (NOT EXISTS (SELECT 1 FROM api_key lk WHERE lk.id = @key AND lk.is_for_some_fleets = 1) OR ` + fleet + ` IN (` + keyFleets + `))`
 }
 
-// FleetSQL says whether the caller has a level on the fleet {t}; for as long as the owner says, support staff operate it.
-func FleetSQL(l access.Level) string { return fleetTable.level(l, true, general) }
+// keyFleets lists the fleets that a key (@key) is for: those named, and those that carry one of its tags just now.
+const keyFleets = `SELECT lk.application FROM api_key_fleet lk WHERE lk.api_key = @key
+	UNION ALL SELECT lt.application FROM api_key_tag lk JOIN application_tag lt ON lt.tag_key = lk.tag_key
+		AND (lk.value IS NULL OR lk.value = lt.value) WHERE lk.api_key = @key`
 
-// DeviceSQL says whether the caller has a level on the device {t}: that of its fleet, or a support grant on the device alone.
-func DeviceSQL(l access.Level) string { return deviceTable.level(l, true, general) }
+// FleetSQL says whether the caller has a verb on the fleet {t}; support staff have some for as long as the owner says.
+func FleetSQL(v access.Verbs) string { return fleetTable.may(v, general) }
 
-// ParentSQL says whether the caller has a level on the fleet that {t} belongs to.
-func ParentSQL(l access.Level) string { return parentTable.level(l, true, general) }
+// ParentSQL says whether the caller has a verb on the fleet that {t} belongs to.
+func ParentSQL(v access.Verbs) string { return parentTable.may(v, general) }
 
-// entrustedSQL says whether the caller operates the fleet {t} by right of their own, not by a support grant: what they make, such as
-// a key, may outlive every grant.
-func entrustedSQL() string { return fleetTable.level(access.Operator, false, general) }
-
-// FleetColumns are the hidden columns of a fleet that say what the caller may do with it, see [access.Level].
+// FleetColumns are the hidden columns of a fleet that say what the caller may do with it, see [access.Verbs].
 func FleetColumns() []odata.Column { return fleetTable.columns() }
 
-// DeviceColumns are those of a device.
+// DeviceColumns are those of a device: those of its fleet, or of a support grant on the device alone.
 func DeviceColumns() []odata.Column { return deviceTable.columns() }
 
 // ParentColumns are those of what belongs to a fleet and has no support grant of its own.
 func ParentColumns() []odata.Column { return parentTable.columns() }
 
-func (t table) columns() []odata.Column {
-	column := func(name string, l access.Level, support bool) odata.Column {
-		shaped := func(s odata.Shape) string { return t.level(l, support, s) }
-		return odata.Column{Name: name, Type: odata.Boolean, SQL: shaped(general), Shaped: shaped, Hidden: true}
-	}
-	cols := []odata.Column{column("is_entrusted", access.Operator, false)}
-	for _, l := range access.Levels() {
-		cols = append(cols, column(l.Column(), l, true))
+func (t table) columns() (cols []odata.Column) {
+	for _, v := range access.AllVerbs.Each() {
+		shaped := func(s odata.Shape) string { return t.may(v, s) }
+		cols = append(cols, odata.Column{Name: v.Columns()[0], Type: odata.Boolean, SQL: shaped(general), Shaped: shaped, Hidden: true})
 	}
 	return cols
 }
 
-// FleetLevel is the caller's level on a fleet, for code that asks outside of the resources' rules. A device and a fleet key observe
-// their own fleet and the server itself may do everything; a provisioning key has no level.
-func FleetLevel(ctx context.Context, tx *db.Tx, by access.Caller, fleet int64) (access.Level, error) {
-	switch by.Kind {
-	case access.Device, access.FleetKey:
-		if by.Fleet == fleet {
-			return access.Observer, nil
-		}
-		return access.NoLevel, nil
-	default:
-		return level(ctx, tx, by, FleetSQL, "application", fleet)
-	}
-}
-
-// DeviceLevel is the caller's level on a device, by its fleet or by a support grant on it alone. A device observes itself.
-func DeviceLevel(ctx context.Context, tx *db.Tx, by access.Caller, device int64) (access.Level, error) {
-	switch by.Kind {
-	case access.Device:
-		if by.Device == device {
-			return access.Observer, nil
-		}
-		return access.NoLevel, nil
-	case access.FleetKey:
-		var level access.Level
-		err := tx.QueryRowContext(ctx, `SELECT CASE WHEN belongs_to__application = ? THEN 1 ELSE 0 END FROM device WHERE id = ?`,
-			by.Fleet, device).Scan(&level)
-		return found(level, err)
-	default:
-		return level(ctx, tx, by, DeviceSQL, "device", device)
-	}
-}
-
-func level(
-	ctx context.Context, tx *db.Tx, by access.Caller, sql func(access.Level) string, table string, id int64,
-) (access.Level, error) {
+// FleetVerbs is what the caller may do with a fleet, for code that asks outside of the resources' rules. A device and a fleet key read
+// their own fleet and the server itself may do everything; a provisioning key has no verb.
+func FleetVerbs(ctx context.Context, tx *db.Tx, by access.Caller, fleet int64) (access.Verbs, error) {
 	switch by.Kind {
 	case access.System:
-		return access.Administrator, nil
+		return access.AllVerbs, nil
+	case access.Device, access.FleetKey:
+		if by.Fleet == fleet {
+			return access.Read, nil
+		}
 	case access.User, access.ScopedKey:
-	default:
-		return access.NoLevel, nil
+		return verbs(ctx, tx, by, fleet, 0)
 	}
-	var cases strings.Builder
-	var args []any
-	for _, l := range []access.Level{access.Administrator, access.Developer, access.Operator, access.Observer} {
-		text, values := Bind(sql(l), "x", tx, by)
-		fmt.Fprintf(&cases, " WHEN %s THEN %d", text, l)
-		args = append(args, values...)
-	}
-	var level access.Level
-	err := tx.QueryRowContext(ctx, `SELECT CASE`+cases.String()+` ELSE 0 END FROM `+table+` x WHERE x.id = ?`, append(args, id)...).
-		Scan(&level)
-	return found(level, err)
+	return access.NoVerbs, nil
 }
 
-func found(level access.Level, err error) (access.Level, error) {
-	if errors.Is(err, sql.ErrNoRows) {
-		return access.NoLevel, nil
+// DeviceVerbs is what the caller may do with a device, by its fleet or by a support grant on it alone. A device reads itself.
+func DeviceVerbs(ctx context.Context, tx *db.Tx, by access.Caller, device int64) (access.Verbs, error) {
+	switch by.Kind {
+	case access.System:
+		return access.AllVerbs, nil
+	case access.Device:
+		if by.Device == device {
+			return access.Read, nil
+		}
+		return access.NoVerbs, nil
+	case access.FleetKey, access.User, access.ScopedKey:
+	default:
+		return access.NoVerbs, nil
 	}
+	var fleet int64
+	err := tx.QueryRowContext(ctx, `SELECT belongs_to__application FROM device WHERE id = ?`, device).Scan(&fleet)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return access.NoVerbs, nil
+	case err != nil:
+		return access.NoVerbs, fmt.Errorf("verbs of the caller: %w", err)
+	case by.Kind == access.FleetKey && by.Fleet == fleet:
+		return access.Read, nil
+	case by.Kind == access.FleetKey:
+		return access.NoVerbs, nil
+	}
+	return verbs(ctx, tx, by, fleet, device)
+}
+
+// verbs gathers what a person has on a fleet, and on one device of it, from wherever it comes, in one statement. The last part is
+// what their key leaves of it.
+func verbs(ctx context.Context, tx *db.Tx, by access.Caller, fleet, device int64) (access.Verbs, error) {
+	const atFleet, atDevice = `CAST(@fleet AS BIGINT)`, `CAST(@device AS BIGINT)`
+	all, support := fmt.Sprint(int(access.AllVerbs)), fmt.Sprint(int(access.Support))
+	parts := []string{`SELECT ` + all + `, 0 FROM application lf WHERE lf.id = ` + atFleet + ` AND lf.organization IN (` + administered + `)`,
+		`SELECT lr.mask, 0 FROM user_application_membership lm JOIN application_membership_role lr ON lr.id = lm.application_membership_role
+			WHERE lm."user" = @user AND lm.is_member_of__application = ` + atFleet + ` AND ` + lasting("lm") + ` AND ` + notLeft(atFleet),
+		`SELECT lr.mask, 0 FROM team_membership lm JOIN team_application_access lg ON lg.team = lm.is_member_of__team
+			JOIN application_membership_role lr ON lr.id = lg.application_membership_role
+			WHERE lm."user" = @user AND lg.grants_access_to__application = ` + atFleet + ` AND ` + lasting("lg") + ` AND ` + notLeft(atFleet),
+		`SELECT ` + support + `, 0 FROM application ls WHERE ls.id = ` + atFleet + ` AND ls.id IN (` + supported("application") + `)`,
+	}
+	if device != 0 {
+		parts = append(parts, `SELECT `+support+`, 0 FROM device ls WHERE ls.id = `+atDevice+` AND ls.id IN (`+supported("device")+`)`)
+	}
+	if by.Key != 0 {
+		parts = append(parts, `SELECT CASE WHEN lq.is_for_some_fleets = 0 OR `+atFleet+` IN (`+keyFleets+`) THEN lq.verbs ELSE 0 END, 1
+			FROM api_key lq WHERE lq.id = @key`)
+	}
+	query, args := bind(strings.Join(parts, ` UNION ALL `), "", tx, by, fleet, device)
+	rows, err := tx.QueryContext(ctx, query, args...)
 	if err != nil {
-		return access.NoLevel, fmt.Errorf("level of the caller: %w", err)
+		return access.NoVerbs, fmt.Errorf("verbs of the caller: %w", err)
 	}
-	return level, nil
+	defer func() { _ = rows.Close() }() // rows.Err tells what there is to tell
+	var have, left access.Verbs
+	if by.Key == 0 {
+		left = access.AllVerbs
+	}
+	for rows.Next() {
+		var mask access.Verbs
+		var ofKey bool
+		if err := rows.Scan(&mask, &ofKey); err != nil {
+			return access.NoVerbs, fmt.Errorf("verbs of the caller: %w", err)
+		}
+		if ofKey {
+			left |= mask
+		} else {
+			have |= mask
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return access.NoVerbs, fmt.Errorf("verbs of the caller: %w", err)
+	}
+	return have & left, nil
 }
 
 // Bind makes SQL of a computed column fit for a statement written by hand: {t} becomes the alias, {in} and {end} a list, and each @name a placeholder
 // with its value. The text holds no literal with an @ in it.
 func Bind(text, alias string, tx *db.Tx, by access.Caller) (string, []any) {
+	return bind(text, alias, tx, by, 0, 0)
+}
+
+// bind also knows a fleet and a device that are asked about.
+func bind(text, alias string, tx *db.Tx, by access.Caller, fleet, device int64) (string, []any) {
 	var args []any
 	var b strings.Builder
 	text = strings.NewReplacer("{t}", alias, "{in}", "IN (", "{end}", ")").Replace(text)
@@ -207,6 +249,10 @@ func Bind(text, alias string, tx *db.Tx, by access.Caller) (string, []any) {
 			text, args = text[len("user"):], append(args, by.User)
 		case strings.HasPrefix(text, "key"):
 			text, args = text[len("key"):], append(args, by.Key)
+		case strings.HasPrefix(text, "fleet"):
+			text, args = text[len("fleet"):], append(args, fleet)
+		case strings.HasPrefix(text, "device"):
+			text, args = text[len("device"):], append(args, device)
 		case strings.HasPrefix(text, "now"):
 			text, args = text[len("now"):], append(args, tx.NowText())
 		default:
@@ -215,16 +261,22 @@ func Bind(text, alias string, tx *db.Tx, by access.Caller) (string, []any) {
 	}
 }
 
-// Require refuses a caller who has less than a level on a fleet: what they may not even observe is not found.
-func Require(ctx context.Context, tx *db.Tx, by access.Caller, fleet int64, need access.Level) error {
-	have, err := FleetLevel(ctx, tx, by, fleet)
-	switch {
-	case err != nil:
+// Require refuses a caller who has not some verbs on a fleet: what they may not even read is not found.
+func Require(ctx context.Context, tx *db.Tx, by access.Caller, fleet int64, need access.Verbs) error {
+	have, err := FleetVerbs(ctx, tx, by, fleet)
+	if err != nil {
 		return err
-	case have == access.NoLevel:
+	}
+	return Needs(have, need)
+}
+
+// Needs is the refusal of whoever has not some verbs; nil when they do.
+func Needs(have, need access.Verbs) error {
+	switch {
+	case !have.Has(access.Read):
 		return api.ErrNotFound
-	case have < need:
-		return api.Errorf(api.Forbidden, "this needs a %s of the fleet", need)
+	case !have.Has(need):
+		return api.Errorf(api.Forbidden, "this needs the verb %s on the fleet", need&^have)
 	}
 	return nil
 }

@@ -16,21 +16,33 @@ import (
 // memberResources are who has to do with which fleet: members, teams and their access.
 func (a *Accounts) memberResources() []*odata.Resource {
 	return []*odata.Resource{
-		fleetRoleResource(), a.fleetMembershipResource(), teamResource(), a.teamMembershipResource(), a.teamAccessResource(),
+		a.fleetRoleResource(), a.fleetMembershipResource(), teamResource(), a.teamMembershipResource(), a.teamAccessResource(),
 		a.membershipTagResource(),
 	}
 }
 
-func fleetRoleResource() *odata.Resource {
+func (a *Accounts) fleetRoleResource() *odata.Resource {
 	return &odata.Resource{
 		Name: "application_membership_role",
 		Columns: []odata.Column{
 			{Name: "id", Type: odata.Integer},
-			{Name: "name", Type: odata.String},
-			{Name: "description", Type: odata.String},
+			{Name: "created_at", Type: odata.Date},
+			{Name: "modified_at", Type: odata.Date},
+			{Name: "name", Type: odata.String, MaxLen: maxRoleName},
+			{Name: "description", Type: odata.String, MaxLen: 1000},
+			{Name: "verbs", Type: odata.JSON}, // ours: what the role may do, see internal/access
+			{Name: "mask", Type: odata.Integer, Hidden: true},
+			{
+				Name: "belongs_to__organization", Type: odata.ForeignKey, To: "organization", Null: true,
+				Reverse: []string{"owns__application_membership_role"},
+			},
 		},
-		Keys:  [][]string{{"name"}},
-		Rules: people(odata.Rule{Read: "true"}),
+		Keys: [][]string{{"name"}, {"belongs_to__organization", "name"}},
+		UniqueText: map[string]string{
+			"belongs_to__organization,name": `"belongs_to__organization" and "name" must be unique.`,
+		},
+		Rules:  roleRules(),
+		Before: []odata.Hook{fixed("belongs_to__organization"), named("role"), a.beforeRole},
 	}
 }
 
@@ -53,6 +65,7 @@ func (a *Accounts) fleetMembershipResource() *odata.Resource {
 				Name: "application_membership_role", Type: odata.ForeignKey, To: "application_membership_role",
 				Reverse: []string{"is_of__user__is_member_of__application", "is_of__user_application_membership"},
 			},
+			{Name: "end_date", Type: odata.Date, Null: true}, // ours: from then on the membership gives nothing
 		},
 		Keys:       [][]string{{"user", "is_member_of__application"}},
 		UniqueText: map[string]string{"user,is_member_of__application": `"user" and "is_member_of__application" must be unique.`},
@@ -124,6 +137,7 @@ func (a *Accounts) teamAccessResource() *odata.Resource {
 				Name: "application_membership_role", Type: odata.ForeignKey, To: "application_membership_role",
 				Reverse: []string{"is_of__team__grants_access_to__application", "is_of__team_application_access"},
 			},
+			{Name: "end_date", Type: odata.Date, Null: true},
 		},
 		Keys:       [][]string{{"team", "grants_access_to__application"}},
 		UniqueText: map[string]string{"team,grants_access_to__application": `"team" and "grants_access_to__application" must be unique.`},
@@ -201,8 +215,10 @@ func userByName(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	var id int64
 	err := tx.QueryRowContext(ctx, `SELECT u.id FROM "user" u WHERE u.username = ? AND (u.id = ? OR EXISTS (
 			SELECT 1 FROM organization_membership theirs JOIN organization_membership mine
-			ON mine.is_member_of__organization = theirs.is_member_of__organization WHERE theirs."user" = u.id AND mine."user" = ?))`,
-		strings.ToLower(name), c.Caller.User, c.Caller.User).Scan(&id)
+			ON mine.is_member_of__organization = theirs.is_member_of__organization WHERE theirs."user" = u.id AND mine."user" = ?)
+			OR EXISTS (SELECT 1 FROM organization_membership mine
+				WHERE mine.is_member_of__organization = u.is_service_account_of__organization AND mine."user" = ?))`,
+		strings.ToLower(name), c.Caller.User, c.Caller.User, c.Caller.User).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return api.Errorf(api.Invalid, "There is no member %q of your organizations; invite them by their e-mail address.", name)
 	}
@@ -216,11 +232,22 @@ func userByName(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	return nil
 }
 
-func (a *Accounts) beforeFleetMembership(_ context.Context, _ *db.Tx, c *odata.Change) error {
+func (a *Accounts) beforeFleetMembership(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	if c.Op == odata.Delete {
+		return nil
+	}
 	if _, given := c.Values["application_membership_role"]; c.Op == odata.Create && !given {
 		c.Values["application_membership_role"] = int64(access.Observer)
 	}
-	return nil
+	if err := checkEnd(tx, c); err != nil {
+		return err
+	}
+	if c.Op == odata.Create {
+		if err := atHome(ctx, tx, c.Values["user"], `SELECT organization FROM application WHERE id = ?`, c.Values["is_member_of__application"]); err != nil {
+			return err
+		}
+	}
+	return checkRole(ctx, tx, c, "user_application_membership", "is_member_of__application")
 }
 
 // beforeTeamMembership lets in members of the organization only: a team is a part of it.
@@ -230,7 +257,8 @@ func (a *Accounts) beforeTeamMembership(ctx context.Context, tx *db.Tx, c *odata
 	}
 	var member bool
 	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM team t JOIN organization_membership m
-		ON m.is_member_of__organization = t.belongs_to__organization WHERE t.id = ? AND m."user" = ?)`,
+		ON m.is_member_of__organization = t.belongs_to__organization WHERE t.id = ?1 AND m."user" = ?2)
+		OR EXISTS (SELECT 1 FROM team t JOIN "user" u ON u.is_service_account_of__organization = t.belongs_to__organization WHERE t.id = ?1 AND u.id = ?2)`,
 		c.Values["is_member_of__team"], c.Values["user"]).Scan(&member)
 	if err != nil {
 		return fmt.Errorf("team membership: %w", err)
@@ -243,11 +271,17 @@ func (a *Accounts) beforeTeamMembership(ctx context.Context, tx *db.Tx, c *odata
 
 // beforeTeamAccess keeps teams to the fleets of their own organization.
 func beforeTeamAccess(ctx context.Context, tx *db.Tx, c *odata.Change) error {
-	if c.Op != odata.Create {
+	if c.Op == odata.Delete {
 		return nil
 	}
-	if _, given := c.Values["application_membership_role"]; !given {
+	if _, given := c.Values["application_membership_role"]; c.Op == odata.Create && !given {
 		c.Values["application_membership_role"] = int64(access.Observer)
+	}
+	if err := checkEnd(tx, c); err != nil {
+		return err
+	}
+	if err := checkRole(ctx, tx, c, "team_application_access", "grants_access_to__application"); err != nil || c.Op != odata.Create {
+		return err
 	}
 	var same bool
 	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM team t JOIN application f ON f.organization = t.belongs_to__organization
@@ -269,13 +303,28 @@ func (a *Accounts) membersChanged(_ context.Context, tx *db.Tx, c *odata.Change)
 	return nil
 }
 
-// AddFleetMember gives a user a level in a fleet, at least. It checks no right: the caller makes the fleet or holds an invitation.
-func AddFleetMember(ctx context.Context, tx *db.Tx, user, fleet int64, level access.Level) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO user_application_membership (created_at, "user", is_member_of__application,
-			application_membership_role) VALUES (?, ?, ?, ?)
-		ON CONFLICT ("user", is_member_of__application) DO UPDATE SET application_membership_role = excluded.application_membership_role
-		WHERE user_application_membership.application_membership_role < excluded.application_membership_role`,
-		tx.NowText(), user, fleet, int(level))
+// AddFleetMember gives a user a role in a fleet, and never less than they have. It checks no right: the caller makes the fleet or holds
+// an invitation.
+func AddFleetMember(ctx context.Context, tx *db.Tx, user, fleet, role int64) error {
+	var have, gets access.Verbs
+	var end sql.NullString
+	err := tx.QueryRowContext(ctx, `SELECT r.mask, n.mask, m.end_date FROM application_membership_role n
+		JOIN user_application_membership m ON m."user" = ? AND m.is_member_of__application = ?
+		JOIN application_membership_role r ON r.id = m.application_membership_role WHERE n.id = ?`, user, fleet, role).Scan(&have, &gets, &end)
+	lasts := !end.Valid || end.String > tx.NowText()
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		_, err = tx.ExecContext(ctx, `INSERT INTO user_application_membership (created_at, "user", is_member_of__application,
+			application_membership_role) VALUES (?, ?, ?, ?)`, tx.NowText(), user, fleet, role)
+	case err != nil:
+	case lasts && have.Has(gets) && !end.Valid:
+		return nil
+	case lasts && !gets.Has(have):
+		return api.Errorf(api.Conflict, "You have another role in this fleet already; ask who invited you to change it.")
+	default:
+		_, err = tx.ExecContext(ctx, `UPDATE user_application_membership SET application_membership_role = ?, end_date = NULL
+			WHERE "user" = ? AND is_member_of__application = ?`, role, user, fleet)
+	}
 	if err != nil {
 		return fmt.Errorf("add fleet member: %w", err)
 	}

@@ -70,7 +70,8 @@ func MayGiveAway(ctx context.Context, tx *db.Tx, by access.Caller, from, to int6
 	}
 	var administers bool
 	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization_membership WHERE "user" = ?
-		AND is_member_of__organization = ? AND organization_membership_role = ?)`, by.User, from, roleAdministrator).Scan(&administers)
+		AND is_member_of__organization = ? AND organization_membership_role = ? AND (end_date IS NULL OR end_date > ?))`,
+		by.User, from, roleAdministrator, tx.NowText()).Scan(&administers)
 	if err != nil {
 		return fmt.Errorf("give away: %w", err)
 	}
@@ -131,11 +132,16 @@ func (a *Accounts) afterOrganization(ctx context.Context, tx *db.Tx, c *odata.Ch
 // a membership what came with it. Deleting the organization itself takes its memberships along without coming here.
 func (a *Accounts) beforeMembership(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	role, given := c.Values["organization_membership_role"].(int64)
-	switch {
-	case c.Op == odata.Create && !given:
-		c.Values["organization_membership_role"] = int64(roleMember)
-		return nil
-	case c.Op == odata.Create || c.Op == odata.Update && (!given || role == roleAdministrator):
+	if err := checkEnd(tx, c); err != nil {
+		return err
+	}
+	if c.Op == odata.Create {
+		if !given {
+			c.Values["organization_membership_role"] = int64(roleMember)
+		}
+		return refuseService(ctx, tx, c.Values["user"])
+	}
+	if end, ends := c.Values["end_date"]; c.Op == odata.Update && (!given || role == roleAdministrator) && (!ends || end == nil) {
 		return nil
 	}
 	if err := keepsAdministrators(ctx, tx, c.IDs); err != nil {
@@ -147,19 +153,20 @@ func (a *Accounts) beforeMembership(ctx context.Context, tx *db.Tx, c *odata.Cha
 	return nil
 }
 
-// keepsAdministrators refuses to take from an organization the last of its administrators.
+// keepsAdministrators refuses to take from an organization the last of its administrators who stays until somebody says otherwise.
 func keepsAdministrators(ctx context.Context, tx *db.Tx, memberships []int64) error {
 	these, args := db.In(memberships)
 	var orphan bool
 	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization_membership m WHERE m.id IN `+these+`
-		AND m.organization_membership_role = ? AND NOT EXISTS (SELECT 1 FROM organization_membership o
-			WHERE o.is_member_of__organization = m.is_member_of__organization AND o.organization_membership_role = ? AND o.id NOT IN `+these+`))`,
+		AND m.organization_membership_role = ? AND m.end_date IS NULL AND NOT EXISTS (SELECT 1 FROM organization_membership o
+			WHERE o.is_member_of__organization = m.is_member_of__organization AND o.organization_membership_role = ? AND o.end_date IS NULL
+				AND o.id NOT IN `+these+`))`,
 		slices.Concat(args, []any{roleAdministrator, roleAdministrator}, args)...).Scan(&orphan)
 	if err != nil {
 		return fmt.Errorf("change membership: %w", err)
 	}
 	if orphan {
-		return api.Errorf(api.Invalid, "an organization needs at least one administrator")
+		return api.Errorf(api.Invalid, "an organization needs at least one administrator without an end date")
 	}
 	return nil
 }

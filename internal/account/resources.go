@@ -2,10 +2,12 @@ package account
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -38,6 +40,10 @@ func userResource() *odata.Resource {
 			{
 				Name: "has_legacy_link_to__organization", Type: odata.ForeignKey, To: "organization", Null: true,
 				Reverse: []string{"includes_legacy_link_to__user"},
+			},
+			{ // ours: whose automation this is; null for a person
+				Name: "is_service_account_of__organization", Type: odata.ForeignKey, To: "organization", Null: true,
+				Reverse: []string{"owns__service_account"},
 			},
 		},
 		Keys:  [][]string{{"username"}, {"actor"}},
@@ -122,6 +128,8 @@ func (a *Accounts) membershipResource() *odata.Resource {
 				Name: "effective_seat_role", Type: odata.String,
 				SQL: "(SELECT r.name FROM organization_membership_role r WHERE r.id = {t}.organization_membership_role)",
 			},
+			{Name: "end_date", Type: odata.Date, Null: true}, // ours: from then on the membership gives nothing
+			{Name: "is_lasting", Type: odata.Boolean, SQL: lasting("{t}"), Hidden: true},
 		},
 		Keys:       [][]string{{"user", "is_member_of__organization"}},
 		UniqueText: map[string]string{"user,is_member_of__organization": `"user" and "is_member_of__organization" must be unique.`},
@@ -156,14 +164,37 @@ func (a *Accounts) keyResource() *odata.Resource {
 			{Name: "max_uses", Type: odata.Integer, Null: true},
 			{Name: "uses", Type: odata.Integer},
 			{Name: "last_used_at", Type: odata.Date, Null: true},
-			{Name: "max_level", Type: odata.Integer},
+			{Name: "last_used_from", Type: odata.String, Null: true},
+			{Name: "max_level", Type: odata.Integer, SQL: keyLevel},
 			{Name: "is_for_some_fleets", Type: odata.Boolean},
+			{Name: "verbs", Type: odata.JSON, SQL: bitNames("{t}.verbs", access.AllVerbs.Names())},
+			{Name: "channels", Type: odata.JSON, SQL: bitNames("{t}.channels", access.AllChannels.Names())},
+			{Name: "networks", Type: odata.String, Null: true},
 			{Name: "is_created_by__user", Type: odata.ForeignKey, To: "user", Null: true, Reverse: []string{"creates__api_key"}},
 		},
 		Rules:  keyRules(),
 		Before: []odata.Hook{a.beforeKey},
 	}
 }
+
+// bitNames is the JSON list of the names of the bits that a column holds.
+func bitNames(column string, names []string) string {
+	var list []string
+	for i, name := range names {
+		list = append(list, fmt.Sprintf(`CASE WHEN (%s & %d) <> 0 THEN '"%s",' ELSE '' END`, column, 1<<i, name))
+	}
+	return `('[' || rtrim(` + strings.Join(list, " || ") + `, ',') || ']')`
+}
+
+// keyLevel is the highest level of which a key has every verb.
+var keyLevel = func() string {
+	sql := "0"
+	for _, l := range access.Levels() {
+		v := fmt.Sprint(int(l.Verbs()))
+		sql = "CASE WHEN ({t}.verbs & " + v + ") = " + v + " THEN " + fmt.Sprint(int(l)) + " ELSE " + sql + " END"
+	}
+	return "(" + sql + ")"
+}()
 
 // beforeKey keeps names printable and tells whoever holds connections open that a key is about to end.
 func (a *Accounts) beforeKey(_ context.Context, tx *db.Tx, c *odata.Change) error {

@@ -7,13 +7,15 @@ import (
 
 // The rules of this package, and what those of higher ones say about organizations.
 const (
-	memberOf = `organization_membership/any(mine:mine/user eq @user)`
-	adminOf  = `organization_membership/any(mine:mine/user eq @user and mine/organization_membership_role eq 1)`
+	memberOf = `organization_membership/any(mine:mine/user eq @user and mine/is_lasting)`
+	adminOf  = `organization_membership/any(mine:mine/user eq @user and mine/organization_membership_role eq 1 and mine/is_lasting)`
 
-	// Keys of fleets and devices are for those who work on the devices by right of their own.
-	keyOfThings = `is_of__actor/any(a:a/is_of__application/any(f:f/is_entrusted) or a/is_of__device/any(d:d/is_entrusted))`
+	// Keys of fleets and devices are for those who have that verb there. Support never has.
+	keyOfThings = `is_of__actor/any(a:a/is_of__application/any(f:f/may_keys) or a/is_of__device/any(d:d/may_keys))`
 	// A session may manage every key of its user; a named key only itself, so that a leaked one cannot lock its owner out.
 	ownKey = `is_of__actor eq @actor and (@key eq 0 or id eq @key)`
+	// The keys of a service account are for the administrators of its organization, in a session.
+	keyOfService = `is_of__actor/any(a:a/is_of__user/any(u:u/is_service_account_of__organization/any(o:o/` + adminOf + `)))`
 )
 
 // MemberOf is the rule "the caller is a member of the organization behind these navigations".
@@ -37,7 +39,7 @@ func usersOnly(r odata.Rule, scopedRead string) map[access.Kind]odata.Rule {
 }
 
 func actorRules() map[access.Kind]odata.Rule {
-	const observed = `is_of__application/any(f:f/is_observed) or is_of__device/any(d:d/is_observed)`
+	const observed = `is_of__application/any(f:f/may_read) or is_of__device/any(d:d/may_read)`
 	return map[access.Kind]odata.Rule{
 		access.User:      {Read: `is_of__user/any(u:u/id eq @user) or ` + observed},
 		access.ScopedKey: {Read: observed},
@@ -50,15 +52,16 @@ func actorRules() map[access.Kind]odata.Rule {
 func userRules() map[access.Kind]odata.Rule {
 	return usersOnly(odata.Rule{
 		Read: `id eq @user or organization_membership/any(theirs:theirs/is_member_of__organization/any(o:o/` + memberOf + `))` +
-			` or user_application_membership/any(theirs:theirs/is_member_of__application/any(f:f/is_observed))`,
+			` or user_application_membership/any(theirs:theirs/is_member_of__application/any(f:f/may_read))` +
+			` or is_service_account_of__organization/any(o:o/` + memberOf + `)`,
 		Update: `id eq @user`,
 		Ignore: []string{"has_been_sent_verification_email"}, // no mail is sent
 	}, `id eq @user`)
 }
 
-// organizationRules: whoever observes a fleet knows whose it is.
+// organizationRules: whoever sees a fleet knows whose it is.
 func organizationRules() map[access.Kind]odata.Rule {
-	const ofMyFleets = `owns__application/any(f:f/is_observed)`
+	const ofMyFleets = `owns__application/any(f:f/may_read)`
 	return usersOnly(odata.Rule{
 		Read: memberOf + ` or ` + ofMyFleets, Create: "true", Update: adminOf, Delete: adminOf,
 		Write: []string{"name", "handle", "company_name", "industry", "website", "logo_image"},
@@ -70,7 +73,9 @@ func membershipRules() map[access.Kind]odata.Rule {
 	return usersOnly(odata.Rule{
 		Read:   MemberOf("is_member_of__organization"),
 		Create: administers, Update: administers, Delete: administers + ` or user eq @user`,
-		Write: []string{"user", "username", "is_member_of__organization", "organization_membership_role"},
+		Write: []string{"user", "username", "is_member_of__organization", "organization_membership_role", "end_date"},
+		// Asked before the row is there: a new administrator would be let in by their own row.
+		Refs: map[string]string{"is_member_of__organization": adminOf},
 	}, `user eq @user`)
 }
 
@@ -83,15 +88,28 @@ func membershipTagRules() map[access.Kind]odata.Rule {
 	}, "")
 }
 
-// fleetMembershipRules: who observes a fleet sees who else does; members may leave.
+// fleetMembershipRules: who sees a fleet sees who else does; members may leave.
 func fleetMembershipRules() map[access.Kind]odata.Rule {
 	const fleet, own = "is_member_of__application", `user eq @user`
-	may := access.On(access.Administrator, fleet)
+	may := access.On(access.Members, fleet)
 	return usersOnly(odata.Rule{
-		Read: access.On(access.Observer, fleet), Create: may, Update: may, Delete: may + ` or ` + own,
-		Write: []string{"user", "username", fleet, "application_membership_role"},
-	}, access.On(access.Observer, fleet))
+		Read: access.On(access.Read, fleet), Create: may, Update: may, Delete: may + ` or ` + own,
+		Write: []string{"user", "username", fleet, "application_membership_role", "end_date"},
+	}, access.On(access.Read, fleet))
 }
+
+// roleRules: everybody reads the built-in ones, members those of their organization, and its administrators make them.
+func roleRules() map[access.Kind]odata.Rule {
+	may := AdministratorOf("belongs_to__organization")
+	const builtIn = `belongs_to__organization eq null`
+	return usersOnly(odata.Rule{
+		Read: builtIn + ` or ` + MemberOf("belongs_to__organization") + ` or ` + roleInUse, Create: may, Update: may, Delete: may,
+		Write: []string{"belongs_to__organization", "name", "description", "verbs"},
+	}, builtIn+` or `+roleInUse)
+}
+
+// roleInUse: who sees a fleet sees the roles that people have in it.
+const roleInUse = `is_of__user_application_membership/any(m:m/is_member_of__application/any(f:f/may_read))`
 
 func teamRules() map[access.Kind]odata.Rule {
 	may := AdministratorOf("belongs_to__organization")
@@ -112,10 +130,10 @@ func teamMembershipRules() map[access.Kind]odata.Rule {
 
 func teamAccessRules() map[access.Kind]odata.Rule {
 	path := []string{"team", "belongs_to__organization"}
-	may := AdministratorOf(path...) + ` and ` + access.On(access.Administrator, "grants_access_to__application")
+	may := AdministratorOf(path...) + ` and ` + access.On(access.Members, "grants_access_to__application")
 	return usersOnly(odata.Rule{
 		Read: MemberOf(path...), Create: may, Update: may, Delete: may,
-		Write: []string{"team", "grants_access_to__application", "application_membership_role"},
+		Write: []string{"team", "grants_access_to__application", "application_membership_role", "end_date"},
 	}, "")
 }
 
@@ -128,7 +146,7 @@ func organizationInviteRules() map[access.Kind]odata.Rule {
 }
 
 func fleetInviteRules() map[access.Kind]odata.Rule {
-	may := access.On(access.Administrator, "is_invited_to__application")
+	may := access.On(access.Members, "is_invited_to__application")
 	return usersOnly(odata.Rule{
 		Read: may, Create: may, Delete: may,
 		Write: []string{"invitee", "is_invited_to__application", "application_membership_role", "message"},
@@ -139,16 +157,16 @@ func fleetInviteRules() map[access.Kind]odata.Rule {
 func inviteeRules() map[access.Kind]odata.Rule {
 	return usersOnly(odata.Rule{
 		Read: `organization_invite/any(i:i/` + AdministratorOf("is_invited_to__organization") + `)` +
-			` or application_invite/any(i:i/` + access.On(access.Administrator, "is_invited_to__application") + `)`,
+			` or application_invite/any(i:i/` + access.On(access.Members, "is_invited_to__application") + `)`,
 	}, "")
 }
 
 func keyRules() map[access.Kind]odata.Rule {
 	return map[access.Kind]odata.Rule{
 		access.User: {
-			Read:   `is_of__actor eq @actor or ` + keyOfThings,
-			Update: `(is_of__actor eq @actor and @key eq 0) or ` + keyOfThings,
-			Delete: `(` + ownKey + `) or ` + keyOfThings,
+			Read:   `is_of__actor eq @actor or ` + keyOfThings + ` or ` + keyOfService,
+			Update: `(is_of__actor eq @actor and @key eq 0) or ` + keyOfThings + ` or (` + keyOfService + ` and @key eq 0)`,
+			Delete: `(` + ownKey + `) or ` + keyOfThings + ` or (` + keyOfService + ` and @key eq 0)`,
 			Write:  []string{"name", "description", "expiry_date"},
 		},
 		// A scoped key knows itself and may end itself.

@@ -11,14 +11,19 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
-// level asks for a caller's level on a fleet.
-func (f *fixture) level(c access.Caller, fleet int64) (l access.Level) {
+// verbs asks what a caller may do with a fleet, level for the highest level of which they have all verbs.
+func (f *fixture) verbs(c access.Caller, fleet int64) (v access.Verbs) {
 	f.Helper()
 	f.must(f.db.Read(f.ctx, func(tx *db.Tx) (err error) {
-		l, err = account.FleetLevel(f.ctx, tx, c, fleet)
+		v, err = account.FleetVerbs(f.ctx, tx, c, fleet)
 		return err
 	}))
-	return l
+	return v
+}
+
+func (f *fixture) level(c access.Caller, fleet int64) access.Level {
+	f.Helper()
+	return f.verbs(c, fleet).Level()
 }
 
 // exec writes what the packages above would.
@@ -82,16 +87,16 @@ func TestSupportGrant(t *testing.T) {
 	f := newFixture(t)
 	alice, staff := f.caller(f.user("alice")), f.caller(f.user("staff"))
 	fleet, device := f.fleet(100, alice)
-	on := func() (access.Level, access.Level) {
+	on := func() (access.Verbs, access.Verbs) {
 		t.Helper()
-		var l access.Level
+		var v access.Verbs
 		f.must(f.db.Read(f.ctx, func(tx *db.Tx) (err error) {
-			l, err = account.DeviceLevel(f.ctx, tx, staff, device)
+			v, err = account.DeviceVerbs(f.ctx, tx, staff, device)
 			return err
 		}))
-		return f.level(staff, fleet), l
+		return f.verbs(staff, fleet), v
 	}
-	want := func(what string, onFleet, onDevice access.Level) {
+	want := func(what string, onFleet, onDevice access.Verbs) {
 		t.Helper()
 		if a, b := on(); a != onFleet || b != onDevice {
 			t.Errorf("%s: %s on the fleet and %s on the device, want %s and %s", what, a, b, onFleet, onDevice)
@@ -99,13 +104,13 @@ func TestSupportGrant(t *testing.T) {
 	}
 	until := db.FormatTime(f.clock().Add(time.Hour))
 	f.exec(`UPDATE application SET is_accessible_by_support_until__date = ? WHERE id = ?`, until, fleet)
-	want("somebody who is no support staff", access.NoLevel, access.NoLevel)
+	want("somebody who is no support staff", access.NoVerbs, access.NoVerbs)
 	f.exec(`UPDATE "user" SET is_support_staff = 1 WHERE id = ?`, staff.User)
-	want("while the fleet is open", access.Operator, access.Operator)
+	want("while the fleet is open", access.Support, access.Support)
 	key := staff
 	key.Key, key.Session = 4711, 0
-	if l := f.level(key, fleet); l != access.NoLevel {
-		t.Errorf("a key of support staff is a %s", l)
+	if v := f.verbs(key, fleet); v != access.NoVerbs {
+		t.Errorf("a key of support staff may %s", v)
 	}
 	err := f.db.Write(f.ctx, func(tx *db.Tx) error {
 		_, err := f.accounts.CreateKey(f.ctx, tx, staff, account.KeySpec{Of: account.OfFleet, ID: fleet})
@@ -116,9 +121,9 @@ func TestSupportGrant(t *testing.T) {
 	}
 	f.exec(`UPDATE application SET is_accessible_by_support_until__date = NULL`)
 	f.exec(`UPDATE device SET is_accessible_by_support_until__date = ? WHERE id = ?`, until, device)
-	want("while the device alone is open", access.NoLevel, access.Operator)
+	want("while the device alone is open", access.NoVerbs, access.Support)
 	f.pass(time.Hour)
-	want("when the time is over", access.NoLevel, access.NoLevel)
+	want("when the time is over", access.NoVerbs, access.NoVerbs)
 }
 
 func TestScopedKeys(t *testing.T) {

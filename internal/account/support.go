@@ -31,15 +31,15 @@ func BoundSupport(_ context.Context, tx *db.Tx, c *odata.Change) error {
 	return nil
 }
 
-// ByGrant reports whether the caller has a level on a fleet not by right of their own but, if at all, by a support grant.
-func ByGrant(ctx context.Context, tx *db.Tx, by access.Caller, fleet int64, l access.Level) (bool, error) {
+// ByGrant reports whether the caller has a verb on a fleet not by right of their own but, if at all, by a support grant.
+func ByGrant(ctx context.Context, tx *db.Tx, by access.Caller, fleet int64, v access.Verbs) (bool, error) {
 	if !by.Staff {
 		return false, nil
 	}
-	text, args := Bind(fleetTable.level(l, false, general), "x", tx, by)
+	text, args := Bind(fleetTable.may(v, odata.Shape{Scoped: true}), "x", tx, by)
 	var own int
 	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM application x WHERE x.id = ? AND `+text, append([]any{fleet}, args...)...).Scan(&own); err != nil {
-		return false, fmt.Errorf("level of support: %w", err)
+		return false, fmt.Errorf("verbs of support: %w", err)
 	}
 	return own == 0, nil
 }
@@ -63,12 +63,12 @@ func SupportStaff(ctx context.Context, tx *db.Tx) ([]api.User, error) {
 }
 
 // SeesEntry is the condition under which a person reads an entry {t} of the audit log: it is of an organization or a fleet that they
-// administer, about them, or by them. What support staff did is also read by those who operate the fleet by right of their own.
+// administer, about them, or by them. What support staff did is also read by those who hold its keys, which no support grant gives.
 func SeesEntry() string {
-	fleets := func(level string) string {
-		return `SELECT sf.id FROM application sf WHERE ` + strings.NewReplacer("{t}", "sf", "{in}", "IN (", "{end}", ")").Replace(level)
+	fleets := func(may string) string {
+		return `SELECT sf.id FROM application sf WHERE ` + strings.NewReplacer("{t}", "sf", "{in}", "IN (", "{end}", ")").Replace(may)
 	}
 	return `({t}.about_user = @user OR {t}.by_user = @user OR {t}.organization IN (` + administered + `)
-		OR {t}.application IN (` + fleets(fleetTable.level(access.Administrator, false, general)) + `)
-		OR {t}.is_support = 1 AND {t}.application IN (` + fleets(entrustedSQL()) + `))`
+		OR {t}.application IN (` + fleets(FleetSQL(access.Members)) + `)
+		OR {t}.is_support = 1 AND {t}.application IN (` + fleets(FleetSQL(access.Keys)) + `))`
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"hash/crc32"
 	"math/big"
 	"strings"
 	"time"
@@ -15,7 +16,8 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 )
 
-// Prefixes tell people (and scanners of leaked secrets) what a token is for. The server does not read them.
+// Prefixes tell people (and scanners of leaked secrets) what a token is for. With the checksum at the end they tell a real token from
+// what only looks like one: \brs[updfi]_[0-9A-Za-z]{49}\b, of which the last six digits are the CRC-32 of all before them.
 const (
 	prefixUser         = "rsu_"
 	prefixProvisioning = "rsp_"
@@ -26,10 +28,39 @@ const (
 
 const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-// tokenDigits base-62 digits hold 256 bits.
-const tokenDigits = 43
+// tokenDigits base-62 digits hold 256 bits, checkDigits a CRC-32.
+const (
+	tokenDigits = 43
+	checkDigits = 6
+)
 
-// newToken makes a random token of 256 bits.
+// checksum is the CRC-32 (IEEE) of a text in base 62.
+func checksum(text string) string {
+	n := crc32.ChecksumIEEE([]byte(text))
+	digits := make([]byte, checkDigits)
+	for i := len(digits) - 1; i >= 0; i-- {
+		digits[i] = base62[n%uint32(len(base62))]
+		n /= uint32(len(base62))
+	}
+	return string(digits)
+}
+
+// forged reports whether a token has the form of ours and a checksum that is not right. Tokens from before there were checksums are
+// shorter.
+func forged(token string) bool {
+	if len(token) != len(prefixUser)+tokenDigits+checkDigits {
+		return false
+	}
+	switch token[:len(prefixUser)] {
+	case prefixUser, prefixProvisioning, prefixDevice, prefixFleet, prefixInvite:
+	default:
+		return false
+	}
+	text, sum := token[:len(token)-checkDigits], token[len(token)-checkDigits:]
+	return checksum(text) != sum
+}
+
+// newToken makes a random token of 256 bits, with its checksum.
 func newToken(prefix string) string {
 	var raw [32]byte
 	_, _ = rand.Read(raw[:]) // never fails, see crypto/rand
@@ -40,7 +71,8 @@ func newToken(prefix string) string {
 		n.DivMod(n, base, rest)
 		digits[i] = base62[rest.Int64()]
 	}
-	return prefix + string(digits)
+	token := prefix + string(digits)
+	return token + checksum(token)
 }
 
 // Hasher turns tokens into what the database keeps of them. Without the pepper, which is not in the database, a stolen hash

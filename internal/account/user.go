@@ -116,7 +116,8 @@ func (a *Accounts) SetPassword(ctx context.Context, who, password string) (api.N
 	var made api.NewUser
 	var id int64
 	err := a.cfg.DB.Read(ctx, func(tx *db.Tx) error {
-		return tx.QueryRowContext(ctx, `SELECT id, email, username FROM "user" WHERE email = ?1 OR username = ?1`, strings.ToLower(who)).
+		return tx.QueryRowContext(ctx, `SELECT id, email, username FROM "user" WHERE (email = ?1 OR username = ?1)
+			AND is_service_account_of__organization IS NULL`, strings.ToLower(who)).
 			Scan(&id, &made.Email, &made.Username)
 	})
 	if errors.Is(err, sql.ErrNoRows) {
@@ -195,8 +196,10 @@ func (a *Accounts) Whoami(ctx context.Context, tx *db.Tx, by access.Caller) (*ap
 	var err error
 	switch by.Kind {
 	case access.User, access.ScopedKey:
-		me.ActorType, me.ActorTypeID, me.Email = string(OfUser), by.User, new(string)
-		err = tx.QueryRowContext(ctx, `SELECT username, email FROM "user" WHERE id = ?`, by.User).Scan(&me.Username, me.Email)
+		me.ActorType, me.ActorTypeID = string(OfUser), by.User
+		err = tx.QueryRowContext(ctx, `SELECT u.username, CASE WHEN o.id IS NULL THEN u.email END, coalesce(o.handle, '') FROM "user" u
+			LEFT JOIN organization o ON o.id = u.is_service_account_of__organization WHERE u.id = ?`, by.User).
+			Scan(&me.Username, &me.Email, &me.ServiceAccountOf)
 	case access.FleetKey:
 		me.ActorType, me.ActorTypeID = string(OfFleet), by.Fleet
 		err = tx.QueryRowContext(ctx, `SELECT slug FROM application WHERE id = ?`, by.Fleet).Scan(&me.Slug)

@@ -35,6 +35,7 @@ func (s *Server) assemble(pepper []byte) error {
 	}
 	var err error
 	m := s.model()
+	s.writes = writesOf(m)
 	if s.engine, err = odata.New(odata.Config{
 		Model: m, DB: s.db, Prefixes: []string{"/v7/"}, Versions: olderVersions(m), Limits: s.cfg.OData, Files: s.files(),
 	}); err != nil {

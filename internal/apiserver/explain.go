@@ -12,6 +12,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -29,6 +30,7 @@ func (s *Server) explainKey(w http.ResponseWriter, r *http.Request) error {
 		return api.Errorf(api.Invalid, "this is a session, not a key; say the id of one")
 	}
 	var out api.KeyExplanation
+	var verbs access.Verbs
 	err := s.db.Read(r.Context(), func(tx *db.Tx) error {
 		rows, err := s.engine.Query(r.Context(), tx, by, fmt.Sprintf("api_key(%d)?$select=id", id))
 		if err != nil {
@@ -37,7 +39,7 @@ func (s *Server) explainKey(w http.ResponseWriter, r *http.Request) error {
 		if string(rows) == "[]" {
 			return api.Errorf(api.NotFound, "there is no key %d", id)
 		}
-		out, err = s.accounts.ExplainKey(r.Context(), tx, id)
+		out, verbs, err = s.accounts.ExplainKey(r.Context(), tx, id)
 		return err
 	})
 	if errors.Is(err, sql.ErrNoRows) {
@@ -46,19 +48,15 @@ func (s *Server) explainKey(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	kind, level := access.Kind(out.Principal), access.Administrator
-	if l, err := access.ParseLevel(out.Level); err == nil {
-		level = l
-	}
-	s.allows(&out, kind, level)
+	s.allows(&out, access.Kind(out.Principal), verbs)
 	return web.WriteJSON(w, http.StatusOK, out)
 }
 
-// allows lists what a kind of caller with at most a level may do, by resource and by route.
-func (s *Server) allows(out *api.KeyExplanation, kind access.Kind, level access.Level) {
+// allows lists what a kind of caller with at most some verbs may do, by resource and by route.
+func (s *Server) allows(out *api.KeyExplanation, kind access.Kind, verbs access.Verbs) {
 	out.Reads, out.Makes, out.Changes, out.Deletes, out.Routes = []string{}, []string{}, []string{}, []string{}, []string{}
 	if !slices.Contains(route.ByRules, kind) {
-		s.opens(out, kind)
+		s.opens(out, kind, verbs)
 		return
 	}
 	for _, res := range s.model().Resources {
@@ -67,38 +65,71 @@ func (s *Server) allows(out *api.KeyExplanation, kind access.Kind, level access.
 			filter string
 			list   *[]string
 		}{{rule.Read, &out.Reads}, {rule.Create, &out.Makes}, {rule.Update, &out.Changes}, {rule.Delete, &out.Deletes}} {
-			if within(v.filter, level) {
+			if within(v.filter, verbs) {
 				*v.list = append(*v.list, res.Name)
 			}
 		}
 	}
-	s.opens(out, kind)
+	s.opens(out, kind, verbs)
 }
 
 // opens lists the routes that let a kind in, without those that let everybody in.
-func (s *Server) opens(out *api.KeyExplanation, kind access.Kind) {
+func (s *Server) opens(out *api.KeyExplanation, kind access.Kind, verbs access.Verbs) {
 	for _, rt := range s.list() {
-		if slices.Contains(rt.Who, kind) {
+		if slices.Contains(rt.Who, kind) && (verbs.Has(rt.Verb) || kind != access.ScopedKey) {
 			out.Routes = append(out.Routes, strings.TrimSpace(rt.Method+" "+strings.TrimSuffix(rt.Path, "{$}")))
 		}
 	}
 }
 
-// within reports whether a filter can hold for somebody who has at most a level. One with several ways to hold is held to the lowest.
-func within(filter string, most access.Level) bool {
+// within reports whether a filter can hold for somebody who has at most some verbs. One with several ways to hold is held to the easiest.
+func within(filter string, most access.Verbs) bool {
 	if filter == "" {
 		return false
 	}
 	for _, way := range strings.Split(filter, " or ") {
-		lowest := access.NoLevel
-		for _, l := range access.Levels() {
-			if strings.Contains(way, l.Column()) {
-				lowest = max(lowest, l)
-			}
-		}
-		if lowest <= most {
+		if most.Has(asked(way)) {
 			return true
 		}
 	}
 	return false
+}
+
+// asked is the verbs that a filter speaks of.
+func asked(filter string) (v access.Verbs) {
+	for _, one := range access.AllVerbs.Each() {
+		if strings.Contains(filter, one.Columns()[0]) {
+			v |= one
+		}
+	}
+	return v
+}
+
+// verb is what a request uses of a person's key: what its route says, or what the rules ask of a write to its resource. A write that
+// several verbs might allow counts for all of them, and one that is refused counts too: it tells what a key is used for, no more.
+func (s *Server) verb(rt route.Route, r *http.Request) access.Verbs {
+	if rt.Verb != access.NoVerbs || r.Method == http.MethodGet || !strings.HasPrefix(rt.Path, "/v") {
+		return rt.Verb
+	}
+	name := strings.TrimPrefix(r.URL.Path, rt.Path)
+	if i := strings.IndexAny(name, "(/?"); i >= 0 {
+		if strings.HasSuffix(name, "/canAccess") {
+			return access.Read
+		}
+		name = name[:i]
+	}
+	return s.writes[r.Method+" "+name]
+}
+
+// writesOf says which verbs a write needs, by method and resource: "PATCH device".
+func writesOf(m odata.Model) map[string]access.Verbs {
+	out := map[string]access.Verbs{}
+	for _, res := range m.Resources {
+		rule := res.Rules[access.ScopedKey]
+		for _, name := range append([]string{res.Name}, res.Synonyms...) {
+			out["POST "+name], out["PUT "+name] = asked(rule.Create), asked(rule.Update)
+			out["PATCH "+name], out["DELETE "+name] = asked(rule.Update), asked(rule.Delete)
+		}
+	}
+	return out
 }

@@ -42,6 +42,9 @@ func (s *Server) guard(rt route.Route) web.HandlerFunc {
 		if err := place.become(rt, r, caller); err != nil {
 			return turnedAway(w, err)
 		}
+		if caller.Key != 0 {
+			s.accounts.Used(caller, s.verb(rt, r))
+		}
 		ctx, cancel := s.bound(access.With(r.Context(), caller), rt, w, r)
 		defer cancel()
 		r = r.WithContext(ctx)
@@ -92,7 +95,7 @@ func (s *Server) admit(rt route.Route, r *http.Request) (access.Caller, error) {
 	if slices.Equal(rt.Who, route.Anybody) {
 		return access.Nobody(), nil
 	}
-	caller, err := s.authenticate(r, rt.Basic)
+	caller, err := s.authenticate(r, rt.Basic, rt.By())
 	if err != nil {
 		return caller, err
 	}
@@ -106,8 +109,9 @@ func (s *Server) admit(rt route.Route, r *http.Request) (access.Caller, error) {
 	}
 }
 
-// authenticate says who a request's credentials stand for; none at all is nobody, and ones that do not hold are an error.
-func (s *Server) authenticate(r *http.Request, basic bool) (access.Caller, error) {
+// authenticate says who a request's credentials stand for; none at all is nobody, and ones that do not hold, or not on this channel or
+// from this network, are an error.
+func (s *Server) authenticate(r *http.Request, basic bool, by access.Channels) (access.Caller, error) {
 	token, given := credentials(r, basic)
 	if !given {
 		return access.Nobody(), nil
@@ -115,7 +119,7 @@ func (s *Server) authenticate(r *http.Request, basic bool) (access.Caller, error
 	sum := sha256.Sum256([]byte(token))
 	caller, known, round := s.callers.find(sum)
 	if known {
-		return caller, nil
+		return s.come(r, caller, by)
 	}
 	var expires time.Time
 	ctx := s.db.Brief(r.Context())
@@ -123,10 +127,19 @@ func (s *Server) authenticate(r *http.Request, basic bool) (access.Caller, error
 		caller, expires, err = s.accounts.AuthenticateUntil(ctx, tx, token)
 		return err
 	})
-	if err == nil {
-		s.callers.keep(sum, caller, expires, round)
+	if err != nil {
+		return caller, err
 	}
-	return caller, err
+	s.callers.keep(sum, caller, expires, round)
+	return s.come(r, caller, by)
+}
+
+// come holds a caller against where the request comes from: with every request, for what is remembered is a token's, not a place's.
+func (s *Server) come(r *http.Request, caller access.Caller, by access.Channels) (access.Caller, error) {
+	if err := caller.Comes(by, route.From(r).Address); err != nil {
+		return access.Nobody(), err
+	}
+	return caller, nil
 }
 
 // credentials finds the token of a request: a Bearer header, the apikey parameter, or where allowed a Basic password. The

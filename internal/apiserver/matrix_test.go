@@ -95,6 +95,10 @@ POST   /api-key/v2/{$}                                      | - x x - - - -
 POST   /api-key/application/{id}/provisioning               | - x x - - - -
 POST   /api-key/device/{id}/device-key                      | - x x - - - -
 GET    /api-key/v1/{id}/explain                             | - x x - - - -
+GET    /service-account/v1                                  | - x - - - - -
+POST   /service-account/v1                                  | - x - - - - -
+DELETE /service-account/v1/{id}                             | - x - - - - -
+POST   /service-account/v1/{id}/key                         | - x - - - - -
 POST   /user/v1/invitation/{token}                          | - x - - - - -
 POST   /org/v1/invitation/{token}                           | - x - - - - -
 POST   /user/v1/invitations/{id}/link                       | - x - - - - -

@@ -43,6 +43,9 @@ func (p *who) may(resource, place string) string {
 	}
 	line := inFleets[resource]
 	letters := line[p.classes[place]]
+	if verb, ok := strings.CutPrefix(p.classes[place], "verb "); ok {
+		letters = ofVerbs[resource][verb]
+	}
 	if place == "public" {
 		switch p.caller.Kind {
 		case access.Anonymous:

@@ -14,13 +14,15 @@ import (
 // hiddenColumns are what each kind of caller never sees, in any way; "all" is nobody at all. Written by hand.
 var hiddenColumns = map[string]map[string]string{
 	"application": {
-		"all":       "is_entrusted is_observed is_operated is_developed is_administered",
+		"all":       "may_read may_devices may_actions may_shell may_keys may_releases may_settings may_members may_ownership",
 		"anonymous": "actor is_stored_at__repository_url is_accessible_by_support_until__date",
 		"device":    "is_stored_at__repository_url is_accessible_by_support_until__date",
 		"fleet key": "is_stored_at__repository_url is_accessible_by_support_until__date",
 	},
-	"device":  {"all": "said_online said_online_at is_entrusted is_observed is_operated is_developed is_administered"},
-	"release": {"anonymous": "build_log", "fleet key": "build_log"},
+	"device":                      {"all": "said_online said_online_at may_read may_devices may_actions may_shell may_keys may_releases may_settings may_members may_ownership"},
+	"organization_membership":     {"all": "is_lasting"},
+	"application_membership_role": {"all": "mask"},
+	"release":                     {"anonymous": "build_log", "fleet key": "build_log"},
 	"image": {
 		"anonymous": "build_log dockerfile error_message", "device": "build_log dockerfile error_message",
 		"fleet key": "build_log dockerfile error_message",
@@ -60,12 +62,13 @@ var writableColumns = map[string]string{
 	"device_config_variable":              "device name value",
 	"device_tag":                          "device tag_key value",
 	"device_service_environment_variable": "service_install name value",
-	"user_application_membership":         "user is_member_of__application application_membership_role",
+	"user_application_membership":         "user is_member_of__application application_membership_role end_date",
+	"application_membership_role":         "belongs_to__organization name description verbs",
 	"application_invite":                  "invitee is_invited_to__application application_membership_role message",
 	"team":                                "belongs_to__organization name description",
 	"team_membership":                     "user is_member_of__team",
-	"team_application_access":             "team grants_access_to__application application_membership_role",
-	"organization_membership":             "user is_member_of__organization organization_membership_role",
+	"team_application_access":             "team grants_access_to__application application_membership_role end_date",
+	"organization_membership":             "user is_member_of__organization organization_membership_role end_date",
 	"organization_membership_tag":         "organization_membership tag_key value",
 	"organization":                        "name handle company_name industry website logo_image",
 	"api_key":                             "name description expiry_date",
@@ -124,7 +127,7 @@ func (w *world) columnCells(p *who, r policyRow, def *odata.Resource) (cells []c
 			add("point "+c.Name, true, func(a *asker) string { return a.point(p, r, c) })
 		}
 	}
-	if r.name == "organization_membership" && p.caller.Kind == access.ScopedKey {
+	if r.name == "organization_membership" && p.caller.Kind == access.ScopedKey && p.own != "robo" {
 		add("delete its own", true, func(a *asker) string { return a.leave(p) })
 	}
 	if may := p.may(r.name, "own"); strings.Contains(may, "u") && !strings.Contains(may, "d") {

@@ -26,8 +26,8 @@ type mutant struct {
 	apply    func(r *odata.Resource)
 }
 
-// levelWords are the levels as rules say them, from the lowest.
-var levelWords = []string{access.Observer.Column(), access.Operator.Column(), access.Developer.Column(), access.Administrator.Column()}
+// verbWords are the verbs as rules say them.
+var verbWords = access.AllVerbs.Columns()
 
 // mutants lists every mutant of a model.
 func mutants(t testing.TB, m odata.Model) (all []mutant) {
@@ -54,7 +54,7 @@ func mutants(t testing.TB, m odata.Model) (all []mutant) {
 
 type addMutant func(what string, change func(r *odata.Resource, rule *odata.Rule))
 
-// filterMutants open and close each filter, and raise and lower each level in it.
+// filterMutants open and close each filter, and ask for less, and for something else, instead of each verb in it.
 func filterMutants(rule odata.Rule, add addMutant) {
 	fields := map[string]func(*odata.Rule) *string{
 		"read": func(r *odata.Rule) *string { return &r.Read }, "create": func(r *odata.Rule) *string { return &r.Create },
@@ -75,16 +75,16 @@ func filterMutants(rule odata.Rule, add addMutant) {
 		}
 		set("for every row", "true")
 		set("never", "")
-		for i, word := range levelWords {
+		for i, word := range verbWords {
 			if !strings.Contains(filter, word) {
 				continue
 			}
-			if i > 0 {
-				set("lower than "+word, strings.ReplaceAll(filter, word, levelWords[i-1]))
+			set("with may_read for "+word, strings.ReplaceAll(filter, word, verbWords[0]))
+			other := verbWords[(i+1)%len(verbWords)]
+			if !access.Given.Has(access.Verbs(1) << i) { // who has one that only administrators have has the other
+				other = "may_settings"
 			}
-			if i < len(levelWords)-1 {
-				set("higher than "+word, strings.ReplaceAll(filter, word, levelWords[i+1]))
-			}
+			set("with another verb for "+word, strings.ReplaceAll(filter, word, other))
 		}
 		for _, part := range []string{" or ", " and "} {
 			if terms := strings.Split(filter, part); len(terms) > 1 && !strings.Contains(filter, "(") {
@@ -152,19 +152,23 @@ func columnMutants(r *odata.Resource, k access.Kind, add addMutant) {
 // doubled are mutants that change nothing which can be seen, because a second wall says the same. Each has its reason.
 var doubled = map[string]string{
 	"api_key, scoped key: delete for every row":                                           "it sees itself alone",
+	"api_key, user: delete with may_read for may_keys":                                    "who may not delete it does not see it",
+	"api_key, user: update with may_read for may_keys":                                    "who may not change it does not see it",
+	"application_membership_role, scoped key: create for every row, where there was none": "no column may be written",
 	"application, scoped key: points should_be_running__release anywhere":                 "a hook lets only releases be chosen that the fleet, or the device type, has",
 	"application, user: points should_be_running__release anywhere":                       "a hook lets only releases be chosen that the fleet, or the device type, has",
 	"application_invite, user: delete for every row":                                      "who may not delete it does not see it",
-	"application_invite, user: delete lower than is_administered":                         "who may not delete it does not see it",
+	"application_invite, user: delete with another verb for may_members":                  "who may not delete it does not see it",
+	"application_invite, user: delete with may_read for may_members":                      "who may not delete it does not see it",
 	"device, device: update for every row":                                                "it sees itself alone",
 	"device, scoped key: create for every row":                                            "the reference to the fleet asks the same",
-	"device, scoped key: create lower than is_operated":                                   "the reference to the fleet asks the same",
+	"device, scoped key: create with may_read for may_devices":                            "the reference to the fleet asks the same",
 	"device, scoped key: points belongs_to__application anywhere":                         "the rule of the row holds after the move, too",
 	"device, scoped key: points is_pinned_on__release anywhere":                           "a hook lets only releases be chosen that the fleet, or the device type, has",
 	"device, scoped key: points should_be_managed_by__release anywhere":                   "a hook lets only releases be chosen that the fleet, or the device type, has",
 	"device, scoped key: points should_be_operated_by__release anywhere":                  "a hook lets only releases be chosen that the fleet, or the device type, has",
 	"device, user: create for every row":                                                  "the reference to the fleet asks the same",
-	"device, user: create lower than is_operated":                                         "the reference to the fleet asks the same",
+	"device, user: create with may_read for may_devices":                                  "the reference to the fleet asks the same",
 	"device, user: points belongs_to__application anywhere":                               "the rule of the row holds after the move, too",
 	"device, user: points is_pinned_on__release anywhere":                                 "a hook lets only releases be chosen that the fleet, or the device type, has",
 	"device, user: points should_be_managed_by__release anywhere":                         "a hook lets only releases be chosen that the fleet, or the device type, has",
@@ -175,9 +179,12 @@ var doubled = map[string]string{
 	"user__has__public_key, user: points user anywhere":                                   "the rule of the row holds after the change, too",
 	"organization_invite, user: delete for every row":                                     "who may not delete it does not see it",
 	"organization_membership, scoped key: create for every row, where there was none":     "no column may be written",
-	"team_application_access, user: create lower than is_administered":                    "administrators of the organization administer its fleets",
-	"team_application_access, user: delete lower than is_administered":                    "administrators of the organization administer its fleets",
-	"team_application_access, user: update lower than is_administered":                    "administrators of the organization administer its fleets",
+	"team_application_access, user: create with another verb for may_members":             "administrators of the organization administer its fleets",
+	"team_application_access, user: delete with another verb for may_members":             "administrators of the organization administer its fleets",
+	"team_application_access, user: update with another verb for may_members":             "administrators of the organization administer its fleets",
+	"team_application_access, user: create with may_read for may_members":                 "administrators of the organization administer its fleets",
+	"team_application_access, user: delete with may_read for may_members":                 "administrators of the organization administer its fleets",
+	"team_application_access, user: update with may_read for may_members":                 "administrators of the organization administer its fleets",
 	"team_membership, user: points user anywhere":                                         "a hook lets only members of the organization in",
 	"user_application_membership, scoped key: create for every row, where there was none": "no column may be written",
 }

@@ -36,7 +36,12 @@ var ownRows = []policyRow{
 		VALUES ('{now}', 'device.update', 'done', 'device', 1, 'device{n}', {org}, 0, {owner}, 0, 'user', 0, 0, 0, 'somebody', '192.0.2.1', 'r{n}')`},
 	{name: "service_instance", insert: `INSERT INTO service_instance (ip_address) VALUES ('192.0.2.{n}')`},
 	{name: "organization_membership_role"},
-	{name: "application_membership_role"},
+	{
+		name: "application_membership_role", insert: `INSERT INTO application_membership_role (created_at, modified_at, name, verbs, mask,
+			belongs_to__organization) VALUES ('{now}', '{now}', 'role{n}', '["read"]', 1, {org})`,
+		post:  `{"belongs_to__organization":{org},"name":"made{n}","verbs":["devices"]}`,
+		patch: `{"description":"new{n}"}`, column: "description", via: "organization owns__application_membership_role",
+	},
 	{name: "cpu_architecture"},
 	{name: "device_manufacturer", insert: `INSERT INTO device_manufacturer (slug, name) VALUES ('maker{n}', 'Maker {n}')`},
 	{name: "device_family", insert: `INSERT INTO device_family (slug, name) VALUES ('family{n}', 'Family {n}')`},
@@ -49,7 +54,7 @@ var ownRows = []policyRow{
 }
 
 // linksAt are the places in which the navigation of a resource's row leads to it, where it is not all of them.
-var linksAt = map[string]string{"organization": "acme's rival's", "actor": "device's"}
+var linksAt = map[string]string{"organization": "acme's rival's", "actor": "device's", "application_membership_role": "acme's"}
 
 // keyless is a view, whose ids are no keys: its rows are only listed.
 const keyless = "user__has_direct_access_to__application"
@@ -57,55 +62,58 @@ const keyless = "user__has_direct_access_to__application"
 // The columns are the somebodies of the policy's world; "itself" is the key that asks. An update in vain (v) is accepted and does nothing.
 const ownPolicy = `
                                         |        | ann     ann  |                              by  by  by  by  | limited |        frozen fleet provisioning
-resource                                whose    | nobody session key | mia olga otto dora rita sue sam stu | keys | device frozen fleet_key provisioning_key
-user                                    ann's    | -      rv   rv   | r   r   r   r   r   r  -  -  | r  | - - - -
-user                                    rita's   | -      r    r    | r   r   r   r   rv  r  -  -  | -  | - - - -
-user                                    olga's   | -      r    r    | r   rv  r   r   r   r  -  -  | -  | - - - -
-user                                    stu's    | -      -    -    | -   -   -   -   -   -  -  rv | -  | - - - -
-user                                    guest's  | -      r    r    | -   r   r   r   -   r  -  -  | -  | - - - -
-user                                    member's | -      r    r    | r   -   r   r   -   -  -  -  | -  | - - - -
-user_profile                            ann's    | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - -
-user_profile                            rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - -
-organization                            acme's   | -      rcud rcud | rc  rc  rc  rc  c   rc c  c  | r  | - - - -
-organization                            rival's  | -      c    c    | c   c   c   c  rcud c  c  c  | -  | - - - -
-organization                            annex's  | -      rc   rc   | rc  rc  rc  rc  rc  rc c  c  | -  | - - - -
-actor                                   ann's    | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - -
-actor                                   rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - -
-actor                                   fleet's  | -      r    r    | -   r   r   r   -   r  -  -  | r  | - - r -
-actor                                   device's | -      r    r    | -   r   r   r   -   r  r  -  | r  | r - - -
-actor                                   rival's  | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - -
-api_key                                 ann's    | -      rud  r    | -   -   -   -   -   -  -  -  | -  | - - - -
-api_key                                 rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - -
-api_key                                 fleet's  | -      rud  rud  | -   -   rud rud -   -  -  -  | -  | - - - -
-api_key                                 device's | -      rud  rud  | -   -   rud rud -   -  -  -  | -  | - - - -
-api_key                                 rival's  | -      -    -    | -   -   -   -   rud -  -  -  | -  | - - - -
-api_key                                 itself   | -      -    rd   | rd  rd  rd  rd  rd  -  -  rd | rd | - - - -
-user__has__public_key                   ann's    | -      rcud rcud | -   -   -   -   -   -  -  -  | -  | - - - -
-user__has__public_key                   rita's   | -      -    -    | -   -   -   -  rcud -  -  -  | -  | - - - -
-user__has_direct_access_to__application ann's    | -      r    r    | -   -   -   -   -   -  -  -  | r  | - - - -
-user__has_direct_access_to__application sibling's| -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - -
-user__has_direct_access_to__application olga's   | -      -    -    | -   r   -   -   -   -  -  -  | -  | - - - -
-user__has_direct_access_to__application rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - -
-audit_entry                             ann's    | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - -
-audit_entry                             rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - -
-audit_entry                             acme's   | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - -
-audit_entry                             rival's  | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - -
-audit_entry                             fleet's  | -      -    -    | -   -   -   -   -   -  -  -  | -  | - - - -
-service_instance                        all's    | -      r    r    | r   r   r   r   r   r  r  r  | r  | - - - -
-organization_membership_role            all's    | -      r    r    | r   r   r   r   r   r  r  r  | r  | - - - -
-application_membership_role             all's    | -      r    r    | r   r   r   r   r   r  r  r  | r  | - - - -
-cpu_architecture                        all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r -
-device_manufacturer                     all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r -
-device_family                           all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r -
-device_type                             all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r -
-device_type_alias                       all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r -
-application_type                        all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r -
+resource                                whose    | nobody session key | mia olga otto dora rita sue sam stu | keys | device frozen fleet_key provisioning_key enda vera kay robo
+user                                    ann's    | -      rv   rv   | r   r   r   r   r   r  -  -  | r  | - - - - | - - - -
+user                                    rita's   | -      r    r    | r   r   r   r   rv  r  -  -  | -  | - - - - | - - - -
+user                                    olga's   | -      r    r    | r   rv  r   r   r   r  -  -  | -  | - - - - | - r r -
+user                                    stu's    | -      -    -    | -   -   -   -   -   -  -  rv | -  | - - - - | - - - -
+user                                    guest's  | -      r    r    | -   r   r   r   -   r  -  -  | -  | - - - - | - r r -
+user                                    member's | -      r    r    | r   -   r   r   -   -  -  -  | -  | - - - - | - - - -
+user_profile                            ann's    | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - -
+user_profile                            rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - -
+organization                            acme's   | -      rcud rcud | rc  rc  rc  rc  c   rc c  c  | r  | - - - - | c rc rc r
+organization                            rival's  | -      c    c    | c   c   c   c  rcud c  c  c  | -  | - - - - | c c c -
+organization                            annex's  | -      rc   rc   | rc  rc  rc  rc  rc  rc c  c  | -  | - - - - | c c c -
+actor                                   ann's    | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - -
+actor                                   rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - -
+actor                                   fleet's  | -      r    r    | -   r   r   r   -   r  -  -  | r  | - - r - | - r r r
+actor                                   device's | -      r    r    | -   r   r   r   -   r  r  -  | r  | r - - - | - r r r
+actor                                   rival's  | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - -
+api_key                                 ann's    | -      rud  r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - -
+api_key                                 rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - -
+api_key                                 fleet's  | -      rud  rud  | -   -   rud rud -   -  -  -  | -  | - - - - | - - rud -
+api_key                                 device's | -      rud  rud  | -   -   rud rud -   -  -  -  | -  | - - - - | - - rud -
+api_key                                 rival's  | -      -    -    | -   -   -   -   rud -  -  -  | -  | - - - - | - - - -
+api_key                                 itself   | -      -    rd   | rd  rd  rd  rd  rd  -  -  rd | rd | - - - - | rd rd rd rd
+user__has__public_key                   ann's    | -      rcud rcud | -   -   -   -   -   -  -  -  | -  | - - - - | - - - -
+user__has__public_key                   rita's   | -      -    -    | -   -   -   -  rcud -  -  -  | -  | - - - - | - - - -
+user__has_direct_access_to__application ann's    | -      r    r    | -   -   -   -   -   -  -  -  | r  | - - - - | - - - -
+user__has_direct_access_to__application sibling's| -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - -
+user__has_direct_access_to__application olga's   | -      -    -    | -   r   -   -   -   -  -  -  | -  | - - - - | - - - -
+user__has_direct_access_to__application rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - -
+audit_entry                             ann's    | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - -
+audit_entry                             rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - -
+audit_entry                             acme's   | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - -
+audit_entry                             rival's  | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - -
+audit_entry                             fleet's  | -      -    -    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - -
+service_instance                        all's    | -      r    r    | r   r   r   r   r   r  r  r  | r  | - - - - | r r r r
+organization_membership_role            all's    | -      r    r    | r   r   r   r   r   r  r  r  | r  | - - - - | r r r r
+application_membership_role             all's    | -      r    r    | r   r   r   r   rc  r  r  r  | r  | - - - - | r r r r
+application_membership_role             acme's   | -      rcud rcud | r   r   r   r   -   r  -  -  | r  | - - - - | - r r r
+application_membership_role             rival's  | -      -    -    | -   -   -   -   rcud -  -  -  | -  | - - - - | - - - -
+application_membership_role             annex's  | -      r    r    | r   r   r   r   r   r  -  -  | -  | - - - - | - - - -
+cpu_architecture                        all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r
+device_manufacturer                     all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r
+device_family                           all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r
+device_type                             all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r
+device_type_alias                       all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r
+application_type                        all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r
 `
 
 // ownColumns are the columns of the table: what somebody's name begins with.
 var ownColumns = []string{
 	"nobody", "ann, administrator, session", "ann, administrator, key", "mia", "olga", "otto", "dora", "rita", "sue", "sam", "stu", "key ",
-	"device", "frozen device", "fleet key", "provisioning key",
+	"device", "frozen device", "fleet key", "provisioning key", "enda", "vera", "kay", "robo",
 }
 
 // inOwn is resource → whose → column → letters.
@@ -180,7 +188,7 @@ func kindOfColumn(column string) access.Kind {
 	switch column {
 	case "nobody":
 		return access.Anonymous
-	case "key ":
+	case "key ", "robo":
 		return access.ScopedKey
 	case "device":
 		return access.Device
@@ -231,10 +239,11 @@ func (w *world) furnishOwn() {
 		"acme's":    {"own", "user", 0, 0, own.ids["org"]},
 		"rival's":   {"other", "provisioning", 0, actor("application", other.ids["fleet"]), other.ids["org"]},
 		"annex's":   {"own", "user", 0, 0, w.annex},
-		"all's":     {"own", "user", 0, 0, 0},
+		"all's":     {"own", "user", 0, 0, other.ids["org"]},
 	} {
 		place(name, p.at, p.kind, p.user, p.whose, p.org)
 	}
+	w.places["all's"].rows["application_membership_role"] = 1 // a built-in one
 	for _, r := range ownRows {
 		for whose := range inOwn[r.name] {
 			p := w.places[whose]
@@ -242,6 +251,11 @@ func (w *world) furnishOwn() {
 			case whose == "itself" || p.rows[r.name] != 0:
 			case r.insert != "":
 				p.rows[r.name] = w.insert(w.db, p, r.insert)
+				if r.name == "application_membership_role" && whose == "acme's" { // somebody has it in a fleet
+					w.user("rolf")
+					w.exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role)
+						VALUES ('2026-01-01T00:00:00.000Z', ?, ?, ?)`, w.users["rolf"], fleet, p.rows[r.name])
+				}
 			default:
 				p.rows[r.name] = one(`SELECT min(id) FROM "` + r.name + `"`)
 			}

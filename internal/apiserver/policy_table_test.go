@@ -137,6 +137,36 @@ user_application_membership          | -      -        -      | -      r        
 application_invite                   | -      -        -      | -      -        -        -         rcd           -       -              | -         -         -          -     | -  -
 `
 
+// What one verb alone lets somebody do in a fleet, by a role of the organization's own or by a key. Every set of verbs reads.
+const verbPolicy = `
+resource                             | read devices actions shell keys releases settings
+application                          | r    r       r       r     r    r        ru
+service                              | r    r       r       r     r    r        rcd
+application_environment_variable     | r    r       r       r     r    r        rcud
+application_config_variable          | r    r       r       r     r    r        rcud
+build_environment_variable           | r    r       r       r     r    r        rcud
+service_environment_variable         | r    r       r       r     r    r        rcud
+service_label                        | r    r       r       r     r    r        rcud
+application_tag                      | r    r       r       r     r    r        rcud
+release                              | r    r       r       r     r    rud      r
+image                                | r    r       r       r     r    r        r
+release_image                        | r    r       r       r     r    r        r
+image_label                          | r    r       r       r     r    r        r
+image_environment_variable           | r    r       r       r     r    r        r
+release_tag                          | r    r       r       r     r    rcud     r
+release_asset                        | r    r       r       r     r    rcud     r
+device                               | r    rcud    r       r     r    r        r
+device_environment_variable          | r    rcud    r       r     r    r        r
+device_config_variable               | r    rcud    r       r     r    r        r
+device_tag                           | r    rcud    r       r     r    r        r
+service_install                      | r    r       r       r     r    r        r
+device_service_environment_variable  | r    rcud    r       r     r    r        r
+image_install                        | r    r       r       r     r    r        r
+device_history                       | r    r       r       r     r    r        r
+user_application_membership          | r    r       r       r     r    r        r
+application_invite                   | -    -       -       -     -    -        -
+`
+
 // What belongs to the organization itself; o is only what is their own. A guest works on one of its fleets without being a member.
 const organizationPolicy = `
 resource                     | stranger guest member administrator | limited_key
@@ -168,5 +198,6 @@ func table(text string, classes ...string) map[string]map[string]string {
 var (
 	inFleets = table(fleetPolicy, "public nobody", "public stranger", "public device", "member", "observer", "operator", "developer", "administrator", "support",
 		"device support", "observing key", "operating key", "developing key", "whole key", "device", "fleet key")
+	ofVerbs         = table(verbPolicy, "read", "devices", "actions", "shell", "keys", "releases", "settings")
 	inOrganizations = table(organizationPolicy, "stranger", "guest", "member", "administrator", "scoped")
 )

@@ -301,8 +301,72 @@ func (w *world) enroll() {
 	w.people["frozen device"].caller.Kind = access.FrozenDevice
 	w.as("fleet key", w.key(ann.caller, account.KeySpec{Of: account.OfFleet, ID: fleet, Reader: true}), "", inOwn("fleet key", ""))
 	w.as("provisioning key", w.key(ann.caller, account.KeySpec{Of: account.OfFleet, ID: fleet}), "", nil)
+	w.enrollVerbs(ann)
 	// The grants: on a fleet for sue's sake, on a device for sam's. Both are staff, so each is kept from the other's by time.
 	w.grant("sue")
+}
+
+// enrollVerbs makes somebody with each verb alone, by a role of the organization's own and by a key, somebody whose memberships have
+// ended, and a service account.
+func (w *world) enrollVerbs(ann *who) {
+	own := w.places["own"]
+	inOwn := func(class, elsewhere string) map[string]string {
+		return map[string]string{"own": class, "sibling": elsewhere, "public": elsewhere}
+	}
+	for _, verb := range access.Given.Names() {
+		role := w.insert(w.db, own, `INSERT INTO application_membership_role (created_at, modified_at, name, verbs, mask, belongs_to__organization)
+			VALUES ('{now}', '{now}', 'only `+verb+`', '["read","`+verb+`"]', `+fmt.Sprint(verbMask(verb))+`, {org})`)
+		column := "vera"
+		if verb == "keys" {
+			column = "kay"
+		}
+		name := column + "_" + verb
+		w.user(name)
+		w.exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role)
+			VALUES ('2026-01-01T00:00:00.000Z', ?, ?, ?)`, w.users[name], own.ids["fleet"], role)
+		w.as(name, w.userKey(name), "stranger", inOwn("verb "+verb, "stranger"))
+		v, err := access.ParseVerbs([]string{verb})
+		w.must(err)
+		w.as("key with the verb "+verb, w.key(ann.caller, account.KeySpec{
+			Of: account.OfUser, ID: w.users["ann"], Name: verb, Verbs: v, Fleets: []string{own.text["slug"]},
+		}), "scoped", inOwn("verb "+verb, "strange key"))
+	}
+	w.exec(`INSERT INTO application_tag (application, tag_key, value) VALUES (?, 'line', 'blue'), (?, 'line', 'red')`,
+		own.ids["fleet"], w.places["sibling"].ids["fleet"])
+	w.as("key for fleets with a tag", w.key(ann.caller, account.KeySpec{
+		Of: account.OfUser, ID: w.users["ann"], Name: "t", Verbs: access.Settings, Tags: []string{"line=blue"},
+	}), "scoped", inOwn("verb settings", "strange key"))
+
+	w.user("enda")
+	for _, query := range []string{
+		`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role, end_date)
+			VALUES ('2026-01-01T00:00:00.000Z', ?, ?, 3, '2026-02-01T00:00:00.000Z')`,
+		`INSERT INTO organization_membership (created_at, "user", is_member_of__organization, organization_membership_role, end_date)
+			SELECT '2026-01-01T00:00:00.000Z', CAST(? AS BIGINT), organization, 1, '2026-02-01T00:00:00.000Z' FROM application WHERE id = ?`,
+	} {
+		w.exec(query, w.users["enda"], own.ids["fleet"])
+	}
+	w.as("enda, whose memberships have ended", w.userKey("enda"), "stranger", inOwn("stranger", "stranger"))
+
+	var handle string
+	w.must(w.scan(w.db, `SELECT handle FROM organization WHERE id = ?`, &handle, own.ids["org"]))
+	w.must(w.db.Write(w.ctx, func(tx *db.Tx) error {
+		made, err := w.server.accounts.CreateServiceAccount(w.ctx, tx, ann.caller, api.ServiceAccount{Name: "robo", Organization: handle})
+		w.users["robo"] = made.ID
+		return err
+	}))
+	w.exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role)
+		VALUES ('2026-01-01T00:00:00.000Z', ?, ?, 3)`, w.users["robo"], own.ids["fleet"])
+	w.as("robo, service account", w.key(ann.caller, account.KeySpec{Of: account.OfUser, ID: w.users["robo"], Name: "r"}), "scoped",
+		inOwn("developing key", "strange key"))
+}
+
+func verbMask(name string) int {
+	v, err := access.ParseVerbs([]string{name})
+	if err != nil {
+		panic(err)
+	}
+	return int(v)
 }
 
 // grant opens the fleet or the device of the place "own" to support: only one at a time, so that it is seen which of them gives what.

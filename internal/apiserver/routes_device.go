@@ -25,7 +25,7 @@ func (s *Server) deviceRoutes() []route.Route {
 	itself := []access.Kind{access.Device}
 	registering := []access.Kind{access.Provisioning, access.User, access.ScopedKey}
 	return []route.Route{
-		{Method: "POST", Path: "/device/register", Handle: s.registerDevice, Who: registering},
+		{Method: "POST", Path: "/device/register", Handle: s.registerDevice, Who: registering, Verb: access.Devices},
 		{Method: "GET", Path: "/device/v3/{uuid}/state", Handle: s.targetState, Who: route.PeopleAndDevice},
 		{Method: "GET", Path: "/device/v2/{uuid}/state", Handle: s.targetStateV2, Who: route.PeopleAndDevice},
 		{Method: "GET", Path: "/device/v3/fleet/{uuid}/state", Handle: s.fleetState, Who: route.ByRules},
@@ -33,21 +33,21 @@ func (s *Server) deviceRoutes() []route.Route {
 		{Method: "PATCH", Path: "/device/v3/state", Handle: s.reportState, Who: itself, Keyed: true},
 		{Method: "PATCH", Path: "/device/v2/{uuid}/state", Handle: s.reportStateV2, Who: itself, Keyed: true},
 		{Method: "PATCH", Path: "/device/v3/tags", Handle: s.reportTags, Who: itself, Keyed: true},
-		{Method: "POST", Path: "/v7/device_config_variable", Handle: s.newConfigVariable, Who: route.ByRules},
-		{Method: "POST", Path: "/v6/device_config_variable", Handle: s.newConfigVariable, Who: route.ByRules},
+		{Method: "POST", Path: "/v7/device_config_variable", Handle: s.newConfigVariable, Who: route.ByRules, Verb: access.Devices},
+		{Method: "POST", Path: "/v6/device_config_variable", Handle: s.newConfigVariable, Who: route.ByRules, Verb: access.Devices},
 
 		{Method: "POST", Path: "/device/v2/{uuid}/log-stream", Handle: s.takeLog, Who: itself, Stream: true},
 		{Method: "POST", Path: "/device/v2/{uuid}/logs", Handle: s.takeLogLines, Who: itself},
 		{Method: "GET", Path: "/device/v2/{uuid}/logs", Handle: s.readLog, Who: route.PeopleAndDevice, Stream: true},
 
-		{Method: "POST", Path: "/supervisor/{path...}", Handle: s.superviseDevices, Who: route.PeopleAndDevice},
-		{Method: "POST", Path: "/application/{id}/restart", Handle: s.restartFleet, Who: route.People},
+		{Method: "POST", Path: "/supervisor/{path...}", Handle: s.superviseDevices, Who: route.PeopleAndDevice, Verb: access.Actions},
+		{Method: "POST", Path: "/application/{id}/restart", Handle: s.restartFleet, Who: route.People, Verb: access.Actions},
 
 		{Method: "GET", Path: "/os/v1/config", Handle: s.osConfig, Who: route.Anybody},
 		{Method: "GET", Path: "/auth/v1/public-keys/{username}", Handle: s.publicKeys, Who: route.PeopleAndDevice, Keyed: true},
-		{Method: "GET", Path: "/access/v1/hostos/{uuid}", Handle: s.hostAccess, Who: route.People},
+		{Method: "GET", Path: "/access/v1/hostos/{uuid}", Handle: s.hostAccess, Who: route.People, Verb: access.Shell},
 
-		{Method: "GET", Path: "/auth/v1/token", Handle: s.registryToken, Who: route.PeopleAndDevice, Basic: true},
+		{Method: "GET", Path: "/auth/v1/token", Handle: s.registryToken, Who: route.PeopleAndDevice, Basic: true, Channel: access.Registry},
 	}
 }
 

@@ -27,8 +27,8 @@ func (s *Server) fleetRoutes() []route.Route {
 		{Method: "GET", Path: "/device-types/v1/{slug}", Handle: types.one, Who: route.Anybody},
 		{Method: "GET", Path: "/device-types/v1/{slug}/images/{version}/download-size", Handle: types.downloadSize, Who: route.Anybody},
 		{Method: "GET", Path: "/download", Handle: types.download, Who: route.Anybody},
-		{Method: "GET", Path: "/download-config", Handle: s.deviceConfig, Who: route.People},
-		{Method: "POST", Path: "/download-config", Handle: s.deviceConfig, Who: route.People},
+		{Method: "GET", Path: "/download-config", Handle: s.deviceConfig, Who: route.People, Verb: access.Keys},
+		{Method: "POST", Path: "/download-config", Handle: s.deviceConfig, Who: route.People, Verb: access.Keys},
 
 		{Method: "POST", Path: "/internal/v1/os-releases", Handle: s.importOS, Roles: []string{api.RoleAdmin}},
 		{Method: "POST", Path: "/internal/v1/builds", Handle: s.openBuild, Roles: builder},
@@ -87,10 +87,12 @@ func answers(r *http.Request) (fleet.Answers, error) {
 
 // openBuild begins a build for the person whose credentials the builder forwards.
 func (s *Server) openBuild(w http.ResponseWriter, r *http.Request) error {
-	pusher, err := s.authenticate(r, false)
+	pusher, err := s.authenticate(r, false, access.API)
 	if err != nil {
 		return err
 	}
+	pusher.Address, pusher.Request = route.From(r).Address, web.RequestID(r.Context())
+	s.accounts.Used(pusher, access.Releases)
 	if pusher.Kind == access.Anonymous || pusher.Kind == access.Provisioning { // its key opens one door, and not this one
 		return api.ErrUnauthorized
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/apiserver/record"
 	"github.com/roadstead-io/roadstead/internal/audit"
@@ -60,6 +61,7 @@ type Server struct {
 	certificate *pki.KeyPair // of the public name, with public
 	zips        gzips
 	callers     *callers
+	writes      map[string]access.Verbs // what a write needs: "PATCH device" → verbs
 	gates       *gates
 	stopping    chan struct{} // closed when the server begins to stop: streams end then
 	stop        sync.Once

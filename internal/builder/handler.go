@@ -93,7 +93,7 @@ func (s *Server) receive(rc *http.ResponseController, r *http.Request) (*build, 
 	if authorization == "" {
 		return nil, api.Errorf(api.Unauthorized, "log in first: the request carries no token")
 	}
-	info, err := s.openBuild(r.Context(), authorization, api.BuildRequest{Slug: opt.slug, Draft: opt.draft})
+	info, err := s.openBuild(r.Context(), behalf{authorization, r.Header.Get("X-Forwarded-For")}, api.BuildRequest{Slug: opt.slug, Draft: opt.draft})
 	if err != nil {
 		return nil, err
 	}

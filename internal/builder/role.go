@@ -26,9 +26,13 @@ const (
 	maxAnswer   = 1 << 20
 )
 
+// behalf is who a role asks for, when it is not itself: the credentials that somebody sent, and from where. A key may be for some
+// networks only.
+type behalf struct{ authorization, address string }
+
 // call sends a JSON request and reads a JSON answer. The other role's own words come back as a coded error; a role that does
 // not answer is Unavailable.
-func (r role) call(ctx context.Context, path, authorization string, in, out any) error {
+func (r role) call(ctx context.Context, path string, by behalf, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	body, err := json.Marshal(in)
@@ -40,8 +44,9 @@ func (r role) call(ctx context.Context, path, authorization string, in, out any)
 		return fmt.Errorf("ask the %s role: %w", r.name, err)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	if authorization != "" {
-		req.Header.Set("Authorization", authorization)
+	if by.authorization != "" {
+		req.Header.Set("Authorization", by.authorization)
+		req.Header.Set("X-Forwarded-For", by.address)
 	}
 	res, err := r.peer.HTTP.Do(req)
 	if err != nil {
@@ -96,9 +101,9 @@ func persist(ctx context.Context, call func() error) error {
 	}
 }
 
-func (s *Server) openBuild(ctx context.Context, authorization string, ask api.BuildRequest) (api.Build, error) {
+func (s *Server) openBuild(ctx context.Context, by behalf, ask api.BuildRequest) (api.Build, error) {
 	var b api.Build
-	if err := s.api.call(ctx, "/internal/v1/builds", authorization, ask, &b); err != nil {
+	if err := s.api.call(ctx, "/internal/v1/builds", by, ask, &b); err != nil {
 		return b, err
 	}
 	if b.ID == 0 || b.Fleet == nil {
@@ -112,21 +117,21 @@ func (s *Server) addImages(ctx context.Context, build int64, ask api.BuildImages
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	err := persist(ctx, func() error {
-		return s.api.call(ctx, fmt.Sprintf("/internal/v1/builds/%d/images", build), "", ask, &images)
+		return s.api.call(ctx, fmt.Sprintf("/internal/v1/builds/%d/images", build), behalf{}, ask, &images)
 	})
 	return images, err
 }
 
 func (s *Server) heartbeat(ctx context.Context, build int64) (api.Build, error) {
 	var b api.Build
-	err := s.api.call(ctx, fmt.Sprintf("/internal/v1/builds/%d/heartbeat", build), "", struct{}{}, &b)
+	err := s.api.call(ctx, fmt.Sprintf("/internal/v1/builds/%d/heartbeat", build), behalf{}, struct{}{}, &b)
 	return b, err
 }
 
 func (s *Server) finish(ctx context.Context, build int64, result api.BuildResult) (api.Build, error) {
 	var b api.Build
 	err := persist(ctx, func() error {
-		return s.api.call(ctx, fmt.Sprintf("/internal/v1/builds/%d/finish", build), "", result, &b)
+		return s.api.call(ctx, fmt.Sprintf("/internal/v1/builds/%d/finish", build), behalf{}, result, &b)
 	})
 	return b, err
 }
@@ -136,7 +141,7 @@ func (s *Server) pushToken(ctx context.Context, build int64, repository string) 
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	err := persist(ctx, func() error {
-		return s.signer.call(ctx, "/v1/push-token", "", api.PushTokenRequest{Build: build, Repository: repository}, &t)
+		return s.signer.call(ctx, "/v1/push-token", behalf{}, api.PushTokenRequest{Build: build, Repository: repository}, &t)
 	})
 	return t, err
 }

@@ -28,18 +28,18 @@ type Reachable struct {
 const (
 	textNoOnline   = "No online device(s) found"
 	maxReachable   = 10_000 // devices of one action
-	actionNeeds    = access.Operator
+	actionNeeds    = access.Actions
 	textNoSelector = "It is necessary to say which device: give uuid, deviceId or appId."
 )
 
 // Reach gives the devices that a selector means, that the caller may see and whose control channel is up. Whoever wants to change
-// something (act) must also be an operator of their fleets; a device acts on itself. None is 404, as clients know it.
+// something (act) must also have that verb on their fleets; a device acts on itself. None is 404, as clients know it.
 func (d *Devices) Reach(ctx context.Context, tx *db.Tx, by access.Caller, s Selector, act bool) ([]Reachable, error) {
 	found, err := reachable(ctx, tx, s)
 	if err != nil {
 		return nil, fmt.Errorf("reach devices: %w", err)
 	}
-	levels := map[int64]access.Level{}
+	verbs := map[int64]access.Verbs{}
 	var out []Reachable
 	for _, f := range found {
 		if by.Kind == access.Device {
@@ -48,22 +48,22 @@ func (d *Devices) Reach(ctx context.Context, tx *db.Tx, by access.Caller, s Sele
 			}
 			continue
 		}
-		level, known := levels[f.Fleet]
+		may, known := verbs[f.Fleet]
 		if !known {
-			if level, err = account.FleetLevel(ctx, tx, by, f.Fleet); err != nil {
+			if may, err = account.FleetVerbs(ctx, tx, by, f.Fleet); err != nil {
 				return nil, fmt.Errorf("reach devices: %w", err)
 			}
-			levels[f.Fleet] = level
+			verbs[f.Fleet] = may
 		}
-		if level < actionNeeds { // support may have been let in on this device alone
-			if level, err = account.DeviceLevel(ctx, tx, by, f.ID); err != nil {
+		if !may.Has(access.Read | actionNeeds) { // support may have been let in on this device alone
+			if may, err = account.DeviceVerbs(ctx, tx, by, f.ID); err != nil {
 				return nil, fmt.Errorf("reach devices: %w", err)
 			}
 		}
 		switch {
-		case level < access.Observer: // does not exist for them
-		case act && level < actionNeeds:
-			return nil, api.Errorf(api.Forbidden, "this needs an %s of the fleet", actionNeeds)
+		case !may.Has(access.Read): // does not exist for them
+		case act && !may.Has(actionNeeds):
+			return nil, account.Needs(may, actionNeeds)
 		default:
 			out = append(out, f)
 		}

@@ -11,8 +11,8 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
-// enterNeeds is the level that lets a person into the operating system of a fleet's devices.
-const enterNeeds = access.Operator
+// enterNeeds is the verb that lets a person into the operating system of a fleet's devices.
+const enterNeeds = access.Shell
 
 // PublicKeys gives the SSH keys of a user, one a line, to a device that the user may enter and to the user. For everybody else
 // there are none; nobody learns which users there are.
@@ -31,11 +31,11 @@ func (d *Devices) PublicKeys(ctx context.Context, tx *db.Tx, by access.Caller, u
 			return "", nil
 		}
 	case access.Device:
-		level, err := account.DeviceLevel(ctx, tx, access.Caller{Kind: access.User, User: id}, by.Device)
+		may, err := account.DeviceVerbs(ctx, tx, access.Caller{Kind: access.User, User: id}, by.Device)
 		if err != nil {
 			return "", fmt.Errorf("public keys: %w", err)
 		}
-		if level < enterNeeds {
+		if !may.Has(enterNeeds) {
 			return "", nil
 		}
 	default:
@@ -58,13 +58,9 @@ func (d *Devices) MayEnter(ctx context.Context, tx *db.Tx, by access.Caller, uui
 	if err != nil {
 		return fmt.Errorf("enter device: %w", err)
 	}
-	switch level, err := account.DeviceLevel(ctx, tx, by, id); {
-	case err != nil:
+	may, err := account.DeviceVerbs(ctx, tx, by, id)
+	if err != nil {
 		return fmt.Errorf("enter device: %w", err)
-	case level < access.Observer:
-		return api.ErrNotFound
-	case level < enterNeeds:
-		return api.Errorf(api.Forbidden, "this needs an %s of the fleet", enterNeeds)
 	}
-	return nil
+	return account.Needs(may, enterNeeds)
 }

@@ -357,8 +357,8 @@ func mayUseFleet(ctx context.Context, tx *db.Tx, by access.Caller, fleetID int64
 	case access.Provisioning:
 		return by.Fleet == fleetID, nil
 	default:
-		level, err := account.FleetLevel(ctx, tx, by, fleetID)
-		return level >= access.Operator, err
+		may, err := account.FleetVerbs(ctx, tx, by, fleetID)
+		return may.Has(access.Devices), err
 	}
 }
 

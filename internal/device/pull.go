@@ -53,7 +53,7 @@ func (d *Devices) mayPull(ctx context.Context, tx *db.Tx, by access.Caller, loca
 			AND r.id IN (coalesce(d.is_pinned_on__release, f.should_be_running__release), d.should_be_operated_by__release,
 				d.should_be_managed_by__release)) LIMIT 1`, location, by.Device))
 	case access.User, access.ScopedKey:
-		may, args := account.Bind(account.ParentSQL(access.Observer), "r", tx, by)
+		may, args := account.Bind(account.ParentSQL(access.Read), "r", tx, by)
 		return found(tx.QueryRowContext(ctx, images+`WHERE i.is_stored_at__image_location = ? AND `+may+` LIMIT 1`,
 			append([]any{location}, args...)...))
 	default:

@@ -5,8 +5,8 @@ import (
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
-// Who may see and change a device: observers and operators of its fleet or of the device alone (a support grant), and (its state
-// only) the device itself. See [access.On].
+// Who may see and change a device: who reads or works on the devices of its fleet or the device alone (a support grant), and (its
+// state only) the device itself. See [access.On].
 const (
 	itself       = "id eq @device"
 	deviceItself = "device eq @device"
@@ -43,9 +43,9 @@ var ignoredFromItself = []string{
 }
 
 func deviceRules() map[access.Kind]odata.Rule {
-	may := access.On(access.Operator)
+	may := access.On(access.Devices)
 	person := odata.Rule{
-		Read: access.On(access.Observer), Create: may, Update: may, Delete: may, Write: writtenByUsers,
+		Read: access.On(access.Read), Create: may, Update: may, Delete: may, Write: writtenByUsers,
 		Refs: map[string]string{"belongs_to__application": may}, // the fleet that it comes into
 	}
 	return map[access.Kind]odata.Rule{
@@ -55,12 +55,12 @@ func deviceRules() map[access.Kind]odata.Rule {
 	}
 }
 
-// rowRules are those of what hangs on a device, which path leads to: observers read it, operators write the columns named, the
+// rowRules are those of what hangs on a device, which path leads to: who reads the fleet reads it, who changes its devices writes the columns named, the
 // device itself reads it.
 func rowRules(path []string, write ...string) map[access.Kind]odata.Rule {
-	person := odata.Rule{Read: access.On(access.Observer, path...)}
+	person := odata.Rule{Read: access.On(access.Read, path...)}
 	if len(write) > 0 {
-		may := access.On(access.Operator, path...)
+		may := access.On(access.Devices, path...)
 		person.Create, person.Update, person.Delete, person.Write = may, may, may, write
 	}
 	own := access.Along("{}"+deviceItself, path[:len(path)-1]...)
@@ -73,7 +73,7 @@ func rowRules(path []string, write ...string) map[access.Kind]odata.Rule {
 
 // historyRules let those see what a device was who may see the fleet that it was in.
 func historyRules() map[access.Kind]odata.Rule {
-	person := odata.Rule{Read: access.On(access.Observer, "belongs_to__application")}
+	person := odata.Rule{Read: access.On(access.Read, "belongs_to__application")}
 	return map[access.Kind]odata.Rule{access.User: person, access.ScopedKey: person, access.FleetKey: {Read: ofFleetKey}}
 }
 

@@ -144,11 +144,11 @@ func (d *Devices) FleetTarget(ctx context.Context, tx *db.Tx, by access.Caller, 
 	if err != nil {
 		return t, nil, fmt.Errorf("fleet state: %w", err)
 	}
-	level, err := account.FleetLevel(ctx, tx, by, id)
+	may, err := account.FleetVerbs(ctx, tx, by, id)
 	if err != nil {
 		return t, nil, fmt.Errorf("fleet state: %w", err)
 	}
-	key := partKey{fleet: id, bare: level < access.Observer}
+	key := partKey{fleet: id, bare: !may.Has(access.Read)}
 	if key.bare && !public {
 		return t, nil, api.ErrUnauthorized
 	}
@@ -202,7 +202,7 @@ func unseenOr(by access.Caller, err error) error {
 	return fmt.Errorf("target state: %w", err)
 }
 
-// maySee lets a device see itself, unless it is frozen, and people the devices of fleets that they observe.
+// maySee lets a device see itself, unless it is frozen, and people the devices of fleets that they read.
 func maySee(ctx context.Context, tx *db.Tx, by access.Caller, f *facts) error {
 	if by.Kind == access.Device {
 		if by.Device == f.device && !f.frozen {
@@ -210,8 +210,8 @@ func maySee(ctx context.Context, tx *db.Tx, by access.Caller, f *facts) error {
 		}
 		return unseen(by)
 	}
-	level, err := account.DeviceLevel(ctx, tx, by, f.device)
-	if err != nil || level >= access.Observer {
+	may, err := account.DeviceVerbs(ctx, tx, by, f.device)
+	if err != nil || may.Has(access.Read) {
 		return err
 	}
 	return unseen(by)

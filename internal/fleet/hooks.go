@@ -158,6 +158,9 @@ func rename(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 			if err := account.MayGiveAway(ctx, tx, c.Caller, oldOrg, org); err != nil {
 				return err
 			}
+			if err := account.FleetMoved(ctx, tx, id, org); err != nil {
+				return err
+			}
 			oldOrg = org
 		}
 		slug, err := slugOf(ctx, tx, oldOrg, oldName)
@@ -231,11 +234,11 @@ func (f *Fleets) welcomeMaker(ctx context.Context, tx *db.Tx, c *odata.Change) e
 	if c.Caller.Kind != access.User {
 		return nil
 	}
-	level, err := account.FleetLevel(ctx, tx, c.Caller, c.IDs[0])
-	if err != nil || level >= access.Developer {
+	have, err := account.FleetVerbs(ctx, tx, c.Caller, c.IDs[0])
+	if err != nil || have.Has(access.Developer.Verbs()) {
 		return err
 	}
-	return account.AddFleetMember(ctx, tx, c.Caller.User, c.IDs[0], access.Developer)
+	return account.AddFleetMember(ctx, tx, c.Caller.User, c.IDs[0], int64(access.Developer))
 }
 
 // HandleChanged makes the slugs of an organization's fleets follow its handle.

@@ -33,14 +33,14 @@ WHERE `
 // maxSlug is longer than any slug: a handle, a slash and a name.
 const maxSlug = 255
 
-// visible is the part of a query that leaves the fleets a which a caller has to do with: people those that they observe, a
+// visible is the part of a query that leaves the fleets a which a caller has to do with: people those that they read, a
 // device and a key of a fleet their own. Public fleets of others are not among them.
 func visible(tx *db.Tx, by access.Caller) (string, []any) {
 	switch by.Kind {
 	case access.System:
 		return "1 = 1", nil
 	case access.User, access.ScopedKey:
-		return account.Bind(account.FleetSQL(access.Observer), "a", tx, by)
+		return account.Bind(account.FleetSQL(access.Read), "a", tx, by)
 	case access.Device, access.Provisioning, access.FleetKey:
 		return "a.id = ?", []any{by.Fleet}
 	default:

@@ -92,7 +92,7 @@ func applicationType() *odata.Resource {
 
 // forObservers is the SQL of a fleet's column that only those read who observe it, however public the fleet is.
 func forObservers(column string) string {
-	return "CASE WHEN " + account.FleetSQL(access.Observer) + " THEN {t}." + column + " END"
+	return "CASE WHEN " + account.FleetSQL(access.Read) + " THEN {t}." + column + " END"
 }
 
 func (f *Fleets) application() *odata.Resource {
@@ -168,7 +168,7 @@ func directAccess() *odata.Resource {
 		Rules: map[access.Kind]odata.Rule{
 			access.User: {Read: "user eq @user"},
 			access.ScopedKey: {
-				Read: "user eq @user and " + access.On(access.Observer, "has_direct_access_to__application"),
+				Read: "user eq @user and " + access.On(access.Read, "has_direct_access_to__application"),
 			},
 		},
 	}
@@ -217,7 +217,7 @@ func applicationEnvVar() *odata.Resource {
 			id(), created(), onFleet("application_environment_variable", "application__has__env_var_name"),
 		}, nameValue()...),
 		Keys:   [][]string{{"application", "name"}},
-		Rules:  owned(access.Developer, onApplication, ownParent, "application", "name", "value"),
+		Rules:  owned(access.Settings, onApplication, ownParent, "application", "name", "value"),
 		Before: []odata.Hook{StampCreated, ValidateEnvVar},
 	}
 }
@@ -230,7 +230,7 @@ func applicationConfigVar() *odata.Resource {
 			id(), onFleet("application_config_variable", "application__has__config_var_name"),
 		}, nameValue()...),
 		Keys:   [][]string{{"application", "name"}},
-		Rules:  owned(access.Developer, onApplication, ownParent, "application", "name", "value"),
+		Rules:  owned(access.Settings, onApplication, ownParent, "application", "name", "value"),
 		Before: []odata.Hook{ValidateConfigVar},
 	}
 }
@@ -244,7 +244,7 @@ func buildEnvVar() *odata.Resource {
 			id(), created(), onFleet("build_environment_variable", "application__has__build_var_name"),
 		}, nameValue()...),
 		Keys:   [][]string{{"application", "name"}},
-		Rules:  owned(access.Developer, onApplication, "", "application", "name", "value"),
+		Rules:  owned(access.Settings, onApplication, "", "application", "name", "value"),
 		Before: []odata.Hook{StampCreated, ValidateEnvVar},
 	}
 }
@@ -258,7 +258,7 @@ func serviceEnvVar() *odata.Resource {
 			onService("service_environment_variable", "application__has__service_name__has__name", "service__has__name"),
 		}, nameValue()...),
 		Keys:   [][]string{{"service", "name"}},
-		Rules:  owned(access.Developer, throughService, ownService, "service", "name", "value"),
+		Rules:  owned(access.Settings, throughService, ownService, "service", "name", "value"),
 		Before: []odata.Hook{StampCreated, ValidateEnvVar},
 	}
 }
@@ -274,7 +274,7 @@ func serviceLabel() *odata.Resource {
 			{Name: "value", Type: odata.String},
 		},
 		Keys:   [][]string{{"service", "label_name"}},
-		Rules:  owned(access.Developer, throughService, ownService, "service", "label_name", "value"),
+		Rules:  owned(access.Settings, throughService, ownService, "service", "label_name", "value"),
 		Before: []odata.Hook{StampCreated, ValidateLabel},
 	}
 }

@@ -20,11 +20,11 @@ func readable() map[access.Kind]odata.Rule {
 	}
 }
 
-// owned is for what hangs on a fleet, which path leads to: observers read it, people of a level write it, and the fleet's devices
+// owned is for what hangs on a fleet, which path leads to: who reads the fleet reads it, people with a verb write it, and the fleet's devices
 // read it with the filter own, if there is one.
-func owned(l access.Level, path []string, own string, write ...string) map[access.Kind]odata.Rule {
-	may := access.On(l, path...)
-	person := odata.Rule{Read: access.On(access.Observer, path...), Create: may, Update: may, Delete: may, Write: write}
+func owned(v access.Verbs, path []string, own string, write ...string) map[access.Kind]odata.Rule {
+	may := access.On(v, path...)
+	person := odata.Rule{Read: access.On(access.Read, path...), Create: may, Update: may, Delete: may, Write: write}
 	rules := map[access.Kind]odata.Rule{access.User: person, access.ScopedKey: person}
 	if own != "" {
 		rules[access.Device], rules[access.FleetKey] = odata.Rule{Read: own}, odata.Rule{Read: own}
@@ -43,7 +43,7 @@ const (
 func applicationRules() map[access.Kind]odata.Rule {
 	person := odata.Rule{
 		Read: access.Seen(), Create: account.MemberOf("organization"),
-		Update: access.On(access.Developer), Delete: access.On(access.Administrator),
+		Update: access.On(access.Settings), Delete: access.On(access.Ownership),
 		Write: []string{
 			"app_name", "organization", "is_for__device_type", "application_type", "is_of__class", "uuid", "is_archived",
 			"should_track_latest_release", "should_be_running__release", "is_stored_at__repository_url", "is_public",
@@ -52,7 +52,7 @@ func applicationRules() map[access.Kind]odata.Rule {
 	}
 	person.Needs = map[string]string{}
 	for _, column := range []string{"is_public", "is_discoverable", "is_accessible_by_support_until__date"} { // who else gets to the fleet
-		person.Needs[column] = access.On(access.Administrator)
+		person.Needs[column] = access.On(access.Members)
 	}
 	key := person
 	key.Create = "" // a key that is limited to some fleets makes no new ones
@@ -72,7 +72,7 @@ func applicationRules() map[access.Kind]odata.Rule {
 
 func serviceRules() map[access.Kind]odata.Rule {
 	// A service keeps its name: compositions of old releases speak of it.
-	may := access.On(access.Developer, onApplication...)
+	may := access.On(access.Settings, onApplication...)
 	person := odata.Rule{
 		Read: access.Seen(onApplication...), Create: may, Delete: may, Write: []string{"application", "service_name"},
 	}
@@ -85,9 +85,11 @@ func serviceRules() map[access.Kind]odata.Rule {
 
 // tagRules: the tags of a public fleet are part of its face; clients tell the lines of an operating system by them.
 func tagRules() map[access.Kind]odata.Rule {
-	rules := owned(access.Developer, onApplication, ownParent, "application", "tag_key", "value")
+	rules := owned(access.Settings, onApplication, ownParent, "application", "tag_key", "value")
 	person := rules[access.User]
 	person.Read = access.Seen(onApplication...)
+	// Asked before the tag is there: a key for fleets with a tag would be let in by it.
+	person.Refs = map[string]string{"application": access.On(access.Settings)}
 	rules[access.User], rules[access.ScopedKey] = person, person
 	rules[access.Anonymous] = odata.Rule{Read: ofPublic}
 	rules[access.Device] = odata.Rule{Read: ownParent + " or " + ofPublic}

@@ -29,7 +29,7 @@ const (
 
 var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
-// Open begins a build for a fleet that the caller is a developer of.
+// Open begins a build for a fleet of which the caller may make releases.
 func (r *Releases) Open(ctx context.Context, tx *db.Tx, by access.Caller, ask api.BuildRequest) (api.Build, error) {
 	if by.Kind != access.User && by.Kind != access.ScopedKey {
 		return api.Build{}, api.Errorf(api.Forbidden, "Only people can push to a fleet.")
@@ -38,7 +38,7 @@ func (r *Releases) Open(ctx context.Context, tx *db.Tx, by access.Caller, ask ap
 	if err != nil {
 		return api.Build{}, err
 	}
-	if err := account.Require(ctx, tx, by, fl.ID, access.Developer); err != nil {
+	if err := account.Require(ctx, tx, by, fl.ID, access.Releases); err != nil {
 		return api.Build{}, fmt.Errorf("open build: %w", err)
 	}
 	f := full{CreatedMS: tx.Now.UnixMilli()}

@@ -15,7 +15,7 @@ var (
 
 const (
 	// seen is for people: observers of the fleet read all of its releases, everybody else the good ones of public fleets.
-	seen = "{}belongs_to__application/any(f:f/is_observed) or (" + public + ")"
+	seen = "{}belongs_to__application/any(f:f/may_read) or (" + public + ")"
 	// public is what everybody may read.
 	public = "({}status eq 'success' and {}belongs_to__application/any(f:f/is_public))"
 	// own is for the devices and the keys of the fleet.
@@ -41,7 +41,7 @@ var semverParts = []string{"semver_major", "semver_minor", "semver_patch", "semv
 
 // releaseRules: nobody makes a release or an image here; only a build does, see build.go.
 func releaseRules() map[access.Kind]odata.Rule {
-	may := access.On(access.Developer, onApplication...)
+	may := access.On(access.Releases, onApplication...)
 	rules := readOnly(nil, "build_log")
 	person := rules[access.User]
 	person.Update, person.Delete = may, may
@@ -58,7 +58,7 @@ func releaseRules() map[access.Kind]odata.Rule {
 
 // insideRules are those of what an image carries along; it may say more than a stranger should know.
 func insideRules() map[access.Kind]odata.Rule {
-	people := odata.Rule{Read: access.On(access.Observer, "release_image", "is_part_of__release", "belongs_to__application")}
+	people := odata.Rule{Read: access.On(access.Read, "release_image", "is_part_of__release", "belongs_to__application")}
 	devices := odata.Rule{Read: access.Along(own, insideRelease...)}
 	return map[access.Kind]odata.Rule{
 		access.User: people, access.ScopedKey: people, access.Device: devices, access.FleetKey: devices,
@@ -68,14 +68,14 @@ func insideRules() map[access.Kind]odata.Rule {
 // imageRules: an image is seen by whoever sees a release that it is part of, and by observers of its service's fleet.
 func imageRules() map[access.Kind]odata.Rule {
 	part := access.Along(public, insideRelease...)
-	return readOnlyAs(access.On(access.Observer, builtService...)+" or "+part, part, access.Along("{}application eq @fleet", builtService[0]),
+	return readOnlyAs(access.On(access.Read, builtService...)+" or "+part, part, access.Along("{}application eq @fleet", builtService[0]),
 		"build_log", "dockerfile", "error_message")
 }
 
 // tagRules are those of what people hang on a release.
 func tagRules(write ...string) map[access.Kind]odata.Rule {
 	rules := readOnly(onRelease)
-	may := access.On(access.Developer, "release", "belongs_to__application")
+	may := access.On(access.Releases, "release", "belongs_to__application")
 	person := odata.Rule{Read: rules[access.User].Read, Create: may, Update: may, Delete: may, Write: write}
 	rules[access.User], rules[access.ScopedKey] = person, person
 	return rules

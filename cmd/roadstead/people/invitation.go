@@ -90,7 +90,7 @@ func (a people) inviteCreate() *cobra.Command {
 				body["message"] = message
 			}
 			if role != "" {
-				if body[m.role], err = roleID(ctx, c, m.role, role); err != nil {
+				if body[m.role], err = roleID(ctx, c, m.role, role, m.id); err != nil {
 					return err
 				}
 			}
@@ -114,7 +114,7 @@ func (a people) inviteCreate() *cobra.Command {
 	of.register(a, cmd)
 	cmd.Flags().StringVar(&role, "role", "", "as what; the lowest role when it is not given")
 	cmd.Flags().StringVar(&message, "message", "", "a word to them")
-	cmdline.Fixed(cmd, "role", "observer", "operator", "developer", "member", "administrator")
+	_ = cmd.RegisterFlagCompletionFunc("role", a.roleNames("member", "administrator")) // fails only for a flag that is not there
 	return cmd
 }
 

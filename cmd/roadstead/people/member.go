@@ -2,6 +2,7 @@ package people
 
 import (
 	"context"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -34,7 +35,7 @@ func (w *where) find(ctx context.Context, c *client.Client) (membership, error) 
 		if err != nil {
 			return membership{}, err
 		}
-		return membership{"user_application_membership", "is_member_of__application", "application_membership_role",
+		return membership{"user_application_membership", "is_member_of__application", fleetRole,
 			"application_invite", "is_invited_to__application", "user", f.ID, "fleet " + f.Slug}, nil
 	}
 	if w.organization == "" {
@@ -53,16 +54,21 @@ type memberRow struct {
 	User    client.Ref[user]  `json:"user"`
 	FleetAs client.Ref[named] `json:"application_membership_role"`
 	OrgAs   client.Ref[named] `json:"organization_membership_role"`
+	EndDate string            `json:"end_date"`
 }
 
 type memberView struct {
 	ID       int64  `json:"id"`
 	Username string `json:"username"`
 	Role     string `json:"role"`
+
+	EndDate        *string `json:"end_date"`
+	ServiceAccount bool    `json:"service_account"`
 }
 
 func viewMember(m memberRow) memberView {
-	return memberView{ID: m.ID, Username: m.User.Get().Username, Role: m.FleetAs.Get().Name + m.OrgAs.Get().Name}
+	return memberView{ID: m.ID, Username: m.User.Get().Username, Role: m.FleetAs.Get().Name + m.OrgAs.Get().Name,
+		EndDate: cmdline.OrNil(m.EndDate), ServiceAccount: m.User.Get().Service != nil}
 }
 
 func (a people) members() *cobra.Command {
@@ -75,26 +81,27 @@ func (a people) members() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			q := client.Query{Select: "id", Filter: client.Where(m.parent+" eq ?", m.id), OrderBy: "id asc",
-				Expand: "user($select=id,username)," + m.role + "($select=id,name)"}
-			return cmdline.List(ctx, a.App, c, m.resource, q, viewMember, []string{"User", "Role", "Id"},
-				func(v memberView) []string { return []string{v.Username, v.Role, id(v.ID)} })
+			q := client.Query{Select: "id,end_date", Filter: client.Where(m.parent+" eq ?", m.id), OrderBy: "id asc",
+				Expand: "user($select=id,username,is_service_account_of__organization)," + m.role + "($select=id,name)"}
+			return cmdline.List(ctx, a.App, c, m.resource, q, viewMember, []string{"User", "Role", "Until", "Id"},
+				func(v memberView) []string { return []string{v.called(), v.Role, until(v.EndDate), id(v.ID)} })
 		},
 	})
 	of.register(a, list)
 	cmd := cmdline.Group("member", "Members of fleets and organizations, and what they may do", list, a.memberSet(), a.memberRemove())
 	cmd.Long = `Administrators of an organization may do everything with its fleets. Others are members of single fleets: an observer sees all of it, an
-operator also works on its devices, a developer also decides what they run.`
+operator also works on its devices, a developer also decides what they run. ` + "`roadstead role`" + ` makes roles of an organization's own.`
 	return cmd
 }
 
 func (a people) memberSet() *cobra.Command {
 	var of where
-	var role string
+	var role, end string
 	cmd := a.Command(cmdline.Action{
 		Use: "set USER --role ROLE", Aliases: []string{"add"}, Short: "Make somebody a member, or change what a member may do",
-		Example: "  roadstead member set ann --fleet hello --role operator\n  roadstead member set ann --organization acme --role administrator",
-		Least:   1, Most: 1,
+		Example: "  roadstead member set ann --fleet hello --role operator\n  roadstead member set ann --organization acme --role administrator\n" +
+			"  roadstead member set bob --fleet hello --role field-engineer --until 14d",
+		Least: 1, Most: 1,
 		Do: func(ctx context.Context, c *client.Client, args []string) error {
 			if role == "" {
 				return cmdline.Usagef("say as what with --role")
@@ -103,18 +110,27 @@ func (a people) memberSet() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			as, err := roleID(ctx, c, m.role, role)
+			as, err := roleID(ctx, c, m.role, role, m.id)
 			if err != nil {
 				return err
+			}
+			body := map[string]any{m.role: as}
+			if end != "" {
+				at, err := cmdline.Expiry(end, time.Now())
+				if err != nil {
+					return err
+				}
+				body["end_date"] = at
 			}
 			row, err := m.member(ctx, c, args[0])
 			if err != nil {
 				return err
 			}
 			if row != nil {
-				err = c.Patch(ctx, client.ID(m.resource, row.ID), client.Query{}, map[string]any{m.role: as})
+				err = c.Patch(ctx, client.ID(m.resource, row.ID), client.Query{}, body)
 			} else {
-				_, err = client.Create[memberRow](ctx, c, m.resource, map[string]any{"username": args[0], m.parent: m.id, m.role: as})
+				body["username"], body[m.parent] = args[0], m.id
+				_, err = client.Create[memberRow](ctx, c, m.resource, body)
 			}
 			if err != nil {
 				return err
@@ -124,8 +140,9 @@ func (a people) memberSet() *cobra.Command {
 		},
 	})
 	of.register(a, cmd)
-	cmd.Flags().StringVar(&role, "role", "", "of a fleet: observer, operator, developer; of an organization: member, administrator")
-	cmdline.Fixed(cmd, "role", "observer", "operator", "developer", "member", "administrator")
+	cmd.Flags().StringVar(&role, "role", "", "of a fleet: observer, operator, developer or a role of the organization's own; of an organization: member, administrator")
+	cmd.Flags().StringVar(&end, "until", "", "when it ends by itself: 12h, 14d, 2027-01-31; never")
+	_ = cmd.RegisterFlagCompletionFunc("role", a.roleNames("member", "administrator")) // fails only for a flag that is not there
 	return cmd
 }
 

@@ -4,6 +4,7 @@ package people
 
 import (
 	"context"
+	"encoding/json"
 	"strconv"
 	"strings"
 
@@ -21,7 +22,7 @@ type people struct{ *cmdline.App }
 // Commands are the commands of this package.
 func Commands(app *cmdline.App) []*cobra.Command {
 	a := people{app}
-	return []*cobra.Command{a.organizations(), a.teams(), a.members(), a.invitations(), a.sshKeys(), a.sessions()}
+	return []*cobra.Command{a.organizations(), a.teams(), a.members(), a.roles(), a.invitations(), a.sshKeys(), a.sessions()}
 }
 
 type organizationView struct {
@@ -121,9 +122,13 @@ func findOrganization(ctx context.Context, c *client.Client, handle string) (*cl
 	return nil, cmdline.Usagef("name the organization: you are in %d (`roadstead organization list`)", len(found))
 }
 
-// roleID finds a role by its name.
-func roleID(ctx context.Context, c *client.Client, resource, name string) (int64, error) {
-	found, err := client.Get[named](ctx, c, resource, client.Query{Select: "id,name", OrderBy: "id asc"})
+// roleID finds a role by its name; one in fleets must be built in or of the organization that the fleet is of.
+func roleID(ctx context.Context, c *client.Client, resource, name string, fleet int64) (int64, error) {
+	q := client.Query{Select: "id,name", OrderBy: "id asc"}
+	if resource == fleetRole {
+		q.Filter = client.Where("belongs_to__organization eq null or belongs_to__organization/any(o:o/owns__application/any(f:f/id eq ?))", fleet)
+	}
+	found, err := client.Get[named](ctx, c, resource, q)
 	if err != nil {
 		return 0, err
 	}
@@ -143,7 +148,8 @@ type named struct {
 }
 
 type user struct {
-	Username string `json:"username"`
+	Username string           `json:"username"`
+	Service  *json.RawMessage `json:"is_service_account_of__organization"`
 }
 
 // number reads the id of something that a list command shows.

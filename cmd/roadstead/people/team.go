@@ -3,6 +3,7 @@ package people
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -174,7 +175,7 @@ func (a people) teamMember(verb, short string, in bool) *cobra.Command {
 }
 
 func (a people) teamGrant() *cobra.Command {
-	var fleet, role string
+	var fleet, role, end string
 	cmd := a.Command(cmdline.Action{
 		Use: "grant TEAM --fleet FLEET --role ROLE", Short: "Let a team reach a fleet, or change as what", Least: 1, Most: 1,
 		Example: "  roadstead team grant field --fleet hello --role operator", Complete: cmdline.First(a.names()),
@@ -186,11 +187,18 @@ func (a people) teamGrant() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			as, err := roleID(ctx, c, "application_membership_role", role)
+			as, err := roleID(ctx, c, fleetRole, role, f.ID)
 			if err != nil {
 				return err
 			}
-			row := map[string]any{"team": t.ID, "grants_access_to__application": f.ID, "application_membership_role": as}
+			row := map[string]any{"team": t.ID, "grants_access_to__application": f.ID, fleetRole: as}
+			if end != "" {
+				at, err := cmdline.Expiry(end, time.Now())
+				if err != nil {
+					return err
+				}
+				row["end_date"] = at
+			}
 			if err := c.Upsert(ctx, "team_application_access", row, "team", "grants_access_to__application"); err != nil {
 				return err
 			}
@@ -199,8 +207,9 @@ func (a people) teamGrant() *cobra.Command {
 		},
 	})
 	a.FleetFlag(cmd, &fleet, "the fleet")
-	cmd.Flags().StringVar(&role, "role", "", "observer, operator or developer")
-	cmdline.Fixed(cmd, "role", "observer", "operator", "developer")
+	cmd.Flags().StringVar(&role, "role", "", "observer, operator, developer or a role of the organization's own")
+	cmd.Flags().StringVar(&end, "until", "", "when it ends by itself: 12h, 14d, 2027-01-31; never")
+	_ = cmd.RegisterFlagCompletionFunc("role", a.roleNames()) // fails only for a flag that is not there
 	return cmd
 }
 

@@ -3,6 +3,7 @@ package people
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -24,7 +25,7 @@ type routes struct {
 // Routes lists the routes about people.
 func Routes(accounts *account.Accounts, d *db.DB, engine *odata.Engine) []route.Route {
 	s := &routes{accounts, d, engine}
-	return append(s.inviteRoutes(),
+	return append(slices.Concat(s.inviteRoutes(), s.serviceRoutes()),
 		route.Route{Method: "POST", Path: "/login_", Handle: s.login, Who: route.Anybody},
 		route.Route{Method: "GET", Path: "/actor/v1/whoami", Handle: s.whoami, Who: route.Named},
 		route.Route{Method: "GET", Path: "/user/v1/whoami", Handle: s.userWhoami, Who: route.People},
@@ -34,12 +35,12 @@ func Routes(accounts *account.Accounts, d *db.DB, engine *odata.Engine) []route.
 		route.Route{Method: "GET", Path: "/user/v1/sessions", Handle: s.sessions, Who: route.Users},
 		route.Route{Method: "DELETE", Path: "/user/v1/sessions/{id}", Handle: s.endSession, Who: route.Users},
 		route.Route{Method: "POST", Path: "/api-key/user/full", Handle: s.newUserKey, Who: route.Users},
-		route.Route{Method: "POST", Path: "/api-key/v1", Handle: s.newKey, Who: route.People},
-		route.Route{Method: "POST", Path: "/api-key/v1/{$}", Handle: s.newKey, Who: route.People},
-		route.Route{Method: "POST", Path: "/api-key/v2", Handle: s.newKey, Who: route.People},
-		route.Route{Method: "POST", Path: "/api-key/v2/{$}", Handle: s.newKey, Who: route.People},
-		route.Route{Method: "POST", Path: "/api-key/application/{id}/provisioning", Handle: s.newProvisioningKey, Who: route.People},
-		route.Route{Method: "POST", Path: "/api-key/device/{id}/device-key", Handle: s.newDeviceKey, Who: route.People})
+		route.Route{Method: "POST", Path: "/api-key/v1", Handle: s.newKey, Who: route.People, Verb: access.Keys},
+		route.Route{Method: "POST", Path: "/api-key/v1/{$}", Handle: s.newKey, Who: route.People, Verb: access.Keys},
+		route.Route{Method: "POST", Path: "/api-key/v2", Handle: s.newKey, Who: route.People, Verb: access.Keys},
+		route.Route{Method: "POST", Path: "/api-key/v2/{$}", Handle: s.newKey, Who: route.People, Verb: access.Keys},
+		route.Route{Method: "POST", Path: "/api-key/application/{id}/provisioning", Handle: s.newProvisioningKey, Who: route.People, Verb: access.Keys},
+		route.Route{Method: "POST", Path: "/api-key/device/{id}/device-key", Handle: s.newDeviceKey, Who: route.People, Verb: access.Keys})
 }
 
 func (s *routes) login(w http.ResponseWriter, r *http.Request) error {
@@ -148,7 +149,27 @@ func (s *routes) newUserKey(w http.ResponseWriter, r *http.Request) error {
 	if strings.TrimSpace(req.Name) == "" {
 		return api.Errorf(api.Invalid, "A key needs a name.")
 	}
-	spec := account.KeySpec{Of: account.OfUser, ID: access.From(r.Context()).User, Fleets: req.Fleets}
+	return s.makeUserKey(w, r, access.From(r.Context()).User, req)
+}
+
+// makeUserKey makes a key for a user, with what it is limited to.
+func (s *routes) makeUserKey(w http.ResponseWriter, r *http.Request, user int64, req api.NewKey) error {
+	spec := account.KeySpec{Of: account.OfUser, ID: user, Fleets: req.Fleets, Tags: req.Tags, Networks: req.Networks}
+	if len(req.Verbs) > 0 {
+		if req.Level != "" || req.ReadOnly {
+			return api.Errorf(api.Invalid, "verbs: a key has verbs or a level, not both")
+		}
+		var err error
+		if spec.Verbs, err = access.ParseVerbs(req.Verbs); err != nil {
+			return api.Errorf(api.Invalid, "verbs: %v", err)
+		}
+	}
+	if len(req.Channels) > 0 {
+		var err error
+		if spec.Channels, err = access.ParseChannels(req.Channels); err != nil {
+			return api.Errorf(api.Invalid, "channels: %v", err)
+		}
+	}
 	if req.ReadOnly && req.Level == "" {
 		req.Level = access.Observer.String()
 	}
@@ -193,7 +214,18 @@ func (s *routes) newKey(w http.ResponseWriter, r *http.Request) error {
 	case keyRoles[req.Roles[0]] != of:
 		return api.Errorf(api.Invalid, "the role %q is not for a key of a %s", req.Roles[0], of)
 	}
+	if err := unlimited(req); err != nil {
+		return err
+	}
 	return s.makeKey(w, r, account.KeySpec{Of: of, ID: req.ActorTypeID, Reader: req.Roles[0] == fleetKeyRole}, req)
+}
+
+// unlimited refuses limits where they would not be looked at: nobody should believe that a key has them.
+func unlimited(req api.NewKey) error {
+	if req.Level != "" || req.ReadOnly || len(req.Verbs)+len(req.Fleets)+len(req.Tags)+len(req.Channels)+len(req.Networks) > 0 {
+		return api.Errorf(api.Invalid, "limits are for keys of users, made at /api-key/user/full; this key is made without")
+	}
+	return nil
 }
 
 func (s *routes) newProvisioningKey(w http.ResponseWriter, r *http.Request) error {
@@ -216,6 +248,9 @@ func (s *routes) newKeyOf(w http.ResponseWriter, r *http.Request, of account.Who
 		}
 	}
 	spec := account.KeySpec{Of: of, ID: id}
+	if err := unlimited(req); err != nil {
+		return err
+	}
 	if of == account.OfDevice {
 		spec.Token = req.APIKey
 	}

@@ -60,7 +60,7 @@ func PathID(r *http.Request, text string) (int64, error) {
 // From is where a request comes from, as the edge says it.
 func From(r *http.Request) account.From {
 	f := account.From{UserAgent: r.UserAgent()}
-	if pki.PeerRole(r) == api.RoleEdge {
+	if role := pki.PeerRole(r); role == api.RoleEdge || role == api.RoleBuilder { // the builder hands on what the edge told it
 		parts := strings.Split(r.Header.Get("X-Forwarded-For"), ",")
 		f.Address = strings.TrimSpace(parts[len(parts)-1])
 	}

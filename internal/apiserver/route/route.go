@@ -20,6 +20,9 @@ type Route struct {
 	Stream bool          // no time limit, no compression; its context ends when the server stops
 	Basic  bool          // the token may also come as the password of Basic authentication
 	Keyed  bool          // who has no key that holds is told so in the words that devices know
+
+	Verb    access.Verbs    // what a person's key is used for here; none: to read. It tells of use, and lets nobody in
+	Channel access.Channels // on which a key comes here; none: the API
 }
 
 // Who gets in.
@@ -45,4 +48,12 @@ func (r Route) Check() error {
 		return fmt.Errorf("route %s %s: name roles instead of a kind", r.Method, r.Path)
 	}
 	return nil
+}
+
+// By is the channel on which a key comes.
+func (r Route) By() access.Channels {
+	if r.Channel == 0 {
+		return access.API
+	}
+	return r.Channel
 }

@@ -288,7 +288,7 @@ func (n *Notes) sights(ctx context.Context, tx *db.Tx, l *look, act, query strin
 	}
 	var out []sight
 	for _, r := range list {
-		granted, err := account.ByGrant(ctx, tx, l.by, r.fleet, access.Observer)
+		granted, err := account.ByGrant(ctx, tx, l.by, r.fleet, access.Read)
 		if err != nil {
 			return nil, err
 		}

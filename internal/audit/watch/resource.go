@@ -36,7 +36,7 @@ func View(by access.Caller) audit.View {
 // Support marks an entry as one of a support grant if the caller acts by one.
 func Support(ctx context.Context, tx *db.Tx, by access.Caller, e *audit.Entry) error {
 	entries := []audit.By{{Caller: by, Entry: *e}}
-	err := markSupport(ctx, tx, by, entries, access.Operator)
+	err := markSupport(ctx, tx, by, entries, access.Devices)
 	*e = entries[0].Entry
 	return err
 }

@@ -164,7 +164,7 @@ func (w *watched) record(ctx context.Context, tx *db.Tx, c *odata.Change, before
 			entries = append(entries, audit.By{Caller: c.Caller, Entry: e})
 		}
 	}
-	if err := markSupport(ctx, tx, c.Caller, entries, access.Operator); err != nil {
+	if err := markSupport(ctx, tx, c.Caller, entries, access.Devices); err != nil {
 		return err
 	}
 	return audit.RecordAll(ctx, tx, entries)
@@ -188,7 +188,7 @@ func grouped(base audit.Entry, by access.Caller, facts []fact, detail func() map
 }
 
 // markSupport marks the entries of acts that the caller has a right to only by a support grant.
-func markSupport(ctx context.Context, tx *db.Tx, by access.Caller, entries []audit.By, need access.Level) error {
+func markSupport(ctx context.Context, tx *db.Tx, by access.Caller, entries []audit.By, need access.Verbs) error {
 	if !by.Staff {
 		return nil
 	}

@@ -195,8 +195,8 @@ func userMayStill(ctx context.Context, tx *db.Tx, by access.Caller, device int64
 	} else if err != nil {
 		return false, err
 	}
-	level, err := account.DeviceLevel(ctx, tx, by, device)
-	return level >= access.Observer, err
+	may, err := account.DeviceVerbs(ctx, tx, by, device)
+	return may.Has(access.Read), err
 }
 
 // located is a device as the log routes find it.
@@ -216,11 +216,11 @@ func locate(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUI
 	if err != nil {
 		return l, fmt.Errorf("find device: %w", err)
 	}
-	level, err := account.DeviceLevel(ctx, tx, by, l.id)
+	may, err := account.DeviceVerbs(ctx, tx, by, l.id)
 	if err != nil {
 		return l, err
 	}
-	if level < access.Observer {
+	if !may.Has(access.Read) {
 		return l, api.ErrNotFound
 	}
 	l.created, err = db.ParseTime(created)

@@ -132,7 +132,7 @@ func deviceResource() *odata.Resource {
 				Reverse: []string{"is_pinned_to__device"},
 			},
 		}, account.ParentColumns()...),
-		Rules: map[access.Kind]odata.Rule{access.User: {Read: access.On(access.Observer)}, access.Device: {Read: "id eq @device"}},
+		Rules: map[access.Kind]odata.Rule{access.User: {Read: access.On(access.Read)}, access.Device: {Read: "id eq @device"}},
 	}
 }
 

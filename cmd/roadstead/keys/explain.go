@@ -1,8 +1,9 @@
-package main
+package keys
 
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,7 +12,7 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 )
 
-func (a *app) keyExplainCommand() *cobra.Command {
+func (a keys) keyExplainCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "explain [ID]", Short: "Say what a key can do",
 		Long: `Say what a key is, what it can do, until when, and when it was used last. The answer comes from the rules that the server enforces.
@@ -55,20 +56,34 @@ func explained(k api.KeyExplanation) string {
 	list := func(name string, names []string) { line(name, cmp.Or(strings.Join(names, ", "), "nothing")) }
 	line("key", strings.TrimSpace(fmt.Sprintf("%d %s", k.ID, k.Name)))
 	line("may", fmt.Sprintf(cmp.Or(principals[k.Principal], k.Principal+" %s"), k.Of))
+	if len(k.Verbs) > 0 {
+		list("verbs", k.Verbs)
+	}
 	if k.Level != "" {
-		line("level", "at most "+k.Level)
+		line("level", "at least "+k.Level)
 		if k.AllFleets {
 			line("fleets", "all of "+k.Of+"'s")
 		} else {
-			list("fleets", k.Fleets)
+			list("fleets", append(k.Fleets, tagged(k.Tags)...))
 		}
 	}
+	list("channels", k.Channels)
+	line("networks", cmp.Or(strings.Join(k.Networks, ", "), "all"))
 	if k.MaxUses != nil {
 		line("uses", fmt.Sprintf("%d of %d", k.Uses, *k.MaxUses))
 	}
 	line("made", strings.TrimSpace(k.CreatedAt+" "+by(k.CreatedBy)))
 	line("expires", cmp.Or(k.ExpiryDate, "never"))
-	line("last used", cmp.Or(k.LastUsedAt, "never"))
+	line("last used", strings.TrimSpace(cmp.Or(k.LastUsedAt, "never")+" "+from(k.LastUsedFrom)))
+	for _, verb := range k.Verbs {
+		if on := k.LastUsedFor[verb]; on != "" {
+			line("  "+verb, on)
+		}
+	}
+	if len(k.Unused) > 0 {
+		line("hint", "it has not used "+strings.Join(k.Unused, ", ")+" for 30 days; a key without "+
+			"that does the same: make one with "+needed(k))
+	}
 	if k.Ended != "" {
 		line("ended", k.Ended+": it opens nothing")
 	}
@@ -85,4 +100,29 @@ func by(name string) string {
 		return ""
 	}
 	return "by " + name
+}
+
+func from(address string) string {
+	if address == "" {
+		return ""
+	}
+	return "from " + address
+}
+
+func tagged(tags []string) (list []string) {
+	for _, tag := range tags {
+		list = append(list, "those tagged "+tag)
+	}
+	return list
+}
+
+// needed is how to make a key that has what this one used.
+func needed(k api.KeyExplanation) string {
+	var flags []string
+	for _, verb := range k.Verbs {
+		if !slices.Contains(k.Unused, verb) {
+			flags = append(flags, "--verb "+verb)
+		}
+	}
+	return strings.Join(flags, " ")
 }
