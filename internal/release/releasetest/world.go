@@ -20,6 +20,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/blob"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
@@ -63,7 +64,7 @@ func New(t *testing.T) *World {
 	t.Helper()
 	w := &World{t: t, now: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)}
 	var err error
-	w.DB = dbtest.Open(t, w.Now, account.Migrations(), fleet.Migrations(), release.Migrations(), dbtest.Schema("0030_device.sql", deviceTable))
+	w.DB = dbtest.Open(t, w.Now, audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), dbtest.Schema("0030_device.sql", deviceTable))
 	w.Accounts, err = account.New(account.Config{
 		DB: w.DB, Pepper: []byte(strings.Repeat("p", 32)), Log: slog.New(slog.DiscardHandler), Now: w.Now,
 		HandleChanged: fleet.HandleChanged,
