@@ -49,3 +49,30 @@ type User struct {
 	Username string  `json:"username"`
 	Email    *string `json:"email"`
 }
+
+// FactorCode carries a code of a second factor: POST /auth/totp/verify, enable, disable and recovery-codes. Old clients disable with a
+// password, which is not enough.
+type FactorCode struct {
+	Code     string `json:"code"`
+	Password string `json:"password,omitempty"`
+}
+
+// Enrolled answers POST /auth/totp/enable and POST /auth/webauthn/register. The recovery codes are shown this once, with the first
+// factor; the token is of the session that takes the place of the one that asked.
+type Enrolled struct {
+	ID            int64    `json:"id,omitempty"` // of a passkey
+	RecoveryCodes []string `json:"recoveryCodes,omitempty"`
+	Token         string   `json:"token"`
+}
+
+// Factor is one line of GET /user/v1/factors.
+type Factor struct {
+	ID         int64  `json:"id,omitempty"` // of a passkey
+	Kind       string `json:"kind"`         // totp, passkey or recovery codes
+	Name       string `json:"name,omitempty"`
+	CreatedAt  string `json:"created_at,omitempty"`
+	LastUsedAt string `json:"last_used_at,omitempty"`
+	WayIn      bool   `json:"way_in,omitempty"`  // a passkey that signs in without a password
+	Suspect    bool   `json:"suspect,omitempty"` // a passkey of which there may be a copy
+	Left       int    `json:"left,omitempty"`    // recovery codes that were not used
+}

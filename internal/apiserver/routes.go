@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/apiserver/factors"
 	"github.com/roadstead-io/roadstead/internal/apiserver/people"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/pki"
@@ -33,6 +34,7 @@ func (s *Server) list() []route.Route {
 		{Method: "POST", Path: "/internal/v1/backup", Handle: s.backup, Roles: []string{api.RoleAdmin}, Stream: true},
 	}
 	rs = append(rs, people.Routes(s.accounts, s.db, s.engine)...)
+	rs = append(rs, factors.Routes(s.accounts, s.factors, s.db)...)
 	rs = append(rs, s.fleetRoutes()...)
 	rs = append(rs, s.fileRoutes()...)
 	return append(rs, s.deviceRoutes()...)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/factor"
 	"github.com/roadstead-io/roadstead/internal/blob"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -44,6 +45,7 @@ type Server struct {
 	blobs    *blob.Store
 	engine   *odata.Engine
 	accounts *account.Accounts
+	factors  *factor.Factors
 	fleets   *fleet.Fleets
 	releases *release.Releases
 	devices  *device.Devices
