@@ -23,13 +23,24 @@ type NewUser struct {
 
 // Session is one login of a user, as GET /user/v1/sessions lists them.
 type Session struct {
-	ID         int64      `json:"id"`
-	CreatedAt  time.Time  `json:"created_at"`
-	ExpiresAt  time.Time  `json:"expires_at"`
-	LastUsedAt *time.Time `json:"last_used_at"` // to the minute
-	Address    string     `json:"address"`
-	UserAgent  string     `json:"user_agent"`
-	Current    bool       `json:"current"` // the session that asks
+	ID              int64      `json:"id"`
+	CreatedAt       time.Time  `json:"created_at"`       // its token; a refresh gives it a new one
+	AuthenticatedAt time.Time  `json:"authenticated_at"` // when its user proved who they are
+	ExpiresAt       time.Time  `json:"expires_at"`       // whatever is done with it until then
+	LastUsedAt      *time.Time `json:"last_used_at"`     // to the minute
+	Address         string     `json:"address"`          // from where it was opened, or refreshed last
+	LastAddress     string     `json:"last_address"`     // from where it was used last
+	UserAgent       string     `json:"user_agent"`
+	Client          string     `json:"client"`    // CLI, SDK, browser or other
+	OpenedBy        string     `json:"opened_by"` // password, provider, device code, passkey or password reset
+	Half            bool       `json:"half"`      // it waits for a second factor
+	Current         bool       `json:"current"`   // the session that asks
+}
+
+// ChangePassword (POST /user/v1/password) gives the caller a new password. Without the current one the session must be fresh.
+type ChangePassword struct {
+	Current string `json:"current,omitempty"`
+	New     string `json:"new"`
 }
 
 // User answers GET /user/v1/whoami.
@@ -37,4 +48,31 @@ type User struct {
 	ID       int64   `json:"id"`
 	Username string  `json:"username"`
 	Email    *string `json:"email"`
+}
+
+// FactorCode carries a code of a second factor: POST /auth/totp/verify, enable, disable and recovery-codes. Old clients disable with a
+// password, which is not enough.
+type FactorCode struct {
+	Code     string `json:"code"`
+	Password string `json:"password,omitempty"`
+}
+
+// Enrolled answers POST /auth/totp/enable and POST /auth/webauthn/register. The recovery codes are shown this once, with the first
+// factor; the token is of the session that takes the place of the one that asked.
+type Enrolled struct {
+	ID            int64    `json:"id,omitempty"` // of a passkey
+	RecoveryCodes []string `json:"recoveryCodes,omitempty"`
+	Token         string   `json:"token"`
+}
+
+// Factor is one line of GET /user/v1/factors.
+type Factor struct {
+	ID         int64  `json:"id,omitempty"` // of a passkey
+	Kind       string `json:"kind"`         // totp, passkey or recovery codes
+	Name       string `json:"name,omitempty"`
+	CreatedAt  string `json:"created_at,omitempty"`
+	LastUsedAt string `json:"last_used_at,omitempty"`
+	WayIn      bool   `json:"way_in,omitempty"`  // a passkey that signs in without a password
+	Suspect    bool   `json:"suspect,omitempty"` // a passkey of which there may be a copy
+	Left       int    `json:"left,omitempty"`    // recovery codes that were not used
 }

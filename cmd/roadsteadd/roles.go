@@ -235,7 +235,7 @@ func apiConfig(f upFlags, process int) func(supervise.Env) any {
 	return func(e supervise.Env) any {
 		return apiserver.Config{
 			Blobs: filepath.Join(e.Layout.Role(api.RoleAPI), "blobs"), Contracts: ownContracts(e.Layout),
-			MaxBlob: f.maxUpload << 20, MaxFiles: f.maxAssets << 20,
+			MaxBlob: f.maxUpload << 20, MaxFiles: f.maxAssets << 20, SessionIdle: f.sessionIdle, SessionLife: f.sessionLife,
 			Dir: e.Dir, Site: e.Site, Peers: e.Peers, Process: process, SQL: f.sql, PublicCA: e.Layout.PublicCA(), PollInterval: f.poll,
 			Admission: f.admission, Logs: f.logs, OData: f.odata, AuditDays: f.auditRetention,
 		}

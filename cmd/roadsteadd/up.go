@@ -30,6 +30,7 @@ type upFlags struct {
 	odata                        odata.Limits
 	maxUpload, maxAssets         int64 // in MiB
 	auditRetention               int   // days
+	sessionIdle, sessionLife     time.Duration
 }
 
 func upCommand() *cobra.Command {
@@ -68,6 +69,8 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.DurationVar(&f.logs.KeepAlive, "log-keep-alive", 0, "how long a log that is followed may be quiet before an empty line is sent; 0 means 58s")
 	fs.IntVar(&f.logs.OfUser, "user-log-streams", 0, "how many logs one person may follow at a time in one api process; 0 means 20")
 	fs.Int64Var(&f.maxUpload, "max-upload", 0, "how large one uploaded file may be, in `MiB`; 0 means 2048")
+	fs.DurationVar(&f.sessionIdle, "session-idle", 0, "how `LONG` a session of a person holds that nobody uses; 0 means 30 days")
+	fs.DurationVar(&f.sessionLife, "session-life", 0, "how `LONG` one holds since its user proved who they are; 0 means 90 days")
 	fs.Int64Var(&f.maxAssets, "max-assets", 0, "how large the release assets of one organization may be together, in `MiB`; 0 means 20480")
 	fs.IntVar(&f.auditRetention, "audit-retention", 400, "how many `DAYS` entries of the audit log are kept; 0 means for ever")
 	fs.IntVar(&f.logs.OfDevice, "device-log-streams", 0, "how many people may follow the log of one device; 0 means 50")
@@ -93,6 +96,10 @@ func (f upFlags) check() error {
 		return fmt.Errorf("--audit-retention %d: 0 to %d", f.auditRetention, maxAuditDays)
 	case f.maxUpload < 0 || f.maxUpload > maxMiB:
 		return fmt.Errorf("--max-upload %d: 0 to %d", f.maxUpload, maxMiB)
+	case f.sessionIdle != 0 && f.sessionIdle < time.Hour:
+		return fmt.Errorf("--session-idle %s: at least an hour", f.sessionIdle)
+	case f.sessionLife != 0 && f.sessionLife < time.Hour:
+		return fmt.Errorf("--session-life %s: at least an hour", f.sessionLife)
 	case f.maxAssets < 0 || f.maxAssets > maxMiB:
 		return fmt.Errorf("--max-assets %d: 0 to %d", f.maxAssets, maxMiB)
 	case f.poll < time.Second:

@@ -13,6 +13,7 @@ type Kind string
 const (
 	Anonymous    Kind = "anonymous"
 	User         Kind = "user"         // a person: session token or named API key
+	HalfUser     Kind = "half session" // a person's session that waits for a second factor: it can give or enrol one, nothing else
 	ScopedKey    Kind = "scoped key"   // a person's API key that is limited to some verbs or to some fleets
 	Device       Kind = "device"       // a device's own key
 	FrozenDevice Kind = "frozen"       // the key of a device that is frozen: who it is, nothing else
@@ -24,14 +25,14 @@ const (
 
 // Kinds lists the kinds that come from outside, in the order of the permission table.
 func Kinds() []Kind {
-	return []Kind{Anonymous, User, ScopedKey, Device, FrozenDevice, FleetKey, Provisioning, Service}
+	return []Kind{Anonymous, HalfUser, User, ScopedKey, Device, FrozenDevice, FleetKey, Provisioning, Service}
 }
 
 // Caller is one authenticated (or anonymous) principal.
 type Caller struct {
 	Kind    Kind
 	Actor   int64  // actor row of a user, device or fleet; 0 for the others
-	User    int64  // Kinds User and ScopedKey
+	User    int64  // Kinds User, HalfUser and ScopedKey
 	Device  int64  // Kinds Device and FrozenDevice
 	Fleet   int64  // Kind Provisioning: the fleet it may register into. Kind Device: the fleet it is in. Kind FleetKey: its fleet
 	Key     int64  // api_key row that authenticated the caller, if one did

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -23,7 +24,7 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// Migrations gives the tables of this package, numbered 0001 to 0009 and 0040 to 0049; see [db.DB.Migrate].
+// Migrations gives the tables of this package, numbered 0001 to 0009, 0040 to 0049, 0100 and 0101; see [db.DB.Migrate].
 func Migrations() fs.FS {
 	sub, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -39,8 +40,18 @@ type Config struct {
 	Log    *slog.Logger     // nil: slog's default
 	Now    func() time.Time // nil: the clock
 
-	// SessionLife is how long a session token holds without being refreshed; 0 means 7 days.
+	// SessionIdle is how long a session holds that nobody uses; 0 means 30 days.
+	SessionIdle time.Duration
+	// SessionLife is how long a session holds since its user proved who they are, however often it is refreshed; 0 means 90 days.
 	SessionLife time.Duration
+	// PasswordCost is how much work the hash of a password is; zero means [password.Floor].
+	PasswordCost password.Cost
+	// SamePassword, if set, compares in the place of [password.Same]: tests count what work is done.
+	SamePassword func(hash, given string) bool
+	// SecondFactor, if set, says whether a user has a second factor.
+	SecondFactor func(ctx context.Context, tx *db.Tx, user int64) (bool, error)
+	// WaysIn say whether a user can sign in otherwise than by a password, each for one way.
+	WaysIn []func(ctx context.Context, tx *db.Tx, user int64) (bool, error)
 	// Revoked, if set, hears of keys and sessions that ended before their time, after the commit: what is "key" or "session".
 	Revoked func(what string, id int64)
 	// ValidateTag, if set, is the hook that keeps tags well formed.
@@ -71,14 +82,18 @@ type Accounts struct {
 	cfg      Config
 	hash     Hasher
 	throttle *throttle
-	verify   chan struct{} // bounds how many passwords are hashed at once
-	waiting  atomic.Int64  // how many are, or wait for it
-	decoy    string        // hash that no known password has; checked when a user does not exist
+	// secondThrottle counts what is proved in a session that is there already, apart from logins.
+	secondThrottle *throttle
+	refusals       refusals
+	verify         chan struct{} // bounds how many passwords are hashed at once
+	waiting        atomic.Int64  // how many are, or wait for it
+	samePassword   func(hash, given string) bool
+	decoy          string // hash that no known password has; checked when a user does not exist
 
 	uses uses // of keys
 
 	mu      sync.Mutex // covers touched
-	touched map[touch]time.Time
+	touched map[touch]use
 }
 
 // New checks the configuration; it starts nothing.
@@ -95,15 +110,26 @@ func New(cfg Config) (*Accounts, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.SessionIdle == 0 {
+		cfg.SessionIdle = 30 * 24 * time.Hour
+	}
 	if cfg.SessionLife == 0 {
-		cfg.SessionLife = 7 * 24 * time.Hour
+		cfg.SessionLife = 90 * 24 * time.Hour
+	}
+	if cfg.PasswordCost == (password.Cost{}) {
+		cfg.PasswordCost = password.Floor
 	}
 	a := &Accounts{
 		cfg: cfg, hash: NewHasher(cfg.Pepper), verify: make(chan struct{}, maxHashing),
-		touched: map[touch]time.Time{},
+		touched: map[touch]use{},
 	}
-	a.throttle = &throttle{db: cfg.DB, hash: a.hash}
-	a.decoy = decoyHash()
+	a.samePassword = password.Same
+	if cfg.SamePassword != nil {
+		a.samePassword = cfg.SamePassword
+	}
+	a.throttle = &throttle{cfg.DB, a.hash, ofLogins}
+	a.secondThrottle = &throttle{cfg.DB, a.hash, ofFactors}
+	a.decoy = cfg.PasswordCost.Decoy()
 	return a, nil
 }
 

@@ -29,6 +29,12 @@ func (t touch) compare(o touch) int {
 	return cmp.Or(strings.Compare(t.table, o.table), cmp.Compare(t.id, o.id))
 }
 
+// use is when something was used, and from where if that is known.
+type use struct {
+	at      time.Time
+	address string
+}
+
 // Authenticate says who a token is. Unknown, expired and revoked ones are api.ErrUnauthorized, without a word about which. A
 // provisioning key whose uses are spent still authenticates, see [UseProvisioningKey].
 func (a *Accounts) Authenticate(ctx context.Context, tx *db.Tx, token string) (access.Caller, error) {
@@ -58,14 +64,20 @@ func (a *Accounts) bySession(ctx context.Context, tx *db.Tx, token string) (acce
 	}
 	var caller = access.Caller{Kind: access.User}
 	var used, expires sql.NullString
-	err = tx.QueryRowContext(ctx, `SELECT s.id, s.last_used_at, s.expires_at, u.id, u.actor, u.username, u.is_support_staff = 1 FROM session s JOIN "user" u ON u.id = s.user
-		WHERE s.token_hash = ? AND s.user = ? AND s.expires_at > ?`, a.hash.sessionID(c.JTI), c.ID, tx.NowText()).
-		Scan(&caller.Session, &used, &expires, &caller.User, &caller.Actor, &caller.Name, &caller.Staff)
+	var awaits string
+	err = tx.QueryRowContext(ctx, `SELECT s.id, s.last_used_at, s.expires_at, s.awaits, u.id, u.actor, u.username, u.is_support_staff = 1
+		FROM session s JOIN "user" u ON u.id = s."user" AND u.is_disabled = 0
+		WHERE s.token_hash = ? AND s."user" = ? AND s.expires_at > ? AND coalesce(s.last_used_at, s.created_at) > ?`,
+		a.hash.sessionID(c.JTI), c.ID, tx.NowText(), a.idleSince(tx.Now)).
+		Scan(&caller.Session, &used, &expires, &awaits, &caller.User, &caller.Actor, &caller.Name, &caller.Staff)
 	if errors.Is(err, sql.ErrNoRows) {
 		return access.Nobody(), never, api.ErrUnauthorized
 	}
 	if err != nil {
 		return access.Nobody(), never, fmt.Errorf("authenticate session: %w", err)
+	}
+	if awaits != awaitsNothing {
+		caller.Kind, caller.Staff = access.HalfUser, false
 	}
 	a.touch(touch{"session", caller.Session}, used, tx.Now)
 	return caller, earlier(ending(expires), time.Unix(c.Expires, 0)), nil
@@ -108,7 +120,7 @@ func (a *Accounts) byKey(ctx context.Context, tx *db.Tx, token string) (access.C
 			k.channels, k.networks, `+keyOrphan+`,
 			u.id, u.username, f.id, d.id, d.uuid, d.belongs_to__application, coalesce(d.is_frozen, 0)
 		FROM api_key k
-		LEFT JOIN "user" u ON k.kind = 'user' AND u.actor = k.is_of__actor
+		LEFT JOIN "user" u ON k.kind = 'user' AND u.actor = k.is_of__actor AND u.is_disabled = 0
 		LEFT JOIN application f ON k.kind IN ('provisioning', 'fleet') AND f.actor = k.is_of__actor
 		LEFT JOIN device d ON k.kind = 'device' AND d.actor = k.is_of__actor
 		WHERE k.key_hash = ?`, tx.NowText(), a.hash.Token(token)).
@@ -174,11 +186,19 @@ var keyOrphan = `CASE WHEN u.is_service_account_of__organization IS NOT NULL AND
 
 // stillEntrusted ends the keys of a fleet with the right of whoever made them: somebody who left knows them still.
 func stillEntrusted(ctx context.Context, tx *db.Tx, user, fleet int64, kind string) error {
+	var disabled bool
+	err := tx.QueryRowContext(ctx, `SELECT is_disabled FROM "user" WHERE id = ?`, user).Scan(&disabled)
+	if errors.Is(err, sql.ErrNoRows) {
+		return api.ErrUnauthorized
+	}
+	if err != nil {
+		return fmt.Errorf("authenticate key: %w", err)
+	}
 	have, err := FleetVerbs(ctx, tx, access.Caller{Kind: access.User, User: user}, fleet)
 	if err != nil {
 		return fmt.Errorf("authenticate key: %w", err)
 	}
-	if !have.Has(makerNeeds(kind)) {
+	if disabled || !have.Has(makerNeeds(kind)) {
 		return api.ErrUnauthorized
 	}
 	return nil
@@ -194,7 +214,22 @@ func (a *Accounts) touch(t touch, last sql.NullString, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if _, known := a.touched[t]; !known {
-		a.touched[t] = now
+		a.touched[t] = use{at: now}
+	}
+}
+
+// UsedFrom says from where a session is used, for whoever reads the list of their sessions. It is kept with the time of last use, which
+// must be due.
+func (a *Accounts) UsedFrom(by access.Caller) {
+	if by.Session == 0 {
+		return
+	}
+	t := touch{"session", by.Session}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if u, due := a.touched[t]; due {
+		u.address = by.Address
+		a.touched[t] = u
 	}
 }
 
@@ -203,15 +238,18 @@ func (a *Accounts) touch(t touch, last sql.NullString, now time.Time) {
 func (a *Accounts) RunOnce(ctx context.Context) error {
 	a.mu.Lock()
 	uses := a.touched
-	a.touched = map[touch]time.Time{}
+	a.touched = map[touch]use{}
 	a.mu.Unlock()
 	err := a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		for _, t := range slices.SortedFunc(maps.Keys(uses), touch.compare) { // in one order, whichever process writes
-			query := `UPDATE api_key SET last_used_at = ?1 WHERE id = ?2 AND (last_used_at IS NULL OR last_used_at < ?1)`
+			query, args := `UPDATE api_key SET last_used_at = ?1 WHERE id = ?2 AND (last_used_at IS NULL OR last_used_at < ?1)`,
+				[]any{db.FormatTime(uses[t].at), t.id}
 			if t.table == "session" {
-				query = `UPDATE session SET last_used_at = ?1 WHERE id = ?2 AND (last_used_at IS NULL OR last_used_at < ?1)`
+				query = `UPDATE session SET last_used_at = ?1, last_address = coalesce(nullif(?3, ''), last_address)
+					WHERE id = ?2 AND (last_used_at IS NULL OR last_used_at < ?1)`
+				args = append(args, uses[t].address)
 			}
-			if _, err := tx.ExecContext(ctx, query, db.FormatTime(uses[t]), t.id); err != nil {
+			if _, err := tx.ExecContext(ctx, query, args...); err != nil {
 				return err
 			}
 		}
@@ -221,10 +259,14 @@ func (a *Accounts) RunOnce(ctx context.Context) error {
 		if err := a.endMemberships(ctx, tx); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, `DELETE FROM session WHERE expires_at <= ?`, tx.NowText()); err != nil {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM session WHERE expires_at <= ? OR coalesce(last_used_at, created_at) <= ?`,
+			tx.NowText(), a.idleSince(tx.Now)); err != nil {
 			return err
 		}
-		return a.throttle.forget(ctx, tx, a.cfg.Now())
+		if err := a.throttle.forget(ctx, tx, a.cfg.Now()); err != nil {
+			return err
+		}
+		return a.secondThrottle.forget(ctx, tx, a.cfg.Now())
 	})
 	if err != nil {
 		a.mu.Lock()

@@ -33,8 +33,8 @@ func (a *Accounts) inviteResources() []*odata.Resource {
 	fleet := toFleet.resource("invitee__is_invited_to__application", "application", "application_membership_role", fleetInviteRules())
 	org := toOrganization.resource("invitee__is_invited_to__organization", "organization", "organization_membership_role",
 		organizationInviteRules())
-	fleet.Before = []odata.Hook{a.beforeInvite(toFleet)}
-	org.Before = []odata.Hook{a.beforeInvite(toOrganization)}
+	fleet.Before = []odata.Hook{freshFor(odata.Create), a.beforeInvite(toFleet)}
+	org.Before = []odata.Hook{freshFor(odata.Create), a.beforeInvite(toOrganization)}
 	return []*odata.Resource{inviteeResource(), org, fleet}
 }
 
@@ -159,6 +159,9 @@ func (a *Accounts) AcceptInvite(ctx context.Context, tx *db.Tx, by access.Caller
 		return api.Errorf(api.Forbidden, "This invitation is for another e-mail address.")
 	}
 	if where == InviteToOrganization {
+		if err := a.memberNeedsFactor(ctx, tx, by.User, to); err != nil {
+			return err
+		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO organization_membership (created_at, "user", is_member_of__organization,
 			organization_membership_role) VALUES (?, ?, ?, ?) ON CONFLICT ("user", is_member_of__organization) DO NOTHING`,
 			tx.NowText(), by.User, to, role)

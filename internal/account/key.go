@@ -66,8 +66,7 @@ const (
 	maxKeyName        = 100
 	maxKeyDescription = 1000
 	maxKeyFleets      = 100
-	maxKeyOfKey       = 24 * time.Hour   // how long a key lives at most that was made with a scoped key
-	freshLogin        = 20 * time.Minute // how long ago the password must have been given at most, to make a named key
+	maxKeyOfKey       = 24 * time.Hour // how long a key lives at most that was made with a scoped key
 )
 
 // CreateKey makes a key and returns it, this once. Named keys of users can be made by the user in a session with a fresh login
@@ -221,24 +220,12 @@ func actorOfThing(ctx context.Context, tx *db.Tx, by access.Caller, kind, query 
 	return actor, nil
 }
 
-// requireFreshLogin holds for a session whose user gave the password lately. A named key never passes: it may not make more
-// of its kind.
+// requireFreshLogin is [RequireFresh] for who makes named keys: a key may not make more of its kind.
 func requireFreshLogin(ctx context.Context, tx *db.Tx, by access.Caller) error {
 	if by.Session == 0 {
 		return api.Errorf(api.Forbidden, "an API key may not make further user keys; log in with your password")
 	}
-	var text string
-	if err := tx.QueryRowContext(ctx, `SELECT authenticated_at FROM session WHERE id = ?`, by.Session).Scan(&text); err != nil {
-		return err
-	}
-	at, err := db.ParseTime(text)
-	if err != nil {
-		return err
-	}
-	if tx.Now.Sub(at) > freshLogin {
-		return api.Errorf(api.Unauthorized, "Fresh authentication token required")
-	}
-	return nil
+	return RequireFresh(ctx, tx, by)
 }
 
 func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, by access.Caller, k newKey, spec KeySpec) (string, error) {

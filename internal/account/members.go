@@ -71,7 +71,7 @@ func (a *Accounts) fleetMembershipResource() *odata.Resource {
 		UniqueText: map[string]string{"user,is_member_of__application": `"user" and "is_member_of__application" must be unique.`},
 		Virtual:    []string{"username"},
 		Rules:      fleetMembershipRules(),
-		Before:     []odata.Hook{fixed("user", "is_member_of__application"), userByName, a.beforeFleetMembership},
+		Before:     []odata.Hook{freshFor(odata.Create, odata.Update, odata.Delete), fixed("user", "is_member_of__application"), userByName, a.beforeFleetMembership},
 		After:      []odata.Hook{a.membersChanged},
 	}
 }
@@ -113,7 +113,7 @@ func (a *Accounts) teamMembershipResource() *odata.Resource {
 		UniqueText: map[string]string{"user,is_member_of__team": `"user" and "is_member_of__team" must be unique.`},
 		Virtual:    []string{"username"},
 		Rules:      teamMembershipRules(),
-		Before:     []odata.Hook{fixed("user", "is_member_of__team"), userByName, a.beforeTeamMembership},
+		Before:     []odata.Hook{freshFor(odata.Create, odata.Update, odata.Delete), fixed("user", "is_member_of__team"), userByName, a.beforeTeamMembership},
 		After:      []odata.Hook{a.membersChanged},
 	}
 }

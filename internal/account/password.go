@@ -2,112 +2,27 @@ package account
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/subtle"
-	_ "embed" // the list of common passwords
-	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
-	"unicode/utf8"
-
-	"golang.org/x/crypto/argon2"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/password"
+	"github.com/roadstead-io/roadstead/internal/audit"
+	"github.com/roadstead-io/roadstead/internal/db"
 )
 
-// Argon2id as OWASP recommends it: 19 MiB, two passes, one lane. At most maxHashing run at once, so that logins cannot take
-// the server's memory or both of its cores.
+// At most maxHashing passwords are hashed at once, so that logins cannot take the server's memory or both of its cores.
 const (
-	argonMemory = 19 << 10 // KiB
-	argonTime   = 2
-	argonLanes  = 1
-	argonBytes  = 32
-	saltBytes   = 16
-	maxHashing  = 2
-	maxWaiting  = 64 // passwords being hashed or waiting for it
+	maxHashing = 2
+	maxWaiting = 64 // passwords being hashed or waiting for it
 
-	minPassword = 12
-	maxPassword = 1024
+	maxPassword = password.MaxLength
 )
 
-//go:embed common_passwords.txt
-var commonPasswords string
-
-// CheckPassword says whether a new password is good enough: long, not in the list of common ones, not made of the user's own
-// name.
-func CheckPassword(password string, names ...string) error {
-	n := utf8.RuneCountInString(password)
-	lower := strings.ToLower(password)
-	distinct := map[rune]bool{}
-	for _, r := range lower {
-		distinct[r] = true
-	}
-	switch {
-	case n < minPassword:
-		return api.Errorf(api.Invalid, "the password needs at least %d characters", minPassword)
-	case len(password) > maxPassword:
-		return api.Errorf(api.Invalid, "the password has more than %d bytes", maxPassword)
-	case len(distinct) < 5:
-		return api.Errorf(api.Invalid, "the password repeats the same few characters")
-	}
-	for line := range strings.Lines(commonPasswords) {
-		if strings.TrimSpace(line) == lower {
-			return api.Errorf(api.Invalid, "the password is one of the most common ones")
-		}
-	}
-	for _, name := range names {
-		if name = strings.ToLower(name); len(name) >= 4 && strings.Contains(lower, name) && n-utf8.RuneCountInString(name) < 8 {
-			return api.Errorf(api.Invalid, "the password is mostly the user's own name")
-		}
-	}
-	return nil
-}
-
-// hashPassword gives the PHC form of a new hash.
-func hashPassword(password string) string {
-	salt := randomBytes(saltBytes)
-	return phc(salt, argon2.IDKey([]byte(password), salt, argonTime, argonMemory, argonLanes, argonBytes))
-}
-
-// decoyHash has the form of a hash and costs as much to check, but nobody knows a password for it.
-func decoyHash() string { return phc(randomBytes(saltBytes), randomBytes(argonBytes)) }
-
-func randomBytes(n int) []byte {
-	b := make([]byte, n)
-	_, _ = rand.Read(b) // never fails, see crypto/rand
-	return b
-}
-
-func phc(salt, sum []byte) string {
-	b64 := base64.RawStdEncoding
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonLanes,
-		b64.EncodeToString(salt), b64.EncodeToString(sum))
-}
-
-// samePassword checks a password against a hash of hashPassword, whatever its parameters were.
-func samePassword(hash, password string) bool {
-	var version, memory, passes, lanes int
-	parts := strings.Split(hash, "$")
-	if len(parts) != 6 || parts[1] != "argon2id" {
-		return false
-	}
-	if _, err := fmt.Sscanf(parts[2], "v=%d", &version); err != nil || version != argon2.Version {
-		return false
-	}
-	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &memory, &passes, &lanes); err != nil {
-		return false
-	}
-	salt, err := base64.RawStdEncoding.DecodeString(parts[4])
-	if err != nil {
-		return false
-	}
-	want, err := base64.RawStdEncoding.DecodeString(parts[5])
-	if err != nil || len(want) == 0 {
-		return false
-	}
-	got := argon2.IDKey([]byte(password), salt, uint32(passes), uint32(memory), uint8(lanes), uint32(len(want))) //nolint:gosec // our own hash
-	return subtle.ConstantTimeCompare(got, want) == 1
-}
+// CheckPassword says whether a new password is good enough: long, not a common one, not made of the user's own name.
+func CheckPassword(given string, names ...string) error { return password.Check(given, names...) }
 
 // hashing runs f, which hashes a password, when fewer than maxHashing others do. When many wait already, it is refused at
 // once: a flood of logins shall not hold requests open.
@@ -125,4 +40,115 @@ func (a *Accounts) hashing(ctx context.Context, f func()) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// hashNew hashes a new password at today's cost.
+func (a *Accounts) hashNew(ctx context.Context, given string) (hash string, err error) {
+	err = a.hashing(ctx, func() { hash = a.cfg.PasswordCost.Hash(given) })
+	return hash, err
+}
+
+// rehash gives a user whose password was right a hash of today's cost, if theirs is less. It is no part of the login: should it fail,
+// the next one does it.
+func (a *Accounts) rehash(ctx context.Context, user int64, hash, given string) {
+	if !a.cfg.PasswordCost.Weaker(hash) {
+		return
+	}
+	stronger, err := a.hashNew(ctx, given)
+	if err == nil {
+		err = a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+			_, err := tx.ExecContext(ctx, `UPDATE "user" SET password = ? WHERE id = ? AND password = ?`, stronger, user, hash)
+			return err
+		})
+	}
+	if err != nil {
+		a.cfg.Log.ErrorContext(ctx, "make a password's hash anew", "user", user, "error", err)
+	}
+}
+
+// ChangePassword gives the caller a new password. The current one must be right; without it the session must be fresh. All sessions
+// end, and the answer is the token of a new one. Keys stay.
+func (a *Accounts) ChangePassword(ctx context.Context, by access.Caller, req api.ChangePassword, from From) (string, error) {
+	if by.Session == 0 || by.Kind != access.User {
+		return "", api.Errorf(api.Forbidden, "an API key may not change the password; log in")
+	}
+	var email, old string
+	err := a.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+		if req.Current == "" {
+			if err := RequireFresh(ctx, tx, by); err != nil {
+				return err
+			}
+		}
+		return tx.QueryRowContext(ctx, `SELECT email, password FROM "user" WHERE id = ?`, by.User).Scan(&email, &old)
+	})
+	if err != nil {
+		return "", fmt.Errorf("change password: %w", err)
+	}
+	if req.Current != "" {
+		if err := a.proves(ctx, by, old, req.Current, from.Address); err != nil {
+			return "", err
+		}
+	}
+	local, _, _ := strings.Cut(email, "@")
+	if err := CheckPassword(req.New, by.Name, local); err != nil {
+		return "", err
+	}
+	if req.New == req.Current {
+		return "", api.Errorf(api.Invalid, "the new password is the current one")
+	}
+	hash, err := a.hashNew(ctx, req.New)
+	if err != nil {
+		return "", err
+	}
+	var token string
+	err = a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		token, err = a.putPassword(ctx, tx, by, old, hash, req.Current != "", from)
+		if err != nil {
+			return err
+		}
+		return a.notify(ctx, tx, Notice{To: email, Kind: "password changed", Data: map[string]string{"username": by.Name, "address": from.Address}})
+	})
+	if err != nil {
+		return "", fmt.Errorf("change password: %w", err)
+	}
+	return token, nil
+}
+
+// putPassword puts a hash in the place of the one that was read, and a new session in the place of all others.
+func (a *Accounts) putPassword(ctx context.Context, tx *db.Tx, by access.Caller, old, hash string, proven bool, from From) (string, error) {
+	s, err := takeSession(ctx, tx, by)
+	if err != nil {
+		return "", err
+	}
+	if proven {
+		s.authenticated = tx.Now
+	}
+	ok, err := changedOne(tx.ExecContext(ctx, `UPDATE "user" SET password = ? WHERE id = ? AND password = ?`, hash, by.User, old))
+	if err != nil {
+		return "", err
+	}
+	if !ok {
+		return "", api.Errorf(api.Conflict, "the password was changed meanwhile")
+	}
+	a.revoked(tx, "session", by.Session)
+	if err := a.endSessions(ctx, tx, `"user" = ?`, by.User); err != nil {
+		return "", err
+	}
+	if err := audit.Record(ctx, tx, by, audit.Entry{Act: "password.change", Kind: "user", ID: by.User, Name: by.Name, User: by.User}); err != nil {
+		return "", err
+	}
+	return a.insertSession(ctx, tx, by.User, s, from)
+}
+
+// proves holds a password against the hash of a caller who has a session, and records a wrong one.
+func (a *Accounts) proves(ctx context.Context, by access.Caller, hash, given, address string) error {
+	if len(given) > maxPassword {
+		return api.ErrUnauthorized
+	}
+	err := a.checkPassword(ctx, by.Name, hash, given, address)
+	if errors.Is(err, api.ErrUnauthorized) {
+		a.refused(ctx, by, "password.prove", by.User, by.Name, "wrong password")
+		return api.Errorf(api.Unauthorized, "the password is wrong")
+	}
+	return err
 }

@@ -65,7 +65,7 @@ func profileResource() *odata.Resource {
 			constant("has_disabled_newsletter", odata.Boolean, "1"),
 			constant("is_verified", odata.Boolean, "1"), constant("must_be_verified", odata.Boolean, "0"),
 			constant("first_name", odata.String, "NULL"), constant("last_name", odata.String, "NULL"),
-			constant("account_type", odata.String, "NULL"), constant("has_password_set", odata.Boolean, "1"),
+			constant("account_type", odata.String, "NULL"), constant("has_password_set", odata.Boolean, "CASE WHEN {t}.password = '' THEN 0 ELSE 1 END"),
 			constant("company", odata.String, "NULL"),
 		},
 		Rules: usersOnly(odata.Rule{Read: "id eq @user"}, ""),
@@ -89,11 +89,13 @@ func (a *Accounts) organizationResource() *odata.Resource {
 			{Name: "logo_image", Type: odata.WebResource, Null: true},
 			{Name: "is_using__billing_version", Type: odata.String, SQL: "NULL", Null: true},
 			{Name: "is_enforcing_saml_login", Type: odata.Boolean},
+			{Name: "is_forbidding_passwords", Type: odata.Boolean}, // ours
+			{Name: "is_requiring_two_factor", Type: odata.Boolean}, // ours
 		},
 		Keys:       [][]string{{"handle"}},
 		UniqueText: map[string]string{"handle": `"handle" must be unique.`},
 		Rules:      organizationRules(),
-		Before:     []odata.Hook{a.beforeOrganization},
+		Before:     []odata.Hook{freshFor(odata.Delete), a.signInRules, a.beforeOrganization},
 		After:      []odata.Hook{a.afterOrganization},
 	}
 }
@@ -135,8 +137,10 @@ func (a *Accounts) membershipResource() *odata.Resource {
 		UniqueText: map[string]string{"user,is_member_of__organization": `"user" and "is_member_of__organization" must be unique.`},
 		Rules:      membershipRules(),
 		Virtual:    []string{"username"},
-		Before:     []odata.Hook{fixed("user", "is_member_of__organization"), userByName, a.beforeMembership},
-		After:      []odata.Hook{a.membersChanged},
+		Before: []odata.Hook{
+			freshFor(odata.Create, odata.Update, odata.Delete), fixed("user", "is_member_of__organization"), userByName, a.newMember, a.beforeMembership,
+		},
+		After: []odata.Hook{a.membersChanged},
 	}
 }
 

@@ -100,82 +100,113 @@ func TestOnlyOneOfManyRefreshesWins(t *testing.T) {
 	}
 }
 
+// A session that nobody uses ends after thirty days; one that is used after ninety, however often it is refreshed.
 func TestASessionExpires(t *testing.T) {
 	f := newFixture(t)
-	token := f.user("alice")
-	f.pass(7*24*time.Hour - time.Second)
+	idle, token := f.user("alice"), f.login("alice")
+	for day := range 89 {
+		f.caller(token)
+		f.must(f.accounts.RunOnce(f.ctx)) // the use is written down
+		if day%20 == 19 {
+			fresh, err := f.accounts.Refresh(f.ctx, f.caller(token), "", account.From{})
+			f.must(err)
+			token = fresh
+		}
+		if day == 30 {
+			if _, err := f.authenticate(idle); !errors.Is(err, api.ErrUnauthorized) {
+				t.Errorf("the idle session: got %v", err)
+			}
+		}
+		f.pass(24 * time.Hour)
+	}
+	f.pass(24*time.Hour - time.Second)
 	f.caller(token)
 	f.pass(time.Second)
 	if _, err := f.authenticate(token); !errors.Is(err, api.ErrUnauthorized) {
-		t.Errorf("after seven days: got %v", err)
+		t.Errorf("after ninety days: got %v", err)
 	}
 	f.must(f.accounts.RunOnce(f.ctx))
-	var n int
-	f.must(f.db.Read(f.ctx, func(tx *db.Tx) error {
-		return tx.QueryRowContext(f.ctx, `SELECT count(*) FROM session`).Scan(&n)
-	}))
-	if n != 0 {
+	if n := f.count(`SELECT count(*) FROM session`); n != 0 {
 		t.Errorf("rows of expired sessions: got %d", n)
 	}
 }
 
-func TestSessionsAreListedAndEnded(t *testing.T) {
+func (f *fixture) count(query string, args ...any) (n int) {
+	f.Helper()
+	f.must(f.db.Read(f.ctx, func(tx *db.Tx) error { return tx.QueryRowContext(f.ctx, query, args...).Scan(&n) }))
+	return n
+}
+
+func TestTheListOfSessions(t *testing.T) {
 	f := newFixture(t)
-	first := f.user("alice")
-	second, mallory := f.login("alice"), f.caller(f.user("mallory"))
-	alice := f.caller(first)
-	list := func(by access.Caller) (all []api.Session, err error) {
-		err = f.db.Read(f.ctx, func(tx *db.Tx) (err error) {
-			all, err = f.accounts.Sessions(f.ctx, tx, by)
+	f.user("alice")
+	open := func(agent string) access.Caller {
+		token, err := f.accounts.Login(f.ctx, api.Login{Username: "alice", Password: alicesPassword}, account.From{Address: "192.0.2.7", UserAgent: agent})
+		f.must(err)
+		c := f.caller(token)
+		c.Address = "192.0.2.8"
+		f.accounts.UsedFrom(c)
+		return c
+	}
+	cli, sdk, browser := open("balena-cli/25.2.6 node"), open("balena-sdk/23.1.0"), open("Mozilla/5.0")
+	f.must(f.accounts.RunOnce(f.ctx))
+	list := func() (all []api.Session) {
+		f.must(f.db.Read(f.ctx, func(tx *db.Tx) (err error) {
+			all, err = f.accounts.Sessions(f.ctx, tx, cli)
 			return err
-		})
-		return all, err
+		}))
+		return all
 	}
-	end := func(by access.Caller, id int64) error {
-		return f.db.Write(f.ctx, func(tx *db.Tx) error { return f.accounts.EndSession(f.ctx, tx, by, id) })
+	kinds := []string{}
+	for _, s := range list() {
+		kinds = append(kinds, s.Client)
+		if s.Current != (s.ID == cli.Session) || s.OpenedBy != "password" || s.Half {
+			t.Errorf("session: got %+v", s)
+		}
+		if s.ID == cli.Session && (s.Address != "192.0.2.7" || s.LastAddress != "192.0.2.8" || s.LastUsedAt == nil) {
+			t.Errorf("where it was used: got %+v", s)
+		}
 	}
-	all, err := list(alice)
-	f.must(err)
-	if len(all) != 2 || all[0].Current || !all[1].Current || all[1].Address != "192.0.2.1" || all[1].UserAgent != "test" {
-		t.Errorf("sessions: got %+v", all)
+	if want := []string{"browser", "SDK", "CLI", "other"}; !slices.Equal(kinds, want) {
+		t.Errorf("clients: got %v, want %v", kinds, want)
 	}
-	if err := end(mallory, alice.Session); !errors.Is(err, api.ErrNotFound) {
-		t.Errorf("end another user's session: got %v", err)
+	f.write(func(tx *db.Tx) error { return f.accounts.EndSession(f.ctx, tx, cli, sdk.Session) })
+	if n := len(list()); n != 3 {
+		t.Errorf("after one was ended: got %d", n)
 	}
-	f.must(end(alice, f.caller(second).Session))
-	if _, err := f.authenticate(second); !errors.Is(err, api.ErrUnauthorized) {
-		t.Errorf("ended session: got %v", err)
+	f.write(func(tx *db.Tx) error { return f.accounts.EndSessions(f.ctx, tx, cli, false) })
+	if left := list(); len(left) != 1 || !left[0].Current {
+		t.Errorf("after all others were ended: got %+v", left)
 	}
-	named := f.caller(f.mustKey(alice, account.KeySpec{Of: account.OfUser, ID: alice.User, Name: "ci"}))
-	if _, err := list(named); !errors.Is(err, api.ErrForbidden) {
-		t.Errorf("list by a named key: got %v", err)
+	f.user("bob")
+	bob := f.caller(f.login("bob"))
+	err := f.db.Write(f.ctx, func(tx *db.Tx) error { return f.accounts.EndSession(f.ctx, tx, bob, cli.Session) })
+	if !errors.Is(err, api.ErrNotFound) {
+		t.Errorf("somebody else's: got %v", err)
 	}
-	if err := end(named, alice.Session); !errors.Is(err, api.ErrForbidden) {
-		t.Errorf("end by a named key: got %v", err)
-	}
-	f.must(end(alice, 0))
-	if _, err := f.authenticate(first); !errors.Is(err, api.ErrUnauthorized) {
-		t.Errorf("after logout: got %v", err)
+	f.write(func(tx *db.Tx) error { return f.accounts.EndSessions(f.ctx, tx, cli, true) })
+	if n := f.count(`SELECT count(*) FROM session WHERE "user" = ?`, browser.User); n != 0 {
+		t.Errorf("after all were ended: got %d", n)
 	}
 }
 
-func TestANewPasswordEndsAllSessionsButNoKey(t *testing.T) {
+// Attack: a client that logs in without end fills the table.
+func TestSessionsOfOneUserAreBounded(t *testing.T) {
 	f := newFixture(t)
-	session := f.user("alice")
-	alice := f.caller(session)
-	named := f.mustKey(alice, account.KeySpec{Of: account.OfUser, ID: alice.User, Name: "ci"})
-	made, err := f.accounts.SetPassword(f.ctx, "Alice@example.com", "")
-	f.must(err)
-	if _, err := f.authenticate(session); !errors.Is(err, api.ErrUnauthorized) {
-		t.Errorf("session: got %v", err)
+	first := f.user("alice")
+	second := f.caller(f.login("alice"))
+	f.write(func(tx *db.Tx) error {
+		for range 1005 {
+			if _, err := f.accounts.SignIn(f.ctx, tx, second.User, account.From{}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if n := f.count(`SELECT count(*) FROM session`); n != 1000 {
+		t.Errorf("sessions: got %d, want 1000", n)
 	}
-	f.caller(named)
-	if _, err := f.accounts.Login(f.ctx, api.Login{Username: "alice", Password: alicesPassword}, account.From{}); !errors.Is(err, api.ErrUnauthorized) {
-		t.Errorf("old password: got %v", err)
-	}
-	_, err = f.accounts.Login(f.ctx, api.Login{Username: "alice", Password: made.Password}, account.From{})
-	f.must(err)
-	if _, err := f.accounts.SetPassword(f.ctx, "nobody@example.com", ""); !errors.Is(err, api.ErrNotFound) {
-		t.Errorf("password of nobody: got %v", err)
+	if _, err := f.authenticate(first); !errors.Is(err, api.ErrUnauthorized) {
+		t.Errorf("the oldest: got %v", err)
 	}
 }

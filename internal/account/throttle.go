@@ -33,6 +33,7 @@ var (
 	perPair    = limit{free: 10, first: 2 * time.Second, most: time.Hour, forget: 2 * time.Hour}        // account from one address
 	perAddress = limit{free: 30, first: 2 * time.Second, most: 15 * time.Minute, forget: 2 * time.Hour} // any account
 	perAccount = limit{free: 50, first: time.Second, most: 30 * time.Second, forget: time.Hour}         // any address
+	perFactor  = limit{free: 5, first: 5 * time.Second, most: time.Hour, forget: 24 * time.Hour}        // for all of them
 )
 
 type limit struct {
@@ -54,7 +55,22 @@ func (l limit) delay(failures int) time.Duration {
 type throttle struct {
 	db   *db.DB
 	hash Hasher
+	limits
 }
+
+// limits are what a throttle holds attempts against, and where it counts them.
+type limits struct {
+	table                           string // login_attempt, or one like it
+	domain                          string // of the counters' keys
+	strict                          bool   // who is known at an address waits as well
+	perPair, perAddress, perAccount limit
+}
+
+var (
+	ofLogins = limits{table: "login_attempt", domain: "login", perPair: perPair, perAddress: perAddress, perAccount: perAccount}
+	// Codes of six digits are guessed far sooner than passwords: of one user, from wherever and in whatever session, a few are tried in an hour.
+	ofFactors = limits{table: "factor_attempt", domain: "factor", strict: true, perPair: perFactor, perAddress: perAddress, perAccount: perFactor}
+)
 
 // counter is one count of failed logins.
 type counter struct {
@@ -91,13 +107,13 @@ func network(address string) netip.Prefix {
 func (t *throttle) counters(account, address string) (all []*counter, pair string) {
 	from := network(address).String()
 	key := func(parts ...string) string {
-		return hex.EncodeToString(t.hash.mac("login\x00", strings.Join(parts, "\x00")))
+		return hex.EncodeToString(t.hash.mac(t.domain+"\x00", strings.Join(parts, "\x00")))
 	}
 	pair = key(from, account)
 	return []*counter{
-		{name: "pair", key: pair, limit: perPair},
-		{name: "address", key: key(from), limit: perAddress},
-		{name: "account", key: key("", account), limit: perAccount},
+		{name: "pair", key: pair, limit: t.perPair},
+		{name: "address", key: key(from), limit: t.perAddress},
+		{name: "account", key: key("", account), limit: t.perAccount},
 	}, pair
 }
 
@@ -145,7 +161,7 @@ func (t *throttle) forgive(ctx context.Context, before []*counter, pair string, 
 		for _, c := range before {
 			var failures int
 			var last string
-			err := tx.QueryRowContext(ctx, `SELECT failures, last_at FROM login_attempt WHERE counter = ? AND key = ?`, c.name, c.key).
+			err := tx.QueryRowContext(ctx, `SELECT failures, last_at FROM `+t.table+` WHERE counter = ? AND key = ?`, c.name, c.key).
 				Scan(&failures, &last)
 			if errors.Is(err, sql.ErrNoRows) || (err == nil && c.name == "pair") {
 				continue
@@ -164,7 +180,7 @@ func (t *throttle) forgive(ctx context.Context, before []*counter, pair string, 
 				return err
 			}
 		}
-		if _, err := tx.ExecContext(ctx, `DELETE FROM login_attempt WHERE counter = 'pair' AND key = ?`, pair); err != nil {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM `+t.table+` WHERE counter = 'pair' AND key = ?`, pair); err != nil {
 			return fmt.Errorf("forgive a login: %w", err)
 		}
 		return t.write(ctx, tx, known, pair, 0, now)
@@ -179,7 +195,7 @@ func (t *throttle) read(ctx context.Context, tx *db.Tx, all []*counter, pair str
 		return nil, err
 	}
 	for _, c := range all {
-		if c.name == "account" && isKnown {
+		if c.name == "account" && isKnown && !t.strict {
 			continue // strangers' failures do not keep a user out where he has been before
 		}
 		fresh := *c
@@ -194,7 +210,7 @@ func (t *throttle) read(ctx context.Context, tx *db.Tx, all []*counter, pair str
 func (t *throttle) lookUp(ctx context.Context, tx *db.Tx, c *counter, now time.Time) (found bool, err error) {
 	var failures int
 	var last string
-	err = tx.QueryRowContext(ctx, `SELECT failures, last_at FROM login_attempt WHERE counter = ? AND key = ?`, c.name, c.key).
+	err = tx.QueryRowContext(ctx, `SELECT failures, last_at FROM `+t.table+` WHERE counter = ? AND key = ?`, c.name, c.key).
 		Scan(&failures, &last)
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, nil
@@ -211,7 +227,7 @@ func (t *throttle) lookUp(ctx context.Context, tx *db.Tx, c *counter, now time.T
 }
 
 func (t *throttle) write(ctx context.Context, tx *db.Tx, name, key string, failures int, at time.Time) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO login_attempt (counter, key, failures, last_at) VALUES (?, ?, ?, ?)
+	_, err := tx.ExecContext(ctx, `INSERT INTO `+t.table+` (counter, key, failures, last_at) VALUES (?, ?, ?, ?)
 		ON CONFLICT (counter, key) DO UPDATE SET failures = excluded.failures, last_at = excluded.last_at`,
 		name, key, failures, db.FormatTime(at))
 	if err != nil {
@@ -222,8 +238,8 @@ func (t *throttle) write(ctx context.Context, tx *db.Tx, name, key string, failu
 
 // forget removes what counts no more.
 func (t *throttle) forget(ctx context.Context, tx *db.Tx, now time.Time) error {
-	_, err := tx.ExecContext(ctx, `DELETE FROM login_attempt WHERE last_at <= ? AND (counter <> 'known' OR last_at <= ?)`,
-		db.FormatTime(now.Add(-max(perPair.forget, perAddress.forget, perAccount.forget))), db.FormatTime(now.Add(-rememberKnown)))
+	_, err := tx.ExecContext(ctx, `DELETE FROM `+t.table+` WHERE last_at <= ? AND (counter <> 'known' OR last_at <= ?)`,
+		db.FormatTime(now.Add(-max(t.perPair.forget, t.perAddress.forget, t.perAccount.forget))), db.FormatTime(now.Add(-rememberKnown)))
 	if err != nil {
 		return fmt.Errorf("forget failed logins: %w", err)
 	}

@@ -37,7 +37,7 @@ func openThrottle(t *testing.T) *throttle {
 		}
 		files[name] = &fstest.MapFile{Data: data}
 	}
-	return &throttle{db: dbtest.Open(t, nil, files), hash: NewHasher([]byte("a pepper of thirty-two bytes....."))}
+	return &throttle{db: dbtest.Open(t, nil, files), hash: NewHasher([]byte("a pepper of thirty-two bytes.....")), limits: ofLogins}
 }
 
 // succeed gives the right password.
@@ -139,7 +139,7 @@ func TestDelaysGrowToTheirBoundAndAreForgotten(t *testing.T) {
 // Failures are counted in the database: another process of the server sees them, and so does the next one.
 func TestProcessesCountTogether(t *testing.T) {
 	one := openThrottle(t)
-	two := &throttle{db: one.db, hash: one.hash}
+	two := &throttle{one.db, one.hash, ofLogins}
 	for i := range perPair.free {
 		if th := []*throttle{one, two}[i%2]; !fail(th, "alice", "192.0.2.1", noon) {
 			t.Fatalf("guess %d was refused", i)
@@ -159,7 +159,7 @@ func TestGuessesSideBySideInManyProcesses(t *testing.T) {
 	var all sync.WaitGroup
 	for range 3 * perPair.free {
 		all.Go(func() {
-			if fail(&throttle{db: first.db, hash: first.hash}, "alice", "192.0.2.1", noon) {
+			if fail(&throttle{first.db, first.hash, ofLogins}, "alice", "192.0.2.1", noon) {
 				through.Add(1)
 			}
 		})

@@ -105,6 +105,10 @@ type claims struct {
 	IssuedAt int64  `json:"iat"`
 	Expires  int64  `json:"exp"`
 	JTI      string `json:"jti"`
+
+	// TwoFactor is for old clients: absent when no second factor is needed, true while one is waited for, then false. What a session may
+	// do its row says.
+	TwoFactor *bool `json:"twoFactorRequired,omitempty"`
 }
 
 // looksSigned tells session tokens from keys: a token of the form of a JWT is never looked up as a key.

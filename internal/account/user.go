@@ -137,6 +137,9 @@ func (a *Accounts) SetPassword(ctx context.Context, who, password string) (api.N
 		if _, err := tx.ExecContext(ctx, `UPDATE "user" SET password = ? WHERE id = ?`, hash, id); err != nil {
 			return err
 		}
+		if err := audit.Record(ctx, tx, access.Itself(), audit.Entry{Act: "password.reset", Kind: "user", ID: id, Name: made.Username, User: id}); err != nil {
+			return err
+		}
 		return a.endSessions(ctx, tx, `"user" = ?`, id)
 	})
 	if err != nil {
@@ -157,11 +160,6 @@ func choosePassword(given string, made *api.NewUser) (string, error) {
 
 // newPassword invents a password: 24 base-62 digits, 142 bits.
 func newPassword() string { return newToken("")[:24] }
-
-func (a *Accounts) hashNew(ctx context.Context, password string) (hash string, err error) {
-	err = a.hashing(ctx, func() { hash = hashPassword(password) })
-	return hash, err
-}
 
 // insertUser makes the actor, the user, and the organization that every user starts with.
 func insertUser(ctx context.Context, tx *db.Tx, email, username, hash string) (int64, error) {

@@ -11,6 +11,8 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/audit/watch"
+	"github.com/roadstead-io/roadstead/internal/account/factor"
+	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
@@ -80,6 +82,13 @@ func (s *Server) domain(pepper []byte) error {
 		DB: s.db, Pepper: pepper, Log: s.log,
 		Revoked:       func(what string, id int64) { s.devices.Revoked(what, id) },
 		HandleChanged: fleet.HandleChanged, ValidateTag: fleet.ValidateTag,
+		SessionIdle: s.cfg.SessionIdle, SessionLife: s.cfg.SessionLife, PasswordCost: password.Calibrate(password.Most, nil),
+		SecondFactor: factor.Enrolled, WaysIn: []func(ctx context.Context, tx *db.Tx, user int64) (bool, error){factor.WayIn},
+	}); err != nil {
+		return err
+	}
+	if s.factors, err = factor.New(factor.Config{
+		DB: s.db, Accounts: s.accounts, Pepper: pepper, Host: "dashboard." + s.cfg.Site.Domain, Origin: s.cfg.Site.URL("dashboard"), Site: s.cfg.Site.Domain,
 	}); err != nil {
 		return err
 	}

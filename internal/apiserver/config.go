@@ -43,6 +43,10 @@ type Config struct {
 	Logs Logs `json:"logs"`
 	// AuditDays is how many days entries of the audit log are kept, see docs/audit.md. 0: for ever.
 	AuditDays int `json:"audit_days"`
+	// SessionIdle is how long a session of a person holds that nobody uses. 0 means 30 days.
+	SessionIdle time.Duration `json:"session_idle"`
+	// SessionLife is how long one holds since its user proved who they are, however often it is refreshed. 0 means 90 days.
+	SessionLife time.Duration `json:"session_life"`
 	// OData bounds what one request to the resources may ask.
 	OData odata.Limits `json:"odata"`
 }
@@ -76,6 +80,10 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("max_files: %d is negative", c.MaxFiles)
 	case c.MaxBlob < 0:
 		return fmt.Errorf("max_blob: %d is negative", c.MaxBlob)
+	case c.SessionIdle != 0 && c.SessionIdle < time.Hour:
+		return fmt.Errorf("session_idle: %s is shorter than an hour", c.SessionIdle)
+	case c.SessionLife != 0 && c.SessionLife < time.Hour:
+		return fmt.Errorf("session_life: %s is shorter than an hour", c.SessionLife)
 	case c.PollInterval < 0:
 		return fmt.Errorf("poll_interval: %s is negative", c.PollInterval)
 	case c.PollInterval > 0 && c.PollInterval < time.Second:

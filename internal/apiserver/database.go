@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/factor"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
@@ -35,7 +36,7 @@ func Migrations() []fs.FS {
 	if err != nil {
 		panic(err) // the folder is part of the program
 	}
-	return []fs.FS{audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations(), sub, job.Migrations()}
+	return []fs.FS{audit.Migrations(), account.Migrations(), factor.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations(), sub, job.Migrations()}
 }
 
 // How long a database server that does not answer is waited for when the role starts. After that the role ends with the reason

@@ -39,6 +39,7 @@ func (s *Server) guard(rt route.Route) web.HandlerFunc {
 			return err
 		}
 		caller = from(caller, r)
+		s.accounts.UsedFrom(caller)
 		if err := place.become(rt, r, caller); err != nil {
 			return turnedAway(w, err)
 		}
@@ -102,6 +103,8 @@ func (s *Server) admit(rt route.Route, r *http.Request) (access.Caller, error) {
 	switch {
 	case slices.Contains(rt.Who, caller.Kind):
 		return caller, nil
+	case caller.Kind == access.HalfUser:
+		return caller, api.Errorf(api.Unauthorized, "this session waits for the second factor of its user")
 	case slices.Contains([]access.Kind{access.Anonymous, access.Provisioning, access.FrozenDevice}, caller.Kind):
 		return caller, api.ErrUnauthorized
 	default:

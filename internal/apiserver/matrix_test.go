@@ -35,7 +35,7 @@ func (s *server) principals() []principal {
 		{"device key", access.Device, s.device(session, fleet, api.DeviceUUID(strings.Repeat("a", 32))).APIKey},
 		{"frozen device", access.FrozenDevice, s.device(session, fleet, api.DeviceUUID(strings.Repeat("f", 32))).APIKey},
 		{"fleet key", access.FleetKey, reader}, {"provisioning key", access.Provisioning, provisioning},
-		{"support staff", access.User, s.user("sue")},
+		{"support staff", access.User, s.user("sue")}, {"half session", access.HalfUser, s.half("hal")},
 	}
 	s.role(api.RoleAdmin, "POST", "/internal/v1/users/support", api.SupportStaff{User: "sue", Support: true}).want(http.StatusOK)
 	for level, name := range []string{"olga", "otto", "dora"} {
@@ -45,6 +45,16 @@ func (s *server) principals() []principal {
 	}
 	s.exec(`UPDATE device SET is_frozen = 1 WHERE uuid = ?`, strings.Repeat("f", 32))
 	return all
+}
+
+// half makes a user with a second factor and gives a session that waits for it.
+func (s *server) half(name string) string {
+	s.Helper()
+	var made api.NewUser
+	s.role(api.RoleAdmin, "POST", "/internal/v1/users", api.NewUser{Email: name + "@example.com", Username: name}).want(http.StatusCreated).into(&made)
+	s.exec(`INSERT INTO passkey ("user", created_at, name, credential, public_key, sign_count, is_way_in)
+		SELECT id, '2026-01-01T00:00:00.000Z', 'key', username, 'none', 0, 0 FROM "user" WHERE username = ?`, name)
+	return s.login(name, made.Password)
 }
 
 // exec changes the database behind the server's back.
@@ -58,71 +68,87 @@ func (s *server) exec(query string, args ...any) {
 
 // Who gets in at each route, as somebody would tell it who never saw the list. Whoever is let in is then judged row by row.
 const publicDoors = `
-                                                            nobody person limited device frozen fleet_key provisioning
-GET    /ping                                                | x x x x x x x
-GET    /connectivity-check                                  | x x x x x x x
-GET    /config                                              | x x x x x x x
-GET    /config/vars                                         | x x x x x x x
-GET    /device-types/v1                                     | x x x x x x x
-GET    /device-types/v1/{slug}                              | x x x x x x x
-GET    /device-types/v1/{slug}/images/{version}/download-size | x x x x x x x
-GET    /download                                            | x x x x x x x
-GET    /os/v1/config                                        | x x x x x x x
-POST   /login_                                              | x x x x x x x
-GET    /blobs/{id}                                          | x x x x x x x
-PUT    /blobs/uploads/{upload}/{part}                       | x x x x x x x
-*      /v7/                                                 | x x x x - x -
-*      /v6/                                                 | x x x x - x -
-*      /v5/                                                 | x x x x - x -
-POST   /v7/device_config_variable                           | x x x x - x -
-POST   /v6/device_config_variable                           | x x x x - x -
-GET    /device/v3/fleet/{uuid}/state                        | x x x x - x -
-GET    /device/v3/fleet/{uuid}/state/{$}                    | x x x x - x -
-GET    /audit/v1/keys                                       | x x x x x x x
-GET    /audit/v1/export                                     | - x - - - - -
-GET    /actor/v1/whoami                                     | - x x x x x -
-GET    /user/v1/whoami                                      | - x x - - - -
-GET    /user/v1/refresh-token                               | - x - - - - -
-POST   /user/v1/refresh-token                               | - x - - - - -
-POST   /user/v1/logout                                      | - x - - - - -
-GET    /user/v1/sessions                                    | - x - - - - -
-DELETE /user/v1/sessions/{id}                               | - x - - - - -
-POST   /api-key/user/full                                   | - x - - - - -
-POST   /api-key/v1                                          | - x x - - - -
-POST   /api-key/v1/{$}                                      | - x x - - - -
-POST   /api-key/v2                                          | - x x - - - -
-POST   /api-key/v2/{$}                                      | - x x - - - -
-POST   /api-key/application/{id}/provisioning               | - x x - - - -
-POST   /api-key/device/{id}/device-key                      | - x x - - - -
-GET    /api-key/v1/{id}/explain                             | - x x - - - -
-GET    /service-account/v1                                  | - x - - - - -
-POST   /service-account/v1                                  | - x - - - - -
-DELETE /service-account/v1/{id}                             | - x - - - - -
-POST   /service-account/v1/{id}/key                         | - x - - - - -
-POST   /user/v1/invitation/{token}                          | - x - - - - -
-POST   /org/v1/invitation/{token}                           | - x - - - - -
-POST   /user/v1/invitations/{id}/link                       | - x - - - - -
-POST   /org/v1/invitations/{id}/link                        | - x - - - - -
-GET    /download-config                                     | - x x - - - -
-POST   /download-config                                     | - x x - - - -
-POST   /device/register                                     | - x x - - - x
-GET    /device/v3/{uuid}/state                              | - x x x - - -
-GET    /device/v2/{uuid}/state                              | - x x x - - -
-PATCH  /device/v3/state                                     | - - - x - - -
-PATCH  /device/v2/{uuid}/state                              | - - - x - - -
-PATCH  /device/v3/tags                                      | - - - x - - -
-POST   /device/v2/{uuid}/log-stream                         | - - - x - - -
-POST   /device/v2/{uuid}/logs                               | - - - x - - -
-GET    /device/v2/{uuid}/logs                               | - x x x - - -
-POST   /supervisor/{path...}                                | - x x x - - -
-POST   /application/{id}/restart                            | - x x - - - -
-GET    /auth/v1/public-keys/{username}                      | - x x x - - -
-GET    /access/v1/hostos/{uuid}                             | - x x - - - -
-GET    /auth/v1/token                                       | - x x x - - -
+                                                            nobody person limited device frozen fleet_key provisioning half
+GET    /ping                                                | x x x x x x x x
+GET    /connectivity-check                                  | x x x x x x x x
+GET    /config                                              | x x x x x x x x
+GET    /config/vars                                         | x x x x x x x x
+GET    /device-types/v1                                     | x x x x x x x x
+GET    /device-types/v1/{slug}                              | x x x x x x x x
+GET    /device-types/v1/{slug}/images/{version}/download-size | x x x x x x x x
+GET    /download                                            | x x x x x x x x
+GET    /os/v1/config                                        | x x x x x x x x
+POST   /login_                                              | x x x x x x x x
+GET    /blobs/{id}                                          | x x x x x x x x
+PUT    /blobs/uploads/{upload}/{part}                       | x x x x x x x x
+*      /v7/                                                 | x x x x - x - -
+*      /v6/                                                 | x x x x - x - -
+*      /v5/                                                 | x x x x - x - -
+POST   /v7/device_config_variable                           | x x x x - x - -
+POST   /v6/device_config_variable                           | x x x x - x - -
+GET    /device/v3/fleet/{uuid}/state                        | x x x x - x - -
+GET    /device/v3/fleet/{uuid}/state/{$}                    | x x x x - x - -
+GET    /audit/v1/keys                                       | x x x x x x x x
+GET    /audit/v1/export                                     | - x - - - - - -
+GET    /actor/v1/whoami                                     | - x x x x x - -
+GET    /user/v1/whoami                                      | - x x - - - - -
+GET    /user/v1/refresh-token                               | - x - - - - - x
+POST   /user/v1/refresh-token                               | - x - - - - - -
+POST   /user/v1/logout                                      | - x - - - - - -
+GET    /user/v1/sessions                                    | - x - - - - - -
+DELETE /user/v1/sessions/{id}                               | - x - - - - - -
+POST   /api-key/user/full                                   | - x - - - - - -
+POST   /api-key/v1                                          | - x x - - - - -
+POST   /api-key/v1/{$}                                      | - x x - - - - -
+POST   /api-key/v2                                          | - x x - - - - -
+POST   /api-key/v2/{$}                                      | - x x - - - - -
+POST   /api-key/application/{id}/provisioning               | - x x - - - - -
+POST   /api-key/device/{id}/device-key                      | - x x - - - - -
+GET    /api-key/v1/{id}/explain                             | - x x - - - - -
+GET    /service-account/v1                                  | - x - - - - - -
+POST   /service-account/v1                                  | - x - - - - - -
+DELETE /service-account/v1/{id}                             | - x - - - - - -
+POST   /service-account/v1/{id}/key                         | - x - - - - - -
+POST   /user/v1/invitation/{token}                          | - x - - - - - -
+POST   /org/v1/invitation/{token}                           | - x - - - - - -
+POST   /user/v1/invitations/{id}/link                       | - x - - - - - -
+POST   /org/v1/invitations/{id}/link                        | - x - - - - - -
+GET    /download-config                                     | - x x - - - - -
+POST   /download-config                                     | - x x - - - - -
+POST   /device/register                                     | - x x - - - x -
+GET    /device/v3/{uuid}/state                              | - x x x - - - -
+GET    /device/v2/{uuid}/state                              | - x x x - - - -
+PATCH  /device/v3/state                                     | - - - x - - - -
+PATCH  /device/v2/{uuid}/state                              | - - - x - - - -
+PATCH  /device/v3/tags                                      | - - - x - - - -
+POST   /device/v2/{uuid}/log-stream                         | - - - x - - - -
+POST   /device/v2/{uuid}/logs                               | - - - x - - - -
+GET    /device/v2/{uuid}/logs                               | - x x x - - - -
+POST   /supervisor/{path...}                                | - x x x - - - -
+POST   /application/{id}/restart                            | - x x - - - - -
+GET    /auth/v1/public-keys/{username}                      | - x x x - - - -
+GET    /access/v1/hostos/{uuid}                             | - x x - - - - -
+GET    /auth/v1/token                                       | - x x x - - - -
+POST   /user/v1/password                                    | - x - - - - - -
+DELETE /user/v1/sessions                                    | - x - - - - - -
+GET    /user/v1/factors                                     | - x - - - - - -
+POST   /auth/totp/verify                                    | - x - - - - - x
+GET    /auth/totp/setup                                     | - x - - - - - x
+POST   /auth/totp/enable                                    | - x - - - - - x
+POST   /auth/totp/disable                                   | - x - - - - - -
+POST   /auth/totp/recovery-codes                            | - x - - - - - -
+POST   /auth/webauthn/register/start                        | - x - - - - - x
+POST   /auth/webauthn/register                              | - x - - - - - x
+DELETE /auth/webauthn/{id}                                  | - x - - - - - -
+POST   /auth/webauthn/verify/start                          | - - - - - - - x
+POST   /auth/webauthn/verify                                | - - - - - - - x
+POST   /auth/webauthn/login/start                           | x x x x x x x x
+POST   /auth/webauthn/login                                 | x x x x x x x x
 `
 
 var doorKinds = []access.Kind{
 	access.Anonymous, access.User, access.ScopedKey, access.Device, access.FrozenDevice, access.FleetKey, access.Provisioning,
+	access.HalfUser,
 }
 
 // internalDoors are the routes of the listener between roles, with the roles that get in.
@@ -217,7 +243,7 @@ func (s *server) tryDoor(rt apiserver.RouteInfo, p principal, in bool) {
 	}
 	got := s.do(p.token, method, path, nil)
 	want := http.StatusForbidden
-	if slices.Contains([]access.Kind{access.Anonymous, access.Provisioning, access.FrozenDevice}, p.kind) {
+	if slices.Contains([]access.Kind{access.Anonymous, access.Provisioning, access.FrozenDevice, access.HalfUser}, p.kind) {
 		want = http.StatusUnauthorized
 	}
 	switch {

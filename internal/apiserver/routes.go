@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/apiserver/factors"
 	"github.com/roadstead-io/roadstead/internal/apiserver/people"
 	"github.com/roadstead-io/roadstead/internal/apiserver/record"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
@@ -35,6 +36,7 @@ func (s *Server) list() []route.Route {
 	}
 	rs = append(rs, people.Routes(s.accounts, s.db, s.engine)...)
 	rs = append(rs, record.Routes(record.Config{DB: s.db, Log: s.audit, Site: s.cfg.Site.Domain})...)
+	rs = append(rs, factors.Routes(s.accounts, s.factors, s.db)...)
 	rs = append(rs, s.fleetRoutes()...)
 	rs = append(rs, s.fileRoutes()...)
 	return append(rs, s.deviceRoutes()...)

@@ -23,6 +23,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/apiserver/record"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/audit/watch"
+	"github.com/roadstead-io/roadstead/internal/account/factor"
 	"github.com/roadstead-io/roadstead/internal/blob"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -48,6 +49,7 @@ type Server struct {
 	blobs    *blob.Store
 	engine   *odata.Engine
 	accounts *account.Accounts
+	factors  *factor.Factors
 	fleets   *fleet.Fleets
 	releases *release.Releases
 	devices  *device.Devices

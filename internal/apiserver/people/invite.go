@@ -50,6 +50,9 @@ func (s *routes) inviteLink(where string) web.HandlerFunc {
 			if string(rows) == "[]" {
 				return api.Errorf(api.NotFound, "there is no invitation %d", id)
 			}
+			if err := account.RequireFresh(r.Context(), tx, access.From(r.Context())); err != nil {
+				return err
+			}
 			link, err = s.accounts.InviteLink(r.Context(), tx, where, id)
 			return err
 		}, func() error {

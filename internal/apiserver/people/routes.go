@@ -29,7 +29,7 @@ func Routes(accounts *account.Accounts, d *db.DB, engine *odata.Engine) []route.
 		route.Route{Method: "POST", Path: "/login_", Handle: s.login, Who: route.Anybody},
 		route.Route{Method: "GET", Path: "/actor/v1/whoami", Handle: s.whoami, Who: route.Named},
 		route.Route{Method: "GET", Path: "/user/v1/whoami", Handle: s.userWhoami, Who: route.People},
-		route.Route{Method: "GET", Path: "/user/v1/refresh-token", Handle: s.refresh, Who: route.Users},
+		route.Route{Method: "GET", Path: "/user/v1/refresh-token", Handle: s.refresh, Who: []access.Kind{access.User, access.HalfUser}},
 		route.Route{Method: "POST", Path: "/user/v1/refresh-token", Handle: s.refreshWithPassword, Who: route.Users},
 		route.Route{Method: "POST", Path: "/user/v1/logout", Handle: s.logout, Who: route.Users},
 		route.Route{Method: "GET", Path: "/user/v1/sessions", Handle: s.sessions, Who: route.Users},

@@ -1,0 +1,14 @@
+-- +goose Up
+-- Sessions: what opened them, from which client, what they still wait for, and from where they were last used.
+ALTER TABLE session ADD COLUMN client TEXT COLLATE "C" NOT NULL DEFAULT 'other';
+ALTER TABLE session ADD COLUMN opened_by TEXT COLLATE "C" NOT NULL DEFAULT 'password';
+ALTER TABLE session ADD COLUMN awaits TEXT COLLATE "C" NOT NULL DEFAULT '' CHECK (awaits IN ('', 'code', 'enrolment'));
+ALTER TABLE session ADD COLUMN is_proven BIGINT NOT NULL DEFAULT 0;    -- a second factor was given
+ALTER TABLE session ADD COLUMN last_address TEXT COLLATE "C" NOT NULL DEFAULT '';
+
+-- A disabled user keeps everything and can use nothing. A password of '' is none.
+ALTER TABLE "user" ADD COLUMN is_disabled BIGINT NOT NULL DEFAULT 0;
+
+-- What an organization asks of how its members sign in.
+ALTER TABLE organization ADD COLUMN is_forbidding_passwords BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE organization ADD COLUMN is_requiring_two_factor BIGINT NOT NULL DEFAULT 0;
