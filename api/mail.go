@@ -11,7 +11,7 @@ type ResetPassword struct {
 	Password string `json:"password"`
 }
 
-// MailStatus is the answer of GET /internal/v1/mail: how letters to people go out.
+// MailStatus is the answer of POST /internal/v1/mail: how letters to people go out.
 type MailStatus struct {
 	On      bool   `json:"on"`            // a mail server is configured
 	Waiting int    `json:"waiting"`       // letters that are to be sent yet

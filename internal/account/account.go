@@ -56,6 +56,10 @@ type Notice struct {
 	To   string            // e-mail address
 	Kind string            // "invitation", "password reset", "password changed", "new sign-in", …
 	Data map[string]string // by name, see the template
+	// Until is when the letter says nothing any more; zero: after a day.
+	Until time.Time
+	// By is the user who has it sent; 0: the server. Nobody has many sent.
+	By int64
 }
 
 // notify sends a letter if the server sends mail.

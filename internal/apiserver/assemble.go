@@ -10,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
@@ -72,9 +73,13 @@ func (s *Server) domain(pepper []byte) error {
 	if err != nil {
 		return err
 	}
+	if s.mail, err = mailroom.Open(s.db, s.log, s.cfg.Mail, s.cfg.Site, pepper); err != nil {
+		return err
+	}
 	if s.accounts, err = account.New(account.Config{
 		DB: s.db, Pepper: pepper, Log: s.log,
 		Revoked:       func(what string, id int64) { s.devices.Revoked(what, id) },
+		Notify:        s.mail.Notify(),
 		HandleChanged: fleet.HandleChanged, ValidateTag: fleet.ValidateTag,
 	}); err != nil {
 		return err
@@ -103,7 +108,7 @@ func (s *Server) domain(pepper []byte) error {
 	}); err != nil {
 		return err
 	}
-	s.tasks = append(s.tasks, s.accounts.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run)
+	s.tasks = append(s.tasks, s.accounts.Run, s.accounts.RunResets, s.mail.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run)
 	return nil
 }
 

@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/mail"
 	"github.com/roadstead-io/roadstead/internal/odata"
+	"github.com/roadstead-io/roadstead/internal/web/securitytxt"
 )
 
 // Config is the api role's role.json.
@@ -41,6 +43,10 @@ type Config struct {
 	Contracts string `json:"contracts"`
 	// Logs bounds who follows the logs of devices.
 	Logs Logs `json:"logs"`
+	// Mail says how letters go to people. Without a server none do.
+	Mail mail.Server `json:"mail"`
+	// SecurityContact is whom to tell of a vulnerability: mailto:…, https://… or tel:…. Empty: mailto:security@ the domain.
+	SecurityContact string `json:"security_contact,omitempty"`
 	// OData bounds what one request to the resources may ask.
 	OData odata.Limits `json:"odata"`
 }
@@ -71,7 +77,7 @@ func (c *Config) Validate() error {
 	case c.PollInterval > 0 && c.PollInterval < time.Second:
 		return fmt.Errorf("poll_interval: %s is shorter than a second", c.PollInterval)
 	}
-	return errors.Join(c.Admission.Validate(), c.OData.Validate(), c.Logs.Validate())
+	return errors.Join(c.Admission.Validate(), c.OData.Validate(), c.Logs.Validate(), c.Mail.Validate(), securitytxt.Check(c.SecurityContact))
 }
 
 // pollInterval is the configured interval or the default.

@@ -68,7 +68,10 @@ GET    /device-types/v1/{slug}                              | x x x x x x x
 GET    /device-types/v1/{slug}/images/{version}/download-size | x x x x x x x
 GET    /download                                            | x x x x x x x
 GET    /os/v1/config                                        | x x x x x x x
+GET    /.well-known/security.txt                            | x x x x x x x
 POST   /login_                                              | x x x x x x x
+POST   /user/v1/password/forgot                             | x x x x x x x
+POST   /user/v1/password/reset                              | x x x x x x x
 GET    /blobs/{id}                                          | x x x x x x x
 PUT    /blobs/uploads/{upload}/{part}                       | x x x x x x x
 *      /v7/                                                 | x x x x - x -
@@ -127,6 +130,8 @@ POST /internal/v1/bootstrap             | parent
 POST /internal/v1/users                 | admin
 POST /internal/v1/users/password        | admin
 POST /internal/v1/users/support         | admin
+POST /internal/v1/mail                  | admin
+POST /internal/v1/mail/test             | admin
 POST /internal/v1/check                 | admin
 POST /internal/v1/backup                | admin
 POST /internal/v1/os-releases           | admin

@@ -8,6 +8,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
+	"github.com/roadstead-io/roadstead/internal/web/securitytxt"
 )
 
 // list is every route of the role.
@@ -15,6 +16,7 @@ func (s *Server) list() []route.Route {
 	rs := []route.Route{
 		{Method: "GET", Path: "/ping", Handle: ping, Who: route.Anybody},
 		{Method: "GET", Path: "/connectivity-check", Handle: connectivityCheck, Who: route.Anybody},
+		{Method: "GET", Path: securitytxt.Path, Handle: s.securityText, Who: route.Anybody},
 		{Method: "GET", Path: "/config", Handle: s.siteConfig, Who: route.Anybody},
 
 		{Path: "/v7/", Handle: s.engine.Handler(), Who: route.ByRules},
@@ -33,6 +35,7 @@ func (s *Server) list() []route.Route {
 		{Method: "POST", Path: "/internal/v1/backup", Handle: s.backup, Roles: []string{api.RoleAdmin}, Stream: true},
 	}
 	rs = append(rs, people.Routes(s.accounts, s.db, s.engine)...)
+	rs = append(rs, s.mail.Routes(s.accounts)...)
 	rs = append(rs, s.fleetRoutes()...)
 	rs = append(rs, s.fileRoutes()...)
 	return append(rs, s.deviceRoutes()...)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/blob"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -43,6 +44,7 @@ type Server struct {
 	bus      *bus.Bus
 	blobs    *blob.Store
 	engine   *odata.Engine
+	mail     *mailroom.Room
 	accounts *account.Accounts
 	fleets   *fleet.Fleets
 	releases *release.Releases

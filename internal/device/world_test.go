@@ -16,6 +16,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/blob"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -52,7 +53,7 @@ func newWorld(t testing.TB, change ...func(*device.Config)) *world {
 	w := &world{TB: t}
 	var err error
 	quiet := slog.New(slog.DiscardHandler)
-	w.db = dbtest.Open(t, w.now, account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations())
+	w.db = dbtest.Open(t, w.now, audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations())
 	messages, err := bus.Open(bus.Config{Dir: t.TempDir()})
 	w.must(err)
 	t.Cleanup(func() { _ = messages.Close() })

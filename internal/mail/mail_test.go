@@ -154,6 +154,9 @@ func TestADumpHoldsNoUsableLink(t *testing.T) {
 		if strings.Contains(dump, token) || !strings.Contains(dump, "alice@example.com") {
 			t.Errorf("%s: the table holds %s", when, dump)
 		}
+		if strings.Contains(dbtest.Dump(t, f.db), token) {
+			t.Errorf("%s: the database holds the link", when)
+		}
 	}
 	check("waiting")
 	f.pass(time.Hour)
@@ -361,9 +364,20 @@ func TestLettersAreBounded(t *testing.T) {
 			t.Errorf("%+v: got %v", l, err)
 		}
 	}
+	for i := range mail.PerSender {
+		if err := f.post(mail.Letter{To: fmt.Sprintf("u%d@example.com", i), Kind: "an offer", By: "user 7"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.post(mail.Letter{To: "dave@example.com", Kind: "an offer", By: "user 7"}); !errors.Is(err, mail.ErrTooMany) {
+		t.Errorf("one more than one person may have sent: got %v", err)
+	}
+	if err := f.post(mail.Letter{To: "dave@example.com", Kind: "an offer", By: "user 8"}); err != nil {
+		t.Errorf("another person's: got %v", err)
+	}
 	err := f.db.Write(t.Context(), func(tx *db.Tx) error {
 		for i := range mail.PerHour {
-			if _, err := tx.ExecContext(t.Context(), `INSERT INTO letter (created_at, recipient, kind, state, next_at, until) VALUES (?, ?, 'invitation', 'sent', '', '')`,
+			if _, err := tx.ExecContext(t.Context(), `INSERT INTO letter (created_at, recipient, sender, kind, state, next_at, until) VALUES (?, ?, '', 'invitation', 'sent', '', '')`,
 				tx.NowText(), fmt.Sprintf("u%d@example.com", i)); err != nil {
 				return err
 			}

@@ -44,6 +44,7 @@ func Migrations() fs.FS {
 // How many letters there are at most, and how long one is tried.
 const (
 	PerRecipient = 10   // of one kind to one address in an hour
+	PerSender    = 50   // of one kind in an hour, had sent by one
 	PerHour      = 1000 // of one kind in an hour, to all
 	triedFor     = 24 * time.Hour
 	failedFor    = 7 * 24 * time.Hour // for how long a letter that could not be sent is told of
@@ -74,6 +75,8 @@ type Letter struct {
 	Data map[string]string
 	// Until is when it says nothing any more; zero: after a day.
 	Until time.Time
+	// By is who has it sent; empty: the server itself.
+	By string
 }
 
 // Outbox keeps letters and sends them.
@@ -137,8 +140,8 @@ func (o *Outbox) Post(ctx context.Context, tx *db.Tx, l Letter) error {
 		l.Until = tx.Now.Add(triedFor)
 	}
 	var id int64
-	err := tx.QueryRowContext(ctx, `INSERT INTO letter (created_at, recipient, kind, state, next_at, until)
-		VALUES (?, ?, ?, 'waiting', ?, ?) RETURNING id`, tx.NowText(), l.To, l.Kind, tx.NowText(), db.FormatTime(l.Until)).Scan(&id)
+	err := tx.QueryRowContext(ctx, `INSERT INTO letter (created_at, recipient, sender, kind, state, next_at, until)
+		VALUES (?, ?, ?, ?, 'waiting', ?, ?) RETURNING id`, tx.NowText(), l.To, l.By, l.Kind, tx.NowText(), db.FormatTime(l.Until)).Scan(&id)
 	if err != nil {
 		return fmt.Errorf("letter %q: %w", l.Kind, err)
 	}
@@ -167,14 +170,15 @@ func (o *Outbox) render(to, kind string, data map[string]string) (subject, body 
 
 // bound counts by kind: what a stranger can have sent, a link to reset a password say, keeps no warning from its reader.
 func (o *Outbox) bound(ctx context.Context, tx *db.Tx, l Letter) error {
-	var mine, all int
+	var mine, sender, all int
 	since := db.FormatTime(tx.Now.Add(-time.Hour))
 	err := tx.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM letter WHERE recipient = ?1 AND kind = ?2 AND created_at > ?3),
-		(SELECT count(*) FROM letter WHERE kind = ?2 AND created_at > ?3)`, l.To, l.Kind, since).Scan(&mine, &all)
+		(SELECT count(*) FROM letter WHERE kind = ?2 AND created_at > ?3 AND sender = ?4),
+		(SELECT count(*) FROM letter WHERE kind = ?2 AND created_at > ?3)`, l.To, l.Kind, since, l.By).Scan(&mine, &sender, &all)
 	if err != nil {
 		return fmt.Errorf("letter %q: %w", l.Kind, err)
 	}
-	if mine >= PerRecipient || all >= PerHour {
+	if mine >= PerRecipient || l.By != "" && sender >= PerSender || all >= PerHour {
 		return ErrTooMany
 	}
 	return nil

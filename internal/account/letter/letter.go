@@ -1,5 +1,6 @@
 // Package letter is the wording of the letters that a server sends to people about their accounts: plain text, without pictures and
-// without anything that tells when it was read.
+// without anything that tells when it was read. Links hold their secret behind a #, which no browser sends anywhere: no server's log and
+// no Referer has it.
 package letter
 
 import (
@@ -62,7 +63,7 @@ func (l *Letters) Render(kind string, data map[string]string) (subject, body str
 		values = map[string]string{}
 	}
 	for name, v := range values {
-		if r := []rune(v); len(r) > maxName && name != "link" && name != "command" {
+		if r := []rune(v); len(r) > maxName && name != "token" {
 			values[name] = string(r[:maxName]) + "…"
 		}
 	}

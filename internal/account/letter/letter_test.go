@@ -77,7 +77,7 @@ func TestLetters(t *testing.T) {
 		for name, data := range map[string]map[string]string{
 			"nothing": nil,
 			"all": {
-				"username": "alice", "inviter": "bob", "what": "acme", "role": "member", "link": "https://x", "until": "noon", "address": "192.0.2.1",
+				"username": "alice", "inviter": "bob", "what": "acme", "role": "member", "token": "rsi_x", "where": "org", "until": "noon", "address": "192.0.2.1",
 				"at": "now", "client": "curl", "factor": "TOTP", "key": "ci", "by": "bob", "organization": "acme", "id": "7",
 			},
 		} {
@@ -93,8 +93,8 @@ func TestLetters(t *testing.T) {
 	if _, _, err := letters.Render("a letter nobody wrote", nil); err == nil {
 		t.Error("an unknown kind: got no error")
 	}
-	_, body, err := letters.Render("invitation", map[string]string{"inviter": strings.Repeat("buy ", 100), "link": "https://dashboard.roadstead.test/" + strings.Repeat("x", 200)})
-	if err != nil || strings.Contains(body, strings.Repeat("buy ", 30)) || !strings.Contains(body, strings.Repeat("x", 200)) {
+	_, body, err := letters.Render("invitation", map[string]string{"inviter": strings.Repeat("buy ", 100), "where": "org", "token": strings.Repeat("x", 200)})
+	if err != nil || strings.Contains(body, strings.Repeat("buy ", 30)) || !strings.Contains(body, "https://dashboard.roadstead.test:8443/invite/org#"+strings.Repeat("x", 200)+"\n") {
 		t.Errorf("a long name: got %q, %v", body, err)
 	}
 	if _, _, err := letters.Render("invitation", map[string]string{"inviter": "x\r\nBcc: all@example.com\r\n"}); err == nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
-// inviteRoutes accept invitations, and give those who invite the link to hand on: the server sends no mail.
+// inviteRoutes accept invitations, and give those who invite a link to hand on, with or without mail.
 func (s *routes) inviteRoutes() []route.Route {
 	var rs []route.Route
 	for _, where := range []string{account.InviteToOrganization, account.InviteToFleet} {
@@ -50,7 +50,7 @@ func (s *routes) inviteLink(where string) web.HandlerFunc {
 			if string(rows) == "[]" {
 				return api.Errorf(api.NotFound, "there is no invitation %d", id)
 			}
-			link, err = s.accounts.InviteLink(r.Context(), tx, where, id)
+			link, err = s.accounts.InviteLink(r.Context(), tx, access.From(r.Context()), where, id)
 			return err
 		}, func() error {
 			w.Header().Set("Cache-Control", "no-store")

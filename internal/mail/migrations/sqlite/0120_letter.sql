@@ -5,6 +5,7 @@ CREATE TABLE letter (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
     created_at TEXT NOT NULL,
     recipient  TEXT NOT NULL,
+    sender     TEXT NOT NULL,
     kind       TEXT NOT NULL,
     sealed     TEXT,
     state      TEXT NOT NULL CHECK (state IN ('waiting', 'sent', 'failed')),
