@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -30,7 +31,9 @@ func (s *Server) assemble(pepper []byte) error {
 	if err := s.migrate(ctx, pepper); err != nil {
 		return err
 	}
-	if err := s.db.Write(ctx, func(tx *db.Tx) error { return s.fleets.Prepare(ctx, tx) }); err != nil {
+	if err := s.db.Write(ctx, func(tx *db.Tx) error {
+		return errors.Join(s.fleets.Prepare(ctx, tx), s.accounts.FingerprintKeys(ctx, tx))
+	}); err != nil {
 		return err
 	}
 	var err error
