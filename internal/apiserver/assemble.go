@@ -89,7 +89,7 @@ func (s *Server) domain(pepper []byte) error {
 	}
 	s.fleets = fleet.New(fleet.Config{
 		Accounts: s.accounts, Site: s.cfg.Site, PollInterval: s.cfg.pollInterval(), RootCA: ca, Contracts: contracts,
-		TargetChanged: device.FleetTargetChanged,
+		TargetChanged: device.FleetTargetChanged, HandedOver: device.FleetHandedOver,
 		Deleting: []func(ctx context.Context, tx *db.Tx, fleets []int64) error{
 			func(ctx context.Context, tx *db.Tx, fleets []int64) error {
 				return s.devices.FleetsDeleting(ctx, tx, fleets)

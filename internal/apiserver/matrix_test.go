@@ -100,6 +100,11 @@ POST   /user/v1/invitation/{token}                          | - x - - - - -
 POST   /org/v1/invitation/{token}                           | - x - - - - -
 POST   /user/v1/invitations/{id}/link                       | - x - - - - -
 POST   /org/v1/invitations/{id}/link                        | - x - - - - -
+GET    /transfer/v1                                         | - x - - - - -
+POST   /transfer/v1                                         | - x - - - - -
+POST   /transfer/v1/{id}/accept                             | - x - - - - -
+POST   /transfer/v1/{id}/decline                            | - x - - - - -
+DELETE /transfer/v1/{id}                                    | - x - - - - -
 GET    /download-config                                     | - x x - - - -
 POST   /download-config                                     | - x x - - - -
 POST   /device/register                                     | - x x - - - x

@@ -6,6 +6,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/apiserver/people"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
+	"github.com/roadstead-io/roadstead/internal/apiserver/transfer"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
 	"github.com/roadstead-io/roadstead/internal/web/securitytxt"
@@ -36,6 +37,7 @@ func (s *Server) list() []route.Route {
 	}
 	rs = append(rs, people.Routes(s.accounts, s.db, s.engine)...)
 	rs = append(rs, s.mail.Routes(s.accounts)...)
+	rs = append(rs, transfer.Routes(s.fleets, s.db)...)
 	rs = append(rs, s.fleetRoutes()...)
 	rs = append(rs, s.fileRoutes()...)
 	return append(rs, s.deviceRoutes()...)

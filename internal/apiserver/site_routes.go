@@ -29,6 +29,7 @@ func (s *Server) siteConfig(w http.ResponseWriter, _ *http.Request) error {
 		"DEVICE_OFFLINE_ICON":      "",
 		"signupCodeRequired":       false,
 		"supportedSocialProviders": []string{},
+		"sendsMail":                s.cfg.Mail.On(), // ours: invitations and forgotten passwords go by mail
 	})
 }
 
