@@ -46,25 +46,6 @@ func (a *app) fleetRenameCommand() *cobra.Command {
 	})
 }
 
-func (a *app) fleetTransferCommand() *cobra.Command {
-	var to string
-	cmd := a.fleetChange(cmdline.Action{
-		Use: "transfer FLEET --to ORGANIZATION", Short: "Give a fleet to another organization of yours",
-		Example: "  roadstead fleet transfer hello --to acme",
-	}, func(ctx context.Context, c *client.Client, f *client.Fleet, _ []string) (map[string]any, string, error) {
-		if to == "" {
-			return nil, "", cmdline.Usagef("say to whom with --to")
-		}
-		org, err := findOrganization(ctx, c, to)
-		if err != nil {
-			return nil, "", err
-		}
-		return map[string]any{"organization": org.ID}, fmt.Sprintf("%s belongs to %s now.", f.Slug, org.Handle), nil
-	})
-	cmd.Flags().StringVar(&to, "to", "", "the organization that gets it")
-	return cmd
-}
-
 func (a *app) fleetSetCommand() *cobra.Command {
 	var deviceType, repository, support string
 	var public, archived bool

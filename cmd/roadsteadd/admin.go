@@ -35,7 +35,7 @@ func adminCommand() *cobra.Command {
 	bases := &cobra.Command{Use: "base", Short: "The base images that builds may start from", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	bases.AddCommand(baseImportCommand(), baseListCommand())
-	cmd.AddCommand(user, bases, osCommand(), backupCommand(), restoreCommand(), verifyCommand())
+	cmd.AddCommand(user, bases, osCommand(), mailCommand(), backupCommand(), restoreCommand(), verifyCommand())
 	return cmd
 }
 

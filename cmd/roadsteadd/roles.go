@@ -190,7 +190,9 @@ func roles(f upFlags) []supervise.Role {
 		},
 		{
 			Name: roleEdge, Public: true, Needs: []string{api.RoleAPI, api.RoleRegistry, api.RoleBuilder},
-			Config: func(e supervise.Env) any { return edge.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers} },
+			Config: func(e supervise.Env) any {
+				return edge.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers, SecurityContact: f.securityContact}
+			},
 		},
 	}
 	return slices.Insert(list, 1, apiRoles(f)...)
@@ -237,7 +239,7 @@ func apiConfig(f upFlags, process int) func(supervise.Env) any {
 			Blobs: filepath.Join(e.Layout.Role(api.RoleAPI), "blobs"), Contracts: ownContracts(e.Layout),
 			MaxBlob: f.maxUpload << 20, MaxFiles: f.maxAssets << 20, SessionIdle: f.sessionIdle, SessionLife: f.sessionLife,
 			Dir: e.Dir, Site: e.Site, Peers: e.Peers, Process: process, SQL: f.sql, PublicCA: e.Layout.PublicCA(), PollInterval: f.poll,
-			Admission: f.admission, Logs: f.logs, OData: f.odata, AuditDays: f.auditRetention,
+			Admission: f.admission, Logs: f.logs, OData: f.odata, AuditDays: f.auditRetention, Mail: f.mail.Server, SecurityContact: f.securityContact,
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/supervise"
 )
 
@@ -36,7 +37,11 @@ func statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := printStatus(cmd.OutOrStdout(), s, output); err != nil {
+			all := fullStatus{Status: s}
+			if m, err := mailStatus(cmd.Context(), supervise.Layout(dir)); err == nil { // what keeps it from answering is said above
+				all.Mail = &m
+			}
+			if err := printStatus(cmd.OutOrStdout(), all, output); err != nil {
 				return err
 			}
 			if !s.Healthy {
@@ -50,7 +55,13 @@ func statusCommand() *cobra.Command {
 	return cmd
 }
 
-func printStatus(w io.Writer, s *supervise.Status, output string) error {
+// fullStatus is what the parent says, and how letters go out.
+type fullStatus struct {
+	*supervise.Status
+	Mail *api.MailStatus `json:"mail,omitempty"`
+}
+
+func printStatus(w io.Writer, s fullStatus, output string) error {
 	if output == "json" {
 		enc := json.NewEncoder(w)
 		enc.SetIndent("", "  ")
@@ -68,6 +79,9 @@ func printStatus(w io.Writer, s *supervise.Status, output string) error {
 	}
 	if err := tw.Flush(); err != nil {
 		return err
+	}
+	if s.Mail != nil {
+		defer func() { _, _ = fmt.Fprintln(w, mailLine(*s.Mail)) }()
 	}
 	_, err := fmt.Fprintln(w, strings.TrimSpace(fmt.Sprintf("\ndatabase: %s, %s: %s %s", s.Database.Kind, s.Database.At, s.Database.State, s.Database.Why)))
 	return err

@@ -17,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/supervise"
+	"github.com/roadstead-io/roadstead/internal/web/securitytxt"
 )
 
 type upFlags struct {
@@ -31,6 +32,8 @@ type upFlags struct {
 	maxUpload, maxAssets         int64 // in MiB
 	auditRetention               int   // days
 	sessionIdle, sessionLife     time.Duration
+	mail                         mailFlags
+	securityContact              string
 }
 
 func upCommand() *cobra.Command {
@@ -73,6 +76,8 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.DurationVar(&f.sessionLife, "session-life", 0, "how `LONG` one holds since its user proved who they are; 0 means 90 days")
 	fs.Int64Var(&f.maxAssets, "max-assets", 0, "how large the release assets of one organization may be together, in `MiB`; 0 means 20480")
 	fs.IntVar(&f.auditRetention, "audit-retention", 400, "how many `DAYS` entries of the audit log are kept; 0 means for ever")
+	f.mail.add(fs)
+	fs.StringVar(&f.securityContact, "security-contact", "", "whom to tell of a vulnerability, a `URL` like mailto:security@example.com; empty means security@ the domain")
 	fs.IntVar(&f.logs.OfDevice, "device-log-streams", 0, "how many people may follow the log of one device; 0 means 50")
 	return cmd
 }
@@ -105,7 +110,7 @@ func (f upFlags) check() error {
 	case f.poll < time.Second:
 		return fmt.Errorf("--poll-interval %s: at least 1s", f.poll)
 	}
-	return errors.Join(f.admission.Validate(), f.logs.Validate())
+	return errors.Join(f.admission.Validate(), f.logs.Validate(), securitytxt.Check(f.securityContact))
 }
 
 // sqlFlags adds what says where the database is.
@@ -163,7 +168,7 @@ func up(cmd *cobra.Command, f upFlags) error {
 		Ready: func(url string) { _, _ = fmt.Fprintln(cmd.OutOrStdout(), "ready", url) },
 	}
 	reach, err := f.database(log, cmd.Flags().Changed("sql"))
-	if err := errors.Join(err, f.check(), cfg.Validate()); err != nil {
+	if err := errors.Join(err, f.mail.read(), f.check(), cfg.Validate()); err != nil {
 		return usageError{err}
 	}
 	cfg.Roles = roles(f)

@@ -7,15 +7,18 @@ package account
 
 import (
 	"context"
+	"database/sql"
 	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
@@ -24,7 +27,7 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// Migrations gives the tables of this package, numbered 0001 to 0009, 0040 to 0049, 0100 and 0101; see [db.DB.Migrate].
+// Migrations gives the tables of this package, numbered 0001 to 0009, 0040 to 0049, 0100, 0101, 0121 and 0123; see [db.DB.Migrate].
 func Migrations() fs.FS {
 	sub, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -67,6 +70,10 @@ type Notice struct {
 	To   string            // e-mail address
 	Kind string            // "invitation", "password reset", "password changed", "new sign-in", …
 	Data map[string]string // by name, see the template
+	// Until is when the letter says nothing any more; zero: after a day.
+	Until time.Time
+	// By is the user who has it sent; 0: the server. Nobody has many sent.
+	By int64
 }
 
 // notify sends a letter if the server sends mail.
@@ -75,6 +82,25 @@ func (a *Accounts) notify(ctx context.Context, tx *db.Tx, n Notice) error {
 		return nil
 	}
 	return a.cfg.Notify(ctx, tx, n)
+}
+
+// warn sends a user a letter about something that was done to the account, from where, and when.
+func (a *Accounts) warn(ctx context.Context, tx *db.Tx, user int64, kind string, by access.Caller, data map[string]string) error {
+	if a.cfg.Notify == nil {
+		return nil
+	}
+	n := Notice{Kind: kind, Data: map[string]string{"address": by.Address, "at": letterTime(tx.Now)}}
+	var name string
+	err := tx.QueryRowContext(ctx, `SELECT email, username FROM "user" WHERE id = ?`, user).Scan(&n.To, &name)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("warn user %d: %w", user, err)
+	}
+	n.Data["username"] = name
+	maps.Copy(n.Data, data)
+	return a.notify(ctx, tx, n)
 }
 
 // Accounts is the running part of the package: the hasher, the throttle of logins and the times of last use.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -73,7 +74,8 @@ func (i invites) resource(long, to, role string, rules map[access.Kind]odata.Rul
 	}
 }
 
-// beforeInvite turns an e-mail address into an invitee. The token of the invitation is not known to anybody yet, see [InviteLink].
+// beforeInvite turns an e-mail address into an invitee. The token of the invitation is known to nobody but whom a letter goes to, if the
+// server sends mail; see [Accounts.InviteLink].
 func (a *Accounts) beforeInvite(i invites) odata.Hook {
 	return func(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 		if c.Op != odata.Create {
@@ -87,7 +89,7 @@ func (a *Accounts) beforeInvite(i invites) odata.Hook {
 		given, _ := c.Values["invitee"].(string)
 		delete(c.Values, "invitee")
 		email := strings.ToLower(strings.TrimSpace(given))
-		if parsed, err := mail.ParseAddress(email); err != nil || parsed.Address != email || len(email) > 254 {
+		if !isEmail(email) {
 			return api.Errorf(api.Invalid, `"invitee" is not an e-mail address`)
 		}
 		var id int64
@@ -99,13 +101,45 @@ func (a *Accounts) beforeInvite(i invites) odata.Hook {
 		if _, given := c.Values[i.role]; !given {
 			c.Values[i.role] = i.usual
 		}
-		c.Values["invited"], c.Values["expires_at"] = id, db.FormatTime(tx.Now.Add(inviteLife))
-		c.Values["token_hash"] = a.hash.Token(newToken(prefixInvite))
+		token, until := newToken(prefixInvite), tx.Now.Add(inviteLife)
+		c.Values["invited"], c.Values["expires_at"] = id, db.FormatTime(until)
+		c.Values["token_hash"] = a.hash.Token(token)
 		if c.Caller.User != 0 {
 			c.Values["is_created_by__user"] = c.Caller.User
 		}
+		to, _ := c.Values[i.to].(int64)
+		role, _ := c.Values[i.role].(int64)
+		return a.sendInvite(ctx, tx, i, c.Caller, Notice{To: email, Until: until, Data: map[string]string{"token": token}}, to, role)
+	}
+}
+
+// sendInvite sends the letter of a new invitation. The words of whoever invites are not in it: nobody shall write to strangers in our name.
+func (a *Accounts) sendInvite(ctx context.Context, tx *db.Tx, i invites, by access.Caller, n Notice, to, role int64) error {
+	if a.cfg.Notify == nil {
 		return nil
 	}
+	query := `SELECT (SELECT name FROM organization WHERE id = ?), (SELECT name FROM organization_membership_role WHERE id = ?)`
+	n.Data["where"] = InviteToOrganization
+	if i == toFleet {
+		query = `SELECT (SELECT slug FROM application WHERE id = ?), (SELECT name FROM application_membership_role WHERE id = ?)`
+		n.Data["where"] = InviteToFleet
+	}
+	var what, name sql.NullString
+	if err := tx.QueryRowContext(ctx, query, to, role).Scan(&what, &name); err != nil {
+		return fmt.Errorf("invite: %w", err)
+	}
+	if !what.Valid || !name.Valid {
+		return nil // the engine refuses it in its own words
+	}
+	n.Kind, n.By = "invitation", by.User
+	n.Data["what"], n.Data["role"], n.Data["inviter"], n.Data["until"] = what.String, name.String, by.Name, letterTime(n.Until)
+	return a.notify(ctx, tx, n)
+}
+
+// isEmail reports whether a text is one bare e-mail address.
+func isEmail(text string) bool {
+	parsed, err := mail.ParseAddress(text)
+	return err == nil && parsed.Address == text && len(text) <= 254
 }
 
 // The two things that people are invited to, as their routes are named.
@@ -121,44 +155,56 @@ func kindOf(where string) invites {
 	return toFleet
 }
 
-// InviteLink gives an invitation a new token, valid from now on for as long as a new invitation is; a former one ends. No mail is
-// sent: whoever invites hands it on. The engine has found the invitation to be one that the caller may see.
-func (a *Accounts) InviteLink(ctx context.Context, tx *db.Tx, where string, id int64) (api.Invitation, error) {
+// InviteLink gives an invitation a new token, valid from now on for as long as a new invitation is; a former one ends, one that was sent by
+// mail too. Whoever invites hands it on. The engine has found the invitation to be one that the caller may see.
+func (a *Accounts) InviteLink(ctx context.Context, tx *db.Tx, by access.Caller, where string, id int64) (api.Invitation, error) {
 	i := kindOf(where)
 	out := api.Invitation{Token: newToken(prefixInvite), ExpiresAt: tx.Now.Add(inviteLife)}
-	res, err := tx.ExecContext(ctx, `UPDATE `+i.table+` SET token_hash = ?, expires_at = ? WHERE id = ?`,
-		a.hash.Token(out.Token), db.FormatTime(out.ExpiresAt), id)
+	var email string
+	err := tx.QueryRowContext(ctx, `UPDATE `+i.table+` SET token_hash = ?, expires_at = ?, is_created_by__user = coalesce(NULLIF(?, 0), is_created_by__user)
+		WHERE id = ? RETURNING (SELECT e.email FROM invitee e WHERE e.id = invited)`,
+		a.hash.Token(out.Token), db.FormatTime(out.ExpiresAt), by.User, id).Scan(&email)
+	if errors.Is(err, sql.ErrNoRows) {
+		return out, api.Errorf(api.NotFound, "there is no invitation %d", id)
+	}
 	if err != nil {
 		return out, fmt.Errorf("invitation link: %w", err)
 	}
-	if n, err := res.RowsAffected(); err != nil || n == 0 {
-		return out, errors.Join(err, api.Errorf(api.NotFound, "there is no invitation %d", id))
-	}
-	return out, nil
+	return out, audit.Record(ctx, tx, by, audit.Entry{Act: "invitation.link", Kind: i.table, ID: id, Name: email, User: by.User})
 }
 
 // AcceptInvite makes the caller what an invitation says, once. It must be the one who is invited: a link that went astray lets
-// nobody else in.
+// nobody else in. And who invited must still be one who may: an administrator who was removed has left no doors open.
 func (a *Accounts) AcceptInvite(ctx context.Context, tx *db.Tx, by access.Caller, where, token string) error {
 	if by.Kind != access.User {
 		return api.ErrUnauthorized
 	}
 	i := kindOf(where)
-	var id, to, role int64
-	var email, mine string
-	err := tx.QueryRowContext(ctx, `SELECT i.id, i.`+i.to+`, i.`+i.role+`, e.email, u.email
-		FROM `+i.table+` i JOIN invitee e ON e.id = i.invited JOIN "user" u ON u.id = ?
-		WHERE i.token_hash = ? AND i.expires_at > ?`, by.User, a.hash.Token(token), tx.NowText()).Scan(&id, &to, &role, &email, &mine)
+	var id, to, role, invited int64
+	var maker sql.NullInt64
+	err := tx.QueryRowContext(ctx, `DELETE FROM `+i.table+` WHERE token_hash = ? AND expires_at > ?
+		RETURNING id, `+i.to+`, `+i.role+`, invited, is_created_by__user`, a.hash.Token(token), tx.NowText()).Scan(&id, &to, &role, &invited, &maker)
 	if errors.Is(err, sql.ErrNoRows) {
-		return api.Errorf(api.NotFound, "There is no such invitation, or it has expired.")
+		return errNoInvite
 	}
 	if err != nil {
 		return fmt.Errorf("accept invitation: %w", err)
 	}
-	if !strings.EqualFold(email, mine) {
-		return api.Errorf(api.Forbidden, "This invitation is for another e-mail address.")
+	var email, mine, name string
+	err = tx.QueryRowContext(ctx, `SELECT e.email, u.email, u.username FROM invitee e, "user" u WHERE e.id = ? AND u.id = ?`, invited, by.User).
+		Scan(&email, &mine, &name)
+	if err != nil {
+		return fmt.Errorf("accept invitation: %w", err)
 	}
+	if !strings.EqualFold(email, mine) { // the transaction, and with it the deletion, is undone
+		return api.Errorf(api.Forbidden, "This invitation is for another e-mail address than that of your account.")
+	}
+	if err := i.stillMay(ctx, tx, maker, to); err != nil {
+		return err
+	}
+	entry := audit.Entry{Act: "invitation.accept", Kind: i.table, ID: id, Name: email, User: by.User, Detail: map[string]any{"role": role}}
 	if where == InviteToOrganization {
+		entry.Organization = to
 		if err := a.memberNeedsFactor(ctx, tx, by.User, to); err != nil {
 			return err
 		}
@@ -166,13 +212,37 @@ func (a *Accounts) AcceptInvite(ctx context.Context, tx *db.Tx, by access.Caller
 			organization_membership_role) VALUES (?, ?, ?, ?) ON CONFLICT ("user", is_member_of__organization) DO NOTHING`,
 			tx.NowText(), by.User, to, role)
 	} else {
+		entry.Fleet = to
 		err = AddFleetMember(ctx, tx, by.User, to, role)
 	}
 	if err != nil {
 		return fmt.Errorf("accept invitation: %w", err)
 	}
-	if _, err := tx.ExecContext(ctx, `DELETE FROM `+i.table+` WHERE id = ?`, id); err != nil {
+	return audit.Record(ctx, tx, by, entry)
+}
+
+var errNoInvite = api.Errorf(api.NotFound, "There is no such invitation, or it has expired.")
+
+// stillMay refuses the invitation of somebody who might not make it today.
+func (i invites) stillMay(ctx context.Context, tx *db.Tx, maker sql.NullInt64, to int64) error {
+	if !maker.Valid {
+		return nil // the server's own
+	}
+	who := access.Caller{Kind: access.User, User: maker.Int64}
+	var may bool
+	var err error
+	if i == toFleet {
+		var verbs access.Verbs
+		verbs, err = FleetVerbs(ctx, tx, who, to)
+		may = verbs.Has(access.Members)
+	} else {
+		may, err = Administers(ctx, tx, who, to)
+	}
+	if err != nil {
 		return fmt.Errorf("accept invitation: %w", err)
+	}
+	if !may {
+		return errNoInvite
 	}
 	return nil
 }

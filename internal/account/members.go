@@ -16,7 +16,7 @@ import (
 // memberResources are who has to do with which fleet: members, teams and their access.
 func (a *Accounts) memberResources() []*odata.Resource {
 	return []*odata.Resource{
-		a.fleetRoleResource(), a.fleetMembershipResource(), teamResource(), a.teamMembershipResource(), a.teamAccessResource(),
+		a.fleetRoleResource(), a.fleetMembershipResource(), a.teamResource(), a.teamMembershipResource(), a.teamAccessResource(),
 		a.membershipTagResource(),
 	}
 }
@@ -76,7 +76,7 @@ func (a *Accounts) fleetMembershipResource() *odata.Resource {
 	}
 }
 
-func teamResource() *odata.Resource {
+func (a *Accounts) teamResource() *odata.Resource {
 	return &odata.Resource{
 		Name: "team",
 		Columns: []odata.Column{
@@ -90,6 +90,7 @@ func teamResource() *odata.Resource {
 		UniqueText: map[string]string{"belongs_to__organization,name": `"belongs_to__organization" and "name" must be unique.`},
 		Rules:      teamRules(),
 		Before:     []odata.Hook{fixed("belongs_to__organization"), named("team")},
+		After:      []odata.Hook{a.teamChanged},
 	}
 }
 
@@ -299,6 +300,14 @@ func beforeTeamAccess(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 func (a *Accounts) membersChanged(_ context.Context, tx *db.Tx, c *odata.Change) error {
 	if c.Op != odata.Create {
 		a.revoked(tx, "member", c.IDs...)
+	}
+	return nil
+}
+
+// teamChanged tells the same of a team that is gone, with all that its members had by it.
+func (a *Accounts) teamChanged(_ context.Context, tx *db.Tx, c *odata.Change) error {
+	if c.Op == odata.Delete {
+		a.revoked(tx, "team", c.IDs...)
 	}
 	return nil
 }

@@ -62,20 +62,24 @@ func addMember(ctx context.Context, tx *db.Tx, organization, user int64, role in
 	return nil
 }
 
+// Administers reports whether a user administers an organization.
+func Administers(ctx context.Context, tx *db.Tx, by access.Caller, organization int64) (administers bool, err error) {
+	err = tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization_membership WHERE "user" = ?
+		AND is_member_of__organization = ? AND organization_membership_role = ? AND (end_date IS NULL OR end_date > ?))`, by.User, organization, roleAdministrator, tx.NowText()).Scan(&administers)
+	return administers && by.Kind == access.User, err
+}
+
 // MayGiveAway refuses to take what belongs to one organization into another, but for an administrator of the first: members
 // come and go, and must not leave with a fleet or a device that then answers to them alone.
 func MayGiveAway(ctx context.Context, tx *db.Tx, by access.Caller, from, to int64) error {
 	if from == to || by.Kind == access.System {
 		return nil
 	}
-	var administers bool
-	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization_membership WHERE "user" = ?
-		AND is_member_of__organization = ? AND organization_membership_role = ? AND (end_date IS NULL OR end_date > ?))`,
-		by.User, from, roleAdministrator, tx.NowText()).Scan(&administers)
+	administers, err := Administers(ctx, tx, by, from)
 	if err != nil {
 		return fmt.Errorf("give away: %w", err)
 	}
-	if by.Kind != access.User || !administers {
+	if !administers {
 		return api.Errorf(api.Forbidden, "Only an administrator of an organization can move what it has into another.")
 	}
 	return nil

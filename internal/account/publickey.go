@@ -1,27 +1,22 @@
 package account
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"strings"
 
-	"golang.org/x/crypto/ssh"
-
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/sshkey"
+	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
-const (
-	maxPublicKey  = 16 << 10 // bytes of one key with its comment
-	maxPublicKeys = 100      // of one user
-	minRSABits    = 2048
-)
+const maxPublicKeys = 100 // of one user
 
-// publicKeyResource is the SSH keys of people: each sees and changes their own.
-func publicKeyResource() *odata.Resource {
+// publicKeyResource is the SSH keys of people: each sees and changes their own. A key belongs to one account: it says who somebody is.
+func (a *Accounts) publicKeyResource() *odata.Resource {
 	const long, own = "user__has__public_key", "user eq @user"
 	return &odata.Resource{
 		Name: long, Synonyms: []string{"user_public_key"},
@@ -30,19 +25,25 @@ func publicKeyResource() *odata.Resource {
 			{Name: "created_at", Type: odata.Date},
 			{Name: "user", Type: odata.ForeignKey, To: "user", Reverse: []string{long, "user_public_key"}},
 			{Name: "title", Type: odata.String, MaxLen: 255},
-			{Name: "public_key", Type: odata.String, MaxLen: maxPublicKey},
+			{Name: "public_key", Type: odata.String, MaxLen: sshkey.MaxLen},
+			{Name: "fingerprint", Type: odata.String, Null: true}, // ours
 		},
 		Keys:       [][]string{{"user", "public_key"}},
-		UniqueText: map[string]string{"user,public_key": `"user" and "public_key" must be unique.`},
+		UniqueText: map[string]string{"user,public_key": `"user" and "public_key" must be unique.`, "fingerprint": `"public_key" must be unique.`},
 		Rules: map[access.Kind]odata.Rule{
 			access.User: {Read: own, Create: own, Update: own, Delete: own, Write: []string{"user", "title", "public_key"}},
 		},
-		Before: []odata.Hook{beforePublicKey},
+		Before: []odata.Hook{a.beforePublicKey},
 	}
 }
 
-// beforePublicKey lets in what is an SSH public key and nothing more: the text goes into the authorized_keys of devices.
-func beforePublicKey(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+// beforePublicKey lets in what is an SSH public key and nothing more: the text goes into the authorized_keys of devices. Whoever adds one
+// has logged in lately: it lets in for as long as it is there, and a stolen token shall not leave one behind.
+func (a *Accounts) beforePublicKey(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	text, given := c.Values["public_key"].(string)
+	if c.Op == odata.Delete || c.Op == odata.Update && given {
+		a.revoked(tx, "ssh", c.IDs...)
+	}
 	if c.Op == odata.Delete {
 		return nil
 	}
@@ -54,12 +55,17 @@ func beforePublicKey(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 			return api.Errorf(api.Invalid, "The title of a public key has no control characters.")
 		}
 	}
-	if text, ok := c.Values["public_key"].(string); ok || c.Op == odata.Create {
-		line, err := parsePublicKey(text)
+	if given || c.Op == odata.Create {
+		key, err := sshkey.Parse(text)
 		if err != nil {
 			return err
 		}
-		c.Values["public_key"] = line
+		if c.Caller.Kind == access.User {
+			if err := requireFreshLogin(ctx, tx, c.Caller); err != nil {
+				return err
+			}
+		}
+		c.Values["public_key"], c.Values["fingerprint"] = key.Line, key.Fingerprint
 	}
 	if c.Op != odata.Create {
 		return nil
@@ -72,76 +78,71 @@ func beforePublicKey(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	if n >= maxPublicKeys {
 		return api.Errorf(api.Invalid, "A user has at most %d public keys.", maxPublicKeys)
 	}
-	return nil
+	user, _ := c.Values["user"].(int64)
+	title, _ := c.Values["title"].(string)
+	return a.warn(ctx, tx, user, "key created", c.Caller, map[string]string{"key": title + " (SSH)"})
 }
 
-// parsePublicKey gives a key as one line: its type, the key and the comment as they were given.
-func parsePublicKey(text string) (string, error) {
-	text = strings.TrimSpace(text)
-	key, comment, options, rest, err := ssh.ParseAuthorizedKey([]byte(text))
-	switch {
-	case err != nil:
-		return "", api.Errorf(api.Invalid, "\"public_key\" is not an SSH public key as it stands in a .pub file.")
-	case len(options) > 0:
-		return "", api.Errorf(api.Invalid, "\"public_key\" has options in front of the key; give the key alone.")
-	case len(bytes.TrimSpace(rest)) > 0 || strings.ContainsAny(text, "\r\n"):
-		return "", api.Errorf(api.Invalid, "\"public_key\" holds more than one line; add each key by itself.")
-	case strings.ContainsFunc(comment, func(r rune) bool { return r < ' ' || r == 0x7f }):
-		return "", api.Errorf(api.Invalid, "the comment of \"public_key\" has control characters.")
+// FingerprintKeys gives keys of before their fingerprint. Of those that were there twice, under two accounts or two comments, the oldest stays: who had
+// it first is whom it stands for, and somebody else's claim to it is not to be told from a false one. It is done at every start, before
+// the first request.
+func (a *Accounts) FingerprintKeys(ctx context.Context, tx *db.Tx) error {
+	rows, err := tx.QueryContext(ctx, `SELECT id, "user", title, public_key FROM user__has__public_key WHERE fingerprint IS NULL ORDER BY id`)
+	if err != nil {
+		return fmt.Errorf("public keys: %w", err)
 	}
-	if _, ok := key.(*ssh.Certificate); ok {
-		return "", api.Errorf(api.Invalid, "\"public_key\" is a certificate; give the key itself.")
+	defer func() { _ = rows.Close() }()
+	type key struct {
+		id, user    int64
+		title, line string
 	}
-	switch key.Type() {
-	case ssh.KeyAlgoRSA:
-		if bits := rsaBits(key); bits < minRSABits {
-			return "", api.Errorf(api.Invalid, "\"public_key\" is an RSA key of %d bits; it needs at least %d.", bits, minRSABits)
+	var keys []key
+	for rows.Next() {
+		var k key
+		if err := rows.Scan(&k.id, &k.user, &k.title, &k.line); err != nil {
+			return fmt.Errorf("public keys: %w", err)
 		}
-	case ssh.InsecureKeyAlgoDSA: //nolint:staticcheck // named to be refused
-		return "", api.Errorf(api.Invalid, "\"public_key\" is a DSA key, which no device accepts any more.")
+		keys = append(keys, k)
 	}
-	line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
-	if comment != "" {
-		line += " " + comment
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("public keys: %w", err)
 	}
-	return line, nil
-}
-
-// rsaBits is the size of an RSA key, read from its wire form: type, exponent, modulus.
-func rsaBits(key ssh.PublicKey) int {
-	var wire struct {
-		Name string
-		E    []byte
-		N    []byte
+	for _, k := range keys {
+		sum := sshkey.Fingerprint(k.line)
+		if sum == "" {
+			continue // it lets nobody in anywhere
+		}
+		res, err := tx.ExecContext(ctx, `UPDATE user__has__public_key SET fingerprint = ?1 WHERE id = ?2
+			AND NOT EXISTS (SELECT 1 FROM user__has__public_key o WHERE o.fingerprint = ?1)`, sum, k.id)
+		if err != nil {
+			return fmt.Errorf("public keys: %w", err)
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 1 {
+			if err != nil {
+				return fmt.Errorf("public keys: %w", err)
+			}
+			continue
+		}
+		a.cfg.Log.WarnContext(ctx, "an SSH key belonged to two accounts, or was there twice; the oldest stays", "removed", k.id, "user", k.user, "title", k.title, "fingerprint", sum)
+		if _, err := tx.ExecContext(ctx, `DELETE FROM user__has__public_key WHERE id = ?`, k.id); err != nil {
+			return fmt.Errorf("public keys: %w", err)
+		}
+		a.revoked(tx, "ssh", k.id)
+		err = audit.Record(ctx, tx, access.Itself(), audit.Entry{
+			Act: "ssh_key.drop", Kind: "user__has__public_key", ID: k.id, Name: k.title, User: k.user, Detail: map[string]any{"fingerprint": sum},
+		})
+		if err != nil {
+			return err
+		}
 	}
-	if ssh.Unmarshal(key.Marshal(), &wire) != nil {
-		return 0
-	}
-	n := bytes.TrimLeft(wire.N, "\x00")
-	if len(n) == 0 {
-		return 0
-	}
-	bits := len(n) * 8
-	for top := n[0]; top < 0x80; top <<= 1 {
-		bits--
-	}
-	return bits
+	return nil
 }
 
 // PublicKeys gives a user's SSH public keys, oldest first. It checks no right.
 func PublicKeys(ctx context.Context, tx *db.Tx, user int64) ([]string, error) {
-	rows, err := tx.QueryContext(ctx, `SELECT public_key FROM user__has__public_key WHERE "user" = ? ORDER BY id`, user)
+	keys, err := db.Column[string](ctx, tx, `SELECT public_key FROM user__has__public_key WHERE "user" = ? ORDER BY id`, user)
 	if err != nil {
 		return nil, fmt.Errorf("public keys of user %d: %w", user, err)
 	}
-	defer func() { _ = rows.Close() }()
-	var keys []string
-	for rows.Next() {
-		var key string
-		if err := rows.Scan(&key); err != nil {
-			return nil, fmt.Errorf("public keys of user %d: %w", user, err)
-		}
-		keys = append(keys, key)
-	}
-	return keys, rows.Err()
+	return keys, nil
 }

@@ -16,7 +16,7 @@ import (
 func (a *Accounts) Resources() []*odata.Resource {
 	own := []*odata.Resource{
 		actorResource(), userResource(), profileResource(), a.organizationResource(), a.membershipResource(), roleResource(), a.keyResource(),
-		publicKeyResource(),
+		a.publicKeyResource(),
 	}
 	return slices.Concat(own, a.memberResources(), a.inviteResources())
 }

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/audit/watch"
 	"github.com/roadstead-io/roadstead/internal/account/factor"
 	"github.com/roadstead-io/roadstead/internal/account/password"
+	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
@@ -32,7 +34,9 @@ func (s *Server) assemble(pepper []byte) error {
 	if err := s.migrate(ctx, pepper); err != nil {
 		return err
 	}
-	if err := s.db.Write(ctx, func(tx *db.Tx) error { return s.fleets.Prepare(ctx, tx) }); err != nil {
+	if err := s.db.Write(ctx, func(tx *db.Tx) error {
+		return errors.Join(s.fleets.Prepare(ctx, tx), s.accounts.FingerprintKeys(ctx, tx))
+	}); err != nil {
 		return err
 	}
 	var err error
@@ -78,9 +82,13 @@ func (s *Server) domain(pepper []byte) error {
 	if err != nil {
 		return err
 	}
+	if s.mail, err = mailroom.Open(s.db, s.log, s.cfg.Mail, s.cfg.Site, pepper); err != nil {
+		return err
+	}
 	if s.accounts, err = account.New(account.Config{
 		DB: s.db, Pepper: pepper, Log: s.log,
 		Revoked:       func(what string, id int64) { s.devices.Revoked(what, id) },
+		Notify:        s.mail.Notify(),
 		HandleChanged: fleet.HandleChanged, ValidateTag: fleet.ValidateTag,
 		SessionIdle: s.cfg.SessionIdle, SessionLife: s.cfg.SessionLife, PasswordCost: password.Calibrate(password.Most, nil),
 		SecondFactor: factor.Enrolled, WaysIn: []func(ctx context.Context, tx *db.Tx, user int64) (bool, error){factor.WayIn},
@@ -94,7 +102,7 @@ func (s *Server) domain(pepper []byte) error {
 	}
 	s.fleets = fleet.New(fleet.Config{
 		Accounts: s.accounts, Site: s.cfg.Site, PollInterval: s.cfg.pollInterval(), RootCA: ca, Contracts: contracts,
-		TargetChanged: device.FleetTargetChanged,
+		TargetChanged: device.FleetTargetChanged, HandedOver: device.FleetHandedOver,
 		Deleting: []func(ctx context.Context, tx *db.Tx, fleets []int64) error{
 			func(ctx context.Context, tx *db.Tx, fleets []int64) error {
 				return s.devices.FleetsDeleting(ctx, tx, fleets)
@@ -116,7 +124,7 @@ func (s *Server) domain(pepper []byte) error {
 	}); err != nil {
 		return err
 	}
-	s.tasks = append(s.tasks, s.accounts.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run, s.audit.Run, s.notes.Run)
+	s.tasks = append(s.tasks, s.accounts.Run, s.accounts.RunResets, s.mail.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run, s.audit.Run, s.notes.Run)
 	return nil
 }
 

@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/mail"
 	"github.com/roadstead-io/roadstead/internal/odata"
+	"github.com/roadstead-io/roadstead/internal/web/securitytxt"
 )
 
 // Config is the api role's role.json.
@@ -47,6 +49,10 @@ type Config struct {
 	SessionIdle time.Duration `json:"session_idle"`
 	// SessionLife is how long one holds since its user proved who they are, however often it is refreshed. 0 means 90 days.
 	SessionLife time.Duration `json:"session_life"`
+	// Mail says how letters go to people. Without a server none do.
+	Mail mail.Server `json:"mail"`
+	// SecurityContact is whom to tell of a vulnerability: mailto:…, https://… or tel:…. Empty: mailto:security@ the domain.
+	SecurityContact string `json:"security_contact,omitempty"`
 	// OData bounds what one request to the resources may ask.
 	OData odata.Limits `json:"odata"`
 }
@@ -89,7 +95,7 @@ func (c *Config) Validate() error {
 	case c.PollInterval > 0 && c.PollInterval < time.Second:
 		return fmt.Errorf("poll_interval: %s is shorter than a second", c.PollInterval)
 	}
-	return errors.Join(c.Admission.Validate(), c.OData.Validate(), c.Logs.Validate())
+	return errors.Join(c.Admission.Validate(), c.OData.Validate(), c.Logs.Validate(), c.Mail.Validate(), securitytxt.Check(c.SecurityContact))
 }
 
 // pollInterval is the configured interval or the default.

@@ -22,6 +22,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/job"
+	"github.com/roadstead-io/roadstead/internal/mail"
 	"github.com/roadstead-io/roadstead/internal/release"
 )
 
@@ -36,7 +37,7 @@ func Migrations() []fs.FS {
 	if err != nil {
 		panic(err) // the folder is part of the program
 	}
-	return []fs.FS{audit.Migrations(), account.Migrations(), factor.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations(), sub, job.Migrations()}
+	return []fs.FS{audit.Migrations(), account.Migrations(), factor.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations(), sub, job.Migrations(), mail.Migrations()}
 }
 
 // How long a database server that does not answer is waited for when the role starts. After that the role ends with the reason

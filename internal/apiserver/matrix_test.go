@@ -78,7 +78,10 @@ GET    /device-types/v1/{slug}                              | x x x x x x x x
 GET    /device-types/v1/{slug}/images/{version}/download-size | x x x x x x x x
 GET    /download                                            | x x x x x x x x
 GET    /os/v1/config                                        | x x x x x x x x
+GET    /.well-known/security.txt                            | x x x x x x x x
 POST   /login_                                              | x x x x x x x x
+POST   /user/v1/password/forgot                             | x x x x x x x x
+POST   /user/v1/password/reset                              | x x x x x x x x
 GET    /blobs/{id}                                          | x x x x x x x x
 PUT    /blobs/uploads/{upload}/{part}                       | x x x x x x x x
 *      /v7/                                                 | x x x x - x - -
@@ -113,6 +116,11 @@ POST   /user/v1/invitation/{token}                          | - x - - - - - -
 POST   /org/v1/invitation/{token}                           | - x - - - - - -
 POST   /user/v1/invitations/{id}/link                       | - x - - - - - -
 POST   /org/v1/invitations/{id}/link                        | - x - - - - - -
+GET    /transfer/v1                                         | - x - - - - - -
+POST   /transfer/v1                                         | - x - - - - - -
+POST   /transfer/v1/{id}/accept                             | - x - - - - - -
+POST   /transfer/v1/{id}/decline                            | - x - - - - - -
+DELETE /transfer/v1/{id}                                    | - x - - - - - -
 GET    /download-config                                     | - x x - - - - -
 POST   /download-config                                     | - x x - - - - -
 POST   /device/register                                     | - x x - - - x -
@@ -162,6 +170,8 @@ POST /internal/v1/users/support         | admin
 POST /internal/v1/users/support/list    | admin
 POST /internal/v1/audit/export          | admin
 POST /internal/v1/audit/checkpoint      | admin
+POST /internal/v1/mail                  | admin -
+POST /internal/v1/mail/test             | admin -
 POST /internal/v1/check                 | admin
 POST /internal/v1/backup                | admin
 POST /internal/v1/os-releases           | admin

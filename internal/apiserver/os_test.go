@@ -8,10 +8,12 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/db"
 )
 
 // publicKey makes a key as it stands in a .pub file.
@@ -26,6 +28,15 @@ func publicKey(t *testing.T, comment string) string {
 		t.Fatal(err)
 	}
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))) + " " + comment
+}
+
+func fingerprint(t *testing.T, line string) string {
+	t.Helper()
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ssh.FingerprintSHA256(key)
 }
 
 func TestOSConfig(t *testing.T) {
@@ -66,12 +77,15 @@ func TestPublicKeysOfPeople(t *testing.T) {
 	}
 	s.do(alice, "POST", path, row(alice, "laptop", one+"\n")).want(http.StatusCreated)
 	s.do(alice, "POST", "/v7/user_public_key", row(alice, "desk", two)).want(http.StatusCreated)
-	s.do(bob, "POST", path, row(bob, "laptop", one)).want(http.StatusCreated) // the same key for two people is no secret
+	s.do(bob, "POST", path, row(bob, "laptop", one)).want(http.StatusConflict) // a key says who somebody is: it is one account's
+	s.do(bob, "POST", path, row(bob, "laptop", strings.Fields(one)[0]+" "+strings.Fields(one)[1]+" bob@laptop")).want(http.StatusConflict)
+	three := publicKey(t, "bob@laptop")
+	s.do(bob, "POST", path, row(bob, "laptop", three)).want(http.StatusCreated)
 	if a := s.do(alice, "POST", path, row(alice, "again", one)).want(http.StatusConflict); !strings.Contains(a.body, "unique") {
 		t.Errorf("a duplicate: %s", a.body)
 	}
 	s.do(alice, "POST", path, row(bob, "for another", publicKey(t, "x"))).want(http.StatusUnauthorized)
-	weak, err := rsa.GenerateKey(rand.Reader, 1024) //nolint:gosec // to be refused
+	weak, err := rsa.GenerateKey(rand.Reader, 2048)
 	s.must(err)
 	weakKey, err := ssh.NewPublicKey(&weak.PublicKey)
 	s.must(err)
@@ -85,10 +99,17 @@ func TestPublicKeysOfPeople(t *testing.T) {
 		}
 	}
 	s.do(alice, "POST", path, row(alice, " ", publicKey(t, "x"))).want(http.StatusBadRequest)
-	rows := s.do(alice, "GET", path+"?$select=id,title,public_key&$orderby=id%20asc", nil).rows()
-	if len(rows) != 2 || rows[0]["public_key"] != one {
+	rows := s.do(alice, "GET", path+"?$select=id,title,public_key,fingerprint&$orderby=id%20asc", nil).rows()
+	if len(rows) != 2 || rows[0]["public_key"] != one || rows[0]["fingerprint"] != fingerprint(t, one) {
 		t.Errorf("alice lists %v", rows)
 	}
+	// Whoever adds one has given a password lately: neither a key nor an old session leaves one behind.
+	s.do(s.key(alice, "ci", nil), "POST", path, row(alice, "left behind", publicKey(t, "x"))).want(http.StatusForbidden)
+	s.exec(`UPDATE session SET authenticated_at = ?`, db.FormatTime(time.Now().Add(-time.Hour)))
+	if a := s.do(alice, "POST", path, row(alice, "late", publicKey(t, "x"))).want(http.StatusUnauthorized); !strings.Contains(a.body, "Fresh") {
+		t.Errorf("with an old session: %s", a.body)
+	}
+	s.do(alice, "PATCH", path+"?$filter=title%20eq%20'desk'", map[string]any{"public_key": publicKey(t, "x")}).want(http.StatusUnauthorized)
 	s.do("", "GET", path, nil).want(http.StatusUnauthorized)
 	s.do(dev.APIKey, "GET", path, nil).want(http.StatusUnauthorized)
 

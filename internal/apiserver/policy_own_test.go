@@ -85,8 +85,8 @@ api_key                                 fleet's  | -      rud  rud  | -   -   ru
 api_key                                 device's | -      rud  rud  | -   -   rud rud -   -  -  -  | -  | - - - - | - - rud -
 api_key                                 rival's  | -      -    -    | -   -   -   -   rud -  -  -  | -  | - - - - | - - - -
 api_key                                 itself   | -      -    rd   | rd  rd  rd  rd  rd  -  -  rd | rd | - - - - | rd rd rd rd
-user__has__public_key                   ann's    | -      rcud rcud | -   -   -   -   -   -  -  -  | -  | - - - - | - - - -
-user__has__public_key                   rita's   | -      -    -    | -   -   -   -  rcud -  -  -  | -  | - - - - | - - - -
+user__has__public_key                   ann's    | -      rcud rud  | -   -   -   -   -   -  -  -  | -  | - - - - | - - - -
+user__has__public_key                   rita's   | -      -    -    | -   -   -   -  rud  -  -  -  | -  | - - - - | - - - -
 user__has_direct_access_to__application ann's    | -      r    r    | -   -   -   -   -   -  -  -  | r  | - - - - | - - - -
 user__has_direct_access_to__application sibling's| -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - -
 user__has_direct_access_to__application olga's   | -      -    -    | -   r   -   -   -   -  -  -  | -  | - - - - | - - - -

@@ -8,8 +8,10 @@ import (
 	"github.com/roadstead-io/roadstead/internal/apiserver/people"
 	"github.com/roadstead-io/roadstead/internal/apiserver/record"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
+	"github.com/roadstead-io/roadstead/internal/apiserver/transfer"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
+	"github.com/roadstead-io/roadstead/internal/web/securitytxt"
 )
 
 // list is every route of the role.
@@ -17,6 +19,7 @@ func (s *Server) list() []route.Route {
 	rs := []route.Route{
 		{Method: "GET", Path: "/ping", Handle: ping, Who: route.Anybody},
 		{Method: "GET", Path: "/connectivity-check", Handle: connectivityCheck, Who: route.Anybody},
+		{Method: "GET", Path: securitytxt.Path, Handle: s.securityText, Who: route.Anybody},
 		{Method: "GET", Path: "/config", Handle: s.siteConfig, Who: route.Anybody},
 
 		{Path: "/v7/", Handle: s.engine.Handler(), Who: route.ByRules},
@@ -37,6 +40,8 @@ func (s *Server) list() []route.Route {
 	rs = append(rs, people.Routes(s.accounts, s.db, s.engine)...)
 	rs = append(rs, record.Routes(record.Config{DB: s.db, Log: s.audit, Site: s.cfg.Site.Domain})...)
 	rs = append(rs, factors.Routes(s.accounts, s.factors, s.db)...)
+	rs = append(rs, s.mail.Routes(s.accounts)...)
+	rs = append(rs, transfer.Routes(s.fleets, s.db)...)
 	rs = append(rs, s.fleetRoutes()...)
 	rs = append(rs, s.fileRoutes()...)
 	return append(rs, s.deviceRoutes()...)

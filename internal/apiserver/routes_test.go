@@ -24,7 +24,8 @@ func itoa(v any) string {
 var open = map[string]bool{
 	"GET /ping": true, "GET /connectivity-check": true, "GET /config": true, "GET /config/vars": true, "POST /login_": true,
 	"GET /device-types/v1": true, "GET /device-types/v1/{slug}": true, "GET /download": true,
-	"GET /device-types/v1/{slug}/images/{version}/download-size": true, "GET /os/v1/config": true,
+	"GET /device-types/v1/{slug}/images/{version}/download-size": true, "GET /os/v1/config": true, "GET /.well-known/security.txt": true,
+	"POST /user/v1/password/forgot": true, "POST /user/v1/password/reset": true,
 	"GET /audit/v1/keys": true,
 }
 

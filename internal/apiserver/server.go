@@ -24,6 +24,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/audit/watch"
 	"github.com/roadstead-io/roadstead/internal/account/factor"
+	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/blob"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -48,6 +49,7 @@ type Server struct {
 	bus      *bus.Bus
 	blobs    *blob.Store
 	engine   *odata.Engine
+	mail     *mailroom.Room
 	accounts *account.Accounts
 	factors  *factor.Factors
 	fleets   *fleet.Fleets

@@ -18,6 +18,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/apiserver"
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
+	"github.com/roadstead-io/roadstead/internal/mail"
 	"github.com/roadstead-io/roadstead/internal/pki"
 )
 
@@ -34,6 +35,7 @@ type server struct {
 	addr    string
 	peers   map[string]string // of the next start
 	bounds  apiserver.Admission
+	mail    mail.Server
 }
 
 // newServer starts the api role as the parent does, on a port of its own, with its first administrator.
@@ -57,7 +59,7 @@ func (s *server) start() {
 	srv, err := apiserver.New(apiserver.Config{
 		Dir: filepath.Join(s.dir, api.RoleAPI), Site: api.Site{Domain: "roadstead.test", Port: 443},
 		PublicCA: filepath.Join(s.dir, api.RoleAPI, "ca.pem"), PollInterval: time.Minute, Peers: s.peers, SQL: s.sql,
-		Admission: s.bounds,
+		Admission: s.bounds, Mail: s.mail,
 	}, slog.New(slog.NewTextHandler(s.log, nil)))
 	s.must(err)
 	s.running = srv

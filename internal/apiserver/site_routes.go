@@ -6,6 +6,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/web"
+	"github.com/roadstead-io/roadstead/internal/web/securitytxt"
 )
 
 func ping(w http.ResponseWriter, _ *http.Request) error { return web.WriteText(w, http.StatusOK, "OK") }
@@ -28,6 +29,7 @@ func (s *Server) siteConfig(w http.ResponseWriter, _ *http.Request) error {
 		"DEVICE_OFFLINE_ICON":      "",
 		"signupCodeRequired":       false,
 		"supportedSocialProviders": []string{},
+		"sendsMail":                s.cfg.Mail.On(), // ours: invitations and forgotten passwords go by mail
 	})
 }
 
@@ -41,4 +43,10 @@ func (s *Server) healthz(w http.ResponseWriter, r *http.Request) error {
 		return web.WriteJSON(w, http.StatusServiceUnavailable, fmt.Sprintf("the database does not answer: %v", err))
 	}
 	return web.WriteJSON(w, http.StatusOK, "ok")
+}
+
+// securityText says whom to tell of a vulnerability. The edge says the same at the server's other names.
+func (s *Server) securityText(w http.ResponseWriter, r *http.Request) error {
+	securitytxt.Handler(s.cfg.Site, s.cfg.SecurityContact, []string{"api"}).ServeHTTP(w, r)
+	return nil
 }

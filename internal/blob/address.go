@@ -17,13 +17,13 @@ import (
 )
 
 // linkTime is how long an address of a blob is good for, at least; at most twice as long. Within it the address stays the same,
-// so that caches and comparisons of rows work.
-const linkTime = time.Hour
+// so that caches and comparisons of rows work. It needs no token, so that it outlives a right that is taken away; not by much.
+const linkTime = 5 * time.Minute
 
 // idleTime is how long a client may be silent while bytes are on their way.
 const idleTime = 30 * time.Second
 
-// URL is an address under which a blob can be fetched without a token for the next hour.
+// URL is an address under which a blob can be fetched without a token for the next minutes.
 func (s *Store) URL(id, filename, contentType string) string {
 	now := s.cfg.Now()
 	expires := strconv.FormatInt(now.Truncate(linkTime).Add(2*linkTime).Unix(), 10)

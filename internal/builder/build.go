@@ -42,7 +42,7 @@ type build struct {
 }
 
 const (
-	heartbeatEvery = 5 * time.Second
+	heartbeatEvery = time.Second // so that a build ends within two after its maker's right has
 	keepAliveEvery = 30 * time.Second
 	finishTime     = 15 * time.Minute // for an api role that is away
 	finishGrace    = 3 * time.Second  // the same, when this role is stopping

@@ -396,6 +396,16 @@ func installServices(ctx context.Context, tx *db.Tx, which string, args ...any) 
 	return nil
 }
 
+// FleetHandedOver closes to support the devices of a fleet that goes to another organization: it was another owner who opened them.
+func FleetHandedOver(ctx context.Context, tx *db.Tx, fleet int64) error {
+	_, err := tx.ExecContext(ctx, `UPDATE device SET is_accessible_by_support_until__date = NULL
+		WHERE belongs_to__application = ? AND is_accessible_by_support_until__date IS NOT NULL`, fleet)
+	if err != nil {
+		return fmt.Errorf("device: hand over the devices of fleet %d: %w", fleet, err)
+	}
+	return nil
+}
+
 // FleetsDeleting removes the devices of fleets that are about to be deleted, and tells their open streams.
 func (d *Devices) FleetsDeleting(ctx context.Context, tx *db.Tx, fleets []int64) error {
 	for _, id := range fleets {

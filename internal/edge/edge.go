@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"path"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -20,6 +22,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/handover"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
+	"github.com/roadstead-io/roadstead/internal/web/securitytxt"
 )
 
 // Bounds of the public side. Bodies and answers have no time limit: builds, logs and pulls last as long as they last.
@@ -41,6 +44,8 @@ type Config struct {
 	Site api.Site `json:"site"`
 	// Peers says where the other roles listen: role → "127.0.0.1:port". A role that is not there has no public name.
 	Peers map[string]string `json:"peers"`
+	// SecurityContact is whom to tell of a vulnerability: mailto:…, https://… or tel:…. Empty: mailto:security@ the domain.
+	SecurityContact string `json:"security_contact,omitempty"`
 }
 
 // Validate names the first field that is wrong.
@@ -51,7 +56,7 @@ func (c Config) Validate() error {
 	case c.Site.Domain == "":
 		return errors.New("site.domain: is empty")
 	}
-	return nil
+	return securitytxt.Check(c.SecurityContact)
 }
 
 // Server is the edge.
@@ -62,6 +67,7 @@ type Server struct {
 	public *pki.KeyPair
 	hosts  map[string]http.Handler // by the first label of the host name; "" is the domain itself
 	known  string                  // the names, for people who ask for another
+	report http.Handler            // whom to tell of a vulnerability, at every name
 	giver  *handover.Giver         // nil: the api role's requests are forwarded like any other's
 }
 
@@ -94,6 +100,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 			names = append(names, cfg.Site.Host(label))
 		}
 	}
+	s.report = securitytxt.Handler(cfg.Site, cfg.SecurityContact, slices.Sorted(maps.Keys(s.hosts)))
 	sort.Strings(names)
 	s.known = strings.Join(names, ", ")
 	return s, nil
@@ -122,6 +129,9 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	if p := path.Clean("/" + strings.ToLower(r.URL.Path)); p == "/internal" || strings.HasPrefix(p, "/internal/") || p == "/healthz" {
 		web.WriteError(w, &api.Error{Code: api.NotFound})
 		return
+	}
+	if r.URL.Path == securitytxt.Path {
+		h = s.report
 	}
 	h.ServeHTTP(w, r)
 }

@@ -37,6 +37,8 @@ type Config struct {
 
 	// TargetChanged is called, inside the transaction, after a fleet's target release has changed.
 	TargetChanged func(ctx context.Context, tx *db.Tx, fleet int64) error
+	// HandedOver is called, inside the transaction, for a fleet that goes to another organization.
+	HandedOver func(ctx context.Context, tx *db.Tx, fleet int64) error
 	// Deleting is called, inside the transaction, before fleets are deleted, in this order: what packages above this one hold
 	// of a fleet goes first.
 	Deleting []func(ctx context.Context, tx *db.Tx, fleets []int64) error

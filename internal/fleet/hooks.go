@@ -111,7 +111,7 @@ func (f *Fleets) beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) e
 	if err := checkClass(c); err != nil {
 		return err
 	}
-	if err := rename(ctx, tx, c); err != nil {
+	if err := f.rename(ctx, tx, c); err != nil {
 		return err
 	}
 	if next, ok := c.Values["is_for__device_type"].(int64); ok {
@@ -132,7 +132,7 @@ func (f *Fleets) beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) e
 }
 
 // rename checks a new name, and makes the slug follow a new name or organization.
-func rename(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+func (f *Fleets) rename(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	name, renamed := c.Values["app_name"]
 	org, moved := c.Values["organization"].(int64)
 	if !renamed && !moved {
@@ -154,8 +154,11 @@ func rename(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 				return err
 			}
 		}
-		if moved {
-			if err := account.MayGiveAway(ctx, tx, c.Caller, oldOrg, org); err != nil {
+		if moved && oldOrg != org {
+			if err := mayMove(ctx, tx, c.Caller, oldOrg, org); err != nil {
+				return err
+			}
+			if err := f.handedOver(ctx, tx, id); err != nil {
 				return err
 			}
 			if err := account.FleetMoved(ctx, tx, id, org); err != nil {

@@ -53,12 +53,16 @@ func (r *Releases) Open(ctx context.Context, tx *db.Tx, by access.Caller, ask ap
 	if err != nil {
 		return api.Build{}, err
 	}
+	proof, err := account.ProofOf(ctx, tx, by)
+	if err != nil {
+		return api.Build{}, fmt.Errorf("open build: %w", err)
+	}
 	var id int64
 	err = tx.QueryRowContext(ctx, `
 INSERT INTO "release" (created_at, belongs_to__application, "commit", status, source, start_timestamp, update_timestamp,
-    is_final, revision, is_finalized_at__date, raw_version, version, is_created_by__user, heartbeat_at)
-VALUES ($1, $2, $3, 'running', 'cloud', $1, $1, $4, $5, $6, $7, $8, $9, $1) RETURNING id`,
-		tx.NowText(), fl.ID, randomHex(), f.Revision.Valid, f.Revision, finalized, f.raw(), string(object), by.User).Scan(&id)
+    is_final, revision, is_finalized_at__date, raw_version, version, is_created_by__user, heartbeat_at, opened_by_key, opened_with_login)
+VALUES ($1, $2, $3, 'running', 'cloud', $1, $1, $4, $5, $6, $7, $8, $9, $1, $10, $11) RETURNING id`,
+		tx.NowText(), fl.ID, randomHex(), f.Revision.Valid, f.Revision, finalized, f.raw(), string(object), by.User, proof.Key, proof.Login).Scan(&id)
 	if err != nil {
 		return api.Build{}, fmt.Errorf("open build for fleet %d: %w", fl.ID, err)
 	}
@@ -125,6 +129,9 @@ func (r *Releases) running(ctx context.Context, tx *db.Tx, id int64) (api.Build,
 
 // AddImages says what a build is made of and gives every service an image of its own to push.
 func (r *Releases) AddImages(ctx context.Context, tx *db.Tx, id int64, ask api.BuildImagesRequest) ([]api.BuildImage, error) {
+	if err := r.endWithoutRight(ctx, tx, id); err != nil {
+		return nil, err
+	}
 	b, err := r.running(ctx, tx, id)
 	if err != nil {
 		return nil, err
@@ -203,8 +210,50 @@ VALUES ($1, $1, $2, $3, 'running') RETURNING id`,
 	return nil
 }
 
-// Heartbeat keeps a running build alive and tells the builder how it stands: it stops when somebody cancelled it.
+// endWithoutRight cancels a running build whose maker may not push any more: the key or the session that opened it is gone, or the verb on
+// the fleet is. Whoever stole a key has no release in the fleet when it is taken from them.
+func (r *Releases) endWithoutRight(ctx context.Context, tx *db.Tx, id int64) error {
+	var user sql.NullInt64
+	var fleetID int64
+	var proof account.Proof
+	err := tx.QueryRowContext(ctx, `SELECT is_created_by__user, belongs_to__application, opened_by_key, opened_with_login FROM "release"
+WHERE id = $1 AND status = 'running'`, id).Scan(&user, &fleetID, &proof.Key, &proof.Login)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("build %d: %w", id, err)
+	}
+	by, holds, err := proof.Holds(ctx, tx, user.Int64)
+	if err != nil {
+		return fmt.Errorf("build %d: %w", id, err)
+	}
+	if holds {
+		verbs, err := account.FleetVerbs(ctx, tx, by, fleetID)
+		if err != nil {
+			return fmt.Errorf("build %d: %w", id, err)
+		}
+		if verbs.Has(access.Releases) {
+			return nil
+		}
+	}
+	if err := endImages(ctx, tx, id, api.StatusCancelled); err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE "release" SET status = 'cancelled', end_timestamp = $1, update_timestamp = $1 WHERE id = $2 AND status = 'running'`,
+		tx.NowText(), id)
+	if err != nil {
+		return fmt.Errorf("build %d: cancel: %w", id, err)
+	}
+	return nil
+}
+
+// Heartbeat keeps a running build alive and tells the builder how it stands: it stops when somebody cancelled it, or when its maker may not
+// push any more.
 func (r *Releases) Heartbeat(ctx context.Context, tx *db.Tx, id int64) (api.Build, error) {
+	if err := r.endWithoutRight(ctx, tx, id); err != nil {
+		return api.Build{}, err
+	}
 	if _, err := tx.ExecContext(ctx, `UPDATE "release" SET heartbeat_at = $1 WHERE id = $2 AND status = 'running'`,
 		tx.NowText(), id); err != nil {
 		return api.Build{}, fmt.Errorf("build %d: heartbeat: %w", id, err)
@@ -219,6 +268,9 @@ func (r *Releases) Finish(ctx context.Context, tx *db.Tx, id int64, result api.B
 	case api.StatusSuccess, api.StatusFailed, api.StatusCancelled:
 	default:
 		return api.Build{}, api.Errorf(api.Invalid, "A build ends as success, failed or cancelled, not as %q.", result.Status)
+	}
+	if err := r.endWithoutRight(ctx, tx, id); err != nil {
+		return api.Build{}, err
 	}
 	b, err := r.Get(ctx, tx, id)
 	if err != nil {

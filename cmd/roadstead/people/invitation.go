@@ -69,15 +69,17 @@ func (a people) invitations() *cobra.Command {
 		},
 	})
 	cmd := cmdline.Group("invite", "Invitations into fleets and organizations", a.inviteCreate(), list, accept, a.inviteRemove())
-	cmd.Long = "No mail is sent: hand the token that `create` prints to the one whom you invite."
+	cmd.Long = "An invitation is for one e-mail address, and taken up once by the account with that address. Where the server sends mail, a letter goes out;\n" +
+		"otherwise hand the token that `create` prints to the one whom you invite."
 	return cmd
 }
 
 func (a people) inviteCreate() *cobra.Command {
 	var of where
 	var role, message string
+	var byHand bool
 	cmd := a.Command(cmdline.Action{
-		Use: "create E-MAIL", Short: "Invite somebody; prints the token with which they accept", Least: 1, Most: 1,
+		Use: "create E-MAIL", Short: "Invite somebody, by mail or with a token to hand on", Least: 1, Most: 1,
 		Example: "  roadstead invite create ann@example.com --organization acme --role member\n" +
 			"  roadstead invite create ann@example.com --fleet hello --role observer",
 		Do: func(ctx context.Context, c *client.Client, args []string) error {
@@ -98,6 +100,9 @@ func (a people) inviteCreate() *cobra.Command {
 			if err != nil {
 				return cmdline.Taken(err, "an invitation of "+args[0])
 			}
+			if !byHand && sendsMail(ctx, c) {
+				return a.Made(inviteView{ID: made.ID, Email: args[0], Role: role, ExpiresAt: made.Expires}, "Invited %s to %s; a letter is on its way.", args[0], m.name)
+			}
 			var link api.Invitation
 			if err := c.Do(ctx, http.MethodPost, fmt.Sprintf("/%s/v1/invitations/%d/link", m.door, made.ID), nil, &link); err != nil {
 				return err
@@ -113,9 +118,18 @@ func (a people) inviteCreate() *cobra.Command {
 	})
 	of.register(a, cmd)
 	cmd.Flags().StringVar(&role, "role", "", "as what; the lowest role when it is not given")
+	cmd.Flags().BoolVar(&byHand, "token", false, "print a token to hand on, though the server sends mail; the one in the letter ends")
 	cmd.Flags().StringVar(&message, "message", "", "a word to them")
 	_ = cmd.RegisterFlagCompletionFunc("role", a.roleNames("member", "administrator")) // fails only for a flag that is not there
 	return cmd
+}
+
+// sendsMail reports whether the server sends letters. One that does not say so does not.
+func sendsMail(ctx context.Context, c *client.Client) bool {
+	var site struct {
+		SendsMail bool `json:"sendsMail"`
+	}
+	return c.Do(ctx, http.MethodGet, "/config", nil, &site) == nil && site.SendsMail
 }
 
 func (a people) inviteRemove() *cobra.Command {

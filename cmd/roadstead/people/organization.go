@@ -22,7 +22,7 @@ type people struct{ *cmdline.App }
 // Commands are the commands of this package.
 func Commands(app *cmdline.App) []*cobra.Command {
 	a := people{app}
-	return []*cobra.Command{a.organizations(), a.teams(), a.members(), a.roles(), a.invitations(), a.sshKeys(), a.sessions()}
+	return []*cobra.Command{a.organizations(), a.teams(), a.members(), a.roles(), a.invitations(), a.transfers(), a.sshKeys(), a.sessions()}
 }
 
 type organizationView struct {

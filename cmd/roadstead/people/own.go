@@ -22,24 +22,27 @@ type sshKeyView struct {
 	ID        int64  `json:"id"`
 	Title     string `json:"title"`
 	PublicKey string `json:"public_key"`
-	CreatedAt string `json:"created_at"`
+	// Fingerprint is what ssh-keygen -lf shows of the key.
+	Fingerprint string `json:"fingerprint"`
+	CreatedAt   string `json:"created_at"`
 }
 
 func (a people) sshKeys() *cobra.Command {
 	list := a.Command(cmdline.Action{
 		Use: "list", Aliases: []string{"ls"}, Short: "List your SSH keys", Example: "  roadstead ssh-key list",
 		Do: func(ctx context.Context, c *client.Client, _ []string) error {
-			q := client.Query{Select: "id,title,public_key,created_at", OrderBy: "title asc"}
+			q := client.Query{Select: "id,title,public_key,fingerprint,created_at", OrderBy: "title asc"}
 			return cmdline.List(ctx, a.App, c, "user__has__public_key", q, func(k sshKeyView) sshKeyView { return k },
-				[]string{"Id", "Title", "Key", "Added"},
+				[]string{"Id", "Title", "Type", "Fingerprint", "Added"},
 				func(k sshKeyView) []string {
-					return []string{id(k.ID), k.Title, shortKey(k.PublicKey), ago(k.CreatedAt)}
+					return []string{id(k.ID), k.Title, keyType(k.PublicKey), k.Fingerprint, ago(k.CreatedAt)}
 				})
 		},
 	})
 	add := a.Command(cmdline.Action{
 		Use: "add TITLE FILE", Short: "Add an SSH public key of yours", Least: 2, Most: 2,
-		Long:    `Add a public key, with which you can enter devices that you operate. "-" reads it from the standard input.`,
+		Long: `Add a public key, with which you can enter devices that you operate. "-" reads it from the standard input. It needs a session with
+a password given lately, and a key that no other account has: ed25519, ecdsa, one of a security key, or rsa of 3072 bits or more.`,
 		Example: "  roadstead ssh-key add laptop ~/.ssh/id_ed25519.pub",
 		Complete: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 1 {
@@ -62,7 +65,7 @@ func (a people) sshKeys() *cobra.Command {
 			made, err := client.Create[sshKeyView](ctx, c, "user__has__public_key",
 				map[string]any{"title": args[0], "public_key": strings.TrimSpace(text), "user": who.ActorTypeID})
 			if err != nil {
-				return cmdline.Taken(err, "this key, or one with this title,")
+				return cmdline.Taken(err, "this key, yours or another account's,")
 			}
 			return a.Made(made, "Added SSH key %s.", made.Title)
 		},
@@ -109,13 +112,10 @@ func (a people) read(file string) (string, error) {
 	return string(data), err
 }
 
-// shortKey is a key's kind and its last digits.
-func shortKey(line string) string {
-	words := strings.Fields(line)
-	if len(words) < 2 {
-		return line
-	}
-	return words[0] + " …" + words[1][max(0, len(words[1])-12):]
+// keyType is what stands before a key.
+func keyType(line string) string {
+	kind, _, _ := strings.Cut(line, " ")
+	return kind
 }
 
 func (a people) sessions() *cobra.Command {

@@ -12,7 +12,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
-// inviteRoutes accept invitations, and give those who invite the link to hand on: the server sends no mail.
+// inviteRoutes accept invitations, and give those who invite a link to hand on, with or without mail.
 func (s *routes) inviteRoutes() []route.Route {
 	var rs []route.Route
 	for _, where := range []string{account.InviteToOrganization, account.InviteToFleet} {
@@ -53,7 +53,7 @@ func (s *routes) inviteLink(where string) web.HandlerFunc {
 			if err := account.RequireFresh(r.Context(), tx, access.From(r.Context())); err != nil {
 				return err
 			}
-			link, err = s.accounts.InviteLink(r.Context(), tx, where, id)
+			link, err = s.accounts.InviteLink(r.Context(), tx, access.From(r.Context()), where, id)
 			return err
 		}, func() error {
 			w.Header().Set("Cache-Control", "no-store")

@@ -168,7 +168,7 @@ func aliveDevices(ctx context.Context, tx *db.Tx, open []*stream) (map[[2]int64]
 func addAlive(ctx context.Context, tx *db.Tx, keys []int64, out map[[2]int64]bool) error {
 	list, args := db.In(keys)
 	rows, err := tx.QueryContext(ctx, `SELECT k.id, d.id FROM api_key k JOIN device d ON d.actor = k.is_of__actor
-		WHERE k.id IN `+list+` AND (k.expiry_date IS NULL OR k.expiry_date > ?)`, append(args, tx.NowText())...)
+		WHERE k.id IN `+list+` AND d.is_frozen = 0 AND (k.expiry_date IS NULL OR k.expiry_date > ?)`, append(args, tx.NowText())...)
 	if err != nil {
 		return err
 	}
