@@ -17,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/release"
+	"github.com/roadstead-io/roadstead/internal/signin"
 )
 
 // assemble makes the domain packages, from the lowest to the highest, brings the schema up to date, and puts the resources and
@@ -79,6 +80,15 @@ func (s *Server) domain(pepper []byte) error {
 	}); err != nil {
 		return err
 	}
+	ways, err := signin.Load(s.cfg.SignIn)
+	if err != nil {
+		return fmt.Errorf("sign_in: %w", err)
+	}
+	if s.signin, err = signin.New(signin.Config{
+		DB: s.db, Accounts: s.accounts, Site: s.cfg.Site, Pepper: pepper, Providers: ways, Log: s.log,
+	}); err != nil {
+		return fmt.Errorf("sign_in: %w", err)
+	}
 	s.fleets = fleet.New(fleet.Config{
 		Accounts: s.accounts, Site: s.cfg.Site, PollInterval: s.cfg.pollInterval(), RootCA: ca, Contracts: contracts,
 		TargetChanged: device.FleetTargetChanged,
@@ -103,7 +113,7 @@ func (s *Server) domain(pepper []byte) error {
 	}); err != nil {
 		return err
 	}
-	s.tasks = append(s.tasks, s.accounts.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run)
+	s.tasks = append(s.tasks, s.accounts.Run, s.signin.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run)
 	return nil
 }
 

@@ -41,6 +41,8 @@ type Config struct {
 	Contracts string `json:"contracts"`
 	// Logs bounds who follows the logs of devices.
 	Logs Logs `json:"logs"`
+	// SignIn is the file of the sign-in providers, with their secrets. Empty, or no such file: there are none.
+	SignIn string `json:"sign_in,omitempty"`
 	// OData bounds what one request to the resources may ask.
 	OData odata.Limits `json:"odata"`
 }

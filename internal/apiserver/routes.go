@@ -5,6 +5,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/apiserver/people"
+	"github.com/roadstead-io/roadstead/internal/apiserver/providers"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -33,6 +34,7 @@ func (s *Server) list() []route.Route {
 		{Method: "POST", Path: "/internal/v1/backup", Handle: s.backup, Roles: []string{api.RoleAdmin}, Stream: true},
 	}
 	rs = append(rs, people.Routes(s.accounts, s.db, s.engine)...)
+	rs = append(rs, providers.Routes(s.signin, s.accounts, s.db)...)
 	rs = append(rs, s.fleetRoutes()...)
 	rs = append(rs, s.fileRoutes()...)
 	return append(rs, s.deviceRoutes()...)
@@ -41,7 +43,7 @@ func (s *Server) list() []route.Route {
 // allRoles may ask for the health of a role: every certificate that the internal authority gave out.
 var allRoles = []string{
 	api.RoleEdge, api.RoleAPI, api.RoleSigner, api.RoleRegistry, api.RoleBuilder, api.RoleBus, api.RoleParent,
-	api.RoleAdmin,
+	api.RoleAdmin, api.RoleDashboard,
 }
 
 // routes puts the list behind a mux.

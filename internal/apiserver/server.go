@@ -28,6 +28,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/release"
+	"github.com/roadstead-io/roadstead/internal/signin"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -44,6 +45,7 @@ type Server struct {
 	blobs    *blob.Store
 	engine   *odata.Engine
 	accounts *account.Accounts
+	signin   *signin.SignIn
 	fleets   *fleet.Fleets
 	releases *release.Releases
 	devices  *device.Devices

@@ -57,10 +57,13 @@ func PathID(r *http.Request, text string) (int64, error) {
 	return id, nil
 }
 
-// From is where a request comes from, as the edge says it.
+// Forwards reports whether a role sends requests on for the public, and says from where they came.
+func Forwards(role string) bool { return role == api.RoleEdge || role == api.RoleDashboard }
+
+// From is where a request comes from, as the edge, or the dashboard, says it.
 func From(r *http.Request) account.From {
 	f := account.From{UserAgent: r.UserAgent()}
-	if pki.PeerRole(r) == api.RoleEdge {
+	if Forwards(pki.PeerRole(r)) {
 		parts := strings.Split(r.Header.Get("X-Forwarded-For"), ",")
 		f.Address = strings.TrimSpace(parts[len(parts)-1])
 	}
