@@ -16,6 +16,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/apiserver"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
+	"github.com/roadstead-io/roadstead/internal/signin"
 	"github.com/roadstead-io/roadstead/internal/supervise"
 )
 
@@ -28,7 +29,9 @@ type upFlags struct {
 	admission                    apiserver.Admission
 	logs                         apiserver.Logs
 	odata                        odata.Limits
-	maxUpload, maxAssets         int64 // in MiB
+	providersFile                string
+	providers                    []signin.Provider // what it holds
+	maxUpload, maxAssets         int64             // in MiB
 }
 
 func upCommand() *cobra.Command {
@@ -68,6 +71,7 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.IntVar(&f.logs.OfUser, "user-log-streams", 0, "how many logs one person may follow at a time in one api process; 0 means 20")
 	fs.Int64Var(&f.maxUpload, "max-upload", 0, "how large one uploaded file may be, in `MiB`; 0 means 2048")
 	fs.Int64Var(&f.maxAssets, "max-assets", 0, "how large the release assets of one organization may be together, in `MiB`; 0 means 20480")
+	fs.StringVar(&f.providersFile, "sign-in-providers", "", "a `FILE` (YAML or JSON) with the sign-in providers: Google, GitHub, any OpenID Connect")
 	fs.IntVar(&f.logs.OfDevice, "device-log-streams", 0, "how many people may follow the log of one device; 0 means 50")
 	return cmd
 }
@@ -147,6 +151,11 @@ func up(cmd *cobra.Command, f upFlags) error {
 		Dir: f.data, Domain: f.domain, Listen: f.listen, Log: log.With("role", "parent"), Stderr: os.Stderr,
 		Args: []string{"--log-format", f.logFormat}, Env: childEnv(),
 		Ready: func(url string) { _, _ = fmt.Fprintln(cmd.OutOrStdout(), "ready", url) },
+	}
+	if f.providersFile != "" {
+		if f.providers, err = signin.ReadFile(f.providersFile); err != nil {
+			return usageError{fmt.Errorf("--sign-in-providers: %w", err)}
+		}
 	}
 	reach, err := f.database(log, cmd.Flags().Changed("sql"))
 	if err := errors.Join(err, f.check(), cfg.Validate()); err != nil {

@@ -78,7 +78,7 @@ func (s *SignIn) Finish(ctx context.Context, by access.Caller, name string, req 
 	case req.Code == "" || len(req.Code) > 4096:
 		return "", api.Errorf(api.Invalid, "code: not given")
 	}
-	who, err := p.redeem(ctx, a, req.Code, req.Issuer)
+	who, err := p.ask(ctx, a, req)
 	if err != nil {
 		s.cfg.Log.WarnContext(ctx, "a sign-in failed", "provider", name, "error", err)
 		return "", err
@@ -89,6 +89,17 @@ func (s *SignIn) Finish(ctx context.Context, by access.Caller, name string, req 
 	}
 	by.Address = from.Address
 	return s.login(ctx, by, p, who, from)
+}
+
+// ask redeems a code, unless too many are being redeemed.
+func (p *provider) ask(ctx context.Context, a attempt, req api.FinishSignIn) (proven, error) {
+	select {
+	case p.busy <- struct{}{}:
+		defer func() { <-p.busy }()
+		return p.redeem(ctx, a, req.Code, req.Issuer)
+	default:
+		return proven{}, api.Errorf(api.Unavailable, "too many people sign in with %s at once; try again", p.label())
+	}
 }
 
 // login opens a session for whoever an identity belongs to.

@@ -61,7 +61,11 @@ type SignIn struct {
 type provider struct {
 	Provider
 	protocol
+	busy chan struct{} // bounds the sign-ins that wait for its answers
 }
+
+// maxBusy is how many sign-ins may wait for one provider: a slow one must not fill the places that requests have.
+const maxBusy = 16
 
 // protocol is how a provider is asked who somebody is.
 type protocol interface {
@@ -111,7 +115,7 @@ func New(cfg Config) (*SignIn, error) {
 		if err != nil {
 			return nil, fmt.Errorf("provider %s: %w", p.Name, err)
 		}
-		s.providers[p.Name] = &provider{p, way}
+		s.providers[p.Name] = &provider{p, way, make(chan struct{}, maxBusy)}
 	}
 	return s, nil
 }
