@@ -6,6 +6,7 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/hardware"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/people"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/signin"
 )
 
 // app adds the commands to what they stand on.
@@ -53,5 +54,6 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 		a.serviceCommand(), a.configCommand(), a.apiCommand(), a.versionCommand())
 	root.AddCommand(hardware.Commands(a.App)...)
 	root.AddCommand(people.Commands(a.App)...)
+	root.AddCommand(signin.IdentityCommand(a.App))
 	return root
 }
