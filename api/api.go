@@ -26,14 +26,15 @@ func (u DeviceUUID) Valid() bool {
 
 // Names of the server's roles, as they stand in role certificates.
 const (
-	RoleEdge     = "edge"
-	RoleAPI      = "api"
-	RoleSigner   = "signer"
-	RoleRegistry = "registry"
-	RoleBuilder  = "builder"
-	RoleBus      = "bus"    // the message bus, when there are several api processes
-	RoleParent   = "parent" // the parent process: health checks only
-	RoleAdmin    = "admin"  // `roadsteadd admin`, run by the operator on the server itself
+	RoleEdge      = "edge"
+	RoleAPI       = "api"
+	RoleSigner    = "signer"
+	RoleRegistry  = "registry"
+	RoleBuilder   = "builder"
+	RoleDashboard = "dashboard"
+	RoleBus       = "bus"    // the message bus, when there are several api processes
+	RoleParent    = "parent" // the parent process: health checks only
+	RoleAdmin     = "admin"  // `roadsteadd admin`, run by the operator on the server itself
 )
 
 // Site says under which names and port the public side of a server is reached.

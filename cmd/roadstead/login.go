@@ -11,12 +11,14 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/signin"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
 type loginFlags struct {
 	email, password, token, caFile string
-	passwordStdin                  bool
+	passwordStdin, web, device     bool
+	port                           int
 }
 
 func (a *app) loginCommand() *cobra.Command {
@@ -26,9 +28,14 @@ func (a *app) loginCommand() *cobra.Command {
 		Short: "Log in to a server and remember it",
 		Long: `Log in with e-mail address (or user name) and password, or with an API key. What is not given is asked for.
 
+With --web the browser of this computer asks you on the dashboard, where sign-in providers and passkeys work, too. With --device you are
+shown a code to type there, on any computer.
+
 The server and the token are kept in ` + "`~/.config/roadstead/config.json`" + `, readable by you alone.`,
 		Example: `  roadstead login --url https://api.example.com
   roadstead login --url example.com:8443 --ca-file ca.pem --email me@example.com --password-stdin < password
+  roadstead login --web
+  roadstead login --device
   roadstead login --token "$KEY"`,
 		Args: cmdline.Args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.login(cmd.Context(), f) },
@@ -38,7 +45,10 @@ The server and the token are kept in ` + "`~/.config/roadstead/config.json`" + `
 	cmd.Flags().BoolVar(&f.passwordStdin, "password-stdin", false, "read the password from the standard input")
 	cmd.Flags().StringVarP(&f.token, "token", "t", "", "an API key or session token, in place of a password; - reads it from the standard input")
 	cmd.Flags().StringVar(&f.caFile, "ca-file", "", "root certificate (PEM) of the server, to be remembered with the login")
-	cmd.MarkFlagsMutuallyExclusive("token", "password", "password-stdin")
+	cmd.Flags().BoolVarP(&f.web, "web", "w", false, "log in with the browser of this computer; without one, with a code as --device")
+	cmd.Flags().BoolVar(&f.device, "device", false, "log in with a code, in a browser anywhere")
+	cmd.Flags().IntVar(&f.port, "port", 0, "of --web: the port of this computer where the browser brings the session; 0 is any")
+	cmd.MarkFlagsMutuallyExclusive("token", "password", "password-stdin", "web", "device")
 	cmd.MarkFlagsMutuallyExclusive("token", "email")
 	return cmd
 }
@@ -104,6 +114,17 @@ func (a *app) credentials(ctx context.Context, f loginFlags, next *cmdline.Setti
 		return f.token, nil
 	}
 	var err error
+	if f.web || f.device {
+		c, err := a.ClientFor(next.URL, "", next)
+		if err != nil {
+			return "", err
+		}
+		way := signin.Web{Client: c, Say: a.Say, Port: f.port}
+		if f.device {
+			return signin.Device(ctx, way)
+		}
+		return signin.Browser(ctx, way)
+	}
 	if f.email == "" {
 		if f.passwordStdin || f.password != "" {
 			return "", cmdline.Usagef("give --email with the password")

@@ -8,6 +8,7 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadstead/keys"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/people"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/record"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/signin"
 )
 
 // app adds the commands to what they stand on.
@@ -57,5 +58,6 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 	root.AddCommand(people.Commands(a.App)...)
 	root.AddCommand(record.Commands(a.App)...)
 	root.AddCommand(keys.Commands(a.App)...)
+	root.AddCommand(signin.IdentityCommand(a.App))
 	return root
 }

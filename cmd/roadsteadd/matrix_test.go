@@ -39,6 +39,7 @@ func TestMatrixOfRoles(t *testing.T) {
 		{"signer", "POST", "/v1/pull-tokens", []string{"api"}},
 		{"signer", "POST", "/v1/push-token", []string{"builder"}},
 		{"builder", "POST", "/v3/build", []string{"edge"}},
+		{"dashboard", "GET", "/login", []string{"edge"}},
 		{"registry", "GET", "/v2/", nil},                                                    // a certificate alone is no token
 		{"registry", "POST", "/v2/v2/0123456789abcdef0123456789abcdef/blobs/uploads/", nil}, // nor is the builder's
 		{"registry", "GET", "/v2/_catalog", nil},

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,6 +20,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/builder"
 	"github.com/roadstead-io/roadstead/internal/builder/worker"
 	"github.com/roadstead-io/roadstead/internal/busserver"
+	"github.com/roadstead-io/roadstead/internal/dashboard"
 	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/edge"
 	"github.com/roadstead-io/roadstead/internal/handover"
@@ -87,9 +89,10 @@ var starts = map[string]start{
 		defer runtime.KeepAlive(ballast)
 		return serve(signer.New)(ctx, in, log)
 	},
-	api.RoleRegistry: serve(registry.New),
-	api.RoleBuilder:  serve(builder.New),
-	roleBuildkit:     runBuildkit,
+	api.RoleRegistry:  serve(registry.New),
+	api.RoleBuilder:   serve(builder.New),
+	api.RoleDashboard: serve(dashboard.New),
+	roleBuildkit:      runBuildkit,
 }
 
 // server is what every role with one listener is.
@@ -189,7 +192,12 @@ func roles(f upFlags) []supervise.Role {
 			},
 		},
 		{
-			Name: roleEdge, Public: true, Needs: []string{api.RoleAPI, api.RoleRegistry, api.RoleBuilder},
+			Name: api.RoleDashboard, Needs: []string{api.RoleAPI},
+			Config:  func(e supervise.Env) any { return dashboard.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers} },
+			Prepare: func(dir string) error { return once(filepath.Join(dir, dashboard.KeyFile), dashboard.NewKey) },
+		},
+		{
+			Name: roleEdge, Public: true, Needs: []string{api.RoleAPI, api.RoleRegistry, api.RoleBuilder, api.RoleDashboard},
 			Config: func(e supervise.Env) any {
 				return edge.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers, SecurityContact: f.securityContact}
 			},
@@ -203,7 +211,10 @@ func apiRoles(f upFlags) []supervise.Role {
 	first := supervise.Role{
 		Name: api.RoleAPI, Serves: "api", Needs: []string{api.RoleSigner, api.RoleBus}, Config: apiConfig(f, 0),
 		Prepare: func(dir string) error {
-			if err := once(filepath.Join(dir, pepperFile), newPepper); err != nil || f.apiProcesses > 1 {
+			if err := once(filepath.Join(dir, pepperFile), newPepper); err != nil {
+				return err
+			}
+			if err := f.giveProviders(dir); err != nil || f.apiProcesses > 1 {
 				return err
 			}
 			return takeOver(api.RoleBus, dir)
@@ -225,7 +236,7 @@ func apiRoles(f upFlags) []supervise.Role {
 				if err != nil {
 					return err
 				}
-				return durable.WriteFile(filepath.Join(dir, pepperFile), pepper, 0o600)
+				return errors.Join(durable.WriteFile(filepath.Join(dir, pepperFile), pepper, 0o600), f.giveProviders(dir))
 			},
 		})
 	}
@@ -239,7 +250,7 @@ func apiConfig(f upFlags, process int) func(supervise.Env) any {
 			Blobs: filepath.Join(e.Layout.Role(api.RoleAPI), "blobs"), Contracts: ownContracts(e.Layout),
 			MaxBlob: f.maxUpload << 20, MaxFiles: f.maxAssets << 20, SessionIdle: f.sessionIdle, SessionLife: f.sessionLife,
 			Dir: e.Dir, Site: e.Site, Peers: e.Peers, Process: process, SQL: f.sql, PublicCA: e.Layout.PublicCA(), PollInterval: f.poll,
-			Admission: f.admission, Logs: f.logs, OData: f.odata, AuditDays: f.auditRetention, Mail: f.mail.Server, SecurityContact: f.securityContact,
+			Admission: f.admission, Logs: f.logs, OData: f.odata, AuditDays: f.auditRetention, Mail: f.mail.Server, SecurityContact: f.securityContact, SignIn: filepath.Join(e.Dir, signInFile),
 		}
 	}
 }
@@ -256,6 +267,25 @@ func takeOver(from, dir string) error {
 		return nil
 	}
 	return err
+}
+
+// signInFile is the name of the sign-in providers, with their secrets, in an api process's directory.
+const signInFile = "sign-in.json"
+
+// giveProviders writes the sign-in providers down for an api process, or takes those of the last start away.
+func (f upFlags) giveProviders(dir string) error {
+	file := filepath.Join(dir, signInFile)
+	if len(f.providers) == 0 {
+		if err := os.Remove(file); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	data, err := json.Marshal(f.providers)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(file, data, 0o600)
 }
 
 // pepperFile is the name of the key under which tokens are hashed.

@@ -97,7 +97,7 @@ func (s *server) said(dev api.Registered, token string, want ...string) {
 func (s *server) busIsClosed() {
 	s.t.Helper()
 	addr := s.role("bus").Address
-	for _, as := range []string{"api", "api-2", "edge", "signer", "registry", "builder", "bus", "parent", "admin"} {
+	for _, as := range []string{"api", "api-2", "edge", "signer", "registry", "builder", "dashboard", "bus", "parent", "admin"} {
 		id, err := pki.LoadIdentity(filepath.Join(s.dir, "roles", as))
 		if err != nil {
 			s.t.Fatal(err)

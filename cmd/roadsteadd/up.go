@@ -16,6 +16,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/apiserver"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
+	"github.com/roadstead-io/roadstead/internal/signin"
 	"github.com/roadstead-io/roadstead/internal/supervise"
 	"github.com/roadstead-io/roadstead/internal/web/securitytxt"
 )
@@ -29,8 +30,10 @@ type upFlags struct {
 	admission                    apiserver.Admission
 	logs                         apiserver.Logs
 	odata                        odata.Limits
-	maxUpload, maxAssets         int64 // in MiB
-	auditRetention               int   // days
+	providersFile                string
+	providers                    []signin.Provider // what it holds
+	maxUpload, maxAssets         int64             // in MiB
+	auditRetention               int               // days
 	sessionIdle, sessionLife     time.Duration
 	mail                         mailFlags
 	securityContact              string
@@ -78,6 +81,7 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.IntVar(&f.auditRetention, "audit-retention", 400, "how many `DAYS` entries of the audit log are kept; 0 means for ever")
 	f.mail.add(fs)
 	fs.StringVar(&f.securityContact, "security-contact", "", "whom to tell of a vulnerability, a `URL` like mailto:security@example.com; empty means security@ the domain")
+	fs.StringVar(&f.providersFile, "sign-in-providers", "", "a `FILE` (YAML or JSON) with the sign-in providers: Google, GitHub, any OpenID Connect")
 	fs.IntVar(&f.logs.OfDevice, "device-log-streams", 0, "how many people may follow the log of one device; 0 means 50")
 	return cmd
 }
@@ -166,6 +170,11 @@ func up(cmd *cobra.Command, f upFlags) error {
 		Dir: f.data, Domain: f.domain, Listen: f.listen, Log: log.With("role", "parent"), Stderr: os.Stderr,
 		Args: []string{"--log-format", f.logFormat}, Env: childEnv(),
 		Ready: func(url string) { _, _ = fmt.Fprintln(cmd.OutOrStdout(), "ready", url) },
+	}
+	if f.providersFile != "" {
+		if f.providers, err = signin.ReadFile(f.providersFile); err != nil {
+			return usageError{fmt.Errorf("--sign-in-providers: %w", err)}
+		}
 	}
 	reach, err := f.database(log, cmd.Flags().Changed("sql"))
 	if err := errors.Join(err, f.mail.read(), f.check(), cfg.Validate()); err != nil {

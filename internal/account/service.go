@@ -18,8 +18,6 @@ import (
 
 const (
 	maxServiceAccounts = 100 // of one organization
-	// noPassword is in no form that a password's hash has: none fits it.
-	noPassword = "none"
 )
 
 // administers refuses whoever does not administer an organization in a session or with a whole key of theirs; to those who are no

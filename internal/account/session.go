@@ -30,10 +30,14 @@ const (
 const (
 	ByPassword = "password"
 	ByProvider = "provider"
-	ByDevice   = "device code"
 	ByPasskey  = "passkey"
 	ByReset    = "password reset"
+
+	ByDelegation = "another session" // approved in a browser: a command line's
 )
+
+// noPassword is kept in place of the hash of a user who has no password.
+const noPassword = ""
 
 // From is where a login comes from, for the throttle and for the user's list of sessions.
 type From struct {
@@ -143,7 +147,8 @@ func mayUsePassword(ctx context.Context, tx *db.Tx, user int64) error {
 func (a *Accounts) SignIn(ctx context.Context, tx *db.Tx, user int64, from From) (string, error) {
 	var name string
 	var disabled bool
-	err := tx.QueryRowContext(ctx, `SELECT username, is_disabled = 1 FROM "user" WHERE id = ?`, user).Scan(&name, &disabled)
+	err := tx.QueryRowContext(ctx, `SELECT username, is_disabled = 1 FROM "user" WHERE id = ? AND is_service_account_of__organization IS NULL`, user).
+		Scan(&name, &disabled)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", api.ErrUnauthorized
 	}

@@ -98,7 +98,7 @@ func newGates(a Admission) *gates {
 }
 
 // forDevices are the paths of devices; who is a device where both come (/v7/…) is known only once it has shown its key.
-var forDevices = []string{"/device/", "/os/", "/auth/v1/"}
+var forDevices = []string{"/device/", "/os/", "/auth/v1/token", "/auth/v1/public-keys/"}
 
 // place is what a request holds while it is worked on.
 type place struct {

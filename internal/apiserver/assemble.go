@@ -11,10 +11,10 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
-	"github.com/roadstead-io/roadstead/internal/audit/watch"
 	"github.com/roadstead-io/roadstead/internal/account/factor"
 	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
+	"github.com/roadstead-io/roadstead/internal/audit/watch"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
@@ -22,6 +22,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/release"
+	"github.com/roadstead-io/roadstead/internal/signin"
 )
 
 // assemble makes the domain packages, from the lowest to the highest, brings the schema up to date, and puts the resources and
@@ -91,7 +92,7 @@ func (s *Server) domain(pepper []byte) error {
 		Notify:        s.mail.Notify(),
 		HandleChanged: fleet.HandleChanged, ValidateTag: fleet.ValidateTag,
 		SessionIdle: s.cfg.SessionIdle, SessionLife: s.cfg.SessionLife, PasswordCost: password.Calibrate(password.Most, nil),
-		SecondFactor: factor.Enrolled, WaysIn: []func(ctx context.Context, tx *db.Tx, user int64) (bool, error){factor.WayIn},
+		SecondFactor: factor.Enrolled, WaysIn: []func(ctx context.Context, tx *db.Tx, user int64) (bool, error){factor.WayIn, signin.WayIn},
 	}); err != nil {
 		return err
 	}
@@ -99,6 +100,15 @@ func (s *Server) domain(pepper []byte) error {
 		DB: s.db, Accounts: s.accounts, Pepper: pepper, Host: "dashboard." + s.cfg.Site.Domain, Origin: s.cfg.Site.URL("dashboard"), Site: s.cfg.Site.Domain,
 	}); err != nil {
 		return err
+	}
+	ways, err := signin.Load(s.cfg.SignIn)
+	if err != nil {
+		return fmt.Errorf("sign_in: %w", err)
+	}
+	if s.signin, err = signin.New(signin.Config{
+		DB: s.db, Accounts: s.accounts, Site: s.cfg.Site, Pepper: pepper, Providers: ways, Log: s.log,
+	}); err != nil {
+		return fmt.Errorf("sign_in: %w", err)
 	}
 	s.fleets = fleet.New(fleet.Config{
 		Accounts: s.accounts, Site: s.cfg.Site, PollInterval: s.cfg.pollInterval(), RootCA: ca, Contracts: contracts,
@@ -124,7 +134,7 @@ func (s *Server) domain(pepper []byte) error {
 	}); err != nil {
 		return err
 	}
-	s.tasks = append(s.tasks, s.accounts.Run, s.accounts.RunResets, s.mail.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run, s.audit.Run, s.notes.Run)
+	s.tasks = append(s.tasks, s.accounts.Run, s.accounts.RunResets, s.mail.Run, s.signin.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run, s.audit.Run, s.notes.Run)
 	return nil
 }
 

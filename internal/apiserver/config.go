@@ -53,6 +53,8 @@ type Config struct {
 	Mail mail.Server `json:"mail"`
 	// SecurityContact is whom to tell of a vulnerability: mailto:…, https://… or tel:…. Empty: mailto:security@ the domain.
 	SecurityContact string `json:"security_contact,omitempty"`
+	// SignIn is the file of the sign-in providers, with their secrets. Empty, or no such file: there are none.
+	SignIn string `json:"sign_in,omitempty"`
 	// OData bounds what one request to the resources may ask.
 	OData odata.Limits `json:"odata"`
 }

@@ -80,6 +80,16 @@ GET    /download                                            | x x x x x x x x
 GET    /os/v1/config                                        | x x x x x x x x
 GET    /.well-known/security.txt                            | x x x x x x x x
 POST   /login_                                              | x x x x x x x x
+GET    /auth/v1/providers                                   | x x x x x x x x
+POST   /auth/v1/device/code                                 | x x x x x x x x
+POST   /auth/v1/device/token                                | x x x x x x x x
+POST   /auth/v1/providers/{name}/start                      | x x - - - - - -
+POST   /auth/v1/providers/{name}/finish                     | x x - - - - - -
+POST   /auth/v1/device/lookup                               | - x - - - - - -
+POST   /auth/v1/device/approve                              | - x - - - - - -
+GET    /user/v1/identities                                  | - x - - - - - -
+DELETE /user/v1/identities/{id}                             | - x - - - - - -
+POST   /user/v1/sessions                                    | - x - - - - - -
 POST   /user/v1/password/forgot                             | x x x x x x x x
 POST   /user/v1/password/reset                              | x x x x x x x x
 GET    /blobs/{id}                                          | x x x x x x x x
@@ -161,7 +171,7 @@ var doorKinds = []access.Kind{
 
 // internalDoors are the routes of the listener between roles, with the roles that get in.
 const internalDoors = `
-GET  /healthz                           | edge api signer registry builder bus parent admin
+GET  /healthz                           | edge api signer registry builder bus parent admin dashboard
 GET  /internal/v1/load                  | parent admin
 POST /internal/v1/bootstrap             | parent
 POST /internal/v1/users                 | admin
@@ -233,7 +243,7 @@ func TestEveryRouteWithEveryCredential(t *testing.T) {
 // fillRoute gives a route's wildcards values of nothing that is there.
 func fillRoute(rt apiserver.RouteInfo) (method, path string) {
 	method, path = rt.Method, strings.NewReplacer("{$}", "", "{id}", "99999", "{uuid}", strings.Repeat("b", 32), "{slug}", "nothing", "{version}", "6.0.0",
-		"{upload}", strings.Repeat("a", 32), "{part}", "1", "{path...}", "v1/blink", "{username}", "nobody", "{token}", "x").Replace(rt.Path)
+		"{upload}", strings.Repeat("a", 32), "{part}", "1", "{path...}", "v1/blink", "{name}", "nothing", "{username}", "nobody", "{token}", "x").Replace(rt.Path)
 	if method == "" {
 		method, path = "GET", path+"application"
 	}
@@ -266,7 +276,7 @@ func (s *server) tryDoor(rt apiserver.RouteInfo, p principal, in bool) {
 
 // everyRole has a certificate of the server's authority.
 var everyRole = []string{
-	api.RoleEdge, api.RoleAPI, api.RoleSigner, api.RoleRegistry, api.RoleBuilder, api.RoleBus, api.RoleParent, api.RoleAdmin,
+	api.RoleEdge, api.RoleAPI, api.RoleSigner, api.RoleRegistry, api.RoleBuilder, api.RoleBus, api.RoleParent, api.RoleAdmin, api.RoleDashboard,
 }
 
 // doorsOfRoles asks at an internal route as each role that may not; for the public, through the edge, there is no such route.
@@ -288,7 +298,7 @@ func (s *server) doorsOfRoles(rt apiserver.RouteInfo, roles []string) (tried int
 	return tried
 }
 
-// No role has a way to the data but the edge, which brings other people's tokens: with a certificate of its own, even with an
+// No role has a way to the data but the edge and the dashboard, which bring other people's tokens: with a certificate of its own, even with an
 // administrator's key in its hand, a role gets no row of any resource, and writes none.
 func TestNoRoleReachesTheResources(t *testing.T) {
 	s := newServer(t)
@@ -298,7 +308,7 @@ func TestNoRoleReachesTheResources(t *testing.T) {
 				"GET /v7/device", "GET /v7/application", "GET /v7/api_key", "GET /v7/device_type", "GET /v6/device", "GET /v7/$metadata",
 				"POST /v7/application", "PATCH /v7/device(1)", "DELETE /v7/device(1)",
 			} {
-				if role == api.RoleEdge && (token != "" || strings.Contains(what, "device_type") || strings.Contains(what, "metadata") ||
+				if brings(role) && (token != "" || strings.Contains(what, "device_type") || strings.Contains(what, "metadata") ||
 					what == "GET /v7/application") {
 					continue // what anybody may
 				}
@@ -308,13 +318,16 @@ func TestNoRoleReachesTheResources(t *testing.T) {
 					headers = append(headers, "Authorization: Bearer "+token)
 				}
 				got := s.role(role, method, path, nil, headers...)
-				if got.status != http.StatusForbidden && (role != api.RoleEdge || got.status != http.StatusUnauthorized) {
+				if got.status != http.StatusForbidden && (!brings(role) || got.status != http.StatusUnauthorized) {
 					t.Errorf("%s as the %s: got %d %s, want 403", what, role, got.status, got.body)
 				}
 			}
 		}
 	}
 }
+
+// brings reports whether a role brings other people's requests.
+func brings(role string) bool { return role == api.RoleEdge || role == api.RoleDashboard }
 
 // A provisioning key gets in at one door.
 func TestDoorsOfAProvisioningKey(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -64,8 +64,9 @@ func (s *Server) servePublic(ctx context.Context, failed func()) error {
 
 type publicKey struct{}
 
-// isPublic reports whether a request is from outside: straight from a client, or forwarded by the edge.
-func isPublic(r *http.Request) bool { return isDirect(r) || pki.PeerRole(r) == api.RoleEdge }
+// isPublic reports whether a request is from outside: straight from a client, forwarded by the edge, or made by the dashboard for
+// somebody, with that person's token.
+func isPublic(r *http.Request) bool { return isDirect(r) || route.Forwards(pki.PeerRole(r)) }
 
 // isDirect reports whether a request came on a connection that a client made.
 func isDirect(r *http.Request) bool { return r.Context().Value(publicKey{}) != nil }

@@ -6,6 +6,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/apiserver/factors"
 	"github.com/roadstead-io/roadstead/internal/apiserver/people"
+	"github.com/roadstead-io/roadstead/internal/apiserver/providers"
 	"github.com/roadstead-io/roadstead/internal/apiserver/record"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/apiserver/transfer"
@@ -42,6 +43,7 @@ func (s *Server) list() []route.Route {
 	rs = append(rs, factors.Routes(s.accounts, s.factors, s.db)...)
 	rs = append(rs, s.mail.Routes(s.accounts)...)
 	rs = append(rs, transfer.Routes(s.fleets, s.db)...)
+	rs = append(rs, providers.Routes(s.signin, s.accounts, s.db)...)
 	rs = append(rs, s.fleetRoutes()...)
 	rs = append(rs, s.fileRoutes()...)
 	return append(rs, s.deviceRoutes()...)
@@ -50,7 +52,7 @@ func (s *Server) list() []route.Route {
 // allRoles may ask for the health of a role: every certificate that the internal authority gave out.
 var allRoles = []string{
 	api.RoleEdge, api.RoleAPI, api.RoleSigner, api.RoleRegistry, api.RoleBuilder, api.RoleBus, api.RoleParent,
-	api.RoleAdmin,
+	api.RoleAdmin, api.RoleDashboard,
 }
 
 // routes puts the list behind a mux.

@@ -20,11 +20,11 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/factor"
+	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/apiserver/record"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/audit/watch"
-	"github.com/roadstead-io/roadstead/internal/account/factor"
-	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/blob"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -34,6 +34,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/release"
+	"github.com/roadstead-io/roadstead/internal/signin"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -52,6 +53,7 @@ type Server struct {
 	mail     *mailroom.Room
 	accounts *account.Accounts
 	factors  *factor.Factors
+	signin   *signin.SignIn
 	fleets   *fleet.Fleets
 	releases *release.Releases
 	devices  *device.Devices

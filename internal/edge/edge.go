@@ -86,10 +86,11 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: log, id: id, public: public}
 	s.hosts = map[string]http.Handler{
-		"":          http.RedirectHandler(cfg.Site.URL("dashboard")+"/", http.StatusTemporaryRedirect),
-		"dashboard": http.HandlerFunc(s.welcome),
+		"": http.RedirectHandler(cfg.Site.URL("dashboard")+"/", http.StatusTemporaryRedirect),
 	}
-	for label, role := range map[string]string{"api": api.RoleAPI, "registry2": api.RoleRegistry, "builder": api.RoleBuilder} {
+	for label, role := range map[string]string{
+		"api": api.RoleAPI, "registry2": api.RoleRegistry, "builder": api.RoleBuilder, "dashboard": api.RoleDashboard,
+	} {
 		if cfg.Peers[role] != "" {
 			s.hosts[label] = s.proxy(role)
 		}
@@ -198,28 +199,3 @@ func (s *Server) Run(ctx context.Context, public, internal net.Listener) error {
 	})
 	return group.Wait()
 }
-
-// welcome is what people see at dashboard. until the dashboard role exists.
-func (s *Server) welcome(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path != "/" {
-		web.WriteError(w, api.Errorf(api.NotFound, "there is nothing at %s", r.URL.Path))
-		return
-	}
-	h := w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Referrer-Policy", "no-referrer")
-	_, _ = fmt.Fprintf(w, welcomePage, s.cfg.Site.URL("api"))
-}
-
-const welcomePage = `<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Roadstead</title>
-<style>body{font:16px/1.5 system-ui,sans-serif;max-width:40em;margin:4em auto;padding:0 1em;color:#1c2733}
-code{background:#eef2f5;padding:.1em .3em;border-radius:3px}</style>
-<h1>Roadstead is running</h1>
-<p>This version has no pages yet. Use the command line:</p>
-<p><code>roadstead login --url %s</code></p>
-</html>
-`

@@ -70,7 +70,7 @@ func openWith(t *testing.T, roles map[string]http.Handler, change ...func(*edge.
 func prepare(t *testing.T) *house {
 	t.Helper()
 	h := &house{dir: t.TempDir(), pool: x509.NewCertPool(), log: &roletest.Log{}}
-	if err := pki.NewTestIdentities(h.dir, "edge", "api", "registry", "builder", "parent"); err != nil {
+	if err := pki.NewTestIdentities(h.dir, "edge", "api", "registry", "builder", "dashboard", "parent"); err != nil {
 		t.Fatal(err)
 	}
 	public, err := pki.NewAuthority("public", domain)
@@ -180,7 +180,10 @@ func TestForwardsExactlyAndSaysItselfWhoAsks(t *testing.T) {
 
 func TestNamesAndInternalRoutes(t *testing.T) {
 	reached := 0
-	h := open(t, map[string]http.Handler{"api": http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached++ })})
+	h := open(t, map[string]http.Handler{
+		"api":       http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached++ }),
+		"dashboard": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "a page") }),
+	})
 	c := h.client(t, false)
 	for _, tt := range []struct {
 		url    string
@@ -196,8 +199,8 @@ func TestNamesAndInternalRoutes(t *testing.T) {
 		{"https://api." + domain + "/healthz", 404, ""},
 		{"https://signer." + domain + "/v1/pull-tokens", 404, "There is no such name here"},
 		{"https://a.api." + domain + "/", 404, "api." + domain},
-		{"https://dashboard." + domain + "/", 200, "Roadstead is running"},
-		{"https://dashboard." + domain + "/x", 404, "nothing at /x"},
+		{"https://dashboard." + domain + "/x", 200, "a page"},
+		{"https://dashboard." + domain + "/healthz", 404, ""},
 		{"https://" + domain + "/", 307, ""},
 	} {
 		req, err := http.NewRequest(http.MethodGet, tt.url, nil)

@@ -57,13 +57,16 @@ func PathID(r *http.Request, text string) (int64, error) {
 	return id, nil
 }
 
-// From is where a request comes from, as the edge says it.
+// Forwards reports whether a role sends requests on for the public, and says from where they came.
+func Forwards(role string) bool { return role == api.RoleEdge || role == api.RoleDashboard }
+
+// From is where a request comes from, as the edge, or the dashboard, says it.
 func From(r *http.Request) account.From {
 	f := account.From{UserAgent: r.UserAgent()}
 	if client := r.Header.Get("X-Balena-Client"); client != "" { // their clients say there who they are
 		f.UserAgent = client + " " + f.UserAgent
 	}
-	if role := pki.PeerRole(r); role == api.RoleEdge || role == api.RoleBuilder { // the builder hands on what the edge told it
+	if role := pki.PeerRole(r); Forwards(role) || role == api.RoleBuilder { // the builder hands on what the edge told it
 		parts := strings.Split(r.Header.Get("X-Forwarded-For"), ",")
 		f.Address = strings.TrimSpace(parts[len(parts)-1])
 	}

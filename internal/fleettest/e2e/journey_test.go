@@ -191,7 +191,7 @@ func TestKilledRolesComeBack(t *testing.T) {
 		p.roadstead(t, "env", "set", fmt.Sprintf("WRITE_%d", acknowledged), "x", "--fleet", "kill-test")
 		acknowledged++
 	}
-	for i, role := range []string{"edge", "api", "signer", "registry", "builder", "buildkit"} {
+	for i, role := range []string{"edge", "api", "signer", "registry", "builder", "dashboard", "buildkit"} {
 		mark := fmt.Sprintf("version %d", i)
 		appendTo(t, index, "<p>"+mark+"</p>\n")
 		write()
@@ -205,7 +205,7 @@ func TestKilledRolesComeBack(t *testing.T) {
 	t.Run("all at once", func(t *testing.T) {
 		appendTo(t, index, "<p>last but one</p>\n")
 		p.roadstead(t, "push", "kill-test", project)
-		kill(t, "edge", "api", "signer", "registry", "builder", "buildkit")
+		kill(t, "edge", "api", "signer", "registry", "builder", "dashboard", "buildkit")
 		eventually(t, 30*time.Second, "every role is healthy after all were killed", healthy)
 		write()
 		eventually(t, 90*time.Second, "the device shows the last version but one", func() bool { return strings.Contains(d.page(t), "last but one") })
