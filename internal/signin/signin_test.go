@@ -19,6 +19,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/factor"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
@@ -54,7 +55,7 @@ type fixture struct {
 func newFixture(t testing.TB, change ...func(p *signin.Provider)) *fixture {
 	t.Helper()
 	f := &fixture{TB: t, ctx: t.Context(), provider: newLiar(t), now: time.Now().UTC().Truncate(time.Second)}
-	f.db = dbtest.Open(t, f.clock, audit.Migrations(), account.Migrations(), dbtest.Schema("0010_above.sql", above), signin.Migrations())
+	f.db = dbtest.Open(t, f.clock, audit.Migrations(), account.Migrations(), factor.Migrations(), dbtest.Schema("0010_above.sql", above), signin.Migrations())
 	var err error
 	f.accounts, err = account.New(account.Config{DB: f.db, Pepper: []byte(pepper), Now: f.clock})
 	f.must(err)
