@@ -431,3 +431,36 @@ func (s *server) reseal(export string) {
 		return err
 	}))
 }
+
+// Whom a device lets into its operating system is in the log, once for a login, and marked when it was by a support grant.
+func TestEnteringADeviceIsRecorded(t *testing.T) {
+	s := newServer(t)
+	alice, sue := s.user("alice"), s.user("sue")
+	s.role(api.RoleAdmin, "POST", "/internal/v1/users/support", api.SupportStaff{User: "sue", Support: true}).want(http.StatusOK)
+	dev := s.device(alice, s.fleet(alice, "hello"), api.DeviceUUID(strings.Repeat("a", 32)))
+	for _, token := range []string{alice, sue} {
+		var me struct{ ActorTypeID int64 }
+		s.do(token, "GET", "/actor/v1/whoami", nil).want(http.StatusOK).into(&me)
+		s.do(token, "POST", "/v7/user__has__public_key", map[string]any{"title": "laptop", "public_key": publicKey(t, "x"), "user": me.ActorTypeID}).
+			want(http.StatusCreated)
+	}
+	ask := func(name string) string {
+		return s.do(dev.APIKey, "GET", "/auth/v1/public-keys/"+name, nil).want(http.StatusOK).body
+	}
+	for range 3 {
+		if ask("alice") == "" || ask("sue") != "" {
+			t.Fatal("the wrong people are let in")
+		}
+	}
+	s.do(alice, "PATCH", fmt.Sprintf("/v7/device(%d)", dev.ID), map[string]any{"is_accessible_by_support_until__date": time.Now().Add(time.Hour).UnixMilli()}).
+		want(http.StatusOK)
+	for range 3 {
+		if ask("sue") == "" {
+			t.Fatal("support is not let in")
+		}
+	}
+	list := s.entries(alice, "act eq 'device.enter'")
+	if len(list) != 2 || list[0]["thing_name"] != "alice" || list[0]["is_support"] != false || list[1]["thing_name"] != "sue" || list[1]["is_support"] != true {
+		t.Errorf("%v", list)
+	}
+}
