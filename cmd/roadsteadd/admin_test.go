@@ -2,11 +2,14 @@ package main_test
 
 import (
 	"archive/tar"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/roadstead-io/roadstead/internal/db"
 )
 
 // field finds "name: value" in a command's output.
@@ -101,10 +104,14 @@ func TestBackupRestoreVerify(t *testing.T) {
 		if got := again.login(a.Email, a.Password); got != 200 {
 			t.Errorf("%s: the old password at the restored server: %d", name, got)
 		}
-		again.stop()
+		again.stop() // it went on with the audit log, and its signer with signing it
+		if out, text, code := run(t, nil, "admin", "verify", "--data", dir); code != 0 || !strings.Contains(out, "audit log: entries 1 to") {
+			t.Errorf("%s: verify after a day's work: exit %d: %s %s", name, code, out, text)
+		}
 	}
 
 	// Damage is found, and named.
+	rewriteAudit(t, filepath.Join(s.dir, "roles", "api", "roadstead.db"), `UPDATE audit_entry SET by_name = 'nobody' WHERE seq = 2`)
 	if err := os.WriteFile(blob, []byte("hullo"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -112,8 +119,39 @@ func TestBackupRestoreVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, text, code := run(t, nil, "admin", "verify", "--data", s.dir)
-	if code != 1 || !strings.Contains(text, "2cf24dba") || !strings.Contains(text, "pepper") {
+	if code != 1 || !strings.Contains(text, "2cf24dba") || !strings.Contains(text, "pepper") ||
+		!strings.Contains(text, "audit log: entry 2: it is not what was sealed") {
 		t.Errorf("verify after damage: exit %d: %s", code, text)
+	}
+	// The tail of the log is taken away with everything in the database that tells of it: the signer remembers.
+	rewriteAudit(t, filepath.Join(s.dir, "roles", "api", "roadstead.db"), `DELETE FROM audit_checkpoint`, `DELETE FROM audit_entry WHERE seq > 1`,
+		`UPDATE audit_chain SET seq = 1, hash = (SELECT hash FROM audit_entry WHERE seq = 1)`)
+	_, text, code = run(t, nil, "admin", "verify", "--data", s.dir)
+	if code != 1 || !strings.Contains(text, "audit log: entr") || !strings.Contains(text, "missing: a checkpoint of") {
+		t.Errorf("verify of a log without its tail: exit %d: %s", code, text)
+	}
+}
+
+// rewriteAudit changes the audit log as the owner of the database can: without the triggers that keep it.
+func rewriteAudit(t *testing.T, file string, queries ...string) {
+	t.Helper()
+	d, err := db.Open(db.Config{Path: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"audit_entry_update", "audit_entry_delete", "audit_chain_update", "audit_checkpoint_delete"} {
+		queries = append([]string{`DROP TRIGGER IF EXISTS ` + name}, queries...)
+	}
+	err = d.Write(t.Context(), func(tx *db.Tx) error {
+		for _, query := range queries {
+			if _, err := tx.ExecContext(t.Context(), query); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err := errors.Join(err, d.Close()); err != nil {
+		t.Fatal(err)
 	}
 }
 

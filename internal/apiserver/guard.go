@@ -50,7 +50,7 @@ func (s *Server) guard(rt route.Route) web.HandlerFunc {
 		defer cancel()
 		r = r.WithContext(ctx)
 		if rt.Stream {
-			s.notes.Look(caller, r.URL, true)
+			s.notes.Look(caller, r.URL)
 			return rt.Handle(w, r)
 		}
 		gz := s.compress(w, r)
@@ -74,7 +74,7 @@ func from(by access.Caller, r *http.Request) access.Caller {
 func (s *Server) note(rt route.Route, r *http.Request, by access.Caller, err error) {
 	switch reads := r.Method == http.MethodGet || r.Method == http.MethodHead; {
 	case reads && err == nil:
-		s.notes.Look(by, r.URL, false)
+		s.notes.Look(by, r.URL)
 	case !reads && (errors.Is(err, api.ErrForbidden) || errors.Is(err, api.ErrUnauthorized)):
 		s.notes.Refused(by, r.Method, rt.Path, r.URL.Path)
 	}

@@ -5,7 +5,9 @@ import (
 	"net/http"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
+	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -28,7 +30,10 @@ func (s *Server) importOS(w http.ResponseWriter, r *http.Request) error {
 	}
 	var results []api.OSReleaseResult
 	return route.Write(r.Context(), s.db, func(tx *db.Tx) (err error) {
-		results, err = s.releases.ImportOS(r.Context(), tx, list)
-		return err
+		if results, err = s.releases.ImportOS(r.Context(), tx, list); err != nil {
+			return err
+		}
+		return audit.Record(r.Context(), tx, access.From(r.Context()), audit.Entry{Act: "os.import", Kind: "server", Name: s.cfg.Site.Domain,
+			Detail: map[string]any{"releases": len(list)}})
 	}, func() error { return web.WriteJSON(w, http.StatusOK, results) })
 }

@@ -85,7 +85,9 @@ func at(lines []string, seq int) int {
 }
 
 func checkpointAt(lines []string, seq int) int {
-	return slices.IndexFunc(lines, func(s string) bool { return strings.HasPrefix(s, fmt.Sprintf(`{"checkpoint":{"site":"%s","seq":%d,`, site, seq)) })
+	return slices.IndexFunc(lines, func(s string) bool {
+		return strings.HasPrefix(s, fmt.Sprintf(`{"checkpoint":{"site":"%s","seq":%d,`, site, seq))
+	})
 }
 
 func TestAWholeLogIsWhole(t *testing.T) {

@@ -78,7 +78,7 @@ type verifier struct {
 	gaps        []gap
 	held        *placed          // came before the one that was due; what follows says which of the two is in the wrong place
 	early       map[int64]placed // came too early
-	hashes      []Hash         // of the chain after.Seq+1, +2, …, as the log says
+	hashes      []Hash           // of the chain after.Seq+1, +2, …, as the log says
 	checkpoints []api.AuditCheckpoint
 }
 

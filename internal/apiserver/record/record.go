@@ -74,7 +74,15 @@ func (s *routes) export(w http.ResponseWriter, r *http.Request) error {
 }
 
 // exportAll gives the operator all of it.
-func (s *routes) exportAll(w http.ResponseWriter, r *http.Request) error { return s.write(w, r, nil) }
+func (s *routes) exportAll(w http.ResponseWriter, r *http.Request) error {
+	err := s.DB.WriteOne(r.Context(), func(tx *db.Tx) error {
+		return audit.Record(r.Context(), tx, access.From(r.Context()), audit.Entry{Act: "audit.export", Kind: "server", Name: s.Site})
+	})
+	if err != nil {
+		return err
+	}
+	return s.write(w, r, nil)
+}
 
 func (s *routes) write(w http.ResponseWriter, r *http.Request, view audit.View) error {
 	after := int64(0)

@@ -49,10 +49,9 @@ type thing struct {
 }
 
 type look struct {
-	by     access.Caller
-	at     time.Time
-	path   string
-	unsure bool // it is not known yet whether the request succeeds
+	by   access.Caller
+	at   time.Time
+	path string
 }
 
 type refusal struct {
@@ -107,18 +106,16 @@ func named(session int64, u *url.URL) map[thing]bool {
 	return out
 }
 
-// Look notes that support staff made a request that reads. begun: it goes on, and whether it was let in is not known here.
-func (n *Notes) Look(by access.Caller, u *url.URL, begun bool) {
+// Look notes that support staff read something. What they may not see is sorted out when it is written.
+func (n *Notes) Look(by access.Caller, u *url.URL) {
 	if !by.Staff || by.Session == 0 {
 		return
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for t := range named(by.Session, u) {
-		if have := n.looks[t]; have != nil {
-			have.unsure = have.unsure && begun
-		} else if len(n.looks) < mostNotes {
-			n.looks[t] = &look{by: by, at: time.Now(), path: u.Path, unsure: begun}
+		if n.looks[t] == nil && len(n.looks) < mostNotes {
+			n.looks[t] = &look{by: by, at: time.Now(), path: u.Path}
 		}
 	}
 }
@@ -232,12 +229,13 @@ type sight struct {
 	audit.By
 }
 
-// seen gives the entries that a look makes: one for what was named, and one for each open grant when nothing was.
+// seen gives the entries that a look makes: one for what was named if it was open to support then, and one for each open grant when
+// nothing was named.
 func (n *Notes) seen(ctx context.Context, tx *db.Tx, t thing, l *look) ([]sight, error) {
 	at := db.FormatTime(l.at)
 	const device = `SELECT d.id, d.uuid, f.id, f.organization, coalesce(f.is_accessible_by_support_until__date > ?, FALSE) OR
-			coalesce(d.is_accessible_by_support_until__date > ?, FALSE), f.is_public FROM device d JOIN application f ON f.id = d.belongs_to__application WHERE `
-	const fleet = `SELECT 0, f.slug, f.id, f.organization, coalesce(f.is_accessible_by_support_until__date > ?, FALSE), f.is_public FROM application f WHERE `
+			coalesce(d.is_accessible_by_support_until__date > ?, FALSE) FROM device d JOIN application f ON f.id = d.belongs_to__application WHERE `
+	const fleet = `SELECT 0, f.slug, f.id, f.organization, coalesce(f.is_accessible_by_support_until__date > ?, FALSE) FROM application f WHERE `
 	switch {
 	case t.device != 0:
 		return n.sights(ctx, tx, l, "support.look", device+`d.id = ?`, at, at, t.device)
@@ -250,7 +248,6 @@ func (n *Notes) seen(ctx context.Context, tx *db.Tx, t thing, l *look) ([]sight,
 		}
 		return n.sights(ctx, tx, l, "support.look", fleet+`f.uuid = ?`, at, t.uuid)
 	}
-	l.unsure = true // whatever it was, it was of what is open
 	fleets, err := n.sights(ctx, tx, l, "support.list", fleet+`f.is_accessible_by_support_until__date > ?`, at, at)
 	if err != nil {
 		return nil, err
@@ -263,7 +260,7 @@ func (n *Notes) sights(ctx context.Context, tx *db.Tx, l *look, act, query strin
 	type row struct {
 		device, fleet, organization int64
 		name                        string
-		open, public                bool
+		open                        bool
 	}
 	var list []row
 	rows, err := tx.QueryContext(ctx, query, args...)
@@ -276,10 +273,10 @@ func (n *Notes) sights(ctx context.Context, tx *db.Tx, l *look, act, query strin
 	defer func() { _ = rows.Close() }() // Err tells what there is to tell
 	for rows.Next() {
 		var r row
-		if err := rows.Scan(&r.device, &r.name, &r.fleet, &r.organization, &r.open, &r.public); err != nil {
+		if err := rows.Scan(&r.device, &r.name, &r.fleet, &r.organization, &r.open); err != nil {
 			return nil, err
 		}
-		if r.open || !l.unsure && !r.public {
+		if r.open {
 			list = append(list, r)
 		}
 	}

@@ -135,7 +135,7 @@ func (w *watched) record(ctx context.Context, tx *db.Tx, c *odata.Change, before
 	}
 	after, others := w.shown(c.Values)
 	base := audit.Entry{Act: w.Name + "." + string(c.Op), Kind: w.Name}
-	if _, only := c.Values[account.SupportColumn]; only && c.Op == odata.Update && len(c.Values) == 1 {
+	if _, only := after[account.SupportColumn]; only && c.Op == odata.Update && len(after) == 1 && len(others) == 0 {
 		base.Act = "support.enable"
 		if until, _ := c.Values[account.SupportColumn].(string); until <= tx.NowText() {
 			base.Act = "support.disable"
@@ -213,7 +213,7 @@ func (w *watched) shown(values map[string]any) (after map[string]any, others []s
 	after = map[string]any{}
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		switch {
-		case name == "created_at" || name == "modified_at" || name == "actor":
+		case bookkeeping(name):
 		case w.tells(name):
 			after[name] = values[name]
 		default:
@@ -221,6 +221,11 @@ func (w *watched) shown(values map[string]any) (after map[string]any, others []s
 		}
 	}
 	return after, others
+}
+
+// bookkeeping are columns that the server fills by itself.
+func bookkeeping(name string) bool {
+	return name == "created_at" || name == "modified_at" || name == "actor"
 }
 
 // tells reports whether the values of a column may be told.
@@ -243,7 +248,7 @@ func (w *watched) tells(name string) bool {
 func (w *watched) before(ctx context.Context, tx *db.Tx, c *odata.Change) (map[int64]map[string]any, error) {
 	var cols []string
 	for name := range c.Values {
-		if w.tells(name) {
+		if w.tells(name) && !bookkeeping(name) {
 			cols = append(cols, name)
 		}
 	}
