@@ -159,6 +159,9 @@ func (a *Accounts) AcceptInvite(ctx context.Context, tx *db.Tx, by access.Caller
 		return api.Errorf(api.Forbidden, "This invitation is for another e-mail address.")
 	}
 	if where == InviteToOrganization {
+		if err := clearEnded(ctx, tx, "organization_membership", "user", by.User, "is_member_of__organization", to); err != nil {
+			return err
+		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO organization_membership (created_at, "user", is_member_of__organization,
 			organization_membership_role) VALUES (?, ?, ?, ?) ON CONFLICT ("user", is_member_of__organization) DO NOTHING`,
 			tx.NowText(), by.User, to, role)

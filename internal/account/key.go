@@ -159,8 +159,8 @@ func checkBroughtKey(token string) error {
 func (a *Accounts) actorFor(ctx context.Context, tx *db.Tx, by access.Caller, spec KeySpec) (int64, error) {
 	var actor int64
 	var err error
-	switch {
-	case spec.Of == OfUser:
+	switch spec.Of {
+	case OfUser:
 		if by.Kind != access.System && spec.ID != by.User {
 			if err := administersService(ctx, tx, by, spec.ID); err != nil {
 				return 0, err
@@ -172,7 +172,7 @@ func (a *Accounts) actorFor(ctx context.Context, tx *db.Tx, by access.Caller, sp
 			}
 		}
 		err = tx.QueryRowContext(ctx, `SELECT actor FROM "user" WHERE id = ?`, spec.ID).Scan(&actor)
-	case spec.Of == OfFleet:
+	case OfFleet:
 		kind := kindProvisioning
 		if spec.Reader {
 			kind = kindFleet

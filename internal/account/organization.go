@@ -84,7 +84,7 @@ func MayGiveAway(ctx context.Context, tx *db.Tx, by access.Caller, from, to int6
 // beforeOrganization names a new organization and keeps handles well formed.
 func (a *Accounts) beforeOrganization(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	if c.Op == odata.Delete {
-		return nil
+		return a.endServiceAccounts(ctx, tx, c.IDs)
 	}
 	name, named := c.Values["name"].(string)
 	if named && strings.TrimSpace(name) == "" {
@@ -139,7 +139,10 @@ func (a *Accounts) beforeMembership(ctx context.Context, tx *db.Tx, c *odata.Cha
 		if !given {
 			c.Values["organization_membership_role"] = int64(roleMember)
 		}
-		return refuseService(ctx, tx, c.Values["user"])
+		if err := refuseService(ctx, tx, c.Values["user"]); err != nil {
+			return err
+		}
+		return clearEnded(ctx, tx, "organization_membership", "user", c.Values["user"], "is_member_of__organization", c.Values["is_member_of__organization"])
 	}
 	if end, ends := c.Values["end_date"]; c.Op == odata.Update && (!given || role == roleAdministrator) && (!ends || end == nil) {
 		return nil

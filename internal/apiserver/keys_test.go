@@ -245,6 +245,7 @@ func TestServiceAccounts(t *testing.T) {
 	}
 	s.made(alice, "user_application_membership", map[string]any{"username": "alice-ci", "is_member_of__application": fleet, "application_membership_role": 3})
 	s.do(key, "PATCH", path, map[string]any{"app_name": "haven"}).want(http.StatusOK)
+	s.role(api.RoleBuilder, "POST", "/internal/v1/builds", api.BuildRequest{Slug: "alice/haven"}, "Authorization: Bearer "+key).want(http.StatusCreated)
 	if rows := s.do(bob, "GET", q("/v7/user?$select=username,is_service_account_of__organization&$filter=username eq 'alice-ci'"), nil).rows(); len(rows) != 1 ||
 		rows[0]["is_service_account_of__organization"] == nil {
 		t.Errorf("members see of it: %v", rows)
@@ -300,4 +301,11 @@ func TestServiceAccounts(t *testing.T) {
 	if rows := s.do(alice, "GET", fmt.Sprintf("/v7/user_application_membership?$filter=user%%20eq%%20%d", made.ID), nil).rows(); len(rows) != 0 {
 		t.Errorf("it is a member after its end: %v", rows)
 	}
+	// With its organization it ends, too.
+	doomed := s.made(alice, "organization", map[string]any{"name": "Doomed", "handle": "doomed"})
+	s.do(alice, "POST", "/service-account/v1", api.ServiceAccount{Name: "doomed-ci", Organization: "doomed"}).want(http.StatusCreated).into(&made)
+	s.do(alice, "POST", fmt.Sprintf("/service-account/v1/%d/key", made.ID), api.NewKey{Name: "k"}).want(http.StatusOK).into(&key)
+	s.do(key, "GET", "/actor/v1/whoami", nil).want(http.StatusOK)
+	s.do(alice, "DELETE", fmt.Sprintf("/v7/organization(%d)", doomed), nil).want(http.StatusOK)
+	s.do(key, "GET", "/actor/v1/whoami", nil).want(http.StatusUnauthorized)
 }
