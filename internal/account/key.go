@@ -172,6 +172,9 @@ func (a *Accounts) actorFor(ctx context.Context, tx *db.Tx, by access.Caller, sp
 			}
 		}
 		err = tx.QueryRowContext(ctx, `SELECT actor FROM "user" WHERE id = ?`, spec.ID).Scan(&actor)
+		if err == nil && by.Kind != access.System {
+			err = checkLife(ctx, tx, []int64{actor}, spec.Expiry)
+		}
 	case OfFleet:
 		kind := kindProvisioning
 		if spec.Reader {

@@ -19,7 +19,10 @@ const (
 	roleMember        = 2
 )
 
-const maxHandle = 100
+const (
+	maxHandle  = 100
+	maxKeyDays = 3650
+)
 
 var (
 	handleForm  = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
@@ -89,6 +92,9 @@ func (a *Accounts) beforeOrganization(ctx context.Context, tx *db.Tx, c *odata.C
 	name, named := c.Values["name"].(string)
 	if named && strings.TrimSpace(name) == "" {
 		return api.Errorf(api.Invalid, "an organization needs a name")
+	}
+	if days, given := c.Values["max_key_days"].(int64); given && (days < 1 || days > maxKeyDays) {
+		return api.Errorf(api.Invalid, `"max_key_days" is a number of days, 1 to %d, or null`, maxKeyDays)
 	}
 	handle, given := c.Values["handle"].(string)
 	switch {

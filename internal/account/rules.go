@@ -65,7 +65,7 @@ func organizationRules() map[access.Kind]odata.Rule {
 	const ofMyFleets = `owns__application/any(f:f/may_read)`
 	return usersOnly(odata.Rule{
 		Read: memberOf + ` or ` + ofMyFleets, Create: "true", Update: adminOf, Delete: adminOf,
-		Write: []string{"name", "handle", "company_name", "industry", "website", "logo_image"},
+		Write: []string{"name", "handle", "company_name", "industry", "website", "logo_image", "max_key_days"},
 	}, ofMyFleets)
 }
 

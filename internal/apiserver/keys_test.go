@@ -309,3 +309,38 @@ func TestServiceAccounts(t *testing.T) {
 	s.do(alice, "DELETE", fmt.Sprintf("/v7/organization(%d)", doomed), nil).want(http.StatusOK)
 	s.do(key, "GET", "/actor/v1/whoami", nil).want(http.StatusUnauthorized)
 }
+
+// An organization says how long new keys of its members, and of its service accounts, live at most.
+func TestKeysLiveAsLongAsTheOrganizationSays(t *testing.T) {
+	s := newServer(t)
+	alice, bob := s.user("alice"), s.user("bob")
+	org := s.id(alice, "organization?$select=id")
+	s.invite(alice, bob, "bob@example.com", "org", "organization_invite", map[string]any{"is_invited_to__organization": org})
+	old := s.limited(bob, api.NewKey{})
+	path := fmt.Sprintf("/v7/organization(%d)", org)
+	for _, days := range []any{0, -1, 4000, "x"} {
+		s.do(alice, "PATCH", path, map[string]any{"max_key_days": days}).want(http.StatusBadRequest)
+	}
+	s.do(bob, "PATCH", path, map[string]any{"max_key_days": 9}).want(http.StatusForbidden)
+	s.do(alice, "PATCH", path, map[string]any{"max_key_days": 30}).want(http.StatusOK)
+	s.do(old, "GET", "/actor/v1/whoami", nil).want(http.StatusOK) // what is there stays
+	soon, late := time.Now().Add(29*24*time.Hour), time.Now().Add(31*24*time.Hour)
+	make := func(door string, end *time.Time, status int) {
+		t.Helper()
+		s.do(bob, "POST", door, api.NewKey{Name: "k", ExpiryDate: end}).want(status)
+	}
+	make("/api-key/user/full", nil, http.StatusBadRequest)
+	make("/api-key/user/full", &late, http.StatusBadRequest)
+	make("/api-key/user/full", &soon, http.StatusOK)
+	key := fmt.Sprintf("/v7/api_key(%d)", s.id(bob, "api_key?$select=id&$filter=name eq 'k'"))
+	s.do(bob, "PATCH", key, map[string]any{"expiry_date": nil}).want(http.StatusBadRequest)
+	s.do(bob, "PATCH", key, map[string]any{"expiry_date": late.UnixMilli()}).want(http.StatusBadRequest)
+	s.do(bob, "PATCH", key, map[string]any{"expiry_date": soon.Add(-time.Hour).UnixMilli()}).want(http.StatusOK)
+	var robot api.ServiceAccount
+	s.do(alice, "POST", "/service-account/v1", api.ServiceAccount{Name: "alice-ci", Organization: "alice"}).want(http.StatusCreated).into(&robot)
+	door := fmt.Sprintf("/service-account/v1/%d/key", robot.ID)
+	s.do(alice, "POST", door, api.NewKey{Name: "k"}).want(http.StatusBadRequest)
+	s.do(alice, "POST", door, api.NewKey{Name: "k", ExpiryDate: &soon}).want(http.StatusOK)
+	s.do(alice, "PATCH", path, map[string]any{"max_key_days": nil}).want(http.StatusOK)
+	make("/api-key/user/full", nil, http.StatusOK)
+}
