@@ -199,13 +199,17 @@ type whoamiView struct {
 	ID       int64   `json:"id"`
 	Username string  `json:"username,omitempty"`
 	Email    *string `json:"email,omitempty"`
-	Slug     string  `json:"slug,omitempty"`
-	UUID     string  `json:"uuid,omitempty"`
+
+	ServiceAccountOf string `json:"service_account_of,omitempty"` // handle of the organization
+
+	Slug string `json:"slug,omitempty"`
+	UUID string `json:"uuid,omitempty"`
 }
 
 func view(w *api.Whoami, server string) whoamiView {
 	return whoamiView{
-		Server: server, Kind: w.ActorType, ID: w.ActorTypeID, Username: w.Username, Email: w.Email, Slug: w.Slug, UUID: w.UUID}
+		Server: server, Kind: w.ActorType, ID: w.ActorTypeID, Username: w.Username, Email: w.Email, Slug: w.Slug, UUID: w.UUID,
+		ServiceAccountOf: w.ServiceAccountOf}
 }
 
 func principal(w *api.Whoami) string {
@@ -214,6 +218,9 @@ func principal(w *api.Whoami) string {
 		return "device " + w.UUID
 	case "application":
 		return "fleet " + w.Slug
+	}
+	if w.ServiceAccountOf != "" {
+		return fmt.Sprintf("%s (service account of %s)", w.Username, w.ServiceAccountOf)
 	}
 	if w.Email != nil && *w.Email != "" {
 		return fmt.Sprintf("%s (%s)", w.Username, *w.Email)

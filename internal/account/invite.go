@@ -205,6 +205,9 @@ func (a *Accounts) AcceptInvite(ctx context.Context, tx *db.Tx, by access.Caller
 	entry := audit.Entry{Act: "invitation.accept", Kind: i.table, ID: id, Name: email, User: by.User, Detail: map[string]any{"role": role}}
 	if where == InviteToOrganization {
 		entry.Organization = to
+		if err := clearEnded(ctx, tx, "organization_membership", "user", by.User, "is_member_of__organization", to); err != nil {
+			return err
+		}
 		if err := a.memberNeedsFactor(ctx, tx, by.User, to); err != nil {
 			return err
 		}

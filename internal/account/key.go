@@ -158,8 +158,8 @@ func checkBroughtKey(token string) error {
 func (a *Accounts) actorFor(ctx context.Context, tx *db.Tx, by access.Caller, spec KeySpec) (int64, error) {
 	var actor int64
 	var err error
-	switch {
-	case spec.Of == OfUser:
+	switch spec.Of {
+	case OfUser:
 		if by.Kind != access.System && spec.ID != by.User {
 			if err := administersService(ctx, tx, by, spec.ID); err != nil {
 				return 0, err
@@ -171,7 +171,10 @@ func (a *Accounts) actorFor(ctx context.Context, tx *db.Tx, by access.Caller, sp
 			}
 		}
 		err = tx.QueryRowContext(ctx, `SELECT actor FROM "user" WHERE id = ?`, spec.ID).Scan(&actor)
-	case spec.Of == OfFleet:
+		if err == nil && by.Kind != access.System {
+			err = checkLife(ctx, tx, []int64{actor}, spec.Expiry)
+		}
+	case OfFleet:
 		kind := kindProvisioning
 		if spec.Reader {
 			kind = kindFleet

@@ -247,6 +247,10 @@ func (a *Accounts) beforeFleetMembership(ctx context.Context, tx *db.Tx, c *odat
 		if err := atHome(ctx, tx, c.Values["user"], `SELECT organization FROM application WHERE id = ?`, c.Values["is_member_of__application"]); err != nil {
 			return err
 		}
+		if err := clearEnded(ctx, tx, "user_application_membership", "user", c.Values["user"],
+			"is_member_of__application", c.Values["is_member_of__application"]); err != nil {
+			return err
+		}
 	}
 	return checkRole(ctx, tx, c, "user_application_membership", "is_member_of__application")
 }
@@ -282,6 +286,10 @@ func beforeTeamAccess(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 		return err
 	}
 	if err := checkRole(ctx, tx, c, "team_application_access", "grants_access_to__application"); err != nil || c.Op != odata.Create {
+		return err
+	}
+	if err := clearEnded(ctx, tx, "team_application_access", "team", c.Values["team"],
+		"grants_access_to__application", c.Values["grants_access_to__application"]); err != nil {
 		return err
 	}
 	var same bool

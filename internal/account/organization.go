@@ -19,7 +19,10 @@ const (
 	roleMember        = 2
 )
 
-const maxHandle = 100
+const (
+	maxHandle  = 100
+	maxKeyDays = 3650
+)
 
 var (
 	handleForm  = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
@@ -88,11 +91,14 @@ func MayGiveAway(ctx context.Context, tx *db.Tx, by access.Caller, from, to int6
 // beforeOrganization names a new organization and keeps handles well formed.
 func (a *Accounts) beforeOrganization(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	if c.Op == odata.Delete {
-		return nil
+		return a.endServiceAccounts(ctx, tx, c.IDs)
 	}
 	name, named := c.Values["name"].(string)
 	if named && strings.TrimSpace(name) == "" {
 		return api.Errorf(api.Invalid, "an organization needs a name")
+	}
+	if days, given := c.Values["max_key_days"].(int64); given && (days < 1 || days > maxKeyDays) {
+		return api.Errorf(api.Invalid, `"max_key_days" is a number of days, 1 to %d, or null`, maxKeyDays)
 	}
 	handle, given := c.Values["handle"].(string)
 	switch {
@@ -143,7 +149,10 @@ func (a *Accounts) beforeMembership(ctx context.Context, tx *db.Tx, c *odata.Cha
 		if !given {
 			c.Values["organization_membership_role"] = int64(roleMember)
 		}
-		return refuseService(ctx, tx, c.Values["user"])
+		if err := refuseService(ctx, tx, c.Values["user"]); err != nil {
+			return err
+		}
+		return clearEnded(ctx, tx, "organization_membership", "user", c.Values["user"], "is_member_of__organization", c.Values["is_member_of__organization"])
 	}
 	if end, ends := c.Values["end_date"]; c.Op == odata.Update && (!given || role == roleAdministrator) && (!ends || end == nil) {
 		return nil

@@ -91,6 +91,7 @@ func (a *Accounts) organizationResource() *odata.Resource {
 			{Name: "is_enforcing_saml_login", Type: odata.Boolean},
 			{Name: "is_forbidding_passwords", Type: odata.Boolean}, // ours
 			{Name: "is_requiring_two_factor", Type: odata.Boolean}, // ours
+			{Name: "max_key_days", Type: odata.Integer, Null: true}, // ours: how long new keys of members live at most
 		},
 		Keys:       [][]string{{"handle"}},
 		UniqueText: map[string]string{"handle": `"handle" must be unique.`},
@@ -201,11 +202,16 @@ var keyLevel = func() string {
 }()
 
 // beforeKey keeps names printable and tells whoever holds connections open that a key is about to end.
-func (a *Accounts) beforeKey(_ context.Context, tx *db.Tx, c *odata.Change) error {
+func (a *Accounts) beforeKey(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	if name, ok := c.Values["name"].(string); ok && strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		return api.Errorf(api.Invalid, "a key's name has no control characters")
 	}
 	_, expires := c.Values["expiry_date"]
+	if expires && c.Op == odata.Update {
+		if err := checkNewEnd(ctx, tx, c); err != nil {
+			return err
+		}
+	}
 	if c.Op == odata.Delete || expires {
 		a.revoked(tx, "key", c.IDs...)
 	}

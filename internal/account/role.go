@@ -144,6 +144,15 @@ func checkEnd(tx *db.Tx, c *odata.Change) error {
 	return nil
 }
 
+// clearEnded deletes a membership that has ended and is not yet swept away, before there is another of the same.
+func clearEnded(ctx context.Context, tx *db.Tx, table, of string, a any, to string, b any) error {
+	_, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE "`+of+`" = ? AND `+to+` = ? AND end_date <= ?`, a, b, tx.NowText())
+	if err != nil {
+		return fmt.Errorf("membership that has ended: %w", err)
+	}
+	return nil
+}
+
 // FleetMoved takes from a fleet that has come to another organization what was of the first: the access of its teams, its service
 // accounts, and whoever has a role of its own.
 func FleetMoved(ctx context.Context, tx *db.Tx, fleet, organization int64) error {

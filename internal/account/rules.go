@@ -41,7 +41,8 @@ func usersOnly(r odata.Rule, scopedRead string) map[access.Kind]odata.Rule {
 func actorRules() map[access.Kind]odata.Rule {
 	const observed = `is_of__application/any(f:f/may_read) or is_of__device/any(d:d/may_read)`
 	return map[access.Kind]odata.Rule{
-		access.User:      {Read: `is_of__user/any(u:u/id eq @user) or ` + observed},
+		access.User: {Read: `is_of__user/any(u:u/id eq @user) or ` + observed +
+			` or is_of__user/any(u:u/is_service_account_of__organization/any(o:o/` + adminOf + `))`},
 		access.ScopedKey: {Read: observed},
 		access.Device:    {Read: `id eq @actor`},
 		access.FleetKey:  {Read: `id eq @actor`},
@@ -64,7 +65,7 @@ func organizationRules() map[access.Kind]odata.Rule {
 	const ofMyFleets = `owns__application/any(f:f/may_read)`
 	return usersOnly(odata.Rule{
 		Read: memberOf + ` or ` + ofMyFleets, Create: "true", Update: adminOf, Delete: adminOf,
-		Write: []string{"name", "handle", "company_name", "industry", "website", "logo_image", "is_forbidding_passwords", "is_requiring_two_factor"},
+		Write: []string{"name", "handle", "company_name", "industry", "website", "logo_image", "is_forbidding_passwords", "is_requiring_two_factor", "max_key_days"},
 	}, ofMyFleets)
 }
 

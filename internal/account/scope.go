@@ -5,11 +5,14 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
 const maxTag = 1000 // bytes of a tag's key or value
@@ -59,4 +62,40 @@ func limitKey(ctx context.Context, tx *db.Tx, by access.Caller, key int64, spec 
 func keyTags(ctx context.Context, tx *db.Tx, key int64) ([]string, error) {
 	return db.Column[string](ctx, tx, `SELECT CASE WHEN value IS NULL THEN tag_key ELSE tag_key || '=' || value END
 		FROM api_key_tag WHERE api_key = ? ORDER BY id`, key)
+}
+
+// checkLife refuses an end of keys of users that is later than their organizations allow, and none at all.
+func checkLife(ctx context.Context, tx *db.Tx, actors []int64, end *time.Time) error {
+	these, args := db.In(actors)
+	var days sql.NullInt64
+	err := tx.QueryRowContext(ctx, `SELECT min(o.max_key_days) FROM organization o WHERE o.max_key_days IS NOT NULL AND (
+		o.id IN (SELECT u.is_service_account_of__organization FROM "user" u WHERE u.actor IN `+these+`)
+		OR o.id IN (SELECT m.is_member_of__organization FROM organization_membership m JOIN "user" u ON u.id = m."user"
+			WHERE (m.end_date IS NULL OR m.end_date > ?) AND u.actor IN `+these+`))`,
+		slices.Concat(args, []any{tx.NowText()}, args)...).Scan(&days)
+	if err != nil {
+		return fmt.Errorf("life of a key: %w", err)
+	}
+	if days.Valid && (end == nil || end.After(tx.Now.AddDate(0, 0, int(days.Int64)))) {
+		return api.Errorf(api.Invalid, "expiryDate: your organization lets keys live for %d days at most; give a date before that", days.Int64)
+	}
+	return nil
+}
+
+// checkNewEnd holds a changed end of keys to the same.
+func checkNewEnd(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	these, args := db.In(c.IDs)
+	actors, err := db.Column[int64](ctx, tx, `SELECT is_of__actor FROM api_key WHERE kind = 'user' AND id IN `+these, args...)
+	if err != nil || len(actors) == 0 {
+		return err
+	}
+	var end *time.Time
+	if text, given := c.Values["expiry_date"].(string); given {
+		at, err := db.ParseTime(text)
+		if err != nil {
+			return api.Errorf(api.Invalid, `"expiry_date" is no time`)
+		}
+		end = &at
+	}
+	return checkLife(ctx, tx, actors, end)
 }

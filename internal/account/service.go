@@ -135,6 +135,27 @@ func (a *Accounts) DeleteServiceAccount(ctx context.Context, tx *db.Tx, by acces
 	return audit.Record(ctx, tx, by, audit.Entry{Act: "service-account.delete", Kind: "user", ID: id, Name: name, Organization: org})
 }
 
+// endServiceAccounts ends those of organizations that are about to be deleted.
+func (a *Accounts) endServiceAccounts(ctx context.Context, tx *db.Tx, organizations []int64) error {
+	these, args := db.In(organizations)
+	keys, err := db.Column[int64](ctx, tx, `SELECT k.id FROM api_key k JOIN "user" u ON u.actor = k.is_of__actor
+		WHERE u.is_service_account_of__organization IN `+these, args...)
+	if err != nil {
+		return fmt.Errorf("delete service accounts: %w", err)
+	}
+	actors, err := db.Column[int64](ctx, tx, `DELETE FROM "user" WHERE is_service_account_of__organization IN `+these+` RETURNING actor`, args...)
+	if err != nil {
+		return fmt.Errorf("delete service accounts: %w", err)
+	}
+	for _, actor := range actors {
+		if err := DeleteActor(ctx, tx, actor); err != nil {
+			return err
+		}
+	}
+	a.revoked(tx, "key", keys...)
+	return nil
+}
+
 // administersService refuses whoever does not administer the organization of a service account. Everything else is no such user.
 func administersService(ctx context.Context, tx *db.Tx, by access.Caller, user int64) error {
 	var org sql.NullInt64

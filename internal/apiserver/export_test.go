@@ -83,7 +83,9 @@ func (s *Server) WriteElsewhere(ctx context.Context, f func(tx *db.Tx) error) er
 func (s *Server) TellRevoked(what string) error { return s.bus.Publish("revoked."+what, nil) }
 
 // ReadElsewhere reads the database past the API.
-func (s *Server) ReadElsewhere(ctx context.Context, f func(tx *db.Tx) error) error { return s.db.Read(ctx, f) }
+func (s *Server) ReadElsewhere(ctx context.Context, f func(tx *db.Tx) error) error {
+	return s.db.Read(ctx, f)
+}
 
 // Sweep writes down what keys were used for, and deletes memberships that have ended.
 func (s *Server) Sweep(ctx context.Context) error { return s.accounts.RunOnce(ctx) }

@@ -245,6 +245,7 @@ func TestServiceAccounts(t *testing.T) {
 	}
 	s.made(alice, "user_application_membership", map[string]any{"username": "alice-ci", "is_member_of__application": fleet, "application_membership_role": 3})
 	s.do(key, "PATCH", path, map[string]any{"app_name": "haven"}).want(http.StatusOK)
+	s.role(api.RoleBuilder, "POST", "/internal/v1/builds", api.BuildRequest{Slug: "alice/haven"}, "Authorization: Bearer "+key).want(http.StatusCreated)
 	if rows := s.do(bob, "GET", q("/v7/user?$select=username,is_service_account_of__organization&$filter=username eq 'alice-ci'"), nil).rows(); len(rows) != 1 ||
 		rows[0]["is_service_account_of__organization"] == nil {
 		t.Errorf("members see of it: %v", rows)
@@ -300,4 +301,46 @@ func TestServiceAccounts(t *testing.T) {
 	if rows := s.do(alice, "GET", fmt.Sprintf("/v7/user_application_membership?$filter=user%%20eq%%20%d", made.ID), nil).rows(); len(rows) != 0 {
 		t.Errorf("it is a member after its end: %v", rows)
 	}
+	// With its organization it ends, too.
+	doomed := s.made(alice, "organization", map[string]any{"name": "Doomed", "handle": "doomed"})
+	s.do(alice, "POST", "/service-account/v1", api.ServiceAccount{Name: "doomed-ci", Organization: "doomed"}).want(http.StatusCreated).into(&made)
+	s.do(alice, "POST", fmt.Sprintf("/service-account/v1/%d/key", made.ID), api.NewKey{Name: "k"}).want(http.StatusOK).into(&key)
+	s.do(key, "GET", "/actor/v1/whoami", nil).want(http.StatusOK)
+	s.do(alice, "DELETE", fmt.Sprintf("/v7/organization(%d)", doomed), nil).want(http.StatusOK)
+	s.do(key, "GET", "/actor/v1/whoami", nil).want(http.StatusUnauthorized)
+}
+
+// An organization says how long new keys of its members, and of its service accounts, live at most.
+func TestKeysLiveAsLongAsTheOrganizationSays(t *testing.T) {
+	s := newServer(t)
+	alice, bob := s.user("alice"), s.user("bob")
+	org := s.id(alice, "organization?$select=id")
+	s.invite(alice, bob, "bob@example.com", "org", "organization_invite", map[string]any{"is_invited_to__organization": org})
+	old := s.limited(bob, api.NewKey{})
+	path := fmt.Sprintf("/v7/organization(%d)", org)
+	for _, days := range []any{0, -1, 4000, "x"} {
+		s.do(alice, "PATCH", path, map[string]any{"max_key_days": days}).want(http.StatusBadRequest)
+	}
+	s.do(bob, "PATCH", path, map[string]any{"max_key_days": 9}).want(http.StatusForbidden)
+	s.do(alice, "PATCH", path, map[string]any{"max_key_days": 30}).want(http.StatusOK)
+	s.do(old, "GET", "/actor/v1/whoami", nil).want(http.StatusOK) // what is there stays
+	soon, late := time.Now().Add(29*24*time.Hour), time.Now().Add(31*24*time.Hour)
+	make := func(door string, end *time.Time, status int) {
+		t.Helper()
+		s.do(bob, "POST", door, api.NewKey{Name: "k", ExpiryDate: end}).want(status)
+	}
+	make("/api-key/user/full", nil, http.StatusBadRequest)
+	make("/api-key/user/full", &late, http.StatusBadRequest)
+	make("/api-key/user/full", &soon, http.StatusOK)
+	key := fmt.Sprintf("/v7/api_key(%d)", s.id(bob, "api_key?$select=id&$filter=name eq 'k'"))
+	s.do(bob, "PATCH", key, map[string]any{"expiry_date": nil}).want(http.StatusBadRequest)
+	s.do(bob, "PATCH", key, map[string]any{"expiry_date": late.UnixMilli()}).want(http.StatusBadRequest)
+	s.do(bob, "PATCH", key, map[string]any{"expiry_date": soon.Add(-time.Hour).UnixMilli()}).want(http.StatusOK)
+	var robot api.ServiceAccount
+	s.do(alice, "POST", "/service-account/v1", api.ServiceAccount{Name: "alice-ci", Organization: "alice"}).want(http.StatusCreated).into(&robot)
+	door := fmt.Sprintf("/service-account/v1/%d/key", robot.ID)
+	s.do(alice, "POST", door, api.NewKey{Name: "k"}).want(http.StatusBadRequest)
+	s.do(alice, "POST", door, api.NewKey{Name: "k", ExpiryDate: &soon}).want(http.StatusOK)
+	s.do(alice, "PATCH", path, map[string]any{"max_key_days": nil}).want(http.StatusOK)
+	make("/api-key/user/full", nil, http.StatusOK)
 }

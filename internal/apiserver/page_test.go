@@ -88,7 +88,7 @@ func TestOddQuestions(t *testing.T) {
 		for _, odd := range []string{
 			"$filter=", "$filter=(", "$filter=id eq", "$filter=id eq 'x", "$filter=nothing eq 1", "$filter=id eq 1)", "$filter=slug like 'x'", "$filter=owns__device eq 1",
 			"$filter=owns__device/any(", "$filter=id add", "$expand=nothing", "$expand=owns__device(", "$select=nothing", "$orderby=nothing", "$top=x",
-			"$top=-1", "$skip=x", "$filter=is_operated eq true", "$filter=is_observed", "$select=is_entrusted", "$filter=id eq 1&$filter=id eq 2",
+			"$top=-1", "$skip=x", "$filter=may_devices eq true", "$filter=may_read", "$select=may_keys", "$filter=id eq 1&$filter=id eq 2",
 		} {
 			got := s.do(p.token, "GET", "/v7/application?"+q(odd), nil)
 			switch p.name {

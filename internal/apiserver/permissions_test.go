@@ -36,30 +36,37 @@ What somebody may not see does not exist for them: an empty list, or 404. Decisi
 | principal | is known by | in short |
 |---|---|---|
 | nobody | no token | reads the catalogue and the public face of public fleets |
-| person | a session, or a named key without limits | what their organizations and fleets give them, see the levels below |
-| limited key | a person's key with a level, with some fleets, or both | at most its level, in its fleets only; nothing of the account but the key itself; makes keys of fleets and devices for a day at most |
+| person | a session, or a named key without limits | what their organizations and fleets give them, see the verbs below |
+| limited key | a person's key with some verbs, some fleets, or both; every key of a service account | at most its verbs, in its fleets only; nothing of the account but the key itself; makes keys of fleets and devices for a day at most |
 | device | its own key | reads itself, its fleet and its fleet's releases, and what everybody may; writes its own state, logs and progress |
 | frozen device | the key of a device that is frozen | learns who it is, nothing else |
 | fleet key | a key made for reading one fleet | reads the fleet, its devices and releases |
 | provisioning key | a key made for one fleet | registers devices into it, nothing else |
-| support staff | a person's session, flagged by the operator of the server | operates a fleet, or one device, from when its owner opens it until the time given; never by a key, and makes no keys |
+| support staff | a person's session, flagged by the operator of the server | reads, and has devices, actions and shell on a fleet, or one device, from when its owner opens it until the time given; never by a key |
 | role of the server | its certificate, on the internal listener | the internal routes that name it; no resource at all |
 
-Keys of a fleet end with the right of the person who made them. Every key and session is looked up at its use, and levels with every
+Keys of a fleet end with the right of the person who made them. Every key and session is looked up at its use, and verbs with every
 request: who leaves an organization, a team or a fleet has lost it with the next one.
 
-## Levels in a fleet
+## Verbs in a fleet
 
-Each level includes the ones before it. Administrators of an organization administer all its fleets; other people have the higher of what
-their membership of the fleet and their teams give. A member of an organization has no level in its fleets by that alone, but may make a
-fleet in it and becomes its developer.
+What people may do in a fleet is a set of verbs: of the role that they, or one of their teams, have in it, see [access.md](access.md).
+Administrators of an organization have all of them in all its fleets. A member of an organization has none in its fleets by that alone,
+but may make a fleet in it and becomes its developer. A membership past its end date gives nothing.
 
-| level | may |
-|---|---|
-| observer | read all of the fleet: devices, releases, variables, logs, build logs |
-| operator | and work on devices: make, change, move, pin, delete and act on them, their variables and tags; make provisioning keys |
-| developer | and decide what they run: push, releases, services, fleet variables and tags, settings of the fleet and its target |
-| administrator | and decide about the fleet: members, teams and invitations, making it public, opening it to support, another organization, its end |
+| verb | observer | operator | developer | administrator | support | lets somebody |
+|---|---|---|---|---|---|---|
+| ` + "`read`" + ` | x | x | x | x | x | see all of the fleet: devices, releases, variables, logs, build logs |
+| ` + "`devices`" + ` | | x | x | x | x | make, change, move, pin and delete devices, their variables and tags |
+| ` + "`actions`" + ` | | x | x | x | x | act on devices: restart, reboot, purge |
+| ` + "`shell`" + ` | | x | x | x | x | enter devices |
+| ` + "`keys`" + ` | | x | x | x | | make, see and end keys of the fleet and its devices |
+| ` + "`releases`" + ` | | | x | x | | push, change and delete releases, their tags and files |
+| ` + "`settings`" + ` | | | x | x | | change the fleet's settings, services, variables and tags, and its target |
+| ` + "`members`" + ` | | | | x | | decide about members, teams and invitations, making it public, opening it to support |
+| ` + "`ownership`" + ` | | | | x | | delete the fleet |
+
+Other roles, of verbs up to ` + "`settings`" + `, are an organization's own. Another organization gets a fleet only from an administrator of the first.
 
 Everybody may read of a **public** fleet: the fleet, its services, its tags, and its releases of builds that succeeded with their images,
 tags and assets. Not its devices, variables, members, what builds said, where its sources are, or until when support may enter.
@@ -171,7 +178,7 @@ func permissionNotes(p reference.Permission, say func(string) string) (notes []s
 // writeRoutes writes who gets in at which route: the public ones by principal, the internal ones by role.
 func writeRoutes(page *bytes.Buffer, list []route.Route) {
 	kinds := []access.Kind{access.User, access.ScopedKey, access.Device, access.FrozenDevice, access.FleetKey, access.Provisioning}
-	page.WriteString("\n## Routes\n\nWho gets in; what they find behind the door is decided by the tables above, or by the level that the manual " +
+	page.WriteString("\n## Routes\n\nWho gets in; what they find behind the door is decided by the tables above, or by the verb that the manual " +
 		"of the route names (`docs/api.md`).\n\n| route | nobody |")
 	for _, k := range kinds {
 		page.WriteString(" " + kindNames[k] + " |")

@@ -170,6 +170,12 @@ func TestMembershipsEnd(t *testing.T) {
 		t.Errorf("bob sees %v after the end of his membership", rows)
 	}
 
+	delete(member, "end_date")
+	s.made(alice, "user_application_membership", member) // what has ended is in nobody's way
+	if rows := s.do(bob, "GET", path, nil).rows(); len(rows) != 1 {
+		t.Errorf("bob, a member again, sees %v", rows)
+	}
+
 	// The end of a membership of the organization takes along what came with it.
 	s.invite(alice, carol, "carol@example.com", "org", "organization_invite", map[string]any{"is_invited_to__organization": org})
 	team := s.made(alice, "team", map[string]any{"name": "crew", "belongs_to__organization": org})
@@ -193,6 +199,10 @@ func TestMembershipsEnd(t *testing.T) {
 	s.do(carol, "PATCH", path, map[string]any{"app_name": "haven"})
 	if rows := s.do(alice, "GET", path+"?$select=app_name", nil).rows(); rows[0]["app_name"] != "harbour" {
 		t.Errorf("carol changed the fleet after her end: %v", rows)
+	}
+	s.invite(alice, carol, "carol@example.com", "org", "organization_invite", map[string]any{"is_invited_to__organization": org})
+	if rows := s.do(carol, "GET", fmt.Sprintf("/v7/organization(%d)?$select=id", org), nil).rows(); len(rows) != 1 {
+		t.Errorf("carol, invited again, sees %v", rows)
 	}
 }
 

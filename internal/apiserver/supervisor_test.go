@@ -244,7 +244,7 @@ func TestWhoActsOnDevices(t *testing.T) {
 	get := fmt.Sprintf(`{"deviceId":%d,"method":"GET"}`, s.devices[0].ID)
 	s.want(carol, "/supervisor/v1/blink", body, 404, "No online device(s) found")
 	level(access.Observer)
-	s.want(carol, "/supervisor/v1/blink", body, 403, "operator")
+	s.want(carol, "/supervisor/v1/blink", body, 403, "actions")
 	s.want(carol, "/supervisor/v1/device", get, 200, "OK")
 	level(access.Operator)
 	s.want(carol, "/supervisor/v1/blink", body, 200, "OK")

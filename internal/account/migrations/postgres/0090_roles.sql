@@ -16,8 +16,9 @@ ALTER TABLE application_membership_role ALTER COLUMN created_at DROP DEFAULT;
 ALTER TABLE application_membership_role ALTER COLUMN modified_at DROP DEFAULT;
 ALTER TABLE application_membership_role ALTER COLUMN verbs SET NOT NULL;
 ALTER TABLE application_membership_role ALTER COLUMN mask SET NOT NULL;
-ALTER TABLE application_membership_role ADD UNIQUE (belongs_to__organization, name);
+-- In the order in which SQLite checks them: an error names the first that is violated.
 CREATE UNIQUE INDEX application_membership_role_built_in ON application_membership_role (name) WHERE belongs_to__organization IS NULL;
+ALTER TABLE application_membership_role ADD UNIQUE (belongs_to__organization, name);
 
 -- Who has a role is asked before it is deleted.
 CREATE INDEX user_application_membership_role ON user_application_membership (application_membership_role);

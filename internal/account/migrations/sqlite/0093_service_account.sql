@@ -6,8 +6,8 @@ ALTER TABLE "user" ADD COLUMN is_service_account_of__organization INTEGER REFERE
 CREATE INDEX user_service_account ON "user" (is_service_account_of__organization) WHERE is_service_account_of__organization IS NOT NULL;
 -- +goose StatementBegin
 CREATE TRIGGER session_of_service_account BEFORE INSERT ON session
-WHEN (SELECT is_service_account_of__organization FROM "user" WHERE id = NEW."user") IS NOT NULL
 BEGIN
-    SELECT RAISE(ABORT, 'a service account has no sessions');
+    SELECT RAISE(ABORT, 'a service account has no sessions')
+    FROM "user" WHERE id = NEW."user" AND is_service_account_of__organization IS NOT NULL;
 END;
 -- +goose StatementEnd
