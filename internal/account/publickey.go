@@ -128,9 +128,10 @@ func rsaBits(key ssh.PublicKey) int {
 	return bits
 }
 
-// PublicKeys gives a user's SSH public keys, oldest first. It checks no right.
+// PublicKeys gives a user's SSH public keys, oldest first; of a disabled user, none. It checks no right.
 func PublicKeys(ctx context.Context, tx *db.Tx, user int64) ([]string, error) {
-	rows, err := tx.QueryContext(ctx, `SELECT public_key FROM user__has__public_key WHERE "user" = ? ORDER BY id`, user)
+	rows, err := tx.QueryContext(ctx, `SELECT k.public_key FROM user__has__public_key k JOIN "user" u ON u.id = k."user" AND u.is_disabled = 0
+		WHERE k."user" = ? ORDER BY k.id`, user)
 	if err != nil {
 		return nil, fmt.Errorf("public keys of user %d: %w", user, err)
 	}

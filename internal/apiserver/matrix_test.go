@@ -153,6 +153,9 @@ POST /internal/v1/bootstrap             | parent
 POST /internal/v1/users                 | admin
 POST /internal/v1/users/password        | admin
 POST /internal/v1/users/support         | admin
+POST /internal/v1/users/list            | admin
+POST /internal/v1/users/show            | admin
+POST /internal/v1/users/change          | admin
 POST /internal/v1/check                 | admin
 POST /internal/v1/backup                | admin
 POST /internal/v1/os-releases           | admin

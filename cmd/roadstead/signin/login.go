@@ -1,4 +1,5 @@
-package main
+// Package signin is the commands about who you are to the server: logging in and out, the password, second factors.
+package signin
 
 import (
 	"context"
@@ -14,17 +15,27 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
-type loginFlags struct {
-	email, password, token, caFile string
-	passwordStdin                  bool
+// signin adds these commands to what they stand on.
+type signin struct{ *cmdline.App }
+
+// Commands are all of them.
+func Commands(app *cmdline.App) []*cobra.Command {
+	a := signin{app}
+	return []*cobra.Command{a.loginCommand(), a.logoutCommand(), a.whoamiCommand(), a.passwordCommand(), a.twoFactorCommand(), a.passkeyCommand()}
 }
 
-func (a *app) loginCommand() *cobra.Command {
+type loginFlags struct {
+	email, password, token, code, caFile string
+	passwordStdin                        bool
+}
+
+func (a signin) loginCommand() *cobra.Command {
 	var f loginFlags
 	cmd := &cobra.Command{
 		Use:   "login",
 		Short: "Log in to a server and remember it",
-		Long: `Log in with e-mail address (or user name) and password, or with an API key. What is not given is asked for.
+		Long: `Log in with e-mail address (or user name) and password, or with an API key. What is not given is asked for. If you have
+a second factor, its code is asked for too; a recovery code does as well. --code takes it where nobody can be asked.
 
 The server and the token are kept in ` + "`~/.config/roadstead/config.json`" + `, readable by you alone.`,
 		Example: `  roadstead login --url https://api.example.com
@@ -37,13 +48,14 @@ The server and the token are kept in ` + "`~/.config/roadstead/config.json`" + `
 	cmd.Flags().StringVarP(&f.password, "password", "p", "", "password (others on this machine can see it; better is --password-stdin)")
 	cmd.Flags().BoolVar(&f.passwordStdin, "password-stdin", false, "read the password from the standard input")
 	cmd.Flags().StringVarP(&f.token, "token", "t", "", "an API key or session token, in place of a password; - reads it from the standard input")
+	cmd.Flags().StringVar(&f.code, "code", "", "code of your second factor, or a recovery code")
 	cmd.Flags().StringVar(&f.caFile, "ca-file", "", "root certificate (PEM) of the server, to be remembered with the login")
 	cmd.MarkFlagsMutuallyExclusive("token", "password", "password-stdin")
 	cmd.MarkFlagsMutuallyExclusive("token", "email")
 	return cmd
 }
 
-func (a *app) login(ctx context.Context, f loginFlags) error {
+func (a signin) login(ctx context.Context, f loginFlags) error {
 	saved, err := cmdline.LoadSettings()
 	if err != nil {
 		return err
@@ -74,6 +86,12 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 	if next.Token, err = a.credentials(ctx, f, next); err != nil {
 		return err
 	}
+	return a.remember(ctx, next)
+}
+
+// remember saves a login once the server has said whose it is.
+func (a signin) remember(ctx context.Context, next *cmdline.Settings) error {
+	address := next.URL
 	c, err := a.ClientFor(address, next.Token, next)
 	if err != nil {
 		return err
@@ -96,7 +114,7 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 }
 
 // credentials gets a token: the one given, or one for a password.
-func (a *app) credentials(ctx context.Context, f loginFlags, next *cmdline.Settings) (string, error) {
+func (a signin) credentials(ctx context.Context, f loginFlags, next *cmdline.Settings) (string, error) {
 	if f.token == "-" {
 		return terminal.FirstLine(a.In)
 	}
@@ -126,19 +144,30 @@ func (a *app) credentials(ctx context.Context, f loginFlags, next *cmdline.Setti
 		return "", err
 	}
 	token, err := c.Login(ctx, f.email, f.password)
-	var re *client.ResponseError
 	if errors.Is(err, api.ErrUnauthorized) {
 		return "", api.Errorf(api.Invalid, "wrong e-mail address, user name or password")
 	}
-	if errors.As(err, &re) && re.Status == api.RateLimited.Status() {
-		if wait, ok := re.RetryAfter(); ok {
-			return "", fmt.Errorf("%w; wait %s", err, wait)
-		}
+	if err != nil {
+		return "", later(err)
 	}
-	return token, err
+	if !client.TwoFactorDue(token) {
+		return token, nil
+	}
+	return a.secondFactor(ctx, c.As(token), f.code)
 }
 
-func (a *app) logoutCommand() *cobra.Command {
+// later tells how long a throttled client is to wait.
+func later(err error) error {
+	var re *client.ResponseError
+	if errors.As(err, &re) && re.Status == api.RateLimited.Status() {
+		if wait, ok := re.RetryAfter(); ok {
+			return fmt.Errorf("%w; wait %s", err, wait)
+		}
+	}
+	return err
+}
+
+func (a signin) logoutCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "logout", Short: "End the session and forget it",
 		Example: "  roadstead logout",
@@ -200,7 +229,7 @@ func principal(w *api.Whoami) string {
 	return w.Username
 }
 
-func (a *app) whoamiCommand() *cobra.Command {
+func (a signin) whoamiCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "whoami", Short: "Show the server and who you are there",
 		Example: "  roadstead whoami\n  roadstead whoami -o json",
