@@ -1,11 +1,13 @@
 package e2e_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/base32"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -81,6 +83,26 @@ func (s *cliStory) enrolled(ts *testscript.TestScript, neg bool, args []string) 
 	ts.Setenv("RECOVERY", u.recovery[0])
 }
 
+// typist keeps what a program says and answers its first question. The standard input stays open: the program takes its end for a
+// change of mind.
+type typist struct {
+	said     bytes.Buffer
+	line     string
+	to       io.Writer
+	answered bool
+}
+
+func (t *typist) Write(b []byte) (int, error) {
+	t.said.Write(b)
+	if !t.answered && bytes.Contains(t.said.Bytes(), []byte("challenge")) {
+		t.answered = true
+		if _, err := io.WriteString(t.to, t.line+"\n"); err != nil {
+			return 0, err
+		}
+	}
+	return len(b), nil
+}
+
 // typed runs the CLI with a line on its standard input: [!] typed LINE ARGS…
 func (s *cliStory) typed(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
@@ -89,12 +111,16 @@ func (s *cliStory) typed(ts *testscript.TestScript, neg bool, args []string) {
 	ctx, cancel := context.WithTimeout(s.ctx, time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.cli, args[1:]...)
-	cmd.Dir, cmd.Stdin = ts.Getenv("WORK"), strings.NewReader(args[0]+"\n")
+	stdin, err := cmd.StdinPipe()
+	ts.Check(err)
+	answer := &typist{line: args[0], to: stdin}
+	cmd.Dir, cmd.Stdout, cmd.Stderr = ts.Getenv("WORK"), answer, answer
 	cmd.Env = append(os.Environ(), p.environment()[len(os.Environ()):]...)
 	for _, name := range []string{"HOME", "BALENARC_DATA_DIRECTORY"} {
 		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
 	}
-	out, err := cmd.CombinedOutput()
+	err = cmd.Run()
+	out := answer.said.Bytes()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		ts.Check(err)
