@@ -492,3 +492,54 @@ func TestWhatTheOperatorDoes(t *testing.T) {
 		}
 	}
 }
+
+// Whoever has no second factor does not become a member of an organization that asks for one, by whatever road.
+func TestMembersWithoutAFactorAreNotTakenIn(t *testing.T) {
+	f := newFixture(t)
+	alice, bob := f.caller(f.user("alice")), f.caller(f.user("bob"))
+	org := int64(f.count(`SELECT is_member_of__organization FROM organization_membership WHERE "user" = ?`, alice.User))
+	f.write(func(tx *db.Tx) error {
+		_, err := tx.ExecContext(f.ctx, `UPDATE organization SET is_requiring_two_factor = 1 WHERE id = ?`, org)
+		return err
+	})
+	for _, has := range []bool{false, true} {
+		a := f.other(account.Config{SecondFactor: func(context.Context, *db.Tx, int64) (bool, error) { return has, nil }})
+		var after []odata.Hook
+		for _, r := range a.Resources() {
+			if r.Name == "organization_membership" {
+				after = r.After
+			}
+		}
+		err := f.db.Read(f.ctx, func(tx *db.Tx) error {
+			change := &odata.Change{Op: odata.Create, Caller: alice, IDs: []int64{1}, Values: map[string]any{"user": bob.User, "is_member_of__organization": org}}
+			for _, hook := range after {
+				if err := hook(f.ctx, tx, change); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if has != (err == nil) || err != nil && !errors.Is(err, api.ErrForbidden) {
+			t.Errorf("somebody with a factor: %v: got %v", has, err)
+		}
+		var token string
+		f.write(func(tx *db.Tx) error {
+			var invitee, id int64
+			if err := tx.QueryRowContext(f.ctx, `INSERT INTO invitee (email) VALUES ('bob@example.com') ON CONFLICT (email) DO UPDATE SET email = excluded.email RETURNING id`).
+				Scan(&invitee); err != nil {
+				return err
+			}
+			if err := tx.QueryRowContext(f.ctx, `INSERT INTO organization_invite (created_at, invited, is_invited_to__organization, organization_membership_role, token_hash, expires_at)
+				VALUES ('x', ?, ?, 2, 'x', 'x') ON CONFLICT (invited, is_invited_to__organization) DO UPDATE SET token_hash = 'x' RETURNING id`, invitee, org).Scan(&id); err != nil {
+				return err
+			}
+			link, err := a.InviteLink(f.ctx, tx, account.InviteToOrganization, id)
+			token = link.Token
+			return err
+		})
+		err = f.db.Write(f.ctx, func(tx *db.Tx) error { return a.AcceptInvite(f.ctx, tx, bob, account.InviteToOrganization, token) })
+		if has != (err == nil) || err != nil && !errors.Is(err, api.ErrForbidden) {
+			t.Errorf("an invitation of somebody with a factor: %v: got %v", has, err)
+		}
+	}
+}

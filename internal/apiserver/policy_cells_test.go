@@ -22,7 +22,7 @@ type cell struct {
 
 // may is what the tables let somebody do with a resource's rows in a place.
 func (p *who) may(resource, place string) string {
-	if place == "absent" {
+	if place == "absent" || place == "itself" && p.caller.Key == 0 { // a session is no key
 		return ""
 	}
 	if inOwn[resource] != nil {
