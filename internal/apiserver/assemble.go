@@ -74,11 +74,13 @@ func (s *Server) domain(pepper []byte) error {
 	if err != nil {
 		return err
 	}
+	cost := password.Calibrate(password.Most, nil)
+	s.log.Info("passwords are hashed", "memory_kib", cost.Memory, "passes", cost.Passes)
 	if s.accounts, err = account.New(account.Config{
 		DB: s.db, Pepper: pepper, Log: s.log,
 		Revoked:       func(what string, id int64) { s.devices.Revoked(what, id) },
 		HandleChanged: fleet.HandleChanged, ValidateTag: fleet.ValidateTag,
-		SessionIdle: s.cfg.SessionIdle, SessionLife: s.cfg.SessionLife, PasswordCost: password.Calibrate(password.Most, nil),
+		SessionIdle: s.cfg.SessionIdle, SessionLife: s.cfg.SessionLife, PasswordCost: cost,
 		SecondFactor: factor.Enrolled, WaysIn: []func(ctx context.Context, tx *db.Tx, user int64) (bool, error){factor.WayIn},
 	}); err != nil {
 		return err
