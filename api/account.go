@@ -76,3 +76,36 @@ type Factor struct {
 	Suspect    bool   `json:"suspect,omitempty"` // a passkey of which there may be a copy
 	Left       int    `json:"left,omitempty"`    // recovery codes that were not used
 }
+
+// UserInfo is a user as the server's operator sees them: POST /internal/v1/users/list and /internal/v1/users/show.
+type UserInfo struct {
+	ID            int64             `json:"id"`
+	Username      string            `json:"username"`
+	Email         string            `json:"email"`
+	CreatedAt     string            `json:"created_at"`
+	Disabled      bool              `json:"disabled"`
+	Support       bool              `json:"support"`
+	HasPassword   bool              `json:"has_password"`
+	SecondFactor  bool              `json:"second_factor"`
+	SessionCount  int               `json:"session_count"`
+	KeyCount      int               `json:"key_count"`
+	Organizations map[string]string `json:"organizations,omitempty"` // handle → role; only of one user
+	Sessions      []Session         `json:"sessions,omitempty"`      // only of one user
+}
+
+// What UserChange may do.
+const (
+	UserDisable           = "disable"
+	UserEnable            = "enable"
+	UserRevoke            = "revoke" // all sessions and keys
+	UserResetFactor       = "reset-factor"
+	UserMakeAdministrator = "make-administrator" // of Organization
+)
+
+// UserChange (POST /internal/v1/users/change, from the admin role) does something to a user, named by e-mail address or user name.
+// POST /internal/v1/users/show reads User alone.
+type UserChange struct {
+	User         string `json:"user"`
+	Act          string `json:"act,omitempty"`
+	Organization string `json:"organization,omitempty"`
+}

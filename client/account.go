@@ -149,3 +149,91 @@ func (c *Client) VarNames(ctx context.Context) (VarNames, error) {
 	}
 	return names, nil
 }
+
+// TwoFactorDue reports whether a session token waits for a second factor. Nothing is verified: only the server can.
+func TwoFactorDue(token string) bool {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return false
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
+	if err != nil {
+		return false
+	}
+	var claims struct {
+		Due bool `json:"twoFactorRequired"`
+	}
+	return json.Unmarshal(payload, &claims) == nil && claims.Due
+}
+
+// VerifyCode gives the whole session for one that waits for a code; it takes a recovery code, too.
+func (c *Client) VerifyCode(ctx context.Context, code string) (string, error) {
+	var token string
+	if err := c.Do(ctx, http.MethodPost, "/auth/totp/verify", api.FactorCode{Code: code}, &token); err != nil {
+		return "", fmt.Errorf("verify the code: %w", err)
+	}
+	return token, nil
+}
+
+// SetupTOTP gives a new seed for one-time codes, in base32; EnableTOTP confirms it.
+func (c *Client) SetupTOTP(ctx context.Context) (string, error) {
+	var seed string
+	if err := c.Do(ctx, http.MethodGet, "/auth/totp/setup", nil, &seed); err != nil {
+		return "", fmt.Errorf("set up one-time codes: %w", err)
+	}
+	return seed, nil
+}
+
+// EnableTOTP confirms a seed with a code made of it. The token is of the session that takes the place of this one.
+func (c *Client) EnableTOTP(ctx context.Context, code string) (api.Enrolled, error) {
+	var out api.Enrolled
+	if err := c.Do(ctx, http.MethodPost, "/auth/totp/enable", api.FactorCode{Code: code}, &out); err != nil {
+		return out, fmt.Errorf("enable one-time codes: %w", err)
+	}
+	return out, nil
+}
+
+// DisableTOTP takes one-time codes away. The token is of the session that takes the place of this one.
+func (c *Client) DisableTOTP(ctx context.Context, code string) (string, error) {
+	var token string
+	if err := c.Do(ctx, http.MethodPost, "/auth/totp/disable", api.FactorCode{Code: code}, &token); err != nil {
+		return "", fmt.Errorf("disable one-time codes: %w", err)
+	}
+	return token, nil
+}
+
+// RenewRecoveryCodes gives ten new recovery codes, in the place of those there are.
+func (c *Client) RenewRecoveryCodes(ctx context.Context, code string) ([]string, error) {
+	var codes []string
+	if err := c.Do(ctx, http.MethodPost, "/auth/totp/recovery-codes", api.FactorCode{Code: code}, &codes); err != nil {
+		return nil, fmt.Errorf("renew recovery codes: %w", err)
+	}
+	return codes, nil
+}
+
+// Factors lists the caller's second factors.
+func (c *Client) Factors(ctx context.Context) ([]api.Factor, error) {
+	var list []api.Factor
+	if err := c.Do(ctx, http.MethodGet, "/user/v1/factors", nil, &list); err != nil {
+		return nil, fmt.Errorf("list second factors: %w", err)
+	}
+	return list, nil
+}
+
+// RemovePasskey removes a passkey. The token is of the session that takes the place of this one.
+func (c *Client) RemovePasskey(ctx context.Context, id int64) (string, error) {
+	var token string
+	if err := c.Do(ctx, http.MethodDelete, fmt.Sprintf("/auth/webauthn/%d", id), nil, &token); err != nil {
+		return "", fmt.Errorf("remove a passkey: %w", err)
+	}
+	return token, nil
+}
+
+// ChangePassword changes the caller's password; all sessions end. The token is of a new one.
+func (c *Client) ChangePassword(ctx context.Context, change api.ChangePassword) (string, error) {
+	var token string
+	if err := c.Do(ctx, http.MethodPost, "/user/v1/password", change, &token); err != nil {
+		return "", fmt.Errorf("change the password: %w", err)
+	}
+	return token, nil
+}

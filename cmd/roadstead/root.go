@@ -51,13 +51,14 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 	root.PersistentFlags().StringVar(&a.URL, "url", "", "the server (https://api.example.com, or only the domain)")
 	root.PersistentFlags().StringVarP(&a.Output, "output", "o", "table", "what to print: table or json")
 	cmdline.Fixed(root, "output", "table", "json")
-	root.AddCommand(a.loginCommand(), a.logoutCommand(), a.whoamiCommand(), a.fleetCommand(), a.deviceCommand(),
+	root.AddCommand(a.fleetCommand(), a.deviceCommand(),
 		a.pushCommand(), a.deployCommand(), a.releaseCommand(), a.envCommand(), a.tagCommand(),
 		a.serviceCommand(), a.configCommand(), a.apiCommand(), a.versionCommand())
 	root.AddCommand(hardware.Commands(a.App)...)
 	root.AddCommand(people.Commands(a.App)...)
 	root.AddCommand(record.Commands(a.App)...)
 	root.AddCommand(keys.Commands(a.App)...)
+	root.AddCommand(signin.Commands(a.App)...)
 	root.AddCommand(signin.IdentityCommand(a.App))
 	return root
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/sha256"
+	"encoding/base32"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -25,6 +26,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/roadstead-io/roadstead/internal/account/factor"
 	"github.com/roadstead-io/roadstead/internal/fleettest"
 )
 
@@ -75,6 +77,8 @@ func TestScript(t *testing.T) {
 			env.Setenv("ADMIN_USER", srv.Admin.Username)
 			env.Setenv("ADMIN_PASSWORD", srv.Admin.Password)
 			env.Setenv("ADMIN_KEY", srv.Admin.APIKey)
+			env.Setenv("ROADSTEADD", fleettest.Program(t, "roadsteadd"))
+			env.Setenv("DATA", srv.Dir)
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
@@ -84,7 +88,7 @@ func TestScript(t *testing.T) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"field": fleettest.Field, "retry": retry, "perm": perm, "image": image, "registry": serveRegistry,
+			"field": fleettest.Field, "retry": retry, "perm": perm, "image": image, "registry": serveRegistry, "totp": totp,
 		},
 	})
 }
@@ -101,6 +105,25 @@ func home(env *testscript.Env) {
 	env.Setenv("XDG_CONFIG_HOME", filepath.Join(dir, ".config"))
 	env.Setenv("NO_COLOR", "1")
 	env.Setenv("TZ", "UTC")
+}
+
+// totp makes a one-time code: totp ENV [next]. The first time in a story, the seed is what was just printed, as JSON.
+func totp(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) == 0 || neg {
+		ts.Fatalf("usage: totp ENV [next]")
+	}
+	text := ts.Getenv("TOTP_SEED")
+	if text == "" {
+		text = strings.Trim(strings.TrimSpace(ts.ReadFile("stdout")), `"`)
+		ts.Setenv("TOTP_SEED", text)
+	}
+	seed, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(text)
+	ts.Check(err)
+	step := factor.Step(time.Now())
+	if len(args) > 1 {
+		step++
+	}
+	ts.Setenv(args[0], factor.Code(seed, step))
 }
 
 // retry runs a command again until it succeeds: retry SECONDS COMMAND ARGS...

@@ -29,9 +29,10 @@ func adminCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	user := &cobra.Command{Use: "user", Short: "Add a user, set a password", Args: cobra.NoArgs,
+	user := &cobra.Command{Use: "user", Short: "Look after the users: add, disable, passwords, second factors, sessions", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	user.AddCommand(userAddCommand(), userPasswordCommand(), userSupportCommand())
+	user.AddCommand(userCommands()...)
 	bases := &cobra.Command{Use: "base", Short: "The base images that builds may start from", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	bases.AddCommand(baseImportCommand(), baseListCommand())

@@ -86,7 +86,7 @@ func (a *Accounts) memberNeedsFactor(ctx context.Context, tx *db.Tx, user, organ
 	return err
 }
 
-// newMember is the hook of memberNeedsFactor.
+// newMember is the hook of memberNeedsFactor, after the write: only who may make the member learns what the member lacks.
 func (a *Accounts) newMember(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	user, _ := c.Values["user"].(int64)
 	organization, _ := c.Values["is_member_of__organization"].(int64)

@@ -138,9 +138,10 @@ func (a *Accounts) FingerprintKeys(ctx context.Context, tx *db.Tx) error {
 	return nil
 }
 
-// PublicKeys gives a user's SSH public keys, oldest first. It checks no right.
+// PublicKeys gives a user's SSH public keys, oldest first; of a disabled user, none. It checks no right.
 func PublicKeys(ctx context.Context, tx *db.Tx, user int64) ([]string, error) {
-	keys, err := db.Column[string](ctx, tx, `SELECT public_key FROM user__has__public_key WHERE "user" = ? ORDER BY id`, user)
+	keys, err := db.Column[string](ctx, tx, `SELECT k.public_key FROM user__has__public_key k
+		JOIN "user" u ON u.id = k."user" AND u.is_disabled = 0 WHERE k."user" = ? ORDER BY k.id`, user)
 	if err != nil {
 		return nil, fmt.Errorf("public keys of user %d: %w", user, err)
 	}

@@ -139,9 +139,9 @@ func (a *Accounts) membershipResource() *odata.Resource {
 		Rules:      membershipRules(),
 		Virtual:    []string{"username"},
 		Before: []odata.Hook{
-			freshFor(odata.Create, odata.Update, odata.Delete), fixed("user", "is_member_of__organization"), userByName, a.newMember, a.beforeMembership,
+			freshFor(odata.Create, odata.Update, odata.Delete), fixed("user", "is_member_of__organization"), userByName, a.beforeMembership,
 		},
-		After: []odata.Hook{a.membersChanged},
+		After: []odata.Hook{a.newMember, a.membersChanged},
 	}
 }
 

@@ -210,3 +210,64 @@ func TestSessionsOfOneUserAreBounded(t *testing.T) {
 		t.Errorf("the oldest: got %v", err)
 	}
 }
+
+func TestSessionsAreListedAndEnded(t *testing.T) {
+	f := newFixture(t)
+	first := f.user("alice")
+	second, mallory := f.login("alice"), f.caller(f.user("mallory"))
+	alice := f.caller(first)
+	list := func(by access.Caller) (all []api.Session, err error) {
+		err = f.db.Read(f.ctx, func(tx *db.Tx) (err error) {
+			all, err = f.accounts.Sessions(f.ctx, tx, by)
+			return err
+		})
+		return all, err
+	}
+	end := func(by access.Caller, id int64) error {
+		return f.db.Write(f.ctx, func(tx *db.Tx) error { return f.accounts.EndSession(f.ctx, tx, by, id) })
+	}
+	all, err := list(alice)
+	f.must(err)
+	if len(all) != 2 || all[0].Current || !all[1].Current || all[1].Address != "192.0.2.1" || all[1].UserAgent != "test" {
+		t.Errorf("sessions: got %+v", all)
+	}
+	if err := end(mallory, alice.Session); !errors.Is(err, api.ErrNotFound) {
+		t.Errorf("end another user's session: got %v", err)
+	}
+	f.must(end(alice, f.caller(second).Session))
+	if _, err := f.authenticate(second); !errors.Is(err, api.ErrUnauthorized) {
+		t.Errorf("ended session: got %v", err)
+	}
+	named := f.caller(f.mustKey(alice, account.KeySpec{Of: account.OfUser, ID: alice.User, Name: "ci"}))
+	if _, err := list(named); !errors.Is(err, api.ErrForbidden) {
+		t.Errorf("list by a named key: got %v", err)
+	}
+	if err := end(named, alice.Session); !errors.Is(err, api.ErrForbidden) {
+		t.Errorf("end by a named key: got %v", err)
+	}
+	f.must(end(alice, 0))
+	if _, err := f.authenticate(first); !errors.Is(err, api.ErrUnauthorized) {
+		t.Errorf("after logout: got %v", err)
+	}
+}
+
+func TestANewPasswordEndsAllSessionsButNoKey(t *testing.T) {
+	f := newFixture(t)
+	session := f.user("alice")
+	alice := f.caller(session)
+	named := f.mustKey(alice, account.KeySpec{Of: account.OfUser, ID: alice.User, Name: "ci"})
+	made, err := f.accounts.SetPassword(f.ctx, "Alice@example.com", "")
+	f.must(err)
+	if _, err := f.authenticate(session); !errors.Is(err, api.ErrUnauthorized) {
+		t.Errorf("session: got %v", err)
+	}
+	f.caller(named)
+	if _, err := f.accounts.Login(f.ctx, api.Login{Username: "alice", Password: alicesPassword}, account.From{}); !errors.Is(err, api.ErrUnauthorized) {
+		t.Errorf("old password: got %v", err)
+	}
+	_, err = f.accounts.Login(f.ctx, api.Login{Username: "alice", Password: made.Password}, account.From{})
+	f.must(err)
+	if _, err := f.accounts.SetPassword(f.ctx, "nobody@example.com", ""); !errors.Is(err, api.ErrNotFound) {
+		t.Errorf("password of nobody: got %v", err)
+	}
+}

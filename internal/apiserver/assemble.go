@@ -86,12 +86,14 @@ func (s *Server) domain(pepper []byte) error {
 	if s.mail, err = mailroom.Open(s.db, s.log, s.cfg.Mail, s.cfg.Site, pepper); err != nil {
 		return err
 	}
+	cost := password.Calibrate(password.Most, nil)
+	s.log.Info("passwords are hashed", "memory_kib", cost.Memory, "passes", cost.Passes)
 	if s.accounts, err = account.New(account.Config{
 		DB: s.db, Pepper: pepper, Log: s.log,
 		Revoked:       func(what string, id int64) { s.devices.Revoked(what, id) },
 		Notify:        s.mail.Notify(),
 		HandleChanged: fleet.HandleChanged, ValidateTag: fleet.ValidateTag,
-		SessionIdle: s.cfg.SessionIdle, SessionLife: s.cfg.SessionLife, PasswordCost: password.Calibrate(password.Most, nil),
+		SessionIdle: s.cfg.SessionIdle, SessionLife: s.cfg.SessionLife, PasswordCost: cost,
 		SecondFactor: factor.Enrolled, WaysIn: []func(ctx context.Context, tx *db.Tx, user int64) (bool, error){factor.WayIn, signin.WayIn},
 	}); err != nil {
 		return err

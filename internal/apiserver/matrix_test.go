@@ -182,6 +182,9 @@ POST /internal/v1/audit/export          | admin
 POST /internal/v1/audit/checkpoint      | admin
 POST /internal/v1/mail                  | admin -
 POST /internal/v1/mail/test             | admin -
+POST /internal/v1/users/list            | admin
+POST /internal/v1/users/show            | admin
+POST /internal/v1/users/change          | admin
 POST /internal/v1/check                 | admin
 POST /internal/v1/backup                | admin
 POST /internal/v1/os-releases           | admin

@@ -92,7 +92,7 @@ func TestOddQuestions(t *testing.T) {
 		} {
 			got := s.do(p.token, "GET", "/v7/application?"+q(odd), nil)
 			switch p.name {
-			case "provisioning key", "frozen device":
+			case "provisioning key", "frozen device", "half session":
 				got.want(http.StatusUnauthorized)
 			default:
 				if got.status != http.StatusBadRequest {

@@ -177,9 +177,9 @@ func permissionNotes(p reference.Permission, say func(string) string) (notes []s
 
 // writeRoutes writes who gets in at which route: the public ones by principal, the internal ones by role.
 func writeRoutes(page *bytes.Buffer, list []route.Route) {
-	kinds := []access.Kind{access.User, access.ScopedKey, access.Device, access.FrozenDevice, access.FleetKey, access.Provisioning}
+	kinds := []access.Kind{access.User, access.HalfUser, access.ScopedKey, access.Device, access.FrozenDevice, access.FleetKey, access.Provisioning}
 	page.WriteString("\n## Routes\n\nWho gets in; what they find behind the door is decided by the tables above, or by the verb that the manual " +
-		"of the route names (`docs/api.md`).\n\n| route | nobody |")
+		"of the route names (`docs/api.md`). A half session waits for the second factor of its user (`docs/accounts.md`).\n\n| route | nobody |")
 	for _, k := range kinds {
 		page.WriteString(" " + kindNames[k] + " |")
 	}

@@ -111,6 +111,6 @@ func split(s, op string) (parts []string) {
 
 // kindNames are the principals as people say them.
 var kindNames = map[access.Kind]string{
-	access.Anonymous: "nobody", access.User: "person", access.ScopedKey: "limited key", access.Device: "device", access.FrozenDevice: "frozen device",
+	access.Anonymous: "nobody", access.User: "person", access.HalfUser: "half session", access.ScopedKey: "limited key", access.Device: "device", access.FrozenDevice: "frozen device",
 	access.FleetKey: "fleet key", access.Provisioning: "provisioning key",
 }

@@ -70,7 +70,7 @@ var writableColumns = map[string]string{
 	"team_application_access":             "team grants_access_to__application application_membership_role end_date",
 	"organization_membership":             "user is_member_of__organization organization_membership_role end_date",
 	"organization_membership_tag":         "organization_membership tag_key value",
-	"organization":                        "name handle company_name industry website logo_image max_key_days",
+	"organization":                        "name handle company_name industry website logo_image is_forbidding_passwords is_requiring_two_factor max_key_days",
 	"api_key":                             "name description expiry_date",
 	"user__has__public_key":               "user title public_key",
 	"organization_invite":                 "invitee is_invited_to__organization organization_membership_role message",

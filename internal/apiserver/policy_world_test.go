@@ -278,6 +278,7 @@ func (w *world) enroll() {
 	w.as("olga, observer from outside", w.userKey("olga"), "guest", inOwn("observer", "stranger"))
 	w.as("otto, operator", w.userKey("otto"), "member", inOwn("operator", "member"))
 	w.as("dora, developer by a team", w.userKey("dora"), "member", inOwn("developer", "member"))
+	w.as("dora, developer by a team, session", w.session("dora"), "member", inOwn("developer", "member"))
 	w.as("rita, of another organization", w.userKey("rita"), "stranger", map[string]string{"other": "administrator"})
 	w.as("sue, support with a grant on the fleet", w.session("sue"), "guest", inOwn("support", "stranger"))
 	w.as("sam, support with a grant on the device", w.session("sam"), "stranger", inOwn("device support", "stranger"))

@@ -82,3 +82,31 @@ func TestRevokingEndsStreams(t *testing.T) {
 		t.Errorf("the stream of an ended session went on for %v", took)
 	}
 }
+
+// A disabled user loses what is open, with a session and with keys, and opens nothing more.
+func TestDisablingEndsStreams(t *testing.T) {
+	s := newServer(t)
+	session := s.login(s.admin.Username, s.admin.Password)
+	fleet := s.fleet(session, "hello")
+	device := s.device(session, fleet, api.DeviceUUID(strings.Repeat("a", 32)))
+	var reader string
+	s.do(session, "POST", "/api-key/v1", api.NewKey{ActorType: "application", ActorTypeID: fleet, Roles: []string{"fleet-api-key"}}).
+		want(http.StatusOK).into(&reader)
+	path := fmt.Sprintf("/device/v2/%s/logs?stream=1", device.UUID)
+	open := map[string]*http.Response{"session": s.stream(session, path), "named key": s.stream(s.admin.APIKey, path)}
+	s.role(api.RoleAdmin, "POST", "/internal/v1/users/change", api.UserChange{User: s.admin.Username, Act: api.UserDisable}).want(http.StatusOK)
+	for what, resp := range open {
+		if took := s.ended(resp); took > 2*time.Second {
+			t.Errorf("the stream of a %s went on for %v", what, took)
+		}
+	}
+	for what, token := range map[string]string{"session": session, "named key": s.admin.APIKey, "fleet key": reader} {
+		if got := s.do(token, "GET", "/actor/v1/whoami", nil); got.status != http.StatusUnauthorized {
+			t.Errorf("whoami with a %s: got %d", what, got.status)
+		}
+		if got := s.do(token, "GET", "/v7/application", nil); got.status != http.StatusUnauthorized {
+			t.Errorf("fleets with a %s: got %d", what, got.status)
+		}
+	}
+	s.do(device.APIKey, "GET", "/actor/v1/whoami", nil).want(http.StatusOK)
+}

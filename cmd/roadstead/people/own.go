@@ -127,7 +127,7 @@ func (a people) sessions() *cobra.Command {
 				return err
 			}
 			return a.Show(found, func() *terminal.Grid {
-				g := &terminal.Grid{Head: []string{"Id", "Began", "Last used", "From", "With", "This one"}}
+				g := &terminal.Grid{Head: []string{"Id", "Began", "By", "Last used", "From", "Client", "With", "This one"}}
 				for _, s := range found {
 					g.Add(sessionCells(s)...)
 				}
@@ -135,10 +135,25 @@ func (a people) sessions() *cobra.Command {
 			})
 		},
 	})
+	var others, all bool
 	rm := a.Command(cmdline.Action{
-		Use: "rm ID...", Aliases: []string{"remove", "revoke"}, Short: "End sessions; their tokens stop working at once", Least: 1, Most: -1,
-		Example: "  roadstead session rm 12",
+		Use: "rm (ID... | --others | --all)", Aliases: []string{"remove", "revoke"}, Short: "End sessions; their tokens stop working at once", Most: -1,
+		Example: "  roadstead session revoke 12\n  roadstead session revoke --others",
 		Do: func(ctx context.Context, c *client.Client, args []string) error {
+			if (len(args) > 0) == (others || all) || others && all {
+				return cmdline.Usagef("give the sessions to end, or --others, or --all")
+			}
+			if len(args) == 0 {
+				path, said := "/user/v1/sessions", "Ended all other sessions."
+				if all {
+					path, said = path+"?all=true", "Ended all sessions, this one too."
+				}
+				if err := c.Do(ctx, http.MethodDelete, path, nil, nil); err != nil {
+					return err
+				}
+				a.Say("%s", said)
+				return nil
+			}
 			for _, arg := range args {
 				n, err := number(arg, "a session", "session list")
 				if err != nil {
@@ -152,6 +167,8 @@ func (a people) sessions() *cobra.Command {
 			return nil
 		},
 	})
+	rm.Flags().BoolVar(&others, "others", false, "all but this one")
+	rm.Flags().BoolVar(&all, "all", false, "all, and this one")
 	return cmdline.Group("session", "Where you are logged in", list, rm)
 }
 
@@ -160,5 +177,9 @@ func sessionCells(s api.Session) []string {
 	if s.LastUsedAt != nil {
 		used = ago(s.LastUsedAt.Format(time.RFC3339))
 	}
-	return []string{id(s.ID), ago(s.CreatedAt.Format(time.RFC3339)), used, s.Address, s.UserAgent, terminal.Yes(s.Current)}
+	from := s.LastAddress
+	if from == "" {
+		from = s.Address
+	}
+	return []string{id(s.ID), ago(s.CreatedAt.Format(time.RFC3339)), s.OpenedBy, used, from, s.Client, s.UserAgent, terminal.Yes(s.Current)}
 }

@@ -432,7 +432,7 @@ func TestSeedsAreSealed(t *testing.T) {
 	alice, bob := f.user("alice"), f.user("bob")
 	seed, out := f.enrol(alice)
 	f.enrol(bob)
-	dump := f.dump()
+	dump := dbtest.Dump(t, f.db)
 	for what, text := range map[string]string{
 		"seed": string(seed), "seed in base32": base32.StdEncoding.EncodeToString(seed), "seed in base64": base64.StdEncoding.EncodeToString(seed)[:20],
 		"recovery code": out.RecoveryCodes[0], "recovery code without dashes": strings.ReplaceAll(out.RecoveryCodes[0], "-", ""),
@@ -449,23 +449,4 @@ func TestSeedsAreSealed(t *testing.T) {
 	if _, err := f.verify(f.login("alice"), f.code(seed), "192.0.2.1"); err == nil || errors.Is(err, api.ErrUnauthorized) {
 		t.Errorf("a seed of somebody else: got %v", err)
 	}
-}
-
-func (f *fixture) dump() string {
-	f.Helper()
-	var b strings.Builder
-	f.must(f.db.Read(f.ctx, func(tx *db.Tx) error {
-		for _, q := range []string{
-			`SELECT seed || created_at FROM totp`, `SELECT code_hash FROM recovery_code`, `SELECT token_hash || address FROM session`,
-			`SELECT coalesce(detail, '') || thing_name FROM audit_entry`, `SELECT key FROM factor_attempt`,
-		} {
-			rows, err := db.Column[string](f.ctx, tx, q)
-			if err != nil {
-				return err
-			}
-			b.WriteString(strings.Join(rows, "\n"))
-		}
-		return nil
-	}))
-	return b.String()
 }

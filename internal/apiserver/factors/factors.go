@@ -31,7 +31,7 @@ var (
 // Routes lists them.
 func Routes(accounts *account.Accounts, factors *factor.Factors, d *db.DB) []route.Route {
 	s := &routes{accounts, factors, d}
-	return []route.Route{
+	return append(s.adminRoutes(), []route.Route{
 		{Method: "POST", Path: "/user/v1/password", Handle: s.changePassword, Who: route.Users},
 		{Method: "DELETE", Path: "/user/v1/sessions", Handle: s.endSessions, Who: route.Users},
 		{Method: "GET", Path: "/user/v1/factors", Handle: s.list, Who: route.Users},
@@ -49,7 +49,7 @@ func Routes(accounts *account.Accounts, factors *factor.Factors, d *db.DB) []rou
 		{Method: "POST", Path: "/auth/webauthn/verify", Handle: s.verifyPasskey, Who: half},
 		{Method: "POST", Path: "/auth/webauthn/login/start", Handle: s.loginStart, Who: route.Anybody},
 		{Method: "POST", Path: "/auth/webauthn/login", Handle: s.login, Who: route.Anybody},
-	}
+	}...)
 }
 
 // token answers with a session's token, or says when to come again.

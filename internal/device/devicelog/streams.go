@@ -185,7 +185,9 @@ func addAlive(ctx context.Context, tx *db.Tx, keys []int64, out map[[2]int64]boo
 
 // userMayStill asks whether what a user showed at the beginning of a stream still holds.
 func userMayStill(ctx context.Context, tx *db.Tx, by access.Caller, device int64) (bool, error) {
-	query, id := `SELECT 1 FROM api_key WHERE id = ? AND (expiry_date IS NULL OR expiry_date > ?)`, by.Key
+	query, id := `SELECT 1 FROM api_key k WHERE k.id = ? AND (k.expiry_date IS NULL OR k.expiry_date > ?)
+		AND NOT EXISTS (SELECT 1 FROM "user" u WHERE u.is_disabled = 1
+			AND (u.actor = k.is_of__actor OR k.kind = 'fleet' AND u.id = k.is_created_by__user))`, by.Key
 	if by.Session != 0 {
 		query, id = `SELECT 1 FROM session WHERE id = ? AND expires_at > ?`, by.Session
 	}

@@ -42,6 +42,7 @@ func TestBalenaCLIWhole(t *testing.T) {
 			"balena": s.balena, "exits": s.exits, "user": s.user, "api": s.api, "row": s.row, "field": fleettest.Field, "uuid": cliUUID,
 			"device": s.device, "release": s.release, "report": s.report, "poll": s.poll, "says": s.says, "large": cliLarge,
 			"take-in": s.takeIn, "role": s.role, "tail": s.tail, "text": cliText,
+			"enrolled": s.enrolled, "typed": s.typed,
 		},
 	})
 }

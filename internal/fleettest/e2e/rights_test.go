@@ -2,6 +2,9 @@ package e2e_test
 
 import (
 	"crypto/tls"
+	"encoding/base32"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -283,6 +286,18 @@ func TestDatabaseHoldsNoUsableSecret(t *testing.T) {
 	}
 	secrets := append([]string{session.body}, p.secrets...)
 	secrets = append(secrets, strings.Split(session.body, ".")...)
+	factors, err := enrolUser(t.Context(), "sealed", "quite a strange sentence")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(factors.seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets = append(secrets, "quite a strange sentence", factors.token, factors.seed, hex.EncodeToString(seed), base64.RawStdEncoding.EncodeToString(seed))
+	for _, code := range factors.recovery {
+		secrets = append(secrets, code, strings.ReplaceAll(code, "-", ""))
+	}
 	api := filepath.Join(p.data, "roles", "api")
 	searched := 0
 	for _, s := range secrets {

@@ -1,4 +1,5 @@
-package main
+// Package signin is the commands about who you are to the server: logging in and out, the password, second factors.
+package signin
 
 import (
 	"context"
@@ -11,22 +12,31 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
-	"github.com/roadstead-io/roadstead/cmd/roadstead/signin"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
-type loginFlags struct {
-	email, password, token, caFile string
-	passwordStdin, web, device     bool
-	port                           int
+// signin adds these commands to what they stand on.
+type signin struct{ *cmdline.App }
+
+// Commands are all of them.
+func Commands(app *cmdline.App) []*cobra.Command {
+	a := signin{app}
+	return []*cobra.Command{a.loginCommand(), a.logoutCommand(), a.whoamiCommand(), a.passwordCommand(), a.twoFactorCommand(), a.passkeyCommand()}
 }
 
-func (a *app) loginCommand() *cobra.Command {
+type loginFlags struct {
+	email, password, token, code, caFile string
+	passwordStdin, web, device           bool
+	port                                 int
+}
+
+func (a signin) loginCommand() *cobra.Command {
 	var f loginFlags
 	cmd := &cobra.Command{
 		Use:   "login",
 		Short: "Log in to a server and remember it",
-		Long: `Log in with e-mail address (or user name) and password, or with an API key. What is not given is asked for.
+		Long: `Log in with e-mail address (or user name) and password, or with an API key. What is not given is asked for. If you have
+a second factor, its code is asked for too; a recovery code does as well. --code takes it where nobody can be asked.
 
 With --web the browser of this computer asks you on the dashboard, where sign-in providers and passkeys work, too. With --device you are
 shown a code to type there, on any computer.
@@ -44,6 +54,7 @@ The server and the token are kept in ` + "`~/.config/roadstead/config.json`" + `
 	cmd.Flags().StringVarP(&f.password, "password", "p", "", "password (others on this machine can see it; better is --password-stdin)")
 	cmd.Flags().BoolVar(&f.passwordStdin, "password-stdin", false, "read the password from the standard input")
 	cmd.Flags().StringVarP(&f.token, "token", "t", "", "an API key or session token, in place of a password; - reads it from the standard input")
+	cmd.Flags().StringVar(&f.code, "code", "", "code of your second factor, or a recovery code")
 	cmd.Flags().StringVar(&f.caFile, "ca-file", "", "root certificate (PEM) of the server, to be remembered with the login")
 	cmd.Flags().BoolVarP(&f.web, "web", "w", false, "log in with the browser of this computer; without one, with a code as --device")
 	cmd.Flags().BoolVar(&f.device, "device", false, "log in with a code, in a browser anywhere")
@@ -53,7 +64,7 @@ The server and the token are kept in ` + "`~/.config/roadstead/config.json`" + `
 	return cmd
 }
 
-func (a *app) login(ctx context.Context, f loginFlags) error {
+func (a signin) login(ctx context.Context, f loginFlags) error {
 	saved, err := cmdline.LoadSettings()
 	if err != nil {
 		return err
@@ -84,6 +95,12 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 	if next.Token, err = a.credentials(ctx, f, next); err != nil {
 		return err
 	}
+	return a.remember(ctx, next)
+}
+
+// remember saves a login once the server has said whose it is.
+func (a signin) remember(ctx context.Context, next *cmdline.Settings) error {
+	address := next.URL
 	c, err := a.ClientFor(address, next.Token, next)
 	if err != nil {
 		return err
@@ -106,7 +123,7 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 }
 
 // credentials gets a token: the one given, or one for a password.
-func (a *app) credentials(ctx context.Context, f loginFlags, next *cmdline.Settings) (string, error) {
+func (a signin) credentials(ctx context.Context, f loginFlags, next *cmdline.Settings) (string, error) {
 	if f.token == "-" {
 		return terminal.FirstLine(a.In)
 	}
@@ -119,11 +136,11 @@ func (a *app) credentials(ctx context.Context, f loginFlags, next *cmdline.Setti
 		if err != nil {
 			return "", err
 		}
-		way := signin.Web{Client: c, Say: a.Say, Port: f.port}
+		way := Web{Client: c, Say: a.Say, Port: f.port}
 		if f.device {
-			return signin.Device(ctx, way)
+			return Device(ctx, way)
 		}
-		return signin.Browser(ctx, way)
+		return Browser(ctx, way)
 	}
 	if f.email == "" {
 		if f.passwordStdin || f.password != "" {
@@ -147,19 +164,30 @@ func (a *app) credentials(ctx context.Context, f loginFlags, next *cmdline.Setti
 		return "", err
 	}
 	token, err := c.Login(ctx, f.email, f.password)
-	var re *client.ResponseError
 	if errors.Is(err, api.ErrUnauthorized) {
 		return "", api.Errorf(api.Invalid, "wrong e-mail address, user name or password")
 	}
-	if errors.As(err, &re) && re.Status == api.RateLimited.Status() {
-		if wait, ok := re.RetryAfter(); ok {
-			return "", fmt.Errorf("%w; wait %s", err, wait)
-		}
+	if err != nil {
+		return "", later(err)
 	}
-	return token, err
+	if !client.TwoFactorDue(token) {
+		return token, nil
+	}
+	return a.secondFactor(ctx, c.As(token), f.code)
 }
 
-func (a *app) logoutCommand() *cobra.Command {
+// later tells how long a throttled client is to wait.
+func later(err error) error {
+	var re *client.ResponseError
+	if errors.As(err, &re) && re.Status == api.RateLimited.Status() {
+		if wait, ok := re.RetryAfter(); ok {
+			return fmt.Errorf("%w; wait %s", err, wait)
+		}
+	}
+	return err
+}
+
+func (a signin) logoutCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "logout", Short: "End the session and forget it",
 		Example: "  roadstead logout",
@@ -228,7 +256,7 @@ func principal(w *api.Whoami) string {
 	return w.Username
 }
 
-func (a *app) whoamiCommand() *cobra.Command {
+func (a signin) whoamiCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "whoami", Short: "Show the server and who you are there",
 		Example: "  roadstead whoami\n  roadstead whoami -o json",

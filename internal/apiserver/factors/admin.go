@@ -1,0 +1,69 @@
+package factors
+
+import (
+	"net/http"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/factor"
+	"github.com/roadstead-io/roadstead/internal/apiserver/route"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/web"
+)
+
+// adminRoutes are for the command of the server's operator.
+func (s *routes) adminRoutes() []route.Route {
+	admin := []string{api.RoleAdmin}
+	return []route.Route{
+		{Method: "POST", Path: "/internal/v1/users/list", Handle: s.users, Roles: admin},
+		{Method: "POST", Path: "/internal/v1/users/show", Handle: s.showUser, Roles: admin},
+		{Method: "POST", Path: "/internal/v1/users/change", Handle: s.changeUser, Roles: admin},
+	}
+}
+
+func (s *routes) users(w http.ResponseWriter, r *http.Request) error {
+	var list []api.UserInfo
+	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
+		list, err = s.accounts.Users(r.Context(), tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, list)
+}
+
+func (s *routes) showUser(w http.ResponseWriter, r *http.Request) error {
+	var req api.UserChange
+	if err := web.Decode(r, &req); err != nil {
+		return err
+	}
+	var u api.UserInfo
+	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
+		u, err = s.accounts.ShowUser(r.Context(), tx, req.User)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, u)
+}
+
+func (s *routes) changeUser(w http.ResponseWriter, r *http.Request) error {
+	var req api.UserChange
+	if err := web.Decode(r, &req); err != nil {
+		return err
+	}
+	by := access.From(r.Context())
+	var u api.UserInfo
+	return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
+		err := s.accounts.ChangeUser(r.Context(), tx, by, req, func(user int64, name string) error {
+			return factor.Reset(r.Context(), tx, by, user, name)
+		})
+		if err != nil {
+			return err
+		}
+		u, err = s.accounts.ShowUser(r.Context(), tx, req.User)
+		return err
+	}, func() error { return web.WriteJSON(w, http.StatusOK, u) })
+}
