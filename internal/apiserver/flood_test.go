@@ -32,7 +32,9 @@ func TestALoginFloodKeepsNobodyWaiting(t *testing.T) {
 		})
 	}
 	var most uint64
-	var load struct{ People, Logins struct{ Running, Waiting int } }
+	var load struct {
+		People, Logins struct{ Running, Waiting int }
+	}
 	for n := range 16 {
 		s.do(s.admin.APIKey, "GET", "/v7/device?$select=id", nil).want(http.StatusOK)
 		var m runtime.MemStats
