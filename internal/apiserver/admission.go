@@ -64,6 +64,7 @@ func or(n, otherwise int) int {
 // gates are the bounds in use.
 type gates struct {
 	devices, people, streams *admission.Gate
+	proofs                   *admission.Gate // logins and the like: each costs a password's hash, of which two are computed at once
 	callers                  *admission.Shares[callerKey]
 	handshakes               *admission.Handshakes
 	idle                     *admission.Idle
@@ -88,6 +89,8 @@ func newGates(a Admission) *gates {
 			Running: devices, Waiting: 64 * devices, Wait: 5 * time.Second, Again: between(5*time.Second, 30*time.Second)}),
 		people: admission.NewGate("requests", admission.Limit{
 			Running: people, Waiting: 16 * people, Wait: 5 * time.Second, Again: between(time.Second, 5*time.Second)}),
+		proofs: admission.NewGate("logins", admission.Limit{
+			Running: 4, Waiting: 60, Wait: 5 * time.Second, Again: between(time.Second, 5*time.Second)}),
 		streams: admission.NewGate("open logs", admission.Limit{
 			Running: or(a.Streams, 20_000), Again: between(10*time.Second, 60*time.Second)}),
 		callers: admission.NewShares[callerKey](admission.Limit{
@@ -99,6 +102,10 @@ func newGates(a Admission) *gates {
 
 // forDevices are the paths of devices; who is a device where both come (/v7/…) is known only once it has shown its key.
 var forDevices = []string{"/device/", "/os/", "/auth/v1/token", "/auth/v1/public-keys/"}
+
+// forProofs are the paths at which passwords are hashed, or the answer to another proof is looked at. A flood of them waits by itself: if
+// they had the places of people's requests, all of these would wait behind it.
+var forProofs = []string{"/login_", "/user/v1/password", "/user/v1/refresh-token", "/auth/totp/", "/auth/webauthn/"}
 
 // place is what a request holds while it is worked on.
 type place struct {
@@ -119,6 +126,9 @@ func (g *gates) enter(rt route.Route, w http.ResponseWriter, r *http.Request) (*
 		return p, err
 	}
 	p.gate = g.people
+	if r.Method != http.MethodGet && slices.ContainsFunc(forProofs, func(prefix string) bool { return strings.HasPrefix(r.URL.Path, prefix) }) {
+		p.gate = g.proofs
+	}
 	if slices.ContainsFunc(forDevices, func(prefix string) bool { return strings.HasPrefix(r.URL.Path, prefix) }) {
 		p.gate = g.devices
 	}
@@ -273,7 +283,7 @@ func (s *Server) watchGates(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		for name, g := range map[string]*admission.Gate{"devices": s.gates.devices, "people": s.gates.people, "streams": s.gates.streams} {
+		for name, g := range map[string]*admission.Gate{"devices": s.gates.devices, "people": s.gates.people, "logins": s.gates.proofs, "streams": s.gates.streams} {
 			load := g.Load()
 			if load.Refused > before[name] {
 				s.log.WarnContext(ctx, "too much at once: requests were turned away", "class", name, "turned_away", load.Refused-before[name],
@@ -287,7 +297,7 @@ func (s *Server) watchGates(ctx context.Context) error {
 // load is GET /internal/v1/load: how full the gates are.
 func (s *Server) load(w http.ResponseWriter, _ *http.Request) error {
 	return web.WriteJSON(w, http.StatusOK, map[string]any{
-		"devices": s.gates.devices.Load(), "people": s.gates.people.Load(), "streams": s.gates.streams.Load(),
+		"devices": s.gates.devices.Load(), "people": s.gates.people.Load(), "logins": s.gates.proofs.Load(), "streams": s.gates.streams.Load(),
 		"callers": s.gates.callers.Callers(),
 	})
 }

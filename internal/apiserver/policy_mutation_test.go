@@ -174,7 +174,7 @@ var doubled = map[string]string{
 	"device, user: points should_be_managed_by__release anywhere":                         "a hook lets only releases be chosen that the fleet, or the device type, has",
 	"device, user: points should_be_operated_by__release anywhere":                        "a hook lets only releases be chosen that the fleet, or the device type, has",
 	"organization, scoped key: create for every row, where there was none":                "no column may be written",
-	"user__has__public_key, user: create never":                                          "keys of people may not, and sessions are asked in the whole table only",
+	"user__has__public_key, user: create never":                                           "keys of people may not, and sessions are asked in the whole table only",
 	"user__has__public_key, user: delete for every row":                                   "who may not delete it does not see it",
 	"user__has__public_key, user: update for every row":                                   "who may not change it does not see it",
 	"user__has__public_key, user: points user anywhere":                                   "the rule of the row holds after the change, too",

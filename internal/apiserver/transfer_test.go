@@ -84,25 +84,7 @@ func TestTransferOfAFleet(t *testing.T) {
 		t.Errorf("an offer shows the fleet: %v", rows)
 	}
 
-	// Withdrawn, declined, and too old.
-	s.do(alice, "DELETE", one, nil).want(http.StatusOK)
-	s.do(bob, "POST", one+"/accept", nil).want(http.StatusNotFound)
-	o = offer(alice, http.StatusCreated)
-	s.do(bob, "POST", fmt.Sprintf("/transfer/v1/%d/decline", o.ID), nil).want(http.StatusOK)
-	s.do(bob, "POST", fmt.Sprintf("/transfer/v1/%d/accept", o.ID), nil).want(http.StatusNotFound)
-	o = offer(alice, http.StatusCreated)
-	s.exec(`UPDATE fleet_transfer SET expires_at = ?`, db.FormatTime(time.Now().Add(-time.Second)))
-	s.do(bob, "POST", fmt.Sprintf("/transfer/v1/%d/accept", o.ID), nil).want(http.StatusNotFound)
-	o = offer(alice, http.StatusCreated) // takes the place of the old one
-	one = fmt.Sprintf("/transfer/v1/%d", o.ID)
-	// Who offered it administers no more.
-	s.exec(`UPDATE organization_membership SET organization_membership_role = 2 WHERE is_member_of__organization = ?`, org)
-	s.do(bob, "POST", one+"/accept", nil).want(http.StatusNotFound)
-	s.exec(`UPDATE organization_membership SET organization_membership_role = 1 WHERE is_member_of__organization = ? AND "user" = (SELECT id FROM "user" WHERE username = 'alice')`, org)
-	// A name that is taken there.
-	taken := s.fleet(bob, "harbour")
-	s.do(bob, "POST", one+"/accept", nil).want(http.StatusConflict)
-	s.do(bob, "DELETE", fmt.Sprintf("/v7/application(%d)", taken), nil).want(http.StatusOK)
+	one = s.offersThatEnd(alice, bob, org, one, offer)
 
 	// Many accept at once; it moves once.
 	var wg sync.WaitGroup
@@ -134,6 +116,31 @@ func TestTransferOfAFleet(t *testing.T) {
 	}
 	s.do(dev.APIKey, "GET", "/device/v3/"+string(dev.UUID)+"/state", nil).want(http.StatusOK)
 	s.do(provisioning, "POST", "/device/register", map[string]any{"application": fleet, "uuid": hexUUID(2), "device_type": "generic-amd64"}).want(http.StatusUnauthorized)
+}
+
+// offersThatEnd goes through the ways in which an offer comes to nothing, and gives the address of one that holds.
+func (s *server) offersThatEnd(alice, bob string, org int64, one string, offer func(token string, status int) api.Transfer) string {
+	s.Helper()
+	// Withdrawn, declined, and too old.
+	s.do(alice, "DELETE", one, nil).want(http.StatusOK)
+	s.do(bob, "POST", one+"/accept", nil).want(http.StatusNotFound)
+	o := offer(alice, http.StatusCreated)
+	s.do(bob, "POST", fmt.Sprintf("/transfer/v1/%d/decline", o.ID), nil).want(http.StatusOK)
+	s.do(bob, "POST", fmt.Sprintf("/transfer/v1/%d/accept", o.ID), nil).want(http.StatusNotFound)
+	o = offer(alice, http.StatusCreated)
+	s.exec(`UPDATE fleet_transfer SET expires_at = ?`, db.FormatTime(time.Now().Add(-time.Second)))
+	s.do(bob, "POST", fmt.Sprintf("/transfer/v1/%d/accept", o.ID), nil).want(http.StatusNotFound)
+	o = offer(alice, http.StatusCreated) // takes the place of the old one
+	one = fmt.Sprintf("/transfer/v1/%d", o.ID)
+	// Who offered it administers no more.
+	s.exec(`UPDATE organization_membership SET organization_membership_role = 2 WHERE is_member_of__organization = ?`, org)
+	s.do(bob, "POST", one+"/accept", nil).want(http.StatusNotFound)
+	s.exec(`UPDATE organization_membership SET organization_membership_role = 1 WHERE is_member_of__organization = ? AND "user" = (SELECT id FROM "user" WHERE username = 'alice')`, org)
+	// A name that is taken there.
+	taken := s.fleet(bob, "harbour")
+	s.do(bob, "POST", one+"/accept", nil).want(http.StatusConflict)
+	s.do(bob, "DELETE", fmt.Sprintf("/v7/application(%d)", taken), nil).want(http.StatusOK)
+	return one
 }
 
 // Who administers both sides moves a fleet at once, by the command and as balena's clients do; a member of the other side does not.

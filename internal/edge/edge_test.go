@@ -202,6 +202,10 @@ func TestNamesAndInternalRoutes(t *testing.T) {
 		{"https://dashboard." + domain + "/x", 200, "a page"},
 		{"https://dashboard." + domain + "/healthz", 404, ""},
 		{"https://" + domain + "/", 307, ""},
+		{"https://" + domain + "/.well-known/security.txt", 200, "Contact: mailto:security@" + domain},
+		{"https://api." + domain + "/.well-known/security.txt", 200, "Canonical: https://api." + domain + "/.well-known/security.txt"},
+		{"https://dashboard." + domain + "/.well-known/security.txt", 200, "Contact: mailto:security@" + domain},
+		{"https://signer." + domain + "/.well-known/security.txt", 404, "There is no such name here"},
 	} {
 		req, err := http.NewRequest(http.MethodGet, tt.url, nil)
 		if err != nil {
