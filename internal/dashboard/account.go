@@ -314,11 +314,15 @@ func registerPasskey(v *visit) error {
 
 func removePasskey(v *visit) error {
 	id, err := v.id()
+	var token string // of the session that takes the place of the one that asked
 	if err == nil {
-		err = v.call(http.MethodDelete, "/auth/webauthn/"+id, nil, nil)
+		err = v.call(http.MethodDelete, "/auth/webauthn/"+id, nil, &token)
 	}
 	if err != nil {
 		return v.accountError(err)
+	}
+	if token != "" {
+		v.set(sessionCookie, token, sessionLife)
 	}
 	return v.to("/account?done=factor")
 }
