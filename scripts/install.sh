@@ -33,6 +33,7 @@ if [ "$what" = test ]; then
 	need node nodejs
 	need npm npm
 	need setpriv util-linux
+	command -v chromium-browser >/dev/null 2>&1 || need chromium chromium
 	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0

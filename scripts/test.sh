@@ -96,6 +96,10 @@ if [ "$what" = all ] || [ "$what" = e2e ]; then
 	ROADSTEAD_BALENA_CLI=$(scripts/balena-cli.sh)
 	ROADSTEAD_BALENA_SDK=$(scripts/balena-sdk.sh)
 	export ROADSTEAD_BALENA_CLI ROADSTEAD_BALENA_SDK
+	section "a browser and a sign-in provider"
+	ROADSTEAD_BROWSER=$(scripts/browser.sh)
+	ROADSTEAD_OIDC_PROVIDER=$(scripts/oidc-provider.sh)
+	export ROADSTEAD_BROWSER ROADSTEAD_OIDC_PROVIDER
 	section "end to end: real server, real engine, real device"
 	shown='^(ok|FAIL)|^ *(---|[a-z]+_test.go:)'
 	proven "$shown" go test -count=1 -timeout 30m -v "$@" ./internal/fleettest/...

@@ -63,11 +63,9 @@ type factors struct {
 }
 
 type factorRow struct {
-	ID         int64   `json:"id"`
-	Kind       string  `json:"kind"`
-	Name       string  `json:"name"`
-	CreatedAt  string  `json:"created_at"`
-	LastUsedAt *string `json:"last_used_at"`
+	ID   int64  `json:"id"`
+	Kind string `json:"kind"`
+	Name string `json:"name"`
 }
 
 // accountData is what the account's page is made from.
@@ -195,7 +193,11 @@ func (v *visit) totp() (totpData, error) {
 	if json.Unmarshal([]byte(secret), &secret) != nil { // a JSON string, or the text itself
 		secret = strings.TrimSpace(secret)
 	}
-	return totpView(secret, v.user.Username, v.s.cfg.Site.Domain)
+	name := "account"
+	if v.user != nil {
+		name = v.user.Username
+	}
+	return totpView(secret, name, v.s.cfg.Site.Domain)
 }
 
 // totpView draws a secret as apps scan it.
@@ -227,12 +229,15 @@ func totpEnable(v *visit) error {
 	if errors.Is(err, api.ErrUnauthorized) && api.AsError(err).Text == "" {
 		err = api.Errorf(api.Invalid, "The code is wrong. Is the clock of your phone right?")
 	}
+	if err != nil && v.half {
+		return err
+	}
 	if err != nil {
 		return v.accountError(err)
 	}
 	if enabled.Token != "" {
 		v.set(sessionCookie, enabled.Token, sessionLife)
-		v.token = enabled.Token
+		v.token, v.half = enabled.Token, isHalf(enabled.Token)
 	}
 	return v.show(http.StatusOK, "codes", view{Title: "Recovery codes", Data: enabled.RecoveryCodes})
 }
@@ -291,19 +296,33 @@ func registerPasskey(v *visit) error {
 	if name == "" {
 		name = "passkey"
 	}
-	if err := v.call(http.MethodPost, "/auth/webauthn/register", map[string]any{"name": name, "credential": credential}, nil); err != nil {
+	var enrolled struct {
+		RecoveryCodes []string `json:"recoveryCodes"`
+		Token         string   `json:"token"`
+	}
+	if err := v.call(http.MethodPost, "/auth/webauthn/register", map[string]any{"name": name, "credential": credential}, &enrolled); err != nil {
 		return v.accountError(err)
+	}
+	if enrolled.Token != "" { // of the session that took the place of the one that asked
+		v.set(sessionCookie, enrolled.Token, sessionLife)
+	}
+	if len(enrolled.RecoveryCodes) > 0 {
+		return v.show(http.StatusOK, "codes", view{Title: "Recovery codes", Data: enrolled.RecoveryCodes})
 	}
 	return v.to("/account?done=factor")
 }
 
 func removePasskey(v *visit) error {
 	id, err := v.id()
+	var token string // of the session that takes the place of the one that asked
 	if err == nil {
-		err = v.call(http.MethodDelete, "/auth/webauthn/"+id, nil, nil)
+		err = v.call(http.MethodDelete, "/auth/webauthn/"+id, nil, &token)
 	}
 	if err != nil {
 		return v.accountError(err)
+	}
+	if token != "" {
+		v.set(sessionCookie, token, sessionLife)
 	}
 	return v.to("/account?done=factor")
 }

@@ -149,7 +149,7 @@ func (s *Server) Handler() http.Handler {
 		"GET /account": member(accountPage), "POST /account/password": member(changePassword),
 		"POST /account/sessions/others/end": member(endOthers), "POST /account/sessions/{id}/end": member(endSession),
 		"POST /account/identities/{provider}/link": member(startLink), "POST /account/identities/{id}/unlink": member(unlink),
-		"GET /account/totp": member(totpPage), "POST /account/totp": member(totpEnable), "POST /account/totp/disable": member(totpDisable),
+		"GET /account/totp": enrolling(totpPage), "POST /account/totp": enrolling(totpEnable), "POST /account/totp/disable": member(totpDisable),
 		"POST /account/totp/recovery-codes": member(newRecoveryCodes),
 		"POST /account/passkeys":            member(newPasskey), "POST /account/passkeys/register": member(registerPasskey),
 		"POST /account/passkeys/{id}/remove": member(removePasskey),

@@ -118,6 +118,16 @@ func member(p page) page {
 	}
 }
 
+// enrolling is a page for members, and for those whose organization asks for a second factor that they do not have yet.
+func enrolling(p page) page {
+	return func(v *visit) error {
+		if v.token != "" && v.half {
+			return p(v)
+		}
+		return member(p)(v)
+	}
+}
+
 func (v *visit) signInFirst() error { return v.to("/login?next=" + url.QueryEscape(v.here())) }
 
 // here is where a browser comes back to: the page itself, or the page whose form it sent.

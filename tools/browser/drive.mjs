@@ -1,0 +1,58 @@
+// Drives Chromium for a test: one JSON command a line comes in, one JSON answer a line goes out. Every answer says where the page is
+// and what a person reads on it.
+import { chromium } from "playwright-core";
+import { createInterface } from "node:readline";
+
+const browser = await chromium.launch({
+  executablePath: process.argv[2],
+  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync"],
+});
+let context, page, wrong;
+
+async function fresh() {
+  await context?.close();
+  // The server's root certificate is the test's own; that it is the right one, the command lines check.
+  context = await browser.newContext({ ignoreHTTPSErrors: true });
+  page = await context.newPage();
+  page.setDefaultTimeout(15000);
+  wrong = [];
+  page.on("pageerror", (e) => wrong.push(String(e)));
+  page.on("console", (m) => { if (m.type() === "error") wrong.push(m.text()); });
+}
+
+const commands = {
+  fresh,
+  goto: ({ url }) => page.goto(url),
+  fill: ({ at, value }) => page.fill(at, value),
+  click: ({ at }) => page.click(at),
+  state: () => {},
+  passkey: async () => { // an authenticator of the browser's own, that always says yes
+    const cdp = await context.newCDPSession(page);
+    await cdp.send("WebAuthn.enable");
+    await cdp.send("WebAuthn.addVirtualAuthenticator", { options: {
+      protocol: "ctap2", transport: "internal", hasResidentKey: true, hasUserVerification: true, isUserVerified: true,
+      automaticPresenceSimulation: true } });
+  },
+};
+
+await fresh();
+for await (const line of createInterface({ input: process.stdin })) {
+  const command = JSON.parse(line);
+  const answer = {};
+  try {
+    await commands[command.do](command);
+  } catch (e) {
+    answer.error = String(e);
+  }
+  try {
+    answer.url = page.url();
+    answer.text = await page.innerText("body", { timeout: 3000 });
+    answer.cookies = await context.cookies();
+  } catch {
+    answer.text = answer.text ?? ""; // between two pages
+  }
+  answer.wrong = wrong;
+  process.stdout.write(JSON.stringify(answer) + "\n");
+}
+await browser.close();
