@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -24,7 +25,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
-// exportsAtOnce bounds the exports that one process writes; whoever comes beyond them is told to come back.
+// exportsAtOnce bounds the exports of people that one process writes; whoever comes beyond them is told to come back.
 const exportsAtOnce = 4
 
 // lineTime is how long a reader may take for one piece of an export.
@@ -39,12 +40,39 @@ type Config struct {
 
 type routes struct {
 	Config
-	exports chan struct{}
+	exports exports
+}
+
+// exports are the people who export just now: each once, so that one who reads slowly keeps nobody else from it.
+type exports struct {
+	mu   sync.Mutex // covers busy
+	busy map[int64]bool
+}
+
+// begin lets a person export, or says why not. end must be called when it is over.
+func (e *exports) begin(user int64) (end func(), err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.busy[user]:
+		return nil, api.Errorf(api.RateLimited, "you export the audit log already")
+	case len(e.busy) >= exportsAtOnce:
+		return nil, api.Errorf(api.Unavailable, "others export the audit log; try again later")
+	}
+	if e.busy == nil {
+		e.busy = map[int64]bool{}
+	}
+	e.busy[user] = true
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.busy, user)
+	}, nil
 }
 
 // Routes lists the routes.
 func Routes(cfg Config) []route.Route {
-	s := &routes{cfg, make(chan struct{}, exportsAtOnce)}
+	s := &routes{Config: cfg}
 	admin := []string{api.RoleAdmin}
 	return []route.Route{
 		{Method: "GET", Path: "/audit/v1/keys", Handle: s.keys, Who: route.Anybody},
@@ -70,7 +98,14 @@ func (s *routes) keys(w http.ResponseWriter, r *http.Request) error {
 
 // export gives a person the log: what they may read, and links in place of the rest.
 func (s *routes) export(w http.ResponseWriter, r *http.Request) error {
-	return s.write(w, r, watch.View(access.From(r.Context())))
+	by := access.From(r.Context())
+	end, err := s.exports.begin(by.User)
+	if err != nil {
+		w.Header().Set("Retry-After", "5")
+		return err
+	}
+	defer end()
+	return s.write(w, r, watch.View(by))
 }
 
 // exportAll gives the operator all of it.
@@ -91,13 +126,6 @@ func (s *routes) write(w http.ResponseWriter, r *http.Request, view audit.View) 
 		if after, err = strconv.ParseInt(text, 10, 64); err != nil || after < 0 {
 			return api.Errorf(api.Invalid, "after: is not the number of an entry")
 		}
-	}
-	select {
-	case s.exports <- struct{}{}:
-		defer func() { <-s.exports }()
-	default:
-		w.Header().Set("Retry-After", "5")
-		return api.Errorf(api.Unavailable, "others export the audit log; try again later")
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.Header().Set("Cache-Control", "no-store")
