@@ -64,16 +64,16 @@ func TestPublic(t *testing.T) {
 // Every spelling of an address of this network, and none of it is sent a byte.
 func TestAddressesOfThisNetworkAreRefused(t *testing.T) {
 	var reached atomic.Int32
-	srv := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) }))
-	defer srv.Close()
-	_, port, _ := net.SplitHostPort(srv.Listener.Addr().String())
-	srv.Config.ErrorLog = nil
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) }))
 	var connected atomic.Int32
 	srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
 		if s == http.StateNew {
 			connected.Add(1)
 		}
 	}
+	srv.StartTLS()
+	defer srv.Close()
+	_, port, _ := net.SplitHostPort(srv.Listener.Addr().String())
 	roots := x509.NewCertPool()
 	roots.AddCert(srv.Certificate())
 	c := client(t, egress.Config{Roots: roots})
