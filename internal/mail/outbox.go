@@ -210,13 +210,12 @@ func (o *Outbox) open(id int64, sealed string) (data map[string]string, err erro
 
 // waiting is a letter that this process has claimed.
 type waiting struct {
-	id            int64
-	to, kind      string
-	sealed        sql.NullString
-	attempts      int
-	created       string
-	until         string
-	subject, body string
+	id       int64
+	to, kind string
+	sealed   sql.NullString
+	attempts int
+	created  string
+	until    string
 }
 
 // RunOnce sends what is due. Several processes may do so at the same time: each letter is claimed first.

@@ -213,7 +213,7 @@ func read(raw string) (Letter, error) {
 	if err != nil {
 		return Letter{}, err
 	}
-	body := io.Reader(m.Body)
+	body := m.Body
 	if strings.EqualFold(m.Header.Get("Content-Transfer-Encoding"), "quoted-printable") {
 		body = quotedprintable.NewReader(m.Body)
 	}
