@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/roadstead-io/roadstead/internal/account/keyuse"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -75,7 +76,7 @@ type Accounts struct {
 	waiting  atomic.Int64  // how many are, or wait for it
 	decoy    string        // hash that no known password has; checked when a user does not exist
 
-	uses uses // of keys
+	uses keyuse.Uses // of keys
 
 	mu      sync.Mutex // covers touched
 	touched map[touch]time.Time
