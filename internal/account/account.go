@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/keyuse"
 	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
@@ -116,7 +117,7 @@ type Accounts struct {
 	samePassword   func(hash, given string) bool
 	decoy          string // hash that no known password has; checked when a user does not exist
 
-	uses uses // of keys
+	uses keyuse.Uses // of keys
 
 	mu      sync.Mutex // covers touched
 	touched map[touch]use

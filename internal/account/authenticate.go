@@ -204,6 +204,9 @@ func stillEntrusted(ctx context.Context, tx *db.Tx, user, fleet int64, kind stri
 	return nil
 }
 
+// Used remembers that a key was used, from where and for which verb, to be written down later.
+func (a *Accounts) Used(by access.Caller, verb access.Verbs) { a.uses.Add(by, verb, a.cfg.Now()) }
+
 // touch remembers a use, to be written later: reading a page must not cost a write.
 func (a *Accounts) touch(t touch, last sql.NullString, now time.Time) {
 	if last.Valid {
@@ -253,7 +256,7 @@ func (a *Accounts) RunOnce(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := a.uses.write(ctx, tx); err != nil {
+		if err := a.uses.Write(ctx, tx); err != nil {
 			return err
 		}
 		if err := a.endMemberships(ctx, tx); err != nil {
@@ -276,7 +279,7 @@ func (a *Accounts) RunOnce(ctx context.Context) error {
 		a.mu.Unlock()
 		return fmt.Errorf("account: write down uses: %w", err)
 	}
-	a.uses.wrote()
+	a.uses.Wrote()
 	return nil
 }
 

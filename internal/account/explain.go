@@ -10,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/keyuse"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -114,7 +115,7 @@ func (a *Accounts) explainUse(ctx context.Context, tx *db.Tx, out *api.KeyExplan
 			return fmt.Errorf("explain key: %w", err)
 		}
 		out.LastUsedFor[verb.String()] = on
-		if on >= since.UTC().Format(day) {
+		if on >= since.UTC().Format(keyuse.Day) {
 			lately |= verb
 		}
 	}

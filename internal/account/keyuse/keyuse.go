@@ -1,4 +1,5 @@
-package account
+// Package keyuse remembers what keys are used for and from where, until it is written down.
+package keyuse
 
 import (
 	"cmp"
@@ -7,18 +8,20 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
-const day = "2006-01-02"
+// Day is the form in which a day is written.
+const Day = "2006-01-02"
 
 // maxWritten bounds what is remembered of what is in the database already.
 const maxWritten = 10_000
 
-// uses remembers what keys are used for and from where, until it is written down with the times of last use.
-type uses struct {
+// Uses is what is remembered. The zero value is ready.
+type Uses struct {
 	mu      sync.Mutex // covers what follows
 	from    map[int64]string
 	verbs   map[keyVerb]string // → day
@@ -35,14 +38,13 @@ func (k keyVerb) compare(o keyVerb) int {
 	return cmp.Or(cmp.Compare(k.key, o.key), cmp.Compare(k.verb, o.verb))
 }
 
-// Used remembers that a key was used, from where, and for what: the verb that a request asks for by its route or by the resource it
+// Add remembers that a key was used, from where, and for what: the verb that a request asks for by its route or by the resource it
 // writes. It touches no database. Keys of devices are not looked at: theirs are too many, and they have one use.
-func (a *Accounts) Used(by access.Caller, verb access.Verbs) {
+func (u *Uses) Add(by access.Caller, verb access.Verbs, now time.Time) {
 	if by.Key == 0 || by.Kind == access.Device || by.Kind == access.FrozenDevice {
 		return
 	}
-	u := &a.uses
-	today := a.cfg.Now().UTC().Format(day)
+	today := now.UTC().Format(Day)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.from == nil {
@@ -59,8 +61,8 @@ func (a *Accounts) Used(by access.Caller, verb access.Verbs) {
 	}
 }
 
-// write writes down what there is; the transaction may be run again.
-func (u *uses) write(ctx context.Context, tx *db.Tx) error {
+// Write writes down what there is; the transaction may be run again.
+func (u *Uses) Write(ctx context.Context, tx *db.Tx) error {
 	u.mu.Lock()
 	from, verbs := maps.Clone(u.from), maps.Clone(u.verbs)
 	u.writing = verbs
@@ -81,8 +83,8 @@ func (u *uses) write(ctx context.Context, tx *db.Tx) error {
 	return nil
 }
 
-// wrote forgets what is in the database now.
-func (u *uses) wrote() {
+// Wrote forgets what is in the database now.
+func (u *Uses) Wrote() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if len(u.written) > maxWritten {
