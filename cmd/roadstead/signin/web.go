@@ -57,7 +57,7 @@ func Browser(ctx context.Context, w Web) (token string, err error) {
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second) // the browser gets its page
 		defer cancel()
 		_ = srv.Shutdown(stop)
-		<-served
+		<-served //nolint:errcheck // it is http.ErrServerClosed
 	}()
 	callback := "http://" + d.host + d.path
 	page := w.Client.ServiceURL("dashboard") + "/login/cli/" + strings.ReplaceAll(url.QueryEscape(callback), "%", "%25")
