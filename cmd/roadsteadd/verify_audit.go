@@ -24,6 +24,13 @@ func verifyAudit(ctx context.Context, out io.Writer, l supervise.Layout) error {
 	if err != nil {
 		return fmt.Errorf("audit log: %w", err)
 	}
+	if _, err := supervise.Ask(ctx, l); err == nil { // of a running server, what is there by now gets signed first
+		res, err := callAPI(ctx, l, "/internal/v1/audit/checkpoint", nil)
+		if err != nil {
+			return fmt.Errorf("audit log: have it signed: %w", err)
+		}
+		_ = res.Body.Close()
+	}
 	last, err := signer.LastAudit(filepath.Join(dir, signer.AuditFile)) // before the log is read: what is signed meanwhile may be newer
 	if err != nil {
 		return fmt.Errorf("audit log: %w", err)
