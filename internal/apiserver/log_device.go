@@ -134,8 +134,17 @@ func (s *Server) followLog(w http.ResponseWriter, r *http.Request, by access.Cal
 	}
 	defer f.Close()
 	rc := http.NewResponseController(w)
-	stop := context.AfterFunc(f.Context(), func() { _ = rc.SetWriteDeadline(time.Unix(1, 0)) }) // ends a write that waits
-	defer stop()
+	cut := make(chan struct{})
+	stop := context.AfterFunc(f.Context(), func() { // ends a write that waits
+		defer close(cut)
+		_ = rc.SetWriteDeadline(time.Unix(1, 0))
+	})
+	defer func() {
+		if !stop() { // the end of the answer goes out all the same: without it TLS breaks off, and its reader takes that for an attack
+			<-cut
+			_ = rc.SetWriteDeadline(time.Now().Add(time.Second))
+		}
+	}()
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)

@@ -180,8 +180,8 @@ POST /internal/v1/users/support         | admin
 POST /internal/v1/users/support/list    | admin
 POST /internal/v1/audit/export          | admin
 POST /internal/v1/audit/checkpoint      | admin
-POST /internal/v1/mail                  | admin -
-POST /internal/v1/mail/test             | admin -
+POST /internal/v1/mail                  | admin
+POST /internal/v1/mail/test             | admin
 POST /internal/v1/users/list            | admin
 POST /internal/v1/users/show            | admin
 POST /internal/v1/users/change          | admin
