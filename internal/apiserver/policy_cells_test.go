@@ -278,15 +278,15 @@ func (a *asker) posted(r policyRow, place string) (body string) {
 
 func (a *asker) create(p *who, r policyRow, place string) string {
 	body, may := a.posted(r, place), strings.Contains(p.may(r.name, place), "c") && !p.needsSession(r.name, "c")
-	before := a.rowsOf(r.name)
-	status, answer := a.ask(p, "POST", r.name, body)
-	made := a.rowsOf(r.name) - before
-	if made == 1 && r.name == "release_asset" { // a release has room for ten
+	if r.name == "release_asset" { // a release has room for ten
 		a.w.must(a.db.Write(a.w.ctx, func(tx *db.Tx) error {
-			_, err := tx.ExecContext(a.w.ctx, `DELETE FROM release_asset WHERE asset_key LIKE 'made%'`)
+			_, err := tx.ExecContext(a.w.ctx, `DELETE FROM release_asset WHERE asset_key LIKE 'made%' OR asset_key LIKE 'new%'`)
 			return err
 		}))
 	}
+	before := a.rowsOf(r.name)
+	status, answer := a.ask(p, "POST", r.name, body)
+	made := a.rowsOf(r.name) - before
 	switch {
 	case strings.Contains(p.may(r.name, place), "i"):
 		if status != 201 || made != 0 {
