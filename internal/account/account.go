@@ -20,6 +20,8 @@ import (
 
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account/password"
+	"github.com/roadstead-io/roadstead/internal/account/throttle"
+	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -105,11 +107,10 @@ func (a *Accounts) warn(ctx context.Context, tx *db.Tx, user int64, kind string,
 
 // Accounts is the running part of the package: the hasher, the throttle of logins and the times of last use.
 type Accounts struct {
-	cfg      Config
-	hash     Hasher
-	throttle *throttle
-	// secondThrottle counts what is proved in a session that is there already, apart from logins.
-	secondThrottle *throttle
+	cfg            Config
+	hash           token.Hasher
+	throttle       *throttle.Throttle // of logins
+	secondThrottle *throttle.Throttle // of what is proved in a session that is there already
 	refusals       refusals
 	verify         chan struct{} // bounds how many passwords are hashed at once
 	waiting        atomic.Int64  // how many are, or wait for it
@@ -146,15 +147,15 @@ func New(cfg Config) (*Accounts, error) {
 		cfg.PasswordCost = password.Floor
 	}
 	a := &Accounts{
-		cfg: cfg, hash: NewHasher(cfg.Pepper), verify: make(chan struct{}, maxHashing),
+		cfg: cfg, hash: token.NewHasher(cfg.Pepper), verify: make(chan struct{}, maxHashing),
 		touched: map[touch]use{},
 	}
 	a.samePassword = password.Same
 	if cfg.SamePassword != nil {
 		a.samePassword = cfg.SamePassword
 	}
-	a.throttle = &throttle{cfg.DB, a.hash, ofLogins}
-	a.secondThrottle = &throttle{cfg.DB, a.hash, ofFactors}
+	a.throttle = throttle.Logins(cfg.DB, a.hash)
+	a.secondThrottle = throttle.Factors(cfg.DB, a.hash)
 	a.decoy = cfg.PasswordCost.Decoy()
 	return a, nil
 }

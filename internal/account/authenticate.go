@@ -13,6 +13,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -43,22 +44,22 @@ func (a *Accounts) Authenticate(ctx context.Context, tx *db.Tx, token string) (a
 }
 
 // AuthenticateUntil also says when the token ends by itself; zero means never.
-func (a *Accounts) AuthenticateUntil(ctx context.Context, tx *db.Tx, token string) (access.Caller, time.Time, error) {
-	if token == "" || len(token) > 4096 {
+func (a *Accounts) AuthenticateUntil(ctx context.Context, tx *db.Tx, text string) (access.Caller, time.Time, error) {
+	if text == "" || len(text) > 4096 {
 		return access.Nobody(), time.Time{}, api.ErrUnauthorized
 	}
-	if looksSigned(token) {
-		return a.bySession(ctx, tx, token)
+	if token.LooksSigned(text) {
+		return a.bySession(ctx, tx, text)
 	}
-	if forged(token) { // nobody was given it
+	if token.Forged(text) { // nobody was given it
 		return access.Nobody(), time.Time{}, api.ErrUnauthorized
 	}
-	return a.byKey(ctx, tx, token)
+	return a.byKey(ctx, tx, text)
 }
 
 func (a *Accounts) bySession(ctx context.Context, tx *db.Tx, token string) (access.Caller, time.Time, error) {
 	var never time.Time
-	c, err := a.hash.read(token, tx.Now)
+	c, err := a.hash.Read(token, tx.Now)
 	if err != nil {
 		return access.Nobody(), never, err
 	}
@@ -68,7 +69,7 @@ func (a *Accounts) bySession(ctx context.Context, tx *db.Tx, token string) (acce
 	err = tx.QueryRowContext(ctx, `SELECT s.id, s.last_used_at, s.expires_at, s.awaits, u.id, u.actor, u.username, u.is_support_staff = 1
 		FROM session s JOIN "user" u ON u.id = s."user" AND u.is_disabled = 0
 		WHERE s.token_hash = ? AND s."user" = ? AND s.expires_at > ? AND coalesce(s.last_used_at, s.created_at) > ?`,
-		a.hash.sessionID(c.JTI), c.ID, tx.NowText(), a.idleSince(tx.Now)).
+		a.hash.SessionID(c.JTI), c.ID, tx.NowText(), a.idleSince(tx.Now)).
 		Scan(&caller.Session, &used, &expires, &awaits, &caller.User, &caller.Actor, &caller.Name, &caller.Staff)
 	if errors.Is(err, sql.ErrNoRows) {
 		return access.Nobody(), never, api.ErrUnauthorized
@@ -263,10 +264,10 @@ func (a *Accounts) RunOnce(ctx context.Context) error {
 			tx.NowText(), a.idleSince(tx.Now)); err != nil {
 			return err
 		}
-		if err := a.throttle.forget(ctx, tx, a.cfg.Now()); err != nil {
+		if err := a.throttle.Forget(ctx, tx, a.cfg.Now()); err != nil {
 			return err
 		}
-		return a.secondThrottle.forget(ctx, tx, a.cfg.Now())
+		return a.secondThrottle.Forget(ctx, tx, a.cfg.Now())
 	})
 	if err != nil {
 		a.mu.Lock()

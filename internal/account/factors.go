@@ -167,7 +167,7 @@ func (a *Accounts) endUnfit(ctx context.Context, tx *db.Tx, organization int64, 
 // Throttle counts an attempt to prove something as a certain user, and refuses it when too many have failed: of the user, whatever
 // session they come with, and from the address. what keeps the counts of different proofs apart. ok takes the attempt back.
 func (a *Accounts) Throttle(ctx context.Context, what string, user int64, address string) (ok func(context.Context) error, err error) {
-	return a.secondThrottle.try(ctx, fmt.Sprintf("%s\x00%d", what, user), address, a.cfg.Now())
+	return a.secondThrottle.Try(ctx, fmt.Sprintf("%s\x00%d", what, user), address, a.cfg.Now())
 }
 
 // Refused records that somebody failed to prove who they are. Not more than a few are recorded of each user in an hour.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
@@ -101,15 +102,15 @@ func (a *Accounts) beforeInvite(i invites) odata.Hook {
 		if _, given := c.Values[i.role]; !given {
 			c.Values[i.role] = i.usual
 		}
-		token, until := newToken(prefixInvite), tx.Now.Add(inviteLife)
+		secret, until := token.New(token.Invite), tx.Now.Add(inviteLife)
 		c.Values["invited"], c.Values["expires_at"] = id, db.FormatTime(until)
-		c.Values["token_hash"] = a.hash.Token(token)
+		c.Values["token_hash"] = a.hash.Token(secret)
 		if c.Caller.User != 0 {
 			c.Values["is_created_by__user"] = c.Caller.User
 		}
 		to, _ := c.Values[i.to].(int64)
 		role, _ := c.Values[i.role].(int64)
-		return a.sendInvite(ctx, tx, i, c.Caller, Notice{To: email, Until: until, Data: map[string]string{"token": token}}, to, role)
+		return a.sendInvite(ctx, tx, i, c.Caller, Notice{To: email, Until: until, Data: map[string]string{"token": secret}}, to, role)
 	}
 }
 
@@ -159,7 +160,7 @@ func kindOf(where string) invites {
 // mail too. Whoever invites hands it on. The engine has found the invitation to be one that the caller may see.
 func (a *Accounts) InviteLink(ctx context.Context, tx *db.Tx, by access.Caller, where string, id int64) (api.Invitation, error) {
 	i := kindOf(where)
-	out := api.Invitation{Token: newToken(prefixInvite), ExpiresAt: tx.Now.Add(inviteLife)}
+	out := api.Invitation{Token: token.New(token.Invite), ExpiresAt: tx.Now.Add(inviteLife)}
 	var email string
 	err := tx.QueryRowContext(ctx, `UPDATE `+i.table+` SET token_hash = ?, expires_at = ?, is_created_by__user = coalesce(NULLIF(?, 0), is_created_by__user)
 		WHERE id = ? RETURNING (SELECT e.email FROM invitee e WHERE e.id = invited)`,

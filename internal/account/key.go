@@ -12,6 +12,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -86,14 +87,14 @@ func (a *Accounts) CreateKey(ctx context.Context, tx *db.Tx, by access.Caller, s
 	if err != nil {
 		return "", fmt.Errorf("create key: %w", err)
 	}
-	k := newKey{kindUser, prefixUser, actor}
+	k := newKey{kindUser, token.User, actor}
 	switch {
 	case spec.Of == OfDevice:
-		k = newKey{kindDevice, prefixDevice, actor}
+		k = newKey{kindDevice, token.Device, actor}
 	case spec.Of == OfFleet && spec.Reader:
-		k = newKey{kindFleet, prefixFleet, actor}
+		k = newKey{kindFleet, token.Fleet, actor}
 	case spec.Of == OfFleet:
-		k = newKey{kindProvisioning, prefixProvisioning, actor}
+		k = newKey{kindProvisioning, token.Provisioning, actor}
 	}
 	return a.addKey(ctx, tx, by, k, spec)
 }
@@ -139,16 +140,16 @@ func (s KeySpec) check(now time.Time) error {
 }
 
 // checkBroughtKey refuses keys that could be guessed, that look like a session token, or that do not fit into a header.
-func checkBroughtKey(token string) error {
-	if len(token) < 32 || len(token) > 128 {
+func checkBroughtKey(text string) error {
+	if len(text) < 32 || len(text) > 128 {
 		return api.Errorf(api.Invalid, "a device's key has 32 to 128 characters")
 	}
-	for _, c := range []byte(token) {
-		if !strings.ContainsRune(base62+"_-", rune(c)) {
+	for _, c := range []byte(text) {
+		if !strings.ContainsRune(token.Base62+"_-", rune(c)) {
 			return api.Errorf(api.Invalid, "a device's key has only letters, digits, _ and -")
 		}
 	}
-	if forged(token) {
+	if token.Forged(text) {
 		return api.Errorf(api.Invalid, "a device's key that looks like one of the server's has a checksum that is not right")
 	}
 	return nil
@@ -232,9 +233,9 @@ func requireFreshLogin(ctx context.Context, tx *db.Tx, by access.Caller) error {
 }
 
 func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, by access.Caller, k newKey, spec KeySpec) (string, error) {
-	token := spec.Token
-	if token == "" {
-		token = newToken(k.prefix)
+	text := spec.Token
+	if text == "" {
+		text = token.New(k.prefix)
 	}
 	var expiry any
 	if spec.Expiry != nil {
@@ -253,16 +254,16 @@ func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, by access.Caller, k ne
 			verbs, is_for_some_fleets, channels, networks, is_created_by__user)
 		VALUES (?, ?, ?, ?, NULLIF(?, ''), NULLIF(?, ''), ?, NULLIF(?, 0), ?, ?, ?, NULLIF(?, ''), NULLIF(?, 0))
 		ON CONFLICT (key_hash) DO NOTHING RETURNING id`,
-		tx.NowText(), k.kind, a.hash.Token(token), k.actor, spec.Name, spec.Description, expiry, spec.MaxUses,
+		tx.NowText(), k.kind, a.hash.Token(text), k.actor, spec.Name, spec.Description, expiry, spec.MaxUses,
 		int(spec.verbs()), len(spec.Fleets)+len(spec.Tags) > 0, int(channels), networks, by.User).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		// The same device repeating its exchange is fine; anybody else's key is not.
-		holds, err := a.KeyHolds(ctx, tx, k.actor, token)
+		holds, err := a.KeyHolds(ctx, tx, k.actor, text)
 		if err != nil {
 			return "", err
 		}
 		if holds {
-			return token, nil
+			return text, nil
 		}
 		return "", api.Errorf(api.Conflict, `"key" must be unique.`)
 	}
@@ -272,7 +273,7 @@ func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, by access.Caller, k ne
 	if err := limitKey(ctx, tx, by, id, spec); err != nil {
 		return "", err
 	}
-	return token, recordKey(ctx, tx, by, id, k, spec)
+	return text, recordKey(ctx, tx, by, id, k, spec)
 }
 
 // recordKey tells of a new key. That a device is given its own, which happens with every device, is told with the device.
@@ -316,7 +317,7 @@ func (a *Accounts) SetDeviceKeys(ctx context.Context, tx *db.Tx, keys []DeviceKe
 			return err
 		}
 		if keys[i].Token == "" {
-			keys[i].Token = newToken(prefixDevice)
+			keys[i].Token = token.New(token.Device)
 		}
 		args = append(args, tx.NowText(), a.hash.Token(keys[i].Token), keys[i].Actor)
 	}

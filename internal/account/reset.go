@@ -11,6 +11,8 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/throttle"
+	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -37,8 +39,8 @@ func (a *Accounts) ForgotPassword(ctx context.Context, email string, from From) 
 	if a.cfg.Notify == nil {
 		return nil // nobody could be sent anything; the documents say whom to ask
 	}
-	account := hex.EncodeToString(a.hash.mac("reset\x00", email))
-	net := hex.EncodeToString(a.hash.mac("reset network\x00", network(from.Address).String()))
+	account := hex.EncodeToString(a.hash.MAC("reset\x00", email))
+	net := hex.EncodeToString(a.hash.MAC("reset network\x00", throttle.Network(from.Address).String()))
 	err := a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		var ofAccount, ofNetwork, all int
 		since := db.FormatTime(tx.Now.Add(-resetWishRemember))
@@ -138,10 +140,10 @@ func (a *Accounts) sendReset(ctx context.Context, tx *db.Tx, email, address stri
 	if err != nil {
 		return err
 	}
-	token, until := newToken(prefixReset), tx.Now.Add(resetLife)
+	secret, until := token.New(prefixReset), tx.Now.Add(resetLife)
 	_, err = tx.ExecContext(ctx, `INSERT INTO password_reset ("user", token_hash, expires_at) VALUES (?, ?, ?)
 		ON CONFLICT ("user") DO UPDATE SET token_hash = excluded.token_hash, expires_at = excluded.expires_at`,
-		id, a.hash.Token(token), db.FormatTime(until))
+		id, a.hash.Token(secret), db.FormatTime(until))
 	if err != nil {
 		return err
 	}
@@ -150,7 +152,7 @@ func (a *Accounts) sendReset(ctx context.Context, tx *db.Tx, email, address stri
 		return err
 	}
 	return a.notify(ctx, tx, Notice{To: email, Kind: "password reset", Until: until, Data: map[string]string{
-		"username": username, "address": address, "token": token, "until": letterTime(until),
+		"username": username, "address": address, "token": secret, "until": letterTime(until),
 	}})
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -73,7 +74,7 @@ type opening struct {
 }
 
 // Login checks a password and opens a session; the answer is its token. An unknown user costs the same work and gives the same
-// error as a wrong password. A *[TryLaterError] says that there were too many failures.
+// error as a wrong password. A *[throttle.TryLaterError] says that there were too many failures.
 func (a *Accounts) Login(ctx context.Context, req api.Login, from From) (string, error) {
 	return a.login(ctx, req, from, false)
 }
@@ -205,7 +206,7 @@ func (a *Accounts) passwordOf(ctx context.Context, where string, arg any) (id in
 
 // checkPassword spends one attempt of the account and the address.
 func (a *Accounts) checkPassword(ctx context.Context, account, hash, given, address string) error {
-	right, err := a.throttle.try(ctx, account, address, a.cfg.Now())
+	right, err := a.throttle.Try(ctx, account, address, a.cfg.Now())
 	if err != nil {
 		return err
 	}
@@ -234,22 +235,22 @@ func (a *Accounts) insertSession(ctx context.Context, tx *db.Tx, user int64, s o
 	if err := a.makeRoom(ctx, tx, user); err != nil {
 		return "", err
 	}
-	jti, expires := newToken(""), s.authenticated.Add(a.cfg.SessionLife)
+	jti, expires := token.New(""), s.authenticated.Add(a.cfg.SessionLife)
 	if s.awaits != awaitsNothing {
 		expires = s.authenticated.Add(halfLife)
 	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO session ("user", token_hash, created_at, authenticated_at, expires_at, address, user_agent,
 			client, opened_by, awaits, is_proven)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, user, a.hash.sessionID(jti), tx.NowText(), db.FormatTime(s.authenticated), db.FormatTime(expires),
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, user, a.hash.SessionID(jti), tx.NowText(), db.FormatTime(s.authenticated), db.FormatTime(expires),
 		from.Address, clip(from.UserAgent, 200), from.client(), s.way, s.awaits, s.proven)
 	if err != nil {
 		return "", fmt.Errorf("open session: %w", err)
 	}
-	c := claims{ID: user, AuthTime: s.authenticated.UnixMilli(), IssuedAt: tx.Now.Unix(), Expires: expires.Unix(), JTI: jti}
+	c := token.Claims{ID: user, AuthTime: s.authenticated.UnixMilli(), IssuedAt: tx.Now.Unix(), Expires: expires.Unix(), JTI: jti}
 	if s.proven || s.awaits != awaitsNothing {
 		c.TwoFactor = new(s.awaits != awaitsNothing)
 	}
-	return a.hash.sign(c)
+	return a.hash.Sign(c)
 }
 
 // makeRoom ends the sessions of a user that were idle longest when there are too many.

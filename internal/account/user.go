@@ -11,6 +11,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -159,7 +160,7 @@ func choosePassword(given string, made *api.NewUser) (string, error) {
 }
 
 // newPassword invents a password: 24 base-62 digits, 142 bits.
-func newPassword() string { return newToken("")[:24] }
+func newPassword() string { return token.New("")[:24] }
 
 // insertUser makes the actor, the user, and the organization that every user starts with.
 func insertUser(ctx context.Context, tx *db.Tx, email, username, hash string) (int64, error) {
