@@ -9,6 +9,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -154,6 +155,6 @@ func makeAdministrator(ctx context.Context, tx *db.Tx, user int64, handle string
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO organization_membership (created_at, "user", is_member_of__organization, organization_membership_role)
 		VALUES (?, ?, ?, ?) ON CONFLICT ("user", is_member_of__organization) DO UPDATE SET organization_membership_role = excluded.organization_membership_role`,
-		tx.NowText(), user, organization, roleAdministrator)
+		tx.NowText(), user, organization, rights.Administrator)
 	return organization, err
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/password"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -382,7 +383,7 @@ func TestFreshAuthentication(t *testing.T) {
 	alice := f.caller(f.user("alice"))
 	key := f.caller(f.mustKey(alice, account.KeySpec{Of: account.OfUser, ID: alice.User, Name: "ci"}))
 	ask := func(by access.Caller) error {
-		return f.db.Read(f.ctx, func(tx *db.Tx) error { return account.RequireFresh(f.ctx, tx, by) })
+		return f.db.Read(f.ctx, func(tx *db.Tx) error { return rights.RequireFresh(f.ctx, tx, by) })
 	}
 	f.must(ask(alice))
 	f.must(ask(access.Itself()))

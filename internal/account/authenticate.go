@@ -13,6 +13,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -183,7 +184,7 @@ var keyScoped = `CASE WHEN k.verbs <> ` + fmt.Sprint(int(access.AllVerbs)) + ` O
 var keyOrphan = `CASE WHEN u.is_service_account_of__organization IS NOT NULL AND k.is_created_by__user IS NOT NULL AND NOT EXISTS (
 		SELECT 1 FROM organization_membership m WHERE m."user" = k.is_created_by__user
 			AND m.is_member_of__organization = u.is_service_account_of__organization
-			AND m.organization_membership_role = ` + fmt.Sprint(roleAdministrator) + ` AND (m.end_date IS NULL OR m.end_date > ?)) THEN 1 ELSE 0 END`
+			AND m.organization_membership_role = ` + fmt.Sprint(rights.Administrator) + ` AND (m.end_date IS NULL OR m.end_date > ?)) THEN 1 ELSE 0 END`
 
 // stillEntrusted ends the keys of a fleet with the right of whoever made them: somebody who left knows them still.
 func stillEntrusted(ctx context.Context, tx *db.Tx, user, fleet int64, kind string) error {
@@ -195,7 +196,7 @@ func stillEntrusted(ctx context.Context, tx *db.Tx, user, fleet int64, kind stri
 	if err != nil {
 		return fmt.Errorf("authenticate key: %w", err)
 	}
-	have, err := FleetVerbs(ctx, tx, access.Caller{Kind: access.User, User: user}, fleet)
+	have, err := rights.FleetVerbs(ctx, tx, access.Caller{Kind: access.User, User: user}, fleet)
 	if err != nil {
 		return fmt.Errorf("authenticate key: %w", err)
 	}

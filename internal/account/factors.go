@@ -10,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
@@ -52,7 +53,7 @@ func MayGiveUpFactor(ctx context.Context, tx *db.Tx, user int64) error {
 // MayEnrol refuses a first second factor to a session that waits for the one there is, and to keys. Others must be fresh.
 func (a *Accounts) MayEnrol(ctx context.Context, tx *db.Tx, by access.Caller) error {
 	if by.Kind != access.HalfUser {
-		return RequireFresh(ctx, tx, by)
+		return rights.RequireFresh(ctx, tx, by)
 	}
 	var awaits string
 	err := tx.QueryRowContext(ctx, `SELECT awaits FROM session WHERE id = ? AND "user" = ?`, by.Session, by.User).Scan(&awaits)
@@ -105,7 +106,7 @@ func (a *Accounts) signInRules(ctx context.Context, tx *db.Tx, c *odata.Change) 
 	if c.Op == odata.Delete || !given && !also {
 		return nil
 	}
-	if err := RequireFresh(ctx, tx, c.Caller); err != nil {
+	if err := rights.RequireFresh(ctx, tx, c.Caller); err != nil {
 		return err
 	}
 	if c.Caller.Kind != access.User {

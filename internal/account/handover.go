@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -51,7 +52,7 @@ func (a *Accounts) TellAdministrators(ctx context.Context, tx *db.Tx, organizati
 		return nil
 	}
 	addresses, err := db.Column[string](ctx, tx, `SELECT u.email FROM organization_membership m JOIN "user" u ON u.id = m."user"
-		WHERE m.is_member_of__organization = ? AND m.organization_membership_role = ? ORDER BY u.id LIMIT 50`, organization, roleAdministrator)
+		WHERE m.is_member_of__organization = ? AND m.organization_membership_role = ? ORDER BY u.id LIMIT 50`, organization, rights.Administrator)
 	if err != nil {
 		return fmt.Errorf("tell administrators: %w", err)
 	}

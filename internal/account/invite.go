@@ -11,6 +11,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -27,7 +28,7 @@ type invites struct {
 }
 
 var (
-	toOrganization = invites{"organization_invite", "is_invited_to__organization", "organization_membership_role", roleMember}
+	toOrganization = invites{"organization_invite", "is_invited_to__organization", "organization_membership_role", rights.Member}
 	toFleet        = invites{"application_invite", "is_invited_to__application", "application_membership_role", int64(access.Observer)}
 )
 
@@ -35,8 +36,8 @@ func (a *Accounts) inviteResources() []*odata.Resource {
 	fleet := toFleet.resource("invitee__is_invited_to__application", "application", "application_membership_role", fleetInviteRules())
 	org := toOrganization.resource("invitee__is_invited_to__organization", "organization", "organization_membership_role",
 		organizationInviteRules())
-	fleet.Before = []odata.Hook{freshFor(odata.Create), a.beforeInvite(toFleet)}
-	org.Before = []odata.Hook{freshFor(odata.Create), a.beforeInvite(toOrganization)}
+	fleet.Before = []odata.Hook{rights.FreshFor(odata.Create), a.beforeInvite(toFleet)}
+	org.Before = []odata.Hook{rights.FreshFor(odata.Create), a.beforeInvite(toOrganization)}
 	return []*odata.Resource{inviteeResource(), org, fleet}
 }
 
@@ -237,10 +238,10 @@ func (i invites) stillMay(ctx context.Context, tx *db.Tx, maker sql.NullInt64, t
 	var err error
 	if i == toFleet {
 		var verbs access.Verbs
-		verbs, err = FleetVerbs(ctx, tx, who, to)
+		verbs, err = rights.FleetVerbs(ctx, tx, who, to)
 		may = verbs.Has(access.Members)
 	} else {
-		may, err = Administers(ctx, tx, who, to)
+		may, err = rights.Administers(ctx, tx, who, to)
 	}
 	if err != nil {
 		return fmt.Errorf("accept invitation: %w", err)

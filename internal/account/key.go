@@ -12,6 +12,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -162,12 +163,12 @@ func (a *Accounts) actorFor(ctx context.Context, tx *db.Tx, by access.Caller, sp
 	switch spec.Of {
 	case OfUser:
 		if by.Kind != access.System && spec.ID != by.User {
-			if err := administersService(ctx, tx, by, spec.ID); err != nil {
+			if err := rights.RequireService(ctx, tx, by, spec.ID); err != nil {
 				return 0, err
 			}
 		}
 		if by.Kind != access.System {
-			if err := requireFreshLogin(ctx, tx, by); err != nil {
+			if err := rights.RequireFreshLogin(ctx, tx, by); err != nil {
 				return 0, err
 			}
 		}
@@ -214,7 +215,7 @@ func actorOfThing(ctx context.Context, tx *db.Tx, by access.Caller, kind, query 
 	if err := tx.QueryRowContext(ctx, query, id).Scan(&actor, &fleet); err != nil {
 		return 0, err
 	}
-	have, err := FleetVerbs(ctx, tx, by, fleet)
+	have, err := rights.FleetVerbs(ctx, tx, by, fleet)
 	if err != nil {
 		return 0, err
 	}
@@ -222,14 +223,6 @@ func actorOfThing(ctx context.Context, tx *db.Tx, by access.Caller, kind, query 
 		return 0, sql.ErrNoRows
 	}
 	return actor, nil
-}
-
-// requireFreshLogin is [RequireFresh] for who makes named keys: a key may not make more of its kind.
-func requireFreshLogin(ctx context.Context, tx *db.Tx, by access.Caller) error {
-	if by.Session == 0 {
-		return api.Errorf(api.Forbidden, "an API key may not make further user keys; log in with your password")
-	}
-	return RequireFresh(ctx, tx, by)
 }
 
 func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, by access.Caller, k newKey, spec KeySpec) (string, error) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -71,7 +72,7 @@ func (a *Accounts) fleetMembershipResource() *odata.Resource {
 		UniqueText: map[string]string{"user,is_member_of__application": `"user" and "is_member_of__application" must be unique.`},
 		Virtual:    []string{"username"},
 		Rules:      fleetMembershipRules(),
-		Before:     []odata.Hook{freshFor(odata.Create, odata.Update, odata.Delete), fixed("user", "is_member_of__application"), userByName, a.beforeFleetMembership},
+		Before:     []odata.Hook{rights.FreshFor(odata.Create, odata.Update, odata.Delete), fixed("user", "is_member_of__application"), userByName, a.beforeFleetMembership},
 		After:      []odata.Hook{a.membersChanged},
 	}
 }
@@ -114,7 +115,7 @@ func (a *Accounts) teamMembershipResource() *odata.Resource {
 		UniqueText: map[string]string{"user,is_member_of__team": `"user" and "is_member_of__team" must be unique.`},
 		Virtual:    []string{"username"},
 		Rules:      teamMembershipRules(),
-		Before:     []odata.Hook{freshFor(odata.Create, odata.Update, odata.Delete), fixed("user", "is_member_of__team"), userByName, a.beforeTeamMembership},
+		Before:     []odata.Hook{rights.FreshFor(odata.Create, odata.Update, odata.Delete), fixed("user", "is_member_of__team"), userByName, a.beforeTeamMembership},
 		After:      []odata.Hook{a.membersChanged},
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account/password"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -75,7 +76,7 @@ func (a *Accounts) ChangePassword(ctx context.Context, by access.Caller, req api
 	var email, old string
 	err := a.cfg.DB.Read(ctx, func(tx *db.Tx) error {
 		if req.Current == "" {
-			if err := RequireFresh(ctx, tx, by); err != nil {
+			if err := rights.RequireFresh(ctx, tx, by); err != nil {
 				return err
 			}
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -21,7 +22,7 @@ import (
 // Delegate opens a second session of the caller's user, for another program: a command line that was authorized in the browser. It
 // counts as authenticated when the caller's session was, which must be lately: a stolen token opens nothing that outlives it.
 func (a *Accounts) Delegate(ctx context.Context, tx *db.Tx, by access.Caller, from From) (string, error) {
-	if err := RequireFresh(ctx, tx, by); err != nil {
+	if err := rights.RequireFresh(ctx, tx, by); err != nil {
 		return "", err
 	}
 	return a.DelegateApproved(ctx, tx, by.User, by.Session, from)
@@ -162,7 +163,7 @@ func refusedOnly(err error) error {
 
 func organizationRole(administrator bool) int {
 	if administrator {
-		return roleAdministrator
+		return rights.Administrator
 	}
-	return roleMember
+	return rights.Member
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/account/sshkey"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -61,7 +62,7 @@ func (a *Accounts) beforePublicKey(ctx context.Context, tx *db.Tx, c *odata.Chan
 			return err
 		}
 		if c.Caller.Kind == access.User {
-			if err := requireFreshLogin(ctx, tx, c.Caller); err != nil {
+			if err := rights.RequireFreshLogin(ctx, tx, c.Caller); err != nil {
 				return err
 			}
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -19,29 +20,6 @@ import (
 const (
 	maxServiceAccounts = 100 // of one organization
 )
-
-// administers refuses whoever does not administer an organization in a session or with a whole key of theirs; to those who are no
-// members of it, it is not there.
-func administers(ctx context.Context, tx *db.Tx, by access.Caller, organization int64) error {
-	if by.Kind == access.System {
-		return nil
-	}
-	if by.Kind != access.User {
-		return api.Errorf(api.Forbidden, "this is for administrators of the organization")
-	}
-	var role int
-	err := tx.QueryRowContext(ctx, `SELECT organization_membership_role FROM organization_membership WHERE "user" = ?
-		AND is_member_of__organization = ? AND (end_date IS NULL OR end_date > ?)`, by.User, organization, tx.NowText()).Scan(&role)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return api.ErrNotFound
-	case err != nil:
-		return fmt.Errorf("administrator: %w", err)
-	case role != roleAdministrator:
-		return api.Errorf(api.Forbidden, "this is for administrators of the organization")
-	}
-	return nil
-}
 
 // CreateServiceAccount makes one in an organization, given by its handle, that the caller administers.
 func (a *Accounts) CreateServiceAccount(ctx context.Context, tx *db.Tx, by access.Caller, want api.ServiceAccount) (api.ServiceAccount, error) {
@@ -57,7 +35,7 @@ func (a *Accounts) CreateServiceAccount(ctx context.Context, tx *db.Tx, by acces
 	if err != nil {
 		return want, fmt.Errorf("create service account: %w", err)
 	}
-	if err := administers(ctx, tx, by, org); errors.Is(err, api.ErrNotFound) {
+	if err := rights.RequireAdministrator(ctx, tx, by, org); errors.Is(err, api.ErrNotFound) {
 		return want, api.Errorf(api.NotFound, "organization: there is no organization %q", want.Organization)
 	} else if err != nil {
 		return want, err
@@ -112,7 +90,7 @@ func (a *Accounts) ServiceAccounts(ctx context.Context, tx *db.Tx, by access.Cal
 
 // DeleteServiceAccount ends one, its memberships and its keys, at once.
 func (a *Accounts) DeleteServiceAccount(ctx context.Context, tx *db.Tx, by access.Caller, id int64) error {
-	if err := administersService(ctx, tx, by, id); err != nil {
+	if err := rights.RequireService(ctx, tx, by, id); err != nil {
 		return err
 	}
 	var actor, org int64
@@ -154,22 +132,6 @@ func (a *Accounts) endServiceAccounts(ctx context.Context, tx *db.Tx, organizati
 	}
 	a.revoked(tx, "key", keys...)
 	return nil
-}
-
-// administersService refuses whoever does not administer the organization of a service account. Everything else is no such user.
-func administersService(ctx context.Context, tx *db.Tx, by access.Caller, user int64) error {
-	var org sql.NullInt64
-	err := tx.QueryRowContext(ctx, `SELECT is_service_account_of__organization FROM "user" WHERE id = ?`, user).Scan(&org)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return fmt.Errorf("service account: %w", err)
-	}
-	if org.Valid {
-		err = administers(ctx, tx, by, org.Int64)
-	}
-	if !org.Valid || errors.Is(err, api.ErrNotFound) {
-		return api.Errorf(api.NotFound, "there is no such user")
-	}
-	return err
 }
 
 // refuseService keeps service accounts from being members of an organization, whose administrators are people.

@@ -9,6 +9,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -71,14 +72,14 @@ func TestVerbsOfARole(t *testing.T) {
 			t.Errorf("a role of %s gives %s", set, got)
 		}
 		f.must(f.db.Read(f.ctx, func(tx *db.Tx) error {
-			got, err := account.DeviceVerbs(f.ctx, tx, bob, device)
+			got, err := rights.DeviceVerbs(f.ctx, tx, bob, device)
 			if got != set {
 				t.Errorf("a role of %s gives %s on a device", set, got)
 			}
 			return err
 		}))
 		for _, need := range access.AllVerbs.Each() {
-			err := f.db.Read(f.ctx, func(tx *db.Tx) error { return account.Require(f.ctx, tx, bob, fleet, need) })
+			err := f.db.Read(f.ctx, func(tx *db.Tx) error { return rights.Require(f.ctx, tx, bob, fleet, need) })
 			if (err == nil) != set.Has(need) {
 				t.Errorf("%s of somebody with %s: %v", need, set, err)
 			}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -186,7 +187,7 @@ VALUES (?, ?, ?, ?, ?, ?) RETURNING id`, tx.NowText(), actor, username, email, h
 	if err != nil {
 		return 0, err
 	}
-	return id, addMember(ctx, tx, org, id, roleAdministrator)
+	return id, addMember(ctx, tx, org, id, rights.Administrator)
 }
 
 // Whoami describes the actor that a caller is.

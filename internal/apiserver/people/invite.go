@@ -7,6 +7,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -50,7 +51,7 @@ func (s *routes) inviteLink(where string) web.HandlerFunc {
 			if string(rows) == "[]" {
 				return api.Errorf(api.NotFound, "there is no invitation %d", id)
 			}
-			if err := account.RequireFresh(r.Context(), tx, access.From(r.Context())); err != nil {
+			if err := rights.RequireFresh(r.Context(), tx, access.From(r.Context())); err != nil {
 				return err
 			}
 			link, err = s.accounts.InviteLink(r.Context(), tx, access.From(r.Context()), where, id)
