@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/letter"
 	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/account/throttle"
 	"github.com/roadstead-io/roadstead/internal/account/token"
@@ -78,20 +79,26 @@ type Notice struct {
 	By int64
 }
 
-// notify sends a letter if the server sends mail.
-func (a *Accounts) notify(ctx context.Context, tx *db.Tx, n Notice) error {
+// Mails reports whether the server sends mail.
+func (a *Accounts) Mails() bool { return a.cfg.Notify != nil }
+
+// Hasher is what tokens are hashed with before they are kept.
+func (a *Accounts) Hasher() token.Hasher { return a.hash }
+
+// Notify sends a letter if the server sends mail.
+func (a *Accounts) Notify(ctx context.Context, tx *db.Tx, n Notice) error {
 	if a.cfg.Notify == nil {
 		return nil
 	}
 	return a.cfg.Notify(ctx, tx, n)
 }
 
-// warn sends a user a letter about something that was done to the account, from where, and when.
-func (a *Accounts) warn(ctx context.Context, tx *db.Tx, user int64, kind string, by access.Caller, data map[string]string) error {
+// Warn sends a user a letter about something that was done to the account, from where, and when.
+func (a *Accounts) Warn(ctx context.Context, tx *db.Tx, user int64, kind string, by access.Caller, data map[string]string) error {
 	if a.cfg.Notify == nil {
 		return nil
 	}
-	n := Notice{Kind: kind, Data: map[string]string{"address": by.Address, "at": letterTime(tx.Now)}}
+	n := Notice{Kind: kind, Data: map[string]string{"address": by.Address, "at": letter.Time(tx.Now)}}
 	var name string
 	err := tx.QueryRowContext(ctx, `SELECT email, username FROM "user" WHERE id = ?`, user).Scan(&n.To, &name)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -102,7 +109,7 @@ func (a *Accounts) warn(ctx context.Context, tx *db.Tx, user int64, kind string,
 	}
 	n.Data["username"] = name
 	maps.Copy(n.Data, data)
-	return a.notify(ctx, tx, n)
+	return a.Notify(ctx, tx, n)
 }
 
 // Accounts is the running part of the package: the hasher, the throttle of logins and the times of last use.
@@ -190,7 +197,8 @@ func DeleteActor(ctx context.Context, tx *db.Tx, actor int64) error {
 	return nil
 }
 
-func (a *Accounts) revoked(tx *db.Tx, what string, ids ...int64) {
+// Revoked tells, once the transaction is committed, whoever holds connections open that something has ended before its time. See [Config].
+func (a *Accounts) Revoked(tx *db.Tx, what string, ids ...int64) {
 	if a.cfg.Revoked == nil || len(ids) == 0 {
 		return
 	}

@@ -32,7 +32,7 @@ func (a *Accounts) ShowUser(ctx context.Context, tx *db.Tx, who string) (api.Use
 		return api.UserInfo{}, err
 	}
 	u := list[0] // it is there, in this transaction
-	if u.Sessions, err = a.sessionsOf(ctx, tx, id, 0); err != nil {
+	if u.Sessions, err = a.SessionsOf(ctx, tx, id, 0); err != nil {
 		return u, err
 	}
 	rows, err := tx.QueryContext(ctx, `SELECT o.handle, r.name FROM organization_membership m JOIN organization o ON o.id = m.is_member_of__organization
@@ -56,7 +56,7 @@ func (a *Accounts) users(ctx context.Context, tx *db.Tx, where string, args ...a
 	rows, err := tx.QueryContext(ctx, `SELECT u.id, u.username, u.email, u.created_at, u.is_disabled = 1, u.is_support_staff = 1, u.password <> '',
 			(SELECT count(*) FROM session s WHERE s."user" = u.id AND s.expires_at > ? AND coalesce(s.last_used_at, s.created_at) > ?),
 			(SELECT count(*) FROM api_key k WHERE k.is_of__actor = u.actor)
-		FROM "user" u WHERE `+where+` ORDER BY u.username`, append([]any{tx.NowText(), a.idleSince(tx.Now)}, args...)...)
+		FROM "user" u WHERE `+where+` ORDER BY u.username`, append([]any{tx.NowText(), a.IdleSince(tx.Now)}, args...)...)
 	if err != nil {
 		return nil, fmt.Errorf("list users: %w", err)
 	}
@@ -74,7 +74,7 @@ func (a *Accounts) users(ctx context.Context, tx *db.Tx, where string, args ...a
 		return nil, fmt.Errorf("list users: %w", err)
 	}
 	for i := range list {
-		if list[i].SecondFactor, err = a.hasFactor(ctx, tx, list[i].ID); err != nil {
+		if list[i].SecondFactor, err = a.HasFactor(ctx, tx, list[i].ID); err != nil {
 			return nil, err
 		}
 	}
@@ -111,7 +111,7 @@ func (a *Accounts) ChangeUser(
 		err = a.revokeAll(ctx, tx, id)
 	case api.UserResetFactor:
 		if err = resetFactor(id, name); err == nil {
-			err = a.endSessions(ctx, tx, `"user" = ?`, id)
+			err = a.EndSessionsOf(ctx, tx, id)
 		}
 	case api.UserMakeAdministrator:
 		entry.Organization, err = makeAdministrator(ctx, tx, id, want.Organization)
@@ -130,8 +130,8 @@ func (a *Accounts) disable(ctx context.Context, tx *db.Tx, user int64) error {
 	if _, err := tx.ExecContext(ctx, `UPDATE "user" SET is_disabled = 1 WHERE id = ?`, user); err != nil {
 		return err
 	}
-	a.revoked(tx, "user", user)
-	return a.endSessions(ctx, tx, `"user" = ?`, user)
+	a.Revoked(tx, "user", user)
+	return a.EndSessionsOf(ctx, tx, user)
 }
 
 // revokeAll ends all sessions of a user, and deletes the user's keys and those that the user made for fleets.
@@ -141,8 +141,8 @@ func (a *Accounts) revokeAll(ctx context.Context, tx *db.Tx, user int64) error {
 	if err != nil {
 		return err
 	}
-	a.revoked(tx, "key", ids...)
-	return a.endSessions(ctx, tx, `"user" = ?`, user)
+	a.Revoked(tx, "key", ids...)
+	return a.EndSessionsOf(ctx, tx, user)
 }
 
 func makeAdministrator(ctx context.Context, tx *db.Tx, user int64, handle string) (organization int64, err error) {

@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/invite"
 	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -403,7 +405,7 @@ func TestFreshAuthentication(t *testing.T) {
 	f.must(err)
 	f.must(ask(f.caller(again)))
 	hooked := map[string]bool{}
-	for _, r := range f.accounts.Resources() {
+	for _, r := range slices.Concat(f.accounts.Resources(), invite.New(f.accounts).Resources()) {
 		for _, op := range []odata.Op{odata.Create, odata.Update, odata.Delete} {
 			for _, hook := range r.Before {
 				err := f.db.Read(f.ctx, func(tx *db.Tx) error {
@@ -534,11 +536,11 @@ func TestMembersWithoutAFactorAreNotTakenIn(t *testing.T) {
 				VALUES ('x', ?, ?, 2, 'x', 'x') ON CONFLICT (invited, is_invited_to__organization) DO UPDATE SET token_hash = 'x' RETURNING id`, invitee, org).Scan(&id); err != nil {
 				return err
 			}
-			link, err := a.InviteLink(f.ctx, tx, access.Itself(), account.InviteToOrganization, id)
+			link, err := invite.New(a).Link(f.ctx, tx, access.Itself(), invite.ToOrganization, id)
 			token = link.Token
 			return err
 		})
-		err = f.db.Write(f.ctx, func(tx *db.Tx) error { return a.AcceptInvite(f.ctx, tx, bob, account.InviteToOrganization, token) })
+		err = f.db.Write(f.ctx, func(tx *db.Tx) error { return invite.New(a).Accept(f.ctx, tx, bob, invite.ToOrganization, token) })
 		if has != (err == nil) || err != nil && !errors.Is(err, api.ErrForbidden) {
 			t.Errorf("an invitation of somebody with a factor: %v: got %v", has, err)
 		}

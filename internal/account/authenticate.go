@@ -70,7 +70,7 @@ func (a *Accounts) bySession(ctx context.Context, tx *db.Tx, token string) (acce
 	err = tx.QueryRowContext(ctx, `SELECT s.id, s.last_used_at, s.expires_at, s.awaits, u.id, u.actor, u.username, u.is_support_staff = 1
 		FROM session s JOIN "user" u ON u.id = s."user" AND u.is_disabled = 0
 		WHERE s.token_hash = ? AND s."user" = ? AND s.expires_at > ? AND coalesce(s.last_used_at, s.created_at) > ?`,
-		a.hash.SessionID(c.JTI), c.ID, tx.NowText(), a.idleSince(tx.Now)).
+		a.hash.SessionID(c.JTI), c.ID, tx.NowText(), a.IdleSince(tx.Now)).
 		Scan(&caller.Session, &used, &expires, &awaits, &caller.User, &caller.Actor, &caller.Name, &caller.Staff)
 	if errors.Is(err, sql.ErrNoRows) {
 		return access.Nobody(), never, api.ErrUnauthorized
@@ -262,7 +262,7 @@ func (a *Accounts) RunOnce(ctx context.Context) error {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, `DELETE FROM session WHERE expires_at <= ? OR coalesce(last_used_at, created_at) <= ?`,
-			tx.NowText(), a.idleSince(tx.Now)); err != nil {
+			tx.NowText(), a.IdleSince(tx.Now)); err != nil {
 			return err
 		}
 		if err := a.throttle.Forget(ctx, tx, a.cfg.Now()); err != nil {

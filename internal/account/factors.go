@@ -18,7 +18,8 @@ import (
 
 // Second factors have a package of their own, internal/account/factor. What accounts must know of them is here.
 
-func (a *Accounts) hasFactor(ctx context.Context, tx *db.Tx, user int64) (bool, error) {
+// HasFactor says whether a user has a second factor.
+func (a *Accounts) HasFactor(ctx context.Context, tx *db.Tx, user int64) (bool, error) {
 	if a.cfg.SecondFactor == nil {
 		return false, nil
 	}
@@ -63,15 +64,15 @@ func (a *Accounts) MayEnrol(ctx context.Context, tx *db.Tx, by access.Caller) er
 	if err != nil {
 		return fmt.Errorf("second factor: %w", err)
 	}
-	has, err := a.hasFactor(ctx, tx, by.User)
+	has, err := a.HasFactor(ctx, tx, by.User)
 	if err == nil && has {
 		return api.ErrUnauthorized // it has one meanwhile, and nobody proved it here
 	}
 	return err
 }
 
-// memberNeedsFactor refuses to make somebody without a second factor a member of an organization that asks for one.
-func (a *Accounts) memberNeedsFactor(ctx context.Context, tx *db.Tx, user, organization int64) error {
+// MemberNeedsFactor refuses to make somebody without a second factor a member of an organization that asks for one.
+func (a *Accounts) MemberNeedsFactor(ctx context.Context, tx *db.Tx, user, organization int64) error {
 	var asks bool
 	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization WHERE id = ? AND is_requiring_two_factor = 1)`, organization).Scan(&asks)
 	if err != nil {
@@ -80,21 +81,21 @@ func (a *Accounts) memberNeedsFactor(ctx context.Context, tx *db.Tx, user, organ
 	if !asks {
 		return nil
 	}
-	has, err := a.hasFactor(ctx, tx, user)
+	has, err := a.HasFactor(ctx, tx, user)
 	if err == nil && !has {
 		err = api.Errorf(api.Forbidden, "the organization asks its members for a second factor; set one up first")
 	}
 	return err
 }
 
-// newMember is the hook of memberNeedsFactor, after the write: only who may make the member learns what the member lacks.
+// newMember is the hook of MemberNeedsFactor, after the write: only who may make the member learns what the member lacks.
 func (a *Accounts) newMember(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	user, _ := c.Values["user"].(int64)
 	organization, _ := c.Values["is_member_of__organization"].(int64)
 	if c.Op != odata.Create || user == 0 || organization == 0 {
 		return nil // the engine says what is missing
 	}
-	return a.memberNeedsFactor(ctx, tx, user, organization)
+	return a.MemberNeedsFactor(ctx, tx, user, organization)
 }
 
 // signInRules is a hook over an organization's switches about how its members sign in. Whoever sets one must be able to come back
@@ -122,7 +123,7 @@ func (a *Accounts) signInRules(ctx context.Context, tx *db.Tx, c *odata.Change) 
 		}
 	}
 	if requires {
-		has, err := a.hasFactor(ctx, tx, c.Caller.User)
+		has, err := a.HasFactor(ctx, tx, c.Caller.User)
 		if err != nil {
 			return err
 		}

@@ -29,8 +29,8 @@ func (a *Accounts) FleetHandedOver(ctx context.Context, tx *db.Tx, fleet int64) 
 	if err != nil {
 		return fmt.Errorf("hand over fleet %d: %w", fleet, err)
 	}
-	a.revoked(tx, "key", keys...)
-	a.revoked(tx, "fleet", fleet)
+	a.Revoked(tx, "key", keys...)
+	a.Revoked(tx, "fleet", fleet)
 	return nil
 }
 
@@ -58,7 +58,7 @@ func (a *Accounts) TellAdministrators(ctx context.Context, tx *db.Tx, organizati
 	}
 	for _, to := range addresses {
 		n.To = to
-		if err := a.notify(ctx, tx, n); err != nil {
+		if err := a.Notify(ctx, tx, n); err != nil {
 			return err
 		}
 	}

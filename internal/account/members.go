@@ -248,12 +248,12 @@ func (a *Accounts) beforeFleetMembership(ctx context.Context, tx *db.Tx, c *odat
 		if err := atHome(ctx, tx, c.Values["user"], `SELECT organization FROM application WHERE id = ?`, c.Values["is_member_of__application"]); err != nil {
 			return err
 		}
-		if err := clearEnded(ctx, tx, "user_application_membership", "user", c.Values["user"],
+		if err := ClearEnded(ctx, tx, "user_application_membership", "user", c.Values["user"],
 			"is_member_of__application", c.Values["is_member_of__application"]); err != nil {
 			return err
 		}
 	}
-	return checkRole(ctx, tx, c, "user_application_membership", "is_member_of__application")
+	return CheckRole(ctx, tx, c, "user_application_membership", "is_member_of__application")
 }
 
 // beforeTeamMembership lets in members of the organization only: a team is a part of it.
@@ -286,10 +286,10 @@ func beforeTeamAccess(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	if err := checkEnd(tx, c); err != nil {
 		return err
 	}
-	if err := checkRole(ctx, tx, c, "team_application_access", "grants_access_to__application"); err != nil || c.Op != odata.Create {
+	if err := CheckRole(ctx, tx, c, "team_application_access", "grants_access_to__application"); err != nil || c.Op != odata.Create {
 		return err
 	}
-	if err := clearEnded(ctx, tx, "team_application_access", "team", c.Values["team"],
+	if err := ClearEnded(ctx, tx, "team_application_access", "team", c.Values["team"],
 		"grants_access_to__application", c.Values["grants_access_to__application"]); err != nil {
 		return err
 	}
@@ -308,7 +308,7 @@ func beforeTeamAccess(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 // membersChanged tells whoever holds connections open that rights have changed.
 func (a *Accounts) membersChanged(_ context.Context, tx *db.Tx, c *odata.Change) error {
 	if c.Op != odata.Create {
-		a.revoked(tx, "member", c.IDs...)
+		a.Revoked(tx, "member", c.IDs...)
 	}
 	return nil
 }
@@ -316,7 +316,7 @@ func (a *Accounts) membersChanged(_ context.Context, tx *db.Tx, c *odata.Change)
 // teamChanged tells the same of a team that is gone, with all that its members had by it.
 func (a *Accounts) teamChanged(_ context.Context, tx *db.Tx, c *odata.Change) error {
 	if c.Op == odata.Delete {
-		a.revoked(tx, "team", c.IDs...)
+		a.Revoked(tx, "team", c.IDs...)
 	}
 	return nil
 }

@@ -124,7 +124,7 @@ func (a *Accounts) beforeMembership(ctx context.Context, tx *db.Tx, c *odata.Cha
 		if err := refuseService(ctx, tx, c.Values["user"]); err != nil {
 			return err
 		}
-		return clearEnded(ctx, tx, "organization_membership", "user", c.Values["user"], "is_member_of__organization", c.Values["is_member_of__organization"])
+		return ClearEnded(ctx, tx, "organization_membership", "user", c.Values["user"], "is_member_of__organization", c.Values["is_member_of__organization"])
 	}
 	if end, ends := c.Values["end_date"]; c.Op == odata.Update && (!given || role == rights.Administrator) && (!ends || end == nil) {
 		return nil

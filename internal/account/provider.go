@@ -52,7 +52,7 @@ func HasPassword(ctx context.Context, tx *db.Tx, user int64) (bool, error) {
 	if err := tx.QueryRowContext(ctx, `SELECT password FROM "user" WHERE id = ?`, user).Scan(&hash); err != nil {
 		return false, fmt.Errorf("has password: %w", err)
 	}
-	if hash == noPassword {
+	if hash == NoPassword {
 		return false, nil
 	}
 	if err := mayUsePassword(ctx, tx, user); errors.Is(err, api.ErrForbidden) {
@@ -92,7 +92,7 @@ func CreateUserOfProvider(ctx context.Context, tx *db.Tx, email, wanted string) 
 			return 0, "", api.Errorf(api.Conflict, "somebody has an account with this e-mail address already; log in to it and link the provider there")
 		}
 		if !nameTaken && userName.MatchString(name) {
-			id, err := insertUser(ctx, tx, email, name, noPassword)
+			id, err := insertUser(ctx, tx, email, name, NoPassword)
 			return id, name, err
 		}
 	}
@@ -134,7 +134,7 @@ func (a *Accounts) ChangeMembership(ctx context.Context, tx *db.Tx, membership i
 	if err != nil {
 		return false, fmt.Errorf("change membership: %w", err)
 	}
-	a.revoked(tx, "member", membership)
+	a.Revoked(tx, "member", membership)
 	return true, nil
 }
 
@@ -149,7 +149,7 @@ func (a *Accounts) EndMembership(ctx context.Context, tx *db.Tx, membership int6
 	if _, err := tx.ExecContext(ctx, `DELETE FROM organization_membership WHERE id = ?`, membership); err != nil {
 		return false, fmt.Errorf("end membership: %w", err)
 	}
-	a.revoked(tx, "member", membership)
+	a.Revoked(tx, "member", membership)
 	return true, nil
 }
 

@@ -43,7 +43,7 @@ func (a *Accounts) publicKeyResource() *odata.Resource {
 func (a *Accounts) beforePublicKey(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	text, given := c.Values["public_key"].(string)
 	if c.Op == odata.Delete || c.Op == odata.Update && given {
-		a.revoked(tx, "ssh", c.IDs...)
+		a.Revoked(tx, "ssh", c.IDs...)
 	}
 	if c.Op == odata.Delete {
 		return nil
@@ -81,7 +81,7 @@ func (a *Accounts) beforePublicKey(ctx context.Context, tx *db.Tx, c *odata.Chan
 	}
 	user, _ := c.Values["user"].(int64)
 	title, _ := c.Values["title"].(string)
-	return a.warn(ctx, tx, user, "key created", c.Caller, map[string]string{"key": title + " (SSH)"})
+	return a.Warn(ctx, tx, user, "key created", c.Caller, map[string]string{"key": title + " (SSH)"})
 }
 
 // FingerprintKeys gives keys of before their fingerprint. Of those that were there twice, under two accounts or two comments, the oldest stays: who had
@@ -128,7 +128,7 @@ func (a *Accounts) FingerprintKeys(ctx context.Context, tx *db.Tx) error {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM user__has__public_key WHERE id = ?`, k.id); err != nil {
 			return fmt.Errorf("public keys: %w", err)
 		}
-		a.revoked(tx, "ssh", k.id)
+		a.Revoked(tx, "ssh", k.id)
 		err = audit.Record(ctx, tx, access.Itself(), audit.Entry{
 			Act: "ssh_key.drop", Kind: "user__has__public_key", ID: k.id, Name: k.title, User: k.user, Detail: map[string]any{"fingerprint": sum},
 		})

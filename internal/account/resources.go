@@ -19,7 +19,7 @@ func (a *Accounts) Resources() []*odata.Resource {
 		actorResource(), userResource(), profileResource(), a.organizationResource(), a.membershipResource(), roleResource(), a.keyResource(),
 		a.publicKeyResource(),
 	}
-	return slices.Concat(own, a.memberResources(), a.inviteResources())
+	return slices.Concat(own, a.memberResources())
 }
 
 func actorResource() *odata.Resource {
@@ -214,7 +214,7 @@ func (a *Accounts) beforeKey(ctx context.Context, tx *db.Tx, c *odata.Change) er
 		}
 	}
 	if c.Op == odata.Delete || expires {
-		a.revoked(tx, "key", c.IDs...)
+		a.Revoked(tx, "key", c.IDs...)
 	}
 	return nil
 }

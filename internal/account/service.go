@@ -54,7 +54,7 @@ func (a *Accounts) CreateServiceAccount(ctx context.Context, tx *db.Tx, by acces
 	made := api.ServiceAccount{Name: name, Organization: want.Organization, CreatedAt: tx.NowText()}
 	// The address is no address: it has no @, so that nobody can sign in with it, be invited by it or get mail at it.
 	err = tx.QueryRowContext(ctx, `INSERT INTO "user" (created_at, actor, username, email, password, is_service_account_of__organization)
-		VALUES (?, ?, ?, ?, ?, ?) RETURNING id`, tx.NowText(), actor, name, fmt.Sprintf("service account %d", actor), noPassword, org).Scan(&made.ID)
+		VALUES (?, ?, ?, ?, ?, ?) RETURNING id`, tx.NowText(), actor, name, fmt.Sprintf("service account %d", actor), NoPassword, org).Scan(&made.ID)
 	if db.IsUnique(err) {
 		return want, api.Errorf(api.Conflict, "name: there is a user %q already", name)
 	}
@@ -109,7 +109,7 @@ func (a *Accounts) DeleteServiceAccount(ctx context.Context, tx *db.Tx, by acces
 	if err := DeleteActor(ctx, tx, actor); err != nil {
 		return err
 	}
-	a.revoked(tx, "key", keys...)
+	a.Revoked(tx, "key", keys...)
 	return audit.Record(ctx, tx, by, audit.Entry{Act: "service-account.delete", Kind: "user", ID: id, Name: name, Organization: org})
 }
 
@@ -130,7 +130,7 @@ func (a *Accounts) endServiceAccounts(ctx context.Context, tx *db.Tx, organizati
 			return err
 		}
 	}
-	a.revoked(tx, "key", keys...)
+	a.Revoked(tx, "key", keys...)
 	return nil
 }
 

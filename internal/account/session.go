@@ -37,8 +37,8 @@ const (
 	ByDelegation = "another session" // approved in a browser: a command line's
 )
 
-// noPassword is kept in place of the hash of a user who has no password.
-const noPassword = ""
+// NoPassword is kept in place of the hash of a user who has no password.
+const NoPassword = ""
 
 // From is where a login comes from, for the throttle and for the user's list of sessions.
 type From struct {
@@ -176,7 +176,7 @@ func (a *Accounts) SignIn(ctx context.Context, tx *db.Tx, user int64, from From)
 
 // awaits says what a user must still do after the first proof.
 func (a *Accounts) awaits(ctx context.Context, tx *db.Tx, user int64) (string, error) {
-	has, err := a.hasFactor(ctx, tx, user)
+	has, err := a.HasFactor(ctx, tx, user)
 	if err != nil {
 		return "", err
 	}
@@ -302,7 +302,7 @@ func (a *Accounts) Refresh(ctx context.Context, by access.Caller, given string, 
 			}
 			s.authenticated = tx.Now
 		}
-		a.revoked(tx, "session", by.Session)
+		a.Revoked(tx, "session", by.Session)
 		token, err = a.insertSession(ctx, tx, by.User, s, from)
 		return err
 	})
@@ -319,7 +319,7 @@ func (a *Accounts) Passed(ctx context.Context, tx *db.Tx, by access.Caller, from
 	if err != nil {
 		return "", err
 	}
-	a.revoked(tx, "session", by.Session)
+	a.Revoked(tx, "session", by.Session)
 	if others {
 		if err := a.endSessions(ctx, tx, `"user" = ?`, by.User); err != nil {
 			return "", err
@@ -335,7 +335,7 @@ func (a *Accounts) Unproven(ctx context.Context, tx *db.Tx, by access.Caller, fr
 	if err != nil {
 		return "", err
 	}
-	a.revoked(tx, "session", by.Session)
+	a.Revoked(tx, "session", by.Session)
 	s.proven = false
 	return a.insertSession(ctx, tx, by.User, s, from)
 }
@@ -345,14 +345,15 @@ func (a *Accounts) Sessions(ctx context.Context, tx *db.Tx, by access.Caller) ([
 	if by.Session == 0 {
 		return nil, api.Errorf(api.Forbidden, "an API key may not see sessions")
 	}
-	return a.sessionsOf(ctx, tx, by.User, by.Session)
+	return a.SessionsOf(ctx, tx, by.User, by.Session)
 }
 
-func (a *Accounts) sessionsOf(ctx context.Context, tx *db.Tx, user, current int64) ([]api.Session, error) {
+// SessionsOf lists the sessions of a user, of which one may be the current one. It checks no right.
+func (a *Accounts) SessionsOf(ctx context.Context, tx *db.Tx, user, current int64) ([]api.Session, error) {
 	rows, err := tx.QueryContext(ctx, `SELECT id, created_at, authenticated_at, expires_at, last_used_at, address, last_address, user_agent, client,
 			opened_by, awaits <> ''
 		FROM session WHERE "user" = ? AND expires_at > ? AND coalesce(last_used_at, created_at) > ? ORDER BY id DESC LIMIT 1000`,
-		user, tx.NowText(), a.idleSince(tx.Now))
+		user, tx.NowText(), a.IdleSince(tx.Now))
 	if err != nil {
 		return nil, fmt.Errorf("list sessions: %w", err)
 	}
@@ -378,8 +379,8 @@ func (a *Accounts) sessionsOf(ctx context.Context, tx *db.Tx, user, current int6
 	return list, rows.Err()
 }
 
-// idleSince is when a session must have been used last to hold.
-func (a *Accounts) idleSince(now time.Time) string { return db.FormatTime(now.Add(-a.cfg.SessionIdle)) }
+// IdleSince is when a session must have been used last to hold.
+func (a *Accounts) IdleSince(now time.Time) string { return db.FormatTime(now.Add(-a.cfg.SessionIdle)) }
 
 // EndSession ends one of the caller's sessions; id 0 means the one that asks.
 func (a *Accounts) EndSession(ctx context.Context, tx *db.Tx, by access.Caller, id int64) error {
@@ -426,8 +427,13 @@ func (a *Accounts) endSessions(ctx context.Context, tx *db.Tx, where string, arg
 	if err != nil {
 		return fmt.Errorf("end sessions: %w", err)
 	}
-	a.revoked(tx, "session", ids...)
+	a.Revoked(tx, "session", ids...)
 	return nil
+}
+
+// EndSessionsOf ends all sessions of a user. It checks no right, and records nothing.
+func (a *Accounts) EndSessionsOf(ctx context.Context, tx *db.Tx, user int64) error {
+	return a.endSessions(ctx, tx, `"user" = ?`, user)
 }
 
 // changedOne reports whether a statement changed a row.

@@ -142,7 +142,7 @@ func (a *Accounts) SetPassword(ctx context.Context, who, password string) (api.N
 		if err := audit.Record(ctx, tx, access.Itself(), audit.Entry{Act: "password.reset", Kind: "user", ID: id, Name: made.Username, User: id}); err != nil {
 			return err
 		}
-		return a.endSessions(ctx, tx, `"user" = ?`, id)
+		return a.EndSessionsOf(ctx, tx, id)
 	})
 	if err != nil {
 		return api.NewUser{}, fmt.Errorf("set password: %w", err)
@@ -158,6 +158,17 @@ func choosePassword(given string, made *api.NewUser) (string, error) {
 	}
 	local, _, _ := strings.Cut(made.Email, "@")
 	return given, CheckPassword(given, made.Username, local)
+}
+
+// HashPassword checks a password that a user gives, and hashes it.
+func (a *Accounts) HashPassword(ctx context.Context, given string, of api.NewUser) (hash string, err error) {
+	if given == "" {
+		return "", api.Errorf(api.Invalid, "password: not given")
+	}
+	if _, err := choosePassword(given, &of); err != nil {
+		return "", err
+	}
+	return a.hashNew(ctx, given)
 }
 
 // newPassword invents a password: 24 base-62 digits, 142 bits.
@@ -229,6 +240,6 @@ func (a *Accounts) SetSupport(ctx context.Context, tx *db.Tx, want api.SupportSt
 	if err != nil {
 		return 0, fmt.Errorf("set support: %w", err)
 	}
-	a.revoked(tx, "support", id) // what is remembered of the user is not true any more
+	a.Revoked(tx, "support", id) // what is remembered of the user is not true any more
 	return id, nil
 }

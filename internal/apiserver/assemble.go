@@ -12,7 +12,9 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/factor"
+	"github.com/roadstead-io/roadstead/internal/account/invite"
 	"github.com/roadstead-io/roadstead/internal/account/password"
+	"github.com/roadstead-io/roadstead/internal/account/reset"
 	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/audit/watch"
 	"github.com/roadstead-io/roadstead/internal/bus"
@@ -58,7 +60,7 @@ func (s *Server) assemble(pepper []byte) error {
 // model is every resource of the API.
 func (s *Server) model() (m odata.Model) {
 	for _, part := range [][]*odata.Resource{
-		s.accounts.Resources(), s.fleets.Resources(), s.releases.Resources(), s.devices.Resources(),
+		s.accounts.Resources(), s.invites.Resources(), s.fleets.Resources(), s.releases.Resources(), s.devices.Resources(),
 	} {
 		m.Resources = append(m.Resources, part...)
 	}
@@ -98,6 +100,8 @@ func (s *Server) domain(pepper []byte) error {
 	}); err != nil {
 		return err
 	}
+	s.invites = invite.New(s.accounts)
+	s.resets = reset.New(reset.Config{DB: s.db, Accounts: s.accounts, Log: s.log})
 	if s.factors, err = factor.New(factor.Config{
 		DB: s.db, Accounts: s.accounts, Pepper: pepper, Host: "dashboard." + s.cfg.Site.Domain, Origin: s.cfg.Site.URL("dashboard"), Site: s.cfg.Site.Domain,
 	}); err != nil {
@@ -136,7 +140,7 @@ func (s *Server) domain(pepper []byte) error {
 	}); err != nil {
 		return err
 	}
-	s.tasks = append(s.tasks, s.accounts.Run, s.accounts.RunResets, s.mail.Run, s.signin.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run, s.audit.Run, s.notes.Run)
+	s.tasks = append(s.tasks, s.accounts.Run, s.resets.Run, s.mail.Run, s.signin.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run, s.audit.Run, s.notes.Run)
 	return nil
 }
 

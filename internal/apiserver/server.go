@@ -21,6 +21,8 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/factor"
+	"github.com/roadstead-io/roadstead/internal/account/invite"
+	"github.com/roadstead-io/roadstead/internal/account/reset"
 	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/apiserver/record"
 	"github.com/roadstead-io/roadstead/internal/audit"
@@ -52,6 +54,8 @@ type Server struct {
 	engine   *odata.Engine
 	mail     *mailroom.Room
 	accounts *account.Accounts
+	invites  *invite.Invites
+	resets   *reset.Resets
 	factors  *factor.Factors
 	signin   *signin.SignIn
 	fleets   *fleet.Fleets
