@@ -1,5 +1,6 @@
 // Package account owns who acts and how they prove it: actors, users, organizations and their members, API keys and
 // sessions. Tokens are kept as hashes only, and every use of one is looked up, so that a deleted row ends its use at once.
+// Folders below it hold what is a story of its own: some know no table and serve it, others ask it, and own what they do in its tables.
 //
 // Fleets and devices are actors too. Their rows belong to packages above this one; account only reads, in [Accounts.Authenticate] and
 // when it makes a key, which fleet or device an actor is.

@@ -22,8 +22,10 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/invite"
+	"github.com/roadstead-io/roadstead/internal/account/operator"
 	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/account/sshkey"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -129,7 +131,7 @@ func TestTokensThatWereGoodOnce(t *testing.T) {
 func (f *fixture) change(user, act, organization string) {
 	f.Helper()
 	f.write(func(tx *db.Tx) error {
-		return f.accounts.ChangeUser(f.ctx, tx, access.Itself(), api.UserChange{User: user, Act: act, Organization: organization},
+		return operator.New(f.accounts).Change(f.ctx, tx, access.Itself(), api.UserChange{User: user, Act: act, Organization: organization},
 			func(int64, string) error { return nil })
 	})
 }
@@ -282,7 +284,7 @@ func TestADisabledUserEverywhere(t *testing.T) {
 	}
 	sshKeys := func() (n int) {
 		f.must(f.db.Read(f.ctx, func(tx *db.Tx) error {
-			list, err := account.PublicKeys(f.ctx, tx, alice.User)
+			list, err := sshkey.Of(f.ctx, tx, alice.User)
 			n = len(list)
 			return err
 		}))
@@ -473,10 +475,10 @@ func TestWhatTheOperatorDoes(t *testing.T) {
 	var users []api.UserInfo
 	var bob api.UserInfo
 	f.must(f.db.Read(f.ctx, func(tx *db.Tx) (err error) {
-		if users, err = f.accounts.Users(f.ctx, tx); err != nil {
+		if users, err = operator.New(f.accounts).Users(f.ctx, tx); err != nil {
 			return err
 		}
-		bob, err = f.accounts.ShowUser(f.ctx, tx, "bob")
+		bob, err = operator.New(f.accounts).User(f.ctx, tx, "bob")
 		return err
 	}))
 	if len(users) != 2 || users[0].SessionCount != 0 || users[0].KeyCount != 0 || users[1].SessionCount != 1 {
@@ -489,7 +491,7 @@ func TestWhatTheOperatorDoes(t *testing.T) {
 		"nobody":          {User: "nobody", Act: api.UserDisable},
 		"no organization": {User: "bob", Act: api.UserMakeAdministrator, Organization: "nothing"},
 	} {
-		err := f.db.Write(f.ctx, func(tx *db.Tx) error { return f.accounts.ChangeUser(f.ctx, tx, access.Itself(), c, nil) })
+		err := f.db.Write(f.ctx, func(tx *db.Tx) error { return operator.New(f.accounts).Change(f.ctx, tx, access.Itself(), c, nil) })
 		if !errors.Is(err, api.ErrNotFound) {
 			t.Errorf("%s: got %v", what, err)
 		}

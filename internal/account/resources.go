@@ -17,7 +17,6 @@ import (
 func (a *Accounts) Resources() []*odata.Resource {
 	own := []*odata.Resource{
 		actorResource(), userResource(), profileResource(), a.organizationResource(), a.membershipResource(), roleResource(), a.keyResource(),
-		a.publicKeyResource(),
 	}
 	return slices.Concat(own, a.memberResources())
 }

@@ -19,6 +19,9 @@ import (
 
 var userName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{1,38}[a-z0-9]$`)
 
+// IsUserName reports whether somebody may have a name: 3 to 40 lower-case letters, digits, _ and -.
+func IsUserName(name string) bool { return userName.MatchString(name) }
+
 // Bootstrap makes the first user of a server, with an organization and a named key. When somebody has used one already, it answers
 // nil and changes nothing.
 func (a *Accounts) Bootstrap(ctx context.Context, email, username string) (*api.Admin, error) {

@@ -8,8 +8,8 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/account/sshkey"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -44,7 +44,7 @@ func (d *Devices) PublicKeys(ctx context.Context, tx *db.Tx, by access.Caller, u
 	default:
 		return "", nil
 	}
-	keys, err := account.PublicKeys(ctx, tx, id)
+	keys, err := sshkey.Of(ctx, tx, id)
 	if err == nil && len(keys) > 0 && by.Kind == access.Device {
 		err = recordEnter(ctx, tx, by, id, username)
 	}

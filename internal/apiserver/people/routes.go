@@ -10,6 +10,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/invite"
+	"github.com/roadstead-io/roadstead/internal/account/service"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
@@ -22,6 +23,7 @@ type Config struct {
 	Engine   *odata.Engine
 	Accounts *account.Accounts
 	Invites  *invite.Invites
+	Services *service.Services
 }
 
 // routes serves them.

@@ -24,7 +24,7 @@ func (s *routes) serviceRoutes() []route.Route {
 func (s *routes) serviceAccounts(w http.ResponseWriter, r *http.Request) error {
 	var list []api.ServiceAccount
 	err := s.cfg.DB.Read(r.Context(), func(tx *db.Tx) (err error) {
-		list, err = s.cfg.Accounts.ServiceAccounts(r.Context(), tx, access.From(r.Context()))
+		list, err = s.cfg.Services.List(r.Context(), tx, access.From(r.Context()))
 		return err
 	})
 	if err != nil {
@@ -39,7 +39,7 @@ func (s *routes) newServiceAccount(w http.ResponseWriter, r *http.Request) error
 		return err
 	}
 	return route.Write(r.Context(), s.cfg.DB, func(tx *db.Tx) (err error) {
-		made, err = s.cfg.Accounts.CreateServiceAccount(r.Context(), tx, access.From(r.Context()), want)
+		made, err = s.cfg.Services.Create(r.Context(), tx, access.From(r.Context()), want)
 		return err
 	}, func() error { return web.WriteJSON(w, http.StatusCreated, made) })
 }
@@ -50,7 +50,7 @@ func (s *routes) deleteServiceAccount(w http.ResponseWriter, r *http.Request) er
 		return err
 	}
 	return route.Write(r.Context(), s.cfg.DB, func(tx *db.Tx) error {
-		return s.cfg.Accounts.DeleteServiceAccount(r.Context(), tx, access.From(r.Context()), id)
+		return s.cfg.Services.Delete(r.Context(), tx, access.From(r.Context()), id)
 	}, func() error {
 		w.WriteHeader(http.StatusOK)
 		return nil
