@@ -1,5 +1,6 @@
 // Package account owns who acts and how they prove it: actors, users, organizations and their members, API keys and
 // sessions. Tokens are kept as hashes only, and every use of one is looked up, so that a deleted row ends its use at once.
+// Folders below it hold what is a story of its own: some know no table and serve it, others ask it, and own what they do in its tables.
 //
 // Fleets and devices are actors too. Their rows belong to packages above this one; account only reads, in [Accounts.Authenticate] and
 // when it makes a key, which fleet or device an actor is.
@@ -20,7 +21,10 @@ import (
 
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account/keyuse"
+	"github.com/roadstead-io/roadstead/internal/account/letter"
 	"github.com/roadstead-io/roadstead/internal/account/password"
+	"github.com/roadstead-io/roadstead/internal/account/throttle"
+	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -77,20 +81,26 @@ type Notice struct {
 	By int64
 }
 
-// notify sends a letter if the server sends mail.
-func (a *Accounts) notify(ctx context.Context, tx *db.Tx, n Notice) error {
+// Mails reports whether the server sends mail.
+func (a *Accounts) Mails() bool { return a.cfg.Notify != nil }
+
+// Hasher is what tokens are hashed with before they are kept.
+func (a *Accounts) Hasher() token.Hasher { return a.hash }
+
+// Notify sends a letter if the server sends mail.
+func (a *Accounts) Notify(ctx context.Context, tx *db.Tx, n Notice) error {
 	if a.cfg.Notify == nil {
 		return nil
 	}
 	return a.cfg.Notify(ctx, tx, n)
 }
 
-// warn sends a user a letter about something that was done to the account, from where, and when.
-func (a *Accounts) warn(ctx context.Context, tx *db.Tx, user int64, kind string, by access.Caller, data map[string]string) error {
+// Warn sends a user a letter about something that was done to the account, from where, and when.
+func (a *Accounts) Warn(ctx context.Context, tx *db.Tx, user int64, kind string, by access.Caller, data map[string]string) error {
 	if a.cfg.Notify == nil {
 		return nil
 	}
-	n := Notice{Kind: kind, Data: map[string]string{"address": by.Address, "at": letterTime(tx.Now)}}
+	n := Notice{Kind: kind, Data: map[string]string{"address": by.Address, "at": letter.Time(tx.Now)}}
 	var name string
 	err := tx.QueryRowContext(ctx, `SELECT email, username FROM "user" WHERE id = ?`, user).Scan(&n.To, &name)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -101,16 +111,15 @@ func (a *Accounts) warn(ctx context.Context, tx *db.Tx, user int64, kind string,
 	}
 	n.Data["username"] = name
 	maps.Copy(n.Data, data)
-	return a.notify(ctx, tx, n)
+	return a.Notify(ctx, tx, n)
 }
 
 // Accounts is the running part of the package: the hasher, the throttle of logins and the times of last use.
 type Accounts struct {
-	cfg      Config
-	hash     Hasher
-	throttle *throttle
-	// secondThrottle counts what is proved in a session that is there already, apart from logins.
-	secondThrottle *throttle
+	cfg            Config
+	hash           token.Hasher
+	throttle       *throttle.Throttle // of logins
+	secondThrottle *throttle.Throttle // of what is proved in a session that is there already
 	refusals       refusals
 	verify         chan struct{} // bounds how many passwords are hashed at once
 	waiting        atomic.Int64  // how many are, or wait for it
@@ -147,15 +156,15 @@ func New(cfg Config) (*Accounts, error) {
 		cfg.PasswordCost = password.Floor
 	}
 	a := &Accounts{
-		cfg: cfg, hash: NewHasher(cfg.Pepper), verify: make(chan struct{}, maxHashing),
+		cfg: cfg, hash: token.NewHasher(cfg.Pepper), verify: make(chan struct{}, maxHashing),
 		touched: map[touch]use{},
 	}
 	a.samePassword = password.Same
 	if cfg.SamePassword != nil {
 		a.samePassword = cfg.SamePassword
 	}
-	a.throttle = &throttle{cfg.DB, a.hash, ofLogins}
-	a.secondThrottle = &throttle{cfg.DB, a.hash, ofFactors}
+	a.throttle = throttle.Logins(cfg.DB, a.hash)
+	a.secondThrottle = throttle.Factors(cfg.DB, a.hash)
 	a.decoy = cfg.PasswordCost.Decoy()
 	return a, nil
 }
@@ -190,7 +199,8 @@ func DeleteActor(ctx context.Context, tx *db.Tx, actor int64) error {
 	return nil
 }
 
-func (a *Accounts) revoked(tx *db.Tx, what string, ids ...int64) {
+// Revoked tells, once the transaction is committed, whoever holds connections open that something has ended before its time. See [Config].
+func (a *Accounts) Revoked(tx *db.Tx, what string, ids ...int64) {
 	if a.cfg.Revoked == nil || len(ids) == 0 {
 		return
 	}

@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,7 +21,11 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/invite"
+	"github.com/roadstead-io/roadstead/internal/account/operator"
 	"github.com/roadstead-io/roadstead/internal/account/password"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/account/sshkey"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -126,7 +131,7 @@ func TestTokensThatWereGoodOnce(t *testing.T) {
 func (f *fixture) change(user, act, organization string) {
 	f.Helper()
 	f.write(func(tx *db.Tx) error {
-		return f.accounts.ChangeUser(f.ctx, tx, access.Itself(), api.UserChange{User: user, Act: act, Organization: organization},
+		return operator.New(f.accounts).Change(f.ctx, tx, access.Itself(), api.UserChange{User: user, Act: act, Organization: organization},
 			func(int64, string) error { return nil })
 	})
 }
@@ -279,7 +284,7 @@ func TestADisabledUserEverywhere(t *testing.T) {
 	}
 	sshKeys := func() (n int) {
 		f.must(f.db.Read(f.ctx, func(tx *db.Tx) error {
-			list, err := account.PublicKeys(f.ctx, tx, alice.User)
+			list, err := sshkey.Of(f.ctx, tx, alice.User)
 			n = len(list)
 			return err
 		}))
@@ -382,7 +387,7 @@ func TestFreshAuthentication(t *testing.T) {
 	alice := f.caller(f.user("alice"))
 	key := f.caller(f.mustKey(alice, account.KeySpec{Of: account.OfUser, ID: alice.User, Name: "ci"}))
 	ask := func(by access.Caller) error {
-		return f.db.Read(f.ctx, func(tx *db.Tx) error { return account.RequireFresh(f.ctx, tx, by) })
+		return f.db.Read(f.ctx, func(tx *db.Tx) error { return rights.RequireFresh(f.ctx, tx, by) })
 	}
 	f.must(ask(alice))
 	f.must(ask(access.Itself()))
@@ -402,7 +407,7 @@ func TestFreshAuthentication(t *testing.T) {
 	f.must(err)
 	f.must(ask(f.caller(again)))
 	hooked := map[string]bool{}
-	for _, r := range f.accounts.Resources() {
+	for _, r := range slices.Concat(f.accounts.Resources(), invite.New(f.accounts).Resources()) {
 		for _, op := range []odata.Op{odata.Create, odata.Update, odata.Delete} {
 			for _, hook := range r.Before {
 				err := f.db.Read(f.ctx, func(tx *db.Tx) error {
@@ -470,10 +475,10 @@ func TestWhatTheOperatorDoes(t *testing.T) {
 	var users []api.UserInfo
 	var bob api.UserInfo
 	f.must(f.db.Read(f.ctx, func(tx *db.Tx) (err error) {
-		if users, err = f.accounts.Users(f.ctx, tx); err != nil {
+		if users, err = operator.New(f.accounts).Users(f.ctx, tx); err != nil {
 			return err
 		}
-		bob, err = f.accounts.ShowUser(f.ctx, tx, "bob")
+		bob, err = operator.New(f.accounts).User(f.ctx, tx, "bob")
 		return err
 	}))
 	if len(users) != 2 || users[0].SessionCount != 0 || users[0].KeyCount != 0 || users[1].SessionCount != 1 {
@@ -486,7 +491,7 @@ func TestWhatTheOperatorDoes(t *testing.T) {
 		"nobody":          {User: "nobody", Act: api.UserDisable},
 		"no organization": {User: "bob", Act: api.UserMakeAdministrator, Organization: "nothing"},
 	} {
-		err := f.db.Write(f.ctx, func(tx *db.Tx) error { return f.accounts.ChangeUser(f.ctx, tx, access.Itself(), c, nil) })
+		err := f.db.Write(f.ctx, func(tx *db.Tx) error { return operator.New(f.accounts).Change(f.ctx, tx, access.Itself(), c, nil) })
 		if !errors.Is(err, api.ErrNotFound) {
 			t.Errorf("%s: got %v", what, err)
 		}
@@ -533,11 +538,11 @@ func TestMembersWithoutAFactorAreNotTakenIn(t *testing.T) {
 				VALUES ('x', ?, ?, 2, 'x', 'x') ON CONFLICT (invited, is_invited_to__organization) DO UPDATE SET token_hash = 'x' RETURNING id`, invitee, org).Scan(&id); err != nil {
 				return err
 			}
-			link, err := a.InviteLink(f.ctx, tx, access.Itself(), account.InviteToOrganization, id)
+			link, err := invite.New(a).Link(f.ctx, tx, access.Itself(), invite.ToOrganization, id)
 			token = link.Token
 			return err
 		})
-		err = f.db.Write(f.ctx, func(tx *db.Tx) error { return a.AcceptInvite(f.ctx, tx, bob, account.InviteToOrganization, token) })
+		err = f.db.Write(f.ctx, func(tx *db.Tx) error { return invite.New(a).Accept(f.ctx, tx, bob, invite.ToOrganization, token) })
 		if has != (err == nil) || err != nil && !errors.Is(err, api.ErrForbidden) {
 			t.Errorf("an invitation of somebody with a factor: %v: got %v", has, err)
 		}

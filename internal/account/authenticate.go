@@ -13,6 +13,8 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -43,22 +45,22 @@ func (a *Accounts) Authenticate(ctx context.Context, tx *db.Tx, token string) (a
 }
 
 // AuthenticateUntil also says when the token ends by itself; zero means never.
-func (a *Accounts) AuthenticateUntil(ctx context.Context, tx *db.Tx, token string) (access.Caller, time.Time, error) {
-	if token == "" || len(token) > 4096 {
+func (a *Accounts) AuthenticateUntil(ctx context.Context, tx *db.Tx, text string) (access.Caller, time.Time, error) {
+	if text == "" || len(text) > 4096 {
 		return access.Nobody(), time.Time{}, api.ErrUnauthorized
 	}
-	if looksSigned(token) {
-		return a.bySession(ctx, tx, token)
+	if token.LooksSigned(text) {
+		return a.bySession(ctx, tx, text)
 	}
-	if forged(token) { // nobody was given it
+	if token.Forged(text) { // nobody was given it
 		return access.Nobody(), time.Time{}, api.ErrUnauthorized
 	}
-	return a.byKey(ctx, tx, token)
+	return a.byKey(ctx, tx, text)
 }
 
 func (a *Accounts) bySession(ctx context.Context, tx *db.Tx, token string) (access.Caller, time.Time, error) {
 	var never time.Time
-	c, err := a.hash.read(token, tx.Now)
+	c, err := a.hash.Read(token, tx.Now)
 	if err != nil {
 		return access.Nobody(), never, err
 	}
@@ -68,7 +70,7 @@ func (a *Accounts) bySession(ctx context.Context, tx *db.Tx, token string) (acce
 	err = tx.QueryRowContext(ctx, `SELECT s.id, s.last_used_at, s.expires_at, s.awaits, u.id, u.actor, u.username, u.is_support_staff = 1
 		FROM session s JOIN "user" u ON u.id = s."user" AND u.is_disabled = 0
 		WHERE s.token_hash = ? AND s."user" = ? AND s.expires_at > ? AND coalesce(s.last_used_at, s.created_at) > ?`,
-		a.hash.sessionID(c.JTI), c.ID, tx.NowText(), a.idleSince(tx.Now)).
+		a.hash.SessionID(c.JTI), c.ID, tx.NowText(), a.IdleSince(tx.Now)).
 		Scan(&caller.Session, &used, &expires, &awaits, &caller.User, &caller.Actor, &caller.Name, &caller.Staff)
 	if errors.Is(err, sql.ErrNoRows) {
 		return access.Nobody(), never, api.ErrUnauthorized
@@ -182,7 +184,7 @@ var keyScoped = `CASE WHEN k.verbs <> ` + fmt.Sprint(int(access.AllVerbs)) + ` O
 var keyOrphan = `CASE WHEN u.is_service_account_of__organization IS NOT NULL AND k.is_created_by__user IS NOT NULL AND NOT EXISTS (
 		SELECT 1 FROM organization_membership m WHERE m."user" = k.is_created_by__user
 			AND m.is_member_of__organization = u.is_service_account_of__organization
-			AND m.organization_membership_role = ` + fmt.Sprint(roleAdministrator) + ` AND (m.end_date IS NULL OR m.end_date > ?)) THEN 1 ELSE 0 END`
+			AND m.organization_membership_role = ` + fmt.Sprint(rights.Administrator) + ` AND (m.end_date IS NULL OR m.end_date > ?)) THEN 1 ELSE 0 END`
 
 // stillEntrusted ends the keys of a fleet with the right of whoever made them: somebody who left knows them still.
 func stillEntrusted(ctx context.Context, tx *db.Tx, user, fleet int64, kind string) error {
@@ -194,7 +196,7 @@ func stillEntrusted(ctx context.Context, tx *db.Tx, user, fleet int64, kind stri
 	if err != nil {
 		return fmt.Errorf("authenticate key: %w", err)
 	}
-	have, err := FleetVerbs(ctx, tx, access.Caller{Kind: access.User, User: user}, fleet)
+	have, err := rights.FleetVerbs(ctx, tx, access.Caller{Kind: access.User, User: user}, fleet)
 	if err != nil {
 		return fmt.Errorf("authenticate key: %w", err)
 	}
@@ -263,13 +265,13 @@ func (a *Accounts) RunOnce(ctx context.Context) error {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, `DELETE FROM session WHERE expires_at <= ? OR coalesce(last_used_at, created_at) <= ?`,
-			tx.NowText(), a.idleSince(tx.Now)); err != nil {
+			tx.NowText(), a.IdleSince(tx.Now)); err != nil {
 			return err
 		}
-		if err := a.throttle.forget(ctx, tx, a.cfg.Now()); err != nil {
+		if err := a.throttle.Forget(ctx, tx, a.cfg.Now()); err != nil {
 			return err
 		}
-		return a.secondThrottle.forget(ctx, tx, a.cfg.Now())
+		return a.secondThrottle.Forget(ctx, tx, a.cfg.Now())
 	})
 	if err != nil {
 		a.mu.Lock()

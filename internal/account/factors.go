@@ -10,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
@@ -17,7 +18,8 @@ import (
 
 // Second factors have a package of their own, internal/account/factor. What accounts must know of them is here.
 
-func (a *Accounts) hasFactor(ctx context.Context, tx *db.Tx, user int64) (bool, error) {
+// HasFactor says whether a user has a second factor.
+func (a *Accounts) HasFactor(ctx context.Context, tx *db.Tx, user int64) (bool, error) {
 	if a.cfg.SecondFactor == nil {
 		return false, nil
 	}
@@ -52,7 +54,7 @@ func MayGiveUpFactor(ctx context.Context, tx *db.Tx, user int64) error {
 // MayEnrol refuses a first second factor to a session that waits for the one there is, and to keys. Others must be fresh.
 func (a *Accounts) MayEnrol(ctx context.Context, tx *db.Tx, by access.Caller) error {
 	if by.Kind != access.HalfUser {
-		return RequireFresh(ctx, tx, by)
+		return rights.RequireFresh(ctx, tx, by)
 	}
 	var awaits string
 	err := tx.QueryRowContext(ctx, `SELECT awaits FROM session WHERE id = ? AND "user" = ?`, by.Session, by.User).Scan(&awaits)
@@ -62,15 +64,15 @@ func (a *Accounts) MayEnrol(ctx context.Context, tx *db.Tx, by access.Caller) er
 	if err != nil {
 		return fmt.Errorf("second factor: %w", err)
 	}
-	has, err := a.hasFactor(ctx, tx, by.User)
+	has, err := a.HasFactor(ctx, tx, by.User)
 	if err == nil && has {
 		return api.ErrUnauthorized // it has one meanwhile, and nobody proved it here
 	}
 	return err
 }
 
-// memberNeedsFactor refuses to make somebody without a second factor a member of an organization that asks for one.
-func (a *Accounts) memberNeedsFactor(ctx context.Context, tx *db.Tx, user, organization int64) error {
+// MemberNeedsFactor refuses to make somebody without a second factor a member of an organization that asks for one.
+func (a *Accounts) MemberNeedsFactor(ctx context.Context, tx *db.Tx, user, organization int64) error {
 	var asks bool
 	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization WHERE id = ? AND is_requiring_two_factor = 1)`, organization).Scan(&asks)
 	if err != nil {
@@ -79,21 +81,21 @@ func (a *Accounts) memberNeedsFactor(ctx context.Context, tx *db.Tx, user, organ
 	if !asks {
 		return nil
 	}
-	has, err := a.hasFactor(ctx, tx, user)
+	has, err := a.HasFactor(ctx, tx, user)
 	if err == nil && !has {
 		err = api.Errorf(api.Forbidden, "the organization asks its members for a second factor; set one up first")
 	}
 	return err
 }
 
-// newMember is the hook of memberNeedsFactor, after the write: only who may make the member learns what the member lacks.
+// newMember is the hook of MemberNeedsFactor, after the write: only who may make the member learns what the member lacks.
 func (a *Accounts) newMember(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	user, _ := c.Values["user"].(int64)
 	organization, _ := c.Values["is_member_of__organization"].(int64)
 	if c.Op != odata.Create || user == 0 || organization == 0 {
 		return nil // the engine says what is missing
 	}
-	return a.memberNeedsFactor(ctx, tx, user, organization)
+	return a.MemberNeedsFactor(ctx, tx, user, organization)
 }
 
 // signInRules is a hook over an organization's switches about how its members sign in. Whoever sets one must be able to come back
@@ -105,7 +107,7 @@ func (a *Accounts) signInRules(ctx context.Context, tx *db.Tx, c *odata.Change) 
 	if c.Op == odata.Delete || !given && !also {
 		return nil
 	}
-	if err := RequireFresh(ctx, tx, c.Caller); err != nil {
+	if err := rights.RequireFresh(ctx, tx, c.Caller); err != nil {
 		return err
 	}
 	if c.Caller.Kind != access.User {
@@ -121,7 +123,7 @@ func (a *Accounts) signInRules(ctx context.Context, tx *db.Tx, c *odata.Change) 
 		}
 	}
 	if requires {
-		has, err := a.hasFactor(ctx, tx, c.Caller.User)
+		has, err := a.HasFactor(ctx, tx, c.Caller.User)
 		if err != nil {
 			return err
 		}
@@ -167,7 +169,7 @@ func (a *Accounts) endUnfit(ctx context.Context, tx *db.Tx, organization int64, 
 // Throttle counts an attempt to prove something as a certain user, and refuses it when too many have failed: of the user, whatever
 // session they come with, and from the address. what keeps the counts of different proofs apart. ok takes the attempt back.
 func (a *Accounts) Throttle(ctx context.Context, what string, user int64, address string) (ok func(context.Context) error, err error) {
-	return a.secondThrottle.try(ctx, fmt.Sprintf("%s\x00%d", what, user), address, a.cfg.Now())
+	return a.secondThrottle.Try(ctx, fmt.Sprintf("%s\x00%d", what, user), address, a.cfg.Now())
 }
 
 // Refused records that somebody failed to prove who they are. Not more than a few are recorded of each user in an hour.

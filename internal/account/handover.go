@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -28,8 +29,8 @@ func (a *Accounts) FleetHandedOver(ctx context.Context, tx *db.Tx, fleet int64) 
 	if err != nil {
 		return fmt.Errorf("hand over fleet %d: %w", fleet, err)
 	}
-	a.revoked(tx, "key", keys...)
-	a.revoked(tx, "fleet", fleet)
+	a.Revoked(tx, "key", keys...)
+	a.Revoked(tx, "fleet", fleet)
 	return nil
 }
 
@@ -51,13 +52,13 @@ func (a *Accounts) TellAdministrators(ctx context.Context, tx *db.Tx, organizati
 		return nil
 	}
 	addresses, err := db.Column[string](ctx, tx, `SELECT u.email FROM organization_membership m JOIN "user" u ON u.id = m."user"
-		WHERE m.is_member_of__organization = ? AND m.organization_membership_role = ? ORDER BY u.id LIMIT 50`, organization, roleAdministrator)
+		WHERE m.is_member_of__organization = ? AND m.organization_membership_role = ? ORDER BY u.id LIMIT 50`, organization, rights.Administrator)
 	if err != nil {
 		return fmt.Errorf("tell administrators: %w", err)
 	}
 	for _, to := range addresses {
 		n.To = to
-		if err := a.notify(ctx, tx, n); err != nil {
+		if err := a.Notify(ctx, tx, n); err != nil {
 			return err
 		}
 	}

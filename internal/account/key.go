@@ -12,6 +12,8 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -86,14 +88,14 @@ func (a *Accounts) CreateKey(ctx context.Context, tx *db.Tx, by access.Caller, s
 	if err != nil {
 		return "", fmt.Errorf("create key: %w", err)
 	}
-	k := newKey{kindUser, prefixUser, actor}
+	k := newKey{kindUser, token.User, actor}
 	switch {
 	case spec.Of == OfDevice:
-		k = newKey{kindDevice, prefixDevice, actor}
+		k = newKey{kindDevice, token.Device, actor}
 	case spec.Of == OfFleet && spec.Reader:
-		k = newKey{kindFleet, prefixFleet, actor}
+		k = newKey{kindFleet, token.Fleet, actor}
 	case spec.Of == OfFleet:
-		k = newKey{kindProvisioning, prefixProvisioning, actor}
+		k = newKey{kindProvisioning, token.Provisioning, actor}
 	}
 	return a.addKey(ctx, tx, by, k, spec)
 }
@@ -139,16 +141,16 @@ func (s KeySpec) check(now time.Time) error {
 }
 
 // checkBroughtKey refuses keys that could be guessed, that look like a session token, or that do not fit into a header.
-func checkBroughtKey(token string) error {
-	if len(token) < 32 || len(token) > 128 {
+func checkBroughtKey(text string) error {
+	if len(text) < 32 || len(text) > 128 {
 		return api.Errorf(api.Invalid, "a device's key has 32 to 128 characters")
 	}
-	for _, c := range []byte(token) {
-		if !strings.ContainsRune(base62+"_-", rune(c)) {
+	for _, c := range []byte(text) {
+		if !strings.ContainsRune(token.Base62+"_-", rune(c)) {
 			return api.Errorf(api.Invalid, "a device's key has only letters, digits, _ and -")
 		}
 	}
-	if forged(token) {
+	if token.Forged(text) {
 		return api.Errorf(api.Invalid, "a device's key that looks like one of the server's has a checksum that is not right")
 	}
 	return nil
@@ -161,12 +163,12 @@ func (a *Accounts) actorFor(ctx context.Context, tx *db.Tx, by access.Caller, sp
 	switch spec.Of {
 	case OfUser:
 		if by.Kind != access.System && spec.ID != by.User {
-			if err := administersService(ctx, tx, by, spec.ID); err != nil {
+			if err := rights.RequireService(ctx, tx, by, spec.ID); err != nil {
 				return 0, err
 			}
 		}
 		if by.Kind != access.System {
-			if err := requireFreshLogin(ctx, tx, by); err != nil {
+			if err := rights.RequireFreshLogin(ctx, tx, by); err != nil {
 				return 0, err
 			}
 		}
@@ -213,7 +215,7 @@ func actorOfThing(ctx context.Context, tx *db.Tx, by access.Caller, kind, query 
 	if err := tx.QueryRowContext(ctx, query, id).Scan(&actor, &fleet); err != nil {
 		return 0, err
 	}
-	have, err := FleetVerbs(ctx, tx, by, fleet)
+	have, err := rights.FleetVerbs(ctx, tx, by, fleet)
 	if err != nil {
 		return 0, err
 	}
@@ -223,18 +225,10 @@ func actorOfThing(ctx context.Context, tx *db.Tx, by access.Caller, kind, query 
 	return actor, nil
 }
 
-// requireFreshLogin is [RequireFresh] for who makes named keys: a key may not make more of its kind.
-func requireFreshLogin(ctx context.Context, tx *db.Tx, by access.Caller) error {
-	if by.Session == 0 {
-		return api.Errorf(api.Forbidden, "an API key may not make further user keys; log in with your password")
-	}
-	return RequireFresh(ctx, tx, by)
-}
-
 func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, by access.Caller, k newKey, spec KeySpec) (string, error) {
-	token := spec.Token
-	if token == "" {
-		token = newToken(k.prefix)
+	text := spec.Token
+	if text == "" {
+		text = token.New(k.prefix)
 	}
 	var expiry any
 	if spec.Expiry != nil {
@@ -253,16 +247,16 @@ func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, by access.Caller, k ne
 			verbs, is_for_some_fleets, channels, networks, is_created_by__user)
 		VALUES (?, ?, ?, ?, NULLIF(?, ''), NULLIF(?, ''), ?, NULLIF(?, 0), ?, ?, ?, NULLIF(?, ''), NULLIF(?, 0))
 		ON CONFLICT (key_hash) DO NOTHING RETURNING id`,
-		tx.NowText(), k.kind, a.hash.Token(token), k.actor, spec.Name, spec.Description, expiry, spec.MaxUses,
+		tx.NowText(), k.kind, a.hash.Token(text), k.actor, spec.Name, spec.Description, expiry, spec.MaxUses,
 		int(spec.verbs()), len(spec.Fleets)+len(spec.Tags) > 0, int(channels), networks, by.User).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		// The same device repeating its exchange is fine; anybody else's key is not.
-		holds, err := a.KeyHolds(ctx, tx, k.actor, token)
+		holds, err := a.KeyHolds(ctx, tx, k.actor, text)
 		if err != nil {
 			return "", err
 		}
 		if holds {
-			return token, nil
+			return text, nil
 		}
 		return "", api.Errorf(api.Conflict, `"key" must be unique.`)
 	}
@@ -272,7 +266,7 @@ func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, by access.Caller, k ne
 	if err := limitKey(ctx, tx, by, id, spec); err != nil {
 		return "", err
 	}
-	return token, recordKey(ctx, tx, by, id, k, spec)
+	return text, recordKey(ctx, tx, by, id, k, spec)
 }
 
 // recordKey tells of a new key. That a device is given its own, which happens with every device, is told with the device.
@@ -316,7 +310,7 @@ func (a *Accounts) SetDeviceKeys(ctx context.Context, tx *db.Tx, keys []DeviceKe
 			return err
 		}
 		if keys[i].Token == "" {
-			keys[i].Token = newToken(prefixDevice)
+			keys[i].Token = token.New(token.Device)
 		}
 		args = append(args, tx.NowText(), a.hash.Token(keys[i].Token), keys[i].Actor)
 	}

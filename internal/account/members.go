@@ -9,6 +9,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -71,7 +72,7 @@ func (a *Accounts) fleetMembershipResource() *odata.Resource {
 		UniqueText: map[string]string{"user,is_member_of__application": `"user" and "is_member_of__application" must be unique.`},
 		Virtual:    []string{"username"},
 		Rules:      fleetMembershipRules(),
-		Before:     []odata.Hook{freshFor(odata.Create, odata.Update, odata.Delete), fixed("user", "is_member_of__application"), userByName, a.beforeFleetMembership},
+		Before:     []odata.Hook{rights.FreshFor(odata.Create, odata.Update, odata.Delete), fixed("user", "is_member_of__application"), userByName, a.beforeFleetMembership},
 		After:      []odata.Hook{a.membersChanged},
 	}
 }
@@ -114,7 +115,7 @@ func (a *Accounts) teamMembershipResource() *odata.Resource {
 		UniqueText: map[string]string{"user,is_member_of__team": `"user" and "is_member_of__team" must be unique.`},
 		Virtual:    []string{"username"},
 		Rules:      teamMembershipRules(),
-		Before:     []odata.Hook{freshFor(odata.Create, odata.Update, odata.Delete), fixed("user", "is_member_of__team"), userByName, a.beforeTeamMembership},
+		Before:     []odata.Hook{rights.FreshFor(odata.Create, odata.Update, odata.Delete), fixed("user", "is_member_of__team"), userByName, a.beforeTeamMembership},
 		After:      []odata.Hook{a.membersChanged},
 	}
 }
@@ -247,12 +248,12 @@ func (a *Accounts) beforeFleetMembership(ctx context.Context, tx *db.Tx, c *odat
 		if err := atHome(ctx, tx, c.Values["user"], `SELECT organization FROM application WHERE id = ?`, c.Values["is_member_of__application"]); err != nil {
 			return err
 		}
-		if err := clearEnded(ctx, tx, "user_application_membership", "user", c.Values["user"],
+		if err := ClearEnded(ctx, tx, "user_application_membership", "user", c.Values["user"],
 			"is_member_of__application", c.Values["is_member_of__application"]); err != nil {
 			return err
 		}
 	}
-	return checkRole(ctx, tx, c, "user_application_membership", "is_member_of__application")
+	return CheckRole(ctx, tx, c, "user_application_membership", "is_member_of__application")
 }
 
 // beforeTeamMembership lets in members of the organization only: a team is a part of it.
@@ -285,10 +286,10 @@ func beforeTeamAccess(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	if err := checkEnd(tx, c); err != nil {
 		return err
 	}
-	if err := checkRole(ctx, tx, c, "team_application_access", "grants_access_to__application"); err != nil || c.Op != odata.Create {
+	if err := CheckRole(ctx, tx, c, "team_application_access", "grants_access_to__application"); err != nil || c.Op != odata.Create {
 		return err
 	}
-	if err := clearEnded(ctx, tx, "team_application_access", "team", c.Values["team"],
+	if err := ClearEnded(ctx, tx, "team_application_access", "team", c.Values["team"],
 		"grants_access_to__application", c.Values["grants_access_to__application"]); err != nil {
 		return err
 	}
@@ -307,7 +308,7 @@ func beforeTeamAccess(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 // membersChanged tells whoever holds connections open that rights have changed.
 func (a *Accounts) membersChanged(_ context.Context, tx *db.Tx, c *odata.Change) error {
 	if c.Op != odata.Create {
-		a.revoked(tx, "member", c.IDs...)
+		a.Revoked(tx, "member", c.IDs...)
 	}
 	return nil
 }
@@ -315,7 +316,7 @@ func (a *Accounts) membersChanged(_ context.Context, tx *db.Tx, c *odata.Change)
 // teamChanged tells the same of a team that is gone, with all that its members had by it.
 func (a *Accounts) teamChanged(_ context.Context, tx *db.Tx, c *odata.Change) error {
 	if c.Op == odata.Delete {
-		a.revoked(tx, "team", c.IDs...)
+		a.Revoked(tx, "team", c.IDs...)
 	}
 	return nil
 }

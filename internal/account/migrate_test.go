@@ -8,6 +8,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
@@ -78,12 +79,12 @@ func TestLevelsBecomeVerbs(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := d.Read(t.Context(), func(tx *db.Tx) error {
-		have, err := account.FleetVerbs(t.Context(), tx, access.Caller{Kind: access.User, User: 2}, 1)
+		have, err := rights.FleetVerbs(t.Context(), tx, access.Caller{Kind: access.User, User: 2}, 1)
 		if have != access.Operator.Verbs() {
 			t.Errorf("an operator has %s", have)
 		}
 		for key, l := range access.Levels() {
-			have, err := account.FleetVerbs(t.Context(), tx, access.Caller{Kind: access.ScopedKey, User: 1, Key: int64(key + 1)}, 1)
+			have, err := rights.FleetVerbs(t.Context(), tx, access.Caller{Kind: access.ScopedKey, User: 1, Key: int64(key + 1)}, 1)
 			if err != nil || have != l.Verbs() {
 				t.Errorf("a key of the level %s has %s, %v", l, have, err)
 			}

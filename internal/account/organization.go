@@ -9,14 +9,9 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
-)
-
-// Ids of the rows of organization_membership_role, see the first migration.
-const (
-	roleAdministrator = 1
-	roleMember        = 2
 )
 
 const (
@@ -65,29 +60,6 @@ func addMember(ctx context.Context, tx *db.Tx, organization, user int64, role in
 	return nil
 }
 
-// Administers reports whether a user administers an organization.
-func Administers(ctx context.Context, tx *db.Tx, by access.Caller, organization int64) (administers bool, err error) {
-	err = tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization_membership WHERE "user" = ?
-		AND is_member_of__organization = ? AND organization_membership_role = ? AND (end_date IS NULL OR end_date > ?))`, by.User, organization, roleAdministrator, tx.NowText()).Scan(&administers)
-	return administers && by.Kind == access.User, err
-}
-
-// MayGiveAway refuses to take what belongs to one organization into another, but for an administrator of the first: members
-// come and go, and must not leave with a fleet or a device that then answers to them alone.
-func MayGiveAway(ctx context.Context, tx *db.Tx, by access.Caller, from, to int64) error {
-	if from == to || by.Kind == access.System {
-		return nil
-	}
-	administers, err := Administers(ctx, tx, by, from)
-	if err != nil {
-		return fmt.Errorf("give away: %w", err)
-	}
-	if !administers {
-		return api.Errorf(api.Forbidden, "Only an administrator of an organization can move what it has into another.")
-	}
-	return nil
-}
-
 // beforeOrganization names a new organization and keeps handles well formed.
 func (a *Accounts) beforeOrganization(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	if c.Op == odata.Delete {
@@ -123,7 +95,7 @@ func (a *Accounts) beforeOrganization(ctx context.Context, tx *db.Tx, c *odata.C
 func (a *Accounts) afterOrganization(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	switch {
 	case c.Op == odata.Create && c.Caller.Kind == access.User:
-		return addMember(ctx, tx, c.IDs[0], c.Caller.User, roleAdministrator)
+		return addMember(ctx, tx, c.IDs[0], c.Caller.User, rights.Administrator)
 	case c.Op == odata.Update && a.cfg.HandleChanged != nil:
 		handle, changed := c.Values["handle"].(string)
 		if !changed {
@@ -147,14 +119,14 @@ func (a *Accounts) beforeMembership(ctx context.Context, tx *db.Tx, c *odata.Cha
 	}
 	if c.Op == odata.Create {
 		if !given {
-			c.Values["organization_membership_role"] = int64(roleMember)
+			c.Values["organization_membership_role"] = int64(rights.Member)
 		}
 		if err := refuseService(ctx, tx, c.Values["user"]); err != nil {
 			return err
 		}
-		return clearEnded(ctx, tx, "organization_membership", "user", c.Values["user"], "is_member_of__organization", c.Values["is_member_of__organization"])
+		return ClearEnded(ctx, tx, "organization_membership", "user", c.Values["user"], "is_member_of__organization", c.Values["is_member_of__organization"])
 	}
-	if end, ends := c.Values["end_date"]; c.Op == odata.Update && (!given || role == roleAdministrator) && (!ends || end == nil) {
+	if end, ends := c.Values["end_date"]; c.Op == odata.Update && (!given || role == rights.Administrator) && (!ends || end == nil) {
 		return nil
 	}
 	if err := keepsAdministrators(ctx, tx, c.IDs); err != nil {
@@ -174,7 +146,7 @@ func keepsAdministrators(ctx context.Context, tx *db.Tx, memberships []int64) er
 		AND m.organization_membership_role = ? AND m.end_date IS NULL AND NOT EXISTS (SELECT 1 FROM organization_membership o
 			WHERE o.is_member_of__organization = m.is_member_of__organization AND o.organization_membership_role = ? AND o.end_date IS NULL
 				AND o.id NOT IN `+these+`))`,
-		slices.Concat(args, []any{roleAdministrator, roleAdministrator}, args)...).Scan(&orphan)
+		slices.Concat(args, []any{rights.Administrator, rights.Administrator}, args)...).Scan(&orphan)
 	if err != nil {
 		return fmt.Errorf("change membership: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account/password"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -75,7 +76,7 @@ func (a *Accounts) ChangePassword(ctx context.Context, by access.Caller, req api
 	var email, old string
 	err := a.cfg.DB.Read(ctx, func(tx *db.Tx) error {
 		if req.Current == "" {
-			if err := RequireFresh(ctx, tx, by); err != nil {
+			if err := rights.RequireFresh(ctx, tx, by); err != nil {
 				return err
 			}
 		}
@@ -106,7 +107,7 @@ func (a *Accounts) ChangePassword(ctx context.Context, by access.Caller, req api
 		if err != nil {
 			return err
 		}
-		return a.notify(ctx, tx, Notice{To: email, Kind: "password changed", Data: map[string]string{"username": by.Name, "address": from.Address}})
+		return a.Notify(ctx, tx, Notice{To: email, Kind: "password changed", Data: map[string]string{"username": by.Name, "address": from.Address}})
 	})
 	if err != nil {
 		return "", fmt.Errorf("change password: %w", err)
@@ -130,8 +131,8 @@ func (a *Accounts) putPassword(ctx context.Context, tx *db.Tx, by access.Caller,
 	if !ok {
 		return "", api.Errorf(api.Conflict, "the password was changed meanwhile")
 	}
-	a.revoked(tx, "session", by.Session)
-	if err := a.endSessions(ctx, tx, `"user" = ?`, by.User); err != nil {
+	a.Revoked(tx, "session", by.Session)
+	if err := a.EndSessionsOf(ctx, tx, by.User); err != nil {
 		return "", err
 	}
 	if err := audit.Record(ctx, tx, by, audit.Entry{Act: "password.change", Kind: "user", ID: by.User, Name: by.Name, User: by.User}); err != nil {

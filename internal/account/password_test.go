@@ -12,6 +12,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/throttle"
 )
 
 func TestPasswordsThatAreNotGoodEnough(t *testing.T) {
@@ -120,7 +121,7 @@ func TestFailedLoginsMakeTheirAddressWait(t *testing.T) {
 	}
 	var waits []int64
 	for range 5 {
-		var later *account.TryLaterError
+		var later *throttle.TryLaterError
 		err := f.tries("alice", "wrong password", attacker)
 		if !errors.As(err, &later) || !errors.Is(err, api.ErrRateLimited) {
 			t.Fatalf("guess after ten: got %v", err)

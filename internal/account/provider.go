@@ -12,6 +12,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -21,7 +22,7 @@ import (
 // Delegate opens a second session of the caller's user, for another program: a command line that was authorized in the browser. It
 // counts as authenticated when the caller's session was, which must be lately: a stolen token opens nothing that outlives it.
 func (a *Accounts) Delegate(ctx context.Context, tx *db.Tx, by access.Caller, from From) (string, error) {
-	if err := RequireFresh(ctx, tx, by); err != nil {
+	if err := rights.RequireFresh(ctx, tx, by); err != nil {
 		return "", err
 	}
 	return a.DelegateApproved(ctx, tx, by.User, by.Session, from)
@@ -51,7 +52,7 @@ func HasPassword(ctx context.Context, tx *db.Tx, user int64) (bool, error) {
 	if err := tx.QueryRowContext(ctx, `SELECT password FROM "user" WHERE id = ?`, user).Scan(&hash); err != nil {
 		return false, fmt.Errorf("has password: %w", err)
 	}
-	if hash == noPassword {
+	if hash == NoPassword {
 		return false, nil
 	}
 	if err := mayUsePassword(ctx, tx, user); errors.Is(err, api.ErrForbidden) {
@@ -91,7 +92,7 @@ func CreateUserOfProvider(ctx context.Context, tx *db.Tx, email, wanted string) 
 			return 0, "", api.Errorf(api.Conflict, "somebody has an account with this e-mail address already; log in to it and link the provider there")
 		}
 		if !nameTaken && userName.MatchString(name) {
-			id, err := insertUser(ctx, tx, email, name, noPassword)
+			id, err := insertUser(ctx, tx, email, name, NoPassword)
 			return id, name, err
 		}
 	}
@@ -133,7 +134,7 @@ func (a *Accounts) ChangeMembership(ctx context.Context, tx *db.Tx, membership i
 	if err != nil {
 		return false, fmt.Errorf("change membership: %w", err)
 	}
-	a.revoked(tx, "member", membership)
+	a.Revoked(tx, "member", membership)
 	return true, nil
 }
 
@@ -148,7 +149,7 @@ func (a *Accounts) EndMembership(ctx context.Context, tx *db.Tx, membership int6
 	if _, err := tx.ExecContext(ctx, `DELETE FROM organization_membership WHERE id = ?`, membership); err != nil {
 		return false, fmt.Errorf("end membership: %w", err)
 	}
-	a.revoked(tx, "member", membership)
+	a.Revoked(tx, "member", membership)
 	return true, nil
 }
 
@@ -162,7 +163,7 @@ func refusedOnly(err error) error {
 
 func organizationRole(administrator bool) int {
 	if administrator {
-		return roleAdministrator
+		return rights.Administrator
 	}
-	return roleMember
+	return rights.Member
 }

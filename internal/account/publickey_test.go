@@ -4,12 +4,14 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/roadstead-io/roadstead/internal/account/sshkey"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -38,7 +40,7 @@ func TestKeysOfBeforeGetTheirFingerprint(t *testing.T) {
 		})
 	}
 	for range 2 {
-		f.write(func(tx *db.Tx) error { return f.accounts.FingerprintKeys(f.ctx, tx) })
+		f.write(func(tx *db.Tx) error { return sshkey.New(f.accounts, slog.Default()).Prepare(f.ctx, tx) })
 		var left, dropped []string
 		f.must(f.db.Read(f.ctx, func(tx *db.Tx) (err error) {
 			left, err = db.Column[string](f.ctx, tx, `SELECT title || ' ' || coalesce(substr(fingerprint, 1, 7), '-') FROM user__has__public_key ORDER BY id`)

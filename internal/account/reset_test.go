@@ -11,6 +11,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/reset"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 )
@@ -18,6 +19,7 @@ import (
 // postbox is a fixture whose letters are kept.
 type postbox struct {
 	*fixture
+	resets  *reset.Resets
 	letters []account.Notice
 }
 
@@ -32,6 +34,7 @@ func newPostbox(t *testing.T) *postbox {
 		},
 	})
 	p.must(err)
+	p.resets = reset.New(reset.Config{DB: p.db, Accounts: p.accounts, Now: p.clock})
 	return p
 }
 
@@ -43,8 +46,8 @@ const (
 // forgot asks for a letter and gives the token in the last one that came.
 func (p *postbox) forgot(email string) string {
 	p.Helper()
-	p.must(p.accounts.ForgotPassword(p.ctx, email, account.From{Address: "192.0.2.1"}))
-	p.must(p.accounts.RunResetsOnce(p.ctx))
+	p.must(p.resets.Forgot(p.ctx, email, account.From{Address: "192.0.2.1"}))
+	p.must(p.resets.RunOnce(p.ctx))
 	if len(p.letters) == 0 {
 		return ""
 	}
@@ -71,16 +74,16 @@ func TestPasswordResetByMail(t *testing.T) {
 	if token == "" || p.letters[0].To != "alice@example.com" || p.letters[0].Kind != "password reset" || !p.letters[0].Until.Equal(p.now.Add(time.Hour)) {
 		t.Fatalf("the letter: got %+v", p.letters)
 	}
-	reset := func(token, password string) error {
-		return p.accounts.ResetPassword(p.ctx, token, password, account.From{Address: "192.0.2.1"})
+	set := func(token, password string) error {
+		return p.resets.Set(p.ctx, token, password, account.From{Address: "192.0.2.1"})
 	}
 	for _, wrong := range []string{"", token[:len(token)-1], token + "x", strings.ToLower(token), strings.Repeat("x", 5000)} {
-		if err := reset(wrong, newPassword); !errors.Is(err, api.ErrUnauthorized) {
+		if err := set(wrong, newPassword); !errors.Is(err, api.ErrUnauthorized) {
 			t.Errorf("token %.50q: got %v", wrong, err)
 		}
 	}
 	for _, bad := range []string{"", "short", "password1234"} {
-		if err := reset(token, bad); !errors.Is(err, api.ErrInvalid) {
+		if err := set(token, bad); !errors.Is(err, api.ErrInvalid) {
 			t.Errorf("password %q: got %v", bad, err)
 		}
 	}
@@ -88,8 +91,8 @@ func TestPasswordResetByMail(t *testing.T) {
 		t.Error("a dump of the database lets in")
 	}
 	p.must(p.login(oldPassword)) // nothing has happened yet
-	p.must(reset(token, newPassword))
-	if err := reset(token, "a third harbour light"); !errors.Is(err, api.ErrUnauthorized) {
+	p.must(set(token, newPassword))
+	if err := set(token, "a third harbour light"); !errors.Is(err, api.ErrUnauthorized) {
 		t.Errorf("the link once more: got %v", err)
 	}
 	if err := p.login(oldPassword); !errors.Is(err, api.ErrUnauthorized) {
@@ -122,17 +125,17 @@ func TestOldResetLinks(t *testing.T) {
 	p.alice()
 	first := p.forgot("alice@example.com")
 	second := p.forgot("alice@example.com")
-	reset := func(token string) error {
-		return p.accounts.ResetPassword(p.ctx, token, newPassword, account.From{})
+	set := func(token string) error {
+		return p.resets.Set(p.ctx, token, newPassword, account.From{})
 	}
-	if err := reset(first); !errors.Is(err, api.ErrUnauthorized) || first == second {
+	if err := set(first); !errors.Is(err, api.ErrUnauthorized) || first == second {
 		t.Errorf("the older link: got %v", err)
 	}
 	p.pass(time.Hour)
-	if err := reset(second); !errors.Is(err, api.ErrUnauthorized) {
+	if err := set(second); !errors.Is(err, api.ErrUnauthorized) {
 		t.Errorf("after an hour: got %v", err)
 	}
-	p.must(reset(p.forgot("alice@example.com")))
+	p.must(set(p.forgot("alice@example.com")))
 }
 
 // Whoever asks learns nothing of who has an account: the same is written for every address, by the request itself, and nothing else.
@@ -140,12 +143,12 @@ func TestForgottenPasswordsOfStrangers(t *testing.T) {
 	p := newPostbox(t)
 	p.alice()
 	for _, email := range []string{"nobody@example.com", "alice@example.com"} {
-		p.must(p.accounts.ForgotPassword(p.ctx, email, account.From{Address: "192.0.2.1"}))
+		p.must(p.resets.Forgot(p.ctx, email, account.From{Address: "192.0.2.1"}))
 	}
 	if len(p.letters) != 0 {
 		t.Errorf("a letter was written while somebody waited: %+v", p.letters)
 	}
-	p.must(p.accounts.RunResetsOnce(p.ctx))
+	p.must(p.resets.RunOnce(p.ctx))
 	if len(p.letters) != 1 || p.letters[0].To != "alice@example.com" {
 		t.Errorf("letters: got %+v", p.letters)
 	}
@@ -156,13 +159,14 @@ func TestForgottenPasswordsOfStrangers(t *testing.T) {
 		}
 		return err
 	}))
-	if err := p.accounts.ForgotPassword(p.ctx, "alice@example.com\r\nBcc: x@example.com", account.From{}); !errors.Is(err, api.ErrInvalid) {
+	if err := p.resets.Forgot(p.ctx, "alice@example.com\r\nBcc: x@example.com", account.From{}); !errors.Is(err, api.ErrInvalid) {
 		t.Errorf("an address of two lines: got %v", err)
 	}
 	// Without a mail server nothing is written and nothing is said.
 	f := newFixture(t)
-	f.must(f.accounts.ForgotPassword(f.ctx, "alice@example.com", account.From{Address: "192.0.2.1"}))
-	f.must(f.accounts.RunResetsOnce(f.ctx))
+	resets := reset.New(reset.Config{DB: f.db, Accounts: f.accounts, Now: f.clock})
+	f.must(resets.Forgot(f.ctx, "alice@example.com", account.From{Address: "192.0.2.1"}))
+	f.must(resets.RunOnce(f.ctx))
 }
 
 // A flood of wishes fills neither the mailbox of one person nor the table, and is not told where it ended.
@@ -171,7 +175,7 @@ func TestForgottenPasswordsAreThrottled(t *testing.T) {
 	p.alice()
 	ask := func(email, address string) {
 		t.Helper()
-		p.must(p.accounts.ForgotPassword(p.ctx, email, account.From{Address: address}))
+		p.must(p.resets.Forgot(p.ctx, email, account.From{Address: address}))
 	}
 	for i := range 30 {
 		ask("alice@example.com", fmt.Sprintf("203.0.113.%d", i))
@@ -182,7 +186,7 @@ func TestForgottenPasswordsAreThrottled(t *testing.T) {
 	for i := range 60 {
 		ask(fmt.Sprintf("v%d@example.com", i), fmt.Sprintf("2001:db8::%x", i)) // one network
 	}
-	p.must(p.accounts.RunResetsOnce(p.ctx))
+	p.must(p.resets.RunOnce(p.ctx))
 	if len(p.letters) != 5 {
 		t.Errorf("alice got %d letters", len(p.letters))
 	}
@@ -197,7 +201,7 @@ func TestForgottenPasswordsAreThrottled(t *testing.T) {
 		t.Errorf("%d wishes were written, not 45", n[0])
 	}
 	p.pass(time.Hour)
-	p.must(p.accounts.RunResetsOnce(p.ctx))
+	p.must(p.resets.RunOnce(p.ctx))
 	if n := rows(); n[0] != 0 {
 		t.Errorf("an hour later %d are left", n[0])
 	}
@@ -210,11 +214,11 @@ func TestForgottenPasswordsAreThrottled(t *testing.T) {
 func TestAResetLinkWorksOnceInARace(t *testing.T) {
 	p := newPostbox(t)
 	p.alice()
-	p.must(p.accounts.ForgotPassword(p.ctx, "alice@example.com", account.From{Address: "192.0.2.1"}))
+	p.must(p.resets.Forgot(p.ctx, "alice@example.com", account.From{Address: "192.0.2.1"}))
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			if err := p.accounts.RunResetsOnce(p.ctx); err != nil {
+			if err := p.resets.RunOnce(p.ctx); err != nil {
 				t.Error(err)
 			}
 		})
@@ -228,7 +232,7 @@ func TestAResetLinkWorksOnceInARace(t *testing.T) {
 	set := 0
 	for i := range 8 {
 		wg.Go(func() {
-			err := p.accounts.ResetPassword(p.ctx, token, fmt.Sprintf("a new harbour crane %d", i), account.From{})
+			err := p.resets.Set(p.ctx, token, fmt.Sprintf("a new harbour crane %d", i), account.From{})
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {

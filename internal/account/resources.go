@@ -8,6 +8,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -16,9 +17,8 @@ import (
 func (a *Accounts) Resources() []*odata.Resource {
 	own := []*odata.Resource{
 		actorResource(), userResource(), profileResource(), a.organizationResource(), a.membershipResource(), roleResource(), a.keyResource(),
-		a.publicKeyResource(),
 	}
-	return slices.Concat(own, a.memberResources(), a.inviteResources())
+	return slices.Concat(own, a.memberResources())
 }
 
 func actorResource() *odata.Resource {
@@ -96,7 +96,7 @@ func (a *Accounts) organizationResource() *odata.Resource {
 		Keys:       [][]string{{"handle"}},
 		UniqueText: map[string]string{"handle": `"handle" must be unique.`},
 		Rules:      organizationRules(),
-		Before:     []odata.Hook{freshFor(odata.Delete), a.signInRules, a.beforeOrganization},
+		Before:     []odata.Hook{rights.FreshFor(odata.Delete), a.signInRules, a.beforeOrganization},
 		After:      []odata.Hook{a.afterOrganization},
 	}
 }
@@ -132,14 +132,14 @@ func (a *Accounts) membershipResource() *odata.Resource {
 				SQL: "(SELECT r.name FROM organization_membership_role r WHERE r.id = {t}.organization_membership_role)",
 			},
 			{Name: "end_date", Type: odata.Date, Null: true}, // ours: from then on the membership gives nothing
-			{Name: "is_lasting", Type: odata.Boolean, SQL: lasting("{t}"), Hidden: true},
+			{Name: "is_lasting", Type: odata.Boolean, SQL: rights.Lasting("{t}"), Hidden: true},
 		},
 		Keys:       [][]string{{"user", "is_member_of__organization"}},
 		UniqueText: map[string]string{"user,is_member_of__organization": `"user" and "is_member_of__organization" must be unique.`},
 		Rules:      membershipRules(),
 		Virtual:    []string{"username"},
 		Before: []odata.Hook{
-			freshFor(odata.Create, odata.Update, odata.Delete), fixed("user", "is_member_of__organization"), userByName, a.beforeMembership,
+			rights.FreshFor(odata.Create, odata.Update, odata.Delete), fixed("user", "is_member_of__organization"), userByName, a.beforeMembership,
 		},
 		After: []odata.Hook{a.newMember, a.membersChanged},
 	}
@@ -213,7 +213,7 @@ func (a *Accounts) beforeKey(ctx context.Context, tx *db.Tx, c *odata.Change) er
 		}
 	}
 	if c.Op == odata.Delete || expires {
-		a.revoked(tx, "key", c.IDs...)
+		a.Revoked(tx, "key", c.IDs...)
 	}
 	return nil
 }

@@ -41,7 +41,7 @@ func (a *Accounts) beforeRole(ctx context.Context, tx *db.Tx, c *odata.Change) e
 	}
 	c.Values["modified_at"] = tx.NowText()
 	if c.Op == odata.Update {
-		a.revoked(tx, "role", c.IDs...) // whoever has it may have lost something
+		a.Revoked(tx, "role", c.IDs...) // whoever has it may have lost something
 		return nil
 	}
 	c.Values["created_at"] = tx.NowText()
@@ -105,9 +105,9 @@ func roleUnused(ctx context.Context, tx *db.Tx, roles []int64) error {
 	return nil
 }
 
-// checkRole refuses a role of another organization than the fleet's. It is asked of a new row, whose values say the fleet, and of rows
+// CheckRole refuses a role of another organization than the fleet's. It is asked of a new row, whose values say the fleet, and of rows
 // of a table that are given another role.
-func checkRole(ctx context.Context, tx *db.Tx, c *odata.Change, table, toFleet string) error {
+func CheckRole(ctx context.Context, tx *db.Tx, c *odata.Change, table, toFleet string) error {
 	role, given := c.Values["application_membership_role"].(int64)
 	if !given {
 		return nil
@@ -144,8 +144,8 @@ func checkEnd(tx *db.Tx, c *odata.Change) error {
 	return nil
 }
 
-// clearEnded deletes a membership that has ended and is not yet swept away, before there is another of the same.
-func clearEnded(ctx context.Context, tx *db.Tx, table, of string, a any, to string, b any) error {
+// ClearEnded deletes a membership that has ended and is not yet swept away, before there is another of the same.
+func ClearEnded(ctx context.Context, tx *db.Tx, table, of string, a any, to string, b any) error {
 	_, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE "`+of+`" = ? AND `+to+` = ? AND end_date <= ?`, a, b, tx.NowText())
 	if err != nil {
 		return fmt.Errorf("membership that has ended: %w", err)
@@ -188,7 +188,7 @@ func (a *Accounts) endMemberships(ctx context.Context, tx *db.Tx) error {
 		if err != nil {
 			return err
 		}
-		a.revoked(tx, "member", ended...)
+		a.Revoked(tx, "member", ended...)
 	}
 	return nil
 }

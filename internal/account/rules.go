@@ -138,30 +138,6 @@ func teamAccessRules() map[access.Kind]odata.Rule {
 	}, "")
 }
 
-func organizationInviteRules() map[access.Kind]odata.Rule {
-	may := AdministratorOf("is_invited_to__organization")
-	return usersOnly(odata.Rule{
-		Read: may, Create: may, Delete: may,
-		Write: []string{"invitee", "is_invited_to__organization", "organization_membership_role", "message"},
-	}, "")
-}
-
-func fleetInviteRules() map[access.Kind]odata.Rule {
-	may := access.On(access.Members, "is_invited_to__application")
-	return usersOnly(odata.Rule{
-		Read: may, Create: may, Delete: may,
-		Write: []string{"invitee", "is_invited_to__application", "application_membership_role", "message"},
-	}, "")
-}
-
-// inviteeRules: an e-mail address is seen by those who may see an invitation of it.
-func inviteeRules() map[access.Kind]odata.Rule {
-	return usersOnly(odata.Rule{
-		Read: `organization_invite/any(i:i/` + AdministratorOf("is_invited_to__organization") + `)` +
-			` or application_invite/any(i:i/` + access.On(access.Members, "is_invited_to__application") + `)`,
-	}, "")
-}
-
 func keyRules() map[access.Kind]odata.Rule {
 	return map[access.Kind]odata.Rule{
 		access.User: {

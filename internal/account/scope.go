@@ -11,6 +11,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -20,7 +21,7 @@ const maxTag = 1000 // bytes of a tag's key or value
 // limitKey ties a new key to fleets, which the caller must see, and to tags of fleets.
 func limitKey(ctx context.Context, tx *db.Tx, by access.Caller, key int64, spec KeySpec) error {
 	for _, slug := range spec.Fleets {
-		may, args := Bind(FleetSQL(access.Read), "f", tx, by)
+		may, args := rights.Bind(rights.FleetSQL(access.Read), "f", tx, by)
 		if by.Kind == access.System {
 			may, args = "1 = 1", nil
 		}

@@ -8,6 +8,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -15,7 +16,7 @@ import (
 func (f *fixture) verbs(c access.Caller, fleet int64) (v access.Verbs) {
 	f.Helper()
 	f.must(f.db.Read(f.ctx, func(tx *db.Tx) (err error) {
-		v, err = account.FleetVerbs(f.ctx, tx, c, fleet)
+		v, err = rights.FleetVerbs(f.ctx, tx, c, fleet)
 		return err
 	}))
 	return v
@@ -91,7 +92,7 @@ func TestSupportGrant(t *testing.T) {
 		t.Helper()
 		var v access.Verbs
 		f.must(f.db.Read(f.ctx, func(tx *db.Tx) (err error) {
-			v, err = account.DeviceVerbs(f.ctx, tx, staff, device)
+			v, err = rights.DeviceVerbs(f.ctx, tx, staff, device)
 			return err
 		}))
 		return f.verbs(staff, fleet), v

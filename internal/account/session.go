@@ -10,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -36,8 +37,8 @@ const (
 	ByDelegation = "another session" // approved in a browser: a command line's
 )
 
-// noPassword is kept in place of the hash of a user who has no password.
-const noPassword = ""
+// NoPassword is kept in place of the hash of a user who has no password.
+const NoPassword = ""
 
 // From is where a login comes from, for the throttle and for the user's list of sessions.
 type From struct {
@@ -73,7 +74,7 @@ type opening struct {
 }
 
 // Login checks a password and opens a session; the answer is its token. An unknown user costs the same work and gives the same
-// error as a wrong password. A *[TryLaterError] says that there were too many failures.
+// error as a wrong password. A *[throttle.TryLaterError] says that there were too many failures.
 func (a *Accounts) Login(ctx context.Context, req api.Login, from From) (string, error) {
 	return a.login(ctx, req, from, false)
 }
@@ -175,7 +176,7 @@ func (a *Accounts) SignIn(ctx context.Context, tx *db.Tx, user int64, from From)
 
 // awaits says what a user must still do after the first proof.
 func (a *Accounts) awaits(ctx context.Context, tx *db.Tx, user int64) (string, error) {
-	has, err := a.hasFactor(ctx, tx, user)
+	has, err := a.HasFactor(ctx, tx, user)
 	if err != nil {
 		return "", err
 	}
@@ -205,7 +206,7 @@ func (a *Accounts) passwordOf(ctx context.Context, where string, arg any) (id in
 
 // checkPassword spends one attempt of the account and the address.
 func (a *Accounts) checkPassword(ctx context.Context, account, hash, given, address string) error {
-	right, err := a.throttle.try(ctx, account, address, a.cfg.Now())
+	right, err := a.throttle.Try(ctx, account, address, a.cfg.Now())
 	if err != nil {
 		return err
 	}
@@ -234,22 +235,22 @@ func (a *Accounts) insertSession(ctx context.Context, tx *db.Tx, user int64, s o
 	if err := a.makeRoom(ctx, tx, user); err != nil {
 		return "", err
 	}
-	jti, expires := newToken(""), s.authenticated.Add(a.cfg.SessionLife)
+	jti, expires := token.New(""), s.authenticated.Add(a.cfg.SessionLife)
 	if s.awaits != awaitsNothing {
 		expires = s.authenticated.Add(halfLife)
 	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO session ("user", token_hash, created_at, authenticated_at, expires_at, address, user_agent,
 			client, opened_by, awaits, is_proven)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, user, a.hash.sessionID(jti), tx.NowText(), db.FormatTime(s.authenticated), db.FormatTime(expires),
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, user, a.hash.SessionID(jti), tx.NowText(), db.FormatTime(s.authenticated), db.FormatTime(expires),
 		from.Address, clip(from.UserAgent, 200), from.client(), s.way, s.awaits, s.proven)
 	if err != nil {
 		return "", fmt.Errorf("open session: %w", err)
 	}
-	c := claims{ID: user, AuthTime: s.authenticated.UnixMilli(), IssuedAt: tx.Now.Unix(), Expires: expires.Unix(), JTI: jti}
+	c := token.Claims{ID: user, AuthTime: s.authenticated.UnixMilli(), IssuedAt: tx.Now.Unix(), Expires: expires.Unix(), JTI: jti}
 	if s.proven || s.awaits != awaitsNothing {
 		c.TwoFactor = new(s.awaits != awaitsNothing)
 	}
-	return a.hash.sign(c)
+	return a.hash.Sign(c)
 }
 
 // makeRoom ends the sessions of a user that were idle longest when there are too many.
@@ -301,7 +302,7 @@ func (a *Accounts) Refresh(ctx context.Context, by access.Caller, given string, 
 			}
 			s.authenticated = tx.Now
 		}
-		a.revoked(tx, "session", by.Session)
+		a.Revoked(tx, "session", by.Session)
 		token, err = a.insertSession(ctx, tx, by.User, s, from)
 		return err
 	})
@@ -318,7 +319,7 @@ func (a *Accounts) Passed(ctx context.Context, tx *db.Tx, by access.Caller, from
 	if err != nil {
 		return "", err
 	}
-	a.revoked(tx, "session", by.Session)
+	a.Revoked(tx, "session", by.Session)
 	if others {
 		if err := a.endSessions(ctx, tx, `"user" = ?`, by.User); err != nil {
 			return "", err
@@ -334,7 +335,7 @@ func (a *Accounts) Unproven(ctx context.Context, tx *db.Tx, by access.Caller, fr
 	if err != nil {
 		return "", err
 	}
-	a.revoked(tx, "session", by.Session)
+	a.Revoked(tx, "session", by.Session)
 	s.proven = false
 	return a.insertSession(ctx, tx, by.User, s, from)
 }
@@ -344,14 +345,15 @@ func (a *Accounts) Sessions(ctx context.Context, tx *db.Tx, by access.Caller) ([
 	if by.Session == 0 {
 		return nil, api.Errorf(api.Forbidden, "an API key may not see sessions")
 	}
-	return a.sessionsOf(ctx, tx, by.User, by.Session)
+	return a.SessionsOf(ctx, tx, by.User, by.Session)
 }
 
-func (a *Accounts) sessionsOf(ctx context.Context, tx *db.Tx, user, current int64) ([]api.Session, error) {
+// SessionsOf lists the sessions of a user, of which one may be the current one. It checks no right.
+func (a *Accounts) SessionsOf(ctx context.Context, tx *db.Tx, user, current int64) ([]api.Session, error) {
 	rows, err := tx.QueryContext(ctx, `SELECT id, created_at, authenticated_at, expires_at, last_used_at, address, last_address, user_agent, client,
 			opened_by, awaits <> ''
 		FROM session WHERE "user" = ? AND expires_at > ? AND coalesce(last_used_at, created_at) > ? ORDER BY id DESC LIMIT 1000`,
-		user, tx.NowText(), a.idleSince(tx.Now))
+		user, tx.NowText(), a.IdleSince(tx.Now))
 	if err != nil {
 		return nil, fmt.Errorf("list sessions: %w", err)
 	}
@@ -377,8 +379,8 @@ func (a *Accounts) sessionsOf(ctx context.Context, tx *db.Tx, user, current int6
 	return list, rows.Err()
 }
 
-// idleSince is when a session must have been used last to hold.
-func (a *Accounts) idleSince(now time.Time) string { return db.FormatTime(now.Add(-a.cfg.SessionIdle)) }
+// IdleSince is when a session must have been used last to hold.
+func (a *Accounts) IdleSince(now time.Time) string { return db.FormatTime(now.Add(-a.cfg.SessionIdle)) }
 
 // EndSession ends one of the caller's sessions; id 0 means the one that asks.
 func (a *Accounts) EndSession(ctx context.Context, tx *db.Tx, by access.Caller, id int64) error {
@@ -425,8 +427,13 @@ func (a *Accounts) endSessions(ctx context.Context, tx *db.Tx, where string, arg
 	if err != nil {
 		return fmt.Errorf("end sessions: %w", err)
 	}
-	a.revoked(tx, "session", ids...)
+	a.Revoked(tx, "session", ids...)
 	return nil
+}
+
+// EndSessionsOf ends all sessions of a user. It checks no right, and records nothing.
+func (a *Accounts) EndSessionsOf(ctx context.Context, tx *db.Tx, user int64) error {
+	return a.endSessions(ctx, tx, `"user" = ?`, user)
 }
 
 // changedOne reports whether a statement changed a row.

@@ -11,11 +11,16 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
 var userName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{1,38}[a-z0-9]$`)
+
+// IsUserName reports whether somebody may have a name: 3 to 40 lower-case letters, digits, _ and -.
+func IsUserName(name string) bool { return userName.MatchString(name) }
 
 // Bootstrap makes the first user of a server, with an organization and a named key. When somebody has used one already, it answers
 // nil and changes nothing.
@@ -140,7 +145,7 @@ func (a *Accounts) SetPassword(ctx context.Context, who, password string) (api.N
 		if err := audit.Record(ctx, tx, access.Itself(), audit.Entry{Act: "password.reset", Kind: "user", ID: id, Name: made.Username, User: id}); err != nil {
 			return err
 		}
-		return a.endSessions(ctx, tx, `"user" = ?`, id)
+		return a.EndSessionsOf(ctx, tx, id)
 	})
 	if err != nil {
 		return api.NewUser{}, fmt.Errorf("set password: %w", err)
@@ -158,8 +163,19 @@ func choosePassword(given string, made *api.NewUser) (string, error) {
 	return given, CheckPassword(given, made.Username, local)
 }
 
+// HashPassword checks a password that a user gives, and hashes it.
+func (a *Accounts) HashPassword(ctx context.Context, given string, of api.NewUser) (hash string, err error) {
+	if given == "" {
+		return "", api.Errorf(api.Invalid, "password: not given")
+	}
+	if _, err := choosePassword(given, &of); err != nil {
+		return "", err
+	}
+	return a.hashNew(ctx, given)
+}
+
 // newPassword invents a password: 24 base-62 digits, 142 bits.
-func newPassword() string { return newToken("")[:24] }
+func newPassword() string { return token.New("")[:24] }
 
 // insertUser makes the actor, the user, and the organization that every user starts with.
 func insertUser(ctx context.Context, tx *db.Tx, email, username, hash string) (int64, error) {
@@ -185,7 +201,7 @@ VALUES (?, ?, ?, ?, ?, ?) RETURNING id`, tx.NowText(), actor, username, email, h
 	if err != nil {
 		return 0, err
 	}
-	return id, addMember(ctx, tx, org, id, roleAdministrator)
+	return id, addMember(ctx, tx, org, id, rights.Administrator)
 }
 
 // Whoami describes the actor that a caller is.
@@ -227,6 +243,6 @@ func (a *Accounts) SetSupport(ctx context.Context, tx *db.Tx, want api.SupportSt
 	if err != nil {
 		return 0, fmt.Errorf("set support: %w", err)
 	}
-	a.revoked(tx, "support", id) // what is remembered of the user is not true any more
+	a.Revoked(tx, "support", id) // what is remembered of the user is not true any more
 	return id, nil
 }

@@ -12,7 +12,12 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/factor"
+	"github.com/roadstead-io/roadstead/internal/account/invite"
+	"github.com/roadstead-io/roadstead/internal/account/operator"
 	"github.com/roadstead-io/roadstead/internal/account/password"
+	"github.com/roadstead-io/roadstead/internal/account/reset"
+	"github.com/roadstead-io/roadstead/internal/account/service"
+	"github.com/roadstead-io/roadstead/internal/account/sshkey"
 	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/audit/watch"
 	"github.com/roadstead-io/roadstead/internal/bus"
@@ -36,7 +41,7 @@ func (s *Server) assemble(pepper []byte) error {
 		return err
 	}
 	if err := s.db.Write(ctx, func(tx *db.Tx) error {
-		return errors.Join(s.fleets.Prepare(ctx, tx), s.accounts.FingerprintKeys(ctx, tx))
+		return errors.Join(s.fleets.Prepare(ctx, tx), s.sshKeys.Prepare(ctx, tx))
 	}); err != nil {
 		return err
 	}
@@ -58,7 +63,7 @@ func (s *Server) assemble(pepper []byte) error {
 // model is every resource of the API.
 func (s *Server) model() (m odata.Model) {
 	for _, part := range [][]*odata.Resource{
-		s.accounts.Resources(), s.fleets.Resources(), s.releases.Resources(), s.devices.Resources(),
+		s.accounts.Resources(), {s.sshKeys.Resource()}, s.invites.Resources(), s.fleets.Resources(), s.releases.Resources(), s.devices.Resources(),
 	} {
 		m.Resources = append(m.Resources, part...)
 	}
@@ -98,6 +103,9 @@ func (s *Server) domain(pepper []byte) error {
 	}); err != nil {
 		return err
 	}
+	s.invites, s.services, s.operator = invite.New(s.accounts), service.New(s.accounts), operator.New(s.accounts)
+	s.sshKeys = sshkey.New(s.accounts, s.log)
+	s.resets = reset.New(reset.Config{DB: s.db, Accounts: s.accounts, Log: s.log})
 	if s.factors, err = factor.New(factor.Config{
 		DB: s.db, Accounts: s.accounts, Pepper: pepper, Host: "dashboard." + s.cfg.Site.Domain, Origin: s.cfg.Site.URL("dashboard"), Site: s.cfg.Site.Domain,
 	}); err != nil {
@@ -136,7 +144,7 @@ func (s *Server) domain(pepper []byte) error {
 	}); err != nil {
 		return err
 	}
-	s.tasks = append(s.tasks, s.accounts.Run, s.accounts.RunResets, s.mail.Run, s.signin.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run, s.audit.Run, s.notes.Run)
+	s.tasks = append(s.tasks, s.accounts.Run, s.resets.Run, s.mail.Run, s.signin.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run, s.audit.Run, s.notes.Run)
 	return nil
 }
 

@@ -222,7 +222,7 @@ func routeName(rt route.Route) string {
 // writeFilters writes what the words above stand for.
 func writeFilters(page *bytes.Buffer, filters map[string]string) {
 	page.WriteString("\n## The filters, exactly\n\n`may_read` and its like are columns that the database computes for the caller, see " +
-		"`internal/account/level.go`; they leave the server in no way. `@user`, `@device`, `@fleet`, `@actor` and `@key` stand for the caller.\n\n" +
+		"`internal/account/rights/rights.go`; they leave the server in no way. `@user`, `@device`, `@fleet`, `@actor` and `@key` stand for the caller.\n\n" +
 		"| words | filter |\n|---|---|\n")
 	for _, f := range slices.SortedFunc(maps.Keys(filters), func(a, b string) int {
 		return cmp.Or(strings.Compare(filters[a], filters[b]), strings.Compare(a, b))

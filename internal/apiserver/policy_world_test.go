@@ -352,7 +352,7 @@ func (w *world) enrollVerbs(ann *who) {
 	var handle string
 	w.must(w.scan(w.db, `SELECT handle FROM organization WHERE id = ?`, &handle, own.ids["org"]))
 	w.must(w.db.Write(w.ctx, func(tx *db.Tx) error {
-		made, err := w.server.accounts.CreateServiceAccount(w.ctx, tx, ann.caller, api.ServiceAccount{Name: "robo", Organization: handle})
+		made, err := w.server.services.Create(w.ctx, tx, ann.caller, api.ServiceAccount{Name: "robo", Organization: handle})
 		w.users["robo"] = made.ID
 		return err
 	}))

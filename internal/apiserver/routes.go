@@ -38,10 +38,10 @@ func (s *Server) list() []route.Route {
 		{Method: "POST", Path: "/internal/v1/check", Handle: s.check, Roles: []string{api.RoleAdmin}, Stream: true},
 		{Method: "POST", Path: "/internal/v1/backup", Handle: s.backup, Roles: []string{api.RoleAdmin}, Stream: true},
 	}
-	rs = append(rs, people.Routes(s.accounts, s.db, s.engine)...)
+	rs = append(rs, people.Routes(people.Config{DB: s.db, Engine: s.engine, Accounts: s.accounts, Invites: s.invites, Services: s.services})...)
 	rs = append(rs, record.Routes(record.Config{DB: s.db, Log: s.audit, Site: s.cfg.Site.Domain})...)
-	rs = append(rs, factors.Routes(s.accounts, s.factors, s.db)...)
-	rs = append(rs, s.mail.Routes(s.accounts)...)
+	rs = append(rs, factors.Routes(s.accounts, s.factors, s.operator, s.db)...)
+	rs = append(rs, s.mail.Routes(s.resets)...)
 	rs = append(rs, transfer.Routes(s.fleets, s.db)...)
 	rs = append(rs, providers.Routes(s.signin, s.accounts, s.db)...)
 	rs = append(rs, s.fleetRoutes()...)

@@ -21,6 +21,11 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/factor"
+	"github.com/roadstead-io/roadstead/internal/account/invite"
+	"github.com/roadstead-io/roadstead/internal/account/operator"
+	"github.com/roadstead-io/roadstead/internal/account/reset"
+	"github.com/roadstead-io/roadstead/internal/account/service"
+	"github.com/roadstead-io/roadstead/internal/account/sshkey"
 	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/apiserver/record"
 	"github.com/roadstead-io/roadstead/internal/audit"
@@ -52,6 +57,11 @@ type Server struct {
 	engine   *odata.Engine
 	mail     *mailroom.Room
 	accounts *account.Accounts
+	invites  *invite.Invites
+	resets   *reset.Resets
+	services *service.Services
+	sshKeys  *sshkey.Keys
+	operator *operator.Desk
 	factors  *factor.Factors
 	signin   *signin.SignIn
 	fleets   *fleet.Fleets

@@ -7,7 +7,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -50,20 +50,20 @@ func (d *Devices) Reach(ctx context.Context, tx *db.Tx, by access.Caller, s Sele
 		}
 		may, known := verbs[f.Fleet]
 		if !known {
-			if may, err = account.FleetVerbs(ctx, tx, by, f.Fleet); err != nil {
+			if may, err = rights.FleetVerbs(ctx, tx, by, f.Fleet); err != nil {
 				return nil, fmt.Errorf("reach devices: %w", err)
 			}
 			verbs[f.Fleet] = may
 		}
 		if !may.Has(access.Read | actionNeeds) { // support may have been let in on this device alone
-			if may, err = account.DeviceVerbs(ctx, tx, by, f.ID); err != nil {
+			if may, err = rights.DeviceVerbs(ctx, tx, by, f.ID); err != nil {
 				return nil, fmt.Errorf("reach devices: %w", err)
 			}
 		}
 		switch {
 		case !may.Has(access.Read): // does not exist for them
 		case act && !may.Has(actionNeeds):
-			return nil, account.Needs(may, actionNeeds)
+			return nil, rights.Needs(may, actionNeeds)
 		default:
 			out = append(out, f)
 		}

@@ -8,7 +8,8 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/account/sshkey"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -33,7 +34,7 @@ func (d *Devices) PublicKeys(ctx context.Context, tx *db.Tx, by access.Caller, u
 			return "", nil
 		}
 	case access.Device:
-		may, err := account.DeviceVerbs(ctx, tx, access.Caller{Kind: access.User, User: id}, by.Device)
+		may, err := rights.DeviceVerbs(ctx, tx, access.Caller{Kind: access.User, User: id}, by.Device)
 		if err != nil {
 			return "", fmt.Errorf("public keys: %w", err)
 		}
@@ -43,7 +44,7 @@ func (d *Devices) PublicKeys(ctx context.Context, tx *db.Tx, by access.Caller, u
 	default:
 		return "", nil
 	}
-	keys, err := account.PublicKeys(ctx, tx, id)
+	keys, err := sshkey.Of(ctx, tx, id)
 	if err == nil && len(keys) > 0 && by.Kind == access.Device {
 		err = recordEnter(ctx, tx, by, id, username)
 	}
@@ -68,7 +69,7 @@ func recordEnter(ctx context.Context, tx *db.Tx, by access.Caller, user int64, u
 		return err
 	}
 	person := access.Caller{Kind: access.User, User: user, Staff: true} // of whoever is no staff the answer is no all the same
-	if e.Support, err = account.ByGrant(ctx, tx, person, e.Fleet, enterNeeds); err != nil {
+	if e.Support, err = rights.ByGrant(ctx, tx, person, e.Fleet, enterNeeds); err != nil {
 		return err
 	}
 	return audit.Record(ctx, tx, by, e)
@@ -84,9 +85,9 @@ func (d *Devices) MayEnter(ctx context.Context, tx *db.Tx, by access.Caller, uui
 	if err != nil {
 		return fmt.Errorf("enter device: %w", err)
 	}
-	may, err := account.DeviceVerbs(ctx, tx, by, id)
+	may, err := rights.DeviceVerbs(ctx, tx, by, id)
 	if err != nil {
 		return fmt.Errorf("enter device: %w", err)
 	}
-	return account.Needs(may, enterNeeds)
+	return rights.Needs(may, enterNeeds)
 }

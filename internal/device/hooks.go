@@ -13,6 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device/report"
 	"github.com/roadstead-io/roadstead/internal/device/version"
@@ -204,7 +205,7 @@ func (d *Devices) move(ctx context.Context, tx *db.Tx, by access.Caller, id, tar
 	if from == target {
 		return false, nil
 	}
-	if err := account.MayGiveAway(ctx, tx, by, fromOrg, toOrg); err != nil {
+	if err := rights.MayGiveAway(ctx, tx, by, fromOrg, toOrg); err != nil {
 		return false, err
 	}
 	if err := fleet.CheckArch(ctx, tx, target, deviceType); err != nil {
@@ -357,7 +358,7 @@ func mayUseFleet(ctx context.Context, tx *db.Tx, by access.Caller, fleetID int64
 	case access.Provisioning:
 		return by.Fleet == fleetID, nil
 	default:
-		may, err := account.FleetVerbs(ctx, tx, by, fleetID)
+		may, err := rights.FleetVerbs(ctx, tx, by, fleetID)
 		return may.Has(access.Devices), err
 	}
 }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -53,7 +53,7 @@ func (d *Devices) mayPull(ctx context.Context, tx *db.Tx, by access.Caller, loca
 			AND r.id IN (coalesce(d.is_pinned_on__release, f.should_be_running__release), d.should_be_operated_by__release,
 				d.should_be_managed_by__release)) LIMIT 1`, location, by.Device))
 	case access.User, access.ScopedKey:
-		may, args := account.Bind(account.ParentSQL(access.Read), "r", tx, by)
+		may, args := rights.Bind(rights.ParentSQL(access.Read), "r", tx, by)
 		return found(tx.QueryRowContext(ctx, images+`WHERE i.is_stored_at__image_location = ? AND `+may+` LIMIT 1`,
 			append([]any{location}, args...)...))
 	default:

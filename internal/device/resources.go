@@ -1,7 +1,7 @@
 package device
 
 import (
-	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/device/report"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -140,5 +140,5 @@ func (d *Devices) columns() []odata.Column {
 		cols = append(cols, odata.Column{Name: f.Name, Type: typ, Null: true, MaxLen: f.MaxLen})
 	}
 	cols = append(cols, odata.Column{Name: "public_address", Type: text, Null: true, MaxLen: 100})
-	return append(cols, account.DeviceColumns()...)
+	return append(cols, rights.DeviceColumns()...)
 }

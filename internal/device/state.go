@@ -14,7 +14,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -144,7 +144,7 @@ func (d *Devices) FleetTarget(ctx context.Context, tx *db.Tx, by access.Caller, 
 	if err != nil {
 		return t, nil, fmt.Errorf("fleet state: %w", err)
 	}
-	may, err := account.FleetVerbs(ctx, tx, by, id)
+	may, err := rights.FleetVerbs(ctx, tx, by, id)
 	if err != nil {
 		return t, nil, fmt.Errorf("fleet state: %w", err)
 	}
@@ -210,7 +210,7 @@ func maySee(ctx context.Context, tx *db.Tx, by access.Caller, f *facts) error {
 		}
 		return unseen(by)
 	}
-	may, err := account.DeviceVerbs(ctx, tx, by, f.device)
+	may, err := rights.DeviceVerbs(ctx, tx, by, f.device)
 	if err != nil || may.Has(access.Read) {
 		return err
 	}

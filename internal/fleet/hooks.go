@@ -10,6 +10,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -237,7 +238,7 @@ func (f *Fleets) welcomeMaker(ctx context.Context, tx *db.Tx, c *odata.Change) e
 	if c.Caller.Kind != access.User {
 		return nil
 	}
-	have, err := account.FleetVerbs(ctx, tx, c.Caller, c.IDs[0])
+	have, err := rights.FleetVerbs(ctx, tx, c.Caller, c.IDs[0])
 	if err != nil || have.Has(access.Developer.Verbs()) {
 		return err
 	}

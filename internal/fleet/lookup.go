@@ -9,7 +9,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -40,7 +40,7 @@ func visible(tx *db.Tx, by access.Caller) (string, []any) {
 	case access.System:
 		return "1 = 1", nil
 	case access.User, access.ScopedKey:
-		return account.Bind(account.FleetSQL(access.Read), "a", tx, by)
+		return rights.Bind(rights.FleetSQL(access.Read), "a", tx, by)
 	case access.Device, access.Provisioning, access.FleetKey:
 		return "a.id = ?", []any{by.Fleet}
 	default:

@@ -2,7 +2,7 @@ package fleet
 
 import (
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
@@ -92,7 +92,7 @@ func applicationType() *odata.Resource {
 
 // forObservers is the SQL of a fleet's column that only those read who observe it, however public the fleet is.
 func forObservers(column string) string {
-	return "CASE WHEN " + account.FleetSQL(access.Read) + " THEN {t}." + column + " END"
+	return "CASE WHEN " + rights.FleetSQL(access.Read) + " THEN {t}." + column + " END"
 }
 
 func (f *Fleets) application() *odata.Resource {
@@ -136,7 +136,7 @@ func (f *Fleets) application() *odata.Resource {
 				Name: "is_stored_at__repository_url", Type: odata.String, Null: true, MaxLen: 2000,
 				Read: forObservers("is_stored_at__repository_url"),
 			},
-		}, account.FleetColumns()...),
+		}, rights.FleetColumns()...),
 		Keys: [][]string{{"slug"}, {"uuid"}, {"app_name", "organization"}, {"actor"}},
 		UniqueText: map[string]string{
 			"app_name,organization": `"app_name" and "organization" must be unique.`,

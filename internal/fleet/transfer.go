@@ -11,6 +11,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -21,10 +22,10 @@ const offerLife = 7 * 24 * time.Hour
 // mayMove refuses to take a fleet from one organization to another, but for those who administer both. Everybody else needs the other
 // side to agree, see [Fleets.Offer].
 func mayMove(ctx context.Context, tx *db.Tx, by access.Caller, from, to int64) error {
-	if err := account.MayGiveAway(ctx, tx, by, from, to); err != nil || from == to || by.Kind == access.System {
+	if err := rights.MayGiveAway(ctx, tx, by, from, to); err != nil || from == to || by.Kind == access.System {
 		return err
 	}
-	both, err := account.Administers(ctx, tx, by, to)
+	both, err := rights.Administers(ctx, tx, by, to)
 	if err != nil {
 		return fmt.Errorf("move fleet: %w", err)
 	}
@@ -120,10 +121,10 @@ func (f *Fleets) Offer(ctx context.Context, tx *db.Tx, by access.Caller, want ap
 	if o.from == o.to {
 		return out, api.Errorf(api.Invalid, "The fleet is of that organization already.")
 	}
-	if err := account.MayGiveAway(ctx, tx, by, o.from, o.to); err != nil {
+	if err := rights.MayGiveAway(ctx, tx, by, o.from, o.to); err != nil {
 		return out, err
 	}
-	both, err := account.Administers(ctx, tx, by, o.to)
+	both, err := rights.Administers(ctx, tx, by, o.to)
 	if err != nil {
 		return out, fmt.Errorf("offer fleet %d: %w", found.ID, err)
 	}
@@ -182,11 +183,11 @@ func take(ctx context.Context, tx *db.Tx, by access.Caller, id int64, s side) (o
 		return offer{}, errors.Join(err, none)
 	}
 	o := list[0]
-	gives, err := account.Administers(ctx, tx, by, o.from)
+	gives, err := rights.Administers(ctx, tx, by, o.from)
 	if err != nil {
 		return o, fmt.Errorf("transfer %d: %w", id, err)
 	}
-	takes, err := account.Administers(ctx, tx, by, o.to)
+	takes, err := rights.Administers(ctx, tx, by, o.to)
 	if err != nil {
 		return o, fmt.Errorf("transfer %d: %w", id, err)
 	}
@@ -215,7 +216,7 @@ func (f *Fleets) Accept(ctx context.Context, tx *db.Tx, by access.Caller, id int
 	if err != nil {
 		return api.Transfer{}, err
 	}
-	still, err := account.Administers(ctx, tx, access.Caller{Kind: access.User, User: o.maker}, o.from)
+	still, err := rights.Administers(ctx, tx, access.Caller{Kind: access.User, User: o.maker}, o.from)
 	if err != nil {
 		return api.Transfer{}, fmt.Errorf("transfer %d: %w", id, err)
 	}

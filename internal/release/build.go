@@ -13,6 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 )
@@ -38,7 +39,7 @@ func (r *Releases) Open(ctx context.Context, tx *db.Tx, by access.Caller, ask ap
 	if err != nil {
 		return api.Build{}, err
 	}
-	if err := account.Require(ctx, tx, by, fl.ID, access.Releases); err != nil {
+	if err := rights.Require(ctx, tx, by, fl.ID, access.Releases); err != nil {
 		return api.Build{}, fmt.Errorf("open build: %w", err)
 	}
 	f := full{CreatedMS: tx.Now.UnixMilli()}
@@ -229,7 +230,7 @@ WHERE id = $1 AND status = 'running'`, id).Scan(&user, &fleetID, &proof.Key, &pr
 		return fmt.Errorf("build %d: %w", id, err)
 	}
 	if holds {
-		verbs, err := account.FleetVerbs(ctx, tx, by, fleetID)
+		verbs, err := rights.FleetVerbs(ctx, tx, by, fleetID)
 		if err != nil {
 			return fmt.Errorf("build %d: %w", id, err)
 		}

@@ -4,7 +4,7 @@ import (
 	"strings"
 
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -33,7 +33,7 @@ func forObservers(column, observed string) string {
 
 // forBuilders is the same for an image, whose fleet is that of its service.
 func forBuilders(column string) string {
-	observed := strings.ReplaceAll(account.FleetSQL(access.Read), "{t}", "bf")
+	observed := strings.ReplaceAll(rights.FleetSQL(access.Read), "{t}", "bf")
 	return forObservers(column, `EXISTS (SELECT 1 FROM service bs JOIN application bf ON bf.id = bs.application
 		WHERE bs.id = {t}.is_a_build_of__service AND `+observed+`)`)
 }
@@ -59,7 +59,7 @@ func releaseColumns() []odata.Column {
 		{Name: "source", Type: odata.String},
 		{
 			Name: "build_log", Type: odata.String, Null: true, Explicit: true,
-			SQL: forObservers("build_log", "("+account.ParentSQL(access.Read)+" OR {t}.belongs_to__application = @fleet)"),
+			SQL: forObservers("build_log", "("+rights.ParentSQL(access.Read)+" OR {t}.belongs_to__application = @fleet)"),
 		},
 		{Name: "is_invalidated", Type: odata.Boolean},
 		{Name: "invalidation_reason", Type: odata.String, Null: true},

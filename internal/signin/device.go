@@ -12,6 +12,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -151,7 +152,7 @@ func (s *SignIn) AnswerDevice(ctx context.Context, by access.Caller, req api.Dev
 		answer, act := "approved", "device_login.approve"
 		if req.Deny {
 			answer, act = "denied", "device_login.deny"
-		} else if err := account.RequireFresh(ctx, tx, by); err != nil {
+		} else if err := rights.RequireFresh(ctx, tx, by); err != nil {
 			return err
 		}
 		n, err := tx.ExecContext(ctx, `UPDATE device_login SET answer = ?, "user" = ?, session = ? WHERE id = ? AND answer = ''`,

@@ -12,6 +12,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -38,7 +39,7 @@ func (s *SignIn) Start(ctx context.Context, by access.Caller, name string, req a
 		if by.Kind != access.User {
 			return started, api.ErrUnauthorized
 		}
-		err := s.cfg.DB.Read(ctx, func(tx *db.Tx) error { return account.RequireFresh(ctx, tx, by) })
+		err := s.cfg.DB.Read(ctx, func(tx *db.Tx) error { return rights.RequireFresh(ctx, tx, by) })
 		if err != nil {
 			return started, err
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/factor"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -19,7 +20,7 @@ const maxIdentities = 20
 
 // link gives the caller one more way in.
 func (s *SignIn) link(ctx context.Context, tx *db.Tx, by access.Caller, p *provider, who proven) error {
-	if err := account.RequireFresh(ctx, tx, by); err != nil {
+	if err := rights.RequireFresh(ctx, tx, by); err != nil {
 		return err
 	}
 	identity, user, err := find(ctx, tx, who)
@@ -85,7 +86,7 @@ func (s *SignIn) Unlink(ctx context.Context, tx *db.Tx, by access.Caller, id int
 	if err != nil {
 		return fmt.Errorf("unlink: %w", err)
 	}
-	if err := account.RequireFresh(ctx, tx, by); err != nil {
+	if err := rights.RequireFresh(ctx, tx, by); err != nil {
 		return err
 	}
 	// In one row's lock, so that two at once do not each leave the other as the last one.

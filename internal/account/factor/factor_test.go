@@ -18,6 +18,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/factor"
 	"github.com/roadstead-io/roadstead/internal/account/password"
+	"github.com/roadstead-io/roadstead/internal/account/throttle"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
@@ -256,7 +257,7 @@ func TestOneOfAHundredTakesACode(t *testing.T) {
 		for i, half := range halves {
 			all.Go(func() {
 				_, err := f.verify(half, code, fmt.Sprintf("198.51.%d.1", i))
-				var later *account.TryLaterError
+				var later *throttle.TryLaterError
 				switch {
 				case err == nil:
 					won.Add(1)
@@ -293,7 +294,7 @@ func TestCodesAreNotGuessedOverManySessions(t *testing.T) {
 	end := f.clock().Add(24 * time.Hour)
 	for f.clock().Before(end) {
 		_, err := f.verify(f.login("alice"), "000000", "203.0.113.1")
-		var later *account.TryLaterError
+		var later *throttle.TryLaterError
 		if errors.As(err, &later) {
 			f.pass(later.After)
 		} else {

@@ -16,6 +16,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -256,7 +257,7 @@ func (f *Factors) assert(ctx context.Context, tx *db.Tx, c Credential, purpose s
 
 // Remove takes a passkey from its user, in a fresh session.
 func (f *Factors) Remove(ctx context.Context, tx *db.Tx, by access.Caller, id int64, from account.From) (string, error) {
-	if err := account.RequireFresh(ctx, tx, by); err != nil {
+	if err := rights.RequireFresh(ctx, tx, by); err != nil {
 		return "", err
 	}
 	var name string

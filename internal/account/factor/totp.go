@@ -17,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -218,7 +219,7 @@ func (f *Factors) proved(ctx context.Context, by access.Caller, code string, fro
 		return api.Errorf(api.Forbidden, "an API key may not change second factors; log in")
 	}
 	return f.prove(ctx, by, from, func(tx *db.Tx) error {
-		if err := account.RequireFresh(ctx, tx, by); err != nil {
+		if err := rights.RequireFresh(ctx, tx, by); err != nil {
 			return err
 		}
 		if err := f.proof(ctx, tx, by, code); err != nil {

@@ -1,4 +1,4 @@
-// Package sshkey reads SSH public keys as people give them, and refuses those that are weak or more than a key.
+// Package sshkey owns the SSH keys of people. It reads public keys as they are given, and refuses those that are weak or more than a key.
 package sshkey
 
 import (

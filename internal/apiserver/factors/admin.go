@@ -24,7 +24,7 @@ func (s *routes) adminRoutes() []route.Route {
 func (s *routes) users(w http.ResponseWriter, r *http.Request) error {
 	var list []api.UserInfo
 	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		list, err = s.accounts.Users(r.Context(), tx)
+		list, err = s.operator.Users(r.Context(), tx)
 		return err
 	})
 	if err != nil {
@@ -40,7 +40,7 @@ func (s *routes) showUser(w http.ResponseWriter, r *http.Request) error {
 	}
 	var u api.UserInfo
 	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		u, err = s.accounts.ShowUser(r.Context(), tx, req.User)
+		u, err = s.operator.User(r.Context(), tx, req.User)
 		return err
 	})
 	if err != nil {
@@ -57,13 +57,13 @@ func (s *routes) changeUser(w http.ResponseWriter, r *http.Request) error {
 	by := access.From(r.Context())
 	var u api.UserInfo
 	return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
-		err := s.accounts.ChangeUser(r.Context(), tx, by, req, func(user int64, name string) error {
+		err := s.operator.Change(r.Context(), tx, by, req, func(user int64, name string) error {
 			return factor.Reset(r.Context(), tx, by, user, name)
 		})
 		if err != nil {
 			return err
 		}
-		u, err = s.accounts.ShowUser(r.Context(), tx, req.User)
+		u, err = s.operator.User(r.Context(), tx, req.User)
 		return err
 	}, func() error { return web.WriteJSON(w, http.StatusOK, u) })
 }

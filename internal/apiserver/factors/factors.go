@@ -10,6 +10,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/factor"
+	"github.com/roadstead-io/roadstead/internal/account/operator"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -19,6 +20,7 @@ import (
 type routes struct {
 	accounts *account.Accounts
 	factors  *factor.Factors
+	operator *operator.Desk
 	db       *db.DB
 }
 
@@ -29,8 +31,8 @@ var (
 )
 
 // Routes lists them.
-func Routes(accounts *account.Accounts, factors *factor.Factors, d *db.DB) []route.Route {
-	s := &routes{accounts, factors, d}
+func Routes(accounts *account.Accounts, factors *factor.Factors, desk *operator.Desk, d *db.DB) []route.Route {
+	s := &routes{accounts, factors, desk, d}
 	return append(s.adminRoutes(), []route.Route{
 		{Method: "POST", Path: "/user/v1/password", Handle: s.changePassword, Who: route.Users},
 		{Method: "DELETE", Path: "/user/v1/sessions", Handle: s.endSessions, Who: route.Users},

@@ -13,6 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/letter"
+	"github.com/roadstead-io/roadstead/internal/account/reset"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/mail"
@@ -87,23 +88,23 @@ func oneLine(s string) string {
 }
 
 // Routes lists the routes about letters.
-func (r *Room) Routes(accounts *account.Accounts) []route.Route {
+func (r *Room) Routes(resets *reset.Resets) []route.Route {
 	return []route.Route{
-		{Method: "POST", Path: "/user/v1/password/forgot", Handle: forgot(accounts), Who: route.Anybody},
-		{Method: "POST", Path: "/user/v1/password/reset", Handle: reset(accounts), Who: route.Anybody},
+		{Method: "POST", Path: "/user/v1/password/forgot", Handle: forgot(resets), Who: route.Anybody},
+		{Method: "POST", Path: "/user/v1/password/reset", Handle: choose(resets), Who: route.Anybody},
 		{Method: "POST", Path: "/internal/v1/mail", Handle: r.status, Roles: []string{api.RoleAdmin}},
 		{Method: "POST", Path: "/internal/v1/mail/test", Handle: r.test, Roles: []string{api.RoleAdmin}},
 	}
 }
 
 // forgot answers the same whoever the address is of, and before anybody has looked.
-func forgot(accounts *account.Accounts) web.HandlerFunc {
+func forgot(resets *reset.Resets) web.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		var req api.ForgotPassword
 		if err := web.Decode(r, &req); err != nil {
 			return err
 		}
-		if err := accounts.ForgotPassword(r.Context(), req.Email, route.From(r)); err != nil {
+		if err := resets.Forgot(r.Context(), req.Email, route.From(r)); err != nil {
 			return err
 		}
 		w.WriteHeader(http.StatusAccepted)
@@ -111,13 +112,14 @@ func forgot(accounts *account.Accounts) web.HandlerFunc {
 	}
 }
 
-func reset(accounts *account.Accounts) web.HandlerFunc {
+// choose sets another password, with the link of a letter.
+func choose(resets *reset.Resets) web.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		var req api.ResetPassword
 		if err := web.Decode(r, &req); err != nil {
 			return err
 		}
-		if err := accounts.ResetPassword(r.Context(), req.Token, req.Password, route.From(r)); err != nil {
+		if err := resets.Set(r.Context(), req.Token, req.Password, route.From(r)); err != nil {
 			return err
 		}
 		w.WriteHeader(http.StatusOK)

@@ -6,7 +6,8 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/invite"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -15,7 +16,7 @@ import (
 // inviteRoutes accept invitations, and give those who invite a link to hand on, with or without mail.
 func (s *routes) inviteRoutes() []route.Route {
 	var rs []route.Route
-	for _, where := range []string{account.InviteToOrganization, account.InviteToFleet} {
+	for _, where := range []string{invite.ToOrganization, invite.ToFleet} {
 		rs = append(rs,
 			route.Route{Method: "POST", Path: "/" + where + "/v1/invitation/{token}", Handle: s.acceptInvite(where), Who: route.Users},
 			route.Route{Method: "POST", Path: "/" + where + "/v1/invitations/{id}/link", Handle: s.inviteLink(where), Who: route.Users})
@@ -25,8 +26,8 @@ func (s *routes) inviteRoutes() []route.Route {
 
 func (s *routes) acceptInvite(where string) web.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
-			return s.accounts.AcceptInvite(r.Context(), tx, access.From(r.Context()), where, r.PathValue("token"))
+		return route.Write(r.Context(), s.cfg.DB, func(tx *db.Tx) error {
+			return s.cfg.Invites.Accept(r.Context(), tx, access.From(r.Context()), where, r.PathValue("token"))
 		}, func() error {
 			w.WriteHeader(http.StatusOK)
 			return nil
@@ -35,25 +36,25 @@ func (s *routes) acceptInvite(where string) web.HandlerFunc {
 }
 
 func (s *routes) inviteLink(where string) web.HandlerFunc {
-	resource := map[string]string{account.InviteToOrganization: "organization_invite", account.InviteToFleet: "application_invite"}[where]
+	resource := map[string]string{invite.ToOrganization: "organization_invite", invite.ToFleet: "application_invite"}[where]
 	return func(w http.ResponseWriter, r *http.Request) error {
 		id, err := route.PathID(r, "Invitation id must be a number")
 		if err != nil {
 			return err
 		}
 		var link api.Invitation
-		return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
-			rows, err := s.engine.Query(r.Context(), tx, access.From(r.Context()), fmt.Sprintf("%s(%d)?$select=id", resource, id))
+		return route.Write(r.Context(), s.cfg.DB, func(tx *db.Tx) error {
+			rows, err := s.cfg.Engine.Query(r.Context(), tx, access.From(r.Context()), fmt.Sprintf("%s(%d)?$select=id", resource, id))
 			if err != nil {
 				return err
 			}
 			if string(rows) == "[]" {
 				return api.Errorf(api.NotFound, "there is no invitation %d", id)
 			}
-			if err := account.RequireFresh(r.Context(), tx, access.From(r.Context())); err != nil {
+			if err := rights.RequireFresh(r.Context(), tx, access.From(r.Context())); err != nil {
 				return err
 			}
-			link, err = s.accounts.InviteLink(r.Context(), tx, access.From(r.Context()), where, id)
+			link, err = s.cfg.Invites.Link(r.Context(), tx, access.From(r.Context()), where, id)
 			return err
 		}, func() error {
 			w.Header().Set("Cache-Control", "no-store")

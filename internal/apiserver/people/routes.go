@@ -9,22 +9,29 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/invite"
+	"github.com/roadstead-io/roadstead/internal/account/service"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
-// routes serves them.
-type routes struct {
-	accounts *account.Accounts
-	db       *db.DB
-	engine   *odata.Engine
+// Config says what the routes work with.
+type Config struct {
+	DB       *db.DB
+	Engine   *odata.Engine
+	Accounts *account.Accounts
+	Invites  *invite.Invites
+	Services *service.Services
 }
 
+// routes serves them.
+type routes struct{ cfg Config }
+
 // Routes lists the routes about people.
-func Routes(accounts *account.Accounts, d *db.DB, engine *odata.Engine) []route.Route {
-	s := &routes{accounts, d, engine}
+func Routes(cfg Config) []route.Route {
+	s := &routes{cfg}
 	return append(slices.Concat(s.inviteRoutes(), s.serviceRoutes()),
 		route.Route{Method: "POST", Path: "/login_", Handle: s.login, Who: route.Anybody},
 		route.Route{Method: "GET", Path: "/actor/v1/whoami", Handle: s.whoami, Who: route.Named},
@@ -52,7 +59,7 @@ func (s *routes) login(w http.ResponseWriter, r *http.Request) error {
 	} else if err := web.Decode(r, &req); err != nil {
 		return err
 	}
-	token, err := s.accounts.Login(r.Context(), req, route.From(r))
+	token, err := s.cfg.Accounts.Login(r.Context(), req, route.From(r))
 	if err != nil {
 		return route.RetryAfter(w, err)
 	}
@@ -61,8 +68,8 @@ func (s *routes) login(w http.ResponseWriter, r *http.Request) error {
 
 func (s *routes) whoami(w http.ResponseWriter, r *http.Request) error {
 	var me *api.Whoami
-	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		me, err = s.accounts.Whoami(r.Context(), tx, access.From(r.Context()))
+	err := s.cfg.DB.Read(r.Context(), func(tx *db.Tx) (err error) {
+		me, err = s.cfg.Accounts.Whoami(r.Context(), tx, access.From(r.Context()))
 		return err
 	})
 	if err != nil {
@@ -73,8 +80,8 @@ func (s *routes) whoami(w http.ResponseWriter, r *http.Request) error {
 
 func (s *routes) userWhoami(w http.ResponseWriter, r *http.Request) error {
 	var me *api.Whoami
-	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		me, err = s.accounts.Whoami(r.Context(), tx, access.From(r.Context()))
+	err := s.cfg.DB.Read(r.Context(), func(tx *db.Tx) (err error) {
+		me, err = s.cfg.Accounts.Whoami(r.Context(), tx, access.From(r.Context()))
 		return err
 	})
 	if err != nil {
@@ -84,7 +91,7 @@ func (s *routes) userWhoami(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *routes) refresh(w http.ResponseWriter, r *http.Request) error {
-	token, err := s.accounts.Refresh(r.Context(), access.From(r.Context()), "", route.From(r))
+	token, err := s.cfg.Accounts.Refresh(r.Context(), access.From(r.Context()), "", route.From(r))
 	if err != nil {
 		return err
 	}
@@ -99,7 +106,7 @@ func (s *routes) refreshWithPassword(w http.ResponseWriter, r *http.Request) err
 	if req.Password == "" {
 		return api.ErrUnauthorized
 	}
-	token, err := s.accounts.Refresh(r.Context(), access.From(r.Context()), req.Password, route.From(r))
+	token, err := s.cfg.Accounts.Refresh(r.Context(), access.From(r.Context()), req.Password, route.From(r))
 	if err != nil {
 		return route.RetryAfter(w, err)
 	}
@@ -107,8 +114,8 @@ func (s *routes) refreshWithPassword(w http.ResponseWriter, r *http.Request) err
 }
 
 func (s *routes) logout(w http.ResponseWriter, r *http.Request) error {
-	return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
-		return s.accounts.EndSession(r.Context(), tx, access.From(r.Context()), 0)
+	return route.Write(r.Context(), s.cfg.DB, func(tx *db.Tx) error {
+		return s.cfg.Accounts.EndSession(r.Context(), tx, access.From(r.Context()), 0)
 	}, func() error {
 		w.WriteHeader(http.StatusOK)
 		return nil
@@ -117,8 +124,8 @@ func (s *routes) logout(w http.ResponseWriter, r *http.Request) error {
 
 func (s *routes) sessions(w http.ResponseWriter, r *http.Request) error {
 	var list []api.Session
-	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		list, err = s.accounts.Sessions(r.Context(), tx, access.From(r.Context()))
+	err := s.cfg.DB.Read(r.Context(), func(tx *db.Tx) (err error) {
+		list, err = s.cfg.Accounts.Sessions(r.Context(), tx, access.From(r.Context()))
 		return err
 	})
 	if err != nil {
@@ -132,8 +139,8 @@ func (s *routes) endSession(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
-		return s.accounts.EndSession(r.Context(), tx, access.From(r.Context()), id)
+	return route.Write(r.Context(), s.cfg.DB, func(tx *db.Tx) error {
+		return s.cfg.Accounts.EndSession(r.Context(), tx, access.From(r.Context()), id)
 	}, func() error {
 		w.WriteHeader(http.StatusOK)
 		return nil
@@ -261,8 +268,8 @@ func (s *routes) newKeyOf(w http.ResponseWriter, r *http.Request, of account.Who
 func (s *routes) makeKey(w http.ResponseWriter, r *http.Request, spec account.KeySpec, req api.NewKey) error {
 	spec.Name, spec.Description, spec.Expiry, spec.MaxUses = req.Name, req.Description, req.ExpiryDate, req.MaxUses
 	var key string
-	err := s.db.Write(r.Context(), func(tx *db.Tx) (err error) {
-		key, err = s.accounts.CreateKey(r.Context(), tx, access.From(r.Context()), spec)
+	err := s.cfg.DB.Write(r.Context(), func(tx *db.Tx) (err error) {
+		key, err = s.cfg.Accounts.CreateKey(r.Context(), tx, access.From(r.Context()), spec)
 		return err
 	})
 	if err != nil {

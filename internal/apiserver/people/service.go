@@ -23,8 +23,8 @@ func (s *routes) serviceRoutes() []route.Route {
 
 func (s *routes) serviceAccounts(w http.ResponseWriter, r *http.Request) error {
 	var list []api.ServiceAccount
-	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		list, err = s.accounts.ServiceAccounts(r.Context(), tx, access.From(r.Context()))
+	err := s.cfg.DB.Read(r.Context(), func(tx *db.Tx) (err error) {
+		list, err = s.cfg.Services.List(r.Context(), tx, access.From(r.Context()))
 		return err
 	})
 	if err != nil {
@@ -38,8 +38,8 @@ func (s *routes) newServiceAccount(w http.ResponseWriter, r *http.Request) error
 	if err := web.Decode(r, &want); err != nil {
 		return err
 	}
-	return route.Write(r.Context(), s.db, func(tx *db.Tx) (err error) {
-		made, err = s.accounts.CreateServiceAccount(r.Context(), tx, access.From(r.Context()), want)
+	return route.Write(r.Context(), s.cfg.DB, func(tx *db.Tx) (err error) {
+		made, err = s.cfg.Services.Create(r.Context(), tx, access.From(r.Context()), want)
 		return err
 	}, func() error { return web.WriteJSON(w, http.StatusCreated, made) })
 }
@@ -49,8 +49,8 @@ func (s *routes) deleteServiceAccount(w http.ResponseWriter, r *http.Request) er
 	if err != nil {
 		return err
 	}
-	return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
-		return s.accounts.DeleteServiceAccount(r.Context(), tx, access.From(r.Context()), id)
+	return route.Write(r.Context(), s.cfg.DB, func(tx *db.Tx) error {
+		return s.cfg.Services.Delete(r.Context(), tx, access.From(r.Context()), id)
 	}, func() error {
 		w.WriteHeader(http.StatusOK)
 		return nil

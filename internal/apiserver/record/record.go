@@ -16,7 +16,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/audit/watch"
@@ -162,7 +162,7 @@ func (s *routes) checkpoint(w http.ResponseWriter, r *http.Request) error {
 func (s *routes) supportStaff(w http.ResponseWriter, r *http.Request) error {
 	var list []api.User
 	err := s.DB.Read(r.Context(), func(tx *db.Tx) (err error) {
-		list, err = account.SupportStaff(r.Context(), tx)
+		list, err = rights.SupportStaff(r.Context(), tx)
 		return err
 	})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/throttle"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -35,7 +36,7 @@ func FormBody(r *http.Request) (form url.Values, ok bool, err error) {
 
 // RetryAfter tells a throttled client when to come back.
 func RetryAfter(w http.ResponseWriter, err error) error {
-	var later *account.TryLaterError
+	var later *throttle.TryLaterError
 	if errors.As(err, &later) {
 		w.Header().Set("Retry-After", strconv.FormatInt(later.Seconds(), 10))
 	}

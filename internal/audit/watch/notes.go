@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -285,7 +285,7 @@ func (n *Notes) sights(ctx context.Context, tx *db.Tx, l *look, act, query strin
 	}
 	var out []sight
 	for _, r := range list {
-		granted, err := account.ByGrant(ctx, tx, l.by, r.fleet, access.Read)
+		granted, err := rights.ByGrant(ctx, tx, l.by, r.fleet, access.Read)
 		if err != nil {
 			return nil, err
 		}

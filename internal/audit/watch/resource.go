@@ -4,7 +4,7 @@ import (
 	"context"
 
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
@@ -22,7 +22,7 @@ func Resource() *odata.Resource {
 			number("organization"), number("application"), number("about_user"), {Name: "is_support", Type: odata.Boolean},
 			{Name: "detail", Type: odata.JSON, Null: true}, text("by_kind"), number("by_user"), number("by_key"), number("by_session"),
 			text("by_name"), text("address"), text("request"), {Name: "seq", Type: odata.Integer, Null: true}, {Name: "hash", Type: odata.String, Null: true},
-			{Name: "is_seen", Type: odata.Boolean, SQL: account.SeesEntry(), Hidden: true},
+			{Name: "is_seen", Type: odata.Boolean, SQL: rights.SeesEntry(), Hidden: true},
 		},
 		Rules: map[access.Kind]odata.Rule{access.User: {Read: "is_seen"}},
 	}
@@ -30,7 +30,7 @@ func Resource() *odata.Resource {
 
 // View is what a person may read in an export.
 func View(by access.Caller) audit.View {
-	return func(tx *db.Tx) (string, []any) { return account.Bind(account.SeesEntry(), "x", tx, by) }
+	return func(tx *db.Tx) (string, []any) { return rights.Bind(rights.SeesEntry(), "x", tx, by) }
 }
 
 // Support marks an entry as one of a support grant if the caller acts by one.

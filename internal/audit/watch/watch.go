@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
@@ -62,8 +62,8 @@ func Resources(m odata.Model) {
 			}
 		}
 		w.facts = w.factsQuery(byName)
-		if _, ok := w.columns[account.SupportColumn]; ok {
-			r.Before = append(slices.Clip(r.Before), account.BoundSupport)
+		if _, ok := w.columns[rights.SupportColumn]; ok {
+			r.Before = append(slices.Clip(r.Before), rights.BoundSupport)
 		}
 		r.Before = slices.Concat([]odata.Hook{w.deleting}, r.Before, []odata.Hook{w.updating})
 		r.After = append(slices.Clip(r.After), w.created)
@@ -135,9 +135,9 @@ func (w *watched) record(ctx context.Context, tx *db.Tx, c *odata.Change, before
 	}
 	after, others := w.shown(c.Values)
 	base := audit.Entry{Act: w.Name + "." + string(c.Op), Kind: w.Name}
-	if _, only := after[account.SupportColumn]; only && c.Op == odata.Update && len(after) == 1 && len(others) == 0 {
+	if _, only := after[rights.SupportColumn]; only && c.Op == odata.Update && len(after) == 1 && len(others) == 0 {
 		base.Act = "support.enable"
-		if until, _ := c.Values[account.SupportColumn].(string); until <= tx.NowText() {
+		if until, _ := c.Values[rights.SupportColumn].(string); until <= tx.NowText() {
 			base.Act = "support.disable"
 		}
 	}
@@ -198,7 +198,7 @@ func markSupport(ctx context.Context, tx *db.Tx, by access.Caller, entries []aud
 		granted, ok := known[fleet]
 		if !ok {
 			var err error
-			if granted, err = account.ByGrant(ctx, tx, by, fleet, need); err != nil {
+			if granted, err = rights.ByGrant(ctx, tx, by, fleet, need); err != nil {
 				return err
 			}
 			known[fleet] = granted
@@ -231,7 +231,7 @@ func bookkeeping(name string) bool {
 // tells reports whether the values of a column may be told.
 func (w *watched) tells(name string) bool {
 	c, stored := w.columns[name]
-	if !stored || c.Hidden || c.Read != "" && name != account.SupportColumn {
+	if !stored || c.Hidden || c.Read != "" && name != rights.SupportColumn {
 		return false
 	}
 	switch c.Type {

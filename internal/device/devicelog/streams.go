@@ -11,7 +11,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -197,7 +197,7 @@ func userMayStill(ctx context.Context, tx *db.Tx, by access.Caller, device int64
 	} else if err != nil {
 		return false, err
 	}
-	may, err := account.DeviceVerbs(ctx, tx, by, device)
+	may, err := rights.DeviceVerbs(ctx, tx, by, device)
 	return may.Has(access.Read), err
 }
 
@@ -218,7 +218,7 @@ func locate(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUI
 	if err != nil {
 		return l, fmt.Errorf("find device: %w", err)
 	}
-	may, err := account.DeviceVerbs(ctx, tx, by, l.id)
+	may, err := rights.DeviceVerbs(ctx, tx, by, l.id)
 	if err != nil {
 		return l, err
 	}

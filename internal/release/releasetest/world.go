@@ -20,6 +20,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/blob"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -131,7 +132,7 @@ func deviceResource() *odata.Resource {
 				Name: "is_pinned_on__release", Type: odata.ForeignKey, To: "release", Null: true,
 				Reverse: []string{"is_pinned_to__device"},
 			},
-		}, account.ParentColumns()...),
+		}, rights.ParentColumns()...),
 		Rules: map[access.Kind]odata.Rule{access.User: {Read: access.On(access.Read)}, access.Device: {Read: "id eq @device"}},
 	}
 }

@@ -1,22 +1,33 @@
-package account
+package sshkey
 
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account/sshkey"
+	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
-const maxPublicKeys = 100 // of one user
+const most = 100 // of one user
 
-// publicKeyResource is the SSH keys of people: each sees and changes their own. A key belongs to one account: it says who somebody is.
-func (a *Accounts) publicKeyResource() *odata.Resource {
+// Keys is the SSH keys that people have put there.
+type Keys struct {
+	accounts *account.Accounts
+	log      *slog.Logger
+}
+
+// New makes it; it starts nothing.
+func New(accounts *account.Accounts, log *slog.Logger) *Keys { return &Keys{accounts, log} }
+
+// Resource is the SSH keys of people: each sees and changes their own. A key belongs to one account: it says who somebody is.
+func (k *Keys) Resource() *odata.Resource {
 	const long, own = "user__has__public_key", "user eq @user"
 	return &odata.Resource{
 		Name: long, Synonyms: []string{"user_public_key"},
@@ -25,7 +36,7 @@ func (a *Accounts) publicKeyResource() *odata.Resource {
 			{Name: "created_at", Type: odata.Date},
 			{Name: "user", Type: odata.ForeignKey, To: "user", Reverse: []string{long, "user_public_key"}},
 			{Name: "title", Type: odata.String, MaxLen: 255},
-			{Name: "public_key", Type: odata.String, MaxLen: sshkey.MaxLen},
+			{Name: "public_key", Type: odata.String, MaxLen: MaxLen},
 			{Name: "fingerprint", Type: odata.String, Null: true}, // ours
 		},
 		Keys:       [][]string{{"user", "public_key"}},
@@ -33,16 +44,16 @@ func (a *Accounts) publicKeyResource() *odata.Resource {
 		Rules: map[access.Kind]odata.Rule{
 			access.User: {Read: own, Create: own, Update: own, Delete: own, Write: []string{"user", "title", "public_key"}},
 		},
-		Before: []odata.Hook{a.beforePublicKey},
+		Before: []odata.Hook{k.before},
 	}
 }
 
-// beforePublicKey lets in what is an SSH public key and nothing more: the text goes into the authorized_keys of devices. Whoever adds one
+// before lets in what is an SSH public key and nothing more: the text goes into the authorized_keys of devices. Whoever adds one
 // has logged in lately: it lets in for as long as it is there, and a stolen token shall not leave one behind.
-func (a *Accounts) beforePublicKey(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+func (k *Keys) before(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	text, given := c.Values["public_key"].(string)
 	if c.Op == odata.Delete || c.Op == odata.Update && given {
-		a.revoked(tx, "ssh", c.IDs...)
+		k.accounts.Revoked(tx, "ssh", c.IDs...)
 	}
 	if c.Op == odata.Delete {
 		return nil
@@ -56,12 +67,12 @@ func (a *Accounts) beforePublicKey(ctx context.Context, tx *db.Tx, c *odata.Chan
 		}
 	}
 	if given || c.Op == odata.Create {
-		key, err := sshkey.Parse(text)
+		key, err := Parse(text)
 		if err != nil {
 			return err
 		}
 		if c.Caller.Kind == access.User {
-			if err := requireFreshLogin(ctx, tx, c.Caller); err != nil {
+			if err := rights.RequireFreshLogin(ctx, tx, c.Caller); err != nil {
 				return err
 			}
 		}
@@ -75,45 +86,45 @@ func (a *Accounts) beforePublicKey(ctx context.Context, tx *db.Tx, c *odata.Chan
 	if err != nil {
 		return fmt.Errorf("public key: %w", err)
 	}
-	if n >= maxPublicKeys {
-		return api.Errorf(api.Invalid, "A user has at most %d public keys.", maxPublicKeys)
+	if n >= most {
+		return api.Errorf(api.Invalid, "A user has at most %d public keys.", most)
 	}
 	user, _ := c.Values["user"].(int64)
 	title, _ := c.Values["title"].(string)
-	return a.warn(ctx, tx, user, "key created", c.Caller, map[string]string{"key": title + " (SSH)"})
+	return k.accounts.Warn(ctx, tx, user, "key created", c.Caller, map[string]string{"key": title + " (SSH)"})
 }
 
-// FingerprintKeys gives keys of before their fingerprint. Of those that were there twice, under two accounts or two comments, the oldest stays: who had
+// Prepare gives keys of before their fingerprint. Of those that were there twice, under two accounts or two comments, the oldest stays: who had
 // it first is whom it stands for, and somebody else's claim to it is not to be told from a false one. It is done at every start, before
 // the first request.
-func (a *Accounts) FingerprintKeys(ctx context.Context, tx *db.Tx) error {
+func (k *Keys) Prepare(ctx context.Context, tx *db.Tx) error {
 	rows, err := tx.QueryContext(ctx, `SELECT id, "user", title, public_key FROM user__has__public_key WHERE fingerprint IS NULL ORDER BY id`)
 	if err != nil {
 		return fmt.Errorf("public keys: %w", err)
 	}
 	defer func() { _ = rows.Close() }()
-	type key struct {
+	type row struct {
 		id, user    int64
 		title, line string
 	}
-	var keys []key
+	var found []row
 	for rows.Next() {
-		var k key
-		if err := rows.Scan(&k.id, &k.user, &k.title, &k.line); err != nil {
+		var one row
+		if err := rows.Scan(&one.id, &one.user, &one.title, &one.line); err != nil {
 			return fmt.Errorf("public keys: %w", err)
 		}
-		keys = append(keys, k)
+		found = append(found, one)
 	}
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("public keys: %w", err)
 	}
-	for _, k := range keys {
-		sum := sshkey.Fingerprint(k.line)
+	for _, one := range found {
+		sum := Fingerprint(one.line)
 		if sum == "" {
 			continue // it lets nobody in anywhere
 		}
 		res, err := tx.ExecContext(ctx, `UPDATE user__has__public_key SET fingerprint = ?1 WHERE id = ?2
-			AND NOT EXISTS (SELECT 1 FROM user__has__public_key o WHERE o.fingerprint = ?1)`, sum, k.id)
+			AND NOT EXISTS (SELECT 1 FROM user__has__public_key o WHERE o.fingerprint = ?1)`, sum, one.id)
 		if err != nil {
 			return fmt.Errorf("public keys: %w", err)
 		}
@@ -123,13 +134,13 @@ func (a *Accounts) FingerprintKeys(ctx context.Context, tx *db.Tx) error {
 			}
 			continue
 		}
-		a.cfg.Log.WarnContext(ctx, "an SSH key belonged to two accounts, or was there twice; the oldest stays", "removed", k.id, "user", k.user, "title", k.title, "fingerprint", sum)
-		if _, err := tx.ExecContext(ctx, `DELETE FROM user__has__public_key WHERE id = ?`, k.id); err != nil {
+		k.log.WarnContext(ctx, "an SSH key belonged to two accounts, or was there twice; the oldest stays", "removed", one.id, "user", one.user, "title", one.title, "fingerprint", sum)
+		if _, err := tx.ExecContext(ctx, `DELETE FROM user__has__public_key WHERE id = ?`, one.id); err != nil {
 			return fmt.Errorf("public keys: %w", err)
 		}
-		a.revoked(tx, "ssh", k.id)
+		k.accounts.Revoked(tx, "ssh", one.id)
 		err = audit.Record(ctx, tx, access.Itself(), audit.Entry{
-			Act: "ssh_key.drop", Kind: "user__has__public_key", ID: k.id, Name: k.title, User: k.user, Detail: map[string]any{"fingerprint": sum},
+			Act: "ssh_key.drop", Kind: "user__has__public_key", ID: one.id, Name: one.title, User: one.user, Detail: map[string]any{"fingerprint": sum},
 		})
 		if err != nil {
 			return err
@@ -138,8 +149,8 @@ func (a *Accounts) FingerprintKeys(ctx context.Context, tx *db.Tx) error {
 	return nil
 }
 
-// PublicKeys gives a user's SSH public keys, oldest first; of a disabled user, none. It checks no right.
-func PublicKeys(ctx context.Context, tx *db.Tx, user int64) ([]string, error) {
+// Of gives a user's SSH public keys, oldest first; of a disabled user, none. It checks no right.
+func Of(ctx context.Context, tx *db.Tx, user int64) ([]string, error) {
 	keys, err := db.Column[string](ctx, tx, `SELECT k.public_key FROM user__has__public_key k
 		JOIN "user" u ON u.id = k."user" AND u.is_disabled = 0 WHERE k."user" = ? ORDER BY k.id`, user)
 	if err != nil {

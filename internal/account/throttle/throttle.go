@@ -1,4 +1,6 @@
-package account
+// Package throttle makes those wait who guess: it counts failed attempts, of passwords and of second factors, in the tables that package
+// account owns.
+package throttle
 
 import (
 	"context"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -50,11 +53,11 @@ func (l limit) delay(failures int) time.Duration {
 	return min(l.first<<n, l.most)
 }
 
-// throttle counts failed logins in the database: whichever process of the server is asked counts them all, and a restart forgets
-// none. Each costs its maker the work of a password's hash, which bounds how fast the table grows; see [throttle.forget].
-type throttle struct {
+// Throttle counts failed logins in the database: whichever process of the server is asked counts them all, and a restart forgets
+// none. Each costs its maker the work of a password's hash, which bounds how fast the table grows; see [Throttle.Forget].
+type Throttle struct {
 	db   *db.DB
-	hash Hasher
+	hash token.Hasher
 	limits
 }
 
@@ -72,6 +75,12 @@ var (
 	ofFactors = limits{table: "factor_attempt", domain: "factor", strict: true, perPair: perFactor, perAddress: perAddress, perAccount: perFactor}
 )
 
+// Logins counts failed logins.
+func Logins(d *db.DB, hash token.Hasher) *Throttle { return &Throttle{d, hash, ofLogins} }
+
+// Factors counts what is proved in a session that is there already, apart from logins.
+func Factors(d *db.DB, hash token.Hasher) *Throttle { return &Throttle{d, hash, ofFactors} }
+
 // counter is one count of failed logins.
 type counter struct {
 	name, key string
@@ -85,8 +94,8 @@ const rememberKnown = 90 * 24 * time.Hour
 
 const known = "known"
 
-// network is what counts as one address: a host of IPv4, a /64 of IPv6.
-func network(address string) netip.Prefix {
+// Network is what counts as one address: a host of IPv4, a /64 of IPv6.
+func Network(address string) netip.Prefix {
 	ip, err := netip.ParseAddr(address)
 	if err != nil {
 		return netip.Prefix{}
@@ -104,10 +113,10 @@ func network(address string) netip.Prefix {
 }
 
 // counters are those of an attempt, and the key under which a user is known at an address.
-func (t *throttle) counters(account, address string) (all []*counter, pair string) {
-	from := network(address).String()
+func (t *Throttle) counters(account, address string) (all []*counter, pair string) {
+	from := Network(address).String()
 	key := func(parts ...string) string {
-		return hex.EncodeToString(t.hash.mac(t.domain+"\x00", strings.Join(parts, "\x00")))
+		return hex.EncodeToString(t.hash.MAC(t.domain+"\x00", strings.Join(parts, "\x00")))
 	}
 	pair = key(from, account)
 	return []*counter{
@@ -117,9 +126,9 @@ func (t *throttle) counters(account, address string) (all []*counter, pair strin
 	}, pair
 }
 
-// try counts an attempt as failed before it is made, so that attempts side by side see each other, or refuses it. ok undoes
+// Try counts an attempt as failed before it is made, so that attempts side by side see each other, or refuses it. ok undoes
 // that when the password was right, or was not looked at.
-func (t *throttle) try(ctx context.Context, account, address string, now time.Time) (ok func(ctx context.Context) error, err error) {
+func (t *Throttle) Try(ctx context.Context, account, address string, now time.Time) (ok func(ctx context.Context) error, err error) {
 	all, pair := t.counters(account, address)
 	var counted []*counter
 	look := func(tx *db.Tx) (err error) {
@@ -156,7 +165,7 @@ func (t *throttle) try(ctx context.Context, account, address string, now time.Ti
 
 // forgive takes an attempt back: the right password ends what was held against its user at this address, where it is known from
 // now on.
-func (t *throttle) forgive(ctx context.Context, before []*counter, pair string, now time.Time) error {
+func (t *Throttle) forgive(ctx context.Context, before []*counter, pair string, now time.Time) error {
 	return t.db.Write(ctx, func(tx *db.Tx) error {
 		for _, c := range before {
 			var failures int
@@ -188,7 +197,7 @@ func (t *throttle) forgive(ctx context.Context, before []*counter, pair string, 
 }
 
 // read gives the counters that count for an attempt as they are. One whose last failure is long past starts anew.
-func (t *throttle) read(ctx context.Context, tx *db.Tx, all []*counter, pair string, now time.Time) ([]*counter, error) {
+func (t *Throttle) read(ctx context.Context, tx *db.Tx, all []*counter, pair string, now time.Time) ([]*counter, error) {
 	var out []*counter
 	isKnown, err := t.lookUp(ctx, tx, &counter{name: known, key: pair, limit: limit{forget: rememberKnown}}, now)
 	if err != nil {
@@ -207,7 +216,7 @@ func (t *throttle) read(ctx context.Context, tx *db.Tx, all []*counter, pair str
 	return out, nil
 }
 
-func (t *throttle) lookUp(ctx context.Context, tx *db.Tx, c *counter, now time.Time) (found bool, err error) {
+func (t *Throttle) lookUp(ctx context.Context, tx *db.Tx, c *counter, now time.Time) (found bool, err error) {
 	var failures int
 	var last string
 	err = tx.QueryRowContext(ctx, `SELECT failures, last_at FROM `+t.table+` WHERE counter = ? AND key = ?`, c.name, c.key).
@@ -226,7 +235,7 @@ func (t *throttle) lookUp(ctx context.Context, tx *db.Tx, c *counter, now time.T
 	return true, nil
 }
 
-func (t *throttle) write(ctx context.Context, tx *db.Tx, name, key string, failures int, at time.Time) error {
+func (t *Throttle) write(ctx context.Context, tx *db.Tx, name, key string, failures int, at time.Time) error {
 	_, err := tx.ExecContext(ctx, `INSERT INTO `+t.table+` (counter, key, failures, last_at) VALUES (?, ?, ?, ?)
 		ON CONFLICT (counter, key) DO UPDATE SET failures = excluded.failures, last_at = excluded.last_at`,
 		name, key, failures, db.FormatTime(at))
@@ -236,8 +245,8 @@ func (t *throttle) write(ctx context.Context, tx *db.Tx, name, key string, failu
 	return nil
 }
 
-// forget removes what counts no more.
-func (t *throttle) forget(ctx context.Context, tx *db.Tx, now time.Time) error {
+// Forget removes what counts no more.
+func (t *Throttle) Forget(ctx context.Context, tx *db.Tx, now time.Time) error {
 	_, err := tx.ExecContext(ctx, `DELETE FROM `+t.table+` WHERE last_at <= ? AND (counter <> 'known' OR last_at <= ?)`,
 		db.FormatTime(now.Add(-max(t.perPair.forget, t.perAddress.forget, t.perAccount.forget))), db.FormatTime(now.Add(-rememberKnown)))
 	if err != nil {

@@ -1,4 +1,6 @@
-package account
+// Package rights says what a caller may do with fleets, devices and organizations, and how lately somebody must have proved who they are
+// for it. It reads the tables of the packages above it, and writes none.
+package rights
 
 import (
 	"context"
@@ -22,10 +24,10 @@ type table struct {
 
 // administered lists the organizations that the caller (@user) administers.
 var administered = `SELECT lm.is_member_of__organization FROM organization_membership lm
-	WHERE lm."user" = @user AND lm.organization_membership_role = ` + fmt.Sprint(roleAdministrator) + ` AND ` + lasting("lm")
+	WHERE lm."user" = @user AND lm.organization_membership_role = ` + fmt.Sprint(Administrator) + ` AND ` + Lasting("lm")
 
-// lasting holds for a membership that has not ended.
-func lasting(alias string) string {
+// Lasting holds for a membership that has not ended.
+func Lasting(alias string) string {
 	return `(` + alias + `.end_date IS NULL OR ` + alias + `.end_date > @now)`
 }
 
@@ -85,10 +87,10 @@ func granted(v access.Verbs) string {
 		return ` JOIN application_membership_role lr ON lr.id = ` + alias + `.application_membership_role AND (lr.mask & ` + fmt.Sprint(int(v)) + `) <> 0`
 	}
 	return `SELECT lm.is_member_of__application FROM user_application_membership lm` + with("lm") + `
-			WHERE lm."user" = @user AND ` + lasting("lm") + ` AND ` + notLeft("lm.is_member_of__application") + `
+			WHERE lm."user" = @user AND ` + Lasting("lm") + ` AND ` + notLeft("lm.is_member_of__application") + `
 		UNION ALL SELECT lg.grants_access_to__application FROM team_membership lm
 			JOIN team_application_access lg ON lg.team = lm.is_member_of__team` + with("lg") + `
-			WHERE lm."user" = @user AND ` + lasting("lg") + ` AND ` + notLeft("lg.grants_access_to__application")
+			WHERE lm."user" = @user AND ` + Lasting("lg") + ` AND ` + notLeft("lg.grants_access_to__application")
 }
 
 // supported lists the rows of a table, fleets or devices, that their owner has opened to the caller just now, if that is support
@@ -184,10 +186,10 @@ func verbs(ctx context.Context, tx *db.Tx, by access.Caller, fleet, device int64
 	all, support := fmt.Sprint(int(access.AllVerbs)), fmt.Sprint(int(access.Support))
 	parts := []string{`SELECT ` + all + `, 0 FROM application lf WHERE lf.id = ` + atFleet + ` AND lf.organization IN (` + administered + `)`,
 		`SELECT lr.mask, 0 FROM user_application_membership lm JOIN application_membership_role lr ON lr.id = lm.application_membership_role
-			WHERE lm."user" = @user AND lm.is_member_of__application = ` + atFleet + ` AND ` + lasting("lm") + ` AND ` + notLeft(atFleet),
+			WHERE lm."user" = @user AND lm.is_member_of__application = ` + atFleet + ` AND ` + Lasting("lm") + ` AND ` + notLeft(atFleet),
 		`SELECT lr.mask, 0 FROM team_membership lm JOIN team_application_access lg ON lg.team = lm.is_member_of__team
 			JOIN application_membership_role lr ON lr.id = lg.application_membership_role
-			WHERE lm."user" = @user AND lg.grants_access_to__application = ` + atFleet + ` AND ` + lasting("lg") + ` AND ` + notLeft(atFleet),
+			WHERE lm."user" = @user AND lg.grants_access_to__application = ` + atFleet + ` AND ` + Lasting("lg") + ` AND ` + notLeft(atFleet),
 		`SELECT ` + support + `, 0 FROM application ls WHERE ls.id = ` + atFleet + ` AND ls.id IN (` + supported("application") + `)`,
 	}
 	if device != 0 {
@@ -256,7 +258,7 @@ func bind(text, alias string, tx *db.Tx, by access.Caller, fleet, device int64) 
 		case strings.HasPrefix(text, "now"):
 			text, args = text[len("now"):], append(args, tx.NowText())
 		default:
-			panic("account: SQL with an unknown parameter: " + text) // a constant of the program
+			panic("rights: SQL with an unknown parameter: " + text) // a constant of the program
 		}
 	}
 }

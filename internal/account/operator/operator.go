@@ -1,4 +1,6 @@
-package account
+// Package operator is what the server's operator sees of users and does to them. It checks no right: the command of the operator is the
+// only road to it.
+package operator
 
 import (
 	"context"
@@ -9,29 +11,35 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
-// What is here checks no right: the command of the server's operator is the only road to it.
+// Desk is the running part of the package.
+type Desk struct{ accounts *account.Accounts }
+
+// New makes it; it starts nothing.
+func New(accounts *account.Accounts) *Desk { return &Desk{accounts} }
 
 // Users lists all users of the server.
-func (a *Accounts) Users(ctx context.Context, tx *db.Tx) ([]api.UserInfo, error) {
-	return a.users(ctx, tx, `1 = 1`)
+func (d *Desk) Users(ctx context.Context, tx *db.Tx) ([]api.UserInfo, error) {
+	return d.users(ctx, tx, `1 = 1`)
 }
 
-// ShowUser tells of one user, with the sessions and the keys.
-func (a *Accounts) ShowUser(ctx context.Context, tx *db.Tx, who string) (api.UserInfo, error) {
+// User tells of one user, with the sessions and the keys.
+func (d *Desk) User(ctx context.Context, tx *db.Tx, who string) (api.UserInfo, error) {
 	id, _, err := userID(ctx, tx, who)
 	if err != nil {
 		return api.UserInfo{}, err
 	}
-	list, err := a.users(ctx, tx, `u.id = ?`, id)
+	list, err := d.users(ctx, tx, `u.id = ?`, id)
 	if err != nil {
 		return api.UserInfo{}, err
 	}
 	u := list[0] // it is there, in this transaction
-	if u.Sessions, err = a.sessionsOf(ctx, tx, id, 0); err != nil {
+	if u.Sessions, err = d.accounts.SessionsOf(ctx, tx, id, 0); err != nil {
 		return u, err
 	}
 	rows, err := tx.QueryContext(ctx, `SELECT o.handle, r.name FROM organization_membership m JOIN organization o ON o.id = m.is_member_of__organization
@@ -51,11 +59,11 @@ func (a *Accounts) ShowUser(ctx context.Context, tx *db.Tx, who string) (api.Use
 	return u, rows.Err()
 }
 
-func (a *Accounts) users(ctx context.Context, tx *db.Tx, where string, args ...any) ([]api.UserInfo, error) {
+func (d *Desk) users(ctx context.Context, tx *db.Tx, where string, args ...any) ([]api.UserInfo, error) {
 	rows, err := tx.QueryContext(ctx, `SELECT u.id, u.username, u.email, u.created_at, u.is_disabled = 1, u.is_support_staff = 1, u.password <> '',
 			(SELECT count(*) FROM session s WHERE s."user" = u.id AND s.expires_at > ? AND coalesce(s.last_used_at, s.created_at) > ?),
 			(SELECT count(*) FROM api_key k WHERE k.is_of__actor = u.actor)
-		FROM "user" u WHERE `+where+` ORDER BY u.username`, append([]any{tx.NowText(), a.idleSince(tx.Now)}, args...)...)
+		FROM "user" u WHERE `+where+` ORDER BY u.username`, append([]any{tx.NowText(), d.accounts.IdleSince(tx.Now)}, args...)...)
 	if err != nil {
 		return nil, fmt.Errorf("list users: %w", err)
 	}
@@ -73,7 +81,7 @@ func (a *Accounts) users(ctx context.Context, tx *db.Tx, where string, args ...a
 		return nil, fmt.Errorf("list users: %w", err)
 	}
 	for i := range list {
-		if list[i].SecondFactor, err = a.hasFactor(ctx, tx, list[i].ID); err != nil {
+		if list[i].SecondFactor, err = d.accounts.HasFactor(ctx, tx, list[i].ID); err != nil {
 			return nil, err
 		}
 	}
@@ -92,8 +100,8 @@ func userID(ctx context.Context, tx *db.Tx, who string) (id int64, name string, 
 	return id, name, nil
 }
 
-// ChangeUser does to a user what the operator says. resetFactor takes the second factors away, which belong to a package above.
-func (a *Accounts) ChangeUser(
+// Change does to a user what the operator says. resetFactor takes the second factors away, which belong to a package above.
+func (d *Desk) Change(
 	ctx context.Context, tx *db.Tx, by access.Caller, want api.UserChange, resetFactor func(user int64, name string) error,
 ) error {
 	id, name, err := userID(ctx, tx, want.User)
@@ -103,14 +111,14 @@ func (a *Accounts) ChangeUser(
 	entry := audit.Entry{Act: "user." + want.Act, Kind: "user", ID: id, Name: name, User: id}
 	switch want.Act {
 	case api.UserDisable:
-		err = a.disable(ctx, tx, id)
+		err = d.disable(ctx, tx, id)
 	case api.UserEnable:
 		_, err = tx.ExecContext(ctx, `UPDATE "user" SET is_disabled = 0 WHERE id = ?`, id)
 	case api.UserRevoke:
-		err = a.revokeAll(ctx, tx, id)
+		err = d.revokeAll(ctx, tx, id)
 	case api.UserResetFactor:
 		if err = resetFactor(id, name); err == nil {
-			err = a.endSessions(ctx, tx, `"user" = ?`, id)
+			err = d.accounts.EndSessionsOf(ctx, tx, id)
 		}
 	case api.UserMakeAdministrator:
 		entry.Organization, err = makeAdministrator(ctx, tx, id, want.Organization)
@@ -125,28 +133,28 @@ func (a *Accounts) ChangeUser(
 }
 
 // disable lets a user use nothing any more, and keeps everything. Keys that they made for fleets end with them.
-func (a *Accounts) disable(ctx context.Context, tx *db.Tx, user int64) error {
+func (d *Desk) disable(ctx context.Context, tx *db.Tx, user int64) error {
 	if _, err := tx.ExecContext(ctx, `UPDATE "user" SET is_disabled = 1 WHERE id = ?`, user); err != nil {
 		return err
 	}
-	a.revoked(tx, "user", user)
-	return a.endSessions(ctx, tx, `"user" = ?`, user)
+	d.accounts.Revoked(tx, "user", user)
+	return d.accounts.EndSessionsOf(ctx, tx, user)
 }
 
 // revokeAll ends all sessions of a user, and deletes the user's keys and those that the user made for fleets.
-func (a *Accounts) revokeAll(ctx context.Context, tx *db.Tx, user int64) error {
+func (d *Desk) revokeAll(ctx context.Context, tx *db.Tx, user int64) error {
 	ids, err := db.Column[int64](ctx, tx, `DELETE FROM api_key WHERE is_of__actor = (SELECT actor FROM "user" WHERE id = ?1)
 		OR is_created_by__user = ?1 AND kind IN ('provisioning', 'fleet') RETURNING id`, user)
 	if err != nil {
 		return err
 	}
-	a.revoked(tx, "key", ids...)
-	return a.endSessions(ctx, tx, `"user" = ?`, user)
+	d.accounts.Revoked(tx, "key", ids...)
+	return d.accounts.EndSessionsOf(ctx, tx, user)
 }
 
 func makeAdministrator(ctx context.Context, tx *db.Tx, user int64, handle string) (organization int64, err error) {
 	err = tx.QueryRowContext(ctx, `SELECT id FROM organization WHERE handle = ?`, strings.ToLower(handle)).Scan(&organization)
-	if errors.Is(err, sql.ErrNoRows) || strings.EqualFold(handle, SystemHandle) {
+	if errors.Is(err, sql.ErrNoRows) || strings.EqualFold(handle, account.SystemHandle) {
 		return 0, api.Errorf(api.NotFound, "there is no organization %q", handle)
 	}
 	if err != nil {
@@ -154,6 +162,6 @@ func makeAdministrator(ctx context.Context, tx *db.Tx, user int64, handle string
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO organization_membership (created_at, "user", is_member_of__organization, organization_membership_role)
 		VALUES (?, ?, ?, ?) ON CONFLICT ("user", is_member_of__organization) DO UPDATE SET organization_membership_role = excluded.organization_membership_role`,
-		tx.NowText(), user, organization, roleAdministrator)
+		tx.NowText(), user, organization, rights.Administrator)
 	return organization, err
 }

@@ -1,4 +1,5 @@
-package account
+// Package reset owns forgotten passwords: whoever forgot one asks for a letter, and chooses another with the link in it.
+package reset
 
 import (
 	"context"
@@ -6,11 +7,16 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/letter"
+	"github.com/roadstead-io/roadstead/internal/account/throttle"
+	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -27,24 +33,46 @@ const (
 	resetWishRemember = time.Hour
 )
 
-// ForgotPassword has a letter sent to whose e-mail address it is, if it is somebody's. Who asks learns nothing: for every address the same is
-// done, which is to write down the wish. [Accounts.RunResetsOnce] looks at it later.
-func (a *Accounts) ForgotPassword(ctx context.Context, email string, from From) error {
+// Config says what the resets work with.
+type Config struct {
+	DB       *db.DB
+	Accounts *account.Accounts
+	Log      *slog.Logger     // nil: slog's default
+	Now      func() time.Time // nil: the clock
+}
+
+// Resets is the running part of the package.
+type Resets struct{ cfg Config }
+
+// New makes it; it starts nothing.
+func New(cfg Config) *Resets {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Resets{cfg}
+}
+
+// Forgot has a letter sent to whose e-mail address it is, if it is somebody's. Who asks learns nothing: for every address the same is
+// done, which is to write down the wish. [Resets.RunOnce] looks at it later.
+func (r *Resets) Forgot(ctx context.Context, email string, from account.From) error {
 	email = strings.ToLower(strings.TrimSpace(email))
-	if !isEmail(email) {
+	if !letter.IsAddress(email) {
 		return api.Errorf(api.Invalid, "email: not an e-mail address")
 	}
-	if a.cfg.Notify == nil {
+	if !r.cfg.Accounts.Mails() {
 		return nil // nobody could be sent anything; the documents say whom to ask
 	}
-	account := hex.EncodeToString(a.hash.mac("reset\x00", email))
-	net := hex.EncodeToString(a.hash.mac("reset network\x00", network(from.Address).String()))
-	err := a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+	person := hex.EncodeToString(r.cfg.Accounts.Hasher().MAC("reset\x00", email))
+	net := hex.EncodeToString(r.cfg.Accounts.Hasher().MAC("reset network\x00", throttle.Network(from.Address).String()))
+	err := r.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		var ofAccount, ofNetwork, all int
 		since := db.FormatTime(tx.Now.Add(-resetWishRemember))
 		err := tx.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM password_reset_wish WHERE account_key = ?1 AND created_at > ?3),
 			(SELECT count(*) FROM password_reset_wish WHERE network_key = ?2 AND created_at > ?3),
-			(SELECT count(*) FROM password_reset_wish WHERE created_at > ?3)`, account, net, since).Scan(&ofAccount, &ofNetwork, &all)
+			(SELECT count(*) FROM password_reset_wish WHERE created_at > ?3)`, person, net, since).Scan(&ofAccount, &ofNetwork, &all)
 		if err != nil {
 			return err
 		}
@@ -52,7 +80,7 @@ func (a *Accounts) ForgotPassword(ctx context.Context, email string, from From) 
 			return nil // without a word: it would be one about the account
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO password_reset_wish (created_at, account_key, network_key, email, address) VALUES (?, ?, ?, ?, ?)`,
-			tx.NowText(), account, net, email, from.Address)
+			tx.NowText(), person, net, email, from.Address)
 		return err
 	})
 	if err != nil {
@@ -61,9 +89,9 @@ func (a *Accounts) ForgotPassword(ctx context.Context, email string, from From) 
 	return nil
 }
 
-// RunResetsOnce writes the letters that were asked for, to those who are there. Several processes may do so at the same time.
-func (a *Accounts) RunResetsOnce(ctx context.Context) error {
-	if a.cfg.Notify == nil {
+// RunOnce writes the letters that were asked for, to those who are there. Several processes may do so at the same time.
+func (r *Resets) RunOnce(ctx context.Context) error {
+	if !r.cfg.Accounts.Mails() {
 		return nil
 	}
 	type wish struct {
@@ -71,9 +99,9 @@ func (a *Accounts) RunResetsOnce(ctx context.Context) error {
 		email, address string
 	}
 	var wishes []wish
-	old := db.FormatTime(a.cfg.Now().Add(-resetWishRemember))
+	old := db.FormatTime(r.cfg.Now().Add(-resetWishRemember))
 	var stale bool
-	err := a.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+	err := r.cfg.DB.Read(ctx, func(tx *db.Tx) error {
 		wishes = nil
 		err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM password_reset_wish WHERE created_at <= ?)`, old).Scan(&stale)
 		if err != nil {
@@ -97,7 +125,7 @@ func (a *Accounts) RunResetsOnce(ctx context.Context) error {
 		return fmt.Errorf("password resets: %w", err)
 	}
 	for _, w := range wishes {
-		err := a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		err := r.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 			res, err := tx.ExecContext(ctx, `UPDATE password_reset_wish SET email = NULL, address = NULL WHERE id = ? AND email IS NOT NULL`, w.id)
 			if err != nil {
 				return err
@@ -105,7 +133,7 @@ func (a *Accounts) RunResetsOnce(ctx context.Context) error {
 			if n, err := res.RowsAffected(); err != nil || n == 0 { // another process was faster
 				return err
 			}
-			return a.sendReset(ctx, tx, w.email, w.address)
+			return r.send(ctx, tx, w.email, w.address)
 		})
 		if err != nil {
 			return fmt.Errorf("password resets: %w", err)
@@ -114,7 +142,7 @@ func (a *Accounts) RunResetsOnce(ctx context.Context) error {
 	if !stale {
 		return nil
 	}
-	err = a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+	err = r.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM password_reset_wish WHERE created_at <= ?`, old); err != nil {
 			return err
 		}
@@ -127,8 +155,8 @@ func (a *Accounts) RunResetsOnce(ctx context.Context) error {
 	return nil
 }
 
-// sendReset gives a user a new link, which ends a former one.
-func (a *Accounts) sendReset(ctx context.Context, tx *db.Tx, email, address string) error {
+// send gives a user a new link, which ends a former one.
+func (r *Resets) send(ctx context.Context, tx *db.Tx, email, address string) error {
 	var id int64
 	var username string
 	err := tx.QueryRowContext(ctx, `SELECT id, username FROM "user" WHERE email = ?`, email).Scan(&id, &username)
@@ -138,10 +166,10 @@ func (a *Accounts) sendReset(ctx context.Context, tx *db.Tx, email, address stri
 	if err != nil {
 		return err
 	}
-	token, until := newToken(prefixReset), tx.Now.Add(resetLife)
+	secret, until := token.New(prefixReset), tx.Now.Add(resetLife)
 	_, err = tx.ExecContext(ctx, `INSERT INTO password_reset ("user", token_hash, expires_at) VALUES (?, ?, ?)
 		ON CONFLICT ("user") DO UPDATE SET token_hash = excluded.token_hash, expires_at = excluded.expires_at`,
-		id, a.hash.Token(token), db.FormatTime(until))
+		id, r.cfg.Accounts.Hasher().Token(secret), db.FormatTime(until))
 	if err != nil {
 		return err
 	}
@@ -149,27 +177,24 @@ func (a *Accounts) sendReset(ctx context.Context, tx *db.Tx, email, address stri
 	if err := audit.Record(ctx, tx, by, audit.Entry{Act: "password.forgot", Kind: "user", ID: id, Name: username, User: id}); err != nil {
 		return err
 	}
-	return a.notify(ctx, tx, Notice{To: email, Kind: "password reset", Until: until, Data: map[string]string{
-		"username": username, "address": address, "token": token, "until": letterTime(until),
+	return r.cfg.Accounts.Notify(ctx, tx, account.Notice{To: email, Kind: "password reset", Until: until, Data: map[string]string{
+		"username": username, "address": address, "token": secret, "until": letter.Time(until),
 	}})
 }
-
-// letterTime is a time as letters say it.
-func letterTime(t time.Time) string { return t.UTC().Format("2 January 2006 15:04 UTC") }
 
 // errNoReset is said of every link that does not let in.
 var errNoReset = api.Errorf(api.Unauthorized, "the link was used, is too old, or never was one; ask for another")
 
-// ResetPassword sets a user's password with the token of a letter, once, and ends all sessions. It signs nobody in, and a second factor
+// Set sets a user's password with the token of a letter, once, and ends all sessions. It signs nobody in, and a second factor
 // stays as it is.
-func (a *Accounts) ResetPassword(ctx context.Context, token, password string, from From) error {
+func (r *Resets) Set(ctx context.Context, token, password string, from account.From) error {
 	if token == "" || len(token) > 200 {
 		return errNoReset
 	}
 	made := api.NewUser{}
 	var id int64
-	hash := a.hash.Token(token)
-	err := a.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+	hash := r.cfg.Accounts.Hasher().Token(token)
+	err := r.cfg.DB.Read(ctx, func(tx *db.Tx) error {
 		return tx.QueryRowContext(ctx, `SELECT u.id, u.email, u.username FROM password_reset r JOIN "user" u ON u.id = r."user"
 			WHERE r.token_hash = ? AND r.expires_at > ?`, hash, tx.NowText()).Scan(&id, &made.Email, &made.Username)
 	})
@@ -179,17 +204,11 @@ func (a *Accounts) ResetPassword(ctx context.Context, token, password string, fr
 	if err != nil {
 		return fmt.Errorf("reset password: %w", err)
 	}
-	if password == "" {
-		return api.Errorf(api.Invalid, "password: not given")
-	}
-	if _, err := choosePassword(password, &made); err != nil { // a bad password does not spend the link
+	hashed, err := r.cfg.Accounts.HashPassword(ctx, password, made)
+	if err != nil { // a bad password does not spend the link
 		return err
 	}
-	hashed, err := a.hashNew(ctx, password)
-	if err != nil {
-		return err
-	}
-	err = a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+	err = r.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		var user int64
 		err := tx.QueryRowContext(ctx, `DELETE FROM password_reset WHERE token_hash = ? AND expires_at > ? RETURNING "user"`, hash, tx.NowText()).Scan(&user)
 		if errors.Is(err, sql.ErrNoRows) || err == nil && user != id {
@@ -201,15 +220,15 @@ func (a *Accounts) ResetPassword(ctx context.Context, token, password string, fr
 		if _, err := tx.ExecContext(ctx, `UPDATE "user" SET password = ? WHERE id = ?`, hashed, user); err != nil {
 			return err
 		}
-		if err := a.endSessions(ctx, tx, `"user" = ?`, user); err != nil {
+		if err := r.cfg.Accounts.EndSessionsOf(ctx, tx, user); err != nil {
 			return err
 		}
 		by := access.Caller{Kind: access.Anonymous, Name: access.Nobody().Name, Address: from.Address}
 		if err := audit.Record(ctx, tx, by, audit.Entry{Act: "password.reset", Kind: "user", ID: user, Name: made.Username, User: user}); err != nil {
 			return err
 		}
-		return a.notify(ctx, tx, Notice{To: made.Email, Kind: "password changed", Data: map[string]string{
-			"username": made.Username, "address": from.Address, "at": letterTime(tx.Now),
+		return r.cfg.Accounts.Notify(ctx, tx, account.Notice{To: made.Email, Kind: "password changed", Data: map[string]string{
+			"username": made.Username, "address": from.Address, "at": letter.Time(tx.Now),
 		}})
 	})
 	if err != nil {
@@ -218,8 +237,8 @@ func (a *Accounts) ResetPassword(ctx context.Context, token, password string, fr
 	return nil
 }
 
-// RunResets repeats RunResetsOnce until the context ends.
-func (a *Accounts) RunResets(ctx context.Context) error {
+// Run repeats RunOnce until the context ends.
+func (r *Resets) Run(ctx context.Context) error {
 	tick := time.NewTicker(resetLookEvery)
 	defer tick.Stop()
 	for {
@@ -227,8 +246,8 @@ func (a *Accounts) RunResets(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			if err := a.RunResetsOnce(ctx); err != nil && ctx.Err() == nil {
-				a.cfg.Log.ErrorContext(ctx, "accounts", "error", err)
+			if err := r.RunOnce(ctx); err != nil && ctx.Err() == nil {
+				r.cfg.Log.ErrorContext(ctx, "accounts", "error", err)
 			}
 		}
 	}

@@ -1,4 +1,4 @@
-package account
+package rights
 
 import (
 	"context"
@@ -44,12 +44,20 @@ func RequireFresh(ctx context.Context, tx *db.Tx, by access.Caller) error {
 	return nil
 }
 
-// freshFor is a hook that asks for a fresh session before some kinds of writes.
-func freshFor(ops ...odata.Op) odata.Hook {
+// FreshFor is a hook that asks for a fresh session before some kinds of writes.
+func FreshFor(ops ...odata.Op) odata.Hook {
 	return func(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 		if !slices.Contains(ops, c.Op) {
 			return nil
 		}
 		return RequireFresh(ctx, tx, c.Caller)
 	}
+}
+
+// RequireFreshLogin is [RequireFresh] for who makes named keys: a key may not make more of its kind.
+func RequireFreshLogin(ctx context.Context, tx *db.Tx, by access.Caller) error {
+	if by.Session == 0 {
+		return api.Errorf(api.Forbidden, "an API key may not make further user keys; log in with your password")
+	}
+	return RequireFresh(ctx, tx, by)
 }

@@ -1,41 +1,53 @@
-package account
+// Package invite owns invitations of people to organizations and fleets, by e-mail address: who may invite, the link that is handed on, and
+// what it makes of whoever accepts it.
+package invite
 
 import (
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
-	"net/mail"
 	"strings"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/letter"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
-// inviteLife is how long an invitation waits.
-const inviteLife = 7 * 24 * time.Hour
+// life is how long an invitation waits.
+const life = 7 * 24 * time.Hour
 
-// invites are the two kinds of invitations, which differ in what they invite to.
-type invites struct {
+// kind is one of the two kinds of invitations, which differ in what they invite to.
+type kind struct {
 	table, to, role string // table, and its columns for what is invited to and as what
 	usual           int64  // the role when none is given
 }
 
 var (
-	toOrganization = invites{"organization_invite", "is_invited_to__organization", "organization_membership_role", roleMember}
-	toFleet        = invites{"application_invite", "is_invited_to__application", "application_membership_role", int64(access.Observer)}
+	ofOrganization = kind{"organization_invite", "is_invited_to__organization", "organization_membership_role", rights.Member}
+	ofFleet        = kind{"application_invite", "is_invited_to__application", "application_membership_role", int64(access.Observer)}
 )
 
-func (a *Accounts) inviteResources() []*odata.Resource {
-	fleet := toFleet.resource("invitee__is_invited_to__application", "application", "application_membership_role", fleetInviteRules())
-	org := toOrganization.resource("invitee__is_invited_to__organization", "organization", "organization_membership_role",
+// Invites is the running part of the package.
+type Invites struct{ accounts *account.Accounts }
+
+// New makes it; it starts nothing.
+func New(accounts *account.Accounts) *Invites { return &Invites{accounts} }
+
+// Resources declares what the API shows of invitations.
+func (a *Invites) Resources() []*odata.Resource {
+	fleet := ofFleet.resource("invitee__is_invited_to__application", "application", "application_membership_role", fleetInviteRules())
+	org := ofOrganization.resource("invitee__is_invited_to__organization", "organization", "organization_membership_role",
 		organizationInviteRules())
-	fleet.Before = []odata.Hook{freshFor(odata.Create), a.beforeInvite(toFleet)}
-	org.Before = []odata.Hook{freshFor(odata.Create), a.beforeInvite(toOrganization)}
+	fleet.Before = []odata.Hook{rights.FreshFor(odata.Create), a.beforeInvite(ofFleet)}
+	org.Before = []odata.Hook{rights.FreshFor(odata.Create), a.beforeInvite(ofOrganization)}
 	return []*odata.Resource{inviteeResource(), org, fleet}
 }
 
@@ -50,7 +62,7 @@ func inviteeResource() *odata.Resource {
 
 // resource declares one kind. Clients give an e-mail address as invitee, and read a row: what is written is no column, and what is
 // read comes from the hidden one.
-func (i invites) resource(long, to, role string, rules map[access.Kind]odata.Rule) *odata.Resource {
+func (i kind) resource(long, to, role string, rules map[access.Kind]odata.Rule) *odata.Resource {
 	return &odata.Resource{
 		Name: i.table, Synonyms: []string{long},
 		Columns: []odata.Column{
@@ -75,21 +87,21 @@ func (i invites) resource(long, to, role string, rules map[access.Kind]odata.Rul
 }
 
 // beforeInvite turns an e-mail address into an invitee. The token of the invitation is known to nobody but whom a letter goes to, if the
-// server sends mail; see [Accounts.InviteLink].
-func (a *Accounts) beforeInvite(i invites) odata.Hook {
+// server sends mail; see [Invites.Link].
+func (a *Invites) beforeInvite(i kind) odata.Hook {
 	return func(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 		if c.Op != odata.Create {
 			return nil
 		}
-		if i.table == toFleet.table {
-			if err := checkRole(ctx, tx, c, i.table, i.to); err != nil {
+		if i.table == ofFleet.table {
+			if err := account.CheckRole(ctx, tx, c, i.table, i.to); err != nil {
 				return err
 			}
 		}
 		given, _ := c.Values["invitee"].(string)
 		delete(c.Values, "invitee")
 		email := strings.ToLower(strings.TrimSpace(given))
-		if !isEmail(email) {
+		if !letter.IsAddress(email) {
 			return api.Errorf(api.Invalid, `"invitee" is not an e-mail address`)
 		}
 		var id int64
@@ -101,28 +113,28 @@ func (a *Accounts) beforeInvite(i invites) odata.Hook {
 		if _, given := c.Values[i.role]; !given {
 			c.Values[i.role] = i.usual
 		}
-		token, until := newToken(prefixInvite), tx.Now.Add(inviteLife)
+		secret, until := token.New(token.Invite), tx.Now.Add(life)
 		c.Values["invited"], c.Values["expires_at"] = id, db.FormatTime(until)
-		c.Values["token_hash"] = a.hash.Token(token)
+		c.Values["token_hash"] = a.accounts.Hasher().Token(secret)
 		if c.Caller.User != 0 {
 			c.Values["is_created_by__user"] = c.Caller.User
 		}
 		to, _ := c.Values[i.to].(int64)
 		role, _ := c.Values[i.role].(int64)
-		return a.sendInvite(ctx, tx, i, c.Caller, Notice{To: email, Until: until, Data: map[string]string{"token": token}}, to, role)
+		return a.sendInvite(ctx, tx, i, c.Caller, account.Notice{To: email, Until: until, Data: map[string]string{"token": secret}}, to, role)
 	}
 }
 
 // sendInvite sends the letter of a new invitation. The words of whoever invites are not in it: nobody shall write to strangers in our name.
-func (a *Accounts) sendInvite(ctx context.Context, tx *db.Tx, i invites, by access.Caller, n Notice, to, role int64) error {
-	if a.cfg.Notify == nil {
+func (a *Invites) sendInvite(ctx context.Context, tx *db.Tx, i kind, by access.Caller, n account.Notice, to, role int64) error {
+	if !a.accounts.Mails() {
 		return nil
 	}
 	query := `SELECT (SELECT name FROM organization WHERE id = ?), (SELECT name FROM organization_membership_role WHERE id = ?)`
-	n.Data["where"] = InviteToOrganization
-	if i == toFleet {
+	n.Data["where"] = ToOrganization
+	if i == ofFleet {
 		query = `SELECT (SELECT slug FROM application WHERE id = ?), (SELECT name FROM application_membership_role WHERE id = ?)`
-		n.Data["where"] = InviteToFleet
+		n.Data["where"] = ToFleet
 	}
 	var what, name sql.NullString
 	if err := tx.QueryRowContext(ctx, query, to, role).Scan(&what, &name); err != nil {
@@ -132,38 +144,32 @@ func (a *Accounts) sendInvite(ctx context.Context, tx *db.Tx, i invites, by acce
 		return nil // the engine refuses it in its own words
 	}
 	n.Kind, n.By = "invitation", by.User
-	n.Data["what"], n.Data["role"], n.Data["inviter"], n.Data["until"] = what.String, name.String, by.Name, letterTime(n.Until)
-	return a.notify(ctx, tx, n)
-}
-
-// isEmail reports whether a text is one bare e-mail address.
-func isEmail(text string) bool {
-	parsed, err := mail.ParseAddress(text)
-	return err == nil && parsed.Address == text && len(text) <= 254
+	n.Data["what"], n.Data["role"], n.Data["inviter"], n.Data["until"] = what.String, name.String, by.Name, letter.Time(n.Until)
+	return a.accounts.Notify(ctx, tx, n)
 }
 
 // The two things that people are invited to, as their routes are named.
 const (
-	InviteToOrganization = "org"
-	InviteToFleet        = "user"
+	ToOrganization = "org"
+	ToFleet        = "user"
 )
 
-func kindOf(where string) invites {
-	if where == InviteToOrganization {
-		return toOrganization
+func kindOf(where string) kind {
+	if where == ToOrganization {
+		return ofOrganization
 	}
-	return toFleet
+	return ofFleet
 }
 
-// InviteLink gives an invitation a new token, valid from now on for as long as a new invitation is; a former one ends, one that was sent by
+// Link gives an invitation a new token, valid from now on for as long as a new invitation is; a former one ends, one that was sent by
 // mail too. Whoever invites hands it on. The engine has found the invitation to be one that the caller may see.
-func (a *Accounts) InviteLink(ctx context.Context, tx *db.Tx, by access.Caller, where string, id int64) (api.Invitation, error) {
+func (a *Invites) Link(ctx context.Context, tx *db.Tx, by access.Caller, where string, id int64) (api.Invitation, error) {
 	i := kindOf(where)
-	out := api.Invitation{Token: newToken(prefixInvite), ExpiresAt: tx.Now.Add(inviteLife)}
+	out := api.Invitation{Token: token.New(token.Invite), ExpiresAt: tx.Now.Add(life)}
 	var email string
 	err := tx.QueryRowContext(ctx, `UPDATE `+i.table+` SET token_hash = ?, expires_at = ?, is_created_by__user = coalesce(NULLIF(?, 0), is_created_by__user)
 		WHERE id = ? RETURNING (SELECT e.email FROM invitee e WHERE e.id = invited)`,
-		a.hash.Token(out.Token), db.FormatTime(out.ExpiresAt), by.User, id).Scan(&email)
+		a.accounts.Hasher().Token(out.Token), db.FormatTime(out.ExpiresAt), by.User, id).Scan(&email)
 	if errors.Is(err, sql.ErrNoRows) {
 		return out, api.Errorf(api.NotFound, "there is no invitation %d", id)
 	}
@@ -173,9 +179,9 @@ func (a *Accounts) InviteLink(ctx context.Context, tx *db.Tx, by access.Caller, 
 	return out, audit.Record(ctx, tx, by, audit.Entry{Act: "invitation.link", Kind: i.table, ID: id, Name: email, User: by.User})
 }
 
-// AcceptInvite makes the caller what an invitation says, once. It must be the one who is invited: a link that went astray lets
+// Accept makes the caller what an invitation says, once. It must be the one who is invited: a link that went astray lets
 // nobody else in. And who invited must still be one who may: an administrator who was removed has left no doors open.
-func (a *Accounts) AcceptInvite(ctx context.Context, tx *db.Tx, by access.Caller, where, token string) error {
+func (a *Invites) Accept(ctx context.Context, tx *db.Tx, by access.Caller, where, token string) error {
 	if by.Kind != access.User {
 		return api.ErrUnauthorized
 	}
@@ -183,7 +189,7 @@ func (a *Accounts) AcceptInvite(ctx context.Context, tx *db.Tx, by access.Caller
 	var id, to, role, invited int64
 	var maker sql.NullInt64
 	err := tx.QueryRowContext(ctx, `DELETE FROM `+i.table+` WHERE token_hash = ? AND expires_at > ?
-		RETURNING id, `+i.to+`, `+i.role+`, invited, is_created_by__user`, a.hash.Token(token), tx.NowText()).Scan(&id, &to, &role, &invited, &maker)
+		RETURNING id, `+i.to+`, `+i.role+`, invited, is_created_by__user`, a.accounts.Hasher().Token(token), tx.NowText()).Scan(&id, &to, &role, &invited, &maker)
 	if errors.Is(err, sql.ErrNoRows) {
 		return errNoInvite
 	}
@@ -203,12 +209,12 @@ func (a *Accounts) AcceptInvite(ctx context.Context, tx *db.Tx, by access.Caller
 		return err
 	}
 	entry := audit.Entry{Act: "invitation.accept", Kind: i.table, ID: id, Name: email, User: by.User, Detail: map[string]any{"role": role}}
-	if where == InviteToOrganization {
+	if where == ToOrganization {
 		entry.Organization = to
-		if err := clearEnded(ctx, tx, "organization_membership", "user", by.User, "is_member_of__organization", to); err != nil {
+		if err := account.ClearEnded(ctx, tx, "organization_membership", "user", by.User, "is_member_of__organization", to); err != nil {
 			return err
 		}
-		if err := a.memberNeedsFactor(ctx, tx, by.User, to); err != nil {
+		if err := a.accounts.MemberNeedsFactor(ctx, tx, by.User, to); err != nil {
 			return err
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO organization_membership (created_at, "user", is_member_of__organization,
@@ -216,7 +222,7 @@ func (a *Accounts) AcceptInvite(ctx context.Context, tx *db.Tx, by access.Caller
 			tx.NowText(), by.User, to, role)
 	} else {
 		entry.Fleet = to
-		err = AddFleetMember(ctx, tx, by.User, to, role)
+		err = account.AddFleetMember(ctx, tx, by.User, to, role)
 	}
 	if err != nil {
 		return fmt.Errorf("accept invitation: %w", err)
@@ -227,19 +233,19 @@ func (a *Accounts) AcceptInvite(ctx context.Context, tx *db.Tx, by access.Caller
 var errNoInvite = api.Errorf(api.NotFound, "There is no such invitation, or it has expired.")
 
 // stillMay refuses the invitation of somebody who might not make it today.
-func (i invites) stillMay(ctx context.Context, tx *db.Tx, maker sql.NullInt64, to int64) error {
+func (i kind) stillMay(ctx context.Context, tx *db.Tx, maker sql.NullInt64, to int64) error {
 	if !maker.Valid {
 		return nil // the server's own
 	}
 	who := access.Caller{Kind: access.User, User: maker.Int64}
 	var may bool
 	var err error
-	if i == toFleet {
+	if i == ofFleet {
 		var verbs access.Verbs
-		verbs, err = FleetVerbs(ctx, tx, who, to)
+		verbs, err = rights.FleetVerbs(ctx, tx, who, to)
 		may = verbs.Has(access.Members)
 	} else {
-		may, err = Administers(ctx, tx, who, to)
+		may, err = rights.Administers(ctx, tx, who, to)
 	}
 	if err != nil {
 		return fmt.Errorf("accept invitation: %w", err)

@@ -1,10 +1,11 @@
-package account
+package throttle
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 )
@@ -20,29 +22,29 @@ import (
 var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
 // fail makes a wrong guess and reports whether it was let through.
-func fail(th *throttle, account, address string, now time.Time) bool {
-	_, err := th.try(context.Background(), account, address, now)
+func fail(th *Throttle, account, address string, now time.Time) bool {
+	_, err := th.Try(context.Background(), account, address, now)
 	return err == nil
 }
 
 // openThrottle gives one with a database of its own, which has no other table.
-func openThrottle(t *testing.T) *throttle {
+func openThrottle(t *testing.T) *Throttle {
 	t.Helper()
 	files := fstest.MapFS{}
 	for _, d := range []db.Dialect{db.SQLite, db.Postgres} {
 		name := string(d) + "/0048_login_attempt.sql"
-		data, err := fs.ReadFile(Migrations(), name)
+		data, err := fs.ReadFile(os.DirFS("../migrations"), name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		files[name] = &fstest.MapFile{Data: data}
 	}
-	return &throttle{db: dbtest.Open(t, nil, files), hash: NewHasher([]byte("a pepper of thirty-two bytes.....")), limits: ofLogins}
+	return &Throttle{db: dbtest.Open(t, nil, files), hash: token.NewHasher([]byte("a pepper of thirty-two bytes.....")), limits: ofLogins}
 }
 
 // succeed gives the right password.
-func succeed(th *throttle, account, address string, now time.Time) error {
-	right, err := th.try(context.Background(), account, address, now)
+func succeed(th *Throttle, account, address string, now time.Time) error {
+	right, err := th.Try(context.Background(), account, address, now)
 	if err != nil {
 		return err
 	}
@@ -98,7 +100,7 @@ func TestGuessesSideBySide(t *testing.T) {
 	th, through := openThrottle(t), 0
 	var rights []func(context.Context) error
 	for range 100 {
-		if right, err := th.try(t.Context(), "alice", "192.0.2.1", noon); err == nil {
+		if right, err := th.Try(t.Context(), "alice", "192.0.2.1", noon); err == nil {
 			through++
 			rights = append(rights, right)
 		}
@@ -139,13 +141,13 @@ func TestDelaysGrowToTheirBoundAndAreForgotten(t *testing.T) {
 // Failures are counted in the database: another process of the server sees them, and so does the next one.
 func TestProcessesCountTogether(t *testing.T) {
 	one := openThrottle(t)
-	two := &throttle{one.db, one.hash, ofLogins}
+	two := &Throttle{one.db, one.hash, ofLogins}
 	for i := range perPair.free {
-		if th := []*throttle{one, two}[i%2]; !fail(th, "alice", "192.0.2.1", noon) {
+		if th := []*Throttle{one, two}[i%2]; !fail(th, "alice", "192.0.2.1", noon) {
 			t.Fatalf("guess %d was refused", i)
 		}
 	}
-	for name, th := range map[string]*throttle{"one": one, "two": two} {
+	for name, th := range map[string]*Throttle{"one": one, "two": two} {
 		if fail(th, "alice", "192.0.2.1", noon) {
 			t.Errorf("a guess too many was let through by process %s", name)
 		}
@@ -159,7 +161,7 @@ func TestGuessesSideBySideInManyProcesses(t *testing.T) {
 	var all sync.WaitGroup
 	for range 3 * perPair.free {
 		all.Go(func() {
-			if fail(&throttle{first.db, first.hash, ofLogins}, "alice", "192.0.2.1", noon) {
+			if fail(&Throttle{first.db, first.hash, ofLogins}, "alice", "192.0.2.1", noon) {
 				through.Add(1)
 			}
 		})
@@ -184,7 +186,7 @@ func TestFailuresAreForgottenAndNameNobody(t *testing.T) {
 	}
 	count := func(now time.Time) (n int) {
 		err := th.db.Write(t.Context(), func(tx *db.Tx) error {
-			if err := th.forget(t.Context(), tx, now); err != nil {
+			if err := th.Forget(t.Context(), tx, now); err != nil {
 				return err
 			}
 			return tx.QueryRowContext(t.Context(), `SELECT count(*) FROM login_attempt`).Scan(&n)

@@ -1,4 +1,6 @@
-package account
+// Package token makes the tokens of a server and tells them from others: random ones with a prefix and a checksum, which are kept as hashes
+// only, and signed ones for sessions. It knows no table.
+package token
 
 import (
 	"crypto/hmac"
@@ -20,14 +22,15 @@ import (
 // Prefixes tell people (and scanners of leaked secrets) what a token is for. With the checksum at the end they tell a real token from
 // what only looks like one: \brs[updfi]_[0-9A-Za-z]{49}\b, of which the last six digits are the CRC-32 of all before them.
 const (
-	prefixUser         = "rsu_"
-	prefixProvisioning = "rsp_"
-	prefixDevice       = "rsd_"
-	prefixFleet        = "rsf_"
-	prefixInvite       = "rsi_"
+	User         = "rsu_"
+	Provisioning = "rsp_"
+	Device       = "rsd_"
+	Fleet        = "rsf_"
+	Invite       = "rsi_"
 )
 
-const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+// Base62 is the digits of a token.
+const Base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 // tokenDigits base-62 digits hold 256 bits, checkDigits a CRC-32.
 const (
@@ -40,20 +43,20 @@ func checksum(text string) string {
 	n := crc32.ChecksumIEEE([]byte(text))
 	digits := make([]byte, checkDigits)
 	for i := len(digits) - 1; i >= 0; i-- {
-		digits[i] = base62[n%uint32(len(base62))]
-		n /= uint32(len(base62))
+		digits[i] = Base62[n%uint32(len(Base62))]
+		n /= uint32(len(Base62))
 	}
 	return string(digits)
 }
 
-// forged reports whether a token has the form of ours and a checksum that is not right. Tokens from before there were checksums are
+// Forged reports whether a token has the form of ours and a checksum that is not right. Tokens from before there were checksums are
 // shorter.
-func forged(token string) bool {
-	if len(token) != len(prefixUser)+tokenDigits+checkDigits {
+func Forged(token string) bool {
+	if len(token) != len(User)+tokenDigits+checkDigits {
 		return false
 	}
-	switch token[:len(prefixUser)] {
-	case prefixUser, prefixProvisioning, prefixDevice, prefixFleet, prefixInvite:
+	switch token[:len(User)] {
+	case User, Provisioning, Device, Fleet, Invite:
 	default:
 		return false
 	}
@@ -61,16 +64,16 @@ func forged(token string) bool {
 	return checksum(text) != sum
 }
 
-// newToken makes a random token of 256 bits, with its checksum.
-func newToken(prefix string) string {
+// New makes a random token of 256 bits, with its checksum.
+func New(prefix string) string {
 	var raw [32]byte
 	_, _ = rand.Read(raw[:]) // never fails, see crypto/rand
 	n := new(big.Int).SetBytes(raw[:])
 	digits := make([]byte, tokenDigits)
-	base, rest := big.NewInt(int64(len(base62))), new(big.Int)
+	base, rest := big.NewInt(int64(len(Base62))), new(big.Int)
 	for i := len(digits) - 1; i >= 0; i-- {
 		n.DivMod(n, base, rest)
-		digits[i] = base62[rest.Int64()]
+		digits[i] = Base62[rest.Int64()]
 	}
 	token := prefix + string(digits)
 	return token + checksum(token)
@@ -84,23 +87,24 @@ type Hasher struct{ pepper []byte }
 func NewHasher(pepper []byte) Hasher { return Hasher{pepper: append([]byte(nil), pepper...)} }
 
 // Token is the hash of an API key.
-func (h Hasher) Token(token string) string { return hex.EncodeToString(h.mac("", token)) }
+func (h Hasher) Token(token string) string { return hex.EncodeToString(h.MAC("", token)) }
 
-// sessionID is the hash of a session token's jti.
-func (h Hasher) sessionID(jti string) string { return hex.EncodeToString(h.mac("session\x00", jti)) }
+// SessionID is the hash of a session token's jti.
+func (h Hasher) SessionID(jti string) string { return hex.EncodeToString(h.MAC("session\x00", jti)) }
 
 // sessionKey is the key that signs session tokens.
-func (h Hasher) sessionKey() []byte { return h.mac("session signing key\x00", "v1") }
+func (h Hasher) sessionKey() []byte { return h.MAC("session signing key\x00", "v1") }
 
-func (h Hasher) mac(domain, text string) []byte {
+// MAC is the hash of a text of some other kind. The domain keeps the kinds apart, and ends with a zero byte.
+func (h Hasher) MAC(domain, text string) []byte {
 	m := hmac.New(sha256.New, h.pepper)
 	m.Write([]byte(domain))
 	m.Write([]byte(text))
 	return m.Sum(nil)
 }
 
-// claims are the content of a session token. Clients read iat and exp; authTime is in milliseconds, as they expect.
-type claims struct {
+// Claims are the content of a session token. Clients read iat and exp; authTime is in milliseconds, as they expect.
+type Claims struct {
 	ID       int64  `json:"id"` // of the user
 	AuthTime int64  `json:"authTime"`
 	IssuedAt int64  `json:"iat"`
@@ -112,10 +116,11 @@ type claims struct {
 	TwoFactor *bool `json:"twoFactorRequired,omitempty"`
 }
 
-// looksSigned tells session tokens from keys: a token of the form of a JWT is never looked up as a key.
-func looksSigned(token string) bool { return strings.Count(token, ".") == 2 }
+// LooksSigned tells session tokens from keys: a token of the form of a JWT is never looked up as a key.
+func LooksSigned(token string) bool { return strings.Count(token, ".") == 2 }
 
-func (h Hasher) sign(c claims) (string, error) {
+// Sign makes a session token of its content.
+func (h Hasher) Sign(c Claims) (string, error) {
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.HS256, Key: h.sessionKey()}, (&jose.SignerOptions{}).WithType("JWT"))
 	if err != nil {
 		return "", err
@@ -131,9 +136,9 @@ func (h Hasher) sign(c claims) (string, error) {
 	return signed.CompactSerialize()
 }
 
-// read checks the signature and the expiry of a session token. Every failure is the same error.
-func (h Hasher) read(token string, now time.Time) (claims, error) {
-	var c claims
+// Read checks the signature and the expiry of a session token. Every failure is the same error.
+func (h Hasher) Read(token string, now time.Time) (Claims, error) {
+	var c Claims
 	for part := range strings.SplitSeq(token, ".") { // one token has one spelling: no white space, no bits that nobody reads
 		if _, err := base64.RawURLEncoding.Strict().DecodeString(part); err != nil || strings.ContainsAny(part, "\r\n") {
 			return c, api.ErrUnauthorized
