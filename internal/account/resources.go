@@ -89,8 +89,8 @@ func (a *Accounts) organizationResource() *odata.Resource {
 			{Name: "logo_image", Type: odata.WebResource, Null: true},
 			{Name: "is_using__billing_version", Type: odata.String, SQL: "NULL", Null: true},
 			{Name: "is_enforcing_saml_login", Type: odata.Boolean},
-			{Name: "is_forbidding_passwords", Type: odata.Boolean}, // ours
-			{Name: "is_requiring_two_factor", Type: odata.Boolean}, // ours
+			{Name: "is_forbidding_passwords", Type: odata.Boolean},  // ours
+			{Name: "is_requiring_two_factor", Type: odata.Boolean},  // ours
 			{Name: "max_key_days", Type: odata.Integer, Null: true}, // ours: how long new keys of members live at most
 		},
 		Keys:       [][]string{{"handle"}},

@@ -90,7 +90,7 @@ func (a *Accounts) login(ctx context.Context, req api.Login, from From, again bo
 	if err != nil {
 		return "", fmt.Errorf("login: %w", err)
 	}
-	if err := a.checkPassword(ctx, name, hash, req.Password, from.Address); err != nil {
+	if err := a.checkPassword(ctx, counted(id, name), hash, req.Password, from.Address); err != nil {
 		if id != 0 && errors.Is(err, api.ErrUnauthorized) {
 			a.refused(ctx, from.somebody(), "session.open", id, name, "wrong password")
 		}
@@ -132,7 +132,7 @@ func (a *Accounts) login(ctx context.Context, req api.Login, from From, again bo
 func mayUsePassword(ctx context.Context, tx *db.Tx, user int64) error {
 	var forbidden bool
 	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization_membership m JOIN organization o ON o.id = m.is_member_of__organization
-		WHERE m."user" = ? AND o.is_forbidding_passwords = 1)`, user).Scan(&forbidden)
+		WHERE m."user" = ? AND o.is_forbidding_passwords = 1 AND (m.end_date IS NULL OR m.end_date > ?))`, user, tx.NowText()).Scan(&forbidden)
 	if err != nil {
 		return fmt.Errorf("password: %w", err)
 	}
@@ -201,6 +201,15 @@ func (a *Accounts) passwordOf(ctx context.Context, where string, arg any) (id in
 		hash = a.decoy
 	}
 	return id, hash, err
+}
+
+// counted is what the attempts on an account are counted under: one for a user, by whichever of their names they are called. A name of
+// nobody's is its own. Both cost the same, and are told the same.
+func counted(user int64, name string) string {
+	if user != 0 {
+		return fmt.Sprintf("user\x00%d", user)
+	}
+	return "name\x00" + name
 }
 
 // checkPassword spends one attempt of the account and the address.
