@@ -87,7 +87,9 @@ func TestEndedMembershipsDoNotCount(t *testing.T) {
 		}
 		return f.authenticate(token)
 	}
-	end := func(at any) { f.exec(`UPDATE organization_membership SET end_date = ? WHERE "user" = ?`, at, alice.User) }
+	end := func(at any) {
+		f.exec(`UPDATE organization_membership SET end_date = ? WHERE "user" = ?`, at, alice.User)
+	}
 	for column, ok := range map[string]func(access.Caller, error) bool{
 		"is_forbidding_passwords": func(_ access.Caller, err error) bool { return err == nil },
 		"is_requiring_two_factor": func(c access.Caller, err error) bool { return err == nil && c.Kind == access.User },

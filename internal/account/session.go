@@ -10,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/place"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -235,6 +236,15 @@ func (a *Accounts) openSession(ctx context.Context, tx *db.Tx, user int64, name 
 	})
 	if err != nil {
 		return "", err
+	}
+	strange, err := place.SignedIn(ctx, tx, user, from.Address)
+	if err != nil {
+		return "", err
+	}
+	if strange {
+		if err := a.warn(ctx, tx, user, "new sign in", from.somebody(), map[string]string{"client": from.client()}); err != nil {
+			return "", err
+		}
 	}
 	return a.insertSession(ctx, tx, user, s, from)
 }

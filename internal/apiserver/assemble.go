@@ -12,6 +12,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/factor"
+	"github.com/roadstead-io/roadstead/internal/account/notices"
 	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/audit/watch"
@@ -64,6 +65,7 @@ func (s *Server) model() (m odata.Model) {
 	}
 	m.Resources = append(m.Resources, watch.Resource())
 	watch.Resources(m)
+	notices.Resources(m, s.accounts)
 	return m
 }
 
