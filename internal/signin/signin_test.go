@@ -60,7 +60,11 @@ func newFixture(t testing.TB, change ...func(p *signin.Provider)) *fixture {
 	f.db = dbtest.Open(t, f.clock, audit.Migrations(), account.Migrations(), factor.Migrations(), dbtest.Schema("0010_above.sql", above), signin.Migrations())
 	var err error
 	f.accounts, err = account.New(account.Config{DB: f.db, Pepper: []byte(pepper), Now: f.clock, Notify: func(_ context.Context, tx *db.Tx, n account.Notice) error {
-		tx.OnCommit(func() { f.mu.Lock(); defer f.mu.Unlock(); f.letters = append(f.letters, n.Kind+" to "+n.To+": "+n.Data["identity"]) })
+		tx.OnCommit(func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.letters = append(f.letters, n.Kind+" to "+n.To+": "+n.Data["identity"])
+		})
 		return nil
 	}})
 	f.must(err)
@@ -206,8 +210,8 @@ func TestLinkSignInUnlink(t *testing.T) {
 	if _, err := f.signIn(); !errors.Is(err, api.ErrForbidden) {
 		t.Errorf("after unlinking: %v, want forbidden", err)
 	}
-	if got := fmt.Sprint(f.letters); len(f.letters) != 2 || !strings.HasPrefix(f.letters[0], "identity linked to alice@example.com: ") ||
-		!strings.Contains(f.letters[0], " at Corp") || !strings.HasPrefix(f.letters[1], "identity unlinked to alice@example.com: ") {
+	if got := fmt.Sprint(f.letters); len(f.letters) != 3 || !strings.HasPrefix(f.letters[0], "identity linked to alice@example.com: ") ||
+		!strings.Contains(f.letters[0], " at Corp") || !strings.HasPrefix(f.letters[1], "new sign in to") || !strings.HasPrefix(f.letters[2], "identity unlinked to alice@example.com: ") {
 		t.Errorf("letters: got %s", got)
 	}
 	for _, act := range []string{"identity.link", "identity.use", "identity.unlink"} {
