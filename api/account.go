@@ -102,8 +102,13 @@ const (
 	UserMakeAdministrator = "make-administrator" // of Organization
 )
 
+// DeleteAccount (POST /user/v1/delete) deletes the account of whoever asks, who types their own user name once more.
+type DeleteAccount struct {
+	Username string `json:"username"`
+}
+
 // UserChange (POST /internal/v1/users/change, from the admin role) does something to a user, named by e-mail address or user name.
-// POST /internal/v1/users/show reads User alone.
+// POST /internal/v1/users/show and /internal/v1/users/delete read User alone.
 type UserChange struct {
 	User         string `json:"user"`
 	Act          string `json:"act,omitempty"`

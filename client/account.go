@@ -237,3 +237,11 @@ func (c *Client) ChangePassword(ctx context.Context, change api.ChangePassword) 
 	}
 	return token, nil
 }
+
+// DeleteAccount deletes the account of the caller, whose user name is the confirmation.
+func (c *Client) DeleteAccount(ctx context.Context, username string) error {
+	if err := c.Do(ctx, http.MethodPost, "/user/v1/delete", api.DeleteAccount{Username: username}, nil); err != nil {
+		return fmt.Errorf("delete the account: %w", err)
+	}
+	return nil
+}

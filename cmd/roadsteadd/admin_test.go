@@ -217,3 +217,24 @@ func TestBaseImages(t *testing.T) {
 		t.Errorf("a bad name: exit %d: %s", code, text)
 	}
 }
+
+func TestDeleteUser(t *testing.T) {
+	s := up(t, openDir(t), "127.0.0.1:0")
+	out, text, code := run(t, nil, "admin", "user", "add", "grace@example.com", "--username", "grace", "--data", s.dir)
+	if code != 0 {
+		t.Fatalf("user add: exit %d: %q %q", code, out, text)
+	}
+	password := field(out, "password")
+	if got := s.login("grace", password); got != 200 {
+		t.Errorf("login before: %d", got)
+	}
+	if out, text, code := run(t, nil, "admin", "user", "delete", "grace@example.com", "--data", s.dir); code != 0 || out != "grace is deleted\n" {
+		t.Errorf("user delete: exit %d: %q %q", code, out, text)
+	}
+	if got := s.login("grace", password); got != 401 {
+		t.Errorf("login after: %d", got)
+	}
+	if _, text, code := run(t, nil, "admin", "user", "delete", "grace", "--data", s.dir); code != 1 || !strings.Contains(text, `there is no user "grace"`) {
+		t.Errorf("once more: exit %d: %q", code, text)
+	}
+}

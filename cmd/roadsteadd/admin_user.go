@@ -26,7 +26,7 @@ func userCommands() []*cobra.Command {
 		"  roadsteadd admin user make-administrator grace@example.com acme"+where, "is an administrator of it now")
 	admin.Args = cobra.ExactArgs(2)
 	return []*cobra.Command{
-		userListCommand(), userShowCommand(), admin,
+		userListCommand(), userShowCommand(), userDeleteCommand(), admin,
 		change("disable EMAIL|USERNAME", api.UserDisable, "Let a user use nothing any more",
 			"Let a user use nothing any more: sessions end, keys and SSH keys are refused, and so are the keys that they made for fleets.\n"+
 				"Nothing is deleted. No way of signing in lets a disabled user in.", "is disabled"),

@@ -32,7 +32,7 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// Migrations gives the tables of this package, numbered 0001 to 0009, 0040 to 0049, 0100, 0101, 0121 and 0123; see [db.DB.Migrate].
+// Migrations gives the tables of this package, numbered 0001 to 0009, 0040 to 0049, 0100, 0101, 0121, 0123 and 0125; see [db.DB.Migrate].
 func Migrations() fs.FS {
 	sub, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -73,7 +73,7 @@ type Config struct {
 // Notice is a letter to a person: a template and what it speaks of.
 type Notice struct {
 	To   string            // e-mail address
-	Kind string            // "invitation", "password reset", "password changed", "new sign-in", …
+	Kind string            // "invitation", "password reset", "password changed", "new sign in", …
 	Data map[string]string // by name, see the template
 	// Until is when the letter says nothing any more; zero: after a day.
 	Until time.Time

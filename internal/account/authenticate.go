@@ -110,6 +110,7 @@ type keyRow struct {
 	expiry, used, name, uuid    sql.NullString
 	user, fleet, device, within sql.NullInt64
 	scoped, frozen, orphan      bool
+	strict                      bool // an organization of the user's asks for a second factor
 	creator                     sql.NullInt64
 	networks                    sql.NullString
 }
@@ -119,14 +120,14 @@ func (a *Accounts) byKey(ctx context.Context, tx *db.Tx, token string) (access.C
 	var never time.Time
 	var k keyRow
 	err := tx.QueryRowContext(ctx, `SELECT k.id, k.kind, k.is_of__actor, k.expiry_date, k.last_used_at, `+keyScoped+`, k.is_created_by__user,
-			k.channels, k.networks, `+keyOrphan+`,
+			k.channels, k.networks, `+keyOrphan+`, `+keyStrict+`,
 			u.id, u.username, f.id, d.id, d.uuid, d.belongs_to__application, coalesce(d.is_frozen, 0)
 		FROM api_key k
 		LEFT JOIN "user" u ON k.kind = 'user' AND u.actor = k.is_of__actor AND u.is_disabled = 0
 		LEFT JOIN application f ON k.kind IN ('provisioning', 'fleet') AND f.actor = k.is_of__actor
 		LEFT JOIN device d ON k.kind = 'device' AND d.actor = k.is_of__actor
-		WHERE k.key_hash = ?`, tx.NowText(), a.hash.Token(token)).
-		Scan(&caller.Key, &k.kind, &caller.Actor, &k.expiry, &k.used, &k.scoped, &k.creator, &caller.Channels, &k.networks, &k.orphan,
+		WHERE k.key_hash = ?`, tx.NowText(), tx.NowText(), a.hash.Token(token)).
+		Scan(&caller.Key, &k.kind, &caller.Actor, &k.expiry, &k.used, &k.scoped, &k.creator, &caller.Channels, &k.networks, &k.orphan, &k.strict,
 			&k.user, &k.name, &k.fleet, &k.device, &k.uuid, &k.within, &k.frozen)
 	if errors.Is(err, sql.ErrNoRows) || (err == nil && k.expiry.Valid && k.expiry.String <= tx.NowText()) {
 		return access.Nobody(), never, api.ErrUnauthorized
@@ -136,6 +137,11 @@ func (a *Accounts) byKey(ctx context.Context, tx *db.Tx, token string) (access.C
 	}
 	if err := k.who(&caller); err != nil || k.orphan {
 		return access.Nobody(), never, errors.Join(err, api.ErrUnauthorized)
+	}
+	if k.strict {
+		if has, err := a.HasFactor(ctx, tx, caller.User); err != nil || !has {
+			return access.Nobody(), never, errors.Join(err, api.ErrUnauthorized)
+		}
 	}
 	if caller.Networks = k.networks.String; caller.Channels == access.AllChannels {
 		caller.Channels = 0
@@ -185,6 +191,12 @@ var keyOrphan = `CASE WHEN u.is_service_account_of__organization IS NOT NULL AND
 		SELECT 1 FROM organization_membership m WHERE m."user" = k.is_created_by__user
 			AND m.is_member_of__organization = u.is_service_account_of__organization
 			AND m.organization_membership_role = ` + fmt.Sprint(rights.Administrator) + ` AND (m.end_date IS NULL OR m.end_date > ?)) THEN 1 ELSE 0 END`
+
+// keyStrict says whether a key k is of a person u of whom an organization asks for a second factor: while they have none, keys from before
+// are refused like a login would be. It takes the time.
+const keyStrict = `CASE WHEN u.is_service_account_of__organization IS NULL AND EXISTS (SELECT 1 FROM organization_membership m
+		JOIN organization o ON o.id = m.is_member_of__organization AND o.is_requiring_two_factor = 1
+		WHERE m."user" = u.id AND (m.end_date IS NULL OR m.end_date > ?)) THEN 1 ELSE 0 END`
 
 // stillEntrusted ends the keys of a fleet with the right of whoever made them: somebody who left knows them still.
 func stillEntrusted(ctx context.Context, tx *db.Tx, user, fleet int64, kind string) error {

@@ -29,7 +29,8 @@ func (a *Accounts) HasFactor(ctx context.Context, tx *db.Tx, user int64) (bool, 
 // requiresFactor gives the handle of an organization of the user's that asks for a second factor, or nothing.
 func requiresFactor(ctx context.Context, tx *db.Tx, user int64) (handle string, err error) {
 	err = tx.QueryRowContext(ctx, `SELECT o.handle FROM organization_membership m JOIN organization o ON o.id = m.is_member_of__organization
-		WHERE m."user" = ? AND o.is_requiring_two_factor = 1 ORDER BY o.handle LIMIT 1`, user).Scan(&handle)
+		WHERE m."user" = ? AND o.is_requiring_two_factor = 1 AND (m.end_date IS NULL OR m.end_date > ?) ORDER BY o.handle LIMIT 1`,
+		user, tx.NowText()).Scan(&handle)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", nil
 	}
@@ -154,14 +155,16 @@ func (a *Accounts) otherWayIn(ctx context.Context, tx *db.Tx, user int64) (bool,
 
 // endUnfit ends the sessions of an organization's members that its new rules would not have let in, but the one that sets them.
 func (a *Accounts) endUnfit(ctx context.Context, tx *db.Tx, organization int64, forbids, requires bool, but int64) error {
-	const members = `"user" IN (SELECT m."user" FROM organization_membership m WHERE m.is_member_of__organization = ?) AND id <> ?`
+	const members = `"user" IN (SELECT m."user" FROM organization_membership m WHERE m.is_member_of__organization = ?
+		AND (m.end_date IS NULL OR m.end_date > ?)) AND id <> ?`
 	if forbids {
-		if err := a.endSessions(ctx, tx, `opened_by = '`+ByPassword+`' AND `+members, organization, but); err != nil {
+		if err := a.endSessions(ctx, tx, `opened_by = '`+ByPassword+`' AND `+members, organization, tx.NowText(), but); err != nil {
 			return err
 		}
 	}
 	if requires {
-		return a.endSessions(ctx, tx, `is_proven = 0 AND awaits = '' AND `+members, organization, but)
+		a.Revoked(tx, "organization", organization) // keys of members without a second factor are refused from now on
+		return a.endSessions(ctx, tx, `is_proven = 0 AND awaits = '' AND `+members, organization, tx.NowText(), but)
 	}
 	return nil
 }

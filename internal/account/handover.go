@@ -52,7 +52,8 @@ func (a *Accounts) TellAdministrators(ctx context.Context, tx *db.Tx, organizati
 		return nil
 	}
 	addresses, err := db.Column[string](ctx, tx, `SELECT u.email FROM organization_membership m JOIN "user" u ON u.id = m."user"
-		WHERE m.is_member_of__organization = ? AND m.organization_membership_role = ? ORDER BY u.id LIMIT 50`, organization, rights.Administrator)
+		WHERE m.is_member_of__organization = ? AND m.organization_membership_role = ?
+			AND (m.end_date IS NULL OR m.end_date > ?) ORDER BY u.id LIMIT 50`, organization, rights.Administrator, tx.NowText())
 	if err != nil {
 		return fmt.Errorf("tell administrators: %w", err)
 	}

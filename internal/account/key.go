@@ -266,6 +266,11 @@ func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, by access.Caller, k ne
 	if err := limitKey(ctx, tx, by, id, spec); err != nil {
 		return "", err
 	}
+	if spec.Of == OfUser && spec.ID == by.User { // a key of a service account is no way into somebody's own
+		if err := a.Warn(ctx, tx, by.User, "key created", by, map[string]string{"key": spec.Name}); err != nil {
+			return "", err
+		}
+	}
 	return text, recordKey(ctx, tx, by, id, k, spec)
 }
 

@@ -146,7 +146,7 @@ func (a *Accounts) proves(ctx context.Context, by access.Caller, hash, given, ad
 	if len(given) > maxPassword {
 		return api.ErrUnauthorized
 	}
-	err := a.checkPassword(ctx, by.Name, hash, given, address)
+	err := a.checkPassword(ctx, counted(by.User, by.Name), hash, given, address)
 	if errors.Is(err, api.ErrUnauthorized) {
 		a.refused(ctx, by, "password.prove", by.User, by.Name, "wrong password")
 		return api.Errorf(api.Unauthorized, "the password is wrong")

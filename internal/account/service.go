@@ -57,3 +57,19 @@ func atHome(ctx context.Context, tx *db.Tx, user any, query string, id any) erro
 	}
 	return nil
 }
+
+// DropOrganizations deletes organizations that hold no fleet, with everything that is theirs alone. It checks no right.
+func (a *Accounts) DropOrganizations(ctx context.Context, tx *db.Tx, ids []int64) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	if err := a.endServiceAccounts(ctx, tx, ids); err != nil {
+		return err
+	}
+	these, args := db.In(ids)
+	if _, err := tx.ExecContext(ctx, `DELETE FROM organization WHERE id IN `+these, args...); err != nil {
+		return fmt.Errorf("delete organizations: %w", err)
+	}
+	a.Revoked(tx, "organization", ids...)
+	return nil
+}

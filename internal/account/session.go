@@ -10,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/place"
 	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -91,7 +92,7 @@ func (a *Accounts) login(ctx context.Context, req api.Login, from From, again bo
 	if err != nil {
 		return "", fmt.Errorf("login: %w", err)
 	}
-	if err := a.checkPassword(ctx, name, hash, req.Password, from.Address); err != nil {
+	if err := a.checkPassword(ctx, counted(id, name), hash, req.Password, from.Address); err != nil {
 		if id != 0 && errors.Is(err, api.ErrUnauthorized) {
 			a.refused(ctx, from.somebody(), "session.open", id, name, "wrong password")
 		}
@@ -133,7 +134,7 @@ func (a *Accounts) login(ctx context.Context, req api.Login, from From, again bo
 func mayUsePassword(ctx context.Context, tx *db.Tx, user int64) error {
 	var forbidden bool
 	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization_membership m JOIN organization o ON o.id = m.is_member_of__organization
-		WHERE m."user" = ? AND o.is_forbidding_passwords = 1)`, user).Scan(&forbidden)
+		WHERE m."user" = ? AND o.is_forbidding_passwords = 1 AND (m.end_date IS NULL OR m.end_date > ?))`, user, tx.NowText()).Scan(&forbidden)
 	if err != nil {
 		return fmt.Errorf("password: %w", err)
 	}
@@ -204,6 +205,15 @@ func (a *Accounts) passwordOf(ctx context.Context, where string, arg any) (id in
 	return id, hash, err
 }
 
+// counted is what the attempts on an account are counted under: one for a user, by whichever of their names they are called. A name of
+// nobody's is its own. Both cost the same, and are told the same.
+func counted(user int64, name string) string {
+	if user != 0 {
+		return fmt.Sprintf("user\x00%d", user)
+	}
+	return "name\x00" + name
+}
+
 // checkPassword spends one attempt of the account and the address.
 func (a *Accounts) checkPassword(ctx context.Context, account, hash, given, address string) error {
 	right, err := a.throttle.Try(ctx, account, address, a.cfg.Now())
@@ -227,6 +237,15 @@ func (a *Accounts) openSession(ctx context.Context, tx *db.Tx, user int64, name 
 	})
 	if err != nil {
 		return "", err
+	}
+	strange, err := place.SignedIn(ctx, tx, user, from.Address)
+	if err != nil {
+		return "", err
+	}
+	if strange {
+		if err := a.Warn(ctx, tx, user, "new sign in", from.somebody(), map[string]string{"client": from.client()}); err != nil {
+			return "", err
+		}
 	}
 	return a.insertSession(ctx, tx, user, s, from)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/factor"
 	"github.com/roadstead-io/roadstead/internal/account/invite"
+	"github.com/roadstead-io/roadstead/internal/account/notices"
 	"github.com/roadstead-io/roadstead/internal/account/operator"
 	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/account/reset"
@@ -69,6 +70,7 @@ func (s *Server) model() (m odata.Model) {
 	}
 	m.Resources = append(m.Resources, watch.Resource())
 	watch.Resources(m)
+	notices.Resources(m, s.accounts)
 	return m
 }
 

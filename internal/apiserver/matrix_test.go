@@ -147,6 +147,7 @@ POST   /application/{id}/restart                            | - x x - - - - -
 GET    /auth/v1/public-keys/{username}                      | - x x x - - - -
 GET    /access/v1/hostos/{uuid}                             | - x x - - - - -
 GET    /auth/v1/token                                       | - x x x - - - -
+POST   /user/v1/delete                                      | - x - - - - - -
 POST   /user/v1/password                                    | - x - - - - - -
 DELETE /user/v1/sessions                                    | - x - - - - - -
 GET    /user/v1/factors                                     | - x - - - - - -
@@ -185,6 +186,7 @@ POST /internal/v1/mail/test             | admin
 POST /internal/v1/users/list            | admin
 POST /internal/v1/users/show            | admin
 POST /internal/v1/users/change          | admin
+POST /internal/v1/users/delete          | admin
 POST /internal/v1/check                 | admin
 POST /internal/v1/backup                | admin
 POST /internal/v1/os-releases           | admin

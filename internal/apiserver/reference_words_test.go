@@ -105,6 +105,7 @@ var aboutRoutes = map[string]string{
 	"POST /auth/v1/device/code": "A code for a program that waits for a login (RFC 8628).", "POST /auth/v1/device/token": "Its token, or why there is none yet.",
 	"POST /auth/v1/device/lookup": "Who waits for a code.", "POST /auth/v1/device/approve": "Let it in, or not; needs a fresh login.",
 	"DELETE /user/v1/sessions": "End all others of one's own sessions; `?all=true`: this one too.",
+	"POST /user/v1/delete":     "Delete one's own account; the user name confirms it, and the login must be fresh.",
 	"POST /user/v1/password":   "A new password for oneself; all other sessions end.", "GET /user/v1/factors": "One's own second factors.",
 	"POST /auth/totp/verify": "The whole session for one that waits for a code.", "GET /auth/totp/setup": "A seed for one-time codes.",
 	"POST /auth/totp/enable": "Confirm the seed with a code.", "POST /auth/totp/disable": "Take one-time codes away.",

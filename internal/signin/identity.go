@@ -45,6 +45,9 @@ func (s *SignIn) link(ctx context.Context, tx *db.Tx, by access.Caller, p *provi
 	if err := s.enrol(ctx, tx, by, p, identity, by.User, who); err != nil {
 		return err
 	}
+	if err := s.cfg.Accounts.Warn(ctx, tx, by.User, "identity linked", by, map[string]string{"identity": who.label + " at " + p.label()}); err != nil {
+		return err
+	}
 	return audit.Record(ctx, tx, by, audit.Entry{
 		Act: "identity.link", Kind: "user_identity", ID: identity, Name: who.label, User: by.User, Detail: detail(p, who),
 	})
@@ -113,6 +116,9 @@ func (s *SignIn) Unlink(ctx context.Context, tx *db.Tx, by access.Caller, id int
 	}
 	if _, err := tx.ExecContext(ctx, `DELETE FROM user_identity WHERE id = ?`, id); err != nil {
 		return fmt.Errorf("unlink: %w", err)
+	}
+	if err := s.cfg.Accounts.Warn(ctx, tx, by.User, "identity unlinked", by, map[string]string{"identity": label + " at " + providerName}); err != nil {
+		return err
 	}
 	return audit.Record(ctx, tx, by, audit.Entry{
 		Act: "identity.unlink", Kind: "user_identity", ID: id, Name: label, User: by.User,

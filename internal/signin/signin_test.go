@@ -48,8 +48,10 @@ type fixture struct {
 	signin   *signin.SignIn
 	provider *liar
 
-	mu  sync.Mutex // covers now
+	mu  sync.Mutex // covers what follows
 	now time.Time
+
+	letters []string
 }
 
 func newFixture(t testing.TB, change ...func(p *signin.Provider)) *fixture {
@@ -57,7 +59,14 @@ func newFixture(t testing.TB, change ...func(p *signin.Provider)) *fixture {
 	f := &fixture{TB: t, ctx: t.Context(), provider: newLiar(t), now: time.Now().UTC().Truncate(time.Second)}
 	f.db = dbtest.Open(t, f.clock, audit.Migrations(), account.Migrations(), factor.Migrations(), dbtest.Schema("0010_above.sql", above), signin.Migrations())
 	var err error
-	f.accounts, err = account.New(account.Config{DB: f.db, Pepper: []byte(pepper), Now: f.clock})
+	f.accounts, err = account.New(account.Config{DB: f.db, Pepper: []byte(pepper), Now: f.clock, Notify: func(_ context.Context, tx *db.Tx, n account.Notice) error {
+		tx.OnCommit(func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.letters = append(f.letters, n.Kind+" to "+n.To+": "+n.Data["identity"])
+		})
+		return nil
+	}})
 	f.must(err)
 	p := signin.Provider{
 		Name: "corp", Label: "Corp", Kind: signin.OpenID, Issuer: f.provider.URL, ClientID: clientID, Secret: clientSecret,
@@ -200,6 +209,10 @@ func TestLinkSignInUnlink(t *testing.T) {
 	f.must(f.unlink(alice, list[0].ID))
 	if _, err := f.signIn(); !errors.Is(err, api.ErrForbidden) {
 		t.Errorf("after unlinking: %v, want forbidden", err)
+	}
+	if got := fmt.Sprint(f.letters); len(f.letters) != 3 || !strings.HasPrefix(f.letters[0], "identity linked to alice@example.com: ") ||
+		!strings.Contains(f.letters[0], " at Corp") || !strings.HasPrefix(f.letters[1], "new sign in to") || !strings.HasPrefix(f.letters[2], "identity unlinked to alice@example.com: ") {
+		t.Errorf("letters: got %s", got)
 	}
 	for _, act := range []string{"identity.link", "identity.use", "identity.unlink"} {
 		if n := f.number(`SELECT count(*) FROM audit_entry WHERE act = ? AND about_user = ? AND result = 'done'`, act, alice.User); n != 1 {

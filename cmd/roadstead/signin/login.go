@@ -21,7 +21,7 @@ type signin struct{ *cmdline.App }
 // Commands are all of them.
 func Commands(app *cmdline.App) []*cobra.Command {
 	a := signin{app}
-	return []*cobra.Command{a.loginCommand(), a.logoutCommand(), a.whoamiCommand(), a.passwordCommand(), a.twoFactorCommand(), a.passkeyCommand()}
+	return []*cobra.Command{a.loginCommand(), a.logoutCommand(), a.whoamiCommand(), a.passwordCommand(), a.twoFactorCommand(), a.passkeyCommand(), a.accountCommand()}
 }
 
 type loginFlags struct {

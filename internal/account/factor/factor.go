@@ -100,13 +100,26 @@ func (f *Factors) List(ctx context.Context, tx *db.Tx, by access.Caller) ([]api.
 }
 
 // Reset takes all second factors from a user who has lost them, on the word of the server's operator.
-func Reset(ctx context.Context, tx *db.Tx, by access.Caller, user int64, name string) error {
+func (f *Factors) Reset(ctx context.Context, tx *db.Tx, by access.Caller, user int64, name string) error {
 	for _, table := range []string{"totp", "passkey", "recovery_code"} {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE "user" = ?`, user); err != nil {
 			return fmt.Errorf("reset factors: %w", err)
 		}
 	}
+	f.cfg.Accounts.Revoked(tx, "user", user) // an organization may ask for what the user has no more
+	if err := f.cfg.Accounts.Warn(ctx, tx, user, "second factor removed", by, map[string]string{"factor": "all of them, by whoever runs the server"}); err != nil {
+		return err
+	}
 	return audit.Record(ctx, tx, by, audit.Entry{Act: "factor.reset", Kind: "user", ID: user, Name: name, User: user})
+}
+
+// warn tells the caller by mail what was done with a factor of theirs.
+func (f *Factors) warn(ctx context.Context, tx *db.Tx, by access.Caller, letter, kind, name string) error {
+	said := "one-time codes"
+	if kind == "passkey" {
+		said = "the passkey " + name
+	}
+	return f.cfg.Accounts.Warn(ctx, tx, by.User, letter, by, map[string]string{"factor": said})
 }
 
 // record writes down what the caller did with a factor of theirs.

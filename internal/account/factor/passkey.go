@@ -271,5 +271,8 @@ func (f *Factors) Remove(ctx context.Context, tx *db.Tx, by access.Caller, id in
 	if err := record(ctx, tx, by, "factor.remove", map[string]any{"kind": "passkey", "name": name}); err != nil {
 		return "", err
 	}
+	if err := f.warn(ctx, tx, by, "second factor removed", "passkey", name); err != nil {
+		return "", err
+	}
 	return f.leave(ctx, tx, by, from)
 }

@@ -166,6 +166,9 @@ func (f *Factors) added(ctx context.Context, tx *db.Tx, by access.Caller, from a
 	if err := record(ctx, tx, by, "factor.add", map[string]any{"kind": kind, "name": name}); err != nil {
 		return err
 	}
+	if err := f.warn(ctx, tx, by, "second factor added", kind, name); err != nil {
+		return err
+	}
 	out.Token, err = f.cfg.Accounts.Passed(ctx, tx, by, from, true)
 	return err
 }
@@ -205,6 +208,9 @@ func (f *Factors) Disable(ctx context.Context, by access.Caller, code string, fr
 			return fmt.Errorf("disable: %w", err)
 		}
 		if err := record(ctx, tx, by, "factor.remove", map[string]any{"kind": "totp"}); err != nil {
+			return err
+		}
+		if err := f.warn(ctx, tx, by, "second factor removed", "totp", ""); err != nil {
 			return err
 		}
 		token, err = f.leave(ctx, tx, by, from)

@@ -5,7 +5,6 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account/factor"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -58,7 +57,7 @@ func (s *routes) changeUser(w http.ResponseWriter, r *http.Request) error {
 	var u api.UserInfo
 	return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
 		err := s.operator.Change(r.Context(), tx, by, req, func(user int64, name string) error {
-			return factor.Reset(r.Context(), tx, by, user, name)
+			return s.factors.Reset(r.Context(), tx, by, user, name)
 		})
 		if err != nil {
 			return err

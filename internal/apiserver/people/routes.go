@@ -32,7 +32,7 @@ type routes struct{ cfg Config }
 // Routes lists the routes about people.
 func Routes(cfg Config) []route.Route {
 	s := &routes{cfg}
-	return append(slices.Concat(s.inviteRoutes(), s.serviceRoutes()),
+	return append(slices.Concat(s.inviteRoutes(), s.serviceRoutes(), s.leaveRoutes()),
 		route.Route{Method: "POST", Path: "/login_", Handle: s.login, Who: route.Anybody},
 		route.Route{Method: "GET", Path: "/actor/v1/whoami", Handle: s.whoami, Who: route.Named},
 		route.Route{Method: "GET", Path: "/user/v1/whoami", Handle: s.userWhoami, Who: route.People},
