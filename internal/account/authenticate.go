@@ -109,7 +109,8 @@ type keyRow struct {
 	kind                        string
 	expiry, used, name, uuid    sql.NullString
 	user, fleet, device, within sql.NullInt64
-	scoped, frozen, orphan      bool
+	scoped, frozen              bool
+	orphan                      bool // nobody answers for it, or whoever does lacks what is asked of them
 	strict                      bool // an organization of the user's asks for a second factor
 	creator                     sql.NullInt64
 	networks                    sql.NullString
@@ -135,13 +136,18 @@ func (a *Accounts) byKey(ctx context.Context, tx *db.Tx, token string) (access.C
 	if err != nil {
 		return access.Nobody(), never, fmt.Errorf("authenticate key: %w", err)
 	}
-	if err := k.who(&caller); err != nil || k.orphan {
-		return access.Nobody(), never, errors.Join(err, api.ErrUnauthorized)
+	if err := k.who(&caller); err != nil {
+		return access.Nobody(), never, err
 	}
 	if k.strict {
-		if has, err := a.HasFactor(ctx, tx, caller.User); err != nil || !has {
-			return access.Nobody(), never, errors.Join(err, api.ErrUnauthorized)
+		has, err := a.HasFactor(ctx, tx, caller.User)
+		if err != nil {
+			return access.Nobody(), never, fmt.Errorf("authenticate key: %w", err)
 		}
+		k.orphan = k.orphan || !has
+	}
+	if k.orphan {
+		return access.Nobody(), never, api.ErrUnauthorized
 	}
 	if caller.Networks = k.networks.String; caller.Channels == access.AllChannels {
 		caller.Channels = 0
@@ -194,7 +200,7 @@ var keyOrphan = `CASE WHEN u.is_service_account_of__organization IS NOT NULL AND
 
 // keyStrict says whether a key k is of a person u of whom an organization asks for a second factor: while they have none, keys from before
 // are refused like a login would be. It takes the time.
-const keyStrict = `CASE WHEN u.is_service_account_of__organization IS NULL AND EXISTS (SELECT 1 FROM organization_membership m
+const keyStrict = `CASE WHEN u.id IS NOT NULL AND u.is_service_account_of__organization IS NULL AND EXISTS (SELECT 1 FROM organization_membership m
 		JOIN organization o ON o.id = m.is_member_of__organization AND o.is_requiring_two_factor = 1
 		WHERE m."user" = u.id AND (m.end_date IS NULL OR m.end_date > ?)) THEN 1 ELSE 0 END`
 
