@@ -27,7 +27,7 @@ Environment:
   ROADSTEAD_URL     the server, in place of the one that you logged in to
   ROADSTEAD_TOKEN   a session token or an API key, in place of the saved one
   ROADSTEAD_FLEET   the fleet where a command takes one and none is given
-  SSL_CERT_FILE     root certificates (PEM) to trust, such as the server's own ca.pem
+  SSL_CERT_FILE     root certificates (PEM) to trust where login was given none with --ca-file
   NO_COLOR          no colours
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,

@@ -130,7 +130,13 @@ func (a *App) Server(saved *Settings) (string, error) {
 // ClientFor makes a client with the roots that the environment or the saved login says to trust.
 func (a *App) ClientFor(address, token string, saved *Settings) (*client.Client, error) {
 	cfg := client.Config{URL: address, Token: token, UserAgent: "roadstead/" + a.Version}
+	// The root that was given for this very server comes before what the environment says about all of them.
 	switch file := os.Getenv("SSL_CERT_FILE"); {
+	case saved.CA != "" && saved.URL == address:
+		var err error
+		if cfg.CA, err = Roots(saved.CA); err != nil {
+			return nil, fmt.Errorf("the saved root certificate: %w", err)
+		}
 	case file != "":
 		pem, err := os.ReadFile(file)
 		if err != nil {
@@ -138,11 +144,6 @@ func (a *App) ClientFor(address, token string, saved *Settings) (*client.Client,
 		}
 		if cfg.CA, err = Roots(string(pem)); err != nil {
 			return nil, fmt.Errorf("SSL_CERT_FILE: %w", err)
-		}
-	case saved.CA != "" && saved.URL == address:
-		var err error
-		if cfg.CA, err = Roots(saved.CA); err != nil {
-			return nil, fmt.Errorf("the saved root certificate: %w", err)
 		}
 	}
 	return client.New(cfg)
