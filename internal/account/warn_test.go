@@ -51,8 +51,18 @@ func TestSignInFromANewPlace(t *testing.T) {
 	if got := p.kinds(); len(got) != 0 {
 		t.Errorf("a wrong password: got %q", got)
 	}
+	var alice int64
+	p.must(p.db.Read(p.ctx, func(tx *db.Tx) error {
+		return tx.QueryRowContext(p.ctx, `SELECT id FROM "user" WHERE username = 'alice'`).Scan(&alice)
+	}))
 	for i := range 120 { // what is remembered of one user is bounded
-		from(fmt.Sprintf("198.51.100.%d", i), letter)
+		p.must(p.db.Write(p.ctx, func(tx *db.Tx) error {
+			_, err := p.accounts.SignIn(p.ctx, tx, alice, account.From{Address: fmt.Sprintf("198.51.100.%d", i)})
+			return err
+		}))
+		if got := p.kinds(); !slices.Equal(got, []string{letter}) {
+			t.Errorf("from the %d-th place: got %q", i, got)
+		}
 	}
 	var n int
 	p.must(p.db.Read(p.ctx, func(tx *db.Tx) error { return tx.QueryRowContext(p.ctx, `SELECT count(*) FROM sign_in_place`).Scan(&n) }))
