@@ -9,6 +9,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
@@ -44,7 +45,8 @@ func newFixture(t testing.TB) *fixture {
 	f := &fixture{TB: t, ctx: t.Context(), now: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)}
 	var err error
 	f.db = dbtest.Open(t, f.clock, audit.Migrations(), account.Migrations(), dbtest.Schema("0010_above.sql", above))
-	f.accounts, err = account.New(account.Config{DB: f.db, Pepper: []byte(pepper), Now: f.clock, Revoked: func(what string, _ int64) {
+	// Hashes cost next to nothing here; the tests that are about their cost say so.
+	f.accounts, err = account.New(account.Config{DB: f.db, Pepper: []byte(pepper), Now: f.clock, PasswordCost: password.Cost{Memory: 64, Passes: 1}, Revoked: func(what string, _ int64) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.revoked = append(f.revoked, what)

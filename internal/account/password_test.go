@@ -170,6 +170,7 @@ func TestUnknownUsersCostTheSame(t *testing.T) {
 // before anything is written, so that the flood is one however fast the database is.
 func TestAFloodOfPasswords(t *testing.T) {
 	f := newFixture(t)
+	f.accounts = f.other(account.Config{})
 	f.user("alice")
 	var all sync.WaitGroup
 	var busy, made atomic.Int64

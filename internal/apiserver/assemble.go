@@ -93,7 +93,10 @@ func (s *Server) domain(pepper []byte) error {
 	if s.mail, err = mailroom.Open(s.db, s.log, s.cfg.Mail, s.cfg.Site, pepper); err != nil {
 		return err
 	}
-	cost := password.Calibrate(password.Most, nil)
+	cost := s.cfg.PasswordCost
+	if cost == (password.Cost{}) {
+		cost = password.Calibrate(password.Most, nil)
+	}
 	s.log.Info("passwords are hashed", "memory_kib", cost.Memory, "passes", cost.Passes)
 	if s.accounts, err = account.New(account.Config{
 		DB: s.db, Pepper: pepper, Log: s.log,

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/mail"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/web/securitytxt"
@@ -49,6 +50,8 @@ type Config struct {
 	SessionIdle time.Duration `json:"session_idle"`
 	// SessionLife is how long one holds since its user proved who they are, however often it is refreshed. 0 means 90 days.
 	SessionLife time.Duration `json:"session_life"`
+	// PasswordCost is how much work the hash of a password is. The zero value has it found out, as it should be but in a test.
+	PasswordCost password.Cost `json:"-"`
 	// Mail says how letters go to people. Without a server none do.
 	Mail mail.Server `json:"mail"`
 	// SecurityContact is whom to tell of a vulnerability: mailto:…, https://… or tel:…. Empty: mailto:security@ the domain.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/apiserver"
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 	"github.com/roadstead-io/roadstead/internal/mail"
@@ -57,7 +58,8 @@ func newServer(t testing.TB) *server {
 func (s *server) start() {
 	s.Helper()
 	srv, err := apiserver.New(apiserver.Config{
-		Dir: filepath.Join(s.dir, api.RoleAPI), Site: api.Site{Domain: "roadstead.test", Port: 443},
+		PasswordCost: password.Cost{Memory: 64, Passes: 1},
+		Dir:          filepath.Join(s.dir, api.RoleAPI), Site: api.Site{Domain: "roadstead.test", Port: 443},
 		PublicCA: filepath.Join(s.dir, api.RoleAPI, "ca.pem"), PollInterval: time.Minute, Peers: s.peers, SQL: s.sql,
 		Admission: s.bounds, Mail: s.mail,
 	}, slog.New(slog.NewTextHandler(s.log, nil)))
