@@ -54,8 +54,10 @@ func (s *Server) assemble(pepper []byte) error {
 	}); err != nil {
 		return err
 	}
-	if err := s.engine.Check(ctx); err != nil {
-		return err
+	if !s.cfg.Checked {
+		if err := s.engine.Check(ctx); err != nil {
+			return err
+		}
 	}
 	s.handler, err = s.routes()
 	return err

@@ -50,6 +50,8 @@ type Config struct {
 	SessionIdle time.Duration `json:"session_idle"`
 	// SessionLife is how long one holds since its user proved who they are, however often it is refreshed. 0 means 90 days.
 	SessionLife time.Duration `json:"session_life"`
+	// Checked says that the statements of all rules were tried on such a database before: a test's second server need not do it again.
+	Checked bool `json:"-"`
 	// PasswordCost is how much work the hash of a password is. The zero value has it found out, as it should be but in a test.
 	PasswordCost password.Cost `json:"-"`
 	// Mail says how letters go to people. Without a server none do.

@@ -50,8 +50,8 @@ func openStreet(t *testing.T, bounds ...apiserver.Admission) *street {
 	must(os.WriteFile(filepath.Join(own, "tls.pem"), leaf.Cert, 0o600))
 	must(os.WriteFile(filepath.Join(own, "tls.key"), leaf.Key, 0o600))
 	cfg := apiserver.Config{
-		PasswordCost: password.Cost{Memory: 64, Passes: 1},
-		Dir:          own, Site: api.Site{Domain: "roadstead.test", Port: 8443}, SQL: dbtest.Config(t, apiserver.Migrations()...).DSN,
+		PasswordCost: password.Cost{Memory: 64, Passes: 1}, Checked: checked.Swap(true),
+		Dir: own, Site: api.Site{Domain: "roadstead.test", Port: 8443}, SQL: dbtest.Config(t, apiserver.Migrations()...).DSN,
 	}
 	for _, cfg.Admission = range bounds {
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,6 +40,9 @@ type server struct {
 	mail    mail.Server
 }
 
+// checked is set by the first server of all tests: the rules are the same in each.
+var checked atomic.Bool
+
 // newServer starts the api role as the parent does, on a port of its own, with its first administrator.
 func newServer(t testing.TB) *server {
 	t.Helper()
@@ -58,8 +62,8 @@ func newServer(t testing.TB) *server {
 func (s *server) start() {
 	s.Helper()
 	srv, err := apiserver.New(apiserver.Config{
-		PasswordCost: password.Cost{Memory: 64, Passes: 1},
-		Dir:          filepath.Join(s.dir, api.RoleAPI), Site: api.Site{Domain: "roadstead.test", Port: 443},
+		PasswordCost: password.Cost{Memory: 64, Passes: 1}, Checked: checked.Swap(true),
+		Dir: filepath.Join(s.dir, api.RoleAPI), Site: api.Site{Domain: "roadstead.test", Port: 443},
 		PublicCA: filepath.Join(s.dir, api.RoleAPI, "ca.pem"), PollInterval: time.Minute, Peers: s.peers, SQL: s.sql,
 		Admission: s.bounds, Mail: s.mail,
 	}, slog.New(slog.NewTextHandler(s.log, nil)))

@@ -20,6 +20,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/apiserver"
 	"github.com/roadstead-io/roadstead/internal/dashboard"
+	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/roletest"
 )
@@ -40,7 +41,10 @@ func newHouse(t testing.TB) *house {
 	h.must(pki.NewTestIdentities(h.dir, api.RoleAPI, api.RoleDashboard, api.RoleEdge, api.RoleParent, api.RoleBuilder))
 	h.must(os.WriteFile(filepath.Join(h.dir, api.RoleAPI, "pepper"), []byte("0123456789abcdef0123456789abcdef"), 0o600))
 	h.must(dashboard.NewKey(filepath.Join(h.dir, api.RoleDashboard, dashboard.KeyFile)))
-	srv, err := apiserver.New(apiserver.Config{PasswordCost: password.Cost{Memory: 64, Passes: 1}, Dir: filepath.Join(h.dir, api.RoleAPI), Site: site, PollInterval: time.Minute}, h.log.Logger())
+	dbtest.File(t, filepath.Join(h.dir, api.RoleAPI, "roadstead.db"), apiserver.Migrations()...)
+	srv, err := apiserver.New(apiserver.Config{
+		PasswordCost: password.Cost{Memory: 64, Passes: 1}, Checked: true, Dir: filepath.Join(h.dir, api.RoleAPI), Site: site, PollInterval: time.Minute,
+	}, h.log.Logger())
 	h.must(err)
 	behind := roletest.Listen(t)
 	h.api = behind.Addr().String()
