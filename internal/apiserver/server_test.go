@@ -2,6 +2,7 @@ package apiserver_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -38,6 +39,7 @@ type server struct {
 	peers   map[string]string // of the next start
 	bounds  apiserver.Admission
 	mail    mail.Server
+	cost    password.Cost // of a hash; zero: next to nothing
 }
 
 // checked is set by the first server of all tests: the rules are the same in each.
@@ -62,7 +64,7 @@ func newServer(t testing.TB) *server {
 func (s *server) start() {
 	s.Helper()
 	srv, err := apiserver.New(apiserver.Config{
-		PasswordCost: password.Cost{Memory: 64, Passes: 1}, Checked: checked.Swap(true),
+		PasswordCost: cmp.Or(s.cost, password.Cost{Memory: 64, Passes: 1}), Checked: checked.Swap(true),
 		Dir: filepath.Join(s.dir, api.RoleAPI), Site: api.Site{Domain: "roadstead.test", Port: 443},
 		PublicCA: filepath.Join(s.dir, api.RoleAPI, "ca.pem"), PollInterval: time.Minute, Peers: s.peers, SQL: s.sql,
 		Admission: s.bounds, Mail: s.mail,
