@@ -47,7 +47,7 @@ func TestWarningsByMail(t *testing.T) {
 	told(t, m, alice, 4, "A second factor was removed from alice on roadstead.test", "whoever runs the server")
 
 	// A sign-in through the edge, from a network that was not seen before.
-	session = s.session("alice")
+	s.session("alice")
 	if got := len(m.Letters()); got != 4 {
 		t.Errorf("after a sign-in from where alice was before: %d letters", got)
 	}
