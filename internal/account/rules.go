@@ -56,7 +56,7 @@ func userRules() map[access.Kind]odata.Rule {
 			` or user_application_membership/any(theirs:theirs/is_member_of__application/any(f:f/may_read))` +
 			` or is_service_account_of__organization/any(o:o/` + memberOf + `)`,
 		Update: `id eq @user`,
-		Ignore: []string{"has_been_sent_verification_email"}, // no mail is sent
+		Ignore: []string{"has_been_sent_verification_email"}, // addresses are not verified by mail
 	}, `id eq @user`)
 }
 
