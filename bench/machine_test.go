@@ -15,8 +15,11 @@ import (
 
 // machine names what the figures were made on, and what else it does.
 func machine() string {
-	load, _ := os.ReadFile("/proc/loadavg")
-	return fmt.Sprintf("%s, load %s", time.Now().UTC().Format("2006-01-02 15:04"), strings.Join(strings.Fields(string(load))[:3], " "))
+	load := "not known"
+	if text, err := os.ReadFile("/proc/loadavg"); err == nil { // it fails while all descriptors are connections
+		load = strings.Join(strings.Fields(string(text))[:3], " ")
+	}
+	return fmt.Sprintf("%s, load %s", time.Now().UTC().Format("2006-01-02 15:04"), load)
 }
 
 // pieces of the reference a thread does each time it is asked for: some 20 ms of work.
