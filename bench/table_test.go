@@ -168,8 +168,14 @@ func (t *target) row(b *testing.B, h hot, clients []*wire) string {
 	rounds, err := strconv.Atoi(tableRounds)
 	t.world.must(err)
 	var next atomic.Int64
-	if _, err := saturate(clients, h, &next, 300*time.Millisecond); err != nil { // caches, statements, the heap's size
-		b.Fatal(err)
+	known := 0
+	if h.each {
+		known = t.world.size // each device has asked once before, as those of a fleet have
+	}
+	for warm := true; warm; warm = int(next.Load()) < known {
+		if _, err := saturate(clients, h, &next, 300*time.Millisecond); err != nil { // caches, statements, the heap's size
+			b.Fatal(err)
+		}
 	}
 	var costs, rates, references []float64
 	var slowest time.Duration
