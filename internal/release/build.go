@@ -225,7 +225,7 @@ WHERE id = $1 AND status = 'running'`, id).Scan(&user, &fleetID, &proof.Key, &pr
 	if err != nil {
 		return fmt.Errorf("build %d: %w", id, err)
 	}
-	by, holds, err := proof.Holds(ctx, tx, user.Int64)
+	by, holds, err := r.cfg.Accounts.Holds(ctx, tx, proof, user.Int64)
 	if err != nil {
 		return fmt.Errorf("build %d: %w", id, err)
 	}
