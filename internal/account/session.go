@@ -71,7 +71,8 @@ type opening struct {
 	authenticated time.Time // when the user last proved who they are
 	way           string
 	awaits        string
-	proven        bool // a second factor was given, too
+	proven        bool   // a second factor was given, too
+	login         string // names the login that all of them come from; "": it is a new one
 }
 
 // Login checks a password and opens a session; the answer is its token. An unknown user costs the same work and gives the same
@@ -258,10 +259,13 @@ func (a *Accounts) insertSession(ctx context.Context, tx *db.Tx, user int64, s o
 	if s.awaits != awaitsNothing {
 		expires = s.authenticated.Add(halfLife)
 	}
+	if s.login == "" {
+		s.login = token.New("")
+	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO session ("user", token_hash, created_at, authenticated_at, expires_at, address, user_agent,
-			client, opened_by, awaits, is_proven)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, user, a.hash.SessionID(jti), tx.NowText(), db.FormatTime(s.authenticated), db.FormatTime(expires),
-		from.Address, clip(from.UserAgent, 200), from.client(), s.way, s.awaits, s.proven)
+			client, opened_by, awaits, is_proven, login)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, user, a.hash.SessionID(jti), tx.NowText(), db.FormatTime(s.authenticated), db.FormatTime(expires),
+		from.Address, clip(from.UserAgent, 200), from.client(), s.way, s.awaits, s.proven, s.login)
 	if err != nil {
 		return "", fmt.Errorf("open session: %w", err)
 	}
@@ -282,8 +286,8 @@ func (a *Accounts) makeRoom(ctx context.Context, tx *db.Tx, user int64) error {
 // second comes too late.
 func takeSession(ctx context.Context, tx *db.Tx, by access.Caller) (s opening, err error) {
 	var at string
-	err = tx.QueryRowContext(ctx, `DELETE FROM session WHERE id = ? AND "user" = ? RETURNING authenticated_at, opened_by, awaits, is_proven = 1`,
-		by.Session, by.User).Scan(&at, &s.way, &s.awaits, &s.proven)
+	err = tx.QueryRowContext(ctx, `DELETE FROM session WHERE id = ? AND "user" = ? RETURNING authenticated_at, opened_by, awaits, is_proven = 1, login`,
+		by.Session, by.User).Scan(&at, &s.way, &s.awaits, &s.proven, &s.login)
 	if errors.Is(err, sql.ErrNoRows) {
 		return s, api.ErrUnauthorized
 	}

@@ -140,7 +140,7 @@ func (s *Server) domain(pepper []byte) error {
 		},
 	})
 	if s.releases, err = release.New(release.Config{
-		DB: s.db, Fleets: s.fleets, Site: s.cfg.Site, Log: s.log, Pinned: device.Pinned, Only: s.leases.Only,
+		DB: s.db, Accounts: s.accounts, Fleets: s.fleets, Site: s.cfg.Site, Log: s.log, Pinned: device.Pinned, Only: s.leases.Only,
 		DropFile: s.forget, MaxFiles: s.cfg.MaxFiles,
 	}); err != nil {
 		return err

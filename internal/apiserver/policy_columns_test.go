@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -14,12 +15,12 @@ import (
 // hiddenColumns are what each kind of caller never sees, in any way; "all" is nobody at all. Written by hand.
 var hiddenColumns = map[string]map[string]string{
 	"application": {
-		"all":       "may_read may_devices may_actions may_shell may_keys may_releases may_settings may_members may_ownership",
+		"all":       "may_read may_devices may_actions may_shell may_keys may_releases may_settings may_members may_ownership may_own_devices",
 		"anonymous": "actor is_stored_at__repository_url is_accessible_by_support_until__date",
 		"device":    "is_stored_at__repository_url is_accessible_by_support_until__date",
 		"fleet key": "is_stored_at__repository_url is_accessible_by_support_until__date",
 	},
-	"device":                      {"all": "said_online said_online_at may_read may_devices may_actions may_shell may_keys may_releases may_settings may_members may_ownership"},
+	"device":                      {"all": "said_online said_online_at may_read may_devices may_actions may_shell may_keys may_releases may_settings may_members may_ownership may_own_devices"},
 	"organization_membership":     {"all": "is_lasting"},
 	"application_membership_role": {"all": "mask"},
 	"release":                     {"anonymous": "build_log", "fleet key": "build_log"},
@@ -86,6 +87,7 @@ const ignoredFromItself = `device_name is_pinned_on__release is_online public_ad
 // decidedAbove are columns that need more than the rest of their row: who may change the row otherwise is refused these.
 var decidedAbove = map[string][]string{
 	"application": {`{"is_public":true}`, `{"is_discoverable":false}`, `{"is_accessible_by_support_until__date":4102444800000}`},
+	"device":      {`{"is_accessible_by_support_until__date":4102444800000}`, `{"note":"x","belongs_to__application":{fleet}}`}, // by support
 }
 
 // unseenBy lists the columns of a resource that a kind of caller does not see.
@@ -132,6 +134,7 @@ func (w *world) columnCells(p *who, r policyRow, def *odata.Resource) (cells []c
 	}
 	if may := p.may(r.name, "own"); strings.Contains(may, "u") && !strings.Contains(may, "d") {
 		for _, body := range decidedAbove[r.name] {
+			body = strings.ReplaceAll(body, "{fleet}", strconv.FormatInt(w.places["own"].ids["fleet"], 10))
 			add("decide "+body, true, func(a *asker) string { return a.decide(p, r, body) })
 		}
 	}

@@ -145,6 +145,11 @@ func (d *Devices) beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) 
 			return err
 		}
 	}
+	if given(c, rights.SupportColumn) {
+		for _, id := range c.IDs {
+			d.revoked(tx, "device", id) // support may have its log open
+		}
+	}
 	if to, ok := c.Values["belongs_to__application"]; ok {
 		if err := d.beforeMove(ctx, tx, c, to); err != nil {
 			return err
@@ -222,8 +227,9 @@ func (d *Devices) move(ctx context.Context, tx *db.Tx, by access.Caller, id, tar
 			return false, fmt.Errorf("device: move: %w", err)
 		}
 	}
-	if fromOrg != toOrg { // what it said so far is not for the new organization
-		if _, err := tx.ExecContext(ctx, `UPDATE device SET log_since = ? WHERE id = ?`, tx.NowText(), id); err != nil {
+	if fromOrg != toOrg { // what it said so far is not for the new organization, and it was the former one that opened it to support
+		if _, err := tx.ExecContext(ctx, `UPDATE device SET log_since = ?, is_accessible_by_support_until__date = NULL WHERE id = ?`,
+			tx.NowText(), id); err != nil {
 			return false, fmt.Errorf("device: move: %w", err)
 		}
 	}
@@ -350,7 +356,7 @@ func Pinned(ctx context.Context, tx *db.Tx, releases []int64) (bool, error) {
 	return false, nil
 }
 
-// mayUseFleet says whether a caller may put devices into a fleet.
+// mayUseFleet says whether a caller may put devices into a fleet. Support may not: a device, and its key, would outlive the grant.
 func mayUseFleet(ctx context.Context, tx *db.Tx, by access.Caller, fleetID int64) (bool, error) {
 	switch by.Kind {
 	case access.System:
@@ -358,7 +364,7 @@ func mayUseFleet(ctx context.Context, tx *db.Tx, by access.Caller, fleetID int64
 	case access.Provisioning:
 		return by.Fleet == fleetID, nil
 	default:
-		may, err := rights.FleetVerbs(ctx, tx, by, fleetID)
+		may, err := rights.OwnVerbs(ctx, tx, by, fleetID)
 		return may.Has(access.Devices), err
 	}
 }

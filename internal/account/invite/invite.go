@@ -176,7 +176,28 @@ func (a *Invites) Link(ctx context.Context, tx *db.Tx, by access.Caller, where s
 	if err != nil {
 		return out, fmt.Errorf("invitation link: %w", err)
 	}
-	return out, audit.Record(ctx, tx, by, audit.Entry{Act: "invitation.link", Kind: i.table, ID: id, Name: email, User: by.User})
+	entry := audit.Entry{Act: "invitation.link", Kind: i.table, ID: id, Name: email, User: by.User}
+	var to int64
+	if err := tx.QueryRowContext(ctx, `SELECT `+i.to+` FROM `+i.table+` WHERE id = ?`, id).Scan(&to); err != nil {
+		return out, fmt.Errorf("invitation link: %w", err)
+	}
+	if err := whose(ctx, tx, where, to, &entry); err != nil {
+		return out, err
+	}
+	return out, audit.Record(ctx, tx, by, entry)
+}
+
+// whose says of an entry whose administrators read of it: those of the organization, or of the fleet, that an invitation leads to.
+func whose(ctx context.Context, tx *db.Tx, where string, to int64, e *audit.Entry) error {
+	if where == ToOrganization {
+		e.Organization = to
+		return nil
+	}
+	e.Fleet = to
+	if err := tx.QueryRowContext(ctx, `SELECT organization FROM application WHERE id = ?`, to).Scan(&e.Organization); err != nil {
+		return fmt.Errorf("whose invitation: %w", err)
+	}
+	return nil
 }
 
 // Accept makes the caller what an invitation says, once. It must be the one who is invited: a link that went astray lets
@@ -209,8 +230,10 @@ func (a *Invites) Accept(ctx context.Context, tx *db.Tx, by access.Caller, where
 		return err
 	}
 	entry := audit.Entry{Act: "invitation.accept", Kind: i.table, ID: id, Name: email, User: by.User, Detail: map[string]any{"role": role}}
+	if err := whose(ctx, tx, where, to, &entry); err != nil {
+		return err
+	}
 	if where == ToOrganization {
-		entry.Organization = to
 		if err := account.ClearEnded(ctx, tx, "organization_membership", "user", by.User, "is_member_of__organization", to); err != nil {
 			return err
 		}
@@ -221,7 +244,6 @@ func (a *Invites) Accept(ctx context.Context, tx *db.Tx, by access.Caller, where
 			organization_membership_role) VALUES (?, ?, ?, ?) ON CONFLICT ("user", is_member_of__organization) DO NOTHING`,
 			tx.NowText(), by.User, to, role)
 	} else {
-		entry.Fleet = to
 		err = account.AddFleetMember(ctx, tx, by.User, to, role)
 	}
 	if err != nil {
