@@ -135,15 +135,35 @@ func (a *Accounts) beforeMembership(ctx context.Context, tx *db.Tx, c *odata.Cha
 	if c.Op == odata.Delete {
 		return leave(ctx, tx, c.IDs)
 	}
+	if !given || role == rights.Administrator {
+		return nil
+	}
+	return notOwn(ctx, tx, c)
+}
+
+// notOwn says why nobody takes their own role away: a change must be one that its maker may make after it, too.
+func notOwn(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	these, args := db.In(c.IDs)
+	var own bool
+	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization_membership WHERE "user" = ? AND id IN `+these+`)`,
+		append([]any{c.Caller.User}, args...)...).Scan(&own)
+	if err != nil {
+		return fmt.Errorf("change membership: %w", err)
+	}
+	if own {
+		return api.Errorf(api.Invalid, `"organization_membership_role": another administrator makes you a member; or leave the organization`)
+	}
 	return nil
 }
 
-// keepsAdministrators refuses to take from an organization the last of its administrators who stays until somebody says otherwise.
+// keepsAdministrators refuses to take from an organization the last of its administrators who stays until somebody says otherwise. One who
+// is disabled administers nothing.
 func keepsAdministrators(ctx context.Context, tx *db.Tx, memberships []int64) error {
 	these, args := db.In(memberships)
 	var orphan bool
 	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization_membership m WHERE m.id IN `+these+`
 		AND m.organization_membership_role = ? AND m.end_date IS NULL AND NOT EXISTS (SELECT 1 FROM organization_membership o
+			JOIN "user" u ON u.id = o."user" AND u.is_disabled = 0
 			WHERE o.is_member_of__organization = m.is_member_of__organization AND o.organization_membership_role = ? AND o.end_date IS NULL
 				AND o.id NOT IN `+these+`))`,
 		slices.Concat(args, []any{rights.Administrator, rights.Administrator}, args)...).Scan(&orphan)
