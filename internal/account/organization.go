@@ -69,6 +69,11 @@ func (a *Accounts) beforeOrganization(ctx context.Context, tx *db.Tx, c *odata.C
 	if named && strings.TrimSpace(name) == "" {
 		return api.Errorf(api.Invalid, "an organization needs a name")
 	}
+	if c.Op == odata.Update && on(c.Values["is_forbidding_passwords"]) {
+		if err := a.shutsNobodyOut(ctx, tx, c.IDs); err != nil {
+			return err
+		}
+	}
 	if days, given := c.Values["max_key_days"].(int64); given && (days < 1 || days > maxKeyDays) {
 		return api.Errorf(api.Invalid, `"max_key_days" is a number of days, 1 to %d, or null`, maxKeyDays)
 	}
@@ -124,7 +129,12 @@ func (a *Accounts) beforeMembership(ctx context.Context, tx *db.Tx, c *odata.Cha
 		if err := refuseService(ctx, tx, c.Values["user"]); err != nil {
 			return err
 		}
-		return ClearEnded(ctx, tx, "organization_membership", "user", c.Values["user"], "is_member_of__organization", c.Values["is_member_of__organization"])
+		user, _ := c.Values["user"].(int64)
+		organization, _ := c.Values["is_member_of__organization"].(int64)
+		if err := a.MemberNeedsWayIn(ctx, tx, user, organization); err != nil {
+			return err
+		}
+		return ClearEnded(ctx, tx, "organization_membership", "user", user, "is_member_of__organization", organization)
 	}
 	if end, ends := c.Values["end_date"]; c.Op == odata.Update && (!given || role == rights.Administrator) && (!ends || end == nil) {
 		return nil
@@ -135,15 +145,35 @@ func (a *Accounts) beforeMembership(ctx context.Context, tx *db.Tx, c *odata.Cha
 	if c.Op == odata.Delete {
 		return leave(ctx, tx, c.IDs)
 	}
+	if !given || role == rights.Administrator {
+		return nil
+	}
+	return notOwn(ctx, tx, c)
+}
+
+// notOwn says why nobody takes their own role away: a change must be one that its maker may make after it, too.
+func notOwn(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	these, args := db.In(c.IDs)
+	var own bool
+	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization_membership WHERE "user" = ? AND id IN `+these+`)`,
+		append([]any{c.Caller.User}, args...)...).Scan(&own)
+	if err != nil {
+		return fmt.Errorf("change membership: %w", err)
+	}
+	if own {
+		return api.Errorf(api.Invalid, `"organization_membership_role": another administrator makes you a member; or leave the organization`)
+	}
 	return nil
 }
 
-// keepsAdministrators refuses to take from an organization the last of its administrators who stays until somebody says otherwise.
+// keepsAdministrators refuses to take from an organization the last of its administrators who stays until somebody says otherwise. One who
+// is disabled administers nothing.
 func keepsAdministrators(ctx context.Context, tx *db.Tx, memberships []int64) error {
 	these, args := db.In(memberships)
 	var orphan bool
 	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization_membership m WHERE m.id IN `+these+`
 		AND m.organization_membership_role = ? AND m.end_date IS NULL AND NOT EXISTS (SELECT 1 FROM organization_membership o
+			JOIN "user" u ON u.id = o."user" AND u.is_disabled = 0
 			WHERE o.is_member_of__organization = m.is_member_of__organization AND o.organization_membership_role = ? AND o.end_date IS NULL
 				AND o.id NOT IN `+these+`))`,
 		slices.Concat(args, []any{rights.Administrator, rights.Administrator}, args)...).Scan(&orphan)
@@ -171,6 +201,60 @@ func leave(ctx context.Context, tx *db.Tx, memberships []int64) error {
 		if _, err := tx.ExecContext(ctx, query, args...); err != nil {
 			return fmt.Errorf("leave organization: %w", err)
 		}
+	}
+	return nil
+}
+
+// MemberNeedsWayIn refuses to make somebody a member of an organization that forbids passwords who has no other way to sign in: the
+// organization would shut them out of the server, and they could not even leave it.
+func (a *Accounts) MemberNeedsWayIn(ctx context.Context, tx *db.Tx, user, organization int64) error {
+	var forbids bool
+	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization WHERE id = ? AND is_forbidding_passwords = 1)`, organization).Scan(&forbids)
+	if err != nil {
+		return fmt.Errorf("way in: %w", err)
+	}
+	if !forbids {
+		return nil
+	}
+	other, err := a.otherWayIn(ctx, tx, user)
+	if err == nil && !other {
+		err = api.Errorf(api.Forbidden, "the organization allows no passwords; link an identity or add a passkey first")
+	}
+	return err
+}
+
+// maxNamed is how many people a refusal names.
+const maxNamed = 5
+
+// shutsNobodyOut refuses to forbid passwords in organizations while members have no other way to sign in.
+func (a *Accounts) shutsNobodyOut(ctx context.Context, tx *db.Tx, organizations []int64) error {
+	these, args := db.In(organizations)
+	members, err := db.Column[int64](ctx, tx, `SELECT m."user" FROM organization_membership m
+		JOIN organization o ON o.id = m.is_member_of__organization AND o.is_forbidding_passwords = 0
+		WHERE o.id IN `+these+` AND (m.end_date IS NULL OR m.end_date > ?) ORDER BY m."user"`, append(args, tx.NowText())...)
+	if err != nil {
+		return fmt.Errorf("forbid passwords: %w", err)
+	}
+	var names []string
+	for _, user := range members {
+		if other, err := a.otherWayIn(ctx, tx, user); err != nil {
+			return err
+		} else if other {
+			continue
+		}
+		if len(names) == maxNamed {
+			names = append(names, "others")
+			break
+		}
+		var name string
+		if err := tx.QueryRowContext(ctx, `SELECT username FROM "user" WHERE id = ?`, user).Scan(&name); err != nil {
+			return fmt.Errorf("forbid passwords: %w", err)
+		}
+		names = append(names, name)
+	}
+	if len(names) > 0 {
+		return api.Errorf(api.Invalid, "is_forbidding_passwords: no other way to sign in have %s; they link an identity or add a passkey first, or leave",
+			strings.Join(names, ", "))
 	}
 	return nil
 }

@@ -88,8 +88,13 @@ func roleVerbs(given any) (access.Verbs, error) {
 	return verbs, nil
 }
 
+// roleUnused refuses to delete a role that somebody has. An invitation that has expired is in nobody's way.
 func roleUnused(ctx context.Context, tx *db.Tx, roles []int64) error {
 	these, args := db.In(roles)
+	if _, err := tx.ExecContext(ctx, `DELETE FROM application_invite WHERE application_membership_role IN `+these+` AND expires_at <= ?`,
+		append(args, tx.NowText())...); err != nil {
+		return fmt.Errorf("delete role: %w", err)
+	}
 	var members, teams, invited int
 	err := tx.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM user_application_membership WHERE application_membership_role IN `+these+`),
 		(SELECT count(*) FROM team_application_access WHERE application_membership_role IN `+these+`),
@@ -144,30 +149,24 @@ func checkEnd(tx *db.Tx, c *odata.Change) error {
 	return nil
 }
 
-// ClearEnded deletes a membership that has ended and is not yet swept away, before there is another of the same.
+// ClearEnded deletes a membership that has ended and is not yet swept away, before there is another of the same. What came with one of an
+// organization goes along: who is taken in again begins anew.
 func ClearEnded(ctx context.Context, tx *db.Tx, table, of string, a any, to string, b any) error {
-	_, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE "`+of+`" = ? AND `+to+` = ? AND end_date <= ?`, a, b, tx.NowText())
+	ended, err := db.Column[int64](ctx, tx, `SELECT id FROM `+table+` WHERE "`+of+`" = ? AND `+to+` = ? AND end_date <= ?`, a, b, tx.NowText())
 	if err != nil {
 		return fmt.Errorf("membership that has ended: %w", err)
 	}
-	return nil
-}
-
-// FleetMoved takes from a fleet that has come to another organization what was of the first: the access of its teams, its service
-// accounts, and whoever has a role of its own.
-func FleetMoved(ctx context.Context, tx *db.Tx, fleet, organization int64) error {
-	for _, query := range []string{
-		`DELETE FROM team_application_access WHERE grants_access_to__application = ?1
-			AND team IN (SELECT id FROM team WHERE belongs_to__organization <> ?2)`,
-		`DELETE FROM user_application_membership WHERE is_member_of__application = ?1 AND (
-			application_membership_role IN (SELECT id FROM application_membership_role WHERE belongs_to__organization <> ?2)
-			OR "user" IN (SELECT id FROM "user" WHERE is_service_account_of__organization <> ?2))`,
-		`DELETE FROM application_invite WHERE is_invited_to__application = ?1
-			AND application_membership_role IN (SELECT id FROM application_membership_role WHERE belongs_to__organization <> ?2)`,
-	} {
-		if _, err := tx.ExecContext(ctx, query, fleet, organization); err != nil {
-			return fmt.Errorf("move fleet: %w", err)
+	if len(ended) == 0 {
+		return nil
+	}
+	if table == "organization_membership" {
+		if err := leave(ctx, tx, ended); err != nil {
+			return err
 		}
+	}
+	these, args := db.In(ended)
+	if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE id IN `+these, args...); err != nil {
+		return fmt.Errorf("membership that has ended: %w", err)
 	}
 	return nil
 }

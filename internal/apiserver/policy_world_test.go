@@ -228,16 +228,18 @@ func (w *world) userKey(name string) string {
 func (w *world) populate() {
 	_, acme := w.user("ann")
 	_, rival := w.user("rita")
-	for _, name := range []string{"mia", "olga", "otto", "dora", "sue", "sam", "stu", "pat", "hermit"} {
+	for _, name := range []string{"mia", "olga", "otto", "dora", "sue", "sam", "stu", "pat", "hermit", "cora"} {
 		w.user(name)
 	}
-	for _, name := range []string{"mia", "otto", "dora", "pat"} {
+	w.exec(`INSERT INTO organization_membership (created_at, "user", is_member_of__organization, organization_membership_role)
+		VALUES ('2026-01-01T00:00:00.000Z', ?, ?, 1)`, w.users["cora"], rival)
+	for _, name := range []string{"mia", "otto", "dora", "pat", "cora"} {
 		w.exec(`INSERT INTO organization_membership (created_at, "user", is_member_of__organization, organization_membership_role)
 			VALUES ('2026-01-01T00:00:00.000Z', ?, ?, 2)`, w.users[name], acme)
 	}
 	w.exec(`INSERT INTO organization (created_at, name, handle) VALUES ('2026-01-01T00:00:00.000Z', 'Annex', 'annex')`)
 	w.must(w.scan(w.db, `SELECT id FROM organization WHERE handle = 'annex'`, &w.annex))
-	for _, name := range []string{"ann", "rita", "mia", "olga", "otto", "dora", "sue"} { // so that all of them know the cousins
+	for _, name := range []string{"ann", "rita", "mia", "olga", "otto", "dora", "sue", "cora"} { // so that all of them know the cousins
 		w.exec(`INSERT INTO organization_membership (created_at, "user", is_member_of__organization, organization_membership_role)
 			VALUES ('2026-01-01T00:00:00.000Z', ?, ?, 2)`, w.users[name], w.annex)
 	}
@@ -254,6 +256,7 @@ func (w *world) populate() {
 	}
 	join("olga", access.Observer)
 	join("otto", access.Operator)
+	join("cora", access.Operator)
 	w.exec(`INSERT INTO team_membership (created_at, "user", is_member_of__team) VALUES ('2026-01-01T00:00:00.000Z', ?, ?)`,
 		w.users["dora"], own.ids["team"])
 	w.exec(`INSERT INTO team_application_access (created_at, team, grants_access_to__application, application_membership_role)
@@ -280,6 +283,9 @@ func (w *world) enroll() {
 	w.as("dora, developer by a team", w.userKey("dora"), "member", inOwn("developer", "member"))
 	w.as("dora, developer by a team, session", w.session("dora"), "member", inOwn("developer", "member"))
 	w.as("rita, of another organization", w.userKey("rita"), "stranger", map[string]string{"other": "administrator"})
+	w.as("cora, of both organizations, session", w.session("cora"), "member", map[string]string{
+		"own": "operator", "sibling": "member", "public": "member", "other": "administrator",
+	})
 	w.as("sue, support with a grant on the fleet", w.session("sue"), "guest", inOwn("support", "stranger"))
 	w.as("sam, support with a grant on the device", w.session("sam"), "stranger", inOwn("device support", "stranger"))
 	w.as("stu, support by a key", w.userKey("stu"), "stranger", nil)

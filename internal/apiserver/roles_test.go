@@ -204,6 +204,13 @@ func TestMembershipsEnd(t *testing.T) {
 	if rows := s.do(carol, "GET", fmt.Sprintf("/v7/organization(%d)?$select=id", org), nil).rows(); len(rows) != 1 {
 		t.Errorf("carol, invited again, sees %v", rows)
 	}
+	// Before anybody has swept: who is taken in again begins anew.
+	if rows := s.do(carol, "GET", path, nil).rows(); len(rows) != 0 {
+		t.Errorf("carol, a member of the organization again, has back what ended: %v", rows)
+	}
+	if n := s.number(`SELECT count(*) FROM team_membership`); n != 0 {
+		t.Errorf("%d members of teams are left", n)
+	}
 }
 
 // An organization keeps an administrator who does not end by themselves.

@@ -40,6 +40,7 @@ type server struct {
 	bounds  apiserver.Admission
 	mail    mail.Server
 	cost    password.Cost // of a hash; zero: next to nothing
+	asked   int           // requests of [server.asking]
 }
 
 // checked is set by the first server of all tests: the rules are the same in each.
@@ -49,8 +50,7 @@ var checked atomic.Bool
 func newServer(t testing.TB) *server {
 	t.Helper()
 	s := &server{TB: t, dir: t.TempDir(), log: &bytes.Buffer{}, sql: dbtest.Config(t, apiserver.Migrations()...).DSN}
-	s.must(pki.NewTestIdentities(s.dir, everyRole...))
-	s.must(os.WriteFile(filepath.Join(s.dir, api.RoleAPI, "pepper"), []byte("0123456789abcdef0123456789abcdef"), 0o600))
+	s.identify()
 	if s.sql == "" {
 		dbtest.File(t, filepath.Join(s.dir, api.RoleAPI, "roadstead.db"), apiserver.Migrations()...)
 	}
@@ -94,6 +94,25 @@ func (s *server) start() {
 		}
 	}
 	s.Cleanup(s.stop)
+}
+
+// another is a second process on the same database, or the same one where the database is a file.
+func (s *server) another() *server {
+	s.Helper()
+	if s.sql == "" {
+		return s
+	}
+	more := &server{TB: s.TB, dir: s.TempDir(), log: &bytes.Buffer{}, sql: s.sql, admin: s.admin}
+	more.identify()
+	more.start()
+	return more
+}
+
+// identify gives every role a certificate, and the api role its pepper.
+func (s *server) identify() {
+	s.Helper()
+	s.must(pki.NewTestIdentities(s.dir, everyRole...))
+	s.must(os.WriteFile(filepath.Join(s.dir, api.RoleAPI, "pepper"), []byte("0123456789abcdef0123456789abcdef"), 0o600))
 }
 
 func (s *server) must(err error) {

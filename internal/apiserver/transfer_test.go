@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -27,6 +28,9 @@ func TestTransferOfAFleet(t *testing.T) {
 	s.made(alice, "team_membership", map[string]any{"username": "carol", "is_member_of__team": team})
 	s.made(alice, "team_application_access", map[string]any{"team": team, "grants_access_to__application": fleet})
 	s.made(alice, "application_invite", map[string]any{"invitee": "dave@example.com", "is_invited_to__application": fleet})
+	logs := "/device/v2/" + string(dev.UUID) + "/logs"
+	s.do(dev.APIKey, "POST", logs, []map[string]any{{"message": "secret of alice", "timestamp": time.Now().UnixMilli()}}).want(http.StatusCreated)
+	s.within("the log is read", func() bool { return strings.Contains(s.do(alice, "GET", logs, nil).body, "secret of alice") })
 	provisioning := s.provisioning(alice, fleet, 0)
 	until := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
 	s.do(alice, "PATCH", fmt.Sprintf("/v7/application(%d)", fleet), map[string]any{"is_accessible_by_support_until__date": until}).want(http.StatusOK)
@@ -84,6 +88,13 @@ func TestTransferOfAFleet(t *testing.T) {
 		t.Errorf("an offer shows the fleet: %v", rows)
 	}
 
+	// What ends by itself shows no offer, before anybody has swept.
+	s.exec(`UPDATE organization_membership SET end_date = ? WHERE is_member_of__organization = ?`, db.FormatTime(time.Now()), org)
+	if got := lists(alice); len(got) != 0 {
+		t.Errorf("an administrator whose time is over lists %v", got)
+	}
+	s.exec(`UPDATE organization_membership SET end_date = NULL WHERE is_member_of__organization = ?`, org)
+
 	one = s.offersThatEnd(alice, bob, org, one, offer)
 
 	// Many accept at once; it moves once.
@@ -106,6 +117,9 @@ func TestTransferOfAFleet(t *testing.T) {
 		if rows := s.do(token, "GET", path, nil).rows(); len(rows) != 0 {
 			t.Errorf("%s still sees it: %v", who, rows)
 		}
+	}
+	if log := s.do(bob, "GET", logs, nil).want(http.StatusOK).body; strings.Contains(log, "secret of alice") {
+		t.Errorf("bob reads what the device said before: %s", log)
 	}
 	rows := s.do(bob, "GET", path+",is_accessible_by_support_until__date&$expand=owns__device($select=uuid,is_accessible_by_support_until__date),user_application_membership,team_application_access,application_invite", nil).rows()
 	device := map[string]any{"uuid": string(dev.UUID), "is_accessible_by_support_until__date": nil}

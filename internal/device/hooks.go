@@ -403,10 +403,11 @@ func installServices(ctx context.Context, tx *db.Tx, which string, args ...any) 
 	return nil
 }
 
-// FleetHandedOver closes to support the devices of a fleet that goes to another organization: it was another owner who opened them.
+// FleetHandedOver closes to support the devices of a fleet that goes to another organization: it was another owner who opened them. And
+// what they said so far is not for the new one.
 func FleetHandedOver(ctx context.Context, tx *db.Tx, fleet int64) error {
-	_, err := tx.ExecContext(ctx, `UPDATE device SET is_accessible_by_support_until__date = NULL
-		WHERE belongs_to__application = ? AND is_accessible_by_support_until__date IS NOT NULL`, fleet)
+	_, err := tx.ExecContext(ctx, `UPDATE device SET is_accessible_by_support_until__date = NULL, log_since = ? WHERE belongs_to__application = ?`,
+		tx.NowText(), fleet)
 	if err != nil {
 		return fmt.Errorf("device: hand over the devices of fleet %d: %w", fleet, err)
 	}

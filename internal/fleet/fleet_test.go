@@ -314,7 +314,8 @@ func TestAMemberDoesNotTakeFleetsAway(t *testing.T) {
 	w.Want(w.Bob, "PATCH", one, map[string]any{"app_name": "haven"}, 200, "")
 	w.Want(w.Bob, "PATCH", one, map[string]any{"organization": bobs}, 403, "administrator")
 	join("administrator")
-	w.Want(w.Bob, "PATCH", one, map[string]any{"organization": bobs}, 200, "")
+	w.Want(w.Bob, "PATCH", one, map[string]any{"organization": bobs}, 403, "log in") // it is not done with a key
+	w.Want(w.LoggedIn(w.Bob), "PATCH", one, map[string]any{"organization": bobs}, 200, "")
 	if rows := w.Rows(w.Bob, one+"?$select=slug"); len(rows) != 1 || rows[0]["slug"] != "bob/haven" {
 		t.Errorf("given away by an administrator: %v", rows)
 	}

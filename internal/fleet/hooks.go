@@ -162,10 +162,7 @@ func (f *Fleets) rename(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 			if err := mayMove(ctx, tx, c.Caller, oldOrg, org); err != nil {
 				return err
 			}
-			if err := f.handedOver(ctx, tx, id); err != nil {
-				return err
-			}
-			if err := account.FleetMoved(ctx, tx, id, org); err != nil {
+			if err := f.handedOver(ctx, tx, c.Caller, id); err != nil {
 				return err
 			}
 			oldOrg = org

@@ -36,7 +36,11 @@ func mayMove(ctx context.Context, tx *db.Tx, by access.Caller, from, to int64) e
 }
 
 // handedOver ends what the organization that a fleet was of had of it. Devices, releases, variables and images are the fleet's and stay.
-func (f *Fleets) handedOver(ctx context.Context, tx *db.Tx, fleet int64) error {
+// Whoever hands it over has logged in lately: it decides about people, and outlives a key that was found somewhere.
+func (f *Fleets) handedOver(ctx context.Context, tx *db.Tx, by access.Caller, fleet int64) error {
+	if err := rights.RequireFresh(ctx, tx, by); err != nil {
+		return err
+	}
 	for _, query := range []string{
 		`DELETE FROM fleet_transfer WHERE application = ?`,
 		`UPDATE application SET is_accessible_by_support_until__date = NULL WHERE id = ? AND is_accessible_by_support_until__date IS NOT NULL`,
@@ -91,9 +95,9 @@ func (f *Fleets) Transfers(ctx context.Context, tx *db.Tx, by access.Caller) ([]
 	if by.Kind != access.User {
 		return nil, api.ErrForbidden
 	}
-	list, err := offers(ctx, tx, `EXISTS (SELECT 1 FROM organization_membership m JOIN organization_membership_role r
-		ON r.id = m.organization_membership_role AND r.name = 'administrator'
-		WHERE m."user" = ? AND m.is_member_of__organization IN (o.from_organization, o.to_organization))`, by.User)
+	list, err := offers(ctx, tx, `EXISTS (SELECT 1 FROM organization_membership m WHERE m."user" = ? AND m.organization_membership_role = ?
+		AND (m.end_date IS NULL OR m.end_date > ?) AND m.is_member_of__organization IN (o.from_organization, o.to_organization))`,
+		by.User, rights.Administrator, tx.NowText())
 	out := make([]api.Transfer, len(list))
 	for i, o := range list {
 		out[i] = o.Transfer
@@ -130,6 +134,9 @@ func (f *Fleets) Offer(ctx context.Context, tx *db.Tx, by access.Caller, want ap
 	}
 	if both {
 		return f.moveTo(ctx, tx, by, o)
+	}
+	if err := rights.RequireFresh(ctx, tx, by); err != nil {
+		return out, err
 	}
 	err = tx.QueryRowContext(ctx, `INSERT INTO fleet_transfer (created_at, expires_at, application, from_organization, to_organization, is_created_by__user)
 		VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (application) DO UPDATE SET created_at = excluded.created_at, expires_at = excluded.expires_at,
@@ -216,7 +223,11 @@ func (f *Fleets) Accept(ctx context.Context, tx *db.Tx, by access.Caller, id int
 	if err != nil {
 		return api.Transfer{}, err
 	}
-	still, err := rights.Administers(ctx, tx, access.Caller{Kind: access.User, User: o.maker}, o.from)
+	maker, err := rights.Maker(ctx, tx, o.maker)
+	if err != nil {
+		return api.Transfer{}, fmt.Errorf("transfer %d: %w", id, err)
+	}
+	still, err := rights.Administers(ctx, tx, maker, o.from)
 	if err != nil {
 		return api.Transfer{}, fmt.Errorf("transfer %d: %w", id, err)
 	}
@@ -246,7 +257,7 @@ func (f *Fleets) moveTo(ctx context.Context, tx *db.Tx, by access.Caller, o offe
 	if n, err := res.RowsAffected(); err != nil || n == 0 {
 		return api.Transfer{}, errors.Join(err, api.Errorf(api.NotFound, "The fleet is not of %s any more.", o.From))
 	}
-	if err := f.handedOver(ctx, tx, o.fleet); err != nil {
+	if err := f.handedOver(ctx, tx, by, o.fleet); err != nil {
 		return api.Transfer{}, err
 	}
 	if err := record(ctx, tx, by, "transfer.accept", o); err != nil {

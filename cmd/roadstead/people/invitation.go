@@ -2,6 +2,7 @@ package people
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -59,10 +60,11 @@ func (a people) invitations() *cobra.Command {
 		Do: func(ctx context.Context, c *client.Client, args []string) error {
 			// A token does not say what it is for; the one that does not know it changes nothing.
 			err := c.Do(ctx, http.MethodPost, "/org/v1/invitation/"+url.PathEscape(args[0]), nil, nil)
+			if errors.Is(err, api.ErrNotFound) {
+				err = c.Do(ctx, http.MethodPost, "/user/v1/invitation/"+url.PathEscape(args[0]), nil, nil)
+			}
 			if err != nil {
-				if c.Do(ctx, http.MethodPost, "/user/v1/invitation/"+url.PathEscape(args[0]), nil, nil) != nil {
-					return err
-				}
+				return err
 			}
 			a.Say("You are in.")
 			return nil

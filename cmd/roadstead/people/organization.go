@@ -5,6 +5,7 @@ package people
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -25,20 +26,39 @@ func Commands(app *cmdline.App) []*cobra.Command {
 	return []*cobra.Command{a.organizations(), a.teams(), a.members(), a.roles(), a.invitations(), a.transfers(), a.sshKeys(), a.sessions()}
 }
 
+// organizationView is an organization, as it is read and shown.
 type organizationView struct {
-	ID     int64  `json:"id"`
-	Name   string `json:"name"`
-	Handle string `json:"handle"`
+	ID        int64  `json:"id"`
+	Name      string `json:"name"`
+	Handle    string `json:"handle"`
+	TwoFactor bool   `json:"is_requiring_two_factor"`
+	Passwords bool   `json:"is_forbidding_passwords"`
+	KeyDays   *int   `json:"max_key_days"`
+}
+
+// asks says what the organization asks of its members.
+func (v organizationView) asks() string {
+	var list []string
+	if v.TwoFactor {
+		list = append(list, "a second factor")
+	}
+	if v.Passwords {
+		list = append(list, "no passwords")
+	}
+	if v.KeyDays != nil {
+		list = append(list, fmt.Sprintf("keys of %d days at most", *v.KeyDays))
+	}
+	return strings.Join(list, ", ")
 }
 
 func (a people) organizations() *cobra.Command {
 	list := a.Command(cmdline.Action{
 		Use: "list", Aliases: []string{"ls"}, Short: "List your organizations", Example: "  roadstead organization list",
 		Do: func(ctx context.Context, c *client.Client, _ []string) error {
-			q := client.Query{Select: "id,name,handle", OrderBy: "name asc"}
+			q := client.Query{Select: "id,name,handle,is_requiring_two_factor,is_forbidding_passwords,max_key_days", OrderBy: "name asc"}
 			return cmdline.List(ctx, a.App, c, "organization", q,
-				func(o client.Organization) organizationView { return organizationView(o) }, []string{"Organization", "Name", "Id"},
-				func(v organizationView) []string { return []string{v.Handle, v.Name, strconv.FormatInt(v.ID, 10)} })
+				func(v organizationView) organizationView { return v }, []string{"Organization", "Name", "Asks of members", "Id"},
+				func(v organizationView) []string { return []string{v.Handle, v.Name, v.asks(), id(v.ID)} })
 		},
 	})
 	rename := a.Command(cmdline.Action{
@@ -67,7 +87,7 @@ func (a people) organizations() *cobra.Command {
 			return []cmdline.Doomed{{Address: client.ID("organization", o.ID), Name: "organization " + o.Handle}}, nil
 		},
 	})
-	cmd := cmdline.Group("organization", "Organizations: who owns fleets", a.organizationCreate(), list, rename, rm)
+	cmd := cmdline.Group("organization", "Organizations: who owns fleets", a.organizationCreate(), list, rename, a.organizationSet(), rm)
 	cmd.Aliases = []string{"org"}
 	return cmd
 }
@@ -82,14 +102,62 @@ func (a people) organizationCreate() *cobra.Command {
 			if handle != "" {
 				body["handle"] = handle
 			}
-			made, err := client.Create[client.Organization](ctx, c, "organization", body)
+			made, err := client.Create[organizationView](ctx, c, "organization", body)
 			if err != nil {
 				return cmdline.Taken(err, "an organization "+handle)
 			}
-			return a.Made(organizationView(*made), "Created organization %s (%s).", made.Handle, made.Name)
+			return a.Made(made, "Created organization %s (%s).", made.Handle, made.Name)
 		},
 	})
 	cmd.Flags().StringVar(&handle, "handle", "", "short name in the names of its fleets; made from the name when it is not given")
+	return cmd
+}
+
+func (a people) organizationSet() *cobra.Command {
+	var cmd *cobra.Command
+	var handle string
+	var twoFactor, noPasswords bool
+	var keyDays int
+	cmd = a.Command(cmdline.Action{
+		Use: "set ORGANIZATION", Short: "Change what an organization asks of its members, or its handle", Least: 1, Most: 1, Complete: cmdline.First(a.handles()),
+		Long: `Change what an organization asks of its members, or its handle. It is for its administrators, and the switches about signing in need a
+password given lately. Whoever asks for a second factor must have one; who forbids passwords needs another way in, such as a passkey.`,
+		Example: "  roadstead organization set acme --require-two-factor\n  roadstead organization set acme --forbid-passwords=false --max-key-days 90",
+		Do: func(ctx context.Context, c *client.Client, args []string) error {
+			body := map[string]any{}
+			if cmd.Flags().Changed("handle") {
+				body["handle"] = handle
+			}
+			if cmd.Flags().Changed("require-two-factor") {
+				body["is_requiring_two_factor"] = twoFactor
+			}
+			if cmd.Flags().Changed("forbid-passwords") {
+				body["is_forbidding_passwords"] = noPasswords
+			}
+			if cmd.Flags().Changed("max-key-days") {
+				body["max_key_days"] = keyDays
+			}
+			if len(body) == 0 {
+				return cmdline.Usagef("say what to change: --handle, --require-two-factor, --forbid-passwords or --max-key-days")
+			}
+			if body["max_key_days"] == 0 {
+				body["max_key_days"] = nil
+			}
+			o, err := findOrganization(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			if err := c.Patch(ctx, client.ID("organization", o.ID), client.Query{}, body); err != nil {
+				return cmdline.Taken(err, "an organization "+handle)
+			}
+			a.Say("Changed organization %s.", o.Handle)
+			return nil
+		},
+	})
+	cmd.Flags().StringVar(&handle, "handle", "", "its new handle; the names of its fleets follow")
+	cmd.Flags().BoolVar(&twoFactor, "require-two-factor", false, "members need a second factor; =false: they do not")
+	cmd.Flags().BoolVar(&noPasswords, "forbid-passwords", false, "members do not sign in with a password; =false: they may")
+	cmd.Flags().IntVar(&keyDays, "max-key-days", 0, "how many days new keys of members live at most; 0: as long as they like")
 	return cmd
 }
 

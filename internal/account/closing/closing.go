@@ -80,10 +80,11 @@ func end(ctx context.Context, tx *db.Tx, a *account.Accounts, by access.Caller, 
 // alone gives the organizations that end with a user: of which nobody else is a member, and which hold no fleet. It refuses to leave one
 // that others or fleets need without an administrator.
 func alone(ctx context.Context, tx *db.Tx, user int64) (ids []int64, handles []string, err error) {
-	const others = `SELECT 1 FROM organization_membership x WHERE x.is_member_of__organization = o.id AND x."user" <> ?1
-		AND (x.end_date IS NULL OR x.end_date > ?2)`
+	const others = `SELECT 1 FROM organization_membership x JOIN "user" y ON y.id = x."user" WHERE x.is_member_of__organization = o.id
+		AND x."user" <> ?1 AND (x.end_date IS NULL OR x.end_date > ?2)`
 	rows, err := tx.QueryContext(ctx, `SELECT o.id, o.handle, m.organization_membership_role = 1, EXISTS (`+others+`),
-			EXISTS (`+others+` AND x.organization_membership_role = 1 AND x.end_date IS NULL), EXISTS (SELECT 1 FROM application f WHERE f.organization = o.id)
+			EXISTS (`+others+` AND x.organization_membership_role = 1 AND x.end_date IS NULL AND y.is_disabled = 0),
+			EXISTS (SELECT 1 FROM application f WHERE f.organization = o.id)
 		FROM organization_membership m JOIN organization o ON o.id = m.is_member_of__organization WHERE m."user" = ?1 ORDER BY o.handle`, user, tx.NowText())
 	if err != nil {
 		return nil, nil, fmt.Errorf("delete account: %w", err)

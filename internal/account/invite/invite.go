@@ -110,6 +110,10 @@ func (a *Invites) beforeInvite(i kind) odata.Hook {
 		if err != nil {
 			return fmt.Errorf("invite: %w", err)
 		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM `+i.table+` WHERE invited = ? AND `+i.to+` = ? AND expires_at <= ?`,
+			id, c.Values[i.to], tx.NowText()); err != nil { // one that has expired is in nobody's way
+			return fmt.Errorf("invite: %w", err)
+		}
 		if _, given := c.Values[i.role]; !given {
 			c.Values[i.role] = i.usual
 		}
@@ -229,6 +233,11 @@ func (a *Invites) Accept(ctx context.Context, tx *db.Tx, by access.Caller, where
 	if err := i.stillMay(ctx, tx, maker, to); err != nil {
 		return err
 	}
+	if where == ToOrganization {
+		if err := a.accounts.MemberNeedsWayIn(ctx, tx, by.User, to); err != nil {
+			return err
+		}
+	}
 	entry := audit.Entry{Act: "invitation.accept", Kind: i.table, ID: id, Name: email, User: by.User, Detail: map[string]any{"role": role}}
 	if err := whose(ctx, tx, where, to, &entry); err != nil {
 		return err
@@ -240,9 +249,12 @@ func (a *Invites) Accept(ctx context.Context, tx *db.Tx, by access.Caller, where
 		if err := a.accounts.MemberNeedsFactor(ctx, tx, by.User, to); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO organization_membership (created_at, "user", is_member_of__organization,
-			organization_membership_role) VALUES (?, ?, ?, ?) ON CONFLICT ("user", is_member_of__organization) DO NOTHING`,
-			tx.NowText(), by.User, to, role)
+		// Never less than they have, as in a fleet.
+		_, err = tx.ExecContext(ctx, `INSERT INTO organization_membership AS m (created_at, "user", is_member_of__organization,
+				organization_membership_role) VALUES (?, ?, ?, ?) ON CONFLICT ("user", is_member_of__organization)
+			DO UPDATE SET end_date = NULL, organization_membership_role = CASE excluded.organization_membership_role
+				WHEN ? THEN excluded.organization_membership_role ELSE m.organization_membership_role END`,
+			tx.NowText(), by.User, to, role, rights.Administrator)
 	} else {
 		err = account.AddFleetMember(ctx, tx, by.User, to, role)
 	}
@@ -259,9 +271,11 @@ func (i kind) stillMay(ctx context.Context, tx *db.Tx, maker sql.NullInt64, to i
 	if !maker.Valid {
 		return nil // the server's own
 	}
-	who := access.Caller{Kind: access.User, User: maker.Int64}
+	who, err := rights.Maker(ctx, tx, maker.Int64)
+	if err != nil {
+		return fmt.Errorf("accept invitation: %w", err)
+	}
 	var may bool
-	var err error
 	if i == ofFleet {
 		var verbs access.Verbs
 		verbs, err = rights.FleetVerbs(ctx, tx, who, to)

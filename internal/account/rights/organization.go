@@ -17,6 +17,17 @@ const (
 	Member        = 2
 )
 
+// Maker is somebody who is not there to be asked: who made an invitation or an offer that stands for what they may. A user who is
+// disabled, or gone, is nobody.
+func Maker(ctx context.Context, tx *db.Tx, user int64) (access.Caller, error) {
+	var active bool
+	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM "user" WHERE id = ? AND is_disabled = 0)`, user).Scan(&active)
+	if err != nil || !active {
+		return access.Nobody(), err
+	}
+	return access.Caller{Kind: access.User, User: user}, nil
+}
+
 // Administers reports whether a user administers an organization.
 func Administers(ctx context.Context, tx *db.Tx, by access.Caller, organization int64) (administers bool, err error) {
 	err = tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization_membership WHERE "user" = ?

@@ -20,7 +20,7 @@ import (
 
 const most = 100 // of one organization
 
-// Accounts is the running part of the package.
+// Services is the running part of the package.
 type Services struct{ accounts *account.Accounts }
 
 // New makes it; it starts nothing.

@@ -1,6 +1,7 @@
 package factors
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -21,15 +22,9 @@ func (s *routes) adminRoutes() []route.Route {
 }
 
 func (s *routes) users(w http.ResponseWriter, r *http.Request) error {
-	var list []api.UserInfo
-	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		list, err = s.operator.Users(r.Context(), tx)
-		return err
+	return route.Read(w, r, s.db, func(ctx context.Context, tx *db.Tx, _ access.Caller) ([]api.UserInfo, error) {
+		return s.operator.Users(ctx, tx)
 	})
-	if err != nil {
-		return err
-	}
-	return web.WriteJSON(w, http.StatusOK, list)
 }
 
 func (s *routes) showUser(w http.ResponseWriter, r *http.Request) error {
@@ -37,15 +32,9 @@ func (s *routes) showUser(w http.ResponseWriter, r *http.Request) error {
 	if err := web.Decode(r, &req); err != nil {
 		return err
 	}
-	var u api.UserInfo
-	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		u, err = s.operator.User(r.Context(), tx, req.User)
-		return err
+	return route.Read(w, r, s.db, func(ctx context.Context, tx *db.Tx, _ access.Caller) (api.UserInfo, error) {
+		return s.operator.User(ctx, tx, req.User)
 	})
-	if err != nil {
-		return err
-	}
-	return web.WriteJSON(w, http.StatusOK, u)
 }
 
 func (s *routes) changeUser(w http.ResponseWriter, r *http.Request) error {

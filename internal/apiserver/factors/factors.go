@@ -84,22 +84,11 @@ func (s *routes) changePassword(w http.ResponseWriter, r *http.Request) error {
 func (s *routes) endSessions(w http.ResponseWriter, r *http.Request) error {
 	return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
 		return s.accounts.EndSessions(r.Context(), tx, access.From(r.Context()), r.URL.Query().Get("all") == "true")
-	}, func() error {
-		w.WriteHeader(http.StatusOK)
-		return nil
-	})
+	}, route.Done(w))
 }
 
 func (s *routes) list(w http.ResponseWriter, r *http.Request) error {
-	var list []api.Factor
-	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		list, err = s.factors.List(r.Context(), tx, access.From(r.Context()))
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return web.WriteJSON(w, http.StatusOK, list)
+	return route.Read(w, r, s.db, s.factors.List)
 }
 
 // code reads the code of a request.

@@ -28,10 +28,7 @@ func (s *routes) acceptInvite(where string) web.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		return route.Write(r.Context(), s.cfg.DB, func(tx *db.Tx) error {
 			return s.cfg.Invites.Accept(r.Context(), tx, access.From(r.Context()), where, r.PathValue("token"))
-		}, func() error {
-			w.WriteHeader(http.StatusOK)
-			return nil
-		})
+		}, route.Done(w))
 	}
 }
 

@@ -27,10 +27,7 @@ func (s *routes) deleteOwn(w http.ResponseWriter, r *http.Request) error {
 	}
 	return route.Write(r.Context(), s.cfg.DB, func(tx *db.Tx) error {
 		return closing.Own(r.Context(), tx, s.cfg.Accounts, access.From(r.Context()), req.Username)
-	}, func() error {
-		w.WriteHeader(http.StatusOK)
-		return nil
-	})
+	}, route.Done(w))
 }
 
 func (s *routes) deleteUser(w http.ResponseWriter, r *http.Request) error {

@@ -2,6 +2,7 @@
 package people
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"strings"
@@ -67,27 +68,17 @@ func (s *routes) login(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *routes) whoami(w http.ResponseWriter, r *http.Request) error {
-	var me *api.Whoami
-	err := s.cfg.DB.Read(r.Context(), func(tx *db.Tx) (err error) {
-		me, err = s.cfg.Accounts.Whoami(r.Context(), tx, access.From(r.Context()))
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return web.WriteJSON(w, http.StatusOK, me)
+	return route.Read(w, r, s.cfg.DB, s.cfg.Accounts.Whoami)
 }
 
 func (s *routes) userWhoami(w http.ResponseWriter, r *http.Request) error {
-	var me *api.Whoami
-	err := s.cfg.DB.Read(r.Context(), func(tx *db.Tx) (err error) {
-		me, err = s.cfg.Accounts.Whoami(r.Context(), tx, access.From(r.Context()))
-		return err
+	return route.Read(w, r, s.cfg.DB, func(ctx context.Context, tx *db.Tx, by access.Caller) (u api.User, err error) {
+		me, err := s.cfg.Accounts.Whoami(ctx, tx, by)
+		if err != nil {
+			return u, err
+		}
+		return api.User{ID: me.ActorTypeID, Username: me.Username, Email: me.Email}, nil
 	})
-	if err != nil {
-		return err
-	}
-	return web.WriteJSON(w, http.StatusOK, api.User{ID: me.ActorTypeID, Username: me.Username, Email: me.Email})
 }
 
 func (s *routes) refresh(w http.ResponseWriter, r *http.Request) error {
@@ -116,35 +107,15 @@ func (s *routes) refreshWithPassword(w http.ResponseWriter, r *http.Request) err
 func (s *routes) logout(w http.ResponseWriter, r *http.Request) error {
 	return route.Write(r.Context(), s.cfg.DB, func(tx *db.Tx) error {
 		return s.cfg.Accounts.EndSession(r.Context(), tx, access.From(r.Context()), 0)
-	}, func() error {
-		w.WriteHeader(http.StatusOK)
-		return nil
-	})
+	}, route.Done(w))
 }
 
 func (s *routes) sessions(w http.ResponseWriter, r *http.Request) error {
-	var list []api.Session
-	err := s.cfg.DB.Read(r.Context(), func(tx *db.Tx) (err error) {
-		list, err = s.cfg.Accounts.Sessions(r.Context(), tx, access.From(r.Context()))
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return web.WriteJSON(w, http.StatusOK, list)
+	return route.Read(w, r, s.cfg.DB, s.cfg.Accounts.Sessions)
 }
 
 func (s *routes) endSession(w http.ResponseWriter, r *http.Request) error {
-	id, err := route.PathID(r, "Session id must be a number")
-	if err != nil {
-		return err
-	}
-	return route.Write(r.Context(), s.cfg.DB, func(tx *db.Tx) error {
-		return s.cfg.Accounts.EndSession(r.Context(), tx, access.From(r.Context()), id)
-	}, func() error {
-		w.WriteHeader(http.StatusOK)
-		return nil
-	})
+	return route.ByID(w, r, s.cfg.DB, "Session id must be a number", s.cfg.Accounts.EndSession)
 }
 
 // newUserKey is POST /api-key/user/full: a named key of the user who asks.

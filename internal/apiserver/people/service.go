@@ -22,15 +22,7 @@ func (s *routes) serviceRoutes() []route.Route {
 }
 
 func (s *routes) serviceAccounts(w http.ResponseWriter, r *http.Request) error {
-	var list []api.ServiceAccount
-	err := s.cfg.DB.Read(r.Context(), func(tx *db.Tx) (err error) {
-		list, err = s.cfg.Services.List(r.Context(), tx, access.From(r.Context()))
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return web.WriteJSON(w, http.StatusOK, list)
+	return route.Read(w, r, s.cfg.DB, s.cfg.Services.List)
 }
 
 func (s *routes) newServiceAccount(w http.ResponseWriter, r *http.Request) error {
@@ -45,16 +37,7 @@ func (s *routes) newServiceAccount(w http.ResponseWriter, r *http.Request) error
 }
 
 func (s *routes) deleteServiceAccount(w http.ResponseWriter, r *http.Request) error {
-	id, err := route.PathID(r, "Service account id must be a number")
-	if err != nil {
-		return err
-	}
-	return route.Write(r.Context(), s.cfg.DB, func(tx *db.Tx) error {
-		return s.cfg.Services.Delete(r.Context(), tx, access.From(r.Context()), id)
-	}, func() error {
-		w.WriteHeader(http.StatusOK)
-		return nil
-	})
+	return route.ByID(w, r, s.cfg.DB, "Service account id must be a number", s.cfg.Services.Delete)
 }
 
 // newServiceKey takes what POST /api-key/user/full takes, for a service account.

@@ -70,28 +70,11 @@ func (s *routes) finish(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *routes) identities(w http.ResponseWriter, r *http.Request) error {
-	var list []api.Identity
-	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		list, err = s.signin.Identities(r.Context(), tx, access.From(r.Context()))
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return web.WriteJSON(w, http.StatusOK, list)
+	return route.Read(w, r, s.db, s.signin.Identities)
 }
 
 func (s *routes) unlink(w http.ResponseWriter, r *http.Request) error {
-	id, err := route.PathID(r, "Identity id must be a number")
-	if err != nil {
-		return err
-	}
-	return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
-		return s.signin.Unlink(r.Context(), tx, access.From(r.Context()), id)
-	}, func() error {
-		w.WriteHeader(http.StatusOK)
-		return nil
-	})
+	return route.ByID(w, r, s.db, "Identity id must be a number", s.signin.Unlink)
 }
 
 // delegate opens a second session, for a program of the caller's.

@@ -90,15 +90,9 @@ func Routes(cfg Config) []route.Route {
 
 // keys tells everybody with which keys checkpoints are signed.
 func (s *routes) keys(w http.ResponseWriter, r *http.Request) error {
-	var keys []api.AuditKey
-	err := s.DB.Read(r.Context(), func(tx *db.Tx) (err error) {
-		keys, err = audit.Keys(r.Context(), tx)
-		return err
+	return route.Read(w, r, s.DB, func(ctx context.Context, tx *db.Tx, _ access.Caller) ([]api.AuditKey, error) {
+		return audit.Keys(ctx, tx)
 	})
-	if err != nil {
-		return err
-	}
-	return web.WriteJSON(w, http.StatusOK, keys)
 }
 
 // export gives a person the log: what they may read, and links in place of the rest.
@@ -199,15 +193,9 @@ func (s *routes) checkpoint(w http.ResponseWriter, r *http.Request) error {
 
 // supportStaff lists who gives support.
 func (s *routes) supportStaff(w http.ResponseWriter, r *http.Request) error {
-	var list []api.User
-	err := s.DB.Read(r.Context(), func(tx *db.Tx) (err error) {
-		list, err = rights.SupportStaff(r.Context(), tx)
-		return err
+	return route.Read(w, r, s.DB, func(ctx context.Context, tx *db.Tx, _ access.Caller) ([]api.User, error) {
+		return rights.SupportStaff(ctx, tx)
 	})
-	if err != nil {
-		return err
-	}
-	return web.WriteJSON(w, http.StatusOK, list)
 }
 
 // Signer is how the log asks the signer for checkpoints; nil when there is no signer.

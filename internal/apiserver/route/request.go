@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/throttle"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -75,6 +76,36 @@ func From(r *http.Request) account.From {
 		f.Address, _, _ = net.SplitHostPort(r.RemoteAddr)
 	}
 	return f
+}
+
+// Read answers with what a data function finds for the caller.
+func Read[T any](w http.ResponseWriter, r *http.Request, d *db.DB, find func(ctx context.Context, tx *db.Tx, by access.Caller) (T, error)) error {
+	var found T
+	err := d.Read(r.Context(), func(tx *db.Tx) (err error) {
+		found, err = find(r.Context(), tx, access.From(r.Context()))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, found)
+}
+
+// ByID has a data function do something to what {id} of the path names, for the caller; text says what is wrong when it is no id.
+func ByID(w http.ResponseWriter, r *http.Request, d *db.DB, text string, do func(ctx context.Context, tx *db.Tx, by access.Caller, id int64) error) error {
+	id, err := PathID(r, text)
+	if err != nil {
+		return err
+	}
+	return Write(r.Context(), d, func(tx *db.Tx) error { return do(r.Context(), tx, access.From(r.Context()), id) }, Done(w))
+}
+
+// Done answers that something was done, about which there is nothing to say.
+func Done(w http.ResponseWriter) func() error {
+	return func() error {
+		w.WriteHeader(http.StatusOK)
+		return nil
+	}
 }
 
 // Write runs a transaction and answers when it is durable.

@@ -2,7 +2,6 @@
 package transfer
 
 import (
-	"context"
 	"net/http"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -31,15 +30,7 @@ func Routes(fleets *fleet.Fleets, d *db.DB) []route.Route {
 }
 
 func (s *routes) list(w http.ResponseWriter, r *http.Request) error {
-	var list []api.Transfer
-	err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
-		list, err = s.fleets.Transfers(r.Context(), tx, access.From(r.Context()))
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return web.WriteJSON(w, http.StatusOK, list)
+	return route.Read(w, r, s.db, s.fleets.Transfers)
 }
 
 // offer answers 201 with the offer, or 200 when the fleet is there already.
@@ -75,22 +66,9 @@ func (s *routes) accept(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *routes) decline(w http.ResponseWriter, r *http.Request) error {
-	return s.end(w, r, s.fleets.Decline)
+	return route.ByID(w, r, s.db, notNumber, s.fleets.Decline)
 }
 
 func (s *routes) withdraw(w http.ResponseWriter, r *http.Request) error {
-	return s.end(w, r, s.fleets.Withdraw)
-}
-
-func (s *routes) end(w http.ResponseWriter, r *http.Request, do func(context.Context, *db.Tx, access.Caller, int64) error) error {
-	id, err := route.PathID(r, notNumber)
-	if err != nil {
-		return err
-	}
-	return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
-		return do(r.Context(), tx, access.From(r.Context()), id)
-	}, func() error {
-		w.WriteHeader(http.StatusOK)
-		return nil
-	})
+	return route.ByID(w, r, s.db, notNumber, s.fleets.Withdraw)
 }

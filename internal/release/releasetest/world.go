@@ -169,13 +169,25 @@ func (w *World) Changed() []int64 {
 
 func (w *World) person(name string) access.Caller {
 	w.t.Helper()
-	_, err := w.Accounts.CreateUser(w.t.Context(), api.NewUser{
-		Email: name + "@example.com", Username: name, Password: "correct horse battery " + name,
-	})
+	_, err := w.Accounts.CreateUser(w.t.Context(), api.NewUser{Email: name + "@example.com", Username: name, Password: passwordOf(name)})
 	w.must(err)
 	c := access.Caller{Kind: access.User, Name: name}
 	w.Read(func(tx *db.Tx) error {
 		return tx.QueryRowContext(w.t.Context(), `SELECT id, actor FROM "user" WHERE username = $1`, name).Scan(&c.User, &c.Actor)
+	})
+	return c
+}
+
+func passwordOf(name string) string { return "correct horse battery " + name }
+
+// LoggedIn gives the same person in a session with a fresh login.
+func (w *World) LoggedIn(c access.Caller) access.Caller {
+	w.t.Helper()
+	token, err := w.Accounts.Login(w.t.Context(), api.Login{Username: c.Name, Password: passwordOf(c.Name)}, account.From{Address: "192.0.2.1"})
+	w.must(err)
+	w.Read(func(tx *db.Tx) (err error) {
+		c, err = w.Accounts.Authenticate(w.t.Context(), tx, token)
+		return err
 	})
 	return c
 }
