@@ -46,6 +46,22 @@ type From struct {
 	Address   string // IP address of the client
 	UserAgent string // and what the client says of itself
 	Way       string // how the user proved who they are: ByPassword, …; SignIn takes none for ByProvider
+
+	Proved time.Time // when; zero: just now
+}
+
+// longAgo is more than the age of a proof that counts as fresh. That one is older says no more.
+const longAgo = 24 * time.Hour
+
+// proved is when the user proved who they are.
+func (f From) proved(now time.Time) time.Time {
+	if f.Proved.IsZero() || f.Proved.After(now) {
+		return now
+	}
+	if early := now.Add(-longAgo); f.Proved.Before(early) {
+		return early
+	}
+	return f.Proved
 }
 
 // client is the kind of client that a session is of, by what it says of itself.
@@ -145,8 +161,9 @@ func mayUsePassword(ctx context.Context, tx *db.Tx, user int64) error {
 	return nil
 }
 
-// SignIn opens a session for a user who has proved to be that user, just now: through a sign-in provider, say. When they have a second
-// factor, or an organization asks for one, the session can do nothing but give or enrol it. A disabled user is refused.
+// SignIn opens a session for a user who has proved to be that user: through a sign-in provider, say, which may know them since this morning.
+// When they have a second factor, or an organization asks for one, the session can do nothing but give or enrol it. A disabled user is
+// refused.
 func (a *Accounts) SignIn(ctx context.Context, tx *db.Tx, user int64, from From) (string, error) {
 	var name string
 	var disabled bool
@@ -161,7 +178,7 @@ func (a *Accounts) SignIn(ctx context.Context, tx *db.Tx, user int64, from From)
 	if disabled {
 		return "", api.Errorf(api.Forbidden, "this user is disabled; whoever runs the server can change that")
 	}
-	s := opening{authenticated: tx.Now, way: from.Way}
+	s := opening{authenticated: from.proved(tx.Now), way: from.Way}
 	switch s.way {
 	case "":
 		s.way = ByProvider
@@ -171,6 +188,9 @@ func (a *Accounts) SignIn(ctx context.Context, tx *db.Tx, user int64, from From)
 	if !s.proven {
 		if s.awaits, err = a.awaits(ctx, tx, user); err != nil {
 			return "", err
+		}
+		if s.awaits != awaitsNothing {
+			s.authenticated = tx.Now // what it waits for is proved from now on
 		}
 	}
 	return a.openSession(ctx, tx, user, name, s, from)

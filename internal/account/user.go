@@ -148,6 +148,9 @@ func (a *Accounts) SetPassword(ctx context.Context, who, password string) (api.N
 		if err := audit.Record(ctx, tx, access.Itself(), audit.Entry{Act: "password.reset", Kind: "user", ID: id, Name: made.Username, User: id}); err != nil {
 			return err
 		}
+		if err := a.Warn(ctx, tx, id, "password changed", access.Itself(), nil); err != nil {
+			return err
+		}
 		return a.EndSessionsOf(ctx, tx, id)
 	})
 	if err != nil {

@@ -106,7 +106,9 @@ func (s *Server) domain(pepper []byte) error {
 		Notify:        s.mail.Notify(),
 		HandleChanged: fleet.HandleChanged, ValidateTag: fleet.ValidateTag,
 		SessionIdle: s.cfg.SessionIdle, SessionLife: s.cfg.SessionLife, PasswordCost: cost,
-		SecondFactor: factor.Enrolled, WaysIn: []func(ctx context.Context, tx *db.Tx, user int64) (bool, error){factor.WayIn, signin.WayIn},
+		SecondFactor: factor.Enrolled, WaysIn: []func(ctx context.Context, tx *db.Tx, user int64) (bool, error){
+			factor.WayIn, func(ctx context.Context, tx *db.Tx, user int64) (bool, error) { return s.signin.WayIn(ctx, tx, user) },
+		},
 	}); err != nil {
 		return err
 	}

@@ -277,11 +277,13 @@ func Serve(ctx context.Context, srv *http.Server, serve func() error, grace time
 	return nil
 }
 
-// ShownPath is a request's path as logs show it: an invitation is a secret that stands in a path.
+// ShownPath is a request's path as logs show it: an invitation is a secret that stands in a path, and so is where a command line waits
+// for its session.
 func ShownPath(r *http.Request) string {
-	before, _, secret := strings.Cut(r.URL.Path, "/invitation/")
-	if secret {
-		return before + "/invitation/…"
+	for _, secret := range []string{"/invitation/", "/login/cli/"} {
+		if before, _, found := strings.Cut(r.URL.Path, secret); found {
+			return before + secret + "…"
+		}
 	}
 	return r.URL.Path
 }

@@ -129,15 +129,17 @@ func (a *Invites) beforeInvite(i kind) odata.Hook {
 	}
 }
 
-// sendInvite sends the letter of a new invitation. The words of whoever invites are not in it: nobody shall write to strangers in our name.
+// sendInvite sends the letter of a new invitation. The words of whoever invites are not in it, and of an organization it says the handle,
+// whose letters are few, not the name, and nothing of a role that it has made itself: nobody shall write to strangers in our name.
 func (a *Invites) sendInvite(ctx context.Context, tx *db.Tx, i kind, by access.Caller, n account.Notice, to, role int64) error {
 	if !a.accounts.Mails() {
 		return nil
 	}
-	query := `SELECT (SELECT name FROM organization WHERE id = ?), (SELECT name FROM organization_membership_role WHERE id = ?)`
+	query := `SELECT (SELECT handle FROM organization WHERE id = ?), (SELECT name FROM organization_membership_role WHERE id = ?)`
 	n.Data["where"] = ToOrganization
 	if i == ofFleet {
-		query = `SELECT (SELECT slug FROM application WHERE id = ?), (SELECT name FROM application_membership_role WHERE id = ?)`
+		query = `SELECT (SELECT slug FROM application WHERE id = ?), (SELECT CASE WHEN belongs_to__organization IS NULL THEN name ELSE 'a member in a role of its own' END
+			FROM application_membership_role WHERE id = ?)`
 		n.Data["where"] = ToFleet
 	}
 	var what, name sql.NullString
