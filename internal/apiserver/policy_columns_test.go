@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -84,10 +83,16 @@ const writableByItself = `status os_version os_variant supervisor_version provis
 const ignoredFromItself = `device_name is_pinned_on__release is_online public_address should_be_operated_by__release
 	should_be_managed_by__release should_be_managed_by__supervisor_release`
 
-// decidedAbove are columns that need more than the rest of their row: who may change the row otherwise is refused these.
-var decidedAbove = map[string][]string{
-	"application": {`{"is_public":true}`, `{"is_discoverable":false}`, `{"is_accessible_by_support_until__date":4102444800000}`},
-	"device":      {`{"is_accessible_by_support_until__date":4102444800000}`, `{"note":"x","belongs_to__application":{fleet}}`}, // by support
+// decidedAbove are columns that need more than the rest of their row: who may change the row otherwise, and is not of these classes, is refused.
+var decidedAbove = map[string]struct{ bodies, by []string }{
+	"application": {
+		[]string{`{"is_public":true}`, `{"is_discoverable":false}`, `{"is_accessible_by_support_until__date":4102444800000}`},
+		[]string{"administrator", "whole key"},
+	},
+	"device": {
+		[]string{`{"is_accessible_by_support_until__date":4102444800000}`},
+		[]string{"administrator", "whole key", "operator", "developer", "operating key", "developing key"},
+	},
 }
 
 // unseenBy lists the columns of a resource that a kind of caller does not see.
@@ -132,11 +137,17 @@ func (w *world) columnCells(p *who, r policyRow, def *odata.Resource) (cells []c
 	if r.name == "organization_membership" && p.caller.Kind == access.ScopedKey && p.own != "robo" {
 		add("delete its own", true, func(a *asker) string { return a.leave(p) })
 	}
-	if may := p.may(r.name, "own"); strings.Contains(may, "u") && !strings.Contains(may, "d") {
-		for _, body := range decidedAbove[r.name] {
-			body = strings.ReplaceAll(body, "{fleet}", strconv.FormatInt(w.places["own"].ids["fleet"], 10))
-			add("decide "+body, true, func(a *asker) string { return a.decide(p, r, body) })
+	own := p.may(r.name, "own")
+	decides := func(body string) {
+		add("decide "+body, true, func(a *asker) string { return a.decide(p, r, body) })
+	}
+	if above := decidedAbove[r.name]; strings.Contains(own, "u") && !slices.Contains(above.by, p.classes["own"]) {
+		for _, body := range above.bodies {
+			decides(body)
 		}
+	}
+	if r.name == "device" && p.isPerson() && strings.Contains(own, "u") && !strings.Contains(own, "d") { // support staff move none
+		decides(fmt.Sprintf(`{"note":"x","belongs_to__application":%d}`, w.places["own"].ids["fleet"]))
 	}
 	return cells
 }

@@ -179,7 +179,7 @@ func (d *Devices) beforeMove(ctx context.Context, tx *db.Tx, c *odata.Change, to
 	if !ok {
 		return api.Errorf(api.Invalid, "A device cannot be without a fleet.")
 	}
-	if ok, err := mayUseFleet(ctx, tx, c.Caller, target); err != nil {
+	if ok, err := mayUseFleet(ctx, tx, c.Caller, target, access.Devices); err != nil {
 		return err
 	} else if !ok {
 		return api.Errorf(api.NotFound, textNoFleet)
@@ -211,6 +211,9 @@ func (d *Devices) move(ctx context.Context, tx *db.Tx, by access.Caller, id, tar
 		return false, nil
 	}
 	if err := rights.MayGiveAway(ctx, tx, by, fromOrg, toOrg); err != nil {
+		return false, err
+	}
+	if err := bringsKeys(ctx, tx, by, from, target); err != nil {
 		return false, err
 	}
 	if err := fleet.CheckArch(ctx, tx, target, deviceType); err != nil {
@@ -356,8 +359,33 @@ func Pinned(ctx context.Context, tx *db.Tx, releases []int64) (bool, error) {
 	return false, nil
 }
 
-// mayUseFleet says whether a caller may put devices into a fleet. Support may not: a device, and its key, would outlive the grant.
-func mayUseFleet(ctx context.Context, tx *db.Tx, by access.Caller, fleetID int64) (bool, error) {
+// bringsKeys refuses to move a device, of which the caller may know a key, to a fleet where they could make none: the key would read that
+// fleet from then on, and outlive a support grant. It is asked of the person, whatever the key that they use is limited to.
+func bringsKeys(ctx context.Context, tx *db.Tx, by access.Caller, from, to int64) error {
+	if by.User == 0 {
+		return nil
+	}
+	person := access.Caller{Kind: access.User, User: by.User}
+	here, err := rights.FleetVerbs(ctx, tx, person, from)
+	if err != nil {
+		return fmt.Errorf("device: move: %w", err)
+	}
+	there, err := rights.FleetVerbs(ctx, tx, person, to)
+	if err != nil {
+		return fmt.Errorf("device: move: %w", err)
+	}
+	if here.Has(access.Keys) && !there.Has(access.Keys) {
+		return api.Errorf(api.Forbidden, "A device brings its keys along: to move it you need the verb keys on the fleet that it comes to, too.")
+	}
+	return nil
+}
+
+// registerNeeds is what a person has on a fleet who registers a device into it: the answer holds a key of the device.
+const registerNeeds = access.Devices | access.Keys
+
+// mayUseFleet says whether a caller may put devices into a fleet, for which people need some verbs, by right of their own: a device, and its
+// key, would outlive a support grant.
+func mayUseFleet(ctx context.Context, tx *db.Tx, by access.Caller, fleetID int64, need access.Verbs) (bool, error) {
 	switch by.Kind {
 	case access.System:
 		return true, nil
@@ -365,7 +393,7 @@ func mayUseFleet(ctx context.Context, tx *db.Tx, by access.Caller, fleetID int64
 		return by.Fleet == fleetID, nil
 	default:
 		may, err := rights.OwnVerbs(ctx, tx, by, fleetID)
-		return may.Has(access.Devices), err
+		return may.Has(need), err
 	}
 }
 
