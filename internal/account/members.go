@@ -43,7 +43,7 @@ func (a *Accounts) fleetRoleResource() *odata.Resource {
 			"belongs_to__organization,name": `"belongs_to__organization" and "name" must be unique.`,
 		},
 		Rules:  roleRules(),
-		Before: []odata.Hook{fixed("belongs_to__organization"), named("role"), a.beforeRole},
+		Before: []odata.Hook{rights.FreshFor("application_membership_role"), fixed("belongs_to__organization"), named("role"), a.beforeRole},
 	}
 }
 
@@ -72,7 +72,7 @@ func (a *Accounts) fleetMembershipResource() *odata.Resource {
 		UniqueText: map[string]string{"user,is_member_of__application": `"user" and "is_member_of__application" must be unique.`},
 		Virtual:    []string{"username"},
 		Rules:      fleetMembershipRules(),
-		Before:     []odata.Hook{rights.FreshFor(odata.Create, odata.Update, odata.Delete), fixed("user", "is_member_of__application"), userByName, a.beforeFleetMembership},
+		Before:     []odata.Hook{rights.FreshFor(short), fixed("user", "is_member_of__application"), userByName, a.beforeFleetMembership},
 		After:      []odata.Hook{a.membersChanged},
 	}
 }
@@ -90,7 +90,7 @@ func (a *Accounts) teamResource() *odata.Resource {
 		Keys:       [][]string{{"belongs_to__organization", "name"}},
 		UniqueText: map[string]string{"belongs_to__organization,name": `"belongs_to__organization" and "name" must be unique.`},
 		Rules:      teamRules(),
-		Before:     []odata.Hook{fixed("belongs_to__organization"), named("team")},
+		Before:     []odata.Hook{rights.FreshFor("team"), fixed("belongs_to__organization"), named("team")},
 		After:      []odata.Hook{a.teamChanged},
 	}
 }
@@ -115,7 +115,7 @@ func (a *Accounts) teamMembershipResource() *odata.Resource {
 		UniqueText: map[string]string{"user,is_member_of__team": `"user" and "is_member_of__team" must be unique.`},
 		Virtual:    []string{"username"},
 		Rules:      teamMembershipRules(),
-		Before:     []odata.Hook{rights.FreshFor(odata.Create, odata.Update, odata.Delete), fixed("user", "is_member_of__team"), userByName, a.beforeTeamMembership},
+		Before:     []odata.Hook{rights.FreshFor(short), fixed("user", "is_member_of__team"), userByName, a.beforeTeamMembership},
 		After:      []odata.Hook{a.membersChanged},
 	}
 }
@@ -144,7 +144,7 @@ func (a *Accounts) teamAccessResource() *odata.Resource {
 		Keys:       [][]string{{"team", "grants_access_to__application"}},
 		UniqueText: map[string]string{"team,grants_access_to__application": `"team" and "grants_access_to__application" must be unique.`},
 		Rules:      teamAccessRules(),
-		Before:     []odata.Hook{fixed("team", "grants_access_to__application"), beforeTeamAccess},
+		Before:     []odata.Hook{rights.FreshFor(short), fixed("team", "grants_access_to__application"), beforeTeamAccess},
 		After:      []odata.Hook{a.membersChanged},
 	}
 }

@@ -207,3 +207,22 @@ func TestWhatAKeyMakesHasItsLimits(t *testing.T) {
 		t.Errorf("the key that it made: %v by %v", k.Networks, k.Channels)
 	}
 }
+
+// Attack: with a key that was found, or in a session of hours ago, a team gets into a fleet, and a role is made more.
+func TestTeamsAndRolesAskForAFreshSession(t *testing.T) {
+	c := newCrew(t)
+	whole := c.limited(c.owner, api.NewKey{})
+	team := c.made(c.owner, "team", map[string]any{"name": "crew", "belongs_to__organization": c.org})
+	access := map[string]any{"team": team, "grants_access_to__application": c.fleet, "application_membership_role": c.level("developer")}
+	role := fmt.Sprintf("/v7/application_membership_role(%d)", c.roleOf(c.owner, c.org, "hands", "devices"))
+	try := func(token string, want int) {
+		t.Helper()
+		c.do(token, "POST", "/v7/team_application_access", access).want(want)
+		c.do(token, "PATCH", role, map[string]any{"verbs": []string{"keys", "devices"}}).want(want)
+		c.do(token, "PATCH", fmt.Sprintf("/v7/organization(%d)", c.org), map[string]any{"max_key_days": nil}).want(want)
+		c.do(token, "PATCH", role, map[string]any{"description": "hands"}).want(http.StatusOK)
+	}
+	try(whole, http.StatusForbidden)
+	c.exec(`UPDATE session SET authenticated_at = '2020-01-01T00:00:00.000Z'`)
+	try(c.owner, http.StatusUnauthorized)
+}
