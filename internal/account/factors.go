@@ -11,6 +11,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/account/throttle"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
@@ -167,8 +168,8 @@ func (a *Accounts) endUnfit(ctx context.Context, tx *db.Tx, organization int64, 
 }
 
 // Throttle counts an attempt to prove something as a certain user, and refuses it when too many have failed: of the user, whatever
-// session they come with, and from the address. what keeps the counts of different proofs apart. ok takes the attempt back.
-func (a *Accounts) Throttle(ctx context.Context, what string, user int64, address string) (ok func(context.Context) error, err error) {
+// session they come with, and from the address. what keeps the counts of different proofs apart.
+func (a *Accounts) Throttle(ctx context.Context, what string, user int64, address string) (*throttle.Attempt, error) {
 	return a.secondThrottle.Try(ctx, fmt.Sprintf("%s\x00%d", what, user), address, a.cfg.Now())
 }
 

@@ -237,18 +237,18 @@ func counted(user int64, name string) string {
 
 // checkPassword spends one attempt of the account and the address.
 func (a *Accounts) checkPassword(ctx context.Context, account, hash, given, address string) error {
-	right, err := a.throttle.Try(ctx, account, address, a.cfg.Now())
+	attempt, err := a.throttle.Try(ctx, account, address, a.cfg.Now())
 	if err != nil {
 		return err
 	}
 	var same bool
 	if err := a.hashing(ctx, func() { same = a.samePassword(hash, given) }); err != nil {
-		return errors.Join(err, right(context.WithoutCancel(ctx))) // nothing was tried
+		return errors.Join(err, attempt.Untried(context.WithoutCancel(ctx)))
 	}
 	if !same {
 		return api.ErrUnauthorized
 	}
-	return right(ctx)
+	return attempt.Right(ctx)
 }
 
 // openSession opens a session for somebody who asked for one, and records it.
