@@ -475,9 +475,17 @@ func TestRulesAboutSigningIn(t *testing.T) {
 		if err := set(access.Caller{Kind: access.User, User: alice.User, Key: 1}, column); !errors.Is(err, api.ErrForbidden) {
 			t.Errorf("%s, with a key: got %v", column, err)
 		}
+		var program string // that bob's session let in
+		f.write(func(tx *db.Tx) (err error) {
+			program, err = f.accounts.Delegate(f.ctx, tx, f.caller(bob), account.From{})
+			return err
+		})
 		own.Store(true)
 		f.must(set(alice, column))
 		own.Store(false)
+		if _, err := f.authenticate(program); !errors.Is(err, api.ErrUnauthorized) {
+			t.Errorf("%s: a session that bob's let in: got %v", column, err)
+		}
 		if _, err := f.authenticate(bob); !errors.Is(err, api.ErrUnauthorized) {
 			t.Errorf("%s: bob's session: got %v", column, err)
 		}

@@ -69,7 +69,13 @@ func (a *Accounts) Again(ctx context.Context, tx *db.Tx, by access.Caller) (agai
 	default:
 		err = api.ErrUnauthorized
 	}
-	return again, err
+	if err == nil && again.Kind == access.HalfUser {
+		err = api.ErrUnauthorized
+	}
+	if err != nil {
+		return access.Nobody(), err
+	}
+	return again, nil
 }
 
 func (a *Accounts) bySession(ctx context.Context, tx *db.Tx, token string) (access.Caller, time.Time, error) {
