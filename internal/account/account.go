@@ -124,7 +124,7 @@ type Accounts struct {
 	verify         chan struct{} // bounds how many passwords are hashed at once
 	waiting        atomic.Int64  // how many are, or wait for it
 	samePassword   func(hash, given string) bool
-	decoy          string // hash that no known password has; checked when a user does not exist
+	decoy          string // hash that no known password has; what is checked when a user does not exist is like it where nobody has a password
 
 	uses keyuse.Uses // of keys
 
@@ -157,7 +157,7 @@ func New(cfg Config) (*Accounts, error) {
 	}
 	a := &Accounts{
 		cfg: cfg, hash: token.NewHasher(cfg.Pepper), verify: make(chan struct{}, maxHashing),
-		touched: map[touch]use{},
+		touched: map[touch]use{}, refusals: refusals{due: make(chan struct{}, 1)},
 	}
 	a.samePassword = password.Same
 	if cfg.SamePassword != nil {
