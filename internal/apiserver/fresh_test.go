@@ -54,7 +54,8 @@ func TestActsThatAskForAFreshSession(t *testing.T) {
 	ssh := s.made(alice, "user__has__public_key", map[string]any{"title": "laptop", "public_key": publicKey(t, "x"), "user": me})
 	var robot api.ServiceAccount
 	s.do(alice, "POST", "/service-account/v1", api.ServiceAccount{Name: "robot", Organization: "alice"}).want(http.StatusCreated).into(&robot)
-	s.do(alice, "POST", fmt.Sprintf("/service-account/v1/%d/key", robot.ID), api.NewKey{Name: "pipeline"}).want(http.StatusOK)
+	soon := time.Now().Add(24 * time.Hour)
+	s.do(alice, "POST", fmt.Sprintf("/service-account/v1/%d/key", robot.ID), api.NewKey{Name: "pipeline", ExpiryDate: &soon}).want(http.StatusOK)
 	var waiting api.DeviceCode
 	s.do("", "POST", "/auth/v1/device/code", map[string]any{"client_id": "a program"}).want(http.StatusOK).into(&waiting)
 	s.exec(`INSERT INTO user_identity (created_at, "user", issuer, subject, provider, label) VALUES ('2026-01-01T00:00:00.000Z', ?, 'x', 'x', 'x', 'x')`, me)
