@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/operator"
 	"github.com/roadstead-io/roadstead/internal/account/reset"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
@@ -207,6 +209,53 @@ func TestForgottenPasswordsAreThrottled(t *testing.T) {
 	}
 	if p.forgot("alice@example.com"); len(p.letters) != 6 {
 		t.Errorf("an hour later alice has %d letters", len(p.letters))
+	}
+}
+
+// A link that was sent before is dead once the password is changed otherwise, and once the operator has the user revoked or disabled. Who is
+// disabled is sent none.
+func TestALinkEndsWithWhatItIsOlderThan(t *testing.T) {
+	p := newPostbox(t)
+	p.alice()
+	desk := operator.New(p.accounts)
+	change := func(act string) {
+		t.Helper()
+		p.must(p.db.Write(p.ctx, func(tx *db.Tx) error {
+			return desk.Change(p.ctx, tx, access.Itself(), api.UserChange{User: "alice", Act: act}, nil)
+		}))
+	}
+	current := oldPassword
+	for what, do := range map[string]func(){
+		"the operator sets a password": func() {
+			current = "a third harbour light"
+			_, err := p.accounts.SetPassword(p.ctx, "alice", current)
+			p.must(err)
+		},
+		"alice changes it": func() {
+			session, err := p.accounts.Login(p.ctx, api.Login{Username: "alice", Password: current}, account.From{Address: "192.0.2.9"})
+			p.must(err)
+			next := "a fourth harbour light"
+			_, err = p.accounts.ChangePassword(p.ctx, p.caller(session), api.ChangePassword{Current: current, New: next}, account.From{})
+			p.must(err)
+			current = next
+		},
+		"the operator revokes all": func() { change(api.UserRevoke) },
+		"alice is disabled, and let in again": func() {
+			change(api.UserDisable)
+			change(api.UserEnable)
+		},
+	} {
+		link := p.forgot("alice@example.com")
+		do()
+		if err := p.resets.Set(p.ctx, link, newPassword, account.From{}); !errors.Is(err, api.ErrUnauthorized) {
+			t.Errorf("%s: got %v, want unauthorized", what, err)
+		}
+		p.pass(time.Hour)
+	}
+	change(api.UserDisable)
+	before := len(p.letters)
+	if p.forgot("alice@example.com"); len(p.letters) != before {
+		t.Errorf("a disabled user got %+v", p.letters[before:])
 	}
 }
 

@@ -492,8 +492,8 @@ func (a *Accounts) endSessions(ctx context.Context, tx *db.Tx, where string, arg
 	return nil
 }
 
-// EndSessionsOf ends all sessions of a user, and the link to another password that may lie in a mailbox. It checks no right, and records
-// nothing.
+// EndSessionsOf ends all sessions of a user, and a link to choose another password that was sent before: whoever has read the user's mail
+// shall not come back with it. It checks no right, and records nothing.
 func (a *Accounts) EndSessionsOf(ctx context.Context, tx *db.Tx, user int64) error {
 	if _, err := tx.ExecContext(ctx, `DELETE FROM password_reset WHERE "user" = ?`, user); err != nil {
 		return fmt.Errorf("end sessions: %w", err)

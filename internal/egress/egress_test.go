@@ -182,6 +182,41 @@ func TestNamesWithMixedAddresses(t *testing.T) {
 	}
 }
 
+// A name that stood for an address that may be reached, and now stands for one that may not: each connection is judged for itself.
+func TestANameThatChanges(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.2:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var reached atomic.Int32
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		reached.Add(1)
+		w.Header().Set("Connection", "close")
+	}))
+	srv.Listener = ln
+	srv.Start()
+	defer srv.Close()
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	names := map[string][]string{"provider.example.com.": {"127.0.0.2"}}
+	c := client(t, egress.Config{Allow: []string{"127.0.0.2"}, Resolver: resolver(t, names), Timeout: 5 * time.Second})
+	url := "http://provider.example.com:" + port + "/"
+	if _, err := get(t, c, url); err != nil {
+		t.Fatal(err)
+	}
+	for _, inner := range []string{"127.0.0.1", "169.254.169.254", "::1"} {
+		names["provider.example.com."] = []string{inner}
+		if _, err := get(t, c, url); !errors.Is(err, egress.ErrScheme) {
+			t.Errorf("%s: got %v, want ErrScheme", inner, err)
+		}
+		if _, err := get(t, c, strings.Replace(url, "http:", "https:", 1)); !errors.Is(err, egress.ErrAddress) {
+			t.Errorf("%s: got %v, want ErrAddress", inner, err)
+		}
+	}
+	if reached.Load() != 1 {
+		t.Errorf("something was reached %d times", reached.Load())
+	}
+}
+
 func TestBounds(t *testing.T) {
 	hold := make(chan struct{})
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -146,6 +146,18 @@ func TestSignInWithAProvider(t *testing.T) {
 		t.Errorf("signed in as somebody else:\n%s", p.Text)
 	}
 
+	// Asked to prove it once more, the provider does; the session that this opens takes the place of the former.
+	h.b.open(h.pages + "/confirm?next=/account")
+	h.b.shows("/confirm", "prove once more")
+	h.b.click("text=Confirm with Corp")
+	h.agree()
+	if p := h.b.shows("/account", "test-user@zitadel.ch"); strings.Count(p.Text, "this one") != 1 || strings.Count(p.Text, "End\n") > 1 {
+		t.Errorf("the sessions:\n%s", p.Text)
+	}
+	h.b.click("text=Link Corp") // which needs a fresh login
+	h.agree()
+	h.b.shows("/account", "The provider is linked.")
+
 	// Login CSRF: a browser that did not begin the sign-in cannot be made to finish it, with a good code and state.
 	h.b.do("fresh")
 	h.b.open(h.pages + "/login")

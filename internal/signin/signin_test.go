@@ -20,6 +20,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/factor"
+	passwords "github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
@@ -59,7 +60,7 @@ func newFixture(t testing.TB, change ...func(p *signin.Provider)) *fixture {
 	f := &fixture{TB: t, ctx: t.Context(), provider: newLiar(t), now: time.Now().UTC().Truncate(time.Second)}
 	f.db = dbtest.Open(t, f.clock, audit.Migrations(), account.Migrations(), factor.Migrations(), dbtest.Schema("0010_above.sql", above), signin.Migrations())
 	var err error
-	f.accounts, err = account.New(account.Config{DB: f.db, Pepper: []byte(pepper), Now: f.clock, SecondFactor: factor.Enrolled, Notify: func(_ context.Context, tx *db.Tx, n account.Notice) error {
+	f.accounts, err = account.New(account.Config{DB: f.db, Pepper: []byte(pepper), Now: f.clock, SecondFactor: factor.Enrolled, PasswordCost: passwords.Cost{Memory: 64, Passes: 1}, Notify: func(_ context.Context, tx *db.Tx, n account.Notice) error {
 		tx.OnCommit(func() {
 			f.mu.Lock()
 			defer f.mu.Unlock()

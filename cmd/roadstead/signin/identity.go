@@ -37,7 +37,7 @@ func IdentityCommand(a *cmdline.App) *cobra.Command {
 	})
 	unlink := a.Command(cmdline.Action{
 		Use: "unlink ID", Short: "Unlink one of them", Least: 1, Most: 1, Example: "  roadstead identity unlink 3",
-		Long: "Unlink a sign-in provider: it lets you in no more. Log in anew before; the last way in cannot be removed.",
+		Long: "Unlink a sign-in provider: it lets you in no more, and your other sessions end. Log in anew before; the last way in cannot be removed.",
 		Do: func(ctx context.Context, c *client.Client, args []string) error {
 			id, err := strconv.ParseInt(args[0], 10, 64)
 			if err != nil || id <= 0 {

@@ -159,7 +159,8 @@ func (r *Resets) RunOnce(ctx context.Context) error {
 func (r *Resets) send(ctx context.Context, tx *db.Tx, email, address string) error {
 	var id int64
 	var username string
-	err := tx.QueryRowContext(ctx, `SELECT id, username FROM "user" WHERE email = ?`, email).Scan(&id, &username)
+	err := tx.QueryRowContext(ctx, `SELECT id, username FROM "user" WHERE email = ? AND is_disabled = 0
+		AND is_service_account_of__organization IS NULL`, email).Scan(&id, &username)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}
@@ -196,7 +197,7 @@ func (r *Resets) Set(ctx context.Context, token, password string, from account.F
 	hash := r.cfg.Accounts.Hasher().Token(token)
 	err := r.cfg.DB.Read(ctx, func(tx *db.Tx) error {
 		return tx.QueryRowContext(ctx, `SELECT u.id, u.email, u.username FROM password_reset r JOIN "user" u ON u.id = r."user"
-			WHERE r.token_hash = ? AND r.expires_at > ?`, hash, tx.NowText()).Scan(&id, &made.Email, &made.Username)
+			WHERE r.token_hash = ? AND r.expires_at > ? AND u.is_disabled = 0`, hash, tx.NowText()).Scan(&id, &made.Email, &made.Username)
 	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return errNoReset
