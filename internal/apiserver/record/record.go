@@ -191,8 +191,8 @@ func (p *patient) Write(b []byte) (int, error) {
 
 // checkpoint has the log signed now.
 func (s *routes) checkpoint(w http.ResponseWriter, r *http.Request) error {
-	if err := s.Log.Checkpoint(r.Context()); err != nil {
-		return err
+	if err := s.Log.Checkpoint(r.Context()); err != nil { // the operator is told why
+		return fmt.Errorf("%w: %w", api.Errorf(api.Unavailable, "%v", err), err)
 	}
 	return web.WriteJSON(w, http.StatusOK, "ok")
 }
