@@ -29,7 +29,7 @@ import (
 const exportsAtOnce = 4
 
 // askAgain is how often it is asked whether somebody who exports would still be let in.
-const askAgain = time.Second
+const askAgain = 250 * time.Millisecond
 
 // lineTime is how long a reader may take for one piece of an export.
 const lineTime = time.Minute
