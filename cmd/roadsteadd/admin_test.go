@@ -140,6 +140,27 @@ func TestBackupRestoreVerify(t *testing.T) {
 	}
 }
 
+// The log of a running server whose tail was taken away, with everything in the database that tells of it, cannot be signed any more; that is
+// said, and which entries are missing, too.
+func TestVerifyOfARunningServerNamesThePlace(t *testing.T) {
+	s := up(t, openDir(t), "127.0.0.1:0")
+	for _, name := range []string{"one", "two", "three"} {
+		if _, text, code := run(t, nil, "admin", "user", "add", name+"@example.com", "--data", s.dir); code != 0 {
+			t.Fatalf("exit %d: %s", code, text)
+		}
+	}
+	if out, text, code := run(t, nil, "admin", "verify", "--data", s.dir); code != 0 || !strings.Contains(out, "whole, signed up to entry") {
+		t.Fatalf("verify: exit %d: %s %s", code, out, text)
+	}
+	rewriteAudit(t, filepath.Join(s.dir, "roles", "api", "roadstead.db"), `DELETE FROM audit_checkpoint`, `DELETE FROM audit_entry WHERE seq > 2 OR seq IS NULL`,
+		`UPDATE audit_chain SET seq = 2, hash = (SELECT hash FROM audit_entry WHERE seq = 2)`)
+	out, text, code := run(t, nil, "admin", "verify", "--data", s.dir)
+	if code != 1 || !strings.Contains(text, "it cannot be signed") || !strings.Contains(text, "the signer refuses") || !strings.Contains(text, "audit log: entr") || strings.Contains(out, "audit log:") {
+		t.Errorf("verify: exit %d: %s %s", code, out, text)
+	}
+	t.Log(text)
+}
+
 // rewriteAudit changes the audit log as the owner of the database can: without the triggers that keep it.
 func rewriteAudit(t *testing.T, file string, queries ...string) {
 	t.Helper()

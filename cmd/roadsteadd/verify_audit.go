@@ -24,12 +24,14 @@ func verifyAudit(ctx context.Context, out io.Writer, l supervise.Layout) error {
 	if err != nil {
 		return fmt.Errorf("audit log: %w", err)
 	}
+	var unsigned error
 	if _, err := supervise.Ask(ctx, l); err == nil { // of a running server, what is there by now gets signed first
 		res, err := callAPI(ctx, l, "/internal/v1/audit/checkpoint", nil)
-		if err != nil {
-			return fmt.Errorf("audit log: have it signed: %w", err)
+		if err == nil {
+			_ = res.Body.Close()
+		} else { // the signer goes on from no other log than the one that it signed: which places are to blame is found below
+			unsigned = fmt.Errorf("audit log: it cannot be signed: %w", err)
 		}
-		_ = res.Body.Close()
 	}
 	last, err := signer.LastAudit(filepath.Join(dir, signer.AuditFile)) // before the log is read: what is signed meanwhile may be newer
 	if err != nil {
@@ -49,14 +51,17 @@ func verifyAudit(ctx context.Context, out io.Writer, l supervise.Layout) error {
 	_ = from.Close()
 	<-done
 	if err != nil {
-		return fmt.Errorf("audit log: %w", err)
+		return errors.Join(unsigned, fmt.Errorf("audit log: %w", err))
 	}
-	if report.Whole() && report.After != report.Removed { // whoever owns the database can move the beginning; the log itself must say so
+	if report.After > 0 && report.After != report.Removed { // whoever owns the database can move the beginning; the log itself must say so
 		report.Problems = append(report.Problems, ledger.Problem{Seq: 1, Text: fmt.Sprintf(
 			"entries 1 to %d are missing, and no entry says that they were removed when their time was over", report.After)})
 	}
-	if !report.Whole() {
-		problems := []error{errors.New("the audit log is not what was sealed")}
+	if !report.Whole() || unsigned != nil {
+		problems := []error{unsigned}
+		if !report.Whole() {
+			problems = append(problems, errors.New("the audit log is not what was sealed"))
+		}
 		for _, p := range report.Problems {
 			problems = append(problems, errors.New("audit log: "+p.Text))
 		}

@@ -271,7 +271,7 @@ until Ctrl-C or until its session or key ends. With --follow -o json every entry
 	cmd.Flags().StringVar(&f.organization, "organization", "", "only of this organization")
 	cmd.Flags().StringVar(&f.user, "user", "", "only what is about this user")
 	cmd.Flags().BoolVar(&f.refused, "refused", false, "only what was refused")
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "stay and show new entries")
+	cmd.Flags().BoolVar(&follow, "follow", false, "stay and show new entries")
 	return cmd
 }
 

@@ -29,7 +29,7 @@ import (
 const exportsAtOnce = 4
 
 // askAgain is how often it is asked whether somebody who exports would still be let in.
-const askAgain = time.Second
+const askAgain = 250 * time.Millisecond
 
 // lineTime is how long a reader may take for one piece of an export.
 const lineTime = time.Minute
@@ -185,8 +185,8 @@ func (p *patient) Write(b []byte) (int, error) {
 
 // checkpoint has the log signed now.
 func (s *routes) checkpoint(w http.ResponseWriter, r *http.Request) error {
-	if err := s.Log.Checkpoint(r.Context()); err != nil {
-		return err
+	if err := s.Log.Checkpoint(r.Context()); err != nil { // the operator is told why
+		return fmt.Errorf("%w: %w", api.Errorf(api.Unavailable, "%v", err), err)
 	}
 	return web.WriteJSON(w, http.StatusOK, "ok")
 }
