@@ -34,11 +34,7 @@ var migrations embed.FS
 
 // Migrations gives the tables of this package, numbered 0001 to 0009, 0040 to 0049, 0100, 0101, 0121, 0123 and 0125; see [db.DB.Migrate].
 func Migrations() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the embedded folder is there or the program does not build
-	}
-	return sub
+	return db.Folder(migrations)
 }
 
 // Config says what the accounts work with.
