@@ -9,7 +9,6 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"embed"
-	"errors"
 	"fmt"
 	"html/template"
 	"io/fs"
@@ -54,15 +53,7 @@ type Config struct {
 
 // Validate names the first field that is wrong.
 func (c Config) Validate() error {
-	switch {
-	case c.Dir == "":
-		return errors.New("dir: is empty")
-	case c.Site.Domain == "":
-		return errors.New("site.domain: is empty")
-	case c.Peers[api.RoleAPI] == "":
-		return errors.New("peers.api: is empty")
-	}
-	return nil
+	return pki.CheckConfig(c.Dir, c.Site, c.Peers, api.RoleAPI)
 }
 
 // Server is the role.
