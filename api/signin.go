@@ -19,6 +19,7 @@ const (
 type StartSignIn struct {
 	Redirect string `json:"redirect,omitempty"`
 	Purpose  string `json:"purpose"`
+	Fresh    bool   `json:"fresh,omitempty"` // the provider shall ask who it is, even if it knows
 }
 
 // StartedSignIn answers it. The browser goes to URL; Binding stays with it, and only what holds it can finish the sign-in.

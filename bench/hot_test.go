@@ -13,6 +13,7 @@ type hot struct {
 	budget float64           // ms of CPU time a request, 0: none
 	ask    func(int) request // the n-th of them; may be called from many goroutines
 	want   int               // status of the answer
+	each   bool              // the n-th request is of the n-th device: all of them, in turn
 }
 
 // hotPaths is every request that has a budget, and some beside them.
@@ -33,25 +34,25 @@ func (w *world) hotPaths() []hot {
 		tags[n] = a.header.Get("ETag")
 	}
 	return []hot{
-		{"state304", "state poll, 304", 0.08, func(n int) request { return state(n, tags[n%w.size]) }, 304},
-		{"state200", "state poll, 200", 0.25, func(n int) request { return state(n, "none") }, 200},
-		{"reportMetrics", "state report, metrics only", 0.16, w.reportMetrics, 200},
-		{"reportChanged", "state report, changed", 0.29, w.reportChanged, 200},
-		{"reportApps", "state report, with apps", 0.58, w.reportApps, 200},
-		{"reportNothingNew", "state report, with apps, nothing new", 0, func(n int) request { return w.reportApps(n % 10) }, 200},
+		{"state304", "state poll, 304", 0.08, func(n int) request { return state(n, tags[n%w.size]) }, 304, true},
+		{"state200", "state poll, 200", 0.25, func(n int) request { return state(n, "none") }, 200, true},
+		{"reportMetrics", "state report, metrics only", 0.16, w.reportMetrics, 200, true},
+		{"reportChanged", "state report, changed", 0.29, w.reportChanged, 200, true},
+		{"reportApps", "state report, with apps", 0.58, w.reportApps, 200, true},
+		{"reportNothingNew", "state report, with apps, nothing new", 0, func(n int) request { return w.reportApps(n % 10) }, 200, false},
 		{"list50x8", "OData list, 50 devices × 8 columns", 0.26, get("/v7/device?$select=id,uuid,device_name,status,is_online,os_version," +
-			"memory_usage,created_at&$top=50&$orderby=id%20asc"), 200},
+			"memory_usage,created_at&$top=50&$orderby=id%20asc"), 200, false},
 		{"nestedExpand50", "OData expand: fleet, 50 devices, type and tags of each", 0.5,
 			get(fmt.Sprintf("/v7/application(%d)?$select=slug&$expand=owns__device($select=uuid,is_online;"+
-				"$expand=is_of__device_type($select=slug),device_tag($select=tag_key,value))", w.fleets[0])), 200},
-		{"pointRead", "OData point read", 0, get("/v7/device(uuid='" + string(w.devices[w.size/2].UUID) + "')?$select=id,uuid,device_name,status"), 200},
-		{"registryToken", "registry token", 0.2, w.registryToken, 200},
+				"$expand=is_of__device_type($select=slug),device_tag($select=tag_key,value))", w.fleets[0])), 200, false},
+		{"pointRead", "OData point read", 0, get("/v7/device(uuid='" + string(w.devices[w.size/2].UUID) + "')?$select=id,uuid,device_name,status"), 200, false},
+		{"registryToken", "registry token", 0.2, w.registryToken, 200, true},
 		{"logLine", "one log line", 0, func(n int) request {
 			d := w.devices[n%w.size]
 			return ask("POST", "/device/v2/"+string(d.UUID)+"/logs", d.APIKey, []api.LogLine{{Message: "a line of some length, as programs write", Timestamp: 1}})
-		}, 201},
+		}, 201, true},
 		// The last, for it makes the fleets larger.
-		{"register", "register", 0.95, func(int) request { return w.register(w.size + int(w.extra.Add(1))) }, 201},
+		{"register", "register", 0.95, func(int) request { return w.register(w.size + int(w.extra.Add(1))) }, 201, false},
 	}
 }
 

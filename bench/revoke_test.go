@@ -35,6 +35,7 @@ type yard struct {
 	probe   []*http.Client
 	n       int
 	someone person
+	staff   bool // someone gives support
 }
 
 // A channel is one way in which a right is used. open gives it and shows that it works; what it returns takes it away, and waits until it
@@ -168,6 +169,19 @@ func (y *yard) device() (d api.Registered, take func()) {
 	return d, func() { y.do(api.RoleEdge, "DELETE", fmt.Sprintf("/v7/device(%d)", d.ID), y.session, nil, 200) }
 }
 
+// follow opens the log of a device.
+func (y *yard) follow(token string, device api.DeviceUUID) io.ReadCloser {
+	req, err := http.NewRequest("GET", y.s.base+"/device/v2/"+string(device)+"/logs?stream=1", nil)
+	y.must(err)
+	req.Header.Set("Authorization", "Bearer "+token)
+	res, err := y.probe[y.n%probes].Do(req)
+	y.must(err)
+	if res.StatusCode != http.StatusOK {
+		y.tb.Fatalf("follow: got %d", res.StatusCode)
+	}
+	return res.Body
+}
+
 const whoami = "/user/v1/whoami"
 
 var only = setting("ROADSTEAD_BENCH_CHANNEL", "")
@@ -219,15 +233,24 @@ var channels = []channel{
 	}},
 	{"a log that is followed", func(y *yard) (func(), func()) {
 		key, take := y.key()
-		req, err := http.NewRequest("GET", y.s.base+"/device/v2/"+string(y.devices[0].UUID)+"/logs?stream=1", nil)
-		y.must(err)
-		req.Header.Set("Authorization", "Bearer "+key)
-		res, err := y.probe[y.n%probes].Do(req)
-		y.must(err)
-		if res.StatusCode != http.StatusOK {
-			y.tb.Fatalf("follow: got %d", res.StatusCode)
+		follow := y.follow(key, y.devices[0].UUID)
+		return take, func() { _, _ = io.Copy(io.Discard, follow); _ = follow.Close() }
+	}},
+	{"a log that support follows", func(y *yard) (func(), func()) {
+		helper, device := y.member(), fmt.Sprintf("/v7/device(%d)", y.devices[0].ID)
+		until := func(at any) {
+			y.do(api.RoleEdge, "PATCH", device, y.session, map[string]any{"is_accessible_by_support_until__date": at}, 200)
 		}
-		return take, func() { _, _ = io.Copy(io.Discard, res.Body); _ = res.Body.Close() }
+		if !y.staff {
+			y.do(api.RoleAdmin, "POST", "/internal/v1/users/support", "", api.SupportStaff{User: helper.name, Support: true}, 200)
+			y.staff = true
+		}
+		until(time.Now().Add(time.Hour).UnixMilli())
+		path := "/device/v2/" + string(y.devices[0].UUID) + "/logs"
+		for y.status(y.n%probes, "GET", path, helper.session) != http.StatusOK { // another process hears of the staff a moment later
+		}
+		follow := y.follow(helper.session, y.devices[0].UUID)
+		return func() { until(nil) }, func() { _, _ = io.Copy(io.Discard, follow); _ = follow.Close() }
 	}},
 	{"a log that is written", func(y *yard) (func(), func()) {
 		d, take := y.device()

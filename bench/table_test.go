@@ -25,7 +25,7 @@ var (
 	tableRows    = setting("ROADSTEAD_BENCH_ROWS", "")            // names of requests; none means all
 	tableSeconds = setting("ROADSTEAD_BENCH_SECONDS", "1.5")      // of load a stretch
 	tableRounds  = setting("ROADSTEAD_BENCH_ROUNDS", "3")         // stretches of each request; the figure is their median
-	tableClients = setting("ROADSTEAD_BENCH_CLIENTS", "8")        // connections
+	tableClients = setting("ROADSTEAD_BENCH_CLIENTS", "32")       // connections
 )
 
 func setting(name, otherwise string) string {
@@ -62,12 +62,6 @@ func BenchmarkTable(b *testing.B) {
 			}
 		}
 	}
-}
-
-// machine names what the figures were made on, and what else it does.
-func machine() string {
-	load, _ := os.ReadFile("/proc/loadavg")
-	return fmt.Sprintf("%s, load %s", time.Now().UTC().Format("2006-01-02 15:04"), strings.Join(strings.Fields(string(load))[:3], " "))
 }
 
 func open(b *testing.B, sql string, devices int, way string) *target {
@@ -115,7 +109,7 @@ func table(b *testing.B, sql string, devices int, way string) {
 		defer conn.Close()
 		clients[i] = newWire(conn, t.host)
 	}
-	fmt.Printf("\n%s, %d devices, %s\n\n| request | budget | CPU ms | of them | req/s | slowest ms |\n|---|---|---|---|---|---|\n",
+	fmt.Printf("\n%s, %d devices, %s\n\n| request | budget | CPU ms | of them | req/s | slowest ms | reference ms |\n|---|---|---|---|---|---|---|\n",
 		sql, devices, map[string]string{"role": "api role straight (plain HTTP)", "server": "whole server through the public TLS port"}[way])
 	for _, h := range rows {
 		if tableRows == "" || slices.Contains(strings.Split(tableRows, ","), h.name) {
@@ -174,20 +168,28 @@ func (t *target) row(b *testing.B, h hot, clients []*wire) string {
 	rounds, err := strconv.Atoi(tableRounds)
 	t.world.must(err)
 	var next atomic.Int64
-	if _, err := saturate(clients, h, &next, 300*time.Millisecond); err != nil { // caches, statements, the heap's size
-		b.Fatal(err)
+	known := 0
+	if h.each {
+		known = t.world.size // each device has asked once before, as those of a fleet have
 	}
-	var costs, rates []float64
+	for warm := true; warm; warm = int(next.Load()) < known {
+		if _, err := saturate(clients, h, &next, 300*time.Millisecond); err != nil { // caches, statements, the heap's size
+			b.Fatal(err)
+		}
+	}
+	var costs, rates, references []float64
 	var slowest time.Duration
 	parts := map[string]time.Duration{}
 	requests := 0
 	for range rounds {
+		at := reference(b)
 		before := t.spent(b)
 		o, err := saturate(clients, h, &next, time.Duration(seconds*float64(time.Second)))
 		if err != nil {
 			b.Fatal(err)
 		}
 		after := t.spent(b)
+		references = append(references, (at+reference(b))/2)
 		costs = append(costs, (after.cpu-before.cpu).Seconds()*1000/float64(o.requests))
 		rates = append(rates, o.perSecond())
 		slowest = max(slowest, o.slowest)
@@ -198,12 +200,13 @@ func (t *target) row(b *testing.B, h hot, clients []*wire) string {
 	}
 	slices.Sort(costs)
 	slices.Sort(rates)
+	slices.Sort(references)
 	budget := "–"
 	if h.budget > 0 {
 		budget = strconv.FormatFloat(h.budget, 'g', -1, 64)
 	}
-	return fmt.Sprintf("| %s | %s | %.3f (%.3f–%.3f) | %s | %.0f | %.0f |", h.what, budget, costs[rounds/2], costs[0], costs[rounds-1],
-		shares(parts, requests), rates[rounds/2], slowest.Seconds()*1000)
+	return fmt.Sprintf("| %s | %s | %.3f (%.3f–%.3f) | %s | %.0f | %.0f | %.2f |", h.what, budget, costs[rounds/2], costs[0], costs[rounds-1],
+		shares(parts, requests), rates[rounds/2], slowest.Seconds()*1000, references[rounds/2])
 }
 
 // shares names what each role spent on a request, the largest first; what is next to nothing is left out.

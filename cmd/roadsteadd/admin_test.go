@@ -110,6 +110,14 @@ func TestBackupRestoreVerify(t *testing.T) {
 		}
 	}
 
+	// The beginning of the log is moved, as retention does, but no entry says so.
+	database := filepath.Join(s.dir, "roles", "api", "roadstead.db")
+	rewriteAudit(t, database, `UPDATE audit_chain SET first_seq = 2, first_hash = (SELECT hash FROM audit_entry WHERE seq = 2)`)
+	if _, text, code := run(t, nil, "admin", "verify", "--data", s.dir); code != 1 || !strings.Contains(text, "entries 1 to 2 are missing, and no entry says") {
+		t.Errorf("verify of a log without its beginning: exit %d: %s", code, text)
+	}
+	rewriteAudit(t, database, `UPDATE audit_chain SET first_seq = 0, first_hash = '`+strings.Repeat("0", 64)+`'`)
+
 	// Damage is found, and named.
 	rewriteAudit(t, filepath.Join(s.dir, "roles", "api", "roadstead.db"), `UPDATE audit_entry SET by_name = 'nobody' WHERE seq = 2`)
 	if err := os.WriteFile(blob, []byte("hullo"), 0o600); err != nil {
@@ -139,7 +147,7 @@ func rewriteAudit(t *testing.T, file string, queries ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"audit_entry_update", "audit_entry_delete", "audit_chain_update", "audit_checkpoint_delete"} {
+	for _, name := range []string{"audit_entry_update", "audit_entry_delete", "audit_entry_place", "audit_chain_update", "audit_checkpoint_delete"} {
 		queries = append([]string{`DROP TRIGGER IF EXISTS ` + name}, queries...)
 	}
 	err = d.Write(t.Context(), func(tx *db.Tx) error {

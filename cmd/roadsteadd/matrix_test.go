@@ -171,7 +171,7 @@ func TestNoRoleHoldsAnothersSecret(t *testing.T) {
 	s := up(t, openDir(t), "127.0.0.1:0")
 	roles := filepath.Join(s.dir, "roles")
 	secrets := map[string]string{ // file → the only directory that may hold its content
-		"api/pepper": "api", "signer/token.key": "signer", "edge/tls.key": "edge",
+		"api/pepper": "api", "signer/token.key": "signer", "edge/tls.key": "edge", "api/tls.key": "api", "dashboard/tls.key": "dashboard",
 	}
 	for _, r := range append([]string{"parent", "admin"}, allRoles...) {
 		secrets[r+"/key.pem"] = r

@@ -28,12 +28,12 @@ type start func(ctx context.Context, in inherited, log *slog.Logger) error
 // inherited is what a role finds when it starts.
 type inherited struct {
 	dir    string
-	ln     net.Listener // of its role
-	own    net.Listener // of this process alone; nil when the role has only one
-	public net.Listener // of the edge
-	giver  *os.File     // of the edge: where it hands connections over
-	taker  *os.File     // of a role that takes them
-	report *os.File     // of a role without a listener
+	ln     net.Listener        // of its role
+	own    net.Listener        // of this process alone; nil when the role has only one
+	public net.Listener        // of the edge
+	givers map[string]*os.File // of the edge: where it hands connections over, by the first label of the name
+	taker  *os.File            // of a role that takes them
+	report *os.File            // of a role without a listener
 }
 
 type roleFlags struct {
@@ -119,7 +119,7 @@ func processName(role, dir string) string {
 
 // inherit takes the open sockets that the parent handed over, or opens them by address.
 func inherit(name string, f roleFlags) (inherited, error) {
-	in := inherited{dir: f.dir}
+	in := inherited{dir: f.dir, givers: map[string]*os.File{}}
 	var err error
 	if f.listen != "" {
 		if in.ln, err = net.Listen("tcp", f.listen); err != nil {
@@ -142,14 +142,15 @@ func inherit(name string, f roleFlags) (inherited, error) {
 	for i, more := range f.more {
 		fd := supervise.FDMore + i
 		syscall.CloseOnExec(fd)
-		switch more {
-		case supervise.MoreOwn:
+		label, gives := strings.CutPrefix(more, supervise.MoreGiver)
+		switch {
+		case gives:
+			in.givers[label] = os.NewFile(uintptr(fd), more)
+		case more == supervise.MoreOwn:
 			in.own, err = listener(uintptr(fd))
-		case supervise.MorePublic:
+		case more == supervise.MorePublic:
 			in.public, err = listener(uintptr(fd))
-		case supervise.MoreGiver:
-			in.giver = os.NewFile(uintptr(fd), more)
-		case supervise.MoreTaker:
+		case more == supervise.MoreTaker:
 			in.taker = os.NewFile(uintptr(fd), more)
 		default:
 			err = fmt.Errorf("--more: %q is not known", more)

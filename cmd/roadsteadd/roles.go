@@ -49,12 +49,12 @@ var starts = map[string]start{
 		if in.public == nil {
 			return errors.New("--public is missing: where the public connects")
 		}
-		if in.giver != nil {
-			giver, err := handover.NewGiver(in.giver)
+		for label, end := range in.givers {
+			giver, err := handover.NewGiver(end)
 			if err != nil {
 				return err
 			}
-			s.HandOver(giver)
+			s.HandOver(label, giver)
 		}
 		return s.Run(ctx, in.public, in.ln)
 	},
@@ -89,10 +89,29 @@ var starts = map[string]start{
 		defer runtime.KeepAlive(ballast)
 		return serve(signer.New)(ctx, in, log)
 	},
-	api.RoleRegistry:  serve(registry.New),
-	api.RoleBuilder:   serve(builder.New),
-	api.RoleDashboard: serve(dashboard.New),
-	roleBuildkit:      runBuildkit,
+	api.RoleRegistry: serve(registry.New),
+	api.RoleBuilder:  serve(builder.New),
+	api.RoleDashboard: func(ctx context.Context, in inherited, log *slog.Logger) error {
+		cfg, err := load[dashboard.Config](in.dir)
+		if err != nil {
+			return err
+		}
+		s, err := dashboard.New(cfg, log)
+		if err != nil {
+			return err
+		}
+		if in.taker != nil {
+			taker, err := handover.NewTaker(in.taker)
+			if err != nil {
+				return err
+			}
+			if err := s.TakePublic(taker); err != nil {
+				return err
+			}
+		}
+		return s.Run(ctx, in.ln)
+	},
+	roleBuildkit: runBuildkit,
 }
 
 // server is what every role with one listener is.
@@ -192,8 +211,10 @@ func roles(f upFlags) []supervise.Role {
 			},
 		},
 		{
-			Name: api.RoleDashboard, Needs: []string{api.RoleAPI},
-			Config:  func(e supervise.Env) any { return dashboard.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers} },
+			Name: api.RoleDashboard, Serves: "dashboard", Needs: []string{api.RoleAPI},
+			Config: func(e supervise.Env) any {
+				return dashboard.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers, SecurityContact: f.securityContact}
+			},
 			Prepare: func(dir string) error { return once(filepath.Join(dir, dashboard.KeyFile), dashboard.NewKey) },
 		},
 		{

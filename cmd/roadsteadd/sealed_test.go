@@ -4,10 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
+	"net/http/cookiejar"
+	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -57,6 +61,77 @@ func TestTheEdgeHoldsNoToken(t *testing.T) {
 	}
 	if strings.Contains(s.log.String(), key) {
 		t.Error("the log holds an API token")
+	}
+}
+
+// Nor a password that somebody types into the dashboard's pages, nor the cookie that the browser is given for it.
+func TestTheEdgeHoldsNoPassword(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can look into another process' memory")
+	}
+	s := up(t, openDir(t), "127.0.0.1:0")
+	browser, admin := s.client(), s.admin()
+	browser.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	browser.Jar = jar
+	const pages = "https://dashboard." + domain
+	page := func(method, path string, form url.Values) (int, string) {
+		t.Helper()
+		req, err := http.NewRequest(method, pages+path, strings.NewReader(form.Encode()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if form != nil {
+			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			req.Header.Set("Origin", pages)
+		}
+		res, err := browser.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = res.Body.Close() }()
+		text, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode, string(text)
+	}
+	csrf := regexp.MustCompile(`name="csrf" value="([^"]+)"`)
+	for range 10 {
+		_, text := page(http.MethodGet, "/login", nil)
+		if m := csrf.FindStringSubmatch(text); m != nil {
+			form := url.Values{"csrf": {m[1]}, "username": {admin.Email}, "password": {admin.Password}, "next": {"/account"}}
+			if status, answer := page(http.MethodPost, "/login", form); status != http.StatusSeeOther {
+				t.Fatalf("log in: %d %s", status, answer)
+			}
+		}
+		if status, _ := page(http.MethodGet, "/account", nil); status != http.StatusOK {
+			t.Fatalf("the account's page: %d", status)
+		}
+	}
+	at, err := url.Parse(pages + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets := map[string]string{"the password": admin.Password}
+	for _, c := range jar.Cookies(at) {
+		secrets["the cookie "+c.Name] = c.Value
+	}
+	if len(secrets) < 3 {
+		t.Fatalf("the browser has %d cookies", len(secrets)-1)
+	}
+	seen := false
+	for what, secret := range secrets {
+		seen = memoryHolds(t, s.role("dashboard").PID, secret) || seen
+		if memoryHolds(t, s.role("edge").PID, secret) {
+			t.Errorf("the edge's memory holds %s", what)
+		}
+	}
+	if !seen {
+		t.Error("the dashboard's memory holds none of it; the search above shows nothing")
 	}
 }
 

@@ -19,7 +19,7 @@ type Verbs int
 // The verbs. Their numbers are stored.
 const (
 	Read      Verbs = 1 << iota // see all of the fleet: devices, releases, variables, logs. Part of every set: what one does not see is not there
-	Devices                     // make, change, move, pin and delete devices, their variables and tags
+	Devices                     // make, change, move, pin and delete devices, their variables and tags; by a support grant only change and pin
 	Actions                     // act on devices: restart, reboot, purge, update …
 	Shell                       // enter devices: SSH, tunnels
 	Keys                        // make, see and end the keys of the fleet and of its devices; by right of one's own, for they outlive a support grant
@@ -32,7 +32,7 @@ const (
 	AllVerbs       = Ownership<<1 - 1
 	// Given is what a role may hold, and thus be given to somebody who does not administer the organization.
 	Given = AllVerbs &^ (Members | Ownership)
-	// Support is what a support grant gives.
+	// Support is what a support grant gives. Of [Devices] only what ends with it, see [OwnDevices].
 	Support = Read | Devices | Actions | Shell
 )
 
@@ -166,6 +166,10 @@ func (v Verbs) Columns() (names []string) {
 func On(v Verbs, path ...string) string {
 	return Along("{}"+strings.Join(v.Columns(), " and {}"), path...)
 }
+
+// OwnDevices is the hidden column of fleets and of devices that says whether the caller has [Devices] there by right of their own, and not
+// by a support grant: what outlives the grant asks for it.
+const OwnDevices = "may_own_devices"
 
 // Seen is the rule "the caller may read what is public, and sees the rest" of a fleet behind these navigations.
 func Seen(path ...string) string { return Along("{}may_read or {}is_public", path...) }

@@ -58,31 +58,52 @@ func (a *Accounts) AuthenticateUntil(ctx context.Context, tx *db.Tx, text string
 	return a.byKey(ctx, tx, text)
 }
 
+// Again says who somebody is now who was let in before: what they showed then must hold as if they came with it anew, or it is
+// api.ErrUnauthorized. It counts as no use.
+func (a *Accounts) Again(ctx context.Context, tx *db.Tx, by access.Caller) (again access.Caller, err error) {
+	switch {
+	case by.Session != 0:
+		again, _, _, err = a.session(ctx, tx, `s.id = ?`, by.Session)
+	case by.Key != 0:
+		again, _, err = a.key(ctx, tx, `k.id = ?`, by.Key)
+	default:
+		err = api.ErrUnauthorized
+	}
+	return again, err
+}
+
 func (a *Accounts) bySession(ctx context.Context, tx *db.Tx, token string) (access.Caller, time.Time, error) {
-	var never time.Time
 	c, err := a.hash.Read(token, tx.Now)
 	if err != nil {
-		return access.Nobody(), never, err
+		return access.Nobody(), time.Time{}, err
 	}
-	var caller = access.Caller{Kind: access.User}
-	var used, expires sql.NullString
+	caller, used, expires, err := a.session(ctx, tx, `s.token_hash = ? AND s."user" = ?`, a.hash.SessionID(c.JTI), c.ID)
+	if err != nil {
+		return access.Nobody(), time.Time{}, err
+	}
+	a.touch(touch{"session", caller.Session}, used, tx.Now)
+	return caller, earlier(ending(expires), time.Unix(c.Expires, 0)), nil
+}
+
+// session says who the session s of a user u stands for, if it holds.
+func (a *Accounts) session(ctx context.Context, tx *db.Tx, which string, args ...any) (caller access.Caller, used, expires sql.NullString, err error) {
+	caller.Kind = access.User
 	var awaits string
 	err = tx.QueryRowContext(ctx, `SELECT s.id, s.last_used_at, s.expires_at, s.awaits, u.id, u.actor, u.username, u.is_support_staff = 1
 		FROM session s JOIN "user" u ON u.id = s."user" AND u.is_disabled = 0
-		WHERE s.token_hash = ? AND s."user" = ? AND s.expires_at > ? AND coalesce(s.last_used_at, s.created_at) > ?`,
-		a.hash.SessionID(c.JTI), c.ID, tx.NowText(), a.IdleSince(tx.Now)).
+		WHERE `+which+` AND s.expires_at > ? AND coalesce(s.last_used_at, s.created_at) > ? ORDER BY s.id DESC LIMIT 1`,
+		append(args, tx.NowText(), a.IdleSince(tx.Now))...).
 		Scan(&caller.Session, &used, &expires, &awaits, &caller.User, &caller.Actor, &caller.Name, &caller.Staff)
 	if errors.Is(err, sql.ErrNoRows) {
-		return access.Nobody(), never, api.ErrUnauthorized
+		return access.Nobody(), used, expires, api.ErrUnauthorized
 	}
 	if err != nil {
-		return access.Nobody(), never, fmt.Errorf("authenticate session: %w", err)
+		return access.Nobody(), used, expires, fmt.Errorf("authenticate session: %w", err)
 	}
 	if awaits != awaitsNothing {
 		caller.Kind, caller.Staff = access.HalfUser, false
 	}
-	a.touch(touch{"session", caller.Session}, used, tx.Now)
-	return caller, earlier(ending(expires), time.Unix(c.Expires, 0)), nil
+	return caller, used, expires, nil
 }
 
 // ending reads when something ends; zero means never. What cannot be read has ended.
@@ -117,48 +138,54 @@ type keyRow struct {
 }
 
 func (a *Accounts) byKey(ctx context.Context, tx *db.Tx, token string) (access.Caller, time.Time, error) {
-	var caller access.Caller
-	var never time.Time
-	var k keyRow
-	err := tx.QueryRowContext(ctx, `SELECT k.id, k.kind, k.is_of__actor, k.expiry_date, k.last_used_at, `+keyScoped+`, k.is_created_by__user,
+	caller, k, err := a.key(ctx, tx, `k.key_hash = ?`, a.hash.Token(token))
+	if err != nil {
+		return access.Nobody(), time.Time{}, err
+	}
+	a.touch(touch{"api_key", caller.Key}, k.used, tx.Now)
+	return caller, ending(k.expiry), nil
+}
+
+// key says who the key k stands for, if it holds.
+func (a *Accounts) key(ctx context.Context, tx *db.Tx, which string, arg any) (caller access.Caller, k keyRow, err error) {
+	err = tx.QueryRowContext(ctx, `SELECT k.id, k.kind, k.is_of__actor, k.expiry_date, k.last_used_at, `+keyScoped+`, k.is_created_by__user,
 			k.channels, k.networks, `+keyOrphan+`, `+keyStrict+`,
 			u.id, u.username, f.id, d.id, d.uuid, d.belongs_to__application, coalesce(d.is_frozen, 0)
 		FROM api_key k
 		LEFT JOIN "user" u ON k.kind = 'user' AND u.actor = k.is_of__actor AND u.is_disabled = 0
 		LEFT JOIN application f ON k.kind IN ('provisioning', 'fleet') AND f.actor = k.is_of__actor
 		LEFT JOIN device d ON k.kind = 'device' AND d.actor = k.is_of__actor
-		WHERE k.key_hash = ?`, tx.NowText(), tx.NowText(), a.hash.Token(token)).
+		WHERE `+which, tx.NowText(), tx.NowText(), arg).
 		Scan(&caller.Key, &k.kind, &caller.Actor, &k.expiry, &k.used, &k.scoped, &k.creator, &caller.Channels, &k.networks, &k.orphan, &k.strict,
 			&k.user, &k.name, &k.fleet, &k.device, &k.uuid, &k.within, &k.frozen)
 	if errors.Is(err, sql.ErrNoRows) || (err == nil && k.expiry.Valid && k.expiry.String <= tx.NowText()) {
-		return access.Nobody(), never, api.ErrUnauthorized
+		return access.Nobody(), k, api.ErrUnauthorized
 	}
 	if err != nil {
-		return access.Nobody(), never, fmt.Errorf("authenticate key: %w", err)
+		return access.Nobody(), k, fmt.Errorf("authenticate key: %w", err)
 	}
 	if err := k.who(&caller); err != nil {
-		return access.Nobody(), never, err
+		return access.Nobody(), k, err
 	}
 	if k.strict {
 		has, err := a.HasFactor(ctx, tx, caller.User)
 		if err != nil {
-			return access.Nobody(), never, fmt.Errorf("authenticate key: %w", err)
+			return access.Nobody(), k, fmt.Errorf("authenticate key: %w", err)
 		}
 		k.orphan = k.orphan || !has
 	}
 	if k.orphan {
-		return access.Nobody(), never, api.ErrUnauthorized
+		return access.Nobody(), k, api.ErrUnauthorized
 	}
 	if caller.Networks = k.networks.String; caller.Channels == access.AllChannels {
 		caller.Channels = 0
 	}
 	if k.fleet.Valid && k.creator.Valid {
 		if err := stillEntrusted(ctx, tx, k.creator.Int64, k.fleet.Int64, k.kind); err != nil {
-			return access.Nobody(), never, err
+			return access.Nobody(), k, err
 		}
 	}
-	a.touch(touch{"api_key", caller.Key}, k.used, tx.Now)
-	return caller, ending(k.expiry), nil
+	return caller, k, nil
 }
 
 // who fills in the caller that a key stands for.

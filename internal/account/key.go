@@ -284,10 +284,16 @@ func recordKey(ctx context.Context, tx *db.Tx, by access.Caller, id int64, k new
 		if len(spec.Fleets)+len(spec.Tags) > 0 {
 			e.Detail["fleets"], e.Detail["tags"] = spec.Fleets, spec.Tags
 		}
-	case OfFleet:
-		e.Fleet = spec.ID
 	case OfDevice:
 		e.Detail["device"] = spec.ID
+	}
+	// Whose administrators read of it: those of the fleet that it is for, or of the service account's organization.
+	err := tx.QueryRowContext(ctx, `SELECT coalesce(f.id, g.id, 0), coalesce(f.organization, g.organization, u.is_service_account_of__organization, 0)
+		FROM actor a LEFT JOIN application f ON f.actor = a.id LEFT JOIN device d ON d.actor = a.id
+			LEFT JOIN application g ON g.id = d.belongs_to__application LEFT JOIN "user" u ON u.actor = a.id WHERE a.id = ?`, k.actor).
+		Scan(&e.Fleet, &e.Organization)
+	if err != nil {
+		return fmt.Errorf("whose key: %w", err)
 	}
 	return audit.Record(ctx, tx, by, e)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -13,7 +14,7 @@ import (
 // Proof is what a person showed at the beginning of something that goes on by itself, a build say: it ends with the proof.
 type Proof struct {
 	Key   sql.NullInt64  // a key
-	Login sql.NullString // or the time of a login. A session that is refreshed is another row of the same login
+	Login sql.NullString // or a login. A session that is refreshed is another row of the same login
 }
 
 // ProofOf says what a caller has shown.
@@ -24,36 +25,29 @@ func ProofOf(ctx context.Context, tx *db.Tx, by access.Caller) (p Proof, err err
 	if by.Session == 0 {
 		return p, nil
 	}
-	if err := tx.QueryRowContext(ctx, `SELECT authenticated_at FROM session WHERE id = ?`, by.Session).Scan(&p.Login); err != nil {
+	if err := tx.QueryRowContext(ctx, `SELECT login FROM session WHERE id = ?`, by.Session).Scan(&p.Login); err != nil {
 		return p, fmt.Errorf("proof of %s: %w", by.Name, err)
 	}
 	return p, nil
 }
 
-// Holds says who a proof of a user stands for now; false: it is gone, or the user is.
-func (p Proof) Holds(ctx context.Context, tx *db.Tx, user int64) (by access.Caller, holds bool, err error) {
-	by = access.Caller{Kind: access.User, User: user}
-	query, args := `SELECT 0 FROM "user" u WHERE u.id = ? AND u.is_disabled = 0`, []any{user}
+// Holds says who a proof of a user stands for now; false: it is gone, or the user is. It holds while the key or the session of that login
+// would be let in.
+func (a *Accounts) Holds(ctx context.Context, tx *db.Tx, p Proof, user int64) (by access.Caller, holds bool, err error) {
 	switch {
 	case p.Key.Valid:
-		by.Key = p.Key.Int64
-		query = `SELECT ` + keyScoped + ` FROM api_key k JOIN "user" u ON u.actor = k.is_of__actor
-			WHERE u.id = ? AND u.is_disabled = 0 AND k.id = ? AND (k.expiry_date IS NULL OR k.expiry_date > ?)`
-		args = append(args, p.Key.Int64, tx.NowText())
+		by, _, err = a.key(ctx, tx, `k.id = ?`, p.Key.Int64)
 	case p.Login.Valid:
-		query = `SELECT 0 FROM session s JOIN "user" u ON u.id = s."user" AND u.is_disabled = 0 WHERE s."user" = ? AND s.authenticated_at = ? AND s.expires_at > ?`
-		args = append(args, p.Login.String, tx.NowText())
+		by, _, _, err = a.session(ctx, tx, `s."user" = ? AND s.login = ?`, user, p.Login.String)
+	default: // from before there were proofs
+		by = access.Caller{Kind: access.User, User: user}
+		err = tx.QueryRowContext(ctx, `SELECT 1 FROM "user" u WHERE u.id = ? AND u.is_disabled = 0`, user).Scan(new(int))
 	}
-	var scoped bool
-	err = tx.QueryRowContext(ctx, query+` LIMIT 1`, args...).Scan(&scoped)
-	if errors.Is(err, sql.ErrNoRows) {
-		return by, false, nil
+	if errors.Is(err, api.ErrUnauthorized) || errors.Is(err, sql.ErrNoRows) {
+		return access.Nobody(), false, nil
 	}
 	if err != nil {
-		return by, false, fmt.Errorf("proof of user %d: %w", user, err)
+		return access.Nobody(), false, fmt.Errorf("proof of user %d: %w", user, err)
 	}
-	if scoped {
-		by.Kind = access.ScopedKey
-	}
-	return by, true, nil
+	return by, by.User == user, nil
 }

@@ -108,8 +108,21 @@ func OrganizationByHandle(ctx context.Context, tx *db.Tx, handle string) (id int
 	return id, err
 }
 
-// Join makes a user a member of an organization. Membership is 0 when the user is one already: that is left as it is.
+// Join makes a user a member of an organization. Membership is 0 when the user is one already: that is left as it is. Who has no second
+// factor joins none that asks for one; that is api.Forbidden.
 func (a *Accounts) Join(ctx context.Context, tx *db.Tx, organization, user int64, administrator bool) (membership int64, err error) {
+	var already bool
+	err = tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization_membership WHERE "user" = ? AND is_member_of__organization = ?)`,
+		user, organization).Scan(&already)
+	if err != nil {
+		return 0, fmt.Errorf("join organization: %w", err)
+	}
+	if already {
+		return 0, nil
+	}
+	if err := a.MemberNeedsFactor(ctx, tx, user, organization); err != nil {
+		return 0, err
+	}
 	err = tx.QueryRowContext(ctx, `INSERT INTO organization_membership (created_at, "user", is_member_of__organization,
 			organization_membership_role) VALUES (?, ?, ?, ?) ON CONFLICT ("user", is_member_of__organization) DO NOTHING RETURNING id`,
 		tx.NowText(), user, organization, organizationRole(administrator)).Scan(&membership)

@@ -210,6 +210,24 @@ func TestForgottenPasswordsAreThrottled(t *testing.T) {
 	}
 }
 
+// Strangers who ask for many letters, from many networks and of many addresses, keep nobody from theirs.
+func TestAFloodOfStrangersKeepsNobodyFromTheirLetter(t *testing.T) {
+	p := newPostbox(t)
+	p.alice()
+	for i := range 60 {
+		for j := range 20 {
+			p.must(p.resets.Forgot(p.ctx, fmt.Sprintf("n%d-%d@example.com", i, j), account.From{Address: fmt.Sprintf("2001:db8:0:%x::1", i)}))
+		}
+	}
+	p.must(p.resets.Forgot(p.ctx, "alice@example.com", account.From{Address: "192.0.2.1"}))
+	for range 4 { // two seconds each
+		p.must(p.resets.RunOnce(p.ctx))
+	}
+	if len(p.letters) != 1 || p.letters[0].To != "alice@example.com" {
+		t.Errorf("letters: got %+v", p.letters)
+	}
+}
+
 // Many use one link at the same time; one of them sets the password. Several processes answer one wish once.
 func TestAResetLinkWorksOnceInARace(t *testing.T) {
 	p := newPostbox(t)

@@ -46,6 +46,22 @@ type From struct {
 	Address   string // IP address of the client
 	UserAgent string // and what the client says of itself
 	Way       string // how the user proved who they are: ByPassword, …; SignIn takes none for ByProvider
+
+	Proved time.Time // when; zero: just now
+}
+
+// longAgo is more than the age of a proof that counts as fresh. That one is older says no more.
+const longAgo = 24 * time.Hour
+
+// proved is when the user proved who they are.
+func (f From) proved(now time.Time) time.Time {
+	if f.Proved.IsZero() || f.Proved.After(now) {
+		return now
+	}
+	if early := now.Add(-longAgo); f.Proved.Before(early) {
+		return early
+	}
+	return f.Proved
 }
 
 // client is the kind of client that a session is of, by what it says of itself.
@@ -71,7 +87,8 @@ type opening struct {
 	authenticated time.Time // when the user last proved who they are
 	way           string
 	awaits        string
-	proven        bool // a second factor was given, too
+	proven        bool   // a second factor was given, too
+	login         string // names the login that all of them come from; "": it is a new one
 }
 
 // Login checks a password and opens a session; the answer is its token. An unknown user costs the same work and gives the same
@@ -144,8 +161,9 @@ func mayUsePassword(ctx context.Context, tx *db.Tx, user int64) error {
 	return nil
 }
 
-// SignIn opens a session for a user who has proved to be that user, just now: through a sign-in provider, say. When they have a second
-// factor, or an organization asks for one, the session can do nothing but give or enrol it. A disabled user is refused.
+// SignIn opens a session for a user who has proved to be that user: through a sign-in provider, say, which may know them since this morning.
+// When they have a second factor, or an organization asks for one, the session can do nothing but give or enrol it. A disabled user is
+// refused.
 func (a *Accounts) SignIn(ctx context.Context, tx *db.Tx, user int64, from From) (string, error) {
 	var name string
 	var disabled bool
@@ -160,7 +178,7 @@ func (a *Accounts) SignIn(ctx context.Context, tx *db.Tx, user int64, from From)
 	if disabled {
 		return "", api.Errorf(api.Forbidden, "this user is disabled; whoever runs the server can change that")
 	}
-	s := opening{authenticated: tx.Now, way: from.Way}
+	s := opening{authenticated: from.proved(tx.Now), way: from.Way}
 	switch s.way {
 	case "":
 		s.way = ByProvider
@@ -170,6 +188,9 @@ func (a *Accounts) SignIn(ctx context.Context, tx *db.Tx, user int64, from From)
 	if !s.proven {
 		if s.awaits, err = a.awaits(ctx, tx, user); err != nil {
 			return "", err
+		}
+		if s.awaits != awaitsNothing {
+			s.authenticated = tx.Now // what it waits for is proved from now on
 		}
 	}
 	return a.openSession(ctx, tx, user, name, s, from)
@@ -258,10 +279,13 @@ func (a *Accounts) insertSession(ctx context.Context, tx *db.Tx, user int64, s o
 	if s.awaits != awaitsNothing {
 		expires = s.authenticated.Add(halfLife)
 	}
+	if s.login == "" {
+		s.login = token.New("")
+	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO session ("user", token_hash, created_at, authenticated_at, expires_at, address, user_agent,
-			client, opened_by, awaits, is_proven)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, user, a.hash.SessionID(jti), tx.NowText(), db.FormatTime(s.authenticated), db.FormatTime(expires),
-		from.Address, clip(from.UserAgent, 200), from.client(), s.way, s.awaits, s.proven)
+			client, opened_by, awaits, is_proven, login)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, user, a.hash.SessionID(jti), tx.NowText(), db.FormatTime(s.authenticated), db.FormatTime(expires),
+		from.Address, clip(from.UserAgent, 200), from.client(), s.way, s.awaits, s.proven, s.login)
 	if err != nil {
 		return "", fmt.Errorf("open session: %w", err)
 	}
@@ -282,8 +306,8 @@ func (a *Accounts) makeRoom(ctx context.Context, tx *db.Tx, user int64) error {
 // second comes too late.
 func takeSession(ctx context.Context, tx *db.Tx, by access.Caller) (s opening, err error) {
 	var at string
-	err = tx.QueryRowContext(ctx, `DELETE FROM session WHERE id = ? AND "user" = ? RETURNING authenticated_at, opened_by, awaits, is_proven = 1`,
-		by.Session, by.User).Scan(&at, &s.way, &s.awaits, &s.proven)
+	err = tx.QueryRowContext(ctx, `DELETE FROM session WHERE id = ? AND "user" = ? RETURNING authenticated_at, opened_by, awaits, is_proven = 1, login`,
+		by.Session, by.User).Scan(&at, &s.way, &s.awaits, &s.proven, &s.login)
 	if errors.Is(err, sql.ErrNoRows) {
 		return s, api.ErrUnauthorized
 	}

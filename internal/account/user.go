@@ -107,8 +107,11 @@ func (a *Accounts) CreateUser(ctx context.Context, want api.NewUser) (api.NewUse
 		return made, err
 	}
 	err = a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
-		_, err := insertUser(ctx, tx, made.Email, made.Username, hash)
-		return err
+		id, err := insertUser(ctx, tx, made.Email, made.Username, hash)
+		if err != nil {
+			return err
+		}
+		return audit.Record(ctx, tx, access.Itself(), audit.Entry{Act: "user.create", Kind: "user", ID: id, Name: made.Username, User: id})
 	})
 	if err != nil {
 		return api.NewUser{}, fmt.Errorf("create user: %w", err)
@@ -143,6 +146,9 @@ func (a *Accounts) SetPassword(ctx context.Context, who, password string) (api.N
 			return err
 		}
 		if err := audit.Record(ctx, tx, access.Itself(), audit.Entry{Act: "password.reset", Kind: "user", ID: id, Name: made.Username, User: id}); err != nil {
+			return err
+		}
+		if err := a.Warn(ctx, tx, id, "password changed", access.Itself(), nil); err != nil {
 			return err
 		}
 		return a.EndSessionsOf(ctx, tx, id)

@@ -106,7 +106,9 @@ func (s *Server) domain(pepper []byte) error {
 		Notify:        s.mail.Notify(),
 		HandleChanged: fleet.HandleChanged, ValidateTag: fleet.ValidateTag,
 		SessionIdle: s.cfg.SessionIdle, SessionLife: s.cfg.SessionLife, PasswordCost: cost,
-		SecondFactor: factor.Enrolled, WaysIn: []func(ctx context.Context, tx *db.Tx, user int64) (bool, error){factor.WayIn, signin.WayIn},
+		SecondFactor: factor.Enrolled, WaysIn: []func(ctx context.Context, tx *db.Tx, user int64) (bool, error){
+			factor.WayIn, func(ctx context.Context, tx *db.Tx, user int64) (bool, error) { return s.signin.WayIn(ctx, tx, user) },
+		},
 	}); err != nil {
 		return err
 	}
@@ -140,7 +142,7 @@ func (s *Server) domain(pepper []byte) error {
 		},
 	})
 	if s.releases, err = release.New(release.Config{
-		DB: s.db, Fleets: s.fleets, Site: s.cfg.Site, Log: s.log, Pinned: device.Pinned, Only: s.leases.Only,
+		DB: s.db, Accounts: s.accounts, Fleets: s.fleets, Site: s.cfg.Site, Log: s.log, Pinned: device.Pinned, Only: s.leases.Only,
 		DropFile: s.forget, MaxFiles: s.cfg.MaxFiles,
 	}); err != nil {
 		return err

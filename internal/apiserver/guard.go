@@ -35,7 +35,7 @@ func (s *Server) guard(rt route.Route) web.HandlerFunc {
 			if rt.Keyed && errors.Is(err, api.ErrUnauthorized) {
 				return web.WriteJSON(w, http.StatusUnauthorized, map[string]string{"error": "API key required"})
 			}
-			s.note(rt, r, from(caller, r), err)
+			s.note(rt, r, from(caller, r), err, false)
 			return err
 		}
 		caller = from(caller, r)
@@ -56,10 +56,11 @@ func (s *Server) guard(rt route.Route) web.HandlerFunc {
 		gz := s.compress(w, r)
 		defer gz.Close()
 		err = rt.Handle(gz, r)
-		if err != nil && !gz.wrote() {
+		told := err == nil || gz.wrote() // whoever breaks off in the middle has read some of it
+		if !told {
 			web.WriteError(gz, err) // here, so that a long error text is compressed like any answer; web.Handle logs it
 		}
-		s.note(rt, r, caller, err)
+		s.note(rt, r, caller, err, told)
 		return err
 	}
 }
@@ -70,13 +71,13 @@ func from(by access.Caller, r *http.Request) access.Caller {
 	return by
 }
 
-// note tells the audit log, a moment later, what support staff looked at and what people were refused.
-func (s *Server) note(rt route.Route, r *http.Request, by access.Caller, err error) {
+// note tells the audit log, a moment later, what support staff looked at and what people were refused. told: the caller got an answer.
+func (s *Server) note(rt route.Route, r *http.Request, by access.Caller, err error, told bool) {
 	switch reads := r.Method == http.MethodGet || r.Method == http.MethodHead; {
-	case reads && err == nil:
+	case reads && told:
 		s.notes.Look(by, r.URL)
 	case !reads && (errors.Is(err, api.ErrForbidden) || errors.Is(err, api.ErrUnauthorized)):
-		s.notes.Refused(by, r.Method, rt.Path, r.URL.Path)
+		s.notes.Refused(by, r.Method, rt.Path, web.ShownPath(r))
 	}
 }
 

@@ -107,23 +107,25 @@ func TestInvitationByMail(t *testing.T) {
 	}
 }
 
-// A name that is chosen to write a header of its own makes none.
+// A name that is chosen to write a header of its own, or to have people follow it somewhere, gets into no letter to strangers.
 func TestHeaderInjectionByNames(t *testing.T) {
 	s, m := newMailServer(t)
 	alice := s.user("alice")
 	org := s.id(alice, "organization?$select=id")
-	s.do(alice, "PATCH", fmt.Sprintf("/v7/organization(%d)", org), map[string]any{"name": "Acme\r\nBcc: all@example.com\r\n\r\nClick here"}).want(http.StatusOK)
+	s.do(alice, "PATCH", fmt.Sprintf("/v7/organization(%d)", org), map[string]any{"name": "Acme\r\nBcc: all@example.com\r\n\r\nClick https://evil.example.com"}).want(http.StatusOK)
 	for _, invitee := range []string{"x@example.com\r\nBcc: all@example.com", "x@example.com, y@example.com", "Bob <x@example.com>"} {
 		s.do(alice, "POST", "/v7/organization_invite", map[string]any{"invitee": invitee, "is_invited_to__organization": org}).want(http.StatusBadRequest)
 	}
 	s.made(alice, "organization_invite", map[string]any{"invitee": "bob@example.com", "is_invited_to__organization": org})
 	l := m.Wait(t, "bob@example.com", 1)
-	if l.Header.Get("Bcc") != "" || l.Header.Get("Subject") != "alice invites you to Acme Bcc: all@example.com Click here on roadstead.test" {
+	if l.Header.Get("Bcc") != "" || l.Header.Get("Subject") != "alice invites you to alice on roadstead.test" || strings.Contains(l.Raw, "evil") {
 		t.Errorf("header: got %v", l.Header)
 	}
 	if got := len(m.Letters()); got != 1 {
 		t.Errorf("%d letters went out", got)
 	}
+	// What people call their own things is in letters to themselves.
+	s.do(alice, "POST", "/api-key/user/full", api.NewKey{Name: "ci\r\nBcc: all@example.com"}).want(http.StatusBadRequest)
 }
 
 // Whoever invites is told when there were too many letters, and then no invitation is made.

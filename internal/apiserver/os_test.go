@@ -60,6 +60,61 @@ func TestOSConfig(t *testing.T) {
 	}
 }
 
+// Nothing that a device is configured with lets anybody in: no password, and no key but of those whom its owner lets in, asked for one by one.
+func TestNothingThatADeviceIsGivenLetsAnybodyIn(t *testing.T) {
+	s := newServer(t)
+	alice, sue := s.user("alice"), s.user("sue")
+	s.role(api.RoleAdmin, "POST", "/internal/v1/users/support", api.SupportStaff{User: "sue", Support: true}).want(http.StatusOK)
+	for _, token := range []string{alice, sue} {
+		var me struct{ ActorTypeID int64 }
+		s.do(token, "GET", "/actor/v1/whoami", nil).want(http.StatusOK).into(&me)
+		s.do(token, "POST", "/v7/user__has__public_key", map[string]any{"title": "laptop", "public_key": publicKey(t, "x"), "user": me.ActorTypeID}).
+			want(http.StatusCreated)
+	}
+	fleet := s.fleet(alice, "harbour")
+	dev := s.device(alice, fleet, hexUUID(1))
+	var system struct {
+		Services map[string]map[string]string `json:"services"`
+		Config   struct {
+			Overrides map[string]any `json:"overrides"`
+		} `json:"config"`
+	}
+	s.do(dev.APIKey, "GET", "/os/v1/config", nil).want(http.StatusOK).into(&system)
+	if keys, given := system.Services["ssh"]["authorized_keys"]; !given || keys != "" || len(system.Config.Overrides) != 0 {
+		t.Errorf("the system is given keys of root's: %+v", system)
+	}
+	for _, asked := range []struct{ what, token, method, path string }{
+		{"its configuration", alice, "GET", fmt.Sprintf("/download-config?appId=%d&version=6.0.0&deviceType=generic-amd64", fleet)},
+		{"its target state", dev.APIKey, "GET", "/device/v3/" + string(dev.UUID) + "/state"},
+		{"its target state of before", dev.APIKey, "GET", "/device/v2/" + string(dev.UUID) + "/state"},
+		{"what the system asks", dev.APIKey, "GET", "/os/v1/config"},
+	} {
+		a := s.do(asked.token, asked.method, asked.path, nil).want(http.StatusOK)
+		for _, way := range []string{"password", "passwd", "shadow", "ssh-ed25519", "ssh-rsa", "sshKeys"} {
+			if strings.Contains(a.body, way) {
+				t.Errorf("%s has a %s: %s", asked.what, way, a.body)
+			}
+		}
+	}
+	enter := func(name string) bool {
+		return s.do(dev.APIKey, "GET", "/auth/v1/public-keys/"+name, nil).want(http.StatusOK).body != ""
+	}
+	if !enter("alice") || enter("sue") || enter("root") || enter("admin") {
+		t.Error("somebody else than its owner is let in")
+	}
+	open := func(until any) {
+		s.do(alice, "PATCH", fmt.Sprintf("/v7/device(%d)", dev.ID), map[string]any{"is_accessible_by_support_until__date": until}).want(http.StatusOK)
+	}
+	open(time.Now().Add(time.Hour).UnixMilli())
+	if !enter("sue") {
+		t.Error("support that was let in has no way")
+	}
+	open(nil)
+	if enter("sue") {
+		t.Error("support that was sent away has its key there still")
+	}
+}
+
 func TestPublicKeysOfPeople(t *testing.T) {
 	s := newServer(t)
 	alice, bob := s.user("alice"), s.user("bob")

@@ -42,7 +42,7 @@ What somebody may not see does not exist for them: an empty list, or 404. Decisi
 | frozen device | the key of a device that is frozen | learns who it is, nothing else |
 | fleet key | a key made for reading one fleet | reads the fleet, its devices and releases |
 | provisioning key | a key made for one fleet | registers devices into it, nothing else |
-| support staff | a person's session, flagged by the operator of the server | reads, and has devices, actions and shell on a fleet, or one device, from when its owner opens it until the time given; never by a key |
+| support staff | a person's session, flagged by the operator of the server | reads, and has devices, actions and shell on a fleet, or one device, from when its owner opens it until the time given; makes, deletes and moves no device, and opens none to support; never by a key |
 | role of the server | its certificate, on the internal listener | the internal routes that name it; no resource at all |
 
 Keys of a fleet end with the right of the person who made them. Every key and session is looked up at its use, and verbs with every

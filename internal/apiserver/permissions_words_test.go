@@ -14,6 +14,7 @@ var plainWords = map[string]string{
 	"is_seen":                          "of organizations they administer; what they did or what was done to them; what support did in fleets they operate by right of their own",
 	"may_read":                         "of fleets where they may `read`",
 	"may_devices":                      "of fleets where they may `devices`",
+	"may_own_devices":                  "of fleets where they may `devices` by right of their own",
 	"may_keys":                         "of fleets where they may `keys`",
 	"may_releases":                     "of fleets where they may `releases`",
 	"may_settings":                     "of fleets where they may `settings`",

@@ -14,12 +14,12 @@ import (
 // hiddenColumns are what each kind of caller never sees, in any way; "all" is nobody at all. Written by hand.
 var hiddenColumns = map[string]map[string]string{
 	"application": {
-		"all":       "may_read may_devices may_actions may_shell may_keys may_releases may_settings may_members may_ownership",
+		"all":       "may_read may_devices may_actions may_shell may_keys may_releases may_settings may_members may_ownership may_own_devices",
 		"anonymous": "actor is_stored_at__repository_url is_accessible_by_support_until__date",
 		"device":    "is_stored_at__repository_url is_accessible_by_support_until__date",
 		"fleet key": "is_stored_at__repository_url is_accessible_by_support_until__date",
 	},
-	"device":                      {"all": "said_online said_online_at may_read may_devices may_actions may_shell may_keys may_releases may_settings may_members may_ownership"},
+	"device":                      {"all": "said_online said_online_at may_read may_devices may_actions may_shell may_keys may_releases may_settings may_members may_ownership may_own_devices"},
 	"organization_membership":     {"all": "is_lasting"},
 	"application_membership_role": {"all": "mask"},
 	"release":                     {"anonymous": "build_log", "fleet key": "build_log"},
@@ -83,9 +83,16 @@ const writableByItself = `status os_version os_variant supervisor_version provis
 const ignoredFromItself = `device_name is_pinned_on__release is_online public_address should_be_operated_by__release
 	should_be_managed_by__release should_be_managed_by__supervisor_release`
 
-// decidedAbove are columns that need more than the rest of their row: who may change the row otherwise is refused these.
-var decidedAbove = map[string][]string{
-	"application": {`{"is_public":true}`, `{"is_discoverable":false}`, `{"is_accessible_by_support_until__date":4102444800000}`},
+// decidedAbove are columns that need more than the rest of their row: who may change the row otherwise, and is not of these classes, is refused.
+var decidedAbove = map[string]struct{ bodies, by []string }{
+	"application": {
+		[]string{`{"is_public":true}`, `{"is_discoverable":false}`, `{"is_accessible_by_support_until__date":4102444800000}`},
+		[]string{"administrator", "whole key"},
+	},
+	"device": {
+		[]string{`{"is_accessible_by_support_until__date":4102444800000}`},
+		[]string{"administrator", "whole key", "operator", "developer", "operating key", "developing key"},
+	},
 }
 
 // unseenBy lists the columns of a resource that a kind of caller does not see.
@@ -130,10 +137,17 @@ func (w *world) columnCells(p *who, r policyRow, def *odata.Resource) (cells []c
 	if r.name == "organization_membership" && p.caller.Kind == access.ScopedKey && p.own != "robo" {
 		add("delete its own", true, func(a *asker) string { return a.leave(p) })
 	}
-	if may := p.may(r.name, "own"); strings.Contains(may, "u") && !strings.Contains(may, "d") {
-		for _, body := range decidedAbove[r.name] {
-			add("decide "+body, true, func(a *asker) string { return a.decide(p, r, body) })
+	own := p.may(r.name, "own")
+	decides := func(body string) {
+		add("decide "+body, true, func(a *asker) string { return a.decide(p, r, body) })
+	}
+	if above := decidedAbove[r.name]; strings.Contains(own, "u") && !slices.Contains(above.by, p.classes["own"]) {
+		for _, body := range above.bodies {
+			decides(body)
 		}
+	}
+	if r.name == "device" && p.isPerson() && strings.Contains(own, "u") && !strings.Contains(own, "d") { // support staff move none
+		decides(fmt.Sprintf(`{"note":"x","belongs_to__application":%d}`, w.places["own"].ids["fleet"]))
 	}
 	return cells
 }

@@ -86,6 +86,7 @@ func filterMutants(rule odata.Rule, add addMutant) {
 			}
 			set("with another verb for "+word, strings.ReplaceAll(filter, word, other))
 		}
+		set("for support too", strings.ReplaceAll(filter, access.OwnDevices, access.On(access.Devices)))
 		for _, part := range []string{" or ", " and "} {
 			if terms := strings.Split(filter, part); len(terms) > 1 && !strings.Contains(filter, "(") {
 				set("without its first condition", strings.Join(terms[1:], part))
@@ -173,7 +174,7 @@ var doubled = map[string]string{
 	"device, scoped key: points should_be_managed_by__release anywhere":                   "a hook lets only releases be chosen that the fleet, or the device type, has",
 	"device, scoped key: points should_be_operated_by__release anywhere":                  "a hook lets only releases be chosen that the fleet, or the device type, has",
 	"device, user: create for every row":                                                  "the reference to the fleet asks the same",
-	"device, user: create with may_read for may_devices":                                  "the reference to the fleet asks the same",
+	"device, user: create for support too":                                                "the reference to the fleet asks the same",
 	"device, user: points belongs_to__application anywhere":                               "the rule of the row holds after the move, too",
 	"device, user: points is_pinned_on__release anywhere":                                 "a hook lets only releases be chosen that the fleet, or the device type, has",
 	"device, user: points should_be_managed_by__release anywhere":                         "a hook lets only releases be chosen that the fleet, or the device type, has",

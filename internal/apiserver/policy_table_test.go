@@ -125,7 +125,7 @@ image_label                          | -      -        -      | -      r        
 image_environment_variable           | -      -        -      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
 release_tag                          | r      r        r      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
 release_asset                        | r      r        r      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
-device                               | -      -        -      | -      r        rcud     rcud      rcud          rcud    rud            | r         rcud      rcud       rcud  | rs r
+device                               | -      -        -      | -      r        rcud     rcud      rcud          ru      ru             | r         rcud      rcud       rcud  | rs r
 device_environment_variable          | -      -        -      | -      r        rcud     rcud      rcud          rcud    rcud           | r         rcud      rcud       rcud  | r  r
 device_config_variable               | -      -        -      | -      r        rcud     rcud      rcud          rcud    rcud           | r         rcud      rcud       rcud  | ri r
 device_tag                           | -      -        -      | -      r        rcud     rcud      rcud          rcud    rcud           | r         rcud      rcud       rcud  | r  r

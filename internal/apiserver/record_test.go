@@ -377,7 +377,7 @@ func TestTheSignerGivesARewrittenLogAway(t *testing.T) {
 	s.must(err)
 
 	// The thief drops the triggers and the checkpoints, and seals everything anew with another story.
-	for trigger, table := range map[string]string{"audit_entry_update": "audit_entry", "audit_chain_update": "audit_chain", "audit_checkpoint_delete": "audit_checkpoint"} {
+	for trigger, table := range map[string]string{"audit_entry_update": "audit_entry", "audit_entry_place": "audit_entry", "audit_chain_update": "audit_chain", "audit_checkpoint_delete": "audit_checkpoint"} {
 		query := `DROP TRIGGER ` + trigger
 		if s.sql != "" {
 			query += ` ON ` + table
@@ -464,5 +464,70 @@ func TestEnteringADeviceIsRecorded(t *testing.T) {
 	list := s.entries(alice, "act eq 'device.enter'")
 	if len(list) != 2 || list[0]["thing_name"] != "alice" || list[0]["is_support"] != false || list[1]["thing_name"] != "sue" || list[1]["is_support"] != true {
 		t.Errorf("%v", list)
+	}
+}
+
+// What is done past the resources is in the log as well, for whoever administers what it was done to: code that is pushed, keys, users.
+func TestActsPastTheResourcesAreRecorded(t *testing.T) {
+	c := newCrew(t)
+	c.join("developer")
+	c.begin(c.key)
+	c.do(c.worker, "POST", fmt.Sprintf("/api-key/device/%d/device-key", c.dev.ID), api.NewKey{Name: "of the device"}).want(http.StatusOK)
+	c.do(c.worker, "POST", fmt.Sprintf("/api-key/application/%d/provisioning", c.fleet), api.NewKey{Name: "of the fleet"}).want(http.StatusOK)
+	for act, name := range map[string]string{"release.build": "", "key.create": "of the device", "key.create ": "of the fleet"} {
+		filter := fmt.Sprintf("act eq '%s' and organization eq %d and application eq %d and by_name eq 'worker'", strings.TrimSpace(act), c.org, c.fleet)
+		if name != "" {
+			filter += " and thing_name eq '" + name + "'"
+		}
+		if list := c.entries(c.owner, filter); len(list) != 1 {
+			t.Errorf("%s %s: %v", act, name, list)
+		}
+	}
+	if list := c.entries(c.owner, "act eq 'user.create'"); len(list) != 1 || list[0]["thing_name"] != "owner" {
+		t.Errorf("the owner reads of these users that were made: %v", list)
+	}
+	c.exec(c.refuseEntries())
+	if a := c.server.role(api.RoleBuilder, "POST", "/internal/v1/builds", api.BuildRequest{Slug: "owner/harbour"}, "Authorization: Bearer "+c.key); a.status < 500 {
+		t.Errorf("a build that cannot be recorded: %d %s", a.status, a.body)
+	}
+	if a := c.server.role(api.RoleAdmin, "POST", "/internal/v1/users", api.NewUser{Email: "new@example.com"}); a.status < 500 {
+		t.Errorf("a user that cannot be recorded: %d %s", a.status, a.body)
+	}
+	c.exec(c.allowEntries())
+	if n := c.number(`SELECT count(*) FROM "user" WHERE email = 'new@example.com'`) + c.number(`SELECT count(*) FROM "release" WHERE status = 'running'`); n != 1 {
+		t.Errorf("%d users and builds, want the one build", n)
+	}
+}
+
+// An invitation is a secret that stands in a path: the log says that its use was refused, and not what it was.
+func TestTheLogHoldsNoInvitation(t *testing.T) {
+	s := newServer(t)
+	alice, mallory := s.user("alice"), s.user("mallory")
+	id := s.made(alice, "organization_invite", map[string]any{"invitee": "bob@example.com", "is_invited_to__organization": s.id(alice, "organization?$select=id")})
+	var link api.Invitation
+	s.do(alice, "POST", fmt.Sprintf("/org/v1/invitations/%d/link", id), nil).want(http.StatusOK).into(&link)
+	s.do(mallory, "POST", "/org/v1/invitation/"+link.Token, nil).want(http.StatusForbidden)
+	s.until("the refusal is recorded", func() bool { return len(s.entries(mallory, "act eq 'request.refuse'")) == 1 })
+	if body := s.role(api.RoleAdmin, "POST", "/internal/v1/audit/export", nil).want(http.StatusOK).body; strings.Contains(body, link.Token) {
+		t.Error("the log holds the invitation")
+	}
+}
+
+// What was done in a fleet before it came to an organization is for those of the former one.
+func TestTheLogStaysWithTheFormerOrganization(t *testing.T) {
+	s := newServer(t)
+	alice, bob := s.user("alice"), s.user("bob")
+	fleet := s.fleet(alice, "hello")
+	s.do(alice, "PATCH", fmt.Sprintf("/v7/application(%d)", fleet), map[string]any{"is_public": true}).want(http.StatusOK)
+	var offer api.Transfer
+	s.do(alice, "POST", "/transfer/v1", api.NewTransfer{Fleet: "alice/hello", Organization: "bob"}).want(http.StatusCreated).into(&offer)
+	s.do(bob, "POST", fmt.Sprintf("/transfer/v1/%d/accept", offer.ID), nil).want(http.StatusOK)
+	s.do(bob, "PATCH", fmt.Sprintf("/v7/application(%d)", fleet), map[string]any{"is_public": false}).want(http.StatusOK)
+	filter := fmt.Sprintf("application eq %d and act ne 'transfer.accept' and act ne 'transfer.offer'", fleet)
+	if list := s.entries(bob, filter); !slices.Equal(acts(list), []string{"application.update"}) || list[0]["by_name"] != "bob" {
+		t.Errorf("the new organization reads %v", list)
+	}
+	if list := s.entries(alice, filter); len(list) < 2 || strings.Contains(fmt.Sprint(list), "bob") {
+		t.Errorf("the former one reads %v", list)
 	}
 }

@@ -39,7 +39,7 @@ func (s *Server) list() []route.Route {
 		{Method: "POST", Path: "/internal/v1/backup", Handle: s.backup, Roles: []string{api.RoleAdmin}, Stream: true},
 	}
 	rs = append(rs, people.Routes(people.Config{DB: s.db, Engine: s.engine, Accounts: s.accounts, Invites: s.invites, Services: s.services})...)
-	rs = append(rs, record.Routes(record.Config{DB: s.db, Log: s.audit, Site: s.cfg.Site.Domain})...)
+	rs = append(rs, record.Routes(record.Config{DB: s.db, Log: s.audit, Site: s.cfg.Site.Domain, Again: s.accounts.Again})...)
 	rs = append(rs, factors.Routes(s.accounts, s.factors, s.operator, s.db)...)
 	rs = append(rs, s.mail.Routes(s.resets)...)
 	rs = append(rs, transfer.Routes(s.fleets, s.db)...)

@@ -25,7 +25,7 @@ func (s *Server) deviceRoutes() []route.Route {
 	itself := []access.Kind{access.Device}
 	registering := []access.Kind{access.Provisioning, access.User, access.ScopedKey}
 	return []route.Route{
-		{Method: "POST", Path: "/device/register", Handle: s.registerDevice, Who: registering, Verb: access.Devices},
+		{Method: "POST", Path: "/device/register", Handle: s.registerDevice, Who: registering, Verb: access.Devices | access.Keys},
 		{Method: "GET", Path: "/device/v3/{uuid}/state", Handle: s.targetState, Who: route.PeopleAndDevice},
 		{Method: "GET", Path: "/device/v2/{uuid}/state", Handle: s.targetStateV2, Who: route.PeopleAndDevice},
 		{Method: "GET", Path: "/device/v3/fleet/{uuid}/state", Handle: s.fleetState, Who: route.ByRules},

@@ -17,6 +17,16 @@ import (
 // stream opens a request whose answer does not end, and waits for its header.
 func (s *server) stream(token, path string) *http.Response {
 	s.Helper()
+	resp := s.stream0(token, path)
+	if resp.StatusCode != http.StatusOK {
+		s.Fatalf("GET %s: got %d", path, resp.StatusCode)
+	}
+	return resp
+}
+
+// stream0 is the same whatever the status.
+func (s *server) stream0(token, path string) *http.Response {
+	s.Helper()
 	id, err := pki.LoadIdentity(filepath.Join(s.dir, api.RoleEdge))
 	s.must(err)
 	peer := id.Client(api.RoleAPI, s.addr)
@@ -26,9 +36,6 @@ func (s *server) stream(token, path string) *http.Response {
 	resp, err := peer.HTTP.Do(req)
 	s.must(err)
 	s.Cleanup(func() { _ = resp.Body.Close() })
-	if resp.StatusCode != http.StatusOK {
-		s.Fatalf("GET %s: got %d", path, resp.StatusCode)
-	}
 	return resp
 }
 

@@ -1,6 +1,9 @@
 package apiserver_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/base32"
 	"fmt"
 	"net/http"
@@ -48,14 +51,46 @@ func TestWarningsByMail(t *testing.T) {
 
 	// A sign-in through the edge, from a network that was not seen before.
 	s.session("alice")
-	if got := len(m.Letters()); got != 4 {
-		t.Errorf("after a sign-in from where alice was before: %d letters", got)
-	}
+	told(t, m, alice, 5, "The password of alice on roadstead.test was changed", "All sessions have ended")
 	var u api.NewUser
 	s.role(api.RoleAdmin, "POST", "/internal/v1/users/password", api.NewUser{Email: "alice"}).want(http.StatusOK).into(&u)
+	told(t, m, alice, 6, "The password of alice on roadstead.test was changed")
+	if got := len(m.Letters()); got != 6 {
+		t.Errorf("after a sign-in from where alice was before: %d letters", got)
+	}
 	s.role(api.RoleEdge, "POST", "/login_", api.Login{Username: "alice", Password: u.Password}, "X-Forwarded-For: 198.51.100.7", "User-Agent: Mozilla/5.0").
 		want(http.StatusOK)
-	told(t, m, alice, 5, "A sign-in to alice on roadstead.test from a new place", "from 198.51.100.7", `"browser"`)
+	told(t, m, alice, 7, "A sign-in to alice on roadstead.test from a new place", "from 198.51.100.7", `"browser"`)
+}
+
+// Passkeys that come and go are told of, and so is the end of the account, by its user or by the operator: to an address that the server
+// does not know any more when the letter leaves.
+func TestPasskeysAndTheEndOfAnAccountAreToldOf(t *testing.T) {
+	s, m := newMailServer(t)
+	s.user("pam")
+	const pam = "pam@example.com"
+	session := s.session("pam")
+	told(t, m, pam, 1, "The password of pam on roadstead.test was changed")
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	s.must(err)
+	b := &browser{key: key, id: []byte("0123456789abcdef"), origin: "https://dashboard.roadstead.test"}
+	var out api.Enrolled
+	s.do(session, "POST", "/auth/webauthn/register", map[string]any{
+		"name": "key ring", "credential": b.answer(s, "webauthn.create", s.do(session, "POST", "/auth/webauthn/register/start", nil)),
+	}).want(http.StatusOK).into(&out)
+	told(t, m, pam, 2, "A second factor was added to pam on roadstead.test", "(the passkey key ring)", "from 192.0.2.1")
+	direct := s.do("", "POST", "/auth/webauthn/login", b.answer(s, "webauthn.get", s.do("", "POST", "/auth/webauthn/login/start", nil))).want(http.StatusOK)
+	left := s.do(direct.body, "DELETE", "/auth/webauthn/"+itoa(out.ID), nil).want(http.StatusOK)
+	told(t, m, pam, 3, "A second factor was removed from pam on roadstead.test", "(the passkey key ring)", "from 192.0.2.1")
+	s.do(left.body, "POST", "/user/v1/delete", api.DeleteAccount{Username: "pam"}).want(http.StatusOK)
+	told(t, m, pam, 4, "The account pam on roadstead.test was deleted", "your account pam was deleted", "from 192.0.2.1", "sessions and keys have ended")
+
+	s.user("quinn")
+	s.role(api.RoleAdmin, "POST", "/internal/v1/users/delete", api.UserChange{User: "quinn"}).want(http.StatusOK)
+	told(t, m, "quinn@example.com", 1, "The account quinn on roadstead.test was deleted", "your account quinn was deleted at ")
+	if got := len(m.Letters()); got != 5 {
+		t.Errorf("%d letters went out, want 5", got)
+	}
 }
 
 // Whoever administers an organization hears that something of it is open to support, and so does whoever opened it.

@@ -22,7 +22,7 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// Migrations gives the tables of this package, numbered 0084 to 0089; see [db.DB.Migrate].
+// Migrations gives the tables of this package, numbered 0084 to 0089 and 0140; see [db.DB.Migrate].
 func Migrations() fs.FS {
 	return db.Folder(migrations)
 }
@@ -98,7 +98,7 @@ func values(tx *db.Tx, by access.Caller, e Entry) ([]any, error) {
 	}
 	var detail any
 	if len(e.Detail) > 0 {
-		text, err := json.Marshal(e.Detail)
+		text, err := json.Marshal(short(e.Detail))
 		if err != nil {
 			return nil, err
 		}
@@ -109,6 +109,23 @@ func values(tx *db.Tx, by access.Caller, e Entry) ([]any, error) {
 	}
 	return []any{tx.NowText(), e.Act, string(e.Result), e.Kind, e.ID, clip(e.Name), e.Organization, e.Fleet,
 		e.User, e.Support, detail, string(by.Kind), by.User, by.Key, by.Session, clip(by.Name), clip(by.Address), clip(by.Request)}, nil
+}
+
+// short cuts the texts of details one by one: a long one must not hide what else was done.
+func short(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for name, value := range v {
+			out[name] = short(value)
+		}
+		return out
+	case string:
+		if len(v) > maxText {
+			return clip(v) + "…"
+		}
+	}
+	return v
 }
 
 // clip cuts a text and keeps it valid.

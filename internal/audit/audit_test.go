@@ -267,8 +267,34 @@ func TestTheDatabaseKeepsTheLog(t *testing.T) {
 			t.Errorf("%s: %s went through", name, query)
 		}
 	}
+	w.act("five")
+	const entry = `INTO audit_entry (id, created_at, act, result, thing, thing_id, thing_name, organization, application, about_user, is_support, by_kind,
+		by_user, by_key, by_session, by_name, address, request, seq, salt, hash) SELECT %s, created_at, act, result, thing, thing_id, 'x', organization,
+		application, about_user, is_support, by_kind, by_user, by_key, by_session, by_name, address, request, %s, salt, hash FROM audit_entry WHERE seq = 2`
+	attacks := map[string]string{
+		"come with a place": `INSERT ` + fmt.Sprintf(entry, "99", "5"), // the one that the next entry should get
+		"come before all":   `UPDATE audit_entry SET seq = 0, salt = 'x', hash = 'x' WHERE seq IS NULL`,
+		"a second chain":    `INSERT INTO audit_chain (id, seq, hash, first_seq, first_hash) VALUES (1, 9, 'x', 9, 'x')`,
+	}
+	if w.db.Dialect() == db.SQLite {
+		attacks["replace an entry"] = `REPLACE ` + fmt.Sprintf(entry, "id", "seq")
+		attacks["replace the chain"] = `REPLACE INTO audit_chain (id, seq, hash, first_seq, first_hash) VALUES (1, 0, 'x', 0, 'x')`
+		attacks["seal over another"] = `UPDATE OR REPLACE audit_entry SET seq = 2, salt = 'x', hash = 'x' WHERE seq IS NULL`
+	} else {
+		for _, table := range []string{"audit_entry", "audit_chain", "audit_checkpoint", "audit_signer"} {
+			attacks["empty "+table] = `TRUNCATE ` + table
+		}
+	}
+	for name, query := range attacks {
+		if err := w.exec(query); err == nil {
+			t.Errorf("%s: %s went through", name, query)
+		}
+	}
+	if w.db.Dialect() == db.SQLite {
+		w.must(w.exec(`REPLACE INTO audit_checkpoint (seq, site, hash, signed_at, signed_by, signature) VALUES (3, 'x', 'x', 'x', 'x', 'x')`)) // in vain
+	}
 	w.must(l.SealOnce(t.Context()))
-	if r := w.verify(nil); !r.Whole() || r.Last != 4 {
+	if r := w.verify(nil); !r.Whole() || r.Last != 5 || r.Signed != 3 {
 		t.Errorf("%+v", r)
 	}
 }
@@ -277,7 +303,7 @@ func TestTheDatabaseKeepsTheLog(t *testing.T) {
 func (w *world) untie() {
 	w.Helper()
 	for name, table := range map[string]string{
-		"audit_entry_update": "audit_entry", "audit_entry_delete": "audit_entry", "audit_chain_update": "audit_chain",
+		"audit_entry_update": "audit_entry", "audit_entry_delete": "audit_entry", "audit_entry_place": "audit_entry", "audit_chain_update": "audit_chain",
 		"audit_checkpoint_update": "audit_checkpoint", "audit_checkpoint_delete": "audit_checkpoint",
 	} {
 		query := `DROP TRIGGER ` + name
@@ -349,7 +375,7 @@ func TestRetention(t *testing.T) {
 	}
 	w.must(l.SealOnce(t.Context()))
 	r := w.verify(nil, ledger.Key(w.key.Public().(ed25519.PublicKey)))
-	if !r.Whole() || r.First != 4 || r.Last != 7 || r.Signed != 6 {
+	if !r.Whole() || r.First != 4 || r.Last != 7 || r.Signed != 6 || r.After != 3 || r.Removed != 3 {
 		t.Errorf("%+v", r)
 	}
 	var out bytes.Buffer
@@ -403,5 +429,16 @@ func TestHostileTexts(t *testing.T) {
 	w.must(w.log(0).SealOnce(t.Context()))
 	if r := w.verify(nil); !r.Whole() || r.Last != 1 {
 		t.Errorf("%+v", r)
+	}
+	var detail string // one long text hides no other
+	w.must(w.db.Write(t.Context(), func(tx *db.Tx) error {
+		after := map[string]any{"device_name": strings.Repeat(long, 10), "belongs_to__application": int64(7)}
+		if err := audit.Record(t.Context(), tx, access.Itself(), audit.Entry{Act: "device.update", Kind: "device", Detail: map[string]any{"after": after}}); err != nil {
+			return err
+		}
+		return tx.QueryRowContext(t.Context(), `SELECT detail FROM audit_entry WHERE act = 'device.update'`).Scan(&detail)
+	}))
+	if !strings.Contains(detail, `"belongs_to__application":7`) || !strings.Contains(detail, "ü…") || len(detail) > 1000 {
+		t.Errorf("detail: %.200s", detail)
 	}
 }

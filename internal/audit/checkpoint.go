@@ -200,6 +200,6 @@ func retain(ctx context.Context, tx *db.Tx, before string) (removed int64, err e
 	if _, err := tx.ExecContext(ctx, `DELETE FROM audit_checkpoint WHERE seq < ?`, seq); err != nil {
 		return 0, err
 	}
-	return seq - first, Record(ctx, tx, access.Itself(), Entry{Act: "audit.remove", Kind: "audit_entry", ID: seq,
+	return seq - first, Record(ctx, tx, access.Itself(), Entry{Act: ledger.ActRemove, Kind: "audit_entry", ID: seq,
 		Detail: map[string]any{"from": first + 1, "to": seq, "older_than": before}})
 }

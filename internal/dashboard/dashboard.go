@@ -8,6 +8,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
+	"crypto/tls"
 	"embed"
 	"fmt"
 	"html/template"
@@ -19,10 +20,13 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
+	"github.com/roadstead-io/roadstead/internal/web/securitytxt"
 )
 
 //go:embed pages/*.html
@@ -43,17 +47,23 @@ func NewKey(file string) error {
 
 // Config is the role's role.json.
 type Config struct {
-	// Dir is the role's own directory: its identity (cert.pem, key.pem, ca.pem) and its key.
+	// Dir is the role's own directory: its identity (cert.pem, key.pem, ca.pem), its key and, where it serves browsers itself, the public
+	// certificate (tls.pem, tls.key).
 	Dir string `json:"dir"`
 	// Site is the public name and port.
 	Site api.Site `json:"site"`
 	// Peers says where the api role listens.
 	Peers map[string]string `json:"peers"`
+	// SecurityContact is whom to tell of a vulnerability: mailto:…, https://… or tel:…. Empty: mailto:security@ the domain.
+	SecurityContact string `json:"security_contact,omitempty"`
 }
 
 // Validate names the first field that is wrong.
 func (c Config) Validate() error {
-	return pki.CheckConfig(c.Dir, c.Site, c.Peers, api.RoleAPI)
+	if err := pki.CheckConfig(c.Dir, c.Site, c.Peers, api.RoleAPI); err != nil {
+		return err
+	}
+	return securitytxt.Check(c.SecurityContact)
 }
 
 // Server is the role.
@@ -66,7 +76,9 @@ type Server struct {
 	forms []byte      // the key of forms' tokens
 	pages map[string]*template.Template
 	cross *http.CrossOriginProtection
-	now   func() time.Time
+
+	public      net.Listener // of connections that the edge hands over; nil: it forwards their requests
+	certificate *pki.KeyPair // of the public name, with public
 }
 
 // New makes the role; it starts nothing.
@@ -85,7 +97,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if len(key) != 32 {
 		return nil, fmt.Errorf("dashboard: %s has %d bytes, not 32", KeyFile, len(key))
 	}
-	s := &Server{cfg: cfg, log: log, id: id, api: id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI]), cross: http.NewCrossOriginProtection(), now: time.Now}
+	s := &Server{cfg: cfg, log: log, id: id, api: id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI]), cross: http.NewCrossOriginProtection()}
 	block, err := aes.NewCipher(derive(key, "cookies"))
 	if err != nil {
 		return nil, err
@@ -105,17 +117,29 @@ const (
 	stopGrace = 2 * time.Second
 )
 
-// Run serves until the context ends.
+// Run serves until the context ends: other roles, and browsers where the edge hands their connections over.
 func (s *Server) Run(ctx context.Context, ln net.Listener) error {
-	srv := &http.Server{
-		Handler: s.Handler(), TLSConfig: s.id.ServerTLS(), ReadTimeout: 30 * time.Second, ReadHeaderTimeout: 10 * time.Second,
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		srv := s.server(s.Handler(), s.id.ServerTLS())
+		return web.Serve(ctx, srv, func() error { return srv.ServeTLS(ln, "", "") }, stopGrace)
+	})
+	if s.public != nil {
+		group.Go(func() error { return s.servePublic(ctx) })
+	}
+	return group.Wait()
+}
+
+func (s *Server) server(h http.Handler, conf *tls.Config) *http.Server {
+	return &http.Server{
+		Handler: h, TLSConfig: conf, ReadTimeout: 30 * time.Second, ReadHeaderTimeout: 10 * time.Second,
 		WriteTimeout: apiTime + 10*time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	return web.Serve(ctx, srv, func() error { return srv.ServeTLS(ln, "", "") }, stopGrace)
 }
 
-// Handler is every page.
+// Handler is what other roles meet: the parent asks how this one is, and the edge brings browsers' requests where it cannot hand their
+// connections over.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", web.Handle(s.log, func(w http.ResponseWriter, r *http.Request) error {
@@ -124,6 +148,21 @@ func (s *Server) Handler() http.Handler {
 		}
 		return web.WriteJSON(w, http.StatusOK, "ok")
 	}))
+	pages := s.site()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if pki.PeerRole(r) != api.RoleEdge {
+			web.WriteError(w, api.Errorf(api.Forbidden, "the pages are reached through the edge"))
+			return
+		}
+		pages.ServeHTTP(w, r)
+	})
+	known := func(r *http.Request) bool { return pki.PeerRole(r) != "" }
+	return web.Logged(s.log, known, mux)
+}
+
+// site is every page.
+func (s *Server) site() http.Handler {
+	mux := http.NewServeMux()
 	for pattern, h := range map[string]page{
 		"GET /{$}": member(home),
 
@@ -151,19 +190,14 @@ func (s *Server) Handler() http.Handler {
 	if err != nil {
 		panic(err) // the embedded folder is there or the program does not build
 	}
-	mux.Handle("GET /static/", s.only(http.StripPrefix("/static/", http.FileServerFS(static))))
+	mux.Handle("GET /static/", strict(http.StripPrefix("/static/", http.FileServerFS(static))))
 	mux.Handle("/", s.serve(func(*visit) error { return api.Errorf(api.NotFound, "There is no such page.") }))
-	known := func(r *http.Request) bool { return pki.PeerRole(r) != "" }
-	return web.Logged(s.log, known, mux)
+	return mux
 }
 
-// only lets in what the edge brings, and gives every answer the headers that keep a browser from doing more than it is told.
-func (s *Server) only(next http.Handler) http.Handler {
+// strict gives every answer the headers that keep a browser from doing more than it is told.
+func strict(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if pki.PeerRole(r) != api.RoleEdge {
-			web.WriteError(w, api.Errorf(api.Forbidden, "the pages are reached through the edge"))
-			return
-		}
 		h := w.Header()
 		h.Set("Content-Security-Policy", policy("'self'"))
 		h.Set("X-Content-Type-Options", "nosniff")

@@ -235,6 +235,17 @@ func TestHeadersAndCookies(t *testing.T) {
 	}
 }
 
+// Who logs in while a session is there has one afterwards, not two of which one is in no cookie any more.
+func TestALoginTakesThePlaceOfASession(t *testing.T) {
+	h := newHouse(t)
+	b := h.browser()
+	b.login().want(t, 303, "/account")
+	b.send("/account", "/login", "username", b.admin.Email, "password", b.admin.Password, "next", "/account").want(t, 303, "/account")
+	if n := strings.Count(b.get("/account").text, "<td>192.0.2.44</td>"); n != 1 {
+		t.Errorf("%d sessions are listed, want 1", n)
+	}
+}
+
 // Only the edge brings browsers, and a form counts only when it is one of this browser's.
 func TestWhoIsLetIn(t *testing.T) {
 	h := newHouse(t)

@@ -44,6 +44,7 @@ func login(v *visit) error {
 	if err != nil {
 		return v.again(err, "login", view{Title: "Log in", Next: local(v.form("next")), Data: loginData{v.providers(), name}})
 	}
+	v.endFormer()
 	return v.signedIn(token, v.form("next"))
 }
 
@@ -123,6 +124,9 @@ type underway struct {
 func startLogin(v *visit) error { return v.start(api.SignInLogin, v.form("next")) }
 func startLink(v *visit) error  { return v.start(api.SignInLink, "/account") }
 
+// proveAgain is the name of the field with which a page asks that the provider asks again.
+const proveAgain = "fresh"
+
 // start sends the browser to a provider. It goes by a page of ours: a form that is answered by a way to elsewhere would be held back by
 // our own policy.
 func (v *visit) start(purpose, next string) error {
@@ -132,7 +136,9 @@ func (v *visit) start(purpose, next string) error {
 		token = v.token
 	}
 	var started api.StartedSignIn
-	err := v.callAs(token, v.r.UserAgent(), http.MethodPost, "/auth/v1/providers/"+url.PathEscape(name)+"/start", api.StartSignIn{Purpose: purpose}, &started)
+	err := v.callAs(token, v.r.UserAgent(), http.MethodPost, "/auth/v1/providers/"+url.PathEscape(name)+"/start", api.StartSignIn{
+		Purpose: purpose, Fresh: v.form(proveAgain) != "",
+	}, &started)
 	if err != nil {
 		return err
 	}
@@ -175,6 +181,7 @@ func callback(v *visit) error {
 	if begun.Purpose == api.SignInLink {
 		return v.to("/account?done=linked")
 	}
+	v.endFormer()
 	return v.signedIn(answer, begun.Next)
 }
 

@@ -48,7 +48,7 @@ type visit struct {
 
 // serve makes a handler of a page: what changes something must come from a form of ours.
 func (s *Server) serve(p page) http.Handler {
-	return s.only(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return strict(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		v := &visit{s: s, w: w, r: r}
 		v.token = v.open(sessionCookie)
 		v.half = isHalf(v.token)
@@ -289,6 +289,16 @@ func (v *visit) open(name string) string {
 		return ""
 	}
 	return string(plain)
+}
+
+// endFormer ends the session that the browser has had so far: another takes its place, and nobody would find it again.
+func (v *visit) endFormer() {
+	if v.token == "" {
+		return
+	}
+	if err := v.call(http.MethodPost, "/user/v1/logout", nil, nil); err != nil && !errors.Is(err, api.ErrUnauthorized) {
+		v.s.log.WarnContext(v.r.Context(), "a session that was replaced could not be ended", "request", web.RequestID(v.r.Context()), "error", err)
+	}
 }
 
 // signedIn keeps a new session's token and goes on to where somebody wanted to.

@@ -81,7 +81,7 @@ func New(ctx context.Context, cfg Config) (*Devices, error) {
 	if cfg.PollInterval <= 0 {
 		cfg.PollInterval = 10 * time.Minute
 	}
-	cfg.Logs.DB, cfg.Logs.Bus = cfg.DB, cfg.Bus
+	cfg.Logs.DB, cfg.Logs.Bus, cfg.Logs.Again = cfg.DB, cfg.Bus, cfg.Accounts.Again
 	logs, err := devicelog.New(ctx, cfg.Logs)
 	if err != nil {
 		return nil, fmt.Errorf("device: %w", err)

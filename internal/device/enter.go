@@ -29,7 +29,7 @@ func (d *Devices) PublicKeys(ctx context.Context, tx *db.Tx, by access.Caller, u
 		return "", fmt.Errorf("public keys: %w", err)
 	}
 	switch by.Kind {
-	case access.User, access.ScopedKey:
+	case access.User: // a limited key has nothing to do with the account
 		if by.User != id {
 			return "", nil
 		}

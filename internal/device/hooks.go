@@ -145,6 +145,11 @@ func (d *Devices) beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) 
 			return err
 		}
 	}
+	if given(c, rights.SupportColumn) {
+		for _, id := range c.IDs {
+			d.revoked(tx, "device", id) // support may have its log open
+		}
+	}
 	if to, ok := c.Values["belongs_to__application"]; ok {
 		if err := d.beforeMove(ctx, tx, c, to); err != nil {
 			return err
@@ -174,7 +179,7 @@ func (d *Devices) beforeMove(ctx context.Context, tx *db.Tx, c *odata.Change, to
 	if !ok {
 		return api.Errorf(api.Invalid, "A device cannot be without a fleet.")
 	}
-	if ok, err := mayUseFleet(ctx, tx, c.Caller, target); err != nil {
+	if ok, err := mayUseFleet(ctx, tx, c.Caller, target, access.Devices); err != nil {
 		return err
 	} else if !ok {
 		return api.Errorf(api.NotFound, textNoFleet)
@@ -208,6 +213,9 @@ func (d *Devices) move(ctx context.Context, tx *db.Tx, by access.Caller, id, tar
 	if err := rights.MayGiveAway(ctx, tx, by, fromOrg, toOrg); err != nil {
 		return false, err
 	}
+	if err := bringsKeys(ctx, tx, by, from, target); err != nil {
+		return false, err
+	}
 	if err := fleet.CheckArch(ctx, tx, target, deviceType); err != nil {
 		return false, err
 	}
@@ -222,8 +230,9 @@ func (d *Devices) move(ctx context.Context, tx *db.Tx, by access.Caller, id, tar
 			return false, fmt.Errorf("device: move: %w", err)
 		}
 	}
-	if fromOrg != toOrg { // what it said so far is not for the new organization
-		if _, err := tx.ExecContext(ctx, `UPDATE device SET log_since = ? WHERE id = ?`, tx.NowText(), id); err != nil {
+	if fromOrg != toOrg { // what it said so far is not for the new organization, and it was the former one that opened it to support
+		if _, err := tx.ExecContext(ctx, `UPDATE device SET log_since = ?, is_accessible_by_support_until__date = NULL WHERE id = ?`,
+			tx.NowText(), id); err != nil {
 			return false, fmt.Errorf("device: move: %w", err)
 		}
 	}
@@ -350,16 +359,41 @@ func Pinned(ctx context.Context, tx *db.Tx, releases []int64) (bool, error) {
 	return false, nil
 }
 
-// mayUseFleet says whether a caller may put devices into a fleet.
-func mayUseFleet(ctx context.Context, tx *db.Tx, by access.Caller, fleetID int64) (bool, error) {
+// bringsKeys refuses to move a device, of which the caller may know a key, to a fleet where they could make none: the key would read that
+// fleet from then on, and outlive a support grant. It is asked of the person, whatever the key that they use is limited to.
+func bringsKeys(ctx context.Context, tx *db.Tx, by access.Caller, from, to int64) error {
+	if by.User == 0 {
+		return nil
+	}
+	person := access.Caller{Kind: access.User, User: by.User}
+	here, err := rights.FleetVerbs(ctx, tx, person, from)
+	if err != nil {
+		return fmt.Errorf("device: move: %w", err)
+	}
+	there, err := rights.FleetVerbs(ctx, tx, person, to)
+	if err != nil {
+		return fmt.Errorf("device: move: %w", err)
+	}
+	if here.Has(access.Keys) && !there.Has(access.Keys) {
+		return api.Errorf(api.Forbidden, "A device brings its keys along: to move it you need the verb keys on the fleet that it comes to, too.")
+	}
+	return nil
+}
+
+// registerNeeds is what a person has on a fleet who registers a device into it: the answer holds a key of the device.
+const registerNeeds = access.Devices | access.Keys
+
+// mayUseFleet says whether a caller may put devices into a fleet, for which people need some verbs, by right of their own: a device, and its
+// key, would outlive a support grant.
+func mayUseFleet(ctx context.Context, tx *db.Tx, by access.Caller, fleetID int64, need access.Verbs) (bool, error) {
 	switch by.Kind {
 	case access.System:
 		return true, nil
 	case access.Provisioning:
 		return by.Fleet == fleetID, nil
 	default:
-		may, err := rights.FleetVerbs(ctx, tx, by, fleetID)
-		return may.Has(access.Devices), err
+		may, err := rights.OwnVerbs(ctx, tx, by, fleetID)
+		return may.Has(need), err
 	}
 }
 

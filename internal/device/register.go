@@ -89,7 +89,7 @@ func (d *Devices) registerAll(ctx context.Context, all []*batch.Ask[*registratio
 // register registers devices with different uuids.
 func (d *Devices) register(ctx context.Context, tx *db.Tx, all []*batch.Ask[*registration]) error {
 	for _, a := range all {
-		switch ok, err := mayUseFleet(ctx, tx, a.Of.by, a.Of.req.Application); {
+		switch ok, err := mayUseFleet(ctx, tx, a.Of.by, a.Of.req.Application, registerNeeds); {
 		case err != nil:
 			return err
 		case !ok && a.Of.by.User != 0:

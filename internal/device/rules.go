@@ -2,6 +2,7 @@ package device
 
 import (
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
@@ -44,12 +45,20 @@ var ignoredFromItself = []string{
 
 func deviceRules() map[access.Kind]odata.Rule {
 	may := access.On(access.Devices)
-	person := odata.Rule{
+	key := odata.Rule{
 		Read: access.On(access.Read), Create: may, Update: may, Delete: may, Write: writtenByUsers,
 		Refs: map[string]string{"belongs_to__application": may}, // the fleet that it comes into
+		// Who else gets to it, which is as much as giving away a key. A support grant gives no keys, so staff do not make it longer.
+		Needs: map[string]string{rights.SupportColumn: access.On(access.Keys)},
 	}
+	// What support staff do must end with the grant: they make and delete no device, move none, and open none to themselves.
+	const own = access.OwnDevices
+	person := key
+	person.Create, person.Delete = own, own
+	person.Refs = map[string]string{"belongs_to__application": own}
+	person.Needs = map[string]string{"belongs_to__application": own, rights.SupportColumn: access.On(access.Keys)}
 	return map[access.Kind]odata.Rule{
-		access.User: person, access.ScopedKey: person,
+		access.User: person, access.ScopedKey: key,
 		access.Device:   {Read: itself, Update: itself, Write: writtenByItself, Ignore: ignoredFromItself},
 		access.FleetKey: {Read: ofFleetKey},
 	}

@@ -74,7 +74,7 @@ func newWorld(t testing.TB, change ...func(*device.Config)) *world {
 			},
 		},
 	})
-	w.releases, err = release.New(release.Config{DB: w.db, Fleets: fleets, Site: site, Log: quiet, Now: w.now, Pinned: device.Pinned})
+	w.releases, err = release.New(release.Config{DB: w.db, Accounts: w.accounts, Fleets: fleets, Site: site, Log: quiet, Now: w.now, Pinned: device.Pinned})
 	w.must(err)
 	cfg := device.Config{DB: w.db, Accounts: w.accounts, Bus: messages, Log: quiet, PollInterval: time.Minute}
 	for _, f := range change {

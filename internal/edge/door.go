@@ -11,17 +11,17 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/handover"
+	"github.com/roadstead-io/roadstead/internal/web"
 )
 
 // maxUndecided bounds how many connections may be at the door, their first message not read or not taken over yet; it is what
 // a flood of silent clients costs. A connection beyond it is closed.
 const maxUndecided = 8192
 
-// HandOver makes the edge hand the api role's connections over, unread but for the name they ask for, instead of reading and
-// forwarding their requests. Call it before Run.
-func (s *Server) HandOver(g *handover.Giver) { s.giver = g }
+// HandOver makes the edge hand the connections for a name, given by its first label, over to the role that serves it, unread but for the
+// name they ask for, instead of reading and forwarding their requests. Call it before Run.
+func (s *Server) HandOver(label string, g *handover.Giver) { s.givers[label] = g }
 
 // door accepts the public's connections and gives each to who serves the name that it asks for.
 type door struct {
@@ -33,7 +33,9 @@ type door struct {
 // run lets connections in until the context ends, and waits for those that are still at the door.
 func (d *door) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return d.giver.Run(ctx) })
+	for _, g := range d.givers {
+		group.Go(func() error { return g.Run(ctx) })
+	}
 	group.Go(func() error {
 		stop := context.AfterFunc(ctx, func() { _ = d.public.Close() })
 		defer stop()
@@ -79,23 +81,22 @@ func (d *door) enter(ctx context.Context, conn net.Conn) {
 		_ = conn.Close()
 		return
 	}
+	label := d.label(name)
+	giver := d.givers[label]
 	tcp, ok := conn.(*net.TCPConn)
-	if !ok || !d.isAPI(name) {
+	if !ok || giver == nil {
 		d.own.put(handover.Replayed(conn, read))
 		return
 	}
-	switch err := d.giver.Give(ctx, tcp, read); {
+	switch err := giver.Give(ctx, tcp, read); {
 	case err == nil:
 	case ctx.Err() != nil:
 		_ = conn.Close()
 	default:
-		d.log.WarnContext(ctx, "the api role did not take a connection", "error", err)
-		d.turnAway(ctx, handover.Replayed(conn, read), conn)
+		d.log.WarnContext(ctx, "a role did not take a connection", "role", served[label], "error", err)
+		d.turnAway(ctx, served[label], handover.Replayed(conn, read), conn)
 	}
 }
-
-// isAPI reports whether a name that a client asks for is the api role's.
-func (s *Server) isAPI(name string) bool { return s.label(name) == "api" }
 
 // Times of an answer to a client that is turned away.
 const (
@@ -103,13 +104,13 @@ const (
 	quiet       = 300 * time.Millisecond // without a byte from the client, its request is here or not coming
 )
 
-// turnAway answers 503 in the api role's place. It does not decrypt the request: no token is ever read here, whatever happens.
-func (s *Server) turnAway(ctx context.Context, conn, raw net.Conn) {
+// turnAway answers 503 in a role's place. It does not decrypt the request: no token and no password is ever read here, whatever happens.
+func (s *Server) turnAway(ctx context.Context, role string, conn, raw net.Conn) {
 	defer func() { _ = conn.Close() }()
 	_ = conn.SetDeadline(time.Now().Add(turnTimeout))
 	cfg := s.publicTLS()
 	cfg.NextProtos = []string{"http/1.1"}
-	cfg.SessionTicketsDisabled = true // the next connection is the api role's, which would not know the ticket
+	cfg.SessionTicketsDisabled = true // the next connection is that role's, which would not know the ticket
 	secure := tls.Server(conn, cfg)
 	if secure.HandshakeContext(ctx) != nil {
 		return
@@ -118,7 +119,7 @@ func (s *Server) turnAway(ctx context.Context, conn, raw net.Conn) {
 	_ = raw.SetReadDeadline(time.Now().Add(quiet))
 	_, _ = raw.Read(buf) // an answer before the request would confuse its client
 	_ = raw.SetReadDeadline(time.Now().Add(lingerTime))
-	if _, err := secure.Write([]byte(turnedAway)); err != nil || secure.CloseWrite() != nil {
+	if _, err := secure.Write([]byte(turnedAway(role))); err != nil || secure.CloseWrite() != nil {
 		return
 	}
 	for { // what is still on its way must not become a reset that overtakes the answer
@@ -128,12 +129,12 @@ func (s *Server) turnAway(ctx context.Context, conn, raw net.Conn) {
 	}
 }
 
-var turnedAway = func() string {
-	body := `"the ` + api.RoleAPI + ` role is not answering; it is being restarted"`
+func turnedAway(role string) string {
+	body := `"the ` + role + ` role is not answering; it is being restarted"`
 	return "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\nRetry-After: 2\r\n" +
-		"Strict-Transport-Security: " + strictTransport + "\r\nConnection: close\r\n" +
+		"Strict-Transport-Security: " + web.StrictTransport + "\r\nConnection: close\r\n" +
 		fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(body), body)
-}()
+}
 
 // inside is the listener of the connections that the edge serves itself.
 type inside struct {

@@ -21,30 +21,44 @@ import (
 	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
-// doorstep is an edge that hands the api role's connections over, and what takes them.
+// doorstep is an edge that hands the connections of some names over, and what takes them.
 type doorstep struct {
 	*house
-	end *os.File // for takers
+	ends map[string]*os.File // for takers, by the name's first label
 }
 
 func openDoor(t *testing.T, roles map[string]http.Handler) *doorstep {
 	t.Helper()
-	giver, taker, err := handover.Pair()
-	if err != nil {
-		t.Fatal(err)
+	d := &doorstep{ends: map[string]*os.File{}}
+	givers := map[string]*handover.Giver{}
+	for _, label := range []string{"api", "dashboard"} {
+		giver, taker, err := handover.Pair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if givers[label], err = handover.NewGiver(giver); err != nil {
+			t.Fatal(err)
+		}
+		d.ends[label] = taker
 	}
-	g, err := handover.NewGiver(giver)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := openWith(t, roles, func(s *edge.Server) { s.HandOver(g) })
-	return &doorstep{house: h, end: taker}
+	d.house = openWith(t, roles, func(s *edge.Server) {
+		for label, g := range givers {
+			s.HandOver(label, g)
+		}
+	})
+	return d
 }
 
 // takes serves the api role's name on the connections that the edge hands over.
 func (d *doorstep) takes(t *testing.T, h http.Handler) {
 	t.Helper()
-	k, err := handover.NewTaker(d.end)
+	d.takesFor(t, "api", h)
+}
+
+// takesFor serves a name on the connections that the edge hands over.
+func (d *doorstep) takesFor(t *testing.T, label string, h http.Handler) {
+	t.Helper()
+	k, err := handover.NewTaker(d.ends[label])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,19 +110,53 @@ func TestTheAPIsConnectionsAreHandedOver(t *testing.T) {
 	}
 }
 
-// A client that made its connection for another name must not get its token read here.
-func TestTheAPIsNameOnAnotherNamesConnection(t *testing.T) {
-	d := openDoor(t, map[string]http.Handler{"api": http.HandlerFunc(echo)})
-	for _, name := range []string{"dashboard." + domain, ""} {
-		conn, err := tls.Dial("tcp", d.addr, &tls.Config{ServerName: name, InsecureSkipVerify: true}) //nolint:gosec // what is asked for is the point
+// Each name's connections go to its own role, and what people type on the dashboard's pages is read by nobody before it.
+func TestTheDashboardsConnectionsAreHandedOver(t *testing.T) {
+	d := openDoor(t, map[string]http.Handler{
+		"api":       http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a request was forwarded to the api role") }),
+		"dashboard": http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a request was forwarded to the dashboard") }),
+	})
+	d.takes(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "api") }))
+	c := d.client(t, true)
+	if code, body := get(t, c, "https://api."+domain+"/ping"); code != 200 || body != "api" {
+		t.Errorf("api.: %d %q", code, body)
+	}
+	// While the dashboard is being started, others are served, and its own visitors wait.
+	answered := make(chan string, 1)
+	go func() {
+		res, err := c.Get("https://dashboard." + domain + "/login")
 		if err != nil {
-			t.Fatal(err)
+			answered <- err.Error()
+			return
 		}
-		_, _ = io.WriteString(conn, "GET /ping HTTP/1.1\r\nHost: api."+domain+"\r\nConnection: close\r\n\r\n")
-		answer, err := io.ReadAll(conn)
-		_ = conn.Close()
-		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 421 ") {
-			t.Errorf("SNI %q: %q, %v", name, answer, err)
+		body, _ := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		answered <- string(body)
+	}()
+	if code, body := get(t, d.client(t, false), "https://api."+domain+"/ping"); code != 200 || body != "api" {
+		t.Errorf("api., while the dashboard is away: %d %q", code, body)
+	}
+	d.takesFor(t, "dashboard", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "a page") }))
+	if got := <-answered; got != "a page" {
+		t.Errorf("dashboard.: %q", got)
+	}
+}
+
+// A client that made its connection for another name must not get its token, or its password, read here.
+func TestAHandedOverNameOnAnotherNamesConnection(t *testing.T) {
+	d := openDoor(t, map[string]http.Handler{"api": http.HandlerFunc(echo), "dashboard": http.HandlerFunc(echo)})
+	for _, host := range []string{"api." + domain, "dashboard." + domain, "DASHBOARD." + domain + ":8443"} {
+		for _, name := range []string{"registry2." + domain, domain, ""} {
+			conn, err := tls.Dial("tcp", d.addr, &tls.Config{ServerName: name, InsecureSkipVerify: true}) //nolint:gosec // what is asked for is the point
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.WriteString(conn, "GET /ping HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n\r\n")
+			answer, err := io.ReadAll(conn)
+			_ = conn.Close()
+			if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 421 ") {
+				t.Errorf("SNI %q, Host %s: %q, %v", name, host, answer, err)
+			}
 		}
 	}
 }
@@ -245,7 +293,7 @@ func TestTheEdgeStopsWithClientsAtTheDoor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.HandOver(g)
+	s.HandOver("api", g)
 	pub, internal := roletest.Listen(t), roletest.Listen(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

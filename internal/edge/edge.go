@@ -32,8 +32,10 @@ const (
 	stopGrace      = 2 * time.Second
 )
 
-// strictTransport tells browsers never to come without TLS.
-const strictTransport = "max-age=31536000; includeSubDomains"
+// served says which role serves a name, by its first label.
+var served = map[string]string{
+	"api": api.RoleAPI, "registry2": api.RoleRegistry, "builder": api.RoleBuilder, "dashboard": api.RoleDashboard,
+}
 
 // Config is the edge role's configuration.
 type Config struct {
@@ -61,10 +63,10 @@ type Server struct {
 	log    *slog.Logger
 	id     *pki.Identity
 	public *pki.KeyPair
-	hosts  map[string]http.Handler // by the first label of the host name; "" is the domain itself
-	known  string                  // the names, for people who ask for another
-	report http.Handler            // whom to tell of a vulnerability, at every name
-	giver  *handover.Giver         // nil: the api role's requests are forwarded like any other's
+	hosts  map[string]http.Handler    // by the first label of the host name; "" is the domain itself
+	known  string                     // the names, for people who ask for another
+	report http.Handler               // whom to tell of a vulnerability, at every name
+	givers map[string]*handover.Giver // of connections, by the first label of the name that they are for; other names' requests are forwarded
 }
 
 // New makes the edge; it starts nothing.
@@ -80,13 +82,11 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("edge: public certificate: %w", err)
 	}
-	s := &Server{cfg: cfg, log: log, id: id, public: public}
+	s := &Server{cfg: cfg, log: log, id: id, public: public, givers: map[string]*handover.Giver{}}
 	s.hosts = map[string]http.Handler{
 		"": http.RedirectHandler(cfg.Site.URL("dashboard")+"/", http.StatusTemporaryRedirect),
 	}
-	for label, role := range map[string]string{
-		"api": api.RoleAPI, "registry2": api.RoleRegistry, "builder": api.RoleBuilder, "dashboard": api.RoleDashboard,
-	} {
+	for label, role := range served {
 		if cfg.Peers[role] != "" {
 			s.hosts[label] = s.proxy(role)
 		}
@@ -111,9 +111,9 @@ func (s *Server) Handler() http.Handler {
 
 // route sends a request to the host it names.
 func (s *Server) route(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Strict-Transport-Security", strictTransport)
+	w.Header().Set("Strict-Transport-Security", web.StrictTransport)
 	label := s.label(r.Host)
-	if label == "api" && s.giver != nil { // on a connection made for another name, as browsers do where a certificate allows it
+	if s.givers[label] != nil { // on a connection made for another name, as browsers do where a certificate allows it
 		_ = web.WriteText(w, http.StatusMisdirectedRequest, "Ask this name on a connection of its own.\n")
 		return
 	}
@@ -179,7 +179,7 @@ func (s *Server) Run(ctx context.Context, public, internal net.Listener) error {
 			Handler: s.Handler(), TLSConfig: s.publicTLS(), ErrorLog: errorLog,
 			ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		}
-		if s.giver == nil {
+		if len(s.givers) == 0 {
 			return web.Serve(ctx, srv, func() error { return srv.ServeTLS(public, "", "") }, stopGrace)
 		}
 		own := newInside(public.Addr())

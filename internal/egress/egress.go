@@ -240,14 +240,16 @@ func (a allowed) holds(host string, ip netip.Addr) bool {
 	return false
 }
 
+// global is what of IPv6 is given out for the internet. All else belongs to some network, or to nobody yet.
+var global = netip.MustParsePrefix("2000::/3")
+
 // special are the networks that look public to [netip.Addr.IsGlobalUnicast] and are not: they lead to this network, or stand for
 // addresses of IPv4 that would have to be judged in their place.
 var special = func() (all []netip.Prefix) {
 	for _, text := range []string{
 		"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24",
 		"203.0.113.0/24", "240.0.0.0/4",
-		"::/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16",
-		"fec0::/10",
+		"2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
 	} {
 		all = append(all, netip.MustParsePrefix(text))
 	}
@@ -257,7 +259,7 @@ var special = func() (all []netip.Prefix) {
 // Public reports whether an address belongs to the public internet.
 func Public(ip netip.Addr) bool {
 	ip = ip.Unmap().WithZone("")
-	if !ip.IsGlobalUnicast() || ip.IsPrivate() || ip.IsLoopback() {
+	if !ip.IsGlobalUnicast() || ip.IsPrivate() || ip.IsLoopback() || ip.Is6() && !global.Contains(ip) {
 		return false
 	}
 	for _, p := range special {

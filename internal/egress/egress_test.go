@@ -53,6 +53,7 @@ func TestPublic(t *testing.T) {
 		"224.0.0.1": false, "255.255.255.255": false, "240.0.0.1": false, "198.18.0.1": false, "203.0.113.9": false,
 		"::1": false, "::": false, "fe80::1": false, "fe80::1%eth0": false, "fc00::1": false, "fd00:ec2::254": false, "ff02::1": false,
 		"::ffff:127.0.0.1": false, "::ffff:169.254.169.254": false, "::127.0.0.1": false, "64:ff9b::7f00:1": false,
+		"::ffff:0:7f00:1": false, "64:ff9b:1::7f00:1": false, "64:ff9c::1": false, "5f00::1": false, "4000::1": false, "2001::1": false, "3fff::1": false,
 		"2002:7f00:1::": false, "2001:db8::1": false, "fec0::1": false,
 	} {
 		if got := egress.Public(netip.MustParseAddr(text)); got != want {

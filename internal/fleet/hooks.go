@@ -129,6 +129,9 @@ func (f *Fleets) beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) e
 			}
 		}
 	}
+	if _, given := c.Values[rights.SupportColumn]; given {
+		f.cfg.Accounts.Revoked(tx, "fleet", c.IDs...) // support may have a log of it open
+	}
 	return nil
 }
 

@@ -23,6 +23,9 @@ const (
 	checkpointContext = "roadstead audit checkpoint v1\n"
 )
 
+// ActRemove is the act of an entry that says that older ones were removed when their time was over.
+const ActRemove = "audit.remove"
+
 // Hash is a SHA-256.
 type Hash [sha256.Size]byte
 

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -295,4 +296,25 @@ func FuzzVerify(f *testing.F) {
 {"checkpoint":{"seq":-5}}
 {"end":{"seq":9223372036854775807}}`))
 	f.Fuzz(func(_ *testing.T, data []byte) { _, _ = ledger.Verify(bytes.NewReader(data), nil) })
+}
+
+// A file whose numbers jump is answered, and costs no more memory than one that is long.
+func TestNumbersThatJump(t *testing.T) {
+	lines := log(t, newKey(t))
+	forged := slices.Clone(lines[:len(lines)-1])
+	for i := int64(1); i <= 2000; i++ {
+		e := entry(0)
+		e.Seq, e.Hash = 20+i<<20, ledger.Hash{1}.String()
+		forged = append(forged, line(t, api.AuditLine{Entry: &e}))
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	r := verify(t, forged)
+	runtime.ReadMemStats(&after)
+	if r.Whole() {
+		t.Error("it is whole")
+	}
+	if used := (after.TotalAlloc - before.TotalAlloc) >> 20; used > 500 {
+		t.Errorf("it took %d MiB", used)
+	}
 }

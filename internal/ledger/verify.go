@@ -29,7 +29,9 @@ func (p Problem) String() string { return p.Text }
 // Report is what a verification found.
 type Report struct {
 	Site        string    `json:"site"`
-	First       int64     `json:"first"` // seq of the first and the last entry that were there; 0: none
+	After       int64     `json:"after"`   // the log begins after this entry; 0: with the first
+	Removed     int64     `json:"removed"` // up to this entry the log itself says that entries were removed when their time was over; 0: it does not
+	First       int64     `json:"first"`   // seq of the first and the last entry that were there; 0: none
 	Last        int64     `json:"last"`
 	Entries     int64     `json:"entries"` // whose content was verified
 	Links       int64     `json:"links"`   // of which only the digest is known
@@ -79,6 +81,7 @@ type verifier struct {
 	held        *placed          // came before the one that was due; what follows says which of the two is in the wrong place
 	early       map[int64]placed // came too early
 	hashes      []Hash           // of the chain after.Seq+1, +2, …, as the log says
+	lost        int64            // how many of them are of entries that are missing
 	checkpoints []api.AuditCheckpoint
 }
 
@@ -135,6 +138,7 @@ func (v *verifier) line(n int, line *api.AuditLine) error {
 			return errors.New("the header of the export does not say where it begins")
 		}
 		v.header, v.r.Site, v.after, v.seq, v.hash, v.told = true, h.Site, h.After, h.After.Seq, start, h.Keys
+		v.r.After = h.After.Seq
 		return nil
 	}
 	switch {
@@ -142,6 +146,7 @@ func (v *verifier) line(n int, line *api.AuditLine) error {
 		v.r.add(v.seq, "line %d stands after the end of the export", n)
 	case line.Entry != nil:
 		v.r.Entries++
+		v.removal(line.Entry)
 		v.one(line.Entry.Seq, Digest(line.Entry), line.Entry.Hash)
 	case line.Link != nil:
 		v.r.Links++
@@ -167,6 +172,14 @@ func (v *verifier) line(n int, line *api.AuditLine) error {
 		v.r.add(v.seq, "line %d is nothing that belongs into an export", n)
 	}
 	return nil
+}
+
+// removal notes what the log says of entries that were removed from its beginning.
+func (v *verifier) removal(e *api.AuditEntry) {
+	var detail struct{ To int64 }
+	if e.Act == ActRemove && e.ByKind == "system" && json.Unmarshal([]byte(e.Detail), &detail) == nil {
+		v.r.Removed = max(v.r.Removed, detail.To)
+	}
 }
 
 // one takes the next entry or link.
@@ -227,9 +240,10 @@ func (v *verifier) take(p placed) {
 		v.r.First = seq
 	}
 	v.seq, v.hash, v.r.Last = seq, hash, seq
-	if at := seq - v.after.Seq - 1; at < int64(len(v.hashes))+maxGap {
+	if at := seq - v.after.Seq - 1; v.lost+at-int64(len(v.hashes)) <= maxGap {
 		for int64(len(v.hashes)) < at {
 			v.hashes = append(v.hashes, Hash{})
+			v.lost++
 		}
 		v.hashes = append(v.hashes, hash)
 	}
@@ -245,7 +259,7 @@ func (v *verifier) settle() {
 	v.takeEarly(1 << 62)
 }
 
-// maxGap bounds how much is set aside for entries that are missing.
+// maxGap bounds how much is set aside for entries that are missing, all of them together.
 const maxGap = 1 << 20
 
 func (v *verifier) missing(g gap) {

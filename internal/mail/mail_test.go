@@ -322,6 +322,58 @@ func TestALetterIsSentOnce(t *testing.T) {
 	}
 }
 
+// A process that dies after it has claimed a letter leaves it as it was claimed: another sends it when the claim is over, and once.
+func TestALetterOfAProcessThatDied(t *testing.T) {
+	f := newFixture(t, mailtest.Options{})
+	if err := f.post(mail.Letter{To: "alice@example.com", Kind: "a test"}); err != nil {
+		t.Fatal(err)
+	}
+	// It is killed while the mail server takes its time: what the row is then is all that there is.
+	hold, taken := make(chan struct{}), make(chan struct{})
+	f.server.Refuse(func(string) error {
+		close(taken)
+		<-hold
+		return &smtp.SMTPError{Code: 451, Message: "later"}
+	})
+	done := make(chan error, 1)
+	go func() { done <- f.outbox.RunOnce(t.Context()) }()
+	<-taken
+	f.run() // another process finds nothing to do
+	var next string
+	var attempts int
+	ctx := t.Context()
+	err := f.db.Read(ctx, func(tx *db.Tx) error {
+		return tx.QueryRowContext(ctx, `SELECT next_at, attempts FROM letter`).Scan(&next, &attempts)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	close(hold)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	f.server.Refuse(nil)
+	err = f.db.Write(ctx, func(tx *db.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE letter SET next_at = ?, attempts = ?, why = NULL`, next, attempts)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.pass(9 * time.Minute)
+	f.run()
+	if n := len(f.server.Letters()); n != 0 {
+		t.Errorf("%d letters went out while the claim held", n)
+	}
+	for range 3 {
+		f.pass(time.Minute)
+		f.run()
+	}
+	if n := len(f.server.Letters()); n != 1 {
+		t.Errorf("%d letters went out, want 1", n)
+	}
+}
+
 // What an attacker puts into an address, a name or a subject makes no header of its own.
 func TestHeaderInjectionIsRefused(t *testing.T) {
 	f := newFixture(t, mailtest.Options{})

@@ -14,6 +14,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 )
@@ -67,7 +68,21 @@ VALUES ($1, $2, $3, 'running', 'cloud', $1, $1, $4, $5, $6, $7, $8, $9, $1, $10,
 	if err != nil {
 		return api.Build{}, fmt.Errorf("open build for fleet %d: %w", fl.ID, err)
 	}
-	return r.Get(ctx, tx, id)
+	b, err := r.Get(ctx, tx, id)
+	if err != nil {
+		return api.Build{}, err
+	}
+	return b, recordBuild(ctx, tx, by, b, ask.Draft)
+}
+
+// recordBuild writes down that somebody brings code into a fleet.
+func recordBuild(ctx context.Context, tx *db.Tx, by access.Caller, b api.Build, draft bool) error {
+	owners, err := fleet.Organizations(ctx, tx, []int64{b.Fleet.ID})
+	if err != nil {
+		return err
+	}
+	return audit.Record(ctx, tx, by, audit.Entry{Act: "release.build", Kind: "release", ID: b.ID, Name: b.Commit, Fleet: b.Fleet.ID,
+		Organization: owners[b.Fleet.ID], Detail: map[string]any{"draft": draft}})
 }
 
 // Get says how a build stands. Its repositories are listed only while it runs: nobody may push to them before or after.
@@ -225,7 +240,7 @@ WHERE id = $1 AND status = 'running'`, id).Scan(&user, &fleetID, &proof.Key, &pr
 	if err != nil {
 		return fmt.Errorf("build %d: %w", id, err)
 	}
-	by, holds, err := proof.Holds(ctx, tx, user.Int64)
+	by, holds, err := r.cfg.Accounts.Holds(ctx, tx, proof, user.Int64)
 	if err != nil {
 		return fmt.Errorf("build %d: %w", id, err)
 	}

@@ -300,7 +300,7 @@ func TestSilentBuilderIsInterrupted(t *testing.T) {
 	// A process that has just started waits before it judges: nobody could report to the one before it.
 	orphan, _ := w.Open(w.Alice, "alice/harbour", false, "web")
 	w.Pass(10 * release.Silence)
-	fresh, err := release.New(release.Config{DB: w.DB, Fleets: w.Fleets, Site: releasetest.Site, Now: w.Now,
+	fresh, err := release.New(release.Config{DB: w.DB, Accounts: w.Accounts, Fleets: w.Fleets, Site: releasetest.Site, Now: w.Now,
 		Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 )
@@ -31,11 +32,12 @@ const Silence = time.Minute
 
 // Config is what releases need from the rest of the server.
 type Config struct {
-	DB     *db.DB
-	Fleets *fleet.Fleets
-	Site   api.Site // its registry is where images are stored
-	Log    *slog.Logger
-	Now    func() time.Time // nil: the clock
+	DB       *db.DB
+	Accounts *account.Accounts
+	Fleets   *fleet.Fleets
+	Site     api.Site // its registry is where images are stored
+	Log      *slog.Logger
+	Now      func() time.Time // nil: the clock
 
 	// Pinned reports whether a device is pinned to one of some releases; those cannot be deleted. nil: none is.
 	Pinned func(ctx context.Context, tx *db.Tx, releases []int64) (bool, error)
@@ -55,8 +57,8 @@ type Releases struct {
 
 // New makes it. It starts nothing; see [Releases.Run].
 func New(cfg Config) (*Releases, error) {
-	if cfg.DB == nil || cfg.Fleets == nil {
-		return nil, errors.New("release: needs a database and fleets")
+	if cfg.DB == nil || cfg.Accounts == nil || cfg.Fleets == nil {
+		return nil, errors.New("release: needs a database, accounts and fleets")
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()

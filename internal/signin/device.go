@@ -13,6 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/account/throttle"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -23,7 +24,7 @@ const (
 	deviceKept    = time.Hour // after its end, so that who waits learns that it is over
 	devicePoll    = 5         // seconds
 	deviceMost    = 10_000    // waiting at a time
-	deviceAtOnce  = 20        // of one address
+	deviceAtOnce  = 20        // of one network: an address of IPv4, a /64 of IPv6
 	userDigits    = 8
 	missesAllowed = 10 // codes that a user may mistype
 	missForget    = 10 * time.Minute
@@ -52,20 +53,20 @@ func typed(code string) string {
 
 // NewDevice lets a program wait for a login. What it says of itself is shown to whoever approves.
 func (s *SignIn) NewDevice(ctx context.Context, client string, from account.From) (api.DeviceCode, error) {
-	device, code := random(), userCode()
+	device, code, network := random(), userCode(), throttle.Network(from.Address).String()
 	err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		var all, here int
-		err := tx.QueryRowContext(ctx, `SELECT count(*), coalesce(sum(CASE WHEN address = ? THEN 1 ELSE 0 END), 0) FROM device_login
-			WHERE expires_at > ? AND answer = ''`, from.Address, tx.NowText()).Scan(&all, &here)
+		err := tx.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM device_login WHERE expires_at > ?1 AND answer = ''),
+			(SELECT count(*) FROM device_login WHERE network = ?2 AND expires_at > ?1 AND answer = '')`, tx.NowText(), network).Scan(&all, &here)
 		if err != nil {
 			return err
 		}
 		if all >= deviceMost || here >= deviceAtOnce {
 			return api.Errorf(api.RateLimited, "too many logins wait for their codes; try again in some minutes")
 		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO device_login (created_at, expires_at, device_hash, user_hash, client, address, poll_seconds, answer)
-			VALUES (?, ?, ?, ?, ?, ?, ?, '')`, tx.NowText(), db.FormatTime(tx.Now.Add(deviceLife)), s.hash("device code", device),
-			s.hash("user code", code), clip(client), clip(from.Address), devicePoll)
+		_, err = tx.ExecContext(ctx, `INSERT INTO device_login (created_at, expires_at, device_hash, user_hash, client, address, network, poll_seconds, answer)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, '')`, tx.NowText(), db.FormatTime(tx.Now.Add(deviceLife)), s.hash("device code", device),
+			s.hash("user code", code), clip(client), clip(from.Address), network, devicePoll)
 		return err
 	})
 	if err != nil {
@@ -82,6 +83,16 @@ func (s *SignIn) NewDevice(ctx context.Context, client string, from account.From
 // TakeDevice asks whether a login by code was approved. An approval is used once, and holds as long as the session that gave it.
 func (s *SignIn) TakeDevice(ctx context.Context, device string, from account.From) (answer api.DeviceToken, err error) {
 	if device == "" || len(device) > 200 {
+		return api.DeviceToken{Error: api.DeviceExpired}, nil
+	}
+	var known bool // a guess costs a look, and does not wait for whoever writes
+	err = s.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+		return tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM device_login WHERE device_hash = ?)`, s.hash("device code", device)).Scan(&known)
+	})
+	if err != nil {
+		return api.DeviceToken{}, fmt.Errorf("login by code: %w", err)
+	}
+	if !known {
 		return api.DeviceToken{Error: api.DeviceExpired}, nil
 	}
 	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"golang.org/x/oauth2"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/account/throttle"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -29,7 +31,7 @@ func (s *SignIn) Start(ctx context.Context, by access.Caller, name string, req a
 	}
 	binding := random()
 	a := attempt{
-		Provider: name, Purpose: req.Purpose, Nonce: random(), Verifier: oauth2.GenerateVerifier(),
+		Provider: name, Purpose: req.Purpose, Fresh: req.Fresh, Nonce: random(), Verifier: oauth2.GenerateVerifier(),
 		Binding: s.hash("sign-in binding", binding), Expires: s.cfg.Now().Add(stateLife).Unix(),
 		redirect: Callback(s.cfg.Site, name),
 	}
@@ -70,6 +72,11 @@ func (s *SignIn) Finish(ctx context.Context, by access.Caller, name string, req 
 	if a.Purpose == api.SignInLink && (by.Kind != access.User || by.User != a.User || by.Session != a.Session) {
 		return "", api.Errorf(api.Unauthorized, "the session that began to link the provider is another, or has ended")
 	}
+	leave, ok := p.waiting.enter(throttle.Network(from.Address)) // before anything is written: states cost nothing
+	if !ok {
+		return "", p.tooMany()
+	}
+	defer leave()
 	if err := s.burn(ctx, a); err != nil {
 		return "", err
 	}
@@ -79,50 +86,41 @@ func (s *SignIn) Finish(ctx context.Context, by access.Caller, name string, req 
 	case req.Code == "" || len(req.Code) > 4096:
 		return "", api.Errorf(api.Invalid, "code: not given")
 	}
-	who, err := p.ask(ctx, a, req)
+	who, err := p.redeem(ctx, a, req.Code, req.Issuer)
 	if err != nil {
 		s.cfg.Log.WarnContext(ctx, "a sign-in failed", "provider", name, "error", err)
 		return "", err
 	}
+	who.label = clip(who.label)
 	if a.Purpose == api.SignInLink {
 		err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error { return s.link(ctx, tx, by, p, who) })
 		return "", err
 	}
-	by.Address = from.Address
+	by.Address, from.Proved = from.Address, who.at
 	return s.login(ctx, by, p, who, from)
 }
 
-// ask redeems a code, unless too many are being redeemed.
-func (p *provider) ask(ctx context.Context, a attempt, req api.FinishSignIn) (proven, error) {
-	select {
-	case p.busy <- struct{}{}:
-		defer func() { <-p.busy }()
-		return p.redeem(ctx, a, req.Code, req.Issuer)
-	default:
-		return proven{}, api.Errorf(api.Unavailable, "too many people sign in with %s at once; try again", p.label())
-	}
+// tooMany refuses one more sign-in that would have to wait for the provider.
+func (p Provider) tooMany() error {
+	return api.Errorf(api.Unavailable, "too many people sign in with %s at once; try again", p.label())
 }
 
 // login opens a session for whoever an identity belongs to.
 func (s *SignIn) login(ctx context.Context, by access.Caller, p *provider, who proven, from account.From) (token string, err error) {
-	var refused error // which is recorded, and so must not undo the transaction
+	var known int64 // whose identity it is
 	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
-		refused = nil
 		identity, user, err := find(ctx, tx, who)
 		if err != nil {
 			return err
 		}
+		known = user
 		if identity == 0 {
-			if refused = p.welcomes(who); refused == nil {
-				identity, user, err = s.signUp(ctx, tx, by, p, who)
-			} else {
-				return audit.Record(ctx, tx, by, audit.Entry{
-					Act: "session.open", Result: audit.Refused, Kind: "user_identity", Name: who.label, Detail: detail(p, who),
-				})
+			if err := p.welcomes(who); err != nil {
+				return err
 			}
-		}
-		if err != nil {
-			return err
+			if identity, user, err = s.signUp(ctx, tx, by, p, who); err != nil {
+				return err
+			}
 		}
 		if token, err = s.cfg.Accounts.SignIn(ctx, tx, user, from); err != nil {
 			return err
@@ -138,10 +136,20 @@ func (s *SignIn) login(ctx context.Context, by access.Caller, p *provider, who p
 			Act: "identity.use", Kind: "user_identity", ID: identity, Name: who.label, User: user, Detail: detail(p, who),
 		})
 	})
-	if err != nil {
-		return "", fmt.Errorf("sign in with %s: %w", p.Name, err)
+	if err == nil {
+		return token, nil
 	}
-	return token, refused
+	if errors.Is(err, api.ErrForbidden) || errors.Is(err, api.ErrConflict) {
+		err = errors.Join(err, s.recordRefusal(ctx, by, p, who, known, api.AsError(err).Text))
+	}
+	return "", fmt.Errorf("sign in with %s: %w", p.Name, err)
+}
+
+// recordRefusal writes down that somebody proved to be somebody at a provider and was not let in. The transaction of the attempt is undone.
+func (s *SignIn) recordRefusal(ctx context.Context, by access.Caller, p *provider, who proven, user int64, why string) error {
+	entry := audit.Entry{Act: "session.open", Result: audit.Refused, Kind: "user_identity", Name: who.label, User: user, Detail: detail(p, who)}
+	entry.Detail["reason"] = why
+	return s.cfg.DB.Write(ctx, func(tx *db.Tx) error { return audit.Record(ctx, tx, by, entry) })
 }
 
 // find looks an identity up.
@@ -156,7 +164,7 @@ func find(ctx context.Context, tx *db.Tx, who proven) (identity, user int64, err
 
 // welcomes decides about somebody who has no account here.
 func (p *provider) welcomes(who proven) error {
-	if p.SignUp.Anybody && who.email != "" {
+	if p.SignUp.Anybody && who.email != "" && !who.doubted {
 		return nil
 	}
 	_, domain, _ := strings.Cut(strings.ToLower(who.email), "@")
@@ -200,11 +208,17 @@ func detail(p *provider, who proven) map[string]any {
 	return map[string]any{"provider": p.Name, "issuer": who.issuer, "subject": who.subject}
 }
 
-// clip cuts a text that came from outside.
+// clip makes a text that came from outside fit to be kept and shown: not long, and without characters that a database does not take or
+// that let it look like another.
 func clip(s string) string {
 	const most = 200
 	if len(s) > most {
 		s = s[:most]
 	}
-	return strings.ToValidUTF8(s, "")
+	return strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) || unicode.Is(unicode.Bidi_Control, c) {
+			return -1
+		}
+		return c
+	}, strings.ToValidUTF8(s, ""))
 }

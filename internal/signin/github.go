@@ -79,7 +79,7 @@ func (g *github) redeem(ctx context.Context, a attempt, code, issuer string) (pr
 		}
 		for _, e := range emails {
 			if e.Primary {
-				who.email, who.verified = e.Email, e.Verified
+				who.email, who.verified, who.doubted = e.Email, e.Verified, !e.Verified
 			}
 		}
 	}

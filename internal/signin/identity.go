@@ -78,7 +78,8 @@ func (s *SignIn) Identities(ctx context.Context, tx *db.Tx, by access.Caller) ([
 	return list, rows.Err()
 }
 
-// Unlink removes one of the caller's ways in, and with it the memberships that it made. The last way in stays.
+// Unlink removes one of the caller's ways in, and with it the memberships that it made and all sessions but the one that asks: any of
+// them may have been opened through it, or from one that was. The last way in stays.
 func (s *SignIn) Unlink(ctx context.Context, tx *db.Tx, by access.Caller, id int64) error {
 	var label, providerName, issuer, subject string
 	err := tx.QueryRowContext(ctx, `SELECT label, provider, issuer, subject FROM user_identity WHERE id = ? AND "user" = ?`, id, by.User).
@@ -104,11 +105,11 @@ func (s *SignIn) Unlink(ctx context.Context, tx *db.Tx, by access.Caller, id int
 	if err != nil {
 		return err
 	}
-	var others int
-	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM user_identity WHERE "user" = ? AND id <> ?`, by.User, id).Scan(&others); err != nil {
-		return fmt.Errorf("unlink: %w", err)
+	other, err := s.wayIn(ctx, tx, by.User, id)
+	if err != nil {
+		return err
 	}
-	if !password && !passkey && others == 0 {
+	if !password && !passkey && !other {
 		return api.Errorf(api.Conflict, "this is your only way in; set a password, add a passkey or link another provider first")
 	}
 	if err := s.settle(ctx, tx, by, id, by.User, nil); err != nil {
@@ -116,6 +117,9 @@ func (s *SignIn) Unlink(ctx context.Context, tx *db.Tx, by access.Caller, id int
 	}
 	if _, err := tx.ExecContext(ctx, `DELETE FROM user_identity WHERE id = ?`, id); err != nil {
 		return fmt.Errorf("unlink: %w", err)
+	}
+	if err := s.cfg.Accounts.EndSessions(ctx, tx, by, false); err != nil {
+		return err
 	}
 	if err := s.cfg.Accounts.Warn(ctx, tx, by.User, "identity unlinked", by, map[string]string{"identity": label + " at " + providerName}); err != nil {
 		return err
@@ -126,10 +130,21 @@ func (s *SignIn) Unlink(ctx context.Context, tx *db.Tx, by access.Caller, id int
 	})
 }
 
-// WayIn says whether a user has an identity to sign in with.
-func WayIn(ctx context.Context, tx *db.Tx, user int64) (bool, error) {
-	var has bool
-	if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM user_identity WHERE "user" = ?)`, user).Scan(&has); err != nil {
+// WayIn says whether a user has an identity to sign in with, at a provider that is there.
+func (s *SignIn) WayIn(ctx context.Context, tx *db.Tx, user int64) (bool, error) {
+	return s.wayIn(ctx, tx, user, 0)
+}
+
+// wayIn is WayIn without counting one identity.
+func (s *SignIn) wayIn(ctx context.Context, tx *db.Tx, user, but int64) (has bool, err error) {
+	var issuers []string
+	for _, p := range s.cfg.Providers {
+		issuers = append(issuers, p.issuer())
+	}
+	these, args := db.In(issuers)
+	err = tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM user_identity WHERE "user" = ? AND id <> ? AND issuer IN `+these+`)`,
+		append([]any{user, but}, args...)...).Scan(&has)
+	if err != nil {
 		return false, fmt.Errorf("identities: %w", err)
 	}
 	return has, nil

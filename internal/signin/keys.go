@@ -26,6 +26,7 @@ type keySet struct {
 
 	turn  chan struct{} // held while what follows is read or renewed
 	keys  []jose.JSONWebKey
+	got   time.Time // when the provider gave them
 	asked time.Time
 	fault error
 }
@@ -57,7 +58,7 @@ func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 	return nil, errors.New("no key of the provider signed it")
 }
 
-// get gives the keys; renewed where they may be.
+// get gives the keys; renewed where they may be, and from time to time: a key that the provider has withdrawn is none any more.
 func (k *keySet) get(ctx context.Context, renew bool) ([]jose.JSONWebKey, error) {
 	select {
 	case k.turn <- struct{}{}:
@@ -65,7 +66,11 @@ func (k *keySet) get(ctx context.Context, renew bool) ([]jose.JSONWebKey, error)
 		return nil, ctx.Err()
 	}
 	defer func() { <-k.turn }()
-	if k.keys != nil && !renew {
+	age := k.now().Sub(k.got)
+	if k.keys != nil && age >= stale {
+		k.keys = nil
+	}
+	if k.keys != nil && !renew && age < discoveryLife {
 		return k.keys, nil
 	}
 	pause := keysPause
@@ -76,7 +81,7 @@ func (k *keySet) get(ctx context.Context, renew bool) ([]jose.JSONWebKey, error)
 		return k.keys, k.without()
 	}
 	k.asked = k.now()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, k.address, nil)
+	req, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodGet, k.address, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -91,6 +96,7 @@ func (k *keySet) get(ctx context.Context, renew bool) ([]jose.JSONWebKey, error)
 	if k.keys == nil {
 		k.keys = []jose.JSONWebKey{}
 	}
+	k.got = k.now()
 	return k.keys, nil
 }
 

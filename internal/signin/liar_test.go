@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -38,6 +39,10 @@ type liar struct {
 	tokenAsks int
 	broken    bool
 	redirect  string
+	hang      chan struct{} // what is asked of hangAt waits until it is closed
+	hangAt    string
+	noKeys    bool
+	info      map[string]any // more of what it says of a user when it is asked
 }
 
 const clientID, clientSecret = "roadstead-test", "a secret between two"
@@ -61,6 +66,15 @@ func newLiar(t testing.TB) *liar {
 
 func (l *liar) serve(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		l.mu.Lock()
+		hang, at := l.hang, l.hangAt
+		l.mu.Unlock()
+		if hang != nil && r.URL.Path == at {
+			select {
+			case <-hang:
+			case <-r.Context().Done():
+			}
+		}
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if l.broken {
@@ -98,6 +112,10 @@ func (l *liar) discovery(w http.ResponseWriter, _ *http.Request) {
 
 func (l *liar) keys(w http.ResponseWriter, _ *http.Request) {
 	l.keyAsks++
+	if l.noKeys {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
 	_ = json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: l.key.Public(), KeyID: l.kid, Algorithm: "ES256", Use: "sig"}}})
 }
 
@@ -151,7 +169,9 @@ func (l *liar) userinfo(w http.ResponseWriter, _ *http.Request) {
 	if l.infoSub != "" {
 		sub = l.infoSub
 	}
-	_ = json.NewEncoder(w).Encode(map[string]any{"sub": sub})
+	says := map[string]any{"sub": sub}
+	maps.Copy(says, l.info)
+	_ = json.NewEncoder(w).Encode(says)
 }
 
 func sign(t testing.TB, alg jose.SignatureAlgorithm, key any, kid string, claims map[string]any) string {

@@ -8,7 +8,10 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
+	"unicode"
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
@@ -20,6 +23,7 @@ import (
 const (
 	discoveryLife  = time.Hour
 	discoveryPause = 5 * time.Second
+	stale          = 24 * time.Hour // for how long it is gone on with while the provider does not answer
 )
 
 // algorithms are those of ID tokens. All are asymmetric: a token signed with the client's secret could be made by everybody who has
@@ -34,8 +38,10 @@ type openID struct {
 	http *http.Client
 	now  func() time.Time
 
-	turn  chan struct{} // held while what follows is read or renewed
-	known *discovered
+	known atomic.Pointer[discovered]
+	queue chan struct{} // a place for each who waits for the turn, or has it
+
+	turn  chan struct{} // held while known is renewed; covers what follows
 	tried time.Time
 	fault error
 }
@@ -56,38 +62,60 @@ type discovered struct {
 }
 
 func newOpenID(p Provider, client *http.Client, now func() time.Time) *openID {
-	return &openID{Provider: p, http: client, now: now, turn: make(chan struct{}, 1)}
+	return &openID{Provider: p, http: client, now: now, queue: make(chan struct{}, maxBusy), turn: make(chan struct{}, 1)}
 }
 
-// discover asks the provider what it is, now and then.
+// discover gives what the provider is, and asks it now and then. One asks; the others go on with what is known, or some of them wait.
 func (o *openID) discover(ctx context.Context) (*discovered, error) {
-	select {
-	case o.turn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	known, now := o.known.Load(), o.now()
+	switch {
+	case known != nil && now.Sub(known.at) < discoveryLife:
+		return known, nil
+	case known != nil && now.Sub(known.at) < stale:
+		select {
+		case o.turn <- struct{}{}:
+		default:
+			return known, nil
+		}
+	default:
+		select {
+		case o.queue <- struct{}{}:
+			defer func() { <-o.queue }()
+		default:
+			return nil, o.tooMany()
+		}
+		select {
+		case o.turn <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	defer func() { <-o.turn }()
-	now := o.now()
-	if o.known != nil && now.Sub(o.known.at) < discoveryLife {
-		return o.known, nil
+	return o.renew(ctx)
+}
+
+// renew asks the provider what it is, unless another has done so meanwhile. It is called with the turn.
+func (o *openID) renew(ctx context.Context) (*discovered, error) {
+	known, now := o.known.Load(), o.now()
+	if known != nil && now.Sub(known.at) < discoveryLife {
+		return known, nil
 	}
-	if o.fault != nil && now.Sub(o.tried) < discoveryPause {
-		return o.known, o.fault
-	}
-	d, err := o.ask(ctx)
-	if err != nil {
-		err = &unreachableError{o.label(), err}
-		o.tried, o.fault = now, err
-		if o.known != nil && now.Sub(o.known.at) < 24*discoveryLife { // what it said last is better than nothing
-			return o.known, nil
+	if o.fault == nil || now.Sub(o.tried) >= discoveryPause {
+		d, err := o.ask(context.WithoutCancel(ctx)) // who hangs up makes the provider no worse
+		if err == nil {
+			if known != nil && known.says.Keys == d.says.Keys {
+				d.keys = known.keys
+			}
+			o.known.Store(d)
+			o.fault = nil
+			return d, nil
 		}
-		return nil, err
+		o.tried, o.fault = now, &unreachableError{o.label(), err}
 	}
-	if o.known != nil && o.known.says.Keys == d.says.Keys {
-		d.keys = o.known.keys
+	if known != nil && now.Sub(known.at) < stale { // what it said last is better than nothing
+		return known, nil
 	}
-	o.known, o.fault = d, nil
-	return d, nil
+	return nil, o.fault
 }
 
 // unreachableError is a provider that does not answer as one.
@@ -152,6 +180,9 @@ func (o *openID) address(ctx context.Context, a attempt) (string, error) {
 	}
 	cfg := o.config(d, a.redirect)
 	opts := []oauth2.AuthCodeOption{oidc.Nonce(a.Nonce), oauth2.S256ChallengeOption(a.Verifier)}
+	if a.Fresh && o.Kind == OpenID { // Google has no such thing
+		opts = append(opts, oauth2.SetAuthURLParam("prompt", "login"), oauth2.SetAuthURLParam("max_age", "0"))
+	}
 	if o.HostedDomain != "" {
 		opts = append(opts, oauth2.SetAuthURLParam("hd", o.HostedDomain))
 	}
@@ -196,7 +227,7 @@ func (o *openID) redeem(ctx context.Context, a attempt, code, issuer string) (pr
 		return who, distrusted("the ID token is not for this sign-in")
 	case named && azp != o.ClientID, len(id.Audience) > 1 && !named:
 		return who, distrusted("the ID token is for another")
-	case id.Subject == "" || len(id.Subject) > 255:
+	case id.Subject == "" || len(id.Subject) > 255 || strings.ContainsFunc(id.Subject, unicode.IsControl):
 		return who, distrusted("the ID token does not say for whom it is")
 	}
 	if id.AccessTokenHash != "" && id.VerifyAccessToken(token.AccessToken) != nil {
@@ -225,6 +256,15 @@ func (o *openID) more(ctx context.Context, d *discovered, token *oauth2.Token, s
 			return nil // a label is all that is missing
 		}
 		return &unreachableError{o.label(), err}
+	}
+	// An e-mail address and the word about it belong together.
+	signed, _ := claims["email"].(string)
+	asked, _ := more["email"].(string)
+	switch {
+	case signed == "":
+		delete(claims, "email_verified")
+	case signed != asked:
+		delete(more, "email_verified")
 	}
 	maps.DeleteFunc(more, func(name string, _ any) bool { _, signed := claims[name]; return signed })
 	maps.Copy(claims, more)
@@ -266,7 +306,16 @@ func (o *openID) who(subject string, claims map[string]any) proven {
 	who := proven{
 		issuer: o.issuer(), subject: subject, claims: claims, email: text("email"), username: text("preferred_username"),
 	}
-	who.verified, _ = claims["email_verified"].(bool)
+	said, about := claims["email_verified"]
+	who.verified, _ = said.(bool)
+	// Google verifies once that somebody reads an address; it stands for a domain only where it is the domain's, or its own.
+	if hosted, _ := claims["hd"].(string); o.Kind == Google && hosted == "" && !strings.HasSuffix(strings.ToLower(who.email), "@gmail.com") {
+		who.verified = false
+	}
+	who.doubted = about && !who.verified
+	if at, ok := claims["auth_time"].(float64); ok && at > 0 {
+		who.at = time.Unix(int64(at), 0)
+	}
 	for _, label := range []string{who.email, who.username, text("name"), subject} {
 		if label != "" {
 			who.label = label

@@ -2,10 +2,12 @@ package signin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/audit"
@@ -57,10 +59,7 @@ func (s *SignIn) settle(ctx context.Context, tx *db.Tx, by access.Caller, identi
 		return err
 	}
 	record := func(act string, organization int64, administrator bool) error {
-		return audit.Record(ctx, tx, by, audit.Entry{
-			Act: act, Kind: "organization_membership", User: user, Organization: organization,
-			Detail: map[string]any{"by_identity": identity, "administrator": administrator},
-		})
+		return audit.Record(ctx, tx, by, change(act, identity, user, organization, administrator))
 	}
 	mine := map[int64]bool{}
 	for _, m := range have {
@@ -84,8 +83,11 @@ func (s *SignIn) settle(ctx context.Context, tx *db.Tx, by access.Caller, identi
 			}
 		case administrator != m.gave:
 			done, err := s.cfg.Accounts.ChangeMembership(ctx, tx, m.membership, administrator)
-			if err != nil || !done {
+			if err != nil {
 				return err
+			}
+			if !done { // the last administrator stays, and what follows is settled all the same
+				continue
 			}
 			_, err = tx.ExecContext(ctx, `UPDATE identity_membership SET is_administrator = ? WHERE identity = ? AND membership = ?`,
 				administrator, identity, m.membership)
@@ -102,6 +104,14 @@ func (s *SignIn) settle(ctx context.Context, tx *db.Tx, by access.Caller, identi
 			continue
 		}
 		membership, err := s.cfg.Accounts.Join(ctx, tx, org, user, want[org])
+		if errors.Is(err, api.ErrForbidden) { // it asks for a second factor, which the user has not; with one, the next sign-in makes them a member
+			entry := change("member.add", identity, user, org, want[org])
+			entry.Result, entry.Detail["reason"] = audit.Refused, api.AsError(err).Text
+			if err := audit.Record(ctx, tx, by, entry); err != nil {
+				return err
+			}
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -118,6 +128,14 @@ func (s *SignIn) settle(ctx context.Context, tx *db.Tx, by access.Caller, identi
 		}
 	}
 	return nil
+}
+
+// change is the record of what an identity does to a membership.
+func change(act string, identity, user, organization int64, administrator bool) audit.Entry {
+	return audit.Entry{
+		Act: act, Kind: "organization_membership", User: user, Organization: organization,
+		Detail: map[string]any{"by_identity": identity, "administrator": administrator},
+	}
 }
 
 func memberships(ctx context.Context, tx *db.Tx, identity int64) ([]made, error) {

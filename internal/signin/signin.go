@@ -31,7 +31,7 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// Migrations gives the tables of this package, numbered 0110 to 0119; see [db.DB.Migrate].
+// Migrations gives the tables of this package, numbered 0110 to 0119 and 0136; see [db.DB.Migrate].
 func Migrations() fs.FS {
 	return db.Folder(migrations)
 }
@@ -58,11 +58,8 @@ type SignIn struct {
 type provider struct {
 	Provider
 	protocol
-	busy chan struct{} // bounds the sign-ins that wait for its answers
+	waiting places // of the sign-ins that wait for its answers
 }
-
-// maxBusy is how many sign-ins may wait for one provider: a slow one must not fill the places that requests have.
-const maxBusy = 16
 
 // protocol is how a provider is asked who somebody is.
 type protocol interface {
@@ -78,7 +75,9 @@ type proven struct {
 	label           string // an e-mail address or a user name, for people
 	username        string // what the user would like to be called
 	email           string
-	verified        bool // the provider says that the e-mail address is the user's
+	verified        bool      // the provider says that the e-mail address is the user's
+	doubted         bool      // the provider says anything else about that
+	at              time.Time // when the user proved it there; zero: the provider does not say
 	claims          map[string]any
 }
 
@@ -112,7 +111,7 @@ func New(cfg Config) (*SignIn, error) {
 		if err != nil {
 			return nil, fmt.Errorf("provider %s: %w", p.Name, err)
 		}
-		s.providers[p.Name] = &provider{p, way, make(chan struct{}, maxBusy)}
+		s.providers[p.Name] = &provider{Provider: p, protocol: way}
 	}
 	return s, nil
 }

@@ -59,7 +59,7 @@ func newFixture(t testing.TB, change ...func(p *signin.Provider)) *fixture {
 	f := &fixture{TB: t, ctx: t.Context(), provider: newLiar(t), now: time.Now().UTC().Truncate(time.Second)}
 	f.db = dbtest.Open(t, f.clock, audit.Migrations(), account.Migrations(), factor.Migrations(), dbtest.Schema("0010_above.sql", above), signin.Migrations())
 	var err error
-	f.accounts, err = account.New(account.Config{DB: f.db, Pepper: []byte(pepper), Now: f.clock, Notify: func(_ context.Context, tx *db.Tx, n account.Notice) error {
+	f.accounts, err = account.New(account.Config{DB: f.db, Pepper: []byte(pepper), Now: f.clock, SecondFactor: factor.Enrolled, Notify: func(_ context.Context, tx *db.Tx, n account.Notice) error {
 		tx.OnCommit(func() {
 			f.mu.Lock()
 			defer f.mu.Unlock()
@@ -209,6 +209,13 @@ func TestLinkSignInUnlink(t *testing.T) {
 	f.must(f.unlink(alice, list[0].ID))
 	if _, err := f.signIn(); !errors.Is(err, api.ErrForbidden) {
 		t.Errorf("after unlinking: %v, want forbidden", err)
+	}
+	// What it had opened ends with it; the session that unlinked it stays.
+	if _, err := f.who(token); !errors.Is(err, api.ErrUnauthorized) {
+		t.Errorf("a session that the identity had opened: %v, want unauthorized", err)
+	}
+	if n := f.number(`SELECT count(*) FROM session WHERE id = ?`, alice.Session); n != 1 {
+		t.Error("the session that unlinked it has ended")
 	}
 	if got := fmt.Sprint(f.letters); len(f.letters) != 3 || !strings.HasPrefix(f.letters[0], "identity linked to alice@example.com: ") ||
 		!strings.Contains(f.letters[0], " at Corp") || !strings.HasPrefix(f.letters[1], "new sign in to") || !strings.HasPrefix(f.letters[2], "identity unlinked to alice@example.com: ") {

@@ -24,6 +24,7 @@ type attempt struct {
 	Nonce    string `json:"n"`
 	Verifier string `json:"v"` // PKCE's
 	Binding  string `json:"b"` // hash of what the browser holds
+	Fresh    bool   `json:"f,omitempty"`
 	Expires  int64  `json:"e"`
 
 	state, redirect string // what it looks like outside, and where it comes back to

@@ -39,8 +39,8 @@ const (
 const (
 	MorePublic = "public" // the public listener
 	MoreOwn    = "own"    // a listener of this process alone, where its role has several
-	MoreGiver  = "giver"  // the end of the channel on which the public role hands connections over, see internal/handover
-	MoreTaker  = "taker"  // its other end
+	MoreGiver  = "giver:" // and the label of a public name: the end of the channel on which the public role hands its connections over, see internal/handover
+	MoreTaker  = "taker"  // its other end, of the role that serves the name
 )
 
 // State is how a role is.

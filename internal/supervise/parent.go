@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -51,13 +52,15 @@ type Parent struct {
 	peers    map[string]string       // its address
 	alive    *os.File                // the children's end of a pipe into which nobody writes: its end means that the parent is gone
 	hold     *os.File                // the other end, which only this process has
-	giver    *os.File                // the public role's end of the channel to the role that serves a public name; nil without one
-	taker    *os.File                // that role's end
+	channels map[string]channel      // from the public role to those that serve a public name, by its first label
 	giveUp   context.CancelCauseFunc // ends the server for a reason that a person must see
 	isReady  atomic.Bool
 	stopping atomic.Int64 // when the stop began, in Unix nanoseconds
 	saving   sync.Mutex   // covers run/roles.json
 }
+
+// channel is the two ends over which the public role hands connections to the role that serves their name.
+type channel struct{ giver, taker *os.File }
 
 // New checks the configuration; Run does everything else.
 func New(cfg Config) (*Parent, error) {
@@ -110,10 +113,16 @@ func (p *Parent) open() error {
 	if p.alive, p.hold, err = os.Pipe(); err != nil {
 		return err
 	}
-	if slices.ContainsFunc(p.cfg.Roles, func(r Role) bool { return r.Serves != "" }) {
-		if p.giver, p.taker, err = handover.Pair(); err != nil {
+	p.channels = map[string]channel{}
+	for _, r := range p.cfg.Roles {
+		if _, there := p.channels[r.Serves]; r.Serves == "" || there {
+			continue
+		}
+		var c channel
+		if c.giver, c.taker, err = handover.Pair(); err != nil {
 			return err
 		}
+		p.channels[r.Serves] = c
 	}
 	p.shared = map[string]*os.File{}
 	p.peers = map[string]string{}
@@ -160,12 +169,12 @@ func (p *Parent) newChild(r Role) (*child, error) {
 			return nil, err
 		}
 		c.files, c.more = append(c.files, f), append(c.more, MorePublic)
-		if p.giver != nil {
-			c.files, c.more = append(c.files, p.giver), append(c.more, MoreGiver)
+		for _, label := range slices.Sorted(maps.Keys(p.channels)) {
+			c.files, c.more = append(c.files, p.channels[label].giver), append(c.more, MoreGiver+label)
 		}
 	}
-	if r.Serves != "" && p.taker != nil {
-		c.files, c.more = append(c.files, p.taker), append(c.more, MoreTaker)
+	if r.Serves != "" {
+		c.files, c.more = append(c.files, p.channels[r.Serves].taker), append(c.more, MoreTaker)
 	}
 	return c, nil
 }

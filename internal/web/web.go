@@ -119,9 +119,9 @@ func Handle(log *slog.Logger, h HandlerFunc) http.Handler {
 		switch {
 		case r.Context().Err() != nil: // nobody waits for the answer
 		case e.Code == api.Unavailable:
-			log.WarnContext(r.Context(), "request put off", "method", r.Method, "path", shownPath(r), "request", RequestID(r.Context()), "error", err)
+			log.WarnContext(r.Context(), "request put off", "method", r.Method, "path", ShownPath(r), "request", RequestID(r.Context()), "error", err)
 		case e.Code == api.Internal:
-			log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", shownPath(r), "request", RequestID(r.Context()), "error", err)
+			log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", ShownPath(r), "request", RequestID(r.Context()), "error", err)
 		}
 		if sw.status == 0 {
 			WriteError(sw, err)
@@ -158,7 +158,7 @@ func Logged(log *slog.Logger, trust func(*http.Request) bool, next http.Handler)
 			p := recover()
 			aborted := p == http.ErrAbortHandler //nolint:errorlint // the sentinel is compared by identity, as net/http does
 			if p != nil && !aborted {
-				log.ErrorContext(ctx, "panic", "method", r.Method, "path", shownPath(r), "request", id, "panic", p,
+				log.ErrorContext(ctx, "panic", "method", r.Method, "path", ShownPath(r), "request", id, "panic", p,
 					"stack", string(debug.Stack()))
 				if sw.status == 0 {
 					sw.WriteHeader(http.StatusInternalServerError)
@@ -166,7 +166,7 @@ func Logged(log *slog.Logger, trust func(*http.Request) bool, next http.Handler)
 			}
 			if level := logLevel(r, sw.status); log.Enabled(ctx, level) {
 				log.LogAttrs(ctx, level, "request", slog.String("method", r.Method), slog.String("host", r.Host),
-					slog.String("path", shownPath(r)), slog.Int("status", sw.status),
+					slog.String("path", ShownPath(r)), slog.Int("status", sw.status),
 					slog.Int64("ms", time.Since(start).Milliseconds()), slog.String("request", id))
 			}
 			if aborted {
@@ -277,11 +277,13 @@ func Serve(ctx context.Context, srv *http.Server, serve func() error, grace time
 	return nil
 }
 
-// shownPath is a request's path as logs show it: an invitation is a secret that stands in a path.
-func shownPath(r *http.Request) string {
-	before, _, secret := strings.Cut(r.URL.Path, "/invitation/")
-	if secret {
-		return before + "/invitation/…"
+// ShownPath is a request's path as logs show it: an invitation is a secret that stands in a path, and so is where a command line waits
+// for its session.
+func ShownPath(r *http.Request) string {
+	for _, secret := range []string{"/invitation/", "/login/cli/"} {
+		if before, _, found := strings.Cut(r.URL.Path, secret); found {
+			return before + secret + "…"
+		}
 	}
 	return r.URL.Path
 }

@@ -2,6 +2,7 @@
 package record
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -250,17 +251,27 @@ func (a record) print(ctx context.Context, c *client.Client, f *filter, more str
 
 func (a record) list() *cobra.Command {
 	var f filter
+	var follow bool
 	cmd := a.Command(cmdline.Action{
 		Use: "list", Aliases: []string{"ls"}, Short: "List what was done, newest last",
+		Long: `List what was done, newest last. With --follow the command stays and shows new entries as they come, a second or two after they were made,
+until Ctrl-C or until its session or key ends. With --follow -o json every entry is an object on a line of its own.`,
 		Example: "  roadstead audit list --since 7d\n  roadstead audit list --act device.delete --fleet hello\n" +
-			"  roadstead audit list --act 'api_key.*' --by ann\n  roadstead audit list --organization acme --refused -o json",
-		Do: func(ctx context.Context, c *client.Client, _ []string) error { return a.print(ctx, c, &f, "") },
+			"  roadstead audit list --act 'api_key.*' --by ann\n  roadstead audit list --organization acme --refused -o json\n" +
+			"  roadstead audit list --follow --fleet hello",
+		Do: func(ctx context.Context, c *client.Client, _ []string) error {
+			if follow {
+				return a.follow(ctx, c, &f)
+			}
+			return a.print(ctx, c, &f, "")
+		},
 	})
 	f.register(a, cmd)
 	cmd.Flags().StringVar(&f.act, "act", "", "only this act: device.delete, or device.* for all about devices")
 	cmd.Flags().StringVar(&f.organization, "organization", "", "only of this organization")
 	cmd.Flags().StringVar(&f.user, "user", "", "only what is about this user")
 	cmd.Flags().BoolVar(&f.refused, "refused", false, "only what was refused")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "stay and show new entries")
 	return cmd
 }
 
@@ -307,6 +318,9 @@ func (a record) exportTo(ctx context.Context, c *client.Client, file string, aft
 	return *w.end, os.Rename(out.Name(), file)
 }
 
+// maxLine bounds one line of an export.
+const maxLine = 1 << 20
+
 // lines hands an export on, and shows how far it is.
 type lines struct {
 	to   io.Writer
@@ -319,12 +333,15 @@ type lines struct {
 func (l *lines) Write(p []byte) (int, error) {
 	l.rest = append(l.rest, p...)
 	for {
-		i := strings.IndexByte(string(l.rest), '\n')
+		i := bytes.IndexByte(l.rest, '\n')
 		if i < 0 {
 			break
 		}
 		l.look(l.rest[:i])
 		l.rest = l.rest[i+1:]
+	}
+	if len(l.rest) > maxLine {
+		return 0, errors.New("a line of the export is longer than any entry")
 	}
 	return l.to.Write(p)
 }
@@ -438,7 +455,7 @@ func (a record) tell(r *ledger.Report) error {
 		}
 	}
 	if !r.Whole() {
-		return fmt.Errorf("the audit log of %s is not what was sealed: see entry %d", r.Site, r.Problems[0].Seq)
+		return fmt.Errorf("the audit log of %s is not what was sealed: see entry %d", terminal.Printable(r.Site), r.Problems[0].Seq)
 	}
 	if a.Output == "json" {
 		return nil
@@ -447,6 +464,9 @@ func (a record) tell(r *ledger.Report) error {
 		r.Last, r.Entries, r.Links)
 	if r.Signed > 0 {
 		_, _ = fmt.Fprintf(a.Out, "Signed up to entry %d, on %s, by key %s.\n", r.Signed, local(r.SignedAt), terminal.Printable(strings.Join(r.Keys, ", ")))
+	}
+	if r.After > 0 {
+		a.Say("It begins after entry %d: what was before was not asked for, or was removed when its time was over.", r.After)
 	}
 	if r.Last > r.Signed {
 		a.Say("Entries %d to %d are not signed yet: if the newest of them were taken away, nothing would show it.", max(r.First, r.Signed+1), r.Last)

@@ -16,8 +16,9 @@ const until = "is_accessible_by_support_until__date"
 func (a record) support() *cobra.Command {
 	cmd := cmdline.Group("support", "Let support staff reach devices for a time, and see what they did", a.supportEnable(), a.supportDisable(),
 		a.supportList(), a.supportLog())
-	cmd.Long = `Support staff see nothing of yours until you open a device or a fleet to them for a time, at most 30 days. Until then they may look at it and work on its
-devices as an operator does. It ends by itself, and open connections with it; everything that they do and look at is in the audit log.`
+	cmd.Long = `Support staff see nothing of yours until you open a device or a fleet to them for a time, at most 30 days. Until that is over they may look at it, change its
+devices and their variables, act on them and enter them. They make, delete and move no device, make no key, and cannot prolong it. It ends by
+itself, and open connections with it; everything that they do and look at is in the audit log.`
 	return cmd
 }
 

@@ -129,15 +129,17 @@ func (a *Invites) beforeInvite(i kind) odata.Hook {
 	}
 }
 
-// sendInvite sends the letter of a new invitation. The words of whoever invites are not in it: nobody shall write to strangers in our name.
+// sendInvite sends the letter of a new invitation. The words of whoever invites are not in it, and of an organization it says the handle,
+// whose letters are few, not the name, and nothing of a role that it has made itself: nobody shall write to strangers in our name.
 func (a *Invites) sendInvite(ctx context.Context, tx *db.Tx, i kind, by access.Caller, n account.Notice, to, role int64) error {
 	if !a.accounts.Mails() {
 		return nil
 	}
-	query := `SELECT (SELECT name FROM organization WHERE id = ?), (SELECT name FROM organization_membership_role WHERE id = ?)`
+	query := `SELECT (SELECT handle FROM organization WHERE id = ?), (SELECT name FROM organization_membership_role WHERE id = ?)`
 	n.Data["where"] = ToOrganization
 	if i == ofFleet {
-		query = `SELECT (SELECT slug FROM application WHERE id = ?), (SELECT name FROM application_membership_role WHERE id = ?)`
+		query = `SELECT (SELECT slug FROM application WHERE id = ?), (SELECT CASE WHEN belongs_to__organization IS NULL THEN name ELSE 'a member in a role of its own' END
+			FROM application_membership_role WHERE id = ?)`
 		n.Data["where"] = ToFleet
 	}
 	var what, name sql.NullString
@@ -180,7 +182,28 @@ func (a *Invites) Link(ctx context.Context, tx *db.Tx, by access.Caller, where s
 	if err != nil {
 		return out, fmt.Errorf("invitation link: %w", err)
 	}
-	return out, audit.Record(ctx, tx, by, audit.Entry{Act: "invitation.link", Kind: i.table, ID: id, Name: email, User: by.User})
+	entry := audit.Entry{Act: "invitation.link", Kind: i.table, ID: id, Name: email, User: by.User}
+	var to int64
+	if err := tx.QueryRowContext(ctx, `SELECT `+i.to+` FROM `+i.table+` WHERE id = ?`, id).Scan(&to); err != nil {
+		return out, fmt.Errorf("invitation link: %w", err)
+	}
+	if err := whose(ctx, tx, where, to, &entry); err != nil {
+		return out, err
+	}
+	return out, audit.Record(ctx, tx, by, entry)
+}
+
+// whose says of an entry whose administrators read of it: those of the organization, or of the fleet, that an invitation leads to.
+func whose(ctx context.Context, tx *db.Tx, where string, to int64, e *audit.Entry) error {
+	if where == ToOrganization {
+		e.Organization = to
+		return nil
+	}
+	e.Fleet = to
+	if err := tx.QueryRowContext(ctx, `SELECT organization FROM application WHERE id = ?`, to).Scan(&e.Organization); err != nil {
+		return fmt.Errorf("whose invitation: %w", err)
+	}
+	return nil
 }
 
 // Accept makes the caller what an invitation says, once. It must be the one who is invited: a link that went astray lets
@@ -218,8 +241,10 @@ func (a *Invites) Accept(ctx context.Context, tx *db.Tx, by access.Caller, where
 		}
 	}
 	entry := audit.Entry{Act: "invitation.accept", Kind: i.table, ID: id, Name: email, User: by.User, Detail: map[string]any{"role": role}}
+	if err := whose(ctx, tx, where, to, &entry); err != nil {
+		return err
+	}
 	if where == ToOrganization {
-		entry.Organization = to
 		if err := account.ClearEnded(ctx, tx, "organization_membership", "user", by.User, "is_member_of__organization", to); err != nil {
 			return err
 		}
@@ -233,7 +258,6 @@ func (a *Invites) Accept(ctx context.Context, tx *db.Tx, by access.Caller, where
 				WHEN ? THEN excluded.organization_membership_role ELSE m.organization_membership_role END`,
 			tx.NowText(), by.User, to, role, rights.Administrator)
 	} else {
-		entry.Fleet = to
 		err = account.AddFleetMember(ctx, tx, by.User, to, role)
 	}
 	if err != nil {

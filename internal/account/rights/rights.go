@@ -118,10 +118,10 @@ func FleetSQL(v access.Verbs) string { return fleetTable.may(v, general) }
 func ParentSQL(v access.Verbs) string { return parentTable.may(v, general) }
 
 // FleetColumns are the hidden columns of a fleet that say what the caller may do with it, see [access.Verbs].
-func FleetColumns() []odata.Column { return fleetTable.columns() }
+func FleetColumns() []odata.Column { return append(fleetTable.columns(), fleetTable.own()) }
 
 // DeviceColumns are those of a device: those of its fleet, or of a support grant on the device alone.
-func DeviceColumns() []odata.Column { return deviceTable.columns() }
+func DeviceColumns() []odata.Column { return append(deviceTable.columns(), deviceTable.own()) }
 
 // ParentColumns are those of what belongs to a fleet and has no support grant of its own.
 func ParentColumns() []odata.Column { return parentTable.columns() }
@@ -134,9 +134,27 @@ func (t table) columns() (cols []odata.Column) {
 	return cols
 }
 
+// own is the column [access.OwnDevices].
+func (t table) own() odata.Column {
+	shaped := func(s odata.Shape) string {
+		s.Staff = false
+		return t.may(access.Devices, s)
+	}
+	return odata.Column{Name: access.OwnDevices, Type: odata.Boolean, SQL: shaped(general), Shaped: shaped, Hidden: true}
+}
+
 // FleetVerbs is what the caller may do with a fleet, for code that asks outside of the resources' rules. A device and a fleet key read
 // their own fleet and the server itself may do everything; a provisioning key has no verb.
 func FleetVerbs(ctx context.Context, tx *db.Tx, by access.Caller, fleet int64) (access.Verbs, error) {
+	return fleetVerbs(ctx, tx, by, fleet, access.Support)
+}
+
+// OwnVerbs is the same without what a support grant gives: what the caller may do by right of their own.
+func OwnVerbs(ctx context.Context, tx *db.Tx, by access.Caller, fleet int64) (access.Verbs, error) {
+	return fleetVerbs(ctx, tx, by, fleet, access.NoVerbs)
+}
+
+func fleetVerbs(ctx context.Context, tx *db.Tx, by access.Caller, fleet int64, support access.Verbs) (access.Verbs, error) {
 	switch by.Kind {
 	case access.System:
 		return access.AllVerbs, nil
@@ -145,7 +163,7 @@ func FleetVerbs(ctx context.Context, tx *db.Tx, by access.Caller, fleet int64) (
 			return access.Read, nil
 		}
 	case access.User, access.ScopedKey:
-		return verbs(ctx, tx, by, fleet, 0)
+		return verbs(ctx, tx, by, fleet, 0, support)
 	}
 	return access.NoVerbs, nil
 }
@@ -176,14 +194,14 @@ func DeviceVerbs(ctx context.Context, tx *db.Tx, by access.Caller, device int64)
 	case by.Kind == access.FleetKey:
 		return access.NoVerbs, nil
 	}
-	return verbs(ctx, tx, by, fleet, device)
+	return verbs(ctx, tx, by, fleet, device, access.Support)
 }
 
 // verbs gathers what a person has on a fleet, and on one device of it, from wherever it comes, in one statement. The last part is
-// what their key leaves of it.
-func verbs(ctx context.Context, tx *db.Tx, by access.Caller, fleet, device int64) (access.Verbs, error) {
+// what their key leaves of it; byGrant is what a support grant gives.
+func verbs(ctx context.Context, tx *db.Tx, by access.Caller, fleet, device int64, byGrant access.Verbs) (access.Verbs, error) {
 	const atFleet, atDevice = `CAST(@fleet AS BIGINT)`, `CAST(@device AS BIGINT)`
-	all, support := fmt.Sprint(int(access.AllVerbs)), fmt.Sprint(int(access.Support))
+	all, support := fmt.Sprint(int(access.AllVerbs)), fmt.Sprint(int(byGrant))
 	parts := []string{`SELECT ` + all + `, 0 FROM application lf WHERE lf.id = ` + atFleet + ` AND lf.organization IN (` + administered + `)`,
 		`SELECT lr.mask, 0 FROM user_application_membership lm JOIN application_membership_role lr ON lr.id = lm.application_membership_role
 			WHERE lm."user" = @user AND lm.is_member_of__application = ` + atFleet + ` AND ` + Lasting("lm") + ` AND ` + notLeft(atFleet),

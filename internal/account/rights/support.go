@@ -62,13 +62,15 @@ func SupportStaff(ctx context.Context, tx *db.Tx) ([]api.User, error) {
 	return list, rows.Err()
 }
 
-// SeesEntry is the condition under which a person reads an entry {t} of the audit log: it is of an organization or a fleet that they
-// administer, about them, or by them. What support staff did is also read by those who hold its keys, which no support grant gives.
+// SeesEntry is the condition under which a person reads an entry {t} of the audit log: it is of an organization that they administer, or of
+// a fleet of theirs where no organization was written down; about them, or by them. What support staff did is also read by those who hold the
+// fleet's keys, which no support grant gives. What was done in a fleet before it came to its organization stays with the former one.
 func SeesEntry() string {
 	fleets := func(may string) string {
 		return `SELECT sf.id FROM application sf WHERE ` + strings.NewReplacer("{t}", "sf", "{in}", "IN (", "{end}", ")").Replace(may)
 	}
 	return `({t}.about_user = @user OR {t}.by_user = @user OR {t}.organization IN (` + administered + `)
-		OR {t}.application IN (` + fleets(FleetSQL(access.Members)) + `)
-		OR {t}.is_support = 1 AND {t}.application IN (` + fleets(FleetSQL(access.Keys)) + `))`
+		OR {t}.organization = 0 AND {t}.application IN (` + fleets(FleetSQL(access.Members)) + `)
+		OR {t}.is_support = 1 AND {t}.application IN (` + fleets(FleetSQL(access.Keys)) + `)
+			AND EXISTS (SELECT 1 FROM application so WHERE so.id = {t}.application AND so.organization = {t}.organization))`
 }

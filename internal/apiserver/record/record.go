@@ -28,6 +28,9 @@ import (
 // exportsAtOnce bounds the exports of people that one process writes; whoever comes beyond them is told to come back.
 const exportsAtOnce = 4
 
+// askAgain is how often it is asked whether somebody who exports would still be let in.
+const askAgain = time.Second
+
 // lineTime is how long a reader may take for one piece of an export.
 const lineTime = time.Minute
 
@@ -36,6 +39,8 @@ type Config struct {
 	DB   *db.DB
 	Log  *audit.Log
 	Site string
+	// Again says who somebody is now who was let in before, or api.ErrUnauthorized.
+	Again func(ctx context.Context, tx *db.Tx, by access.Caller) (access.Caller, error)
 }
 
 type routes struct {
@@ -99,7 +104,37 @@ func (s *routes) export(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer end()
-	return s.write(w, r, watch.View(by))
+	ctx, done := s.while(r.Context(), w, by)
+	defer done()
+	return s.write(w, r.WithContext(ctx), watch.View(by))
+}
+
+// while gives a context that ends when somebody would not be let in any more, and with it whatever is just being written to them. done must
+// be called.
+func (s *routes) while(ctx context.Context, w http.ResponseWriter, by access.Caller) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		tick := time.NewTicker(askAgain)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			err := s.DB.Read(ctx, func(tx *db.Tx) error {
+				_, err := s.Again(ctx, tx, by)
+				return err
+			})
+			if errors.Is(err, api.ErrUnauthorized) {
+				cancel()
+				_ = http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0)) // ends a write that waits
+				return
+			}
+		}
+	})
+	return ctx, func() { cancel(); watching.Wait() }
 }
 
 // exportAll gives the operator all of it.
@@ -123,7 +158,7 @@ func (s *routes) write(w http.ResponseWriter, r *http.Request, view audit.View) 
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.Header().Set("Cache-Control", "no-store")
-	to := &patient{w: w, rc: http.NewResponseController(w)}
+	to := &patient{ctx: r.Context(), w: w, rc: http.NewResponseController(w)}
 	err := audit.Export(r.Context(), s.DB, to, s.Site, after, view)
 	if err != nil && to.began { // the client sees it by the missing end
 		return errors.Join(http.ErrAbortHandler, err)
@@ -133,14 +168,18 @@ func (s *routes) write(w http.ResponseWriter, r *http.Request, view audit.View) 
 
 // patient writes to a reader who may be slow but not dead.
 type patient struct {
+	ctx   context.Context
 	w     io.Writer
 	rc    *http.ResponseController
 	began bool
 }
 
 func (p *patient) Write(b []byte) (int, error) {
-	p.began = true
 	_ = p.rc.SetWriteDeadline(time.Now().Add(lineTime)) // not supported in some tests
+	if err := p.ctx.Err(); err != nil {                 // asked after that: whoever ends it sets a deadline of its own
+		return 0, err
+	}
+	p.began = true
 	return p.w.Write(b)
 }
 

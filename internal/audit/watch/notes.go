@@ -30,7 +30,7 @@ const (
 
 // Notes are what requests leave for the audit log without waiting for it: what support staff looked at, and what people were refused. They
 // are written a moment later, and few of them however many requests there are. What was noted in the last moment before the process dies is
-// lost; acts are not written this way.
+// lost; acts are not written this way. When they cannot be written they are kept for the next time.
 type Notes struct {
 	db  *db.DB
 	log *slog.Logger
@@ -79,31 +79,38 @@ func NewNotes(d *db.DB, log *slog.Logger) *Notes {
 var (
 	uuids  = regexp.MustCompile(`\b[0-9a-f]{62}\b|\b[0-9a-f]{32}\b`)
 	keys   = regexp.MustCompile(`\b(device|application)\((\d{1,18})\)`)
+	ofOne  = regexp.MustCompile(`^/(?:v[0-9]/(?:device|application)\(|device/v[0-9]/|access/)`) // paths of a device or a fleet
 	equals = regexp.MustCompile(`\b(device|application|belongs_to__application|appId|deviceId)(?:/id)?(?: eq |=)(\d{1,18})\b`)
 )
 
-// named finds the devices and fleets that an address names.
-func named(session int64, u *url.URL) map[thing]bool {
-	text := u.Path + " " + u.RawQuery
-	if query, err := url.QueryUnescape(u.RawQuery); err == nil {
-		text = u.Path + " " + query
-	}
-	out := map[thing]bool{}
-	for _, uuid := range uuids.FindAllString(text, 20) {
-		out[thing{session: session, uuid: uuid}] = true
-	}
-	for _, found := range append(keys.FindAllStringSubmatch(text, 20), equals.FindAllStringSubmatch(text, 20)...) {
-		id, _ := strconv.ParseInt(found[2], 10, 64) // 18 digits fit
-		if strings.HasPrefix(found[1], "device") {
-			out[thing{session: session, device: id}] = true
-		} else {
-			out[thing{session: session, fleet: id}] = true
+// mostNamed is how many things are looked for in one address.
+const mostNamed = 20
+
+// named finds the devices and fleets that an address names, and whether that is all that it can show: it is so of the path of one of them
+// and of a query that only chooses among their columns. A filter says what it likes, and an expansion leads elsewhere.
+func named(session int64, u *url.URL) (things []thing, all bool) {
+	add := func(text string) {
+		for _, uuid := range uuids.FindAllString(text, mostNamed) {
+			things = append(things, thing{session: session, uuid: uuid})
+		}
+		for _, found := range append(keys.FindAllStringSubmatch(text, mostNamed), equals.FindAllStringSubmatch(text, mostNamed)...) {
+			id, _ := strconv.ParseInt(found[2], 10, 64) // 18 digits fit
+			if strings.HasPrefix(found[1], "device") {
+				things = append(things, thing{session: session, device: id})
+			} else {
+				things = append(things, thing{session: session, fleet: id})
+			}
 		}
 	}
-	if len(out) == 0 {
-		out[thing{session: session}] = true
+	add(u.Path)
+	all = len(things) > 0 && ofOne.MatchString(u.Path)
+	query, err := url.QueryUnescape(u.RawQuery)
+	if err != nil {
+		query = u.RawQuery
 	}
-	return out
+	add(query)
+	all = all && err == nil && !strings.Contains(query, "filter") && !strings.Contains(query, "expand") && len(things) < mostNamed
+	return things, all
 }
 
 // Look notes that support staff read something. What they may not see is sorted out when it is written.
@@ -111,10 +118,17 @@ func (n *Notes) Look(by access.Caller, u *url.URL) {
 	if !by.Staff || by.Session == 0 {
 		return
 	}
+	things, all := named(by.Session, u)
+	if !all {
+		things = append(things, thing{session: by.Session})
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for t := range named(by.Session, u) {
-		if n.looks[t] == nil && len(n.looks) < mostNotes {
+	for _, t := range things {
+		if len(n.looks) >= mostNotes { // too many to tell apart: it was something of all that is open
+			t = thing{session: by.Session}
+		}
+		if n.looks[t] == nil {
 			n.looks[t] = &look{by: by, at: time.Now(), path: u.Path}
 		}
 	}
@@ -142,12 +156,15 @@ func (n *Notes) Refused(by access.Caller, method, pattern, path string) {
 func (n *Notes) Run(ctx context.Context) error {
 	tick := time.NewTicker(writeNotes)
 	defer tick.Stop()
+	failed := false
 	for {
 		select {
 		case <-tick.C:
-			if err := n.WriteOnce(ctx); err != nil && ctx.Err() == nil {
+			err := n.WriteOnce(ctx)
+			if err != nil && !failed && ctx.Err() == nil { // it comes again every moment
 				n.log.ErrorContext(ctx, "notes for the audit log", "error", err)
 			}
+			failed = err != nil
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()
@@ -179,13 +196,15 @@ func (n *Notes) WriteOnce(ctx context.Context) error {
 	err := n.db.Write(ctx, func(tx *db.Tx) error {
 		wrote = wrote[:0]
 		var entries []audit.By
+		here := map[known]bool{} // a thing may be called by two names
 		for t, l := range looks {
 			found, err := n.seen(ctx, tx, t, l)
 			if err != nil {
 				return err
 			}
 			for _, f := range found {
-				if !n.isKnown(f.known) {
+				if !here[f.known] {
+					here[f.known] = true
 					wrote, entries = append(wrote, f.known), append(entries, f.By)
 				}
 			}
@@ -200,11 +219,21 @@ func (n *Notes) WriteOnce(ctx context.Context) error {
 		}
 		return audit.RecordAll(ctx, tx, entries)
 	})
-	if err != nil {
-		return fmt.Errorf("write notes: %w", err)
-	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if err != nil { // for the next time
+		for t, l := range n.looks {
+			looks[t] = l
+		}
+		n.looks = looks
+		for key, r := range due {
+			if later := n.refused[key]; later != nil {
+				r.times += later.times
+			}
+			n.refused[key] = &r
+		}
+		return fmt.Errorf("write notes: %w", err)
+	}
 	for k, at := range n.known {
 		if time.Since(at) > lookAgain || len(n.known) > mostKnown {
 			delete(n.known, k)
@@ -229,8 +258,8 @@ type sight struct {
 	audit.By
 }
 
-// seen gives the entries that a look makes: one for what was named if it was open to support then, and one for each open grant when
-// nothing was named.
+// seen gives the entries that a look makes and that are not known: one for what was named if it was open to support then, and one for each
+// open grant when nothing was named.
 func (n *Notes) seen(ctx context.Context, tx *db.Tx, t thing, l *look) ([]sight, error) {
 	at := db.FormatTime(l.at)
 	const device = `SELECT d.id, d.uuid, f.id, f.organization, coalesce(f.is_accessible_by_support_until__date > ?, FALSE) OR
@@ -285,6 +314,10 @@ func (n *Notes) sights(ctx context.Context, tx *db.Tx, l *look, act, query strin
 	}
 	var out []sight
 	for _, r := range list {
+		k := known{session: l.by.Session, device: r.device, fleet: r.fleet, list: act == "support.list"}
+		if n.isKnown(k) {
+			continue
+		}
 		granted, err := rights.ByGrant(ctx, tx, l.by, r.fleet, access.Read)
 		if err != nil {
 			return nil, err
@@ -299,7 +332,7 @@ func (n *Notes) sights(ctx context.Context, tx *db.Tx, l *look, act, query strin
 		if act == "support.look" {
 			e.Detail = map[string]any{"path": l.path}
 		}
-		out = append(out, sight{known{session: l.by.Session, device: r.device, fleet: r.fleet, list: act == "support.list"}, audit.By{Caller: l.by, Entry: e}})
+		out = append(out, sight{k, audit.By{Caller: l.by, Entry: e}})
 	}
 	return out, nil
 }

@@ -33,10 +33,10 @@ func View(by access.Caller) audit.View {
 	return func(tx *db.Tx) (string, []any) { return rights.Bind(rights.SeesEntry(), "x", tx, by) }
 }
 
-// Support marks an entry as one of a support grant if the caller acts by one.
+// Support marks an entry about an act on a device as one of a support grant if the caller acts by one.
 func Support(ctx context.Context, tx *db.Tx, by access.Caller, e *audit.Entry) error {
 	entries := []audit.By{{Caller: by, Entry: *e}}
-	err := markSupport(ctx, tx, by, entries, access.Devices)
+	err := markSupport(ctx, tx, by, entries, access.Actions)
 	*e = entries[0].Entry
 	return err
 }

@@ -96,7 +96,7 @@ func (w *watched) deleting(ctx context.Context, tx *db.Tx, c *odata.Change) erro
 	if c.Op != odata.Delete || !isPerson(c.Caller) {
 		return nil
 	}
-	return w.record(ctx, tx, c, nil)
+	return w.record(ctx, tx, c, c.Values, nil)
 }
 
 // updating runs after everything that may change what is written, and before it is.
@@ -111,14 +111,40 @@ func (w *watched) updating(ctx context.Context, tx *db.Tx, c *odata.Change) erro
 			return err
 		}
 	}
-	return w.record(ctx, tx, c, before)
+	opening, rest := apart(c.Values)
+	if len(opening) > 0 {
+		if err := w.record(ctx, tx, c, opening, before); err != nil {
+			return err
+		}
+	}
+	if after, others := w.shown(rest); len(opening) > 0 && len(after)+len(others) == 0 {
+		return nil
+	}
+	return w.record(ctx, tx, c, rest, before)
 }
 
 func (w *watched) created(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	if c.Op != odata.Create || !isPerson(c.Caller) {
 		return nil
 	}
-	return w.record(ctx, tx, c, nil)
+	if err := w.record(ctx, tx, c, c.Values, nil); err != nil {
+		return err
+	}
+	if opening, _ := apart(c.Values); opening[rights.SupportColumn] != nil {
+		return w.record(ctx, tx, c, opening, nil)
+	}
+	return nil
+}
+
+// apart takes what lets support in from the other values of a change: it is an act of its own, whatever is changed beside it.
+func apart(values map[string]any) (opening, rest map[string]any) {
+	until, given := values[rights.SupportColumn]
+	if !given {
+		return nil, values
+	}
+	rest = maps.Clone(values)
+	delete(rest, rights.SupportColumn)
+	return map[string]any{rights.SupportColumn: until}, rest
 }
 
 // fact is what an entry says of a row.
@@ -127,17 +153,17 @@ type fact struct {
 	name                          string
 }
 
-// record writes the entries of a change.
-func (w *watched) record(ctx context.Context, tx *db.Tx, c *odata.Change, before map[int64]map[string]any) error {
+// record writes the entries of a change, or of some of its values.
+func (w *watched) record(ctx context.Context, tx *db.Tx, c *odata.Change, values map[string]any, before map[int64]map[string]any) error {
 	facts, err := w.find(ctx, tx, c.IDs)
 	if err != nil {
 		return fmt.Errorf("audit %s of %s: %w", c.Op, w.Name, err)
 	}
-	after, others := w.shown(c.Values)
+	after, others := w.shown(values)
 	base := audit.Entry{Act: w.Name + "." + string(c.Op), Kind: w.Name}
-	if _, only := after[rights.SupportColumn]; only && c.Op == odata.Update && len(after) == 1 && len(others) == 0 {
+	if until, opening := values[rights.SupportColumn]; opening && len(values) == 1 {
 		base.Act = "support.enable"
-		if until, _ := c.Values[rights.SupportColumn].(string); until <= tx.NowText() {
+		if text, _ := until.(string); text <= tx.NowText() {
 			base.Act = "support.disable"
 		}
 	}
@@ -158,7 +184,9 @@ func (w *watched) record(ctx context.Context, tx *db.Tx, c *odata.Change, before
 		for _, f := range facts {
 			e := base
 			e.ID, e.Name, e.Organization, e.Fleet, e.User, e.Detail = f.id, f.name, f.organization, f.fleet, f.user, detail()
-			if was := before[f.id]; len(was) > 0 {
+			was := maps.Clone(before[f.id])
+			maps.DeleteFunc(was, func(name string, _ any) bool { _, told := after[name]; return !told })
+			if len(was) > 0 {
 				e.Detail["before"] = was
 			}
 			entries = append(entries, audit.By{Caller: c.Caller, Entry: e})
@@ -316,7 +344,7 @@ func (w *watched) find(ctx context.Context, tx *db.Tx, ids []int64) ([]fact, err
 // factsQuery follows the owners' keys from a resource up to an organization.
 func (w *watched) factsQuery(byName map[string]*odata.Resource) string {
 	if w.Name == "api_key" { // of an actor, which is one of three things
-		return `SELECT t0.id, coalesce(f.organization, g.organization, 0), coalesce(f.id, g.id, 0), coalesce(u.id, 0), coalesce(t0.name, '')
+		return `SELECT t0.id, coalesce(f.organization, g.organization, u.is_service_account_of__organization, 0), coalesce(f.id, g.id, 0), coalesce(u.id, 0), coalesce(t0.name, '')
 			FROM api_key t0 LEFT JOIN "user" u ON u.actor = t0.is_of__actor LEFT JOIN application f ON f.actor = t0.is_of__actor
 			LEFT JOIN device d ON d.actor = t0.is_of__actor LEFT JOIN application g ON g.id = d.belongs_to__application WHERE t0.id IN `
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -23,6 +24,8 @@ const (
 type Config struct {
 	DB  *db.DB
 	Bus *bus.Bus
+	// Again says who somebody is now who was let in before, or api.ErrUnauthorized.
+	Again func(ctx context.Context, tx *db.Tx, by access.Caller) (access.Caller, error)
 	// Rate is how many lines a second a device may log for long, Burst how many at once; 0 means 500 and 5,000.
 	Rate, Burst int
 	// Quiet is how long somebody who follows a log hears nothing before an empty line says that the stream still lives; 0 means

@@ -128,7 +128,7 @@ func (l *Logs) CheckOnce(ctx context.Context) error {
 		for _, st := range open {
 			ok := alive[[2]int64{st.by.Key, st.device}]
 			if st.by.Kind != access.Device {
-				if ok, err = userMayStill(ctx, tx, st.by, st.device); err != nil {
+				if ok, err = l.userMayStill(ctx, tx, st.by, st.device); err != nil {
 					return err
 				}
 			}
@@ -184,17 +184,12 @@ func addAlive(ctx context.Context, tx *db.Tx, keys []int64, out map[[2]int64]boo
 }
 
 // userMayStill asks whether what a user showed at the beginning of a stream still holds.
-func userMayStill(ctx context.Context, tx *db.Tx, by access.Caller, device int64) (bool, error) {
-	query, id := `SELECT 1 FROM api_key k WHERE k.id = ? AND (k.expiry_date IS NULL OR k.expiry_date > ?)
-		AND NOT EXISTS (SELECT 1 FROM "user" u WHERE u.is_disabled = 1
-			AND (u.actor = k.is_of__actor OR k.kind = 'fleet' AND u.id = k.is_created_by__user))`, by.Key
-	if by.Session != 0 {
-		query, id = `SELECT 1 FROM session WHERE id = ? AND expires_at > ?`, by.Session
-	}
-	var one int
-	if err := tx.QueryRowContext(ctx, query, id, tx.NowText()).Scan(&one); errors.Is(err, sql.ErrNoRows) {
+func (l *Logs) userMayStill(ctx context.Context, tx *db.Tx, by access.Caller, device int64) (bool, error) {
+	by, err := l.cfg.Again(ctx, tx, by)
+	if errors.Is(err, api.ErrUnauthorized) {
 		return false, nil
-	} else if err != nil {
+	}
+	if err != nil {
 		return false, err
 	}
 	may, err := rights.DeviceVerbs(ctx, tx, by, device)

@@ -86,7 +86,7 @@ func New(t *testing.T) *World {
 		},
 	})
 	w.Releases, err = release.New(release.Config{
-		DB: w.DB, Fleets: w.Fleets, Site: Site, Log: slog.New(slog.DiscardHandler), Now: w.Now,
+		DB: w.DB, Accounts: w.Accounts, Fleets: w.Fleets, Site: Site, Log: slog.New(slog.DiscardHandler), Now: w.Now,
 		Pinned: func(ctx context.Context, tx *db.Tx, releases []int64) (pinned bool, err error) {
 			list, args := db.In(releases)
 			err = tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM device WHERE is_pinned_on__release IN `+list+`)`, args...).
