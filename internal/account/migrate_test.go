@@ -45,7 +45,7 @@ func (u until) Sub(dir string) (fs.FS, error) {
 
 // A server that had members, teams and limited keys before there were verbs has them after.
 func TestLevelsBecomeVerbs(t *testing.T) {
-	before := []fs.FS{audit.Migrations(), until{account.Migrations(), "0090"}, dbtest.Schema("0010_above.sql", above)}
+	before := []fs.FS{until{audit.Migrations(), "0090"}, until{account.Migrations(), "0090"}, dbtest.Schema("0010_above.sql", above)}
 	d := dbtest.Open(t, nil, before...)
 	write := func(query string) {
 		t.Helper()
