@@ -425,7 +425,8 @@ func TestFreshAuthentication(t *testing.T) {
 	for resource, ops := range map[string][]odata.Op{
 		"organization_membership": {odata.Create, odata.Update, odata.Delete}, "team_membership": {odata.Create, odata.Delete},
 		"user_application_membership": {odata.Create, odata.Update, odata.Delete}, "organization_invite": {odata.Create},
-		"application_invite": {odata.Create}, "organization": {odata.Delete},
+		"application_invite": {odata.Create}, "organization": {odata.Delete}, "team": {odata.Delete},
+		"team_application_access": {odata.Create, odata.Update, odata.Delete},
 	} {
 		for _, op := range ops {
 			if !hooked[fmt.Sprint(resource, " ", op)] {

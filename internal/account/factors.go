@@ -99,7 +99,7 @@ func (a *Accounts) newMember(ctx context.Context, tx *db.Tx, c *odata.Change) er
 	return a.MemberNeedsFactor(ctx, tx, user, organization)
 }
 
-// signInRules is a hook over an organization's switches about how its members sign in. Whoever sets one must be able to come back
+// signInRules is a hook over an organization's switches about how its members sign in, which is asked after [rights.FreshFor]. Whoever sets one must be able to come back
 // themselves; sessions that would not be opened any more end.
 func (a *Accounts) signInRules(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	forbids, requires := on(c.Values["is_forbidding_passwords"]), on(c.Values["is_requiring_two_factor"])
@@ -107,9 +107,6 @@ func (a *Accounts) signInRules(ctx context.Context, tx *db.Tx, c *odata.Change) 
 	_, also := c.Values["is_requiring_two_factor"]
 	if c.Op == odata.Delete || !given && !also {
 		return nil
-	}
-	if err := rights.RequireFresh(ctx, tx, c.Caller); err != nil {
-		return err
 	}
 	if c.Caller.Kind != access.User {
 		return nil

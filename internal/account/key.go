@@ -73,7 +73,8 @@ const (
 
 // CreateKey makes a key and returns it, this once. Named keys of users can be made by the user in a session with a fresh login
 // only; keys of fleets and devices by everybody who has the verbs for it by right of their own, with a named key too. A scoped key may make
-// such keys for a day at most: what a leaked key makes must not long outlive it.
+// such keys for a day at most: what a leaked key makes must not long outlive it. What is made with a key comes on its channels and from its
+// networks only.
 func (a *Accounts) CreateKey(ctx context.Context, tx *db.Tx, by access.Caller, spec KeySpec) (string, error) {
 	if by.Kind != access.User && by.Kind != access.ScopedKey && by.Kind != access.System {
 		return "", api.Errorf(api.Forbidden, "only a user may make API keys")
@@ -168,7 +169,7 @@ func (a *Accounts) actorFor(ctx context.Context, tx *db.Tx, by access.Caller, sp
 			}
 		}
 		if by.Kind != access.System {
-			if err := rights.RequireFreshLogin(ctx, tx, by); err != nil {
+			if err := rights.RequireFresh(ctx, tx, by); err != nil {
 				return 0, err
 			}
 		}
@@ -239,6 +240,9 @@ func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, by access.Caller, k ne
 		return "", api.Errorf(api.Invalid, "networks: %v", err)
 	}
 	channels := spec.Channels
+	if by.Key != 0 { // a limit that what is made does not have is none
+		channels, networks = by.Channels, by.Networks
+	}
 	if channels == 0 {
 		channels = access.AllChannels
 	}

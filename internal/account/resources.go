@@ -94,7 +94,7 @@ func (a *Accounts) organizationResource() *odata.Resource {
 		Keys:       [][]string{{"handle"}},
 		UniqueText: map[string]string{"handle": `"handle" must be unique.`},
 		Rules:      organizationRules(),
-		Before:     []odata.Hook{rights.FreshFor(odata.Delete), a.signInRules, a.beforeOrganization},
+		Before:     []odata.Hook{rights.FreshFor("organization"), a.signInRules, a.beforeOrganization},
 		After:      []odata.Hook{a.afterOrganization},
 	}
 }
@@ -137,7 +137,7 @@ func (a *Accounts) membershipResource() *odata.Resource {
 		Rules:      membershipRules(),
 		Virtual:    []string{"username"},
 		Before: []odata.Hook{
-			rights.FreshFor(odata.Create, odata.Update, odata.Delete), Fixed("user", "is_member_of__organization"), UserByName, a.beforeMembership,
+			rights.FreshFor("organization_membership"), Fixed("user", "is_member_of__organization"), UserByName, a.beforeMembership,
 		},
 		After: []odata.Hook{a.newMember, a.MembersChanged},
 	}

@@ -83,12 +83,23 @@ func checkLife(ctx context.Context, tx *db.Tx, actors []int64, end *time.Time) e
 	return nil
 }
 
-// checkNewEnd holds a changed end of keys to the same.
+// checkNewEnd holds a changed end of keys to the same. To let a user's key live longer, or again, is as much as to make one.
 func checkNewEnd(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	these, args := db.In(c.IDs)
 	actors, err := db.Column[int64](ctx, tx, `SELECT is_of__actor FROM api_key WHERE kind = 'user' AND id IN `+these, args...)
 	if err != nil || len(actors) == 0 {
 		return err
+	}
+	var longer bool
+	err = tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM api_key WHERE kind = 'user' AND id IN `+these+`
+		AND expiry_date IS NOT NULL AND expiry_date < coalesce(CAST(? AS TEXT), '~'))`, append(args, c.Values["expiry_date"])...).Scan(&longer)
+	if err != nil {
+		return fmt.Errorf("life of a key: %w", err)
+	}
+	if longer {
+		if err := rights.RequireFresh(ctx, tx, c.Caller); err != nil {
+			return err
+		}
 	}
 	var end *time.Time
 	if text, given := c.Values["expiry_date"].(string); given {

@@ -67,7 +67,7 @@ func TestRefresh(t *testing.T) {
 	again := s.do(fresh, "POST", "/user/v1/refresh-token", api.Login{Password: s.admin.Password}).want(http.StatusOK).body
 	s.do(fresh, "GET", "/actor/v1/whoami", nil).want(http.StatusUnauthorized)
 	s.do(again, "GET", "/actor/v1/whoami", nil).want(http.StatusOK)
-	s.do(s.admin.APIKey, "GET", "/user/v1/refresh-token", nil).want(http.StatusUnauthorized)
+	s.do(s.admin.APIKey, "GET", "/user/v1/refresh-token", nil).want(http.StatusForbidden)
 }
 
 func TestSessionsOverTheWire(t *testing.T) {

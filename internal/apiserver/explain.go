@@ -10,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
@@ -52,31 +53,36 @@ func (s *Server) explainKey(w http.ResponseWriter, r *http.Request) error {
 	return web.WriteJSON(w, http.StatusOK, out)
 }
 
-// allows lists what a kind of caller with at most some verbs may do, by resource and by route.
+// allows lists what a key of a kind with at most some verbs may do, by resource and by route, on the channels that it has.
 func (s *Server) allows(out *api.KeyExplanation, kind access.Kind, verbs access.Verbs) {
 	out.Reads, out.Makes, out.Changes, out.Deletes, out.Routes = []string{}, []string{}, []string{}, []string{}, []string{}
-	if !slices.Contains(route.ByRules, kind) {
-		s.opens(out, kind, verbs)
+	by := access.Caller{}
+	by.Channels, _ = access.ParseChannels(out.Channels) // names of ours
+	s.opens(out, kind, verbs, by)
+	if !slices.Contains(route.ByRules, kind) || !by.Uses(access.API) {
 		return
 	}
 	for _, res := range s.model().Resources {
 		rule := res.Rules[kind]
 		for _, v := range []struct {
 			filter string
+			op     odata.Op // "" to read
 			list   *[]string
-		}{{rule.Read, &out.Reads}, {rule.Create, &out.Makes}, {rule.Update, &out.Changes}, {rule.Delete, &out.Deletes}} {
-			if within(v.filter, verbs) {
+		}{
+			{rule.Read, "", &out.Reads}, {rule.Create, odata.Create, &out.Makes}, {rule.Update, odata.Update, &out.Changes},
+			{rule.Delete, odata.Delete, &out.Deletes},
+		} {
+			if asksLogin, _ := rights.FreshWrite(res.Name, v.op); within(v.filter, verbs) && !asksLogin {
 				*v.list = append(*v.list, res.Name)
 			}
 		}
 	}
-	s.opens(out, kind, verbs)
 }
 
-// opens lists the routes that let a kind in, without those that let everybody in.
-func (s *Server) opens(out *api.KeyExplanation, kind access.Kind, verbs access.Verbs) {
+// opens lists the routes that let a key of a kind in, without those that let everybody in.
+func (s *Server) opens(out *api.KeyExplanation, kind access.Kind, verbs access.Verbs, by access.Caller) {
 	for _, rt := range s.list() {
-		if slices.Contains(rt.Who, kind) && (verbs.Has(rt.Verb) || kind != access.ScopedKey) {
+		if slices.Contains(rt.Who, kind) && rt.Login == rights.NoLogin && by.Uses(rt.By()) && (verbs.Has(rt.Verb) || kind != access.ScopedKey) {
 			out.Routes = append(out.Routes, strings.TrimSpace(rt.Method+" "+strings.TrimSuffix(rt.Path, "{$}")))
 		}
 	}
@@ -129,6 +135,10 @@ func writesOf(m odata.Model) map[string]access.Verbs {
 		for _, name := range append([]string{res.Name}, res.Synonyms...) {
 			out["POST "+name], out["PUT "+name] = asked(rule.Create), asked(rule.Update)
 			out["PATCH "+name], out["DELETE "+name] = asked(rule.Update), asked(rule.Delete)
+			for _, more := range rule.Needs { // for a column which nobody looks at here
+				out["POST "+name] |= asked(more)
+				out["PATCH "+name] |= asked(more)
+			}
 		}
 	}
 	return out

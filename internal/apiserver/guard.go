@@ -12,6 +12,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/pki"
@@ -102,8 +103,11 @@ func (s *Server) admit(rt route.Route, r *http.Request) (access.Caller, error) {
 		return caller, err
 	}
 	switch {
-	case slices.Contains(rt.Who, caller.Kind):
+	case slices.Contains(rt.Who, caller.Kind) && (caller.Kind != access.User || rt.Login == rights.NoLogin):
 		return caller, nil
+	case slices.Contains(rt.Who, caller.Kind):
+		ctx := s.db.Brief(r.Context())
+		return caller, s.db.ReadOne(ctx, func(tx *db.Tx) error { return rt.Login.Require(ctx, tx, caller) })
 	case caller.Kind == access.HalfUser:
 		return caller, api.Errorf(api.Unauthorized, "this session waits for the second factor of its user")
 	case slices.Contains([]access.Kind{access.Anonymous, access.Provisioning, access.FrozenDevice}, caller.Kind):

@@ -15,6 +15,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/odata/reference"
@@ -36,8 +37,8 @@ What somebody may not see does not exist for them: an empty list, or 404. Decisi
 | principal | is known by | in short |
 |---|---|---|
 | nobody | no token | reads the catalogue and the public face of public fleets |
-| person | a session, or a named key without limits | what their organizations and fleets give them, see the verbs below |
-| limited key | a person's key with some verbs, some fleets, or both; every key of a service account | at most its verbs, in its fleets only; nothing of the account but the key itself; makes keys of fleets and devices for a day at most |
+| person | a session, or a named key without limits | what their organizations and fleets give them, see the verbs below; a key nothing of what the tables say is done in a session |
+| limited key | a person's key with some verbs, some fleets, or both; every key of a service account | at most its verbs, in its fleets only; of the account the key itself, its user's name and memberships, nothing else; makes keys of fleets and devices for a day at most |
 | device | its own key | reads itself, its fleet and its fleet's releases, and what everybody may; writes its own state, logs and progress |
 | frozen device | the key of a device that is frozen | learns who it is, nothing else |
 | fleet key | a key made for reading one fleet | reads the fleet, its devices and releases |
@@ -60,7 +61,7 @@ but may make a fleet in it and becomes its developer. A membership past its end 
 | ` + "`devices`" + ` | | x | x | x | x | make, change, move, pin and delete devices, their variables and tags |
 | ` + "`actions`" + ` | | x | x | x | x | act on devices: restart, reboot, purge |
 | ` + "`shell`" + ` | | x | x | x | x | enter devices |
-| ` + "`keys`" + ` | | x | x | x | | make, see and end keys of the fleet and its devices |
+| ` + "`keys`" + ` | | x | x | x | | make, see and end keys of the fleet and its devices; with ` + "`devices`" + `, register devices, which are given a key, and open them to support |
 | ` + "`releases`" + ` | | | x | x | | push, change and delete releases, their tags and files |
 | ` + "`settings`" + ` | | | x | x | | change the fleet's settings, services, variables and tags, and its target |
 | ` + "`members`" + ` | | | | x | | decide about members, teams and invitations, making it public, opening it to support |
@@ -144,7 +145,7 @@ func writeResources(page *bytes.Buffer, m odata.Model) map[string]string {
 		} else {
 			lines, who = append(lines, line), append(who, []string{name})
 		}
-		for _, n := range permissionNotes(p, say) {
+		for _, n := range append(permissionNotes(p, say), loginNotes(p)...) {
 			if i := slices.IndexFunc(notes, func(s string) bool { return strings.HasSuffix(s, n) }); i >= 0 {
 				notes[i] = strings.Replace(notes[i], ":", ", "+name+":", 1)
 			} else {
@@ -175,11 +176,32 @@ func permissionNotes(p reference.Permission, say func(string) string) (notes []s
 	return notes
 }
 
+// loginNotes are the writes that ask a person for more than a key.
+func loginNotes(p reference.Permission) (notes []string) {
+	if p.Kind != access.User {
+		return nil
+	}
+	for _, op := range []odata.Op{odata.Create, odata.Update, odata.Delete} {
+		always, columns := rights.FreshWrite(p.Resource, op)
+		switch word := map[odata.Op]string{odata.Create: "makes", odata.Update: "changes", odata.Delete: "deletes"}[op]; {
+		case always:
+			notes = append(notes, " "+word+" in a fresh session only, never by a key")
+		case len(columns) > 0:
+			notes = append(notes, fmt.Sprintf(" %s `%s` in a fresh session only, never by a key", word, strings.Join(columns, "` `")))
+		}
+	}
+	return notes
+}
+
+// loginWords say what login a route asks of a person.
+var loginWords = map[rights.Login]string{rights.NoLogin: "in", rights.AnyLogin: "in a session", rights.FreshLogin: "in a fresh session"}
+
 // writeRoutes writes who gets in at which route: the public ones by principal, the internal ones by role.
 func writeRoutes(page *bytes.Buffer, list []route.Route) {
 	kinds := []access.Kind{access.User, access.HalfUser, access.ScopedKey, access.Device, access.FrozenDevice, access.FleetKey, access.Provisioning}
 	page.WriteString("\n## Routes\n\nWho gets in; what they find behind the door is decided by the tables above, or by the verb that the manual " +
-		"of the route names (`docs/api.md`). A half session waits for the second factor of its user (`docs/accounts.md`).\n\n| route | nobody |")
+		"of the route names (`docs/api.md`). Where it says *in a session*, no key gets in, however whole; a session is *fresh* when its user " +
+		"proved within 20 minutes who they are. A half session waits for the second factor of its user (`docs/accounts.md`).\n\n| route | nobody |")
 	for _, k := range kinds {
 		page.WriteString(" " + kindNames[k] + " |")
 	}
@@ -194,9 +216,12 @@ func writeRoutes(page *bytes.Buffer, list []route.Route) {
 		}
 		fmt.Fprintf(page, "| %s |", routeName(rt))
 		for _, k := range append([]access.Kind{access.Anonymous}, kinds...) {
-			if slices.Contains(rt.Who, k) {
+			switch {
+			case k == access.User && slices.Contains(rt.Who, k):
+				page.WriteString(" " + loginWords[rt.Login] + " |")
+			case slices.Contains(rt.Who, k):
 				page.WriteString(" in |")
-			} else {
+			default:
 				page.WriteString(" |")
 			}
 		}

@@ -308,7 +308,7 @@ func (a *asker) create(p *who, r policyRow, place string) string {
 // needsSession are the writes about people that ask for a session, lately opened, whatever the rules say: no named key makes them.
 var needsSession = map[string]string{
 	"organization_membership": "cud", "team_membership": "cud", "user_application_membership": "cud", "organization_invite": "c",
-	"application_invite": "c", "organization": "d",
+	"application_invite": "c", "organization": "d", "team": "d", "team_application_access": "cud",
 }
 
 func (p *who) needsSession(resource, verb string) bool {

@@ -429,8 +429,13 @@ type asker struct {
 	engine  bool // the handler is an engine: the caller is put into the context instead of a token into the header
 }
 
-// ask sends one request of somebody.
+// ask sends one request of somebody about a resource.
 func (a *asker) ask(p *who, method, path string, body string) (status int, answer string) {
+	return a.send(p, method, "/v7/"+strings.ReplaceAll(path, " ", "%20"), body)
+}
+
+// send sends one request of somebody.
+func (a *asker) send(p *who, method, path string, body string) (status int, answer string) {
 	var in io.Reader = http.NoBody
 	if body != "" {
 		in = strings.NewReader(body)
@@ -439,7 +444,7 @@ func (a *asker) ask(p *who, method, path string, body string) (status int, answe
 	if a.engine {
 		ctx = access.With(a.w.ctx, p.caller)
 	}
-	r := httptest.NewRequestWithContext(ctx, method, "/v7/"+strings.ReplaceAll(path, " ", "%20"), in)
+	r := httptest.NewRequestWithContext(ctx, method, path, in)
 	r.Host = "api.roadstead.test"
 	r.Header.Set("Content-Type", "application/json")
 	if p.token != "" && !a.engine {

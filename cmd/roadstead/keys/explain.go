@@ -45,7 +45,7 @@ Without an ID it is about the key that this command uses itself.`,
 
 // principals say what kinds of keys are.
 var principals = map[string]string{
-	"user": "everything that %s may do, except make keys", "scoped key": "a part of what %s may do",
+	"user": "everything that %s may do without a session", "scoped key": "a part of what %s may do",
 	"device": "what the device %s may do", "frozen": "nothing: the device %s is frozen",
 	"fleet key": "read the fleet %s", "provisioning": "register devices into the fleet %s, and nothing else",
 }

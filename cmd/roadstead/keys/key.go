@@ -127,8 +127,8 @@ func (a keys) keyCreateCommand() *cobra.Command {
 	var uses int
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Create a key; it is shown this once",
-		Long: `Create an API key that can do what you can do, except create keys. With --level or --verb it can do less: at most what
-such a member of a fleet may, or what the verbs say; with --only and --tag only in some fleets, with --channel and --network only on some
+		Long: `Create an API key that can do what you can do, except what needs a session: deciding about people, sign-in and keys of users.
+With --level or --verb it can do less: at most what such a member of a fleet may, or what the verbs say; with --only and --tag only in some fleets, with --channel and --network only on some
 ways and from some places. With --fleet create a provisioning key: it can register devices into that fleet
 and do nothing else.
 

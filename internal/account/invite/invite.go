@@ -47,8 +47,8 @@ func (a *Invites) Resources() []*odata.Resource {
 	fleet := ofFleet.resource("invitee__is_invited_to__application", "application", "application_membership_role", fleetInviteRules())
 	org := ofOrganization.resource("invitee__is_invited_to__organization", "organization", "organization_membership_role",
 		organizationInviteRules())
-	fleet.Before = []odata.Hook{rights.FreshFor(odata.Create), a.beforeInvite(ofFleet)}
-	org.Before = []odata.Hook{rights.FreshFor(odata.Create), a.beforeInvite(ofOrganization)}
+	fleet.Before = []odata.Hook{rights.FreshFor(fleet.Name), a.beforeInvite(ofFleet)}
+	org.Before = []odata.Hook{rights.FreshFor(org.Name), a.beforeInvite(ofOrganization)}
 	return []*odata.Resource{inviteeResource(), org, fleet}
 }
 
@@ -172,6 +172,9 @@ func kindOf(where string) kind {
 // mail too. Whoever invites hands it on. The engine has found the invitation to be one that the caller may see.
 func (a *Invites) Link(ctx context.Context, tx *db.Tx, by access.Caller, where string, id int64) (api.Invitation, error) {
 	i := kindOf(where)
+	if err := rights.RequireFresh(ctx, tx, by); err != nil {
+		return api.Invitation{}, err
+	}
 	out := api.Invitation{Token: token.New(token.Invite), ExpiresAt: tx.Now.Add(life)}
 	var email string
 	err := tx.QueryRowContext(ctx, `UPDATE `+i.table+` SET token_hash = ?, expires_at = ?, is_created_by__user = coalesce(NULLIF(?, 0), is_created_by__user)

@@ -56,7 +56,7 @@ func (m *Members) fleetRoleResource() *odata.Resource {
 			"belongs_to__organization,name": `"belongs_to__organization" and "name" must be unique.`,
 		},
 		Rules:  roleRules(),
-		Before: []odata.Hook{account.Fixed("belongs_to__organization"), named("role"), m.beforeRole},
+		Before: []odata.Hook{rights.FreshFor("application_membership_role"), account.Fixed("belongs_to__organization"), named("role"), m.beforeRole},
 	}
 }
 
@@ -85,7 +85,7 @@ func (m *Members) fleetMembershipResource() *odata.Resource {
 		UniqueText: map[string]string{"user,is_member_of__application": `"user" and "is_member_of__application" must be unique.`},
 		Virtual:    []string{"username"},
 		Rules:      fleetMembershipRules(),
-		Before:     []odata.Hook{rights.FreshFor(odata.Create, odata.Update, odata.Delete), account.Fixed("user", "is_member_of__application"), account.UserByName, m.beforeFleetMembership},
+		Before:     []odata.Hook{rights.FreshFor(short), account.Fixed("user", "is_member_of__application"), account.UserByName, m.beforeFleetMembership},
 		After:      []odata.Hook{m.accounts.MembersChanged},
 	}
 }
@@ -103,7 +103,7 @@ func (m *Members) teamResource() *odata.Resource {
 		Keys:       [][]string{{"belongs_to__organization", "name"}},
 		UniqueText: map[string]string{"belongs_to__organization,name": `"belongs_to__organization" and "name" must be unique.`},
 		Rules:      teamRules(),
-		Before:     []odata.Hook{account.Fixed("belongs_to__organization"), named("team")},
+		Before:     []odata.Hook{rights.FreshFor("team"), account.Fixed("belongs_to__organization"), named("team")},
 		After:      []odata.Hook{m.teamChanged},
 	}
 }
@@ -128,7 +128,7 @@ func (m *Members) teamMembershipResource() *odata.Resource {
 		UniqueText: map[string]string{"user,is_member_of__team": `"user" and "is_member_of__team" must be unique.`},
 		Virtual:    []string{"username"},
 		Rules:      teamMembershipRules(),
-		Before:     []odata.Hook{rights.FreshFor(odata.Create, odata.Update, odata.Delete), account.Fixed("user", "is_member_of__team"), account.UserByName, m.beforeTeamMembership},
+		Before:     []odata.Hook{rights.FreshFor(short), account.Fixed("user", "is_member_of__team"), account.UserByName, m.beforeTeamMembership},
 		After:      []odata.Hook{m.accounts.MembersChanged},
 	}
 }
@@ -157,7 +157,7 @@ func (m *Members) teamAccessResource() *odata.Resource {
 		Keys:       [][]string{{"team", "grants_access_to__application"}},
 		UniqueText: map[string]string{"team,grants_access_to__application": `"team" and "grants_access_to__application" must be unique.`},
 		Rules:      teamAccessRules(),
-		Before:     []odata.Hook{account.Fixed("team", "grants_access_to__application"), beforeTeamAccess},
+		Before:     []odata.Hook{rights.FreshFor(short), account.Fixed("team", "grants_access_to__application"), beforeTeamAccess},
 		After:      []odata.Hook{m.accounts.MembersChanged},
 	}
 }

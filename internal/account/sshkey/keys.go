@@ -44,12 +44,12 @@ func (k *Keys) Resource() *odata.Resource {
 		Rules: map[access.Kind]odata.Rule{
 			access.User: {Read: own, Create: own, Update: own, Delete: own, Write: []string{"user", "title", "public_key"}},
 		},
-		Before: []odata.Hook{k.before},
+		Before: []odata.Hook{rights.FreshFor(long), k.before},
 	}
 }
 
 // before lets in what is an SSH public key and nothing more: the text goes into the authorized_keys of devices. Whoever adds one
-// has logged in lately: it lets in for as long as it is there, and a stolen token shall not leave one behind.
+// has logged in lately, see [rights.FreshFor]: it lets in for as long as it is there, and a stolen token shall not leave one behind.
 func (k *Keys) before(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	text, given := c.Values["public_key"].(string)
 	if c.Op == odata.Delete || c.Op == odata.Update && given {
@@ -70,11 +70,6 @@ func (k *Keys) before(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 		key, err := Parse(text)
 		if err != nil {
 			return err
-		}
-		if c.Caller.Kind == access.User {
-			if err := rights.RequireFreshLogin(ctx, tx, c.Caller); err != nil {
-				return err
-			}
 		}
 		c.Values["public_key"], c.Values["fingerprint"] = key.Line, key.Fingerprint
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/factor"
 	"github.com/roadstead-io/roadstead/internal/account/operator"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -34,19 +35,19 @@ var (
 func Routes(accounts *account.Accounts, factors *factor.Factors, desk *operator.Desk, d *db.DB) []route.Route {
 	s := &routes{accounts, factors, desk, d}
 	return append(s.adminRoutes(), []route.Route{
-		{Method: "POST", Path: "/user/v1/password", Handle: s.changePassword, Who: route.Users},
-		{Method: "DELETE", Path: "/user/v1/sessions", Handle: s.endSessions, Who: route.Users},
-		{Method: "GET", Path: "/user/v1/factors", Handle: s.list, Who: route.Users},
+		{Method: "POST", Path: "/user/v1/password", Handle: s.changePassword, Who: route.Users, Login: rights.AnyLogin},
+		{Method: "DELETE", Path: "/user/v1/sessions", Handle: s.endSessions, Who: route.Users, Login: rights.AnyLogin},
+		{Method: "GET", Path: "/user/v1/factors", Handle: s.list, Who: route.Users, Login: rights.AnyLogin},
 
-		{Method: "POST", Path: "/auth/totp/verify", Handle: s.verify, Who: halfOrWhole},
-		{Method: "GET", Path: "/auth/totp/setup", Handle: s.setup, Who: halfOrWhole},
-		{Method: "POST", Path: "/auth/totp/enable", Handle: s.enable, Who: halfOrWhole},
-		{Method: "POST", Path: "/auth/totp/disable", Handle: s.disable, Who: route.Users},
-		{Method: "POST", Path: "/auth/totp/recovery-codes", Handle: s.renewCodes, Who: route.Users},
+		{Method: "POST", Path: "/auth/totp/verify", Handle: s.verify, Who: halfOrWhole, Login: rights.AnyLogin},
+		{Method: "GET", Path: "/auth/totp/setup", Handle: s.setup, Who: halfOrWhole, Login: rights.FreshLogin},
+		{Method: "POST", Path: "/auth/totp/enable", Handle: s.enable, Who: halfOrWhole, Login: rights.FreshLogin},
+		{Method: "POST", Path: "/auth/totp/disable", Handle: s.disable, Who: route.Users, Login: rights.FreshLogin},
+		{Method: "POST", Path: "/auth/totp/recovery-codes", Handle: s.renewCodes, Who: route.Users, Login: rights.FreshLogin},
 
-		{Method: "POST", Path: "/auth/webauthn/register/start", Handle: s.registerStart, Who: halfOrWhole},
-		{Method: "POST", Path: "/auth/webauthn/register", Handle: s.register, Who: halfOrWhole},
-		{Method: "DELETE", Path: "/auth/webauthn/{id}", Handle: s.remove, Who: route.Users},
+		{Method: "POST", Path: "/auth/webauthn/register/start", Handle: s.registerStart, Who: halfOrWhole, Login: rights.FreshLogin},
+		{Method: "POST", Path: "/auth/webauthn/register", Handle: s.register, Who: halfOrWhole, Login: rights.FreshLogin},
+		{Method: "DELETE", Path: "/auth/webauthn/{id}", Handle: s.remove, Who: route.Users, Login: rights.FreshLogin},
 		{Method: "POST", Path: "/auth/webauthn/verify/start", Handle: s.verifyStart, Who: half},
 		{Method: "POST", Path: "/auth/webauthn/verify", Handle: s.verifyPasskey, Who: half},
 		{Method: "POST", Path: "/auth/webauthn/login/start", Handle: s.loginStart, Who: route.Anybody},

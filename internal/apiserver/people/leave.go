@@ -6,6 +6,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account/closing"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -14,7 +15,7 @@ import (
 // leaveRoutes end accounts.
 func (s *routes) leaveRoutes() []route.Route {
 	return []route.Route{
-		{Method: "POST", Path: "/user/v1/delete", Handle: s.deleteOwn, Who: route.Users},
+		{Method: "POST", Path: "/user/v1/delete", Handle: s.deleteOwn, Who: route.Users, Login: rights.FreshLogin},
 		{Method: "POST", Path: "/internal/v1/users/delete", Handle: s.deleteUser, Roles: []string{api.RoleAdmin}},
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/invite"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/account/service"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -37,12 +38,12 @@ func Routes(cfg Config) []route.Route {
 		route.Route{Method: "POST", Path: "/login_", Handle: s.login, Who: route.Anybody},
 		route.Route{Method: "GET", Path: "/actor/v1/whoami", Handle: s.whoami, Who: route.Named},
 		route.Route{Method: "GET", Path: "/user/v1/whoami", Handle: s.userWhoami, Who: route.People},
-		route.Route{Method: "GET", Path: "/user/v1/refresh-token", Handle: s.refresh, Who: []access.Kind{access.User, access.HalfUser}},
-		route.Route{Method: "POST", Path: "/user/v1/refresh-token", Handle: s.refreshWithPassword, Who: route.Users},
-		route.Route{Method: "POST", Path: "/user/v1/logout", Handle: s.logout, Who: route.Users},
-		route.Route{Method: "GET", Path: "/user/v1/sessions", Handle: s.sessions, Who: route.Users},
-		route.Route{Method: "DELETE", Path: "/user/v1/sessions/{id}", Handle: s.endSession, Who: route.Users},
-		route.Route{Method: "POST", Path: "/api-key/user/full", Handle: s.newUserKey, Who: route.Users},
+		route.Route{Method: "GET", Path: "/user/v1/refresh-token", Handle: s.refresh, Who: []access.Kind{access.User, access.HalfUser}, Login: rights.AnyLogin},
+		route.Route{Method: "POST", Path: "/user/v1/refresh-token", Handle: s.refreshWithPassword, Who: route.Users, Login: rights.AnyLogin},
+		route.Route{Method: "POST", Path: "/user/v1/logout", Handle: s.logout, Who: route.Users, Login: rights.AnyLogin},
+		route.Route{Method: "GET", Path: "/user/v1/sessions", Handle: s.sessions, Who: route.Users, Login: rights.AnyLogin},
+		route.Route{Method: "DELETE", Path: "/user/v1/sessions/{id}", Handle: s.endSession, Who: route.Users, Login: rights.AnyLogin},
+		route.Route{Method: "POST", Path: "/api-key/user/full", Handle: s.newUserKey, Who: route.Users, Login: rights.FreshLogin},
 		route.Route{Method: "POST", Path: "/api-key/v1", Handle: s.newKey, Who: route.People, Verb: access.Keys},
 		route.Route{Method: "POST", Path: "/api-key/v1/{$}", Handle: s.newKey, Who: route.People, Verb: access.Keys},
 		route.Route{Method: "POST", Path: "/api-key/v2", Handle: s.newKey, Who: route.People, Verb: access.Keys},

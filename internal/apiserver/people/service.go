@@ -6,6 +6,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -17,7 +18,7 @@ func (s *routes) serviceRoutes() []route.Route {
 		{Method: "GET", Path: "/service-account/v1", Handle: s.serviceAccounts, Who: route.Users},
 		{Method: "POST", Path: "/service-account/v1", Handle: s.newServiceAccount, Who: route.Users},
 		{Method: "DELETE", Path: "/service-account/v1/{id}", Handle: s.deleteServiceAccount, Who: route.Users},
-		{Method: "POST", Path: "/service-account/v1/{id}/key", Handle: s.newServiceKey, Who: route.Users},
+		{Method: "POST", Path: "/service-account/v1/{id}/key", Handle: s.newServiceKey, Who: route.Users, Login: rights.FreshLogin},
 	}
 }
 

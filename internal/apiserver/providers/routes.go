@@ -7,6 +7,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/signin"
@@ -30,13 +31,13 @@ func Routes(s *signin.SignIn, accounts *account.Accounts, d *db.DB) []route.Rout
 		{Method: "GET", Path: "/auth/v1/providers", Handle: r.list, Who: route.Anybody},
 		{Method: "POST", Path: "/auth/v1/providers/{name}/start", Handle: r.start, Who: maybeUser},
 		{Method: "POST", Path: "/auth/v1/providers/{name}/finish", Handle: r.finish, Who: maybeUser},
-		{Method: "GET", Path: "/user/v1/identities", Handle: r.identities, Who: route.Users},
-		{Method: "DELETE", Path: "/user/v1/identities/{id}", Handle: r.unlink, Who: route.Users},
-		{Method: "POST", Path: "/user/v1/sessions", Handle: r.delegate, Who: route.Users},
+		{Method: "GET", Path: "/user/v1/identities", Handle: r.identities, Who: route.Users, Login: rights.AnyLogin},
+		{Method: "DELETE", Path: "/user/v1/identities/{id}", Handle: r.unlink, Who: route.Users, Login: rights.FreshLogin},
+		{Method: "POST", Path: "/user/v1/sessions", Handle: r.delegate, Who: route.Users, Login: rights.FreshLogin},
 		{Method: "POST", Path: "/auth/v1/device/code", Handle: r.newDevice, Who: route.Anybody},
 		{Method: "POST", Path: "/auth/v1/device/token", Handle: r.takeDevice, Who: route.Anybody},
-		{Method: "POST", Path: "/auth/v1/device/lookup", Handle: r.lookUpDevice, Who: route.Users},
-		{Method: "POST", Path: "/auth/v1/device/approve", Handle: r.answerDevice, Who: route.Users},
+		{Method: "POST", Path: "/auth/v1/device/lookup", Handle: r.lookUpDevice, Who: route.Users, Login: rights.AnyLogin},
+		{Method: "POST", Path: "/auth/v1/device/approve", Handle: r.answerDevice, Who: route.Users, Login: rights.AnyLogin},
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -21,6 +22,7 @@ type Route struct {
 	Basic  bool          // the token may also come as the password of Basic authentication
 	Keyed  bool          // who has no key that holds is told so in the words that devices know
 
+	Login   rights.Login    // what is asked of a person: a key does, a session, a fresh one
 	Verb    access.Verbs    // what a person's key is used for here; none: to read. It tells of use, and lets nobody in
 	Channel access.Channels // on which a key comes here; none: the API
 }
@@ -46,6 +48,8 @@ func (r Route) Check() error {
 		return fmt.Errorf("route %s %s: it is either for the public or for roles", r.Method, r.Path)
 	case slices.Contains(r.Who, access.Service) || slices.Contains(r.Who, access.System):
 		return fmt.Errorf("route %s %s: name roles instead of a kind", r.Method, r.Path)
+	case r.Login != rights.NoLogin && (!slices.Contains(r.Who, access.User) || slices.Contains(r.Who, access.ScopedKey)):
+		return fmt.Errorf("route %s %s: a session is asked of those who cannot have one, or of nobody", r.Method, r.Path)
 	}
 	return nil
 }

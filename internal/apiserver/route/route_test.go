@@ -6,6 +6,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 )
 
@@ -22,6 +23,10 @@ func TestRoutesThatAreRefused(t *testing.T) {
 		"both":       {route.Route{Handle: handle, Who: route.Users, Roles: []string{api.RoleBuilder}}, false},
 		"no handler": {route.Route{Who: route.Users}, false},
 		"a service":  {route.Route{Handle: handle, Who: []access.Kind{access.Service}}, false},
+		"a session":  {route.Route{Handle: handle, Who: route.Users, Login: rights.FreshLogin}, true},
+		"of a key":   {route.Route{Handle: handle, Who: route.People, Login: rights.AnyLogin}, false},
+		"of nobody":  {route.Route{Handle: handle, Who: route.Anybody, Login: rights.AnyLogin}, false},
+		"of a role":  {route.Route{Handle: handle, Roles: []string{api.RoleBuilder}, Login: rights.AnyLogin}, false},
 		"the system": {route.Route{Handle: handle, Who: []access.Kind{access.User, access.System}}, false},
 	} {
 		if err := tt.rt.Check(); (err == nil) != tt.good {
