@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -179,6 +180,110 @@ func TestAnUnknownUserCostsTheSame(t *testing.T) {
 		if w != work[0] || len(work) != 5 {
 			t.Errorf("work %d of %d: got %s, the first %s", i, len(work), w, work[0])
 		}
+	}
+}
+
+// Attack: the same, where the cost has changed since a user's hash was made: what is tried for nobody costs what it does for some user, and
+// for one name always the same.
+func TestNobodyCostsWhatSomeUserCosts(t *testing.T) {
+	f := newFixture(t) // at next to no cost
+	f.user("alice")
+	costs := map[string]map[string]bool{}
+	a := f.other(account.Config{SamePassword: func(hash, given string) bool {
+		if costs[given] == nil {
+			costs[given] = map[string]bool{}
+		}
+		costs[given][strings.Split(hash, "$")[3]] = true
+		return false
+	}})
+	try := func(name string) (cost string) {
+		_, _ = a.Login(f.ctx, api.Login{Username: name, Password: name + " and more"}, account.From{Address: "192.0.2.1"})
+		f.pass(24 * time.Hour) // nobody waits
+		for cost = range costs[name+" and more"] {
+		}
+		return cost
+	}
+	for _, name := range []string{"nobody", "nobody@example.com", "somebody"} {
+		if got, want := try(name), try("alice"); got != want || got == "" {
+			t.Errorf("%s: got %s, want what the only user costs, %s", name, got, want)
+		}
+	}
+	_, err := a.CreateUser(f.ctx, api.NewUser{Email: "bob@example.com", Username: "bob", Password: alicesPassword}) // at another cost
+	f.must(err)
+	seen := map[string]bool{}
+	for i := range 40 {
+		name := fmt.Sprintf("nobody%d", i)
+		seen[try(name)] = true
+		if try(name); len(costs[name+" and more"]) != 1 {
+			t.Errorf("%s: got %v, want one cost", name, costs[name+" and more"])
+		}
+	}
+	if len(seen) != 2 || !seen[try("alice")] || !seen[try("bob")] {
+		t.Errorf("names of nobody's: got %v, want those of the two users", seen)
+	}
+}
+
+// Attack: who has an account is told by how long a refusal takes: of somebody who is there it is recorded. The answer does not wait for that.
+func TestARefusalIsRecordedAfterTheAnswer(t *testing.T) {
+	f := newFixture(t)
+	f.user("alice")
+	refusals := func() int {
+		return f.count(`SELECT count(*) FROM audit_entry WHERE act = 'session.open' AND result = 'refused' AND address = '192.0.2.5'`)
+	}
+	if err := f.tries("alice", "a wrong password", "192.0.2.5"); !errors.Is(err, api.ErrUnauthorized) || refusals() != 0 {
+		t.Errorf("got %v, and %d records when it came", err, refusals())
+	}
+	ctx, stop := context.WithCancel(f.ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- f.accounts.Run(ctx) }()
+	f.until("the refusal is recorded", func() bool { return refusals() == 1 })
+	stop()
+	f.must(<-ended)
+	_ = f.tries("alice", "a wrong password", "192.0.2.5")
+	f.must(f.accounts.RunOnce(f.ctx)) // as at the end of a process
+	if n := refusals(); n != 2 {
+		t.Errorf("at the end: got %d records", n)
+	}
+}
+
+// until polls for a condition.
+func (f *fixture) until(what string, is func() bool) {
+	f.Helper()
+	for began := time.Now(); !is(); {
+		if time.Since(began) > 20*time.Second {
+			f.Fatalf("not within 20 s: %s", what)
+		}
+	}
+}
+
+// Attack: the guesser hangs up while the guess waits for its turn. It was not looked at, and takes nothing back but itself.
+func TestAGuessThatHangsUpForgivesNothing(t *testing.T) {
+	f := newFixture(t)
+	f.user("alice")
+	const attacker = "198.51.100.7"
+	for range 9 {
+		_ = f.tries("alice", "a wrong password", attacker)
+	}
+	held, release := make(chan struct{}), make(chan struct{})
+	a := f.other(account.Config{SamePassword: func(string, string) bool { held <- struct{}{}; <-release; return false }})
+	var all sync.WaitGroup
+	login := func(ctx context.Context, address string) {
+		_, _ = a.Login(ctx, api.Login{Username: "alice", Password: "a wrong password"}, account.From{Address: address})
+	}
+	all.Go(func() { login(f.ctx, "203.0.113.1") })
+	all.Go(func() { login(f.ctx, "203.0.113.2") })
+	<-held
+	<-held
+	ctx, hangUp := context.WithCancel(f.ctx)
+	failures := func() int { return f.count(`SELECT max(failures) FROM login_attempt WHERE counter = 'pair'`) }
+	all.Go(func() { login(ctx, attacker) })
+	f.until("the guess is counted", func() bool { return failures() == 10 })
+	hangUp()
+	f.until("the guess is taken back", func() bool { return failures() == 9 })
+	close(release)
+	all.Wait()
+	if n := f.count(`SELECT count(*) FROM login_attempt WHERE counter = 'known'`); n != 1 {
+		t.Errorf("addresses where alice is known: got %d, want her own", n)
 	}
 }
 
@@ -444,6 +549,7 @@ func TestRefusalsAreRecordedInBounds(t *testing.T) {
 	for i := range 45 {
 		_, _ = a.Login(f.ctx, api.Login{Username: "alice", Password: "a wrong password"}, account.From{Address: fmt.Sprintf("198.51.%d.7", i)})
 	}
+	f.must(a.RunOnce(f.ctx))
 	if n := f.count(`SELECT count(*) FROM audit_entry WHERE result = 'refused'`); n != 20 {
 		t.Errorf("recorded: got %d, want 20", n)
 	}

@@ -283,9 +283,10 @@ func (a *Accounts) UsedFrom(by access.Caller) {
 	}
 }
 
-// RunOnce writes down the times of last use, deletes memberships that have ended and forgets sessions that have expired and failed logins of long ago. Several
+// RunOnce writes down refusals and the times of last use, deletes memberships that have ended and forgets sessions that have expired and failed logins of long ago. Several
 // processes may do so at the same time.
 func (a *Accounts) RunOnce(ctx context.Context) error {
+	a.writeWaiting(ctx)
 	a.mu.Lock()
 	uses := a.touched
 	a.touched = map[touch]use{}
@@ -340,6 +341,8 @@ func (a *Accounts) Run(ctx context.Context) error {
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 			defer cancel()
 			return a.RunOnce(last)
+		case <-a.refusals.due:
+			a.writeWaiting(ctx)
 		case <-tick.C:
 			if err := a.RunOnce(ctx); err != nil && ctx.Err() == nil {
 				a.cfg.Log.ErrorContext(ctx, "accounts", "error", err)

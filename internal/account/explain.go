@@ -26,9 +26,10 @@ func (a *Accounts) ExplainKey(ctx context.Context, tx *db.Tx, id int64) (api.Key
 	var channels access.Channels
 	var some bool
 	var slug, creator, expiry, used, from sql.NullString
+	var disabled bool
 	err := tx.QueryRowContext(ctx, `SELECT coalesce(k.name, ''), coalesce(k.description, ''), k.kind, k.created_at, k.expiry_date, k.last_used_at,
 			k.last_used_from, k.verbs, `+keyScoped+`, k.is_for_some_fleets, k.channels, k.networks, `+keyOrphan+`, k.max_uses, k.uses, c.username,
-			k.is_created_by__user, u.id, u.username, f.id, f.slug, d.id, d.uuid, d.belongs_to__application, coalesce(d.is_frozen, 0)
+			k.is_created_by__user, u.id, u.username, f.id, f.slug, d.id, d.uuid, d.belongs_to__application, coalesce(d.is_frozen, 0), coalesce(u.is_disabled, 0)
 		FROM api_key k
 		LEFT JOIN "user" c ON c.id = k.is_created_by__user
 		LEFT JOIN "user" u ON k.kind = 'user' AND u.actor = k.is_of__actor
@@ -36,7 +37,7 @@ func (a *Accounts) ExplainKey(ctx context.Context, tx *db.Tx, id int64) (api.Key
 		LEFT JOIN device d ON k.kind = 'device' AND d.actor = k.is_of__actor
 		WHERE k.id = ?`, tx.NowText(), id).
 		Scan(&out.Name, &out.Description, &k.kind, &out.CreatedAt, &expiry, &used, &from, &verbs, &k.scoped, &some, &channels, &k.networks, &k.orphan,
-			&out.MaxUses, &out.Uses, &creator, &k.creator, &k.user, &k.name, &k.fleet, &slug, &k.device, &k.uuid, &k.within, &k.frozen)
+			&out.MaxUses, &out.Uses, &creator, &k.creator, &k.user, &k.name, &k.fleet, &slug, &k.device, &k.uuid, &k.within, &k.frozen, &disabled)
 	if err != nil {
 		return out, 0, fmt.Errorf("explain key: %w", err)
 	}
@@ -44,6 +45,15 @@ func (a *Accounts) ExplainKey(ctx context.Context, tx *db.Tx, id int64) (api.Key
 	out.Channels, out.Networks = channels.Names(), append(out.Networks, strings.Fields(k.networks.String)...)
 	var c access.Caller
 	if out.Ended, err = k.ended(ctx, tx, &c, expiry); err != nil {
+		return out, 0, err
+	}
+	switch _, err := a.Again(ctx, tx, access.Caller{Key: id}); {
+	case errors.Is(err, api.ErrUnauthorized) && out.Ended == "":
+		out.Ended = "an organization asks its user for a second factor, and there is none"
+		if disabled {
+			out.Ended = "its user is disabled"
+		}
+	case err != nil && !errors.Is(err, api.ErrUnauthorized):
 		return out, 0, err
 	}
 	out.Principal = string(c.Kind)

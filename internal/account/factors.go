@@ -11,6 +11,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/account/throttle"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
@@ -167,8 +168,8 @@ func (a *Accounts) endUnfit(ctx context.Context, tx *db.Tx, organization int64, 
 }
 
 // Throttle counts an attempt to prove something as a certain user, and refuses it when too many have failed: of the user, whatever
-// session they come with, and from the address. what keeps the counts of different proofs apart. ok takes the attempt back.
-func (a *Accounts) Throttle(ctx context.Context, what string, user int64, address string) (ok func(context.Context) error, err error) {
+// session they come with, and from the address. what keeps the counts of different proofs apart.
+func (a *Accounts) Throttle(ctx context.Context, what string, user int64, address string) (*throttle.Attempt, error) {
 	return a.secondThrottle.Try(ctx, fmt.Sprintf("%s\x00%d", what, user), address, a.cfg.Now())
 }
 
@@ -182,12 +183,15 @@ const (
 	maxRefusedAll = 2000 // and of all users, by one process
 )
 
-// refusals bounds what a flood of wrong proofs can put into the audit log.
+// refusals bounds what a flood of wrong proofs can put into the audit log, and keeps what is to be written there a moment later.
 type refusals struct {
-	mu    sync.Mutex // covers what follows
-	since time.Time
-	of    map[int64]int
-	all   int
+	due chan struct{} // there is something to write
+
+	mu      sync.Mutex // covers what follows
+	since   time.Time
+	of      map[int64]int
+	all     int
+	waiting []audit.By // never more than are recorded in an hour
 }
 
 func (r *refusals) take(user int64, now time.Time) bool {
@@ -205,16 +209,47 @@ func (r *refusals) take(user int64, now time.Time) bool {
 }
 
 func (a *Accounts) refused(ctx context.Context, by access.Caller, act string, user int64, name, why string) {
-	if !a.refusals.take(user, a.cfg.Now()) {
+	if a.refusals.take(user, a.cfg.Now()) {
+		a.writeRefusals(context.WithoutCancel(ctx), []audit.By{refusal(by, act, user, name, why)}) // whoever hangs up is recorded as well
+	}
+}
+
+// refusedLater is for an answer that strangers get: only of somebody who is there is anything recorded, and an answer that waited for that
+// would tell them who is.
+func (a *Accounts) refusedLater(by access.Caller, act string, user int64, name, why string) {
+	r := &a.refusals
+	if !r.take(user, a.cfg.Now()) {
 		return
 	}
-	ctx = context.WithoutCancel(ctx) // whoever hangs up is recorded as well
-	err := a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
-		return audit.Record(ctx, tx, by, audit.Entry{
-			Act: act, Result: audit.Refused, Kind: "user", ID: user, Name: name, User: user, Detail: map[string]any{"reason": why},
-		})
-	})
+	r.mu.Lock()
+	r.waiting = append(r.waiting, refusal(by, act, user, name, why))
+	r.mu.Unlock()
+	select {
+	case r.due <- struct{}{}:
+	default: // it is known already
+	}
+}
+
+func refusal(by access.Caller, act string, user int64, name, why string) audit.By {
+	return audit.By{Caller: by, Entry: audit.Entry{
+		Act: act, Result: audit.Refused, Kind: "user", ID: user, Name: name, User: user, Detail: map[string]any{"reason": why},
+	}}
+}
+
+// writeWaiting records what refusedLater left.
+func (a *Accounts) writeWaiting(ctx context.Context) {
+	a.refusals.mu.Lock()
+	waiting := a.refusals.waiting
+	a.refusals.waiting = nil
+	a.refusals.mu.Unlock()
+	if len(waiting) > 0 {
+		a.writeRefusals(ctx, waiting)
+	}
+}
+
+func (a *Accounts) writeRefusals(ctx context.Context, list []audit.By) {
+	err := a.cfg.DB.Write(ctx, func(tx *db.Tx) error { return audit.RecordAll(ctx, tx, list) })
 	if err != nil {
-		a.cfg.Log.ErrorContext(ctx, "record a refusal", "act", act, "error", err)
+		a.cfg.Log.ErrorContext(ctx, "record a refusal", "act", list[0].Act, "of", len(list), "error", err)
 	}
 }

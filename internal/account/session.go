@@ -3,6 +3,7 @@ package account
 import (
 	"context"
 	"database/sql"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/account/place"
 	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
@@ -111,7 +113,7 @@ func (a *Accounts) login(ctx context.Context, req api.Login, from From, again bo
 	}
 	if err := a.checkPassword(ctx, counted(id, name), hash, req.Password, from.Address); err != nil {
 		if id != 0 && errors.Is(err, api.ErrUnauthorized) {
-			a.refused(ctx, from.somebody(), "session.open", id, name, "wrong password")
+			a.refusedLater(from.somebody(), "session.open", id, name, "wrong password")
 		}
 		return "", err
 	}
@@ -212,16 +214,25 @@ func (a *Accounts) awaits(ctx context.Context, tx *db.Tx, user int64) (string, e
 	return awaitsEnrolment, nil
 }
 
-// passwordOf finds a user's id and hash; of nobody, and of a user without a password, the decoy's.
+// passwordOf finds a user's id and hash; of nobody, and of a user without a password, one that nobody has a password for. It costs what the
+// hash of some user costs, always the same one for a name: what hashes cost differs with the day on which they were made.
 func (a *Accounts) passwordOf(ctx context.Context, where string, arg any) (id int64, hash string, err error) {
+	var like string
+	chance := a.hash.MAC("decoy\x00", fmt.Sprint(arg))
 	err = a.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+		like = a.decoy
+		err := tx.QueryRowContext(ctx, `SELECT password FROM "user" WHERE password <> '' AND
+			id >= 1 + (CAST(? AS BIGINT) % (SELECT coalesce(max(id), 1) FROM "user")) ORDER BY id LIMIT 1`, int64(binary.BigEndian.Uint32(chance))).Scan(&like)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
 		return tx.QueryRowContext(ctx, `SELECT id, password FROM "user" WHERE `+where, arg).Scan(&id, &hash)
 	})
 	if errors.Is(err, sql.ErrNoRows) {
-		return 0, a.decoy, nil
+		id, hash, err = 0, "", nil
 	}
 	if hash == "" {
-		hash = a.decoy
+		hash = password.DecoyLike(like)
 	}
 	return id, hash, err
 }
@@ -237,18 +248,18 @@ func counted(user int64, name string) string {
 
 // checkPassword spends one attempt of the account and the address.
 func (a *Accounts) checkPassword(ctx context.Context, account, hash, given, address string) error {
-	right, err := a.throttle.Try(ctx, account, address, a.cfg.Now())
+	attempt, err := a.throttle.Try(ctx, account, address, a.cfg.Now())
 	if err != nil {
 		return err
 	}
 	var same bool
 	if err := a.hashing(ctx, func() { same = a.samePassword(hash, given) }); err != nil {
-		return errors.Join(err, right(context.WithoutCancel(ctx))) // nothing was tried
+		return errors.Join(err, attempt.Untried(context.WithoutCancel(ctx)))
 	}
 	if !same {
 		return api.ErrUnauthorized
 	}
-	return right(ctx)
+	return attempt.Right(ctx)
 }
 
 // openSession opens a session for somebody who asked for one, and records it.

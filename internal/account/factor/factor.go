@@ -143,7 +143,7 @@ func (f *Factors) leave(ctx context.Context, tx *db.Tx, by access.Caller, from a
 
 // prove spends one attempt of the user and the address on do, which says errWrong when what was given does not hold.
 func (f *Factors) prove(ctx context.Context, by access.Caller, from account.From, do func(tx *db.Tx) error) error {
-	right, err := f.cfg.Accounts.Throttle(ctx, "factor", by.User, from.Address)
+	attempt, err := f.cfg.Accounts.Throttle(ctx, "factor", by.User, from.Address)
 	if err != nil {
 		return err
 	}
@@ -153,9 +153,9 @@ func (f *Factors) prove(ctx context.Context, by access.Caller, from account.From
 		f.cfg.Accounts.Refused(ctx, by, "factor.prove", "wrong code")
 		return errWrong
 	case err != nil: // it was not about what was given
-		return errors.Join(err, right(context.WithoutCancel(ctx)))
+		return errors.Join(err, attempt.Untried(context.WithoutCancel(ctx)))
 	}
-	return right(ctx)
+	return attempt.Right(ctx)
 }
 
 var errWrong = api.Errorf(api.Unauthorized, "the code is wrong, or was used already")

@@ -26,7 +26,8 @@ type Uses struct {
 	from    map[int64]string
 	verbs   map[keyVerb]string // → day
 	written map[keyVerb]string // what the database knows, of this process' keys
-	writing map[keyVerb]string // what the transaction writes that is on its way
+	writing map[keyVerb]string // what the transaction writes that is on its way …
+	told    map[int64]string   // … and the addresses that it does
 }
 
 type keyVerb struct {
@@ -65,7 +66,7 @@ func (u *Uses) Add(by access.Caller, verb access.Verbs, now time.Time) {
 func (u *Uses) Write(ctx context.Context, tx *db.Tx) error {
 	u.mu.Lock()
 	from, verbs := maps.Clone(u.from), maps.Clone(u.verbs)
-	u.writing = verbs
+	u.writing, u.told = verbs, from
 	u.mu.Unlock()
 	for _, key := range slices.Sorted(maps.Keys(from)) { // in one order, whichever process writes
 		if _, err := tx.ExecContext(ctx, `UPDATE api_key SET last_used_from = ?1 WHERE id = ?2 AND (last_used_from IS NULL OR last_used_from <> ?1)`,
@@ -96,6 +97,10 @@ func (u *Uses) Wrote() {
 			delete(u.verbs, k)
 		}
 	}
-	u.writing = nil
-	clear(u.from)
+	for key, address := range u.told {
+		if u.from[key] == address {
+			delete(u.from, key)
+		}
+	}
+	u.writing, u.told = nil, nil
 }

@@ -75,6 +75,15 @@ func (c Cost) Hash(password string) string {
 // Decoy has the form of a hash and costs as much to check, but nobody knows a password for it.
 func (c Cost) Decoy() string { return c.phc(randomBytes(saltBytes), randomBytes(sumBytes)) }
 
+// DecoyLike costs as much to check as a hash does, whenever that was made.
+func DecoyLike(hash string) string {
+	p, ok := parse(hash)
+	if !ok {
+		p.cost = Floor
+	}
+	return p.cost.Decoy()
+}
+
 func (c Cost) phc(salt, sum []byte) string {
 	b64 := base64.RawStdEncoding
 	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, c.Memory, c.Passes, lanes,

@@ -126,9 +126,16 @@ func (t *Throttle) counters(account, address string) (all []*counter, pair strin
 	}, pair
 }
 
-// Try counts an attempt as failed before it is made, so that attempts side by side see each other, or refuses it. ok undoes
-// that when the password was right, or was not looked at.
-func (t *Throttle) Try(ctx context.Context, account, address string, now time.Time) (ok func(ctx context.Context) error, err error) {
+// Attempt is one that counts as failed until it is taken back.
+type Attempt struct {
+	throttle *Throttle
+	before   []*counter // as they were
+	pair     string
+	at       time.Time
+}
+
+// Try counts an attempt as failed before it is made, so that attempts side by side see each other, or refuses it.
+func (t *Throttle) Try(ctx context.Context, account, address string, now time.Time) (*Attempt, error) {
 	all, pair := t.counters(account, address)
 	var counted []*counter
 	look := func(tx *db.Tx) (err error) {
@@ -145,7 +152,7 @@ func (t *Throttle) Try(ctx context.Context, account, address string, now time.Ti
 	if err := t.db.Read(ctx, look); err != nil { // a refusal writes nothing
 		return nil, err
 	}
-	err = t.db.Write(ctx, func(tx *db.Tx) error {
+	err := t.db.Write(ctx, func(tx *db.Tx) error {
 		if err := look(tx); err != nil {
 			return err
 		}
@@ -159,41 +166,55 @@ func (t *Throttle) Try(ctx context.Context, account, address string, now time.Ti
 	if err != nil {
 		return nil, err
 	}
-	before := counted
-	return func(ctx context.Context) error { return t.forgive(ctx, before, pair, now) }, nil
+	return &Attempt{t, counted, pair, now}, nil
 }
 
-// forgive takes an attempt back: the right password ends what was held against its user at this address, where it is known from
-// now on.
-func (t *Throttle) forgive(ctx context.Context, before []*counter, pair string, now time.Time) error {
+// Right takes an attempt back that was right: it ends what was held against its user at this address, where they are known from now on.
+func (a *Attempt) Right(ctx context.Context) error {
+	t := a.throttle
 	return t.db.Write(ctx, func(tx *db.Tx) error {
-		for _, c := range before {
-			var failures int
-			var last string
-			err := tx.QueryRowContext(ctx, `SELECT failures, last_at FROM `+t.table+` WHERE counter = ? AND key = ?`, c.name, c.key).
-				Scan(&failures, &last)
-			if errors.Is(err, sql.ErrNoRows) || (err == nil && c.name == "pair") {
-				continue
-			}
-			if err != nil {
-				return fmt.Errorf("forgive a login: %w", err)
-			}
-			at, err := db.ParseTime(last)
-			if err != nil {
-				return err
-			}
-			if last == db.FormatTime(now) && !c.last.IsZero() { // no other failed since
-				at = c.last
-			}
-			if err := t.write(ctx, tx, c.name, c.key, max(0, failures-1), at); err != nil {
-				return err
-			}
+		if err := a.takeBack(ctx, tx, "pair"); err != nil {
+			return err
 		}
-		if _, err := tx.ExecContext(ctx, `DELETE FROM `+t.table+` WHERE counter = 'pair' AND key = ?`, pair); err != nil {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM `+t.table+` WHERE counter = 'pair' AND key = ?`, a.pair); err != nil {
 			return fmt.Errorf("forgive a login: %w", err)
 		}
-		return t.write(ctx, tx, known, pair, 0, now)
+		return t.write(ctx, tx, known, a.pair, 0, a.at)
 	})
+}
+
+// Untried takes an attempt back that was not looked at. Nothing else is forgiven: whoever guesses can have their guesses not looked at, by
+// hanging up or by making the server busy.
+func (a *Attempt) Untried(ctx context.Context) error {
+	return a.throttle.db.Write(ctx, func(tx *db.Tx) error { return a.takeBack(ctx, tx, "") })
+}
+
+// takeBack takes the attempt out of the counters, but for one.
+func (a *Attempt) takeBack(ctx context.Context, tx *db.Tx, but string) error {
+	t := a.throttle
+	for _, c := range a.before {
+		var failures int
+		var last string
+		err := tx.QueryRowContext(ctx, `SELECT failures, last_at FROM `+t.table+` WHERE counter = ? AND key = ?`, c.name, c.key).
+			Scan(&failures, &last)
+		if errors.Is(err, sql.ErrNoRows) || (err == nil && c.name == but) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("forgive a login: %w", err)
+		}
+		at, err := db.ParseTime(last)
+		if err != nil {
+			return err
+		}
+		if last == db.FormatTime(a.at) && !c.last.IsZero() { // no other failed since
+			at = c.last
+		}
+		if err := t.write(ctx, tx, c.name, c.key, max(0, failures-1), at); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // read gives the counters that count for an attempt as they are. One whose last failure is long past starts anew.

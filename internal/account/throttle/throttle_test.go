@@ -44,11 +44,11 @@ func openThrottle(t *testing.T) *Throttle {
 
 // succeed gives the right password.
 func succeed(th *Throttle, account, address string, now time.Time) error {
-	right, err := th.Try(context.Background(), account, address, now)
+	attempt, err := th.Try(context.Background(), account, address, now)
 	if err != nil {
 		return err
 	}
-	return right(context.Background())
+	return attempt.Right(context.Background())
 }
 
 // Attack: guessing many accounts from one address, of IPv6 with a whole /64 to choose from.
@@ -98,23 +98,58 @@ func TestOneAccountFromManyAddresses(t *testing.T) {
 // Guesses side by side do not slip through together: each counts before its password is looked at.
 func TestGuessesSideBySide(t *testing.T) {
 	th, through := openThrottle(t), 0
-	var rights []func(context.Context) error
+	var attempts []*Attempt
 	for range 100 {
-		if right, err := th.Try(t.Context(), "alice", "192.0.2.1", noon); err == nil {
+		if attempt, err := th.Try(t.Context(), "alice", "192.0.2.1", noon); err == nil {
 			through++
-			rights = append(rights, right)
+			attempts = append(attempts, attempt)
 		}
 	}
 	if through != perPair.free {
 		t.Errorf("at once: got %d, want %d", through, perPair.free)
 	}
-	for _, right := range rights { // all were the right password: nothing is held against the address
-		if err := right(t.Context()); err != nil {
+	for _, attempt := range attempts { // all were the right password: nothing is held against the address
+		if err := attempt.Right(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := succeed(th, "alice", "192.0.2.1", noon); err != nil {
 		t.Errorf("afterwards: got %v", err)
+	}
+}
+
+// Attack: guesses in between which the guesser hangs up before the password is looked at. That takes back the one guess, and neither the
+// failures before it nor the bound of the account: the address is not one where the user has been.
+func TestAnUntriedGuessForgivesNothing(t *testing.T) {
+	th, through := openThrottle(t), 0
+	for i := range 3 * perAccount.free {
+		if attempt, err := th.Try(t.Context(), "alice", "192.0.2.1", noon); err == nil {
+			if err := attempt.Untried(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if fail(th, "alice", "192.0.2.1", noon) {
+			through++
+		}
+		fail(th, "alice", fmt.Sprintf("198.51.100.%d", i), noon)
+	}
+	if through != perPair.free {
+		t.Errorf("guesses let through: got %d, want %d", through, perPair.free)
+	}
+	if err := th.db.Read(t.Context(), func(tx *db.Tx) error {
+		return tx.QueryRowContext(t.Context(), `SELECT count(*) FROM login_attempt WHERE counter = 'known'`).Scan(&through)
+	}); err != nil || through != 0 {
+		t.Errorf("addresses where the user is known: got %d, %v", through, err)
+	}
+	// One that is not looked at is not held against anybody either.
+	for range 3 * perPair.free {
+		attempt, err := th.Try(t.Context(), "bob", "203.0.113.1", noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := attempt.Untried(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
