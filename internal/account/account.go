@@ -31,7 +31,7 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// Migrations gives the tables of this package, numbered 0001 to 0009, 0040 to 0049, 0100, 0101, 0121, 0123, 0125 and 0139; see [db.DB.Migrate].
+// Migrations gives the tables of this package, numbered 0001 to 0009, 0040 to 0049, 0090 to 0094, 0100, 0101, 0121, 0123, 0125, 0133 and 0139; see [db.DB.Migrate].
 func Migrations() fs.FS {
 	return db.Folder(migrations)
 }
@@ -117,7 +117,7 @@ type Accounts struct {
 	verify         chan struct{} // bounds how many passwords are hashed at once
 	waiting        atomic.Int64  // how many are, or wait for it
 	samePassword   func(hash, given string) bool
-	decoy          string // hash that no known password has; checked when a user does not exist
+	decoy          string // hash that no known password has; what is checked when a user does not exist is like it where nobody has a password
 
 	uses keyuse.Uses // of keys
 
@@ -150,7 +150,7 @@ func New(cfg Config) (*Accounts, error) {
 	}
 	a := &Accounts{
 		cfg: cfg, hash: token.NewHasher(cfg.Pepper), verify: make(chan struct{}, maxHashing),
-		touched: map[touch]use{},
+		touched: map[touch]use{}, refusals: refusals{due: make(chan struct{}, 1)},
 	}
 	a.samePassword = password.Same
 	if cfg.SamePassword != nil {

@@ -27,6 +27,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/operator"
 	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/account/service"
 	"github.com/roadstead-io/roadstead/internal/account/sshkey"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
@@ -370,6 +371,12 @@ func TestADisabledUserEverywhere(t *testing.T) {
 		_, err := tx.ExecContext(f.ctx, `INSERT INTO user__has__public_key (created_at, "user", title, public_key) VALUES ('x', ?, 'laptop', 'ssh-ed25519 AAAA')`, alice.User)
 		return err
 	})
+	var robot api.ServiceAccount
+	f.write(func(tx *db.Tx) (err error) {
+		robot, err = service.New(f.accounts).Create(f.ctx, tx, alice, api.ServiceAccount{Name: "robot", Organization: "alice"})
+		return err
+	})
+	keys["key of a service account"] = f.mustKey(alice, account.KeySpec{Of: account.OfUser, ID: robot.ID, Name: "pipeline"})
 	f.change("alice", api.UserDisable, "")
 	if _, err := f.authenticate(session); !errors.Is(err, api.ErrUnauthorized) {
 		t.Errorf("session: got %v", err)
@@ -476,9 +483,17 @@ func TestRulesAboutSigningIn(t *testing.T) {
 		if err := set(access.Caller{Kind: access.User, User: alice.User, Key: 1}, column); !errors.Is(err, api.ErrForbidden) {
 			t.Errorf("%s, with a key: got %v", column, err)
 		}
+		var program string // that bob's session let in
+		f.write(func(tx *db.Tx) (err error) {
+			program, err = f.accounts.Delegate(f.ctx, tx, f.caller(bob), account.From{})
+			return err
+		})
 		own.Store(true)
 		f.must(set(alice, column))
 		own.Store(false)
+		if _, err := f.authenticate(program); !errors.Is(err, api.ErrUnauthorized) {
+			t.Errorf("%s: a session that bob's let in: got %v", column, err)
+		}
 		if _, err := f.authenticate(bob); !errors.Is(err, api.ErrUnauthorized) {
 			t.Errorf("%s: bob's session: got %v", column, err)
 		}
@@ -574,9 +589,27 @@ func TestWhatTheOperatorDoes(t *testing.T) {
 	named := f.mustKey(alice, account.KeySpec{Of: account.OfUser, ID: alice.User, Name: "ci"})
 	ofFleet := f.mustKey(alice, account.KeySpec{Of: account.OfFleet, ID: fleet})
 	ofDevice := f.mustKey(alice, account.KeySpec{Of: account.OfDevice, ID: device})
+	var robot api.ServiceAccount
+	f.write(func(tx *db.Tx) (err error) {
+		robot, err = service.New(f.accounts).Create(f.ctx, tx, alice, api.ServiceAccount{Name: "robot", Organization: "alice"})
+		return err
+	})
+	ofRobot := f.mustKey(alice, account.KeySpec{Of: account.OfUser, ID: robot.ID, Name: "pipeline"})
+	f.exec(`INSERT INTO user__has__public_key (created_at, "user", title, public_key) VALUES ('x', ?, 'laptop', 'ssh-ed25519 AAAA')`, alice.User)
+	f.exec(`INSERT INTO password_reset ("user", token_hash, expires_at) VALUES (?, 'x', '2027-01-01T00:00:00.000Z')`, alice.User)
+	// A member whose time is to end becomes an administrator who stays.
+	f.exec(`INSERT INTO organization_membership (created_at, "user", is_member_of__organization, organization_membership_role, end_date)
+		SELECT 'x', b.id, m.is_member_of__organization, 2, '2026-11-22T00:00:00.000Z' FROM "user" b, organization_membership m
+		WHERE b.username = 'bob' AND m."user" = ?`, alice.User)
 	f.change("bob@example.com", api.UserMakeAdministrator, "alice")
+	if n := f.count(`SELECT count(*) FROM organization_membership WHERE organization_membership_role = 1 AND end_date IS NULL`); n != 3 {
+		t.Errorf("administrators who stay: got %d, want alice and bob, each of their own, and bob of alice's", n)
+	}
 	f.change("ALICE", api.UserRevoke, "")
-	for what, token := range map[string]string{"session": session, "named key": named, "provisioning key": ofFleet} {
+	if n := f.count(`SELECT (SELECT count(*) FROM user__has__public_key) + (SELECT count(*) FROM password_reset)`); n != 0 {
+		t.Errorf("SSH keys and links to another password: got %d", n)
+	}
+	for what, token := range map[string]string{"session": session, "named key": named, "provisioning key": ofFleet, "key of a service account": ofRobot} {
 		if _, err := f.authenticate(token); !errors.Is(err, api.ErrUnauthorized) {
 			t.Errorf("%s: got %v", what, err)
 		}
@@ -605,6 +638,15 @@ func TestWhatTheOperatorDoes(t *testing.T) {
 		if !errors.Is(err, api.ErrNotFound) {
 			t.Errorf("%s: got %v", what, err)
 		}
+	}
+	err := f.db.Write(f.ctx, func(tx *db.Tx) error {
+		return operator.New(f.accounts).Change(f.ctx, tx, access.Itself(), api.UserChange{User: "robot", Act: api.UserMakeAdministrator, Organization: "alice"}, nil)
+	})
+	if !errors.Is(err, api.ErrInvalid) {
+		t.Errorf("a service account: got %v", err)
+	}
+	if n := f.count(`SELECT count(*) FROM audit_entry WHERE act = 'user.create'`); n != 2 {
+		t.Errorf("users that were made, in the record: got %d", n)
 	}
 }
 

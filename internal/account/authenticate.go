@@ -69,7 +69,13 @@ func (a *Accounts) Again(ctx context.Context, tx *db.Tx, by access.Caller) (agai
 	default:
 		err = api.ErrUnauthorized
 	}
-	return again, err
+	if err == nil && again.Kind == access.HalfUser {
+		err = api.ErrUnauthorized
+	}
+	if err != nil {
+		return access.Nobody(), err
+	}
+	return again, nil
 }
 
 func (a *Accounts) bySession(ctx context.Context, tx *db.Tx, token string) (access.Caller, time.Time, error) {
@@ -221,7 +227,7 @@ var keyScoped = `CASE WHEN k.verbs <> ` + fmt.Sprint(int(access.AllVerbs)) + ` O
 // keyOrphan says whether a key k of a service account u has lost who answers for it: whoever made it knows it, and must administer the
 // organization still. It takes the time.
 var keyOrphan = `CASE WHEN u.is_service_account_of__organization IS NOT NULL AND k.is_created_by__user IS NOT NULL AND NOT EXISTS (
-		SELECT 1 FROM organization_membership m WHERE m."user" = k.is_created_by__user
+		SELECT 1 FROM organization_membership m JOIN "user" x ON x.id = m."user" AND x.is_disabled = 0 WHERE m."user" = k.is_created_by__user
 			AND m.is_member_of__organization = u.is_service_account_of__organization
 			AND m.organization_membership_role = ` + fmt.Sprint(rights.Administrator) + ` AND (m.end_date IS NULL OR m.end_date > ?)) THEN 1 ELSE 0 END`
 

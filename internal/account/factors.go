@@ -73,31 +73,41 @@ func (a *Accounts) MayEnrol(ctx context.Context, tx *db.Tx, by access.Caller) er
 	return err
 }
 
-// MemberNeedsFactor refuses to make somebody without a second factor a member of an organization that asks for one.
-func (a *Accounts) MemberNeedsFactor(ctx context.Context, tx *db.Tx, user, organization int64) error {
-	var asks bool
-	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization WHERE id = ? AND is_requiring_two_factor = 1)`, organization).Scan(&asks)
-	if err != nil {
-		return fmt.Errorf("second factor: %w", err)
+// signInRulesOf says what an organization asks of how its members sign in.
+func signInRulesOf(ctx context.Context, tx *db.Tx, organization int64) (forbids, requires bool, err error) {
+	err = tx.QueryRowContext(ctx, `SELECT is_forbidding_passwords = 1, is_requiring_two_factor = 1 FROM organization WHERE id = ?`, organization).
+		Scan(&forbids, &requires)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return false, false, fmt.Errorf("rules about signing in: %w", err)
 	}
-	if !asks {
-		return nil
-	}
-	has, err := a.HasFactor(ctx, tx, user)
-	if err == nil && !has {
-		err = api.Errorf(api.Forbidden, "the organization asks its members for a second factor; set one up first")
-	}
-	return err
+	return forbids, requires, nil
 }
 
-// newMember is the hook of MemberNeedsFactor, after the write: only who may make the member learns what the member lacks.
+// TakeIn refuses to make somebody without a second factor a member of an organization that asks for one, and ends the sessions that the
+// organization's other rule would not have let in.
+func (a *Accounts) TakeIn(ctx context.Context, tx *db.Tx, user, organization int64) error {
+	forbids, requires, err := signInRulesOf(ctx, tx, organization)
+	if err != nil {
+		return err
+	}
+	if requires {
+		if has, err := a.HasFactor(ctx, tx, user); err != nil {
+			return err
+		} else if !has {
+			return api.Errorf(api.Forbidden, "the organization asks its members for a second factor; set one up first")
+		}
+	}
+	return a.endUnfit(ctx, tx, forbids, false, `"user" = ?`, user)
+}
+
+// newMember is the hook of TakeIn, after the write: only who may make the member learns what the member lacks.
 func (a *Accounts) newMember(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	user, _ := c.Values["user"].(int64)
 	organization, _ := c.Values["is_member_of__organization"].(int64)
 	if c.Op != odata.Create || user == 0 || organization == 0 {
 		return nil // the engine says what is missing
 	}
-	return a.MemberNeedsFactor(ctx, tx, user, organization)
+	return a.TakeIn(ctx, tx, user, organization)
 }
 
 // signInRules is a hook over an organization's switches about how its members sign in, which is asked after [rights.FreshFor]. Whoever sets one must be able to come back
@@ -130,8 +140,13 @@ func (a *Accounts) signInRules(ctx context.Context, tx *db.Tx, c *odata.Change) 
 			return api.Errorf(api.Invalid, "is_requiring_two_factor: set up a second factor of your own first")
 		}
 	}
+	const members = `"user" IN (SELECT m."user" FROM organization_membership m WHERE m.is_member_of__organization = ?
+		AND (m.end_date IS NULL OR m.end_date > ?)) AND id <> ?`
 	for _, id := range c.IDs { // of a new organization the maker is the only member, who has what it asks for
-		if err := a.endUnfit(ctx, tx, id, forbids, requires, c.Caller.Session); err != nil {
+		if requires {
+			a.Revoked(tx, "organization", id) // keys of members without a second factor are refused from now on
+		}
+		if err := a.endUnfit(ctx, tx, forbids, requires, members, id, tx.NowText(), c.Caller.Session); err != nil {
 			return err
 		}
 	}
@@ -151,18 +166,15 @@ func (a *Accounts) otherWayIn(ctx context.Context, tx *db.Tx, user int64) (bool,
 	return false, nil
 }
 
-// endUnfit ends the sessions of an organization's members that its new rules would not have let in, but the one that sets them.
-func (a *Accounts) endUnfit(ctx context.Context, tx *db.Tx, organization int64, forbids, requires bool, but int64) error {
-	const members = `"user" IN (SELECT m."user" FROM organization_membership m WHERE m.is_member_of__organization = ?
-		AND (m.end_date IS NULL OR m.end_date > ?)) AND id <> ?`
+// endUnfit ends those of some sessions that an organization's rules would not have let in.
+func (a *Accounts) endUnfit(ctx context.Context, tx *db.Tx, forbids, requires bool, which string, args ...any) error {
 	if forbids {
-		if err := a.endSessions(ctx, tx, `opened_by = '`+ByPassword+`' AND `+members, organization, tx.NowText(), but); err != nil {
+		if err := a.endSessions(ctx, tx, `proved_by = '`+ByPassword+`' AND `+which, args...); err != nil {
 			return err
 		}
 	}
 	if requires {
-		a.Revoked(tx, "organization", organization) // keys of members without a second factor are refused from now on
-		return a.endSessions(ctx, tx, `is_proven = 0 AND awaits = '' AND `+members, organization, tx.NowText(), but)
+		return a.endSessions(ctx, tx, `is_proven = 0 AND awaits = '' AND `+which, args...)
 	}
 	return nil
 }

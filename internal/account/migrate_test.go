@@ -3,6 +3,7 @@ package account_test
 import (
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -103,5 +104,39 @@ func TestLevelsBecomeVerbs(t *testing.T) {
 	})
 	if err == nil {
 		t.Error("a role is deleted that a membership refers to")
+	}
+}
+
+// A build that runs while a server is brought to a version where sessions have logins goes on, and sessions of unknown proof count as proved
+// with a password.
+func TestSessionsOfBeforeHaveALogin(t *testing.T) {
+	d := dbtest.Open(t, nil, until{audit.Migrations(), "0133"}, until{account.Migrations(), "0133"}, dbtest.Schema("0010_above.sql", above))
+	err := d.Write(t.Context(), func(tx *db.Tx) error {
+		for _, query := range []string{
+			`INSERT INTO actor (id) VALUES (1)`,
+			`INSERT INTO "user" (id, created_at, actor, username, email, password) VALUES (1, '2026-01-01T00:00:00.000Z', 1, 'ann', 'ann@example.com', 'x')`,
+			`INSERT INTO session ("user", token_hash, created_at, authenticated_at, expires_at, opened_by) VALUES
+				(1, 'a', '2026-01-02T00:00:00.000Z', '2026-01-01T00:00:00.000Z', 'x', 'provider'),
+				(1, 'b', '2026-01-02T00:00:00.000Z', '2026-01-01T00:00:00.000Z', 'x', 'another session')`,
+		} {
+			if _, err := tx.ExecContext(t.Context(), query); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Migrate(t.Context(), audit.Migrations(), account.Migrations(), dbtest.Schema("0010_above.sql", above)); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	err = d.Read(t.Context(), func(tx *db.Tx) (err error) {
+		got, err = db.Column[string](t.Context(), tx, `SELECT token_hash || ' ' || login || ' ' || proved_by FROM session ORDER BY id`)
+		return err
+	})
+	if want := []string{"a 2026-01-01T00:00:00.000Z provider", "b 2026-01-01T00:00:00.000Z password"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q, %v, want %q", got, err, want)
 	}
 }

@@ -121,8 +121,12 @@ func (a *Accounts) putPassword(ctx context.Context, tx *db.Tx, by access.Caller,
 	if err != nil {
 		return "", err
 	}
-	if proven {
-		s.authenticated = tx.Now
+	if proven { // with what proves nothing where an organization wants no passwords
+		if err := mayUsePassword(ctx, tx, by.User); err == nil {
+			s.authenticated = tx.Now
+		} else if !errors.Is(err, api.ErrForbidden) {
+			return "", err
+		}
 	}
 	ok, err := changedOne(tx.ExecContext(ctx, `UPDATE "user" SET password = ? WHERE id = ? AND password = ?`, hash, by.User, old))
 	if err != nil {

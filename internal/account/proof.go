@@ -38,7 +38,7 @@ func (a *Accounts) Holds(ctx context.Context, tx *db.Tx, p Proof, user int64) (b
 	case p.Key.Valid:
 		by, _, err = a.key(ctx, tx, `k.id = ?`, p.Key.Int64)
 	case p.Login.Valid:
-		by, _, _, err = a.session(ctx, tx, `s."user" = ? AND s.login = ?`, user, p.Login.String)
+		by, _, _, err = a.session(ctx, tx, `s."user" = ? AND s.login = ? AND s.awaits = ''`, user, p.Login.String)
 	default: // from before there were proofs
 		by = access.Caller{Kind: access.User, User: user}
 		err = tx.QueryRowContext(ctx, `SELECT 1 FROM "user" u WHERE u.id = ? AND u.is_disabled = 0`, user).Scan(new(int))
@@ -49,5 +49,8 @@ func (a *Accounts) Holds(ctx context.Context, tx *db.Tx, p Proof, user int64) (b
 	if err != nil {
 		return access.Nobody(), false, fmt.Errorf("proof of user %d: %w", user, err)
 	}
-	return by, by.User == user, nil
+	if by.User != user {
+		return access.Nobody(), false, nil
+	}
+	return by, true, nil
 }

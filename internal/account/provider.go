@@ -32,8 +32,8 @@ func (a *Accounts) Delegate(ctx context.Context, tx *db.Tx, by access.Caller, fr
 func (a *Accounts) DelegateApproved(ctx context.Context, tx *db.Tx, user, session int64, from From) (string, error) {
 	s := opening{way: ByDelegation}
 	var text, name string
-	err := tx.QueryRowContext(ctx, `SELECT s.authenticated_at, s.is_proven = 1, u.username FROM session s JOIN "user" u ON u.id = s."user" AND u.is_disabled = 0
-		WHERE s.id = ? AND s."user" = ? AND s.expires_at > ? AND s.awaits = ''`, session, user, tx.NowText()).Scan(&text, &s.proven, &name)
+	err := tx.QueryRowContext(ctx, `SELECT s.authenticated_at, s.proved_by, s.is_proven = 1, u.username FROM session s JOIN "user" u ON u.id = s."user" AND u.is_disabled = 0
+		WHERE s.id = ? AND s."user" = ? AND s.expires_at > ? AND s.awaits = ''`, session, user, tx.NowText()).Scan(&text, &s.proof, &s.proven, &name)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", api.ErrUnauthorized
 	}
@@ -108,8 +108,8 @@ func OrganizationByHandle(ctx context.Context, tx *db.Tx, handle string) (id int
 	return id, err
 }
 
-// Join makes a user a member of an organization. Membership is 0 when the user is one already: that is left as it is. Who has no second
-// factor joins none that asks for one; that is api.Forbidden.
+// Join makes a user a member of an organization, whose rules about signing in hold for them from then on, see [Accounts.TakeIn]. Membership is
+// 0 when the user is one already: that is left as it is. Who has no second factor joins none that asks for one; that is api.Forbidden.
 func (a *Accounts) Join(ctx context.Context, tx *db.Tx, organization, user int64, administrator bool) (membership int64, err error) {
 	var already bool
 	err = tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM organization_membership WHERE "user" = ? AND is_member_of__organization = ?)`,
@@ -120,7 +120,7 @@ func (a *Accounts) Join(ctx context.Context, tx *db.Tx, organization, user int64
 	if already {
 		return 0, nil
 	}
-	if err := a.MemberNeedsFactor(ctx, tx, user, organization); err != nil {
+	if err := a.TakeIn(ctx, tx, user, organization); err != nil {
 		return 0, err
 	}
 	err = tx.QueryRowContext(ctx, `INSERT INTO organization_membership (created_at, "user", is_member_of__organization,

@@ -139,3 +139,33 @@ func TestOneAccountUnderTwoNames(t *testing.T) {
 		t.Errorf("from elsewhere: got %v", err)
 	}
 }
+
+// Whoever is made a member without being asked is held to the organization's rules about signing in at once.
+func TestNewMembersAreHeldToTheRules(t *testing.T) {
+	for column, passes := range map[string]bool{"is_forbidding_passwords": false, "is_requiring_two_factor": false, "name": true} {
+		f := newFixture(t)
+		f.user("alice")
+		session := f.user("bob")
+		bob := f.caller(session)
+		if column != "name" {
+			f.exec(`UPDATE organization SET ` + column + ` = 1 WHERE handle = 'alice'`)
+		}
+		f.change("bob", api.UserMakeAdministrator, "alice")
+		if _, err := f.authenticate(session); (err == nil) != passes {
+			t.Errorf("%s, made an administrator: got %v", column, err)
+		}
+		f.exec(`DELETE FROM organization_membership WHERE "user" = ? AND is_member_of__organization = (SELECT id FROM organization WHERE handle = 'alice')`, bob.User)
+		session = f.login("bob")
+		f.write(func(tx *db.Tx) error {
+			org, err := account.OrganizationByHandle(f.ctx, tx, "alice")
+			if err != nil {
+				return err
+			}
+			_, err = f.accounts.Join(f.ctx, tx, org, bob.User, false)
+			return err
+		})
+		if _, err := f.authenticate(session); (err == nil) != passes {
+			t.Errorf("%s, taken in by a provider's claim: got %v", column, err)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package account
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/binary"
@@ -20,6 +21,7 @@ import (
 
 const (
 	maxSessions = 1000             // of one user; the one that was idle longest makes room
+	maxHalf     = 100              // beside those, that wait for a second factor: whoever has the password alone pushes no whole one out
 	halfLife    = 30 * time.Minute // how long a session waits for its second factor, from the first proof on
 )
 
@@ -35,7 +37,6 @@ const (
 	ByPassword = "password"
 	ByProvider = "provider"
 	ByPasskey  = "passkey"
-	ByReset    = "password reset"
 
 	ByDelegation = "another session" // approved in a browser: a command line's
 )
@@ -88,6 +89,7 @@ func (f From) somebody() access.Caller {
 type opening struct {
 	authenticated time.Time // when the user last proved who they are
 	way           string
+	proof         string // how that login was proved; "": by the way
 	awaits        string
 	proven        bool   // a second factor was given, too
 	login         string // names the login that all of them come from; "": it is a new one
@@ -283,7 +285,7 @@ func (a *Accounts) openSession(ctx context.Context, tx *db.Tx, user int64, name 
 }
 
 func (a *Accounts) insertSession(ctx context.Context, tx *db.Tx, user int64, s opening, from From) (string, error) {
-	if err := a.makeRoom(ctx, tx, user); err != nil {
+	if err := a.makeRoom(ctx, tx, user, s.awaits != awaitsNothing); err != nil {
 		return "", err
 	}
 	jti, expires := token.New(""), s.authenticated.Add(a.cfg.SessionLife)
@@ -294,9 +296,9 @@ func (a *Accounts) insertSession(ctx context.Context, tx *db.Tx, user int64, s o
 		s.login = token.New("")
 	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO session ("user", token_hash, created_at, authenticated_at, expires_at, address, user_agent,
-			client, opened_by, awaits, is_proven, login)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, user, a.hash.SessionID(jti), tx.NowText(), db.FormatTime(s.authenticated), db.FormatTime(expires),
-		from.Address, clip(from.UserAgent, 200), from.client(), s.way, s.awaits, s.proven, s.login)
+			client, login, opened_by, proved_by, awaits, is_proven)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, user, a.hash.SessionID(jti), tx.NowText(), db.FormatTime(s.authenticated), db.FormatTime(expires),
+		from.Address, clip(from.UserAgent, 200), from.client(), s.login, s.way, cmp.Or(s.proof, s.way), s.awaits, s.proven)
 	if err != nil {
 		return "", fmt.Errorf("open session: %w", err)
 	}
@@ -307,18 +309,23 @@ func (a *Accounts) insertSession(ctx context.Context, tx *db.Tx, user int64, s o
 	return a.hash.Sign(c)
 }
 
-// makeRoom ends the sessions of a user that were idle longest when there are too many.
-func (a *Accounts) makeRoom(ctx context.Context, tx *db.Tx, user int64) error {
-	return a.endSessions(ctx, tx, `id IN (SELECT id FROM session WHERE "user" = ?
-		ORDER BY coalesce(last_used_at, created_at) DESC, id DESC LIMIT 1000000 OFFSET `+fmt.Sprint(maxSessions-1)+`)`, user)
+// makeRoom ends the sessions of a user that were idle longest when there are too many, among the half ones or among the whole ones.
+func (a *Accounts) makeRoom(ctx context.Context, tx *db.Tx, user int64, half bool) error {
+	which, most := `awaits = ''`, maxSessions
+	if half {
+		which, most = `awaits <> ''`, maxHalf
+	}
+	return a.endSessions(ctx, tx, `id IN (SELECT id FROM session WHERE "user" = ? AND `+which+`
+		ORDER BY coalesce(last_used_at, created_at) DESC, id DESC LIMIT 1000000 OFFSET `+fmt.Sprint(most-1)+`)`, user)
 }
 
 // takeSession removes the caller's session and gives what the one that takes its place is opened with. Of two that come at once, the
 // second comes too late.
 func takeSession(ctx context.Context, tx *db.Tx, by access.Caller) (s opening, err error) {
 	var at string
-	err = tx.QueryRowContext(ctx, `DELETE FROM session WHERE id = ? AND "user" = ? RETURNING authenticated_at, opened_by, awaits, is_proven = 1, login`,
-		by.Session, by.User).Scan(&at, &s.way, &s.awaits, &s.proven, &s.login)
+	err = tx.QueryRowContext(ctx, `DELETE FROM session WHERE id = ? AND "user" = ?
+		RETURNING authenticated_at, login, opened_by, proved_by, awaits, is_proven = 1`,
+		by.Session, by.User).Scan(&at, &s.login, &s.way, &s.proof, &s.awaits, &s.proven)
 	if errors.Is(err, sql.ErrNoRows) {
 		return s, api.ErrUnauthorized
 	}
@@ -485,8 +492,12 @@ func (a *Accounts) endSessions(ctx context.Context, tx *db.Tx, where string, arg
 	return nil
 }
 
-// EndSessionsOf ends all sessions of a user. It checks no right, and records nothing.
+// EndSessionsOf ends all sessions of a user, and the link to another password that may lie in a mailbox. It checks no right, and records
+// nothing.
 func (a *Accounts) EndSessionsOf(ctx context.Context, tx *db.Tx, user int64) error {
+	if _, err := tx.ExecContext(ctx, `DELETE FROM password_reset WHERE "user" = ?`, user); err != nil {
+		return fmt.Errorf("end sessions: %w", err)
+	}
 	return a.endSessions(ctx, tx, `"user" = ?`, user)
 }
 

@@ -1,6 +1,7 @@
 package account_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -70,6 +71,23 @@ func TestSignInFromANewPlace(t *testing.T) {
 		t.Errorf("%d places are remembered", n)
 	}
 	from("198.51.100.119")
+}
+
+// A password that whoever runs the server sets is told of, and a link to another that lies in the mailbox leads nowhere any more.
+func TestAPasswordOfTheOperatorIsToldOf(t *testing.T) {
+	p := newPostbox(t)
+	p.alice()
+	link := p.forgot("alice@example.com")
+	p.kinds()
+	_, err := p.accounts.SetPassword(p.ctx, "alice", newPassword)
+	p.must(err)
+	if got, want := p.kinds(), []string{"password changed to alice@example.com"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if err := p.resets.Set(p.ctx, link, "an old harbour crane", account.From{}); !errors.Is(err, api.ErrUnauthorized) {
+		t.Errorf("the link from before: got %v", err)
+	}
+	p.must(p.login(newPassword))
 }
 
 // A key of one's own is told of; keys of others' are not.

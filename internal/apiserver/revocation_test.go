@@ -58,6 +58,14 @@ func (c *crew) level(name string) int64 {
 	return c.id(c.owner, "application_membership_role(name='"+name+"')?$select=id")
 }
 
+// rule sets a rule of the organization about signing in, by an owner who has another way in and a second factor.
+func (c *crew) rule(column string) {
+	c.Helper()
+	c.exec(`INSERT INTO passkey ("user", created_at, name, credential, public_key, sign_count, is_way_in)
+		SELECT id, '2026-01-01T00:00:00.000Z', 'key', username, 'none', 0, 1 FROM "user" WHERE username = 'owner'`)
+	c.do(c.owner, "PATCH", fmt.Sprintf("/v7/organization(%d)", c.org), map[string]any{column: true}).want(http.StatusOK)
+}
+
 // begin opens a build with a token; the answer tells how it stands.
 func (c *crew) begin(token string) (path string) {
 	c.Helper()
@@ -112,6 +120,25 @@ func TestRevocationEndsEveryUse(t *testing.T) {
 		"the user is gone": {
 			func(c *crew) string { return c.worker },
 			func(c *crew, _ string) { c.exec(`DELETE FROM "user" WHERE username = 'worker'`) }, http.StatusUnauthorized,
+		},
+		"the organization asks for a second factor, of a key": {
+			func(c *crew) string { return c.key }, func(c *crew, _ string) { c.rule("is_requiring_two_factor") }, http.StatusUnauthorized,
+		},
+		"the organization asks for a second factor, of a session": {
+			func(c *crew) string { return c.worker }, func(c *crew, _ string) { c.rule("is_requiring_two_factor") }, http.StatusUnauthorized,
+		},
+		"the organization wants no passwords": {
+			func(c *crew) string { return c.worker }, func(c *crew, _ string) { c.rule("is_forbidding_passwords") }, http.StatusUnauthorized,
+		},
+		"the organization wants no passwords, of a program that a session let in": {
+			func(c *crew) string { return c.do(c.worker, "POST", "/user/v1/sessions", nil).want(http.StatusOK).body },
+			func(c *crew, _ string) { c.rule("is_forbidding_passwords") }, http.StatusUnauthorized,
+		},
+		"the user is disabled": {
+			func(c *crew) string { return c.key },
+			func(c *crew, _ string) {
+				c.server.role(api.RoleAdmin, "POST", "/internal/v1/users/change", api.UserChange{User: "worker", Act: api.UserDisable}).want(http.StatusOK)
+			}, http.StatusUnauthorized,
 		},
 		"the fleet goes to another organization": {
 			func(c *crew) string { return c.key },

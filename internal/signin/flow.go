@@ -122,14 +122,15 @@ func (s *SignIn) login(ctx context.Context, by access.Caller, p *provider, who p
 				return err
 			}
 		}
-		if token, err = s.cfg.Accounts.SignIn(ctx, tx, user, from); err != nil {
-			return err
-		}
 		_, err = tx.ExecContext(ctx, `UPDATE user_identity SET last_used_at = ?, label = ? WHERE id = ?`, tx.NowText(), clip(who.label), identity)
 		if err != nil {
 			return err
 		}
+		// Memberships first: an organization may ask for a second factor, which the session then waits for.
 		if err := s.enrol(ctx, tx, by, p, identity, user, who); err != nil {
+			return err
+		}
+		if token, err = s.cfg.Accounts.SignIn(ctx, tx, user, from); err != nil {
 			return err
 		}
 		return audit.Record(ctx, tx, by, audit.Entry{

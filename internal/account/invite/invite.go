@@ -252,7 +252,7 @@ func (a *Invites) Accept(ctx context.Context, tx *db.Tx, by access.Caller, where
 		if err := account.ClearEnded(ctx, tx, "organization_membership", "user", by.User, "is_member_of__organization", to); err != nil {
 			return err
 		}
-		if err := a.accounts.MemberNeedsFactor(ctx, tx, by.User, to); err != nil {
+		if err := a.accounts.TakeIn(ctx, tx, by.User, to); err != nil {
 			return err
 		}
 		// Never less than they have, as in a fleet.

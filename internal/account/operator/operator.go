@@ -13,6 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/account/sshkey"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
@@ -121,7 +122,7 @@ func (d *Desk) Change(
 			err = d.accounts.EndSessionsOf(ctx, tx, id)
 		}
 	case api.UserMakeAdministrator:
-		entry.Organization, err = makeAdministrator(ctx, tx, id, want.Organization)
+		entry.Organization, err = d.makeAdministrator(ctx, tx, id, name, want.Organization)
 		entry.Detail = map[string]any{"organization": want.Organization}
 	default:
 		return api.Errorf(api.Invalid, "act: %q is nothing that is done to a user", want.Act)
@@ -141,18 +142,31 @@ func (d *Desk) disable(ctx context.Context, tx *db.Tx, user int64) error {
 	return d.accounts.EndSessionsOf(ctx, tx, user)
 }
 
-// revokeAll ends all sessions of a user, and deletes the user's keys and those that the user made for fleets.
+// revokeAll ends all sessions of a user, and deletes the user's keys, SSH keys too, and those that the user made for fleets and service
+// accounts and so knows.
 func (d *Desk) revokeAll(ctx context.Context, tx *db.Tx, user int64) error {
 	ids, err := db.Column[int64](ctx, tx, `DELETE FROM api_key WHERE is_of__actor = (SELECT actor FROM "user" WHERE id = ?1)
-		OR is_created_by__user = ?1 AND kind IN ('provisioning', 'fleet') RETURNING id`, user)
+		OR is_created_by__user = ?1 AND kind <> 'device' RETURNING id`, user)
 	if err != nil {
 		return err
 	}
 	d.accounts.Revoked(tx, "key", ids...)
+	if err := sshkey.Drop(ctx, tx, d.accounts, user); err != nil {
+		return err
+	}
 	return d.accounts.EndSessionsOf(ctx, tx, user)
 }
 
-func makeAdministrator(ctx context.Context, tx *db.Tx, user int64, handle string) (organization int64, err error) {
+// makeAdministrator gives an organization an administrator who stays: a membership that was to end does not.
+func (d *Desk) makeAdministrator(ctx context.Context, tx *db.Tx, user int64, name, handle string) (organization int64, err error) {
+	var service bool
+	err = tx.QueryRowContext(ctx, `SELECT is_service_account_of__organization IS NOT NULL FROM "user" WHERE id = ?`, user).Scan(&service)
+	if err != nil {
+		return 0, err
+	}
+	if service {
+		return 0, api.Errorf(api.Invalid, "%s is a service account, which administers nothing", name)
+	}
 	err = tx.QueryRowContext(ctx, `SELECT id FROM organization WHERE handle = ?`, strings.ToLower(handle)).Scan(&organization)
 	if errors.Is(err, sql.ErrNoRows) || strings.EqualFold(handle, account.SystemHandle) {
 		return 0, api.Errorf(api.NotFound, "there is no organization %q", handle)
@@ -161,7 +175,11 @@ func makeAdministrator(ctx context.Context, tx *db.Tx, user int64, handle string
 		return 0, err
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO organization_membership (created_at, "user", is_member_of__organization, organization_membership_role)
-		VALUES (?, ?, ?, ?) ON CONFLICT ("user", is_member_of__organization) DO UPDATE SET organization_membership_role = excluded.organization_membership_role`,
+		VALUES (?, ?, ?, ?) ON CONFLICT ("user", is_member_of__organization)
+		DO UPDATE SET organization_membership_role = excluded.organization_membership_role, end_date = NULL`,
 		tx.NowText(), user, organization, rights.Administrator)
-	return organization, err
+	if err != nil {
+		return 0, err
+	}
+	return organization, d.accounts.Fit(ctx, tx, user, organization)
 }

@@ -153,3 +153,13 @@ func Of(ctx context.Context, tx *db.Tx, user int64) ([]string, error) {
 	}
 	return keys, nil
 }
+
+// Drop removes all SSH keys of a user. It checks no right, and records nothing.
+func Drop(ctx context.Context, tx *db.Tx, accounts *account.Accounts, user int64) error {
+	ids, err := db.Column[int64](ctx, tx, `DELETE FROM user__has__public_key WHERE "user" = ? RETURNING id`, user)
+	if err != nil {
+		return fmt.Errorf("remove public keys of user %d: %w", user, err)
+	}
+	accounts.Revoked(tx, "ssh", ids...)
+	return nil
+}
