@@ -32,7 +32,7 @@ type Session struct {
 	LastAddress     string     `json:"last_address"`     // from where it was used last
 	UserAgent       string     `json:"user_agent"`
 	Client          string     `json:"client"`    // CLI, SDK, browser or other
-	OpenedBy        string     `json:"opened_by"` // password, provider, device code, passkey or password reset
+	OpenedBy        string     `json:"opened_by"` // password, provider, passkey or another session, which let a program in
 	Half            bool       `json:"half"`      // it waits for a second factor
 	Current         bool       `json:"current"`   // the session that asks
 }
@@ -97,7 +97,7 @@ type UserInfo struct {
 const (
 	UserDisable           = "disable"
 	UserEnable            = "enable"
-	UserRevoke            = "revoke" // all sessions and keys
+	UserRevoke            = "revoke" // all sessions and keys, and those that others may know from the user
 	UserResetFactor       = "reset-factor"
 	UserMakeAdministrator = "make-administrator" // of Organization
 )

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -22,20 +24,22 @@ func userCommands() []*cobra.Command {
 		return changeCommand(use, act, short, long, "  roadsteadd admin user "+act+" grace@example.com"+where, done)
 	}
 	admin := changeCommand("make-administrator EMAIL|USERNAME ORGANIZATION", api.UserMakeAdministrator, "Make a user an administrator of an organization",
-		"Make a user an administrator of an organization, whether they are a member of it or not: for one that has lost its last.",
+		"Make a user an administrator of an organization, whether they are a member of it or not: for one that has lost its last.\n"+
+			"An end of their membership is taken away. Their sessions end that the organization's rules about signing in would not let in.",
 		"  roadsteadd admin user make-administrator grace@example.com acme"+where, "is an administrator of it now")
 	admin.Args = cobra.ExactArgs(2)
 	return []*cobra.Command{
 		userListCommand(), userShowCommand(), userDeleteCommand(), admin,
 		change("disable EMAIL|USERNAME", api.UserDisable, "Let a user use nothing any more",
-			"Let a user use nothing any more: sessions end, keys and SSH keys are refused, and so are the keys that they made for fleets.\n"+
-				"Nothing is deleted. No way of signing in lets a disabled user in.", "is disabled"),
+			"Let a user use nothing any more: sessions end, keys and SSH keys are refused, and so are the keys that they made for fleets\n"+
+				"and service accounts. Nothing is deleted. No way of signing in lets a disabled user in.", "is disabled"),
 		change("enable EMAIL|USERNAME", api.UserEnable, "Let a disabled user in again", "Let a disabled user in again, with the keys that were refused.", "is enabled"),
 		change("reset-factor EMAIL|USERNAME", api.UserResetFactor, "Take away a user's second factors",
 			"Take away the second factors of a user who has lost them, recovery codes included. The sessions end; the password stays.\n"+
 				"Make sure that it is them who ask.", "has no second factor now"),
 		change("revoke EMAIL|USERNAME", api.UserRevoke, "End all sessions of a user and delete their keys",
-			"End all sessions of a user and delete all their API keys, and the keys that they made for fleets. Keys of devices stay.",
+			"End all sessions of a user and delete all their API keys and SSH keys, and the keys that they made for fleets and service accounts.\n"+
+				"Keys of devices stay, and so do the password and second factors: see password and reset-factor.",
 			"has no session and no key now"),
 	}
 }
@@ -156,13 +160,16 @@ func userShowCommand() *cobra.Command {
 			return show(cmd, output, u, func(w io.Writer) {
 				_, _ = fmt.Fprintf(w, "username:\t%s\nemail:\t%s\nstate:\t%s\npassword:\t%s\nsecond factor:\t%s\nkeys:\t%d\n",
 					u.Username, u.Email, stateOf(u), yes(u.HasPassword), yes(u.SecondFactor), u.KeyCount)
-				for handle, role := range u.Organizations {
-					_, _ = fmt.Fprintf(w, "organization:\t%s (%s)\n", handle, role)
+				for _, handle := range slices.Sorted(maps.Keys(u.Organizations)) {
+					_, _ = fmt.Fprintf(w, "organization:\t%s (%s)\n", handle, u.Organizations[handle])
 				}
 				for _, s := range u.Sessions {
 					used := "never used"
 					if s.LastUsedAt != nil {
 						used = "used " + s.LastUsedAt.Format(time.RFC3339)
+					}
+					if s.Half {
+						used += ", waits for a second factor"
 					}
 					_, _ = fmt.Fprintf(w, "session %d:\t%s by %s, opened %s from %s, %s\n", s.ID, s.Client, s.OpenedBy, s.CreatedAt.Format(time.RFC3339), s.Address, used)
 				}

@@ -100,6 +100,16 @@ func (a *Accounts) TakeIn(ctx context.Context, tx *db.Tx, user, organization int
 	return a.endUnfit(ctx, tx, forbids, false, `"user" = ?`, user)
 }
 
+// Fit ends the sessions of a member whom the operator made, and nobody asked, that the organization's rules would not have let in.
+func (a *Accounts) Fit(ctx context.Context, tx *db.Tx, user, organization int64) error {
+	forbids, requires, err := signInRulesOf(ctx, tx, organization)
+	if err != nil {
+		return err
+	}
+	a.Revoked(tx, "user", user) // keys may be refused from now on
+	return a.endUnfit(ctx, tx, forbids, requires, `"user" = ?`, user)
+}
+
 // newMember is the hook of TakeIn, after the write: only who may make the member learns what the member lacks.
 func (a *Accounts) newMember(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	user, _ := c.Values["user"].(int64)

@@ -121,13 +121,15 @@ func keyType(line string) string {
 func (a people) sessions() *cobra.Command {
 	list := a.Command(cmdline.Action{
 		Use: "list", Aliases: []string{"ls"}, Short: "List where you are logged in", Example: "  roadstead session list",
+		Long: `List your sessions. One that "waits for a second factor" was opened with the first proof alone and can do nothing yet: if it is not yours,
+somebody knows your password.`,
 		Do: func(ctx context.Context, c *client.Client, _ []string) error {
 			found := []api.Session{}
 			if err := c.Do(ctx, http.MethodGet, "/user/v1/sessions", nil, &found); err != nil {
 				return err
 			}
 			return a.Show(found, func() *terminal.Grid {
-				g := &terminal.Grid{Head: []string{"Id", "Began", "By", "Last used", "From", "Client", "With", "This one"}}
+				g := &terminal.Grid{Head: []string{"Id", "Began", "By", "Last used", "From", "Client", "With", "Note"}}
 				for _, s := range found {
 					g.Add(sessionCells(s)...)
 				}
@@ -181,5 +183,12 @@ func sessionCells(s api.Session) []string {
 	if from == "" {
 		from = s.Address
 	}
-	return []string{id(s.ID), ago(s.CreatedAt.Format(time.RFC3339)), s.OpenedBy, used, from, s.Client, s.UserAgent, terminal.Yes(s.Current)}
+	note := ""
+	switch {
+	case s.Current:
+		note = "this one"
+	case s.Half:
+		note = "waits for a second factor"
+	}
+	return []string{id(s.ID), ago(s.CreatedAt.Format(time.RFC3339)), s.OpenedBy, used, from, s.Client, s.UserAgent, note}
 }

@@ -36,7 +36,7 @@ func (a signin) secondFactor(ctx context.Context, c *client.Client, code string)
 	}
 	if code == "" {
 		if code, err = a.Ask("Code of your second factor, or a recovery code"); err != nil {
-			return "", cmdline.Usagef("this user has a second factor; give its code with --code")
+			return "", cmdline.Usagef("this user has a second factor; give its code with --code-stdin or --code")
 		}
 	}
 	token, err := c.VerifyCode(ctx, strings.TrimSpace(code))

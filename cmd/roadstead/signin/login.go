@@ -2,9 +2,11 @@
 package signin
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -26,7 +28,8 @@ func Commands(app *cmdline.App) []*cobra.Command {
 
 type loginFlags struct {
 	email, password, token, code, caFile string
-	passwordStdin, web, device           bool
+	passwordStdin, codeStdin             bool
+	web, device                          bool
 	port                                 int
 }
 
@@ -36,7 +39,8 @@ func (a signin) loginCommand() *cobra.Command {
 		Use:   "login",
 		Short: "Log in to a server and remember it",
 		Long: `Log in with e-mail address (or user name) and password, or with an API key. What is not given is asked for. If you have
-a second factor, its code is asked for too; a recovery code does as well. --code takes it where nobody can be asked.
+a second factor, its code is asked for too; a recovery code does as well. --code or, better, --code-stdin takes it where nobody can be
+asked; with --password-stdin the code is the second line.
 
 With --web the browser of this computer asks you on the dashboard, where sign-in providers and passkeys work, too. With --device you are
 shown a code to type there, on any computer.
@@ -54,13 +58,18 @@ The server and the token are kept in ` + "`~/.config/roadstead/config.json`" + `
 	cmd.Flags().StringVarP(&f.password, "password", "p", "", "password (others on this machine can see it; better is --password-stdin)")
 	cmd.Flags().BoolVar(&f.passwordStdin, "password-stdin", false, "read the password from the standard input")
 	cmd.Flags().StringVarP(&f.token, "token", "t", "", "an API key or session token, in place of a password; - reads it from the standard input")
-	cmd.Flags().StringVar(&f.code, "code", "", "code of your second factor, or a recovery code")
+	cmd.Flags().StringVar(&f.code, "code", "", "code of your second factor, or a recovery code (others on this machine can see it; better is --code-stdin)")
+	cmd.Flags().BoolVar(&f.codeStdin, "code-stdin", false, "read the code from the standard input, after the password if that is read there too")
 	cmd.Flags().StringVar(&f.caFile, "ca-file", "", "root certificate (PEM) of the server, to be remembered with the login")
 	cmd.Flags().BoolVarP(&f.web, "web", "w", false, "log in with the browser of this computer; without one, with a code as --device")
 	cmd.Flags().BoolVar(&f.device, "device", false, "log in with a code, in a browser anywhere")
 	cmd.Flags().IntVar(&f.port, "port", 0, "of --web: the port of this computer where the browser brings the session; 0 is any")
 	cmd.MarkFlagsMutuallyExclusive("token", "password", "password-stdin", "web", "device")
 	cmd.MarkFlagsMutuallyExclusive("token", "email")
+	cmd.MarkFlagsMutuallyExclusive("code", "code-stdin")
+	for _, other := range []string{"token", "web", "device"} {
+		cmd.MarkFlagsMutuallyExclusive("code-stdin", other)
+	}
 	return cmd
 }
 
@@ -150,11 +159,17 @@ func (a signin) credentials(ctx context.Context, f loginFlags, next *cmdline.Set
 			return "", cmdline.Usagef("give --email and --password-stdin, or --token")
 		}
 	}
+	in := bufio.NewReader(io.LimitReader(a.In, 4096)) // of which only what is asked for is read
 	switch {
 	case f.passwordStdin:
-		f.password, err = terminal.FirstLine(a.In)
+		f.password, err = terminal.NextLine(in)
 	case f.password == "":
 		f.password, err = a.AskSecret("Password")
+	}
+	if err == nil && f.codeStdin {
+		if f.code, err = terminal.NextLine(in); err == nil && f.code == "" {
+			err = cmdline.Usagef("--code-stdin: the standard input has no code")
+		}
 	}
 	if err != nil {
 		return "", err

@@ -62,7 +62,12 @@ func (t *Terminal) Confirm(sure bool, question string) error {
 
 // FirstLine reads a secret from the standard input.
 func FirstLine(in io.Reader) (string, error) {
-	line, err := bufio.NewReader(io.LimitReader(in, 4096)).ReadString('\n')
+	return NextLine(bufio.NewReader(io.LimitReader(in, 4096)))
+}
+
+// NextLine reads one of several secrets from the standard input.
+func NextLine(in *bufio.Reader) (string, error) {
+	line, err := in.ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return "", fmt.Errorf("read the standard input: %w", err)
 	}

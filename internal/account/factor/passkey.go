@@ -17,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -88,7 +89,7 @@ func (f *Factors) RegisterStart(ctx context.Context, tx *db.Tx, by access.Caller
 		"challenge": f.challenge(tx.Now, toRegister, by.User),
 		"rp":        map[string]string{"id": f.cfg.Host, "name": f.cfg.Site},
 		"user": map[string]string{
-			"id": base64.RawURLEncoding.EncodeToString(f.keys.mac("user handle", fmt.Sprint(by.User))), "name": by.Name, "displayName": by.Name,
+			"id": base64.RawURLEncoding.EncodeToString(f.handle(by.User)), "name": by.Name, "displayName": by.Name,
 		},
 		"pubKeyCredParams": []map[string]any{
 			{"type": "public-key", "alg": -7}, {"type": "public-key", "alg": -8}, {"type": "public-key", "alg": -257},
@@ -98,6 +99,9 @@ func (f *Factors) RegisterStart(ctx context.Context, tx *db.Tx, by access.Caller
 		"extensions":             map[string]bool{"credProps": true},
 	}}, nil
 }
+
+// handle is what a passkey knows its user by. It says nothing of who that is.
+func (f *Factors) handle(user int64) []byte { return f.keys.mac("user handle", fmt.Sprint(user)) }
 
 // credentials are a user's, as browsers are told of them.
 func (f *Factors) credentials(ctx context.Context, tx *db.Tx, user int64) ([]map[string]string, error) {
@@ -171,7 +175,7 @@ func (f *Factors) VerifyPasskey(ctx context.Context, by access.Caller, c Credent
 	var suspect error
 	err = f.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		var user int64
-		if _, user, suspect, err = f.assert(ctx, tx, c, toVerify, by.User); err != nil || suspect != nil {
+		if _, user, suspect, err = f.assert(ctx, tx, by, c, toVerify); err != nil || suspect != nil {
 			return err
 		}
 		if user != by.User {
@@ -202,15 +206,22 @@ func (f *Factors) LoginStart(now time.Time) Options {
 // Login opens a session for whom a passkey knows: the device and who holds it are two proofs.
 func (f *Factors) Login(ctx context.Context, c Credential, from account.From) (token string, err error) {
 	from.Way = account.ByPasskey
+	if _, err := c.read("webauthn.get", f.cfg.Host, f.cfg.Origin); err != nil { // strangers' nonsense waits for no transaction
+		return "", err
+	}
+	somebody := access.Caller{Kind: access.Anonymous, Name: access.Nobody().Name, Address: from.Address}
 	var suspect error
 	err = f.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		var user int64
 		var a answer
-		if a, user, suspect, err = f.assert(ctx, tx, c, toLogin, 0); err != nil || suspect != nil {
+		if a, user, suspect, err = f.assert(ctx, tx, somebody, c, toLogin); err != nil || suspect != nil {
 			return err
 		}
 		if !a.verified {
 			return refused("it did not verify its user")
+		}
+		if handle, err := b64(c.Response.UserHandle); err != nil || len(handle) > 0 && !hmac.Equal(handle, f.handle(user)) {
+			return refused("it is of another user")
 		}
 		token, err = f.cfg.Accounts.SignIn(ctx, tx, user, from)
 		return err
@@ -223,14 +234,14 @@ func (f *Factors) Login(ctx context.Context, c Credential, from account.From) (t
 
 // assert checks an assertion and moves the passkey's count. suspect is a refusal of which the mark on the passkey must stay: its
 // count went back, as it does when there are two of it.
-func (f *Factors) assert(ctx context.Context, tx *db.Tx, c Credential, purpose string, as int64) (a answer, user int64, suspect, err error) {
+func (f *Factors) assert(ctx context.Context, tx *db.Tx, by access.Caller, c Credential, purpose string) (a answer, user int64, suspect, err error) {
 	if a, err = c.read("webauthn.get", f.cfg.Host, f.cfg.Origin); err != nil {
 		return a, 0, nil, err
 	}
-	var id, count int64
-	var key string
-	err = tx.QueryRowContext(ctx, `SELECT id, "user", public_key, sign_count FROM passkey WHERE credential = ?`, strings.TrimRight(c.ID, "=")).
-		Scan(&id, &user, &key, &count)
+	var id int64
+	var name, key string
+	err = tx.QueryRowContext(ctx, `SELECT id, "user", name, public_key FROM passkey WHERE credential = ?`, strings.TrimRight(c.ID, "=")).
+		Scan(&id, &user, &name, &key)
 	if errors.Is(err, sql.ErrNoRows) {
 		return a, 0, nil, refused("this server does not know it")
 	}
@@ -240,7 +251,7 @@ func (f *Factors) assert(ctx context.Context, tx *db.Tx, c Credential, purpose s
 	if err := c.signed(a, key); err != nil {
 		return a, 0, nil, err
 	}
-	if err := f.spend(ctx, tx, a.challenge, purpose, as); err != nil {
+	if err := f.spend(ctx, tx, a.challenge, purpose, by.User); err != nil {
 		return a, 0, nil, err
 	}
 	// A count of zero means that the authenticator keeps none.
@@ -251,6 +262,12 @@ func (f *Factors) assert(ctx context.Context, tx *db.Tx, c Credential, purpose s
 	}
 	if _, err := tx.ExecContext(ctx, `UPDATE passkey SET is_suspect = 1 WHERE id = ?`, id); err != nil {
 		return a, 0, nil, fmt.Errorf("passkey: %w", err)
+	}
+	err = audit.Record(ctx, tx, by, audit.Entry{
+		Act: "factor.suspect", Result: audit.Refused, Kind: "user", ID: user, User: user, Detail: map[string]any{"kind": "passkey", "name": name},
+	})
+	if err != nil {
+		return a, 0, nil, err
 	}
 	return a, user, refused("its count went back; there may be a copy of it"), nil
 }

@@ -1,9 +1,12 @@
 package factor_test
 
 import (
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -28,6 +31,7 @@ type authenticator struct {
 	flags  byte
 	host   string
 	origin string
+	framed bool // the page is one within another
 }
 
 func newAuthenticator(t testing.TB) *authenticator {
@@ -44,7 +48,7 @@ func newAuthenticator(t testing.TB) *authenticator {
 func url64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
 func (a *authenticator) clientData(kind string, o factor.Options) []byte {
-	data, _ := json.Marshal(map[string]any{"type": kind, "challenge": o["publicKey"]["challenge"], "origin": a.origin, "crossOrigin": false})
+	data, _ := json.Marshal(map[string]any{"type": kind, "challenge": o["publicKey"]["challenge"], "origin": a.origin, "crossOrigin": a.framed})
 	return data
 }
 
@@ -166,6 +170,7 @@ func TestPasskeysAnswersThatDoNotHold(t *testing.T) {
 		"a challenge that we did not make":   change(nothing, factor.Options{"publicKey": {"challenge": url64(make([]byte, 56))}}),
 		"another page":                       change(func(a *authenticator) { a.origin = "https://dashboard.roadstead.example" }, f.verifyStart(half)),
 		"another server":                     change(func(a *authenticator) { a.host = "roadstead.example" }, f.verifyStart(half)),
+		"a page within another":              change(func(a *authenticator) { a.framed = true }, f.verifyStart(half)),
 		"nobody there":                       change(func(a *authenticator) { a.flags = 0 }, f.verifyStart(half)),
 		"another key":                        change(func(a *authenticator) { a.key = bobs.key }, f.verifyStart(half)),
 		"a passkey of somebody else":         bobs.get(f.verifyStart(half)),
@@ -181,6 +186,11 @@ func TestPasskeysAnswersThatDoNotHold(t *testing.T) {
 	if _, err := f.factors.Login(f.ctx, unverified, account.From{}); !errors.Is(err, api.ErrUnauthorized) {
 		t.Errorf("a login by a device that does not know its user: got %v", err)
 	}
+	elsewhere := change(nothing, f.factors.LoginStart(f.clock()))
+	elsewhere.Response.UserHandle = url64([]byte("somebody else"))
+	if _, err := f.factors.Login(f.ctx, elsewhere, account.From{}); !errors.Is(err, api.ErrUnauthorized) {
+		t.Errorf("a login by a device that takes itself for somebody else's: got %v", err)
+	}
 	alice = f.caller(must(f.factors.VerifyPasskey(f.ctx, half, device.get(f.verifyStart(half)), account.From{})))
 	if _, err := f.register(alice, bobs.create(f.registerStart(alice))); !errors.Is(err, api.ErrConflict) {
 		t.Errorf("registering somebody else's passkey: got %v", err)
@@ -189,6 +199,52 @@ func TestPasskeysAnswersThatDoNotHold(t *testing.T) {
 	f.pass(6 * time.Minute)
 	if _, err := f.register(alice, newAuthenticator(t).create(late)); !errors.Is(err, api.ErrUnauthorized) {
 		t.Errorf("registering too late: got %v", err)
+	}
+}
+
+// Every kind of key that is asked for signs somebody in, and no other is taken.
+func TestKindsOfPasskeys(t *testing.T) {
+	f := newFixture(t)
+	curve := func(c elliptic.Curve) crypto.Signer { return must(ecdsa.GenerateKey(c, rand.Reader)) }
+	_, edwards, err := ed25519.GenerateKey(rand.Reader)
+	f.must(err)
+	for name, tt := range map[string]struct {
+		key  crypto.Signer
+		good bool
+	}{
+		"es256": {curve(elliptic.P256()), true}, "eddsa": {edwards, true}, "rs256": {must(rsa.GenerateKey(rand.Reader, 2048)), true},
+		"es384": {curve(elliptic.P384()), false}, "rs256-short": {must(rsa.GenerateKey(rand.Reader, 1024)), false},
+	} {
+		by, device := f.user(name), newAuthenticator(t)
+		c := device.create(f.registerStart(by))
+		c.Response.PublicKey = url64(must(x509.MarshalPKIXPublicKey(tt.key.Public())))
+		if _, err := f.register(by, c); (err == nil) != tt.good || err != nil && !errors.Is(err, api.ErrUnauthorized) {
+			t.Errorf("%s, registered: got %v", name, err)
+		}
+		if !tt.good {
+			continue
+		}
+		answer := func(half access.Caller, spoil byte) factor.Credential {
+			c := device.get(f.verifyStart(half))
+			said := must(base64.RawURLEncoding.DecodeString(c.Response.ClientData))
+			sum := sha256.Sum256(said)
+			message := append(must(base64.RawURLEncoding.DecodeString(c.Response.AuthenticatorData)), sum[:]...)
+			how := crypto.SignerOpts(crypto.Hash(0))
+			if name != "eddsa" {
+				digest := sha256.Sum256(message)
+				message, how = digest[:], crypto.SHA256
+			}
+			signature := must(tt.key.Sign(rand.Reader, message, how))
+			signature[len(signature)-1] ^= spoil
+			c.Response.Signature = url64(signature)
+			return c
+		}
+		half := f.login(name)
+		if _, err := f.factors.VerifyPasskey(f.ctx, half, answer(half, 1), account.From{}); !errors.Is(err, api.ErrUnauthorized) {
+			t.Errorf("%s, with another signature: got %v", name, err)
+		}
+		_, err := f.factors.VerifyPasskey(f.ctx, half, answer(half, 0), account.From{})
+		f.must(err)
 	}
 }
 
@@ -217,6 +273,12 @@ func TestACopiedPasskeyIsNoticed(t *testing.T) {
 	}
 	if n := f.count(`SELECT count(*) FROM passkey WHERE is_suspect = 1`); n != 1 {
 		t.Errorf("marked as suspect: got %d", n)
+	}
+	if _, err := f.factors.Login(f.ctx, theCopy.get(f.factors.LoginStart(f.clock())), account.From{Address: "192.0.2.7"}); !errors.Is(err, api.ErrUnauthorized) {
+		t.Errorf("a login with the copy: got %v", err)
+	}
+	if n := f.count(`SELECT count(*) FROM audit_entry WHERE act = 'factor.suspect' AND about_user = ?`, alice.User); n != 2 {
+		t.Errorf("recorded: got %d", n)
 	}
 }
 

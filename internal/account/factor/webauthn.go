@@ -42,8 +42,9 @@ type Credential struct {
 	Response struct {
 		ClientData        string `json:"clientDataJSON"`
 		AuthenticatorData string `json:"authenticatorData"`
-		Signature         string `json:"signature"` // of an assertion
-		PublicKey         string `json:"publicKey"` // of a registration: SubjectPublicKeyInfo
+		Signature         string `json:"signature"`  // of an assertion
+		UserHandle        string `json:"userHandle"` // whose it is, as it was told; of an assertion, not of every device
+		PublicKey         string `json:"publicKey"`  // of a registration: SubjectPublicKeyInfo
 	} `json:"response"`
 	Extensions struct {
 		Properties struct {

@@ -4,9 +4,9 @@ package place
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"time"
 
+	"github.com/roadstead-io/roadstead/internal/account/throttle"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -15,28 +15,15 @@ const (
 	forget = 365 * 24 * time.Hour // a network that was not seen for so long is new again
 )
 
-// network is what counts as one place: an address of IPv4, a /64 of IPv6; "" when it is no address.
-func network(address string) string {
-	ip, err := netip.ParseAddr(address)
-	if err != nil {
-		return ""
-	}
-	ip = ip.Unmap().WithZone("")
-	if ip.Is4() {
-		return ip.String()
-	}
-	p, err := ip.Prefix(64)
-	if err != nil {
-		return ""
-	}
-	return p.String()
-}
-
 // SignedIn remembers that a user signed in from an address, and says whether from a new place: the very first is none.
 func SignedIn(ctx context.Context, tx *db.Tx, user int64, address string) (isNew bool, err error) {
-	from := network(address)
-	if from == "" {
+	network := throttle.Network(address)
+	if !network.IsValid() {
 		return false, nil
+	}
+	from := network.String()
+	if network.Addr().Is4() {
+		from = network.Addr().String()
 	}
 	var places int
 	var known bool
