@@ -26,7 +26,6 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/throttle"
 	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/db"
-	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
 //go:embed migrations
@@ -34,11 +33,7 @@ var migrations embed.FS
 
 // Migrations gives the tables of this package, numbered 0001 to 0009, 0040 to 0049, 0090 to 0094, 0100, 0101, 0121, 0123, 0125, 0133 and 0139; see [db.DB.Migrate].
 func Migrations() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the embedded folder is there or the program does not build
-	}
-	return sub
+	return db.Folder(migrations)
 }
 
 // Config says what the accounts work with.
@@ -62,8 +57,6 @@ type Config struct {
 	WaysIn []func(ctx context.Context, tx *db.Tx, user int64) (bool, error)
 	// Revoked, if set, hears of keys and sessions that ended before their time, after the commit: what is "key" or "session".
 	Revoked func(what string, id int64)
-	// ValidateTag, if set, is the hook that keeps tags well formed.
-	ValidateTag odata.Hook
 	// Notify, if set, has a letter sent to a person, once the transaction is committed. Without it no mail is sent.
 	Notify func(ctx context.Context, tx *db.Tx, n Notice) error
 	// HandleChanged, if set, runs in the transaction that gives an organization another handle: names made of it follow.

@@ -23,6 +23,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/invite"
+	"github.com/roadstead-io/roadstead/internal/account/member"
 	"github.com/roadstead-io/roadstead/internal/account/operator"
 	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
@@ -529,7 +530,7 @@ func TestFreshAuthentication(t *testing.T) {
 	f.must(err)
 	f.must(ask(f.caller(again)))
 	hooked := map[string]bool{}
-	for _, r := range slices.Concat(f.accounts.Resources(), invite.New(f.accounts).Resources()) {
+	for _, r := range slices.Concat(f.accounts.Resources(), member.New(f.accounts, nil).Resources(), invite.New(f.accounts).Resources()) {
 		for _, op := range []odata.Op{odata.Create, odata.Update, odata.Delete} {
 			for _, hook := range r.Before {
 				err := f.db.Read(f.ctx, func(tx *db.Tx) error {

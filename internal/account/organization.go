@@ -119,7 +119,7 @@ func (a *Accounts) afterOrganization(ctx context.Context, tx *db.Tx, c *odata.Ch
 // a membership what came with it. Deleting the organization itself takes its memberships along without coming here.
 func (a *Accounts) beforeMembership(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	role, given := c.Values["organization_membership_role"].(int64)
-	if err := checkEnd(tx, c); err != nil {
+	if err := CheckEnd(tx, c); err != nil {
 		return err
 	}
 	if c.Op == odata.Create {

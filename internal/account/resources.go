@@ -3,7 +3,6 @@ package account
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -15,10 +14,9 @@ import (
 
 // Resources declares what the API shows of accounts.
 func (a *Accounts) Resources() []*odata.Resource {
-	own := []*odata.Resource{
+	return []*odata.Resource{
 		actorResource(), userResource(), profileResource(), a.organizationResource(), a.membershipResource(), roleResource(), a.keyResource(),
 	}
-	return slices.Concat(own, a.memberResources())
 }
 
 func actorResource() *odata.Resource {
@@ -68,7 +66,7 @@ func profileResource() *odata.Resource {
 			constant("account_type", odata.String, "NULL"), constant("has_password_set", odata.Boolean, "CASE WHEN {t}.password = '' THEN 0 ELSE 1 END"),
 			constant("company", odata.String, "NULL"),
 		},
-		Rules: usersOnly(odata.Rule{Read: "id eq @user"}, ""),
+		Rules: UsersOnly(odata.Rule{Read: "id eq @user"}, ""),
 	}
 }
 
@@ -139,9 +137,9 @@ func (a *Accounts) membershipResource() *odata.Resource {
 		Rules:      membershipRules(),
 		Virtual:    []string{"username"},
 		Before: []odata.Hook{
-			rights.FreshFor("organization_membership"), fixed("user", "is_member_of__organization"), userByName, a.beforeMembership,
+			rights.FreshFor("organization_membership"), Fixed("user", "is_member_of__organization"), UserByName, a.beforeMembership,
 		},
-		After: []odata.Hook{a.newMember, a.membersChanged},
+		After: []odata.Hook{a.newMember, a.MembersChanged},
 	}
 }
 

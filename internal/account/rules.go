@@ -29,8 +29,8 @@ func people(r odata.Rule) map[access.Kind]odata.Rule {
 	return map[access.Kind]odata.Rule{access.User: r, access.ScopedKey: r}
 }
 
-// usersOnly is a rule for users, of which their scoped keys may only read, if there is a filter for them.
-func usersOnly(r odata.Rule, scopedRead string) map[access.Kind]odata.Rule {
+// UsersOnly is a rule for users, of which their scoped keys may only read, if there is a filter for them.
+func UsersOnly(r odata.Rule, scopedRead string) map[access.Kind]odata.Rule {
 	rules := map[access.Kind]odata.Rule{access.User: r}
 	if scopedRead != "" {
 		rules[access.ScopedKey] = odata.Rule{Read: scopedRead}
@@ -51,7 +51,7 @@ func actorRules() map[access.Kind]odata.Rule {
 
 // userRules: people know those with whom they share an organization or a fleet.
 func userRules() map[access.Kind]odata.Rule {
-	return usersOnly(odata.Rule{
+	return UsersOnly(odata.Rule{
 		Read: `id eq @user or organization_membership/any(theirs:theirs/is_member_of__organization/any(o:o/` + memberOf + `))` +
 			` or user_application_membership/any(theirs:theirs/is_member_of__application/any(f:f/may_read))` +
 			` or is_service_account_of__organization/any(o:o/` + memberOf + `)`,
@@ -63,7 +63,7 @@ func userRules() map[access.Kind]odata.Rule {
 // organizationRules: whoever sees a fleet knows whose it is.
 func organizationRules() map[access.Kind]odata.Rule {
 	const ofMyFleets = `owns__application/any(f:f/may_read)`
-	return usersOnly(odata.Rule{
+	return UsersOnly(odata.Rule{
 		Read: memberOf + ` or ` + ofMyFleets, Create: "true", Update: adminOf, Delete: adminOf,
 		Write: []string{"name", "handle", "company_name", "industry", "website", "logo_image", "is_forbidding_passwords", "is_requiring_two_factor", "max_key_days"},
 	}, ofMyFleets)
@@ -71,71 +71,13 @@ func organizationRules() map[access.Kind]odata.Rule {
 
 func membershipRules() map[access.Kind]odata.Rule {
 	administers := AdministratorOf("is_member_of__organization")
-	return usersOnly(odata.Rule{
+	return UsersOnly(odata.Rule{
 		Read:   MemberOf("is_member_of__organization"),
 		Create: administers, Update: administers, Delete: administers + ` or user eq @user`,
 		Write: []string{"user", "username", "is_member_of__organization", "organization_membership_role", "end_date"},
 		// Asked before the row is there: a new administrator would be let in by their own row.
 		Refs: map[string]string{"is_member_of__organization": adminOf},
 	}, `user eq @user`)
-}
-
-func membershipTagRules() map[access.Kind]odata.Rule {
-	path := []string{"organization_membership", "is_member_of__organization"}
-	administers := AdministratorOf(path...)
-	return usersOnly(odata.Rule{
-		Read: MemberOf(path...), Create: administers, Update: administers, Delete: administers,
-		Write: []string{"organization_membership", "tag_key", "value"},
-	}, "")
-}
-
-// fleetMembershipRules: who sees a fleet sees who else does; members may leave.
-func fleetMembershipRules() map[access.Kind]odata.Rule {
-	const fleet, own = "is_member_of__application", `user eq @user`
-	may := access.On(access.Members, fleet)
-	return usersOnly(odata.Rule{
-		Read: access.On(access.Read, fleet), Create: may, Update: may, Delete: may + ` or ` + own,
-		Write: []string{"user", "username", fleet, "application_membership_role", "end_date"},
-	}, access.On(access.Read, fleet))
-}
-
-// roleRules: everybody reads the built-in ones, members those of their organization, and its administrators make them.
-func roleRules() map[access.Kind]odata.Rule {
-	may := AdministratorOf("belongs_to__organization")
-	const builtIn = `belongs_to__organization eq null`
-	return usersOnly(odata.Rule{
-		Read: builtIn + ` or ` + MemberOf("belongs_to__organization") + ` or ` + roleInUse, Create: may, Update: may, Delete: may,
-		Write: []string{"belongs_to__organization", "name", "description", "verbs"},
-	}, builtIn+` or `+roleInUse)
-}
-
-// roleInUse: who sees a fleet sees the roles that people have in it.
-const roleInUse = `is_of__user_application_membership/any(m:m/is_member_of__application/any(f:f/may_read))`
-
-func teamRules() map[access.Kind]odata.Rule {
-	may := AdministratorOf("belongs_to__organization")
-	return usersOnly(odata.Rule{
-		Read: MemberOf("belongs_to__organization"), Create: may, Update: may, Delete: may,
-		Write: []string{"belongs_to__organization", "name", "description"},
-	}, "")
-}
-
-func teamMembershipRules() map[access.Kind]odata.Rule {
-	path := []string{"is_member_of__team", "belongs_to__organization"}
-	may := AdministratorOf(path...)
-	return usersOnly(odata.Rule{
-		Read: MemberOf(path...), Create: may, Delete: may + ` or user eq @user`,
-		Write: []string{"user", "username", "is_member_of__team"},
-	}, "")
-}
-
-func teamAccessRules() map[access.Kind]odata.Rule {
-	path := []string{"team", "belongs_to__organization"}
-	may := AdministratorOf(path...) + ` and ` + access.On(access.Members, "grants_access_to__application")
-	return usersOnly(odata.Rule{
-		Read: MemberOf(path...), Create: may, Update: may, Delete: may,
-		Write: []string{"team", "grants_access_to__application", "application_membership_role", "end_date"},
-	}, "")
 }
 
 func keyRules() map[access.Kind]odata.Rule {

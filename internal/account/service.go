@@ -44,8 +44,8 @@ func refuseService(ctx context.Context, tx *db.Tx, user any) error {
 	return nil
 }
 
-// atHome keeps a service account to the organization that a query finds.
-func atHome(ctx context.Context, tx *db.Tx, user any, query string, id any) error {
+// AtHome keeps a service account to the organization that a query finds.
+func AtHome(ctx context.Context, tx *db.Tx, user any, query string, id any) error {
 	var away bool
 	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM "user" WHERE id = ? AND is_service_account_of__organization NOT IN (`+query+`))`,
 		user, id).Scan(&away)

@@ -13,6 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/factor"
 	"github.com/roadstead-io/roadstead/internal/account/invite"
+	"github.com/roadstead-io/roadstead/internal/account/member"
 	"github.com/roadstead-io/roadstead/internal/account/notices"
 	"github.com/roadstead-io/roadstead/internal/account/operator"
 	"github.com/roadstead-io/roadstead/internal/account/password"
@@ -66,7 +67,7 @@ func (s *Server) assemble(pepper []byte) error {
 // model is every resource of the API.
 func (s *Server) model() (m odata.Model) {
 	for _, part := range [][]*odata.Resource{
-		s.accounts.Resources(), {s.sshKeys.Resource()}, s.invites.Resources(), s.fleets.Resources(), s.releases.Resources(), s.devices.Resources(),
+		s.accounts.Resources(), member.New(s.accounts, fleet.ValidateTag).Resources(), {s.sshKeys.Resource()}, s.invites.Resources(), s.fleets.Resources(), s.releases.Resources(), s.devices.Resources(),
 	} {
 		m.Resources = append(m.Resources, part...)
 	}
@@ -104,8 +105,8 @@ func (s *Server) domain(pepper []byte) error {
 		DB: s.db, Pepper: pepper, Log: s.log,
 		Revoked:       func(what string, id int64) { s.devices.Revoked(what, id) },
 		Notify:        s.mail.Notify(),
-		HandleChanged: fleet.HandleChanged, ValidateTag: fleet.ValidateTag,
-		SessionIdle: s.cfg.SessionIdle, SessionLife: s.cfg.SessionLife, PasswordCost: cost,
+		HandleChanged: fleet.HandleChanged,
+		SessionIdle:   s.cfg.SessionIdle, SessionLife: s.cfg.SessionLife, PasswordCost: cost,
 		SecondFactor: factor.Enrolled, WaysIn: []func(ctx context.Context, tx *db.Tx, user int64) (bool, error){
 			factor.WayIn, func(ctx context.Context, tx *db.Tx, user int64) (bool, error) { return s.signin.WayIn(ctx, tx, user) },
 		},

@@ -161,8 +161,8 @@ func TestNobodyIsShutOutByAnOrganization(t *testing.T) {
 	s.invite(bob, alice, "alice@example.com", "org", "organization_invite", map[string]any{"is_invited_to__organization": shared})
 	trap := s.made(alice, "organization", map[string]any{"name": "Trap", "handle": "trap"})
 	way := func(name string) {
-		s.exec(`INSERT INTO user_identity ("user", provider, issuer, subject, label, created_at) SELECT id, 'google', 'https://issuer.example.com', username, 'x',
-			'2026-01-01T00:00:00.000Z' FROM "user" WHERE username = ?`, name)
+		s.exec(`INSERT INTO passkey ("user", created_at, name, credential, public_key, sign_count, is_way_in)
+			SELECT id, '2026-01-01T00:00:00.000Z', 'key', username, 'none', 0, 1 FROM "user" WHERE username = ?`, name)
 	}
 	way("alice")
 	forbid := func(on bool) *answer {

@@ -24,11 +24,7 @@ var migrations embed.FS
 
 // Migrations gives the tables of this package, numbered 0084 to 0089 and 0140; see [db.DB.Migrate].
 func Migrations() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the embedded folder is there or the program does not build
-	}
-	return sub
+	return db.Folder(migrations)
 }
 
 // Result is what came of an act.

@@ -52,18 +52,11 @@ type Limits struct {
 
 // Validate names the field that is wrong.
 func (c Config) Validate() error {
-	switch {
-	case c.Dir == "":
-		return errors.New("dir: is empty")
-	case c.Site.Domain == "":
-		return errors.New("site.domain: is empty")
-	case !strings.HasPrefix(c.BuildKit, "unix://"):
-		return fmt.Errorf("buildkit: must be a unix:// address, not %q", c.BuildKit)
+	if err := pki.CheckConfig(c.Dir, c.Site, c.Peers, api.RoleAPI, api.RoleSigner, api.RoleRegistry); err != nil {
+		return err
 	}
-	for _, role := range []string{api.RoleAPI, api.RoleSigner, api.RoleRegistry} {
-		if c.Peers[role] == "" {
-			return fmt.Errorf("peers.%s: is empty", role)
-		}
+	if !strings.HasPrefix(c.BuildKit, "unix://") {
+		return fmt.Errorf("buildkit: must be a unix:// address, not %q", c.BuildKit)
 	}
 	l := c.Limits
 	if min(l.SourceBytes, l.StoreBytes) < 0 || min(l.SourceEntries, l.Builds, l.Queue, l.Minutes, l.Services) < 0 {

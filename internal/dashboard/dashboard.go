@@ -10,7 +10,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"embed"
-	"errors"
 	"fmt"
 	"html/template"
 	"io/fs"
@@ -61,13 +60,8 @@ type Config struct {
 
 // Validate names the first field that is wrong.
 func (c Config) Validate() error {
-	switch {
-	case c.Dir == "":
-		return errors.New("dir: is empty")
-	case c.Site.Domain == "":
-		return errors.New("site.domain: is empty")
-	case c.Peers[api.RoleAPI] == "":
-		return errors.New("peers.api: is empty")
+	if err := pki.CheckConfig(c.Dir, c.Site, c.Peers, api.RoleAPI); err != nil {
+		return err
 	}
 	return securitytxt.Check(c.SecurityContact)
 }

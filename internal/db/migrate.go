@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"database/sql"
+	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,15 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 )
+
+// Folder gives the migrations that a package embeds, which are in its folder "migrations".
+func Folder(embedded embed.FS) fs.FS {
+	sub, err := fs.Sub(embedded, "migrations")
+	if err != nil {
+		panic(err) // the embedded folder is there or the program does not build
+	}
+	return sub
+}
 
 // migrating is the key of the advisory lock that one process at a time migrates under.
 const migrating = 0x726f616473746561 // "roadstea"

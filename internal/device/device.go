@@ -27,11 +27,7 @@ var migrations embed.FS
 
 // Migrations gives the tables of this package, numbered 0030 to 0039, 0070 to 0079, 0082 and 0083; see [db.DB.Migrate].
 func Migrations() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the embedded folder is there or the program does not build
-	}
-	return sub
+	return db.Folder(migrations)
 }
 
 // keepInstalls is how long the row of an image that a device has removed is kept, from when the image came.

@@ -16,6 +16,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/member"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/blob"
 	"github.com/roadstead-io/roadstead/internal/bus"
@@ -84,7 +85,7 @@ func newWorld(t testing.TB, change ...func(*device.Config)) *world {
 	w.must(err)
 	w.write(func(tx *db.Tx) error { return fleets.Prepare(t.Context(), tx) })
 	var model odata.Model
-	for _, part := range [][]*odata.Resource{w.accounts.Resources(), fleets.Resources(), w.releases.Resources(), w.devices.Resources()} {
+	for _, part := range [][]*odata.Resource{w.accounts.Resources(), member.New(w.accounts, nil).Resources(), fleets.Resources(), w.releases.Resources(), w.devices.Resources()} {
 		model.Resources = append(model.Resources, part...)
 	}
 	w.engine, err = odata.New(odata.Config{

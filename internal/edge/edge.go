@@ -3,7 +3,6 @@ package edge
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -52,11 +51,8 @@ type Config struct {
 
 // Validate names the first field that is wrong.
 func (c Config) Validate() error {
-	switch {
-	case c.Dir == "":
-		return errors.New("dir: is empty")
-	case c.Site.Domain == "":
-		return errors.New("site.domain: is empty")
+	if err := pki.CheckConfig(c.Dir, c.Site, nil); err != nil {
+		return err
 	}
 	return securitytxt.Check(c.SecurityContact)
 }

@@ -20,11 +20,7 @@ var migrations embed.FS
 
 // Migrations are the files 0010–0019 and 0050–0059 that make this package's tables; see [db.DB.Migrate].
 func Migrations() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the folder is part of the program
-	}
-	return sub
+	return db.Folder(migrations)
 }
 
 // Config is what fleets need from the rest of the server.

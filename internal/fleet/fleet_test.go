@@ -312,7 +312,7 @@ func TestAMemberDoesNotTakeFleetsAway(t *testing.T) {
 	w.Want(w.Bob, "GET", one, nil, 200, `{"d":[]}`)
 	w.Join(w.Bob, id, access.Developer)
 	w.Want(w.Bob, "PATCH", one, map[string]any{"app_name": "haven"}, 200, "")
-	w.Want(w.Bob, "PATCH", one, map[string]any{"organization": bobs}, 403, "administrator")
+	w.Want(w.LoggedIn(w.Bob), "PATCH", one, map[string]any{"organization": bobs}, 403, "administrator")
 	join("administrator")
 	w.Want(w.Bob, "PATCH", one, map[string]any{"organization": bobs}, 403, "log in") // it is not done with a key
 	w.Want(w.LoggedIn(w.Bob), "PATCH", one, map[string]any{"organization": bobs}, 200, "")

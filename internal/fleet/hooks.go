@@ -10,6 +10,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/member"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
@@ -242,7 +243,7 @@ func (f *Fleets) welcomeMaker(ctx context.Context, tx *db.Tx, c *odata.Change) e
 	if err != nil || have.Has(access.Developer.Verbs()) {
 		return err
 	}
-	return account.AddFleetMember(ctx, tx, c.Caller.User, c.IDs[0], int64(access.Developer))
+	return member.AddFleetMember(ctx, tx, c.Caller.User, c.IDs[0], int64(access.Developer))
 }
 
 // HandleChanged makes the slugs of an organization's fleets follow its handle.

@@ -144,7 +144,7 @@ func (f *Fleets) application() *odata.Resource {
 			"uuid":                  `"uuid" must be unique.`,
 		},
 		Rules:  applicationRules(),
-		Before: []odata.Hook{f.beforeApplication},
+		Before: []odata.Hook{rights.FreshFor("application"), f.beforeApplication},
 		After:  []odata.Hook{f.afterApplication},
 	}
 }

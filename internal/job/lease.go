@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"time"
 
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -20,11 +21,7 @@ var migrations embed.FS
 
 // Migrations gives the table of this package, number 0081.
 func Migrations() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the embedded folder is there or the program does not build
-	}
-	return sub
+	return db.Folder(migrations)
 }
 
 // Leases are those of one process. On SQLite, which has a single process, it holds all of them and writes nothing.
@@ -94,6 +91,22 @@ func (l *Leases) Release(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// Every has a chore done once a period until the context ends. What goes wrong is logged, and tried again the next time.
+func Every(ctx context.Context, log *slog.Logger, what string, period time.Duration, chore func(ctx context.Context) error) error {
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := chore(ctx); err != nil && ctx.Err() == nil {
+				log.ErrorContext(ctx, what, "error", err)
+			}
+		}
+	}
 }
 
 // Only makes of a chore that runs once a period one that only the process does which holds its lease. The chore's context ends

@@ -34,11 +34,7 @@ var migrations embed.FS
 
 // Migrations gives the table of this package, number 0120; see [db.DB.Migrate].
 func Migrations() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the embedded folder is there or the program does not build
-	}
-	return sub
+	return db.Folder(migrations)
 }
 
 // How many letters there are at most, and how long one is tried.

@@ -3,6 +3,7 @@ package pki
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -26,6 +28,23 @@ func roleName(role string) string { return role + roleSuffix }
 type Identity struct {
 	pool *x509.CertPool
 	leaf *KeyPair
+}
+
+// CheckConfig refuses the configuration of a role that does not say where the role's files are, what the server is called, or where the other
+// roles are that it needs.
+func CheckConfig(dir string, site api.Site, peers map[string]string, needs ...string) error {
+	switch {
+	case dir == "":
+		return errors.New("dir: is empty")
+	case site.Domain == "":
+		return errors.New("site.domain: is empty")
+	}
+	for _, role := range needs {
+		if peers[role] == "" {
+			return fmt.Errorf("peers.%s: is empty", role)
+		}
+	}
+	return nil
 }
 
 // LoadIdentity reads cert.pem, key.pem and ca.pem from a role's directory. The parent renews them in place; connections made

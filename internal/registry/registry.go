@@ -46,15 +46,10 @@ type Config struct {
 
 // Validate names the first field that is wrong.
 func (c Config) Validate() error {
-	switch {
-	case c.Dir == "":
-		return errors.New("dir: is empty")
-	case c.Site.Domain == "":
-		return errors.New("site.domain: is empty")
-	case c.MinFree < 0:
+	if c.MinFree < 0 {
 		return errors.New("min_free: is negative")
 	}
-	return nil
+	return pki.CheckConfig(c.Dir, c.Site, nil)
 }
 
 // Server is the registry.

@@ -24,11 +24,7 @@ var migrations embed.FS
 
 // Migrations are the files 0020–0029 and 0060–0069 that make this package's tables; see [db.DB.Migrate].
 func Migrations() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the folder is part of the program
-	}
-	return sub
+	return db.Folder(migrations)
 }
 
 // Silence is how long a builder may be silent about a running build before the build counts as interrupted.

@@ -3,7 +3,6 @@ package signer
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -50,15 +49,7 @@ type Config struct {
 
 // Validate names the first field that is wrong.
 func (c Config) Validate() error {
-	switch {
-	case c.Dir == "":
-		return errors.New("dir: is empty")
-	case c.Site.Domain == "":
-		return errors.New("site.domain: is empty")
-	case c.Peers[api.RoleAPI] == "":
-		return errors.New("peers.api: is empty")
-	}
-	return nil
+	return pki.CheckConfig(c.Dir, c.Site, c.Peers, api.RoleAPI)
 }
 
 // Claims is what a registry token says.

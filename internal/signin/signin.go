@@ -25,6 +25,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/job"
 )
 
 //go:embed migrations
@@ -32,11 +33,7 @@ var migrations embed.FS
 
 // Migrations gives the tables of this package, numbered 0110 to 0119 and 0136; see [db.DB.Migrate].
 func Migrations() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the embedded folder is there or the program does not build
-	}
-	return sub
+	return db.Folder(migrations)
 }
 
 // Config says what the package works with.
@@ -146,18 +143,7 @@ const forgetEvery = 5 * time.Minute
 
 // Run removes what has expired, until the context ends.
 func (s *SignIn) Run(ctx context.Context) error {
-	tick := time.NewTicker(forgetEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			if err := s.RunOnce(ctx); err != nil && ctx.Err() == nil {
-				s.cfg.Log.ErrorContext(ctx, "sign-in", "error", err)
-			}
-		}
-	}
+	return job.Every(ctx, s.cfg.Log, "sign-in", forgetEvery, s.RunOnce)
 }
 
 // RunOnce removes what has expired. Several processes may do so at the same time.

@@ -76,12 +76,21 @@ func (a people) roleCreate() *cobra.Command {
 			return a.Made(v, "Created role %s of %s.", made.Name, o.Handle)
 		},
 	})
-	cmd.Flags().StringVar(&organization, "organization", "", "whose role; not needed when you are in only one organization")
-	cmd.Flags().StringVar(&description, "description", "", "what it is for")
-	cmd.Flags().StringSliceVar(&verbs, "verb", nil, "what it may do; give it again for more")
-	cmdline.Fixed(cmd, "verb", "read", "devices", "actions", "shell", "keys", "releases", "settings")
-	_ = cmd.RegisterFlagCompletionFunc("organization", a.handles()) // fails only for a flag that is not there
+	a.ownedFlags(cmd, "role", &organization, &description)
+	verbFlag(cmd, &verbs, "what it may do; give it again for more")
 	return cmd
+}
+
+// ownedFlags are those of a command that makes something of an organization's.
+func (a people) ownedFlags(cmd *cobra.Command, what string, organization, description *string) {
+	cmd.Flags().StringVar(organization, "organization", "", "whose "+what+"; not needed when you are in only one organization")
+	cmd.Flags().StringVar(description, "description", "", "what it is for")
+	_ = cmd.RegisterFlagCompletionFunc("organization", a.handles()) // fails only for a flag that is not there
+}
+
+func verbFlag(cmd *cobra.Command, verbs *[]string, help string) {
+	cmd.Flags().StringSliceVar(verbs, "verb", nil, help)
+	cmdline.Fixed(cmd, "verb", "read", "devices", "actions", "shell", "keys", "releases", "settings")
 }
 
 func (a people) roleSet() *cobra.Command {
@@ -118,8 +127,7 @@ func (a people) roleSet() *cobra.Command {
 	})
 	cmd.Flags().StringVar(&name, "name", "", "its new name")
 	cmd.Flags().StringVar(&description, "description", "", "what it is for")
-	cmd.Flags().StringSliceVar(&verbs, "verb", nil, "all that it may do from now on; give it again for more")
-	cmdline.Fixed(cmd, "verb", "read", "devices", "actions", "shell", "keys", "releases", "settings")
+	verbFlag(cmd, &verbs, "all that it may do from now on; give it again for more")
 	return cmd
 }
 

@@ -94,9 +94,7 @@ func (a people) teamCreate() *cobra.Command {
 			return a.Made(v, "Created team %s of %s.", made.Name, o.Handle)
 		},
 	})
-	cmd.Flags().StringVar(&organization, "organization", "", "whose team; not needed when you are in only one organization")
-	cmd.Flags().StringVar(&description, "description", "", "what it is for")
-	_ = cmd.RegisterFlagCompletionFunc("organization", a.handles()) // fails only for a flag that is not there
+	a.ownedFlags(cmd, "team", &organization, &description)
 	return cmd
 }
 

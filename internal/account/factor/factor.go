@@ -22,11 +22,7 @@ var migrations embed.FS
 
 // Migrations gives the tables of this package, numbered 0102 to 0109; see [db.DB.Migrate].
 func Migrations() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the embedded folder is there or the program does not build
-	}
-	return sub
+	return db.Folder(migrations)
 }
 
 // Config says what the factors work with.

@@ -14,6 +14,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/letter"
+	"github.com/roadstead-io/roadstead/internal/account/member"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
@@ -94,7 +95,7 @@ func (a *Invites) beforeInvite(i kind) odata.Hook {
 			return nil
 		}
 		if i.table == ofFleet.table {
-			if err := account.CheckRole(ctx, tx, c, i.table, i.to); err != nil {
+			if err := member.CheckRole(ctx, tx, c, i.table, i.to); err != nil {
 				return err
 			}
 		}
@@ -261,7 +262,7 @@ func (a *Invites) Accept(ctx context.Context, tx *db.Tx, by access.Caller, where
 				WHEN ? THEN excluded.organization_membership_role ELSE m.organization_membership_role END`,
 			tx.NowText(), by.User, to, role, rights.Administrator)
 	} else {
-		err = account.AddFleetMember(ctx, tx, by.User, to, role)
+		err = member.AddFleetMember(ctx, tx, by.User, to, role)
 	}
 	if err != nil {
 		return fmt.Errorf("accept invitation: %w", err)

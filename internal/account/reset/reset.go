@@ -19,6 +19,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/job"
 )
 
 // How often a letter to choose a new password is asked for, and how long it lets in.
@@ -240,16 +241,5 @@ func (r *Resets) Set(ctx context.Context, token, password string, from account.F
 
 // Run repeats RunOnce until the context ends.
 func (r *Resets) Run(ctx context.Context) error {
-	tick := time.NewTicker(resetLookEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			if err := r.RunOnce(ctx); err != nil && ctx.Err() == nil {
-				r.cfg.Log.ErrorContext(ctx, "accounts", "error", err)
-			}
-		}
-	}
+	return job.Every(ctx, r.cfg.Log, "password resets", resetLookEvery, r.RunOnce)
 }

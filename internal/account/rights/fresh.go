@@ -88,6 +88,7 @@ var freshWrites = map[string]map[odata.Op][]string{
 	"application_membership_role": {odata.Update: {"verbs"}},
 	"user_application_membership": {odata.Create: all, odata.Update: all, odata.Delete: all},
 	"application_invite":          {odata.Create: all},
+	"application":                 {odata.Update: {"organization"}},
 	"user__has__public_key":       {odata.Create: all, odata.Update: {"public_key"}},
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/fleet"
@@ -22,8 +23,8 @@ func Routes(fleets *fleet.Fleets, d *db.DB) []route.Route {
 	s := &routes{fleets, d}
 	return []route.Route{
 		{Method: "GET", Path: "/transfer/v1", Handle: s.list, Who: route.Users},
-		{Method: "POST", Path: "/transfer/v1", Handle: s.offer, Who: route.Users},
-		{Method: "POST", Path: "/transfer/v1/{id}/accept", Handle: s.accept, Who: route.Users},
+		{Method: "POST", Path: "/transfer/v1", Handle: s.offer, Who: route.Users, Login: rights.FreshLogin},
+		{Method: "POST", Path: "/transfer/v1/{id}/accept", Handle: s.accept, Who: route.Users, Login: rights.FreshLogin},
 		{Method: "POST", Path: "/transfer/v1/{id}/decline", Handle: s.decline, Who: route.Users},
 		{Method: "DELETE", Path: "/transfer/v1/{id}", Handle: s.withdraw, Who: route.Users},
 	}

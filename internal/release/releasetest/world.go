@@ -20,6 +20,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/member"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/blob"
@@ -99,7 +100,7 @@ func New(t *testing.T) *World {
 	w.must(err)
 	w.Write(func(tx *db.Tx) error { return w.Fleets.Prepare(t.Context(), tx) })
 	model := odata.Model{Resources: []*odata.Resource{deviceResource()}}
-	for _, part := range [][]*odata.Resource{w.Accounts.Resources(), w.Fleets.Resources(), w.Releases.Resources()} {
+	for _, part := range [][]*odata.Resource{w.Accounts.Resources(), member.New(w.Accounts, nil).Resources(), w.Fleets.Resources(), w.Releases.Resources()} {
 		model.Resources = append(model.Resources, part...)
 	}
 	w.Blobs, err = blob.Open(blob.Config{

@@ -1,4 +1,4 @@
-package account
+package member
 
 import (
 	"context"
@@ -21,7 +21,7 @@ const (
 
 // beforeRole keeps a role of an organization well formed. It holds no verb that only administrators have, so that nobody can give by a
 // role what they have not; and one that somebody has is not deleted under them.
-func (a *Accounts) beforeRole(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+func (m *Members) beforeRole(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	if c.Op == odata.Delete {
 		return roleUnused(ctx, tx, c.IDs)
 	}
@@ -41,7 +41,7 @@ func (a *Accounts) beforeRole(ctx context.Context, tx *db.Tx, c *odata.Change) e
 	}
 	c.Values["modified_at"] = tx.NowText()
 	if c.Op == odata.Update {
-		a.Revoked(tx, "role", c.IDs...) // whoever has it may have lost something
+		m.accounts.Revoked(tx, "role", c.IDs...) // whoever has it may have lost something
 		return nil
 	}
 	c.Values["created_at"] = tx.NowText()
@@ -137,57 +137,6 @@ func CheckRole(ctx context.Context, tx *db.Tx, c *odata.Change, table, toFleet s
 	}
 	if strange > 0 {
 		return api.Errorf(api.Invalid, `"application_membership_role" is of another organization than the fleet`)
-	}
-	return nil
-}
-
-// checkEnd refuses an end in the past: to end a membership now is to delete it.
-func checkEnd(tx *db.Tx, c *odata.Change) error {
-	if end, given := c.Values["end_date"].(string); given && c.Op != odata.Delete && end <= tx.NowText() {
-		return api.Errorf(api.Invalid, `"end_date" lies in the past`)
-	}
-	return nil
-}
-
-// ClearEnded deletes a membership that has ended and is not yet swept away, before there is another of the same. What came with one of an
-// organization goes along: who is taken in again begins anew.
-func ClearEnded(ctx context.Context, tx *db.Tx, table, of string, a any, to string, b any) error {
-	ended, err := db.Column[int64](ctx, tx, `SELECT id FROM `+table+` WHERE "`+of+`" = ? AND `+to+` = ? AND end_date <= ?`, a, b, tx.NowText())
-	if err != nil {
-		return fmt.Errorf("membership that has ended: %w", err)
-	}
-	if len(ended) == 0 {
-		return nil
-	}
-	if table == "organization_membership" {
-		if err := leave(ctx, tx, ended); err != nil {
-			return err
-		}
-	}
-	these, args := db.In(ended)
-	if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE id IN `+these, args...); err != nil {
-		return fmt.Errorf("membership that has ended: %w", err)
-	}
-	return nil
-}
-
-// endMemberships deletes memberships whose time is over, which give nothing any more, and says that they ended.
-func (a *Accounts) endMemberships(ctx context.Context, tx *db.Tx) error {
-	ended, err := db.Column[int64](ctx, tx, `SELECT id FROM organization_membership WHERE end_date <= ? ORDER BY id`, tx.NowText())
-	if err != nil {
-		return err
-	}
-	if len(ended) > 0 {
-		if err := leave(ctx, tx, ended); err != nil {
-			return err
-		}
-	}
-	for _, table := range []string{"organization_membership", "user_application_membership", "team_application_access"} {
-		ended, err := db.Column[int64](ctx, tx, `DELETE FROM `+table+` WHERE end_date <= ? RETURNING id`, tx.NowText())
-		if err != nil {
-			return err
-		}
-		a.Revoked(tx, "member", ended...)
 	}
 	return nil
 }

@@ -1,4 +1,5 @@
-package account
+// Package member owns who may do what in which fleet: roles, members of fleets, teams and what they reach.
+package member
 
 import (
 	"context"
@@ -9,20 +10,32 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
-// memberResources are who has to do with which fleet: members, teams and their access.
-func (a *Accounts) memberResources() []*odata.Resource {
+// Members is the running part of the package.
+type Members struct {
+	accounts    *account.Accounts
+	validateTag odata.Hook
+}
+
+// New makes it; it starts nothing. validateTag, if it is not nil, is the hook that keeps tags well formed.
+func New(accounts *account.Accounts, validateTag odata.Hook) *Members {
+	return &Members{accounts, validateTag}
+}
+
+// Resources declares who has to do with which fleet: roles, members, teams and their access.
+func (m *Members) Resources() []*odata.Resource {
 	return []*odata.Resource{
-		a.fleetRoleResource(), a.fleetMembershipResource(), a.teamResource(), a.teamMembershipResource(), a.teamAccessResource(),
-		a.membershipTagResource(),
+		m.fleetRoleResource(), m.fleetMembershipResource(), m.teamResource(), m.teamMembershipResource(), m.teamAccessResource(),
+		m.membershipTagResource(),
 	}
 }
 
-func (a *Accounts) fleetRoleResource() *odata.Resource {
+func (m *Members) fleetRoleResource() *odata.Resource {
 	return &odata.Resource{
 		Name: "application_membership_role",
 		Columns: []odata.Column{
@@ -43,11 +56,11 @@ func (a *Accounts) fleetRoleResource() *odata.Resource {
 			"belongs_to__organization,name": `"belongs_to__organization" and "name" must be unique.`,
 		},
 		Rules:  roleRules(),
-		Before: []odata.Hook{rights.FreshFor("application_membership_role"), fixed("belongs_to__organization"), named("role"), a.beforeRole},
+		Before: []odata.Hook{rights.FreshFor("application_membership_role"), account.Fixed("belongs_to__organization"), named("role"), m.beforeRole},
 	}
 }
 
-func (a *Accounts) fleetMembershipResource() *odata.Resource {
+func (m *Members) fleetMembershipResource() *odata.Resource {
 	const short, long = "user_application_membership", "user__is_member_of__application"
 	return &odata.Resource{
 		Name: short, Synonyms: []string{long},
@@ -72,12 +85,12 @@ func (a *Accounts) fleetMembershipResource() *odata.Resource {
 		UniqueText: map[string]string{"user,is_member_of__application": `"user" and "is_member_of__application" must be unique.`},
 		Virtual:    []string{"username"},
 		Rules:      fleetMembershipRules(),
-		Before:     []odata.Hook{rights.FreshFor(short), fixed("user", "is_member_of__application"), userByName, a.beforeFleetMembership},
-		After:      []odata.Hook{a.membersChanged},
+		Before:     []odata.Hook{rights.FreshFor(short), account.Fixed("user", "is_member_of__application"), account.UserByName, m.beforeFleetMembership},
+		After:      []odata.Hook{m.accounts.MembersChanged},
 	}
 }
 
-func (a *Accounts) teamResource() *odata.Resource {
+func (m *Members) teamResource() *odata.Resource {
 	return &odata.Resource{
 		Name: "team",
 		Columns: []odata.Column{
@@ -90,12 +103,12 @@ func (a *Accounts) teamResource() *odata.Resource {
 		Keys:       [][]string{{"belongs_to__organization", "name"}},
 		UniqueText: map[string]string{"belongs_to__organization,name": `"belongs_to__organization" and "name" must be unique.`},
 		Rules:      teamRules(),
-		Before:     []odata.Hook{rights.FreshFor("team"), fixed("belongs_to__organization"), named("team")},
-		After:      []odata.Hook{a.teamChanged},
+		Before:     []odata.Hook{rights.FreshFor("team"), account.Fixed("belongs_to__organization"), named("team")},
+		After:      []odata.Hook{m.teamChanged},
 	}
 }
 
-func (a *Accounts) teamMembershipResource() *odata.Resource {
+func (m *Members) teamMembershipResource() *odata.Resource {
 	const short, long = "team_membership", "user__is_member_of__team"
 	return &odata.Resource{
 		Name: short, Synonyms: []string{long},
@@ -115,12 +128,12 @@ func (a *Accounts) teamMembershipResource() *odata.Resource {
 		UniqueText: map[string]string{"user,is_member_of__team": `"user" and "is_member_of__team" must be unique.`},
 		Virtual:    []string{"username"},
 		Rules:      teamMembershipRules(),
-		Before:     []odata.Hook{rights.FreshFor(short), fixed("user", "is_member_of__team"), userByName, a.beforeTeamMembership},
-		After:      []odata.Hook{a.membersChanged},
+		Before:     []odata.Hook{rights.FreshFor(short), account.Fixed("user", "is_member_of__team"), account.UserByName, m.beforeTeamMembership},
+		After:      []odata.Hook{m.accounts.MembersChanged},
 	}
 }
 
-func (a *Accounts) teamAccessResource() *odata.Resource {
+func (m *Members) teamAccessResource() *odata.Resource {
 	const short, long = "team_application_access", "team__grants_access_to__application"
 	return &odata.Resource{
 		Name: short, Synonyms: []string{long},
@@ -144,12 +157,12 @@ func (a *Accounts) teamAccessResource() *odata.Resource {
 		Keys:       [][]string{{"team", "grants_access_to__application"}},
 		UniqueText: map[string]string{"team,grants_access_to__application": `"team" and "grants_access_to__application" must be unique.`},
 		Rules:      teamAccessRules(),
-		Before:     []odata.Hook{rights.FreshFor(short), fixed("team", "grants_access_to__application"), beforeTeamAccess},
-		After:      []odata.Hook{a.membersChanged},
+		Before:     []odata.Hook{rights.FreshFor(short), account.Fixed("team", "grants_access_to__application"), beforeTeamAccess},
+		After:      []odata.Hook{m.accounts.MembersChanged},
 	}
 }
 
-func (a *Accounts) membershipTagResource() *odata.Resource {
+func (m *Members) membershipTagResource() *odata.Resource {
 	const short, long = "organization_membership_tag", "user__is_member_of__organization__has__tag_key"
 	r := &odata.Resource{
 		Name: short, Synonyms: []string{long, "organization_membership__has__tag_key"},
@@ -167,25 +180,10 @@ func (a *Accounts) membershipTagResource() *odata.Resource {
 		UniqueText: map[string]string{"organization_membership,tag_key": `"organization_membership" and "tag_key" must be unique.`},
 		Rules:      membershipTagRules(),
 	}
-	if a.cfg.ValidateTag != nil {
-		r.Before = []odata.Hook{a.cfg.ValidateTag}
+	if m.validateTag != nil {
+		r.Before = []odata.Hook{m.validateTag}
 	}
 	return r
-}
-
-// fixed refuses to change what ties a row to others: to move a membership is to end one and make another.
-func fixed(columns ...string) odata.Hook {
-	return func(_ context.Context, _ *db.Tx, c *odata.Change) error {
-		if c.Op != odata.Update {
-			return nil
-		}
-		for _, name := range columns {
-			if _, given := c.Values[name]; given {
-				return api.Errorf(api.Invalid, "%q cannot be changed", name)
-			}
-		}
-		return nil
-	}
 }
 
 // named refuses a blank name.
@@ -199,56 +197,21 @@ func named(what string) odata.Hook {
 	}
 }
 
-// userByName takes the virtual field username instead of the user's id. It must be somebody whom the caller may know: one who
-// shares an organization with them. Others are invited.
-func userByName(ctx context.Context, tx *db.Tx, c *odata.Change) error {
-	given, isGiven := c.Values["username"]
-	if !isGiven {
-		return nil
-	}
-	if c.Op != odata.Create {
-		return api.Errorf(api.Invalid, `"username" cannot be changed`)
-	}
-	delete(c.Values, "username")
-	name, isText := given.(string)
-	if !isText {
-		return api.Errorf(api.Invalid, `"username" is not a string`)
-	}
-	var id int64
-	err := tx.QueryRowContext(ctx, `SELECT u.id FROM "user" u WHERE u.username = ? AND (u.id = ? OR EXISTS (
-			SELECT 1 FROM organization_membership theirs JOIN organization_membership mine
-			ON mine.is_member_of__organization = theirs.is_member_of__organization WHERE theirs."user" = u.id AND mine."user" = ?)
-			OR EXISTS (SELECT 1 FROM organization_membership mine
-				WHERE mine.is_member_of__organization = u.is_service_account_of__organization AND mine."user" = ?))`,
-		strings.ToLower(name), c.Caller.User, c.Caller.User, c.Caller.User).Scan(&id)
-	if errors.Is(err, sql.ErrNoRows) {
-		return api.Errorf(api.Invalid, "There is no member %q of your organizations; invite them by their e-mail address.", name)
-	}
-	if err != nil {
-		return fmt.Errorf("find user: %w", err)
-	}
-	if other, both := c.Values["user"].(int64); both && other != id {
-		return api.Errorf(api.Invalid, `"user" and "username" are not the same`)
-	}
-	c.Values["user"] = id
-	return nil
-}
-
-func (a *Accounts) beforeFleetMembership(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+func (m *Members) beforeFleetMembership(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	if c.Op == odata.Delete {
 		return nil
 	}
 	if _, given := c.Values["application_membership_role"]; c.Op == odata.Create && !given {
 		c.Values["application_membership_role"] = int64(access.Observer)
 	}
-	if err := checkEnd(tx, c); err != nil {
+	if err := account.CheckEnd(tx, c); err != nil {
 		return err
 	}
 	if c.Op == odata.Create {
-		if err := atHome(ctx, tx, c.Values["user"], `SELECT organization FROM application WHERE id = ?`, c.Values["is_member_of__application"]); err != nil {
+		if err := account.AtHome(ctx, tx, c.Values["user"], `SELECT organization FROM application WHERE id = ?`, c.Values["is_member_of__application"]); err != nil {
 			return err
 		}
-		if err := ClearEnded(ctx, tx, "user_application_membership", "user", c.Values["user"],
+		if err := account.ClearEnded(ctx, tx, "user_application_membership", "user", c.Values["user"],
 			"is_member_of__application", c.Values["is_member_of__application"]); err != nil {
 			return err
 		}
@@ -257,7 +220,7 @@ func (a *Accounts) beforeFleetMembership(ctx context.Context, tx *db.Tx, c *odat
 }
 
 // beforeTeamMembership lets in members of the organization only: a team is a part of it.
-func (a *Accounts) beforeTeamMembership(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+func (m *Members) beforeTeamMembership(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	if c.Op != odata.Create {
 		return nil
 	}
@@ -283,13 +246,13 @@ func beforeTeamAccess(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	if _, given := c.Values["application_membership_role"]; c.Op == odata.Create && !given {
 		c.Values["application_membership_role"] = int64(access.Observer)
 	}
-	if err := checkEnd(tx, c); err != nil {
+	if err := account.CheckEnd(tx, c); err != nil {
 		return err
 	}
 	if err := CheckRole(ctx, tx, c, "team_application_access", "grants_access_to__application"); err != nil || c.Op != odata.Create {
 		return err
 	}
-	if err := ClearEnded(ctx, tx, "team_application_access", "team", c.Values["team"],
+	if err := account.ClearEnded(ctx, tx, "team_application_access", "team", c.Values["team"],
 		"grants_access_to__application", c.Values["grants_access_to__application"]); err != nil {
 		return err
 	}
@@ -305,18 +268,10 @@ func beforeTeamAccess(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	return nil
 }
 
-// membersChanged tells whoever holds connections open that rights have changed.
-func (a *Accounts) membersChanged(_ context.Context, tx *db.Tx, c *odata.Change) error {
-	if c.Op != odata.Create {
-		a.Revoked(tx, "member", c.IDs...)
-	}
-	return nil
-}
-
 // teamChanged tells the same of a team that is gone, with all that its members had by it.
-func (a *Accounts) teamChanged(_ context.Context, tx *db.Tx, c *odata.Change) error {
+func (m *Members) teamChanged(_ context.Context, tx *db.Tx, c *odata.Change) error {
 	if c.Op == odata.Delete {
-		a.Revoked(tx, "team", c.IDs...)
+		m.accounts.Revoked(tx, "team", c.IDs...)
 	}
 	return nil
 }
