@@ -34,13 +34,14 @@ type NewKey struct {
 	APIKey      string     `json:"apiKey,omitempty"`  // a device's own key, at /api-key/device/:id/device-key
 
 	// What a user's key is limited to, at /api-key/user/full. Ours, not balena's.
-	Level    string   `json:"level,omitempty"`    // observer, operator or developer: at most this in every fleet
-	Verbs    []string `json:"verbs,omitempty"`    // at most these; read is always among them
-	Fleets   []string `json:"fleets,omitempty"`   // slugs: only in these …
-	Tags     []string `json:"tags,omitempty"`     // … and in those that carry a tag: key, or key=value
-	Channels []string `json:"channels,omitempty"` // api, git, registry, tunnel: only on these
-	Networks []string `json:"networks,omitempty"` // 192.0.2.0/24: only from these
-	ReadOnly bool     `json:"readOnly,omitempty"` // the same as the level observer
+	Level    string   `json:"level,omitempty"`      // observer, operator or developer: at most this in every fleet
+	Verbs    []string `json:"verbs,omitempty"`      // at most these; read is always among them
+	Fleets   []string `json:"fleets,omitempty"`     // slugs: only in these …
+	Tags     []string `json:"tags,omitempty"`       // … and in those that carry a tag: key, or key=value
+	Devices  []string `json:"deviceTags,omitempty"` // only devices that carry a tag: key, or key=value
+	Channels []string `json:"channels,omitempty"`   // api, git, registry, tunnel: only on these
+	Networks []string `json:"networks,omitempty"`   // 192.0.2.0/24: only from these
+	ReadOnly bool     `json:"readOnly,omitempty"`   // the same as the level observer
 }
 
 // SupportStaff is the body of POST /internal/v1/users/support.

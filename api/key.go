@@ -12,6 +12,7 @@ type KeyExplanation struct {
 	AllFleets   bool     `json:"all_fleets,omitempty"` // of a scoped key: not limited to some
 	Fleets      []string `json:"fleets"`               // slugs that a scoped key is limited to …
 	Tags        []string `json:"tags"`                 // … beside the fleets that carry one of these: key, or key=value
+	DeviceTags  []string `json:"device_tags"`          // in them, a scoped key is for devices that carry one of these; none: for all
 	Verbs       []string `json:"verbs,omitempty"`      // of a user's key: at most these
 	Channels    []string `json:"channels"`             // on which it may come
 	Networks    []string `json:"networks"`             // from which it may come; none: from everywhere

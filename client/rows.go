@@ -163,4 +163,6 @@ type APIKey struct {
 	Channels        []string `json:"channels"`
 	Networks        string   `json:"networks"` // with a space between
 	IsForSomeFleets bool     `json:"is_for_some_fleets"`
+
+	IsForSomeDevices bool `json:"is_for_some_devices"`
 }

@@ -161,6 +161,10 @@ func (v Verbs) Columns() (names []string) {
 	return names
 }
 
+// AllDevices is the hidden column of fleets and of devices that says that the caller's key is not for some devices only. What touches
+// devices that such a key does not see, and what decides which it sees, is ruled by it.
+const AllDevices = "is_for_all_devices"
+
 // On is the rule "the caller has these verbs on the fleet, or device, behind these navigations": On(Devices) over a fleet,
 // On(Devices, "application") over what hangs on one.
 func On(v Verbs, path ...string) string {

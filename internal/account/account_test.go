@@ -22,6 +22,7 @@ CREATE TABLE application (id INTEGER PRIMARY KEY, actor INTEGER NOT NULL UNIQUE 
 CREATE TABLE device (id INTEGER PRIMARY KEY, actor INTEGER NOT NULL UNIQUE REFERENCES actor (id), uuid TEXT NOT NULL UNIQUE,
 	belongs_to__application INTEGER REFERENCES application (id), is_frozen INTEGER NOT NULL DEFAULT 0,
 	is_accessible_by_support_until__date TEXT);
+CREATE TABLE device_tag (device INTEGER NOT NULL REFERENCES device (id), tag_key TEXT NOT NULL, value TEXT NOT NULL);
 CREATE TABLE application_tag (application INTEGER NOT NULL REFERENCES application (id), tag_key TEXT NOT NULL, value TEXT NOT NULL);
 `
 

@@ -221,7 +221,7 @@ func (k keyRow) who(c *access.Caller) error {
 
 // keyScoped says whether a key k of a user u is limited to some verbs or some fleets. Those of service accounts all are, by their kind: there is
 // no account of a person behind them.
-var keyScoped = `CASE WHEN k.verbs <> ` + fmt.Sprint(int(access.AllVerbs)) + ` OR k.is_for_some_fleets = 1
+var keyScoped = `CASE WHEN k.verbs <> ` + fmt.Sprint(int(access.AllVerbs)) + ` OR k.is_for_some_fleets = 1 OR k.is_for_some_devices = 1
 	OR u.is_service_account_of__organization IS NOT NULL THEN 1 ELSE 0 END`
 
 // keyOrphan says whether a key k of a service account u has lost who answers for it: whoever made it knows it, and must administer the

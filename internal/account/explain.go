@@ -20,7 +20,7 @@ const unusedAfter = 30 * 24 * time.Hour
 // ExplainKey says what a key is: for whom, limited to what, made by whom, used when and for what, and whether it still opens anything.
 // The engine has found the key to be one that the caller may see. It also says the verbs that the key can ever use.
 func (a *Accounts) ExplainKey(ctx context.Context, tx *db.Tx, id int64) (api.KeyExplanation, access.Verbs, error) {
-	out := api.KeyExplanation{ID: id, Fleets: []string{}, Tags: []string{}, Networks: []string{}}
+	out := api.KeyExplanation{ID: id, Fleets: []string{}, Tags: []string{}, DeviceTags: []string{}, Networks: []string{}}
 	var k keyRow
 	var verbs access.Verbs
 	var channels access.Channels
@@ -76,7 +76,10 @@ func (a *Accounts) ExplainKey(ctx context.Context, tx *db.Tx, id int64) (api.Key
 		return out, verbs, nil
 	}
 	out.Level, out.AllFleets = verbs.Level().String(), !some
-	if out.Tags, err = keyTags(ctx, tx, id); err != nil {
+	if out.Tags, err = keyTags(ctx, tx, tagsOfFleets, id); err != nil {
+		return out, 0, fmt.Errorf("explain key: %w", err)
+	}
+	if out.DeviceTags, err = keyTags(ctx, tx, tagsOfDevices, id); err != nil {
 		return out, 0, fmt.Errorf("explain key: %w", err)
 	}
 	slugs, err := db.Column[string](ctx, tx,
@@ -85,7 +88,6 @@ func (a *Accounts) ExplainKey(ctx context.Context, tx *db.Tx, id int64) (api.Key
 		return out, 0, fmt.Errorf("explain key: %w", err)
 	}
 	out.Fleets = append(out.Fleets, slugs...)
-	out.Tags = append([]string{}, out.Tags...)
 	return out, verbs, nil
 }
 

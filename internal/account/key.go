@@ -44,6 +44,7 @@ type KeySpec struct {
 	Verbs    access.Verbs    // at most these
 	Fleets   []string        // slugs: only in these …
 	Tags     []string        // … and in those that carry a tag: "key", or "key=value"
+	Devices  []string        // only devices that carry one of these tags
 	Channels access.Channels // only on these
 	Networks []string        // only from these: 192.0.2.0/24
 }
@@ -55,13 +56,18 @@ func (s KeySpec) verbs() access.Verbs {
 		return s.Verbs | access.Read
 	case s.Level != access.NoLevel:
 		return s.Level.Verbs()
+	case len(s.Devices) > 0:
+		return ofDevices
 	}
 	return access.AllVerbs
 }
 
+// ofDevices is what can be done with a device without touching others of its fleet; a key for some devices has at most this.
+const ofDevices = access.Read | access.Devices | access.Actions | access.Shell
+
 // limited reports whether something is said that only a user's key can be limited to.
 func (s KeySpec) limited() bool {
-	return s.Level != access.NoLevel || s.Verbs != access.NoVerbs || len(s.Fleets)+len(s.Tags)+len(s.Networks) > 0 || s.Channels != 0
+	return s.Level != access.NoLevel || s.Verbs != access.NoVerbs || len(s.Fleets)+len(s.Tags)+len(s.Devices)+len(s.Networks) > 0 || s.Channels != 0
 }
 
 const (
@@ -131,7 +137,9 @@ func (s KeySpec) check(now time.Time) error {
 		return api.Errorf(api.Invalid, "a key has verbs or a level, not both")
 	case s.Level == access.Administrator:
 		return api.Errorf(api.Invalid, "a key that is limited to the level administrator is not limited; leave level out")
-	case len(s.Fleets) > maxKeyFleets, len(s.Tags) > maxKeyFleets, len(s.Networks) > maxKeyFleets:
+	case len(s.Devices) > 0 && !ofDevices.Has(s.verbs()):
+		return api.Errorf(api.Invalid, "deviceTags: a key for some devices has at most the verbs %s, not %s", ofDevices, s.verbs()&^ofDevices)
+	case len(s.Fleets) > maxKeyFleets, len(s.Tags) > maxKeyFleets, len(s.Devices) > maxKeyFleets, len(s.Networks) > maxKeyFleets:
 		return api.Errorf(api.Invalid, "a key is limited to at most %d fleets, tags and networks each", maxKeyFleets)
 	case s.Token != "" && s.Of != OfDevice:
 		return api.Errorf(api.Invalid, "only a device brings a key of its own")
@@ -248,11 +256,11 @@ func (a *Accounts) addKey(ctx context.Context, tx *db.Tx, by access.Caller, k ne
 	}
 	var id int64
 	err = tx.QueryRowContext(ctx, `INSERT INTO api_key (created_at, kind, key_hash, is_of__actor, name, description, expiry_date, max_uses,
-			verbs, is_for_some_fleets, channels, networks, is_created_by__user)
-		VALUES (?, ?, ?, ?, NULLIF(?, ''), NULLIF(?, ''), ?, NULLIF(?, 0), ?, ?, ?, NULLIF(?, ''), NULLIF(?, 0))
+			verbs, is_for_some_fleets, is_for_some_devices, channels, networks, is_created_by__user)
+		VALUES (?, ?, ?, ?, NULLIF(?, ''), NULLIF(?, ''), ?, NULLIF(?, 0), ?, ?, ?, ?, NULLIF(?, ''), NULLIF(?, 0))
 		ON CONFLICT (key_hash) DO NOTHING RETURNING id`,
 		tx.NowText(), k.kind, a.hash.Token(text), k.actor, spec.Name, spec.Description, expiry, spec.MaxUses,
-		int(spec.verbs()), len(spec.Fleets)+len(spec.Tags) > 0, int(channels), networks, by.User).Scan(&id)
+		int(spec.verbs()), len(spec.Fleets)+len(spec.Tags) > 0, len(spec.Devices) > 0, int(channels), networks, by.User).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		// The same device repeating its exchange is fine; anybody else's key is not.
 		holds, err := a.KeyHolds(ctx, tx, k.actor, text)
@@ -287,6 +295,9 @@ func recordKey(ctx context.Context, tx *db.Tx, by access.Caller, id int64, k new
 		e.Detail["verbs"] = spec.verbs().Names()
 		if len(spec.Fleets)+len(spec.Tags) > 0 {
 			e.Detail["fleets"], e.Detail["tags"] = spec.Fleets, spec.Tags
+		}
+		if len(spec.Devices) > 0 {
+			e.Detail["device_tags"] = spec.Devices
 		}
 	case OfDevice:
 		e.Detail["device"] = spec.ID

@@ -170,6 +170,7 @@ func (a *Accounts) keyResource() *odata.Resource {
 			{Name: "last_used_from", Type: odata.String, Null: true},
 			{Name: "max_level", Type: odata.Integer, SQL: keyLevel},
 			{Name: "is_for_some_fleets", Type: odata.Boolean},
+			{Name: "is_for_some_devices", Type: odata.Boolean},
 			{Name: "verbs", Type: odata.JSON, SQL: bitNames("{t}.verbs", access.AllVerbs.Names())},
 			{Name: "channels", Type: odata.JSON, SQL: bitNames("{t}.channels", access.AllChannels.Names())},
 			{Name: "networks", Type: odata.String, Null: true},

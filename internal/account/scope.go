@@ -18,7 +18,7 @@ import (
 
 const maxTag = 1000 // bytes of a tag's key or value
 
-// limitKey ties a new key to fleets, which the caller must see, and to tags of fleets.
+// limitKey ties a new key to fleets, which the caller must see, and to tags of fleets and of devices.
 func limitKey(ctx context.Context, tx *db.Tx, by access.Caller, key int64, spec KeySpec) error {
 	for _, slug := range spec.Fleets {
 		may, args := rights.Bind(rights.FleetSQL(access.Read), "f", tx, by)
@@ -40,17 +40,31 @@ func limitKey(ctx context.Context, tx *db.Tx, by access.Caller, key int64, spec 
 			return fmt.Errorf("create key: %w", err)
 		}
 	}
+	if err := tagKey(ctx, tx, tagsOfFleets, key, "tags", spec.Tags); err != nil {
+		return err
+	}
+	return tagKey(ctx, tx, tagsOfDevices, key, "deviceTags", spec.Devices)
+}
+
+// The tables of the tags that a key is for.
+const (
+	tagsOfFleets  = "api_key_tag"
+	tagsOfDevices = "api_key_device_tag"
+)
+
+// tagKey ties a key to tags.
+func tagKey(ctx context.Context, tx *db.Tx, table string, key int64, field string, tags []string) error {
 	seen := map[string]bool{}
-	for _, tag := range spec.Tags {
+	for _, tag := range tags {
 		name, value, valued := strings.Cut(tag, "=")
 		switch {
 		case name == "" || len(name) > maxTag || len(value) > maxTag:
-			return api.Errorf(api.Invalid, "tags: %.100q is no tag: write key or key=value", tag)
+			return api.Errorf(api.Invalid, "%s: %.100q is no tag: write key or key=value", field, tag)
 		case seen[tag]:
 			continue
 		}
 		seen[tag] = true
-		_, err := tx.ExecContext(ctx, `INSERT INTO api_key_tag (api_key, tag_key, value) VALUES (?, ?, ?)`,
+		_, err := tx.ExecContext(ctx, `INSERT INTO `+table+` (api_key, tag_key, value) VALUES (?, ?, ?)`,
 			key, name, sql.NullString{String: value, Valid: valued})
 		if err != nil {
 			return fmt.Errorf("create key: %w", err)
@@ -59,10 +73,11 @@ func limitKey(ctx context.Context, tx *db.Tx, by access.Caller, key int64, spec 
 	return nil
 }
 
-// keyTags lists the tags that a key is for, as they were given.
-func keyTags(ctx context.Context, tx *db.Tx, key int64) ([]string, error) {
-	return db.Column[string](ctx, tx, `SELECT CASE WHEN value IS NULL THEN tag_key ELSE tag_key || '=' || value END
-		FROM api_key_tag WHERE api_key = ? ORDER BY id`, key)
+// keyTags lists the tags of a table that a key is for, as they were given.
+func keyTags(ctx context.Context, tx *db.Tx, table string, key int64) ([]string, error) {
+	list, err := db.Column[string](ctx, tx, `SELECT CASE WHEN value IS NULL THEN tag_key ELSE tag_key || '=' || value END
+		FROM `+table+` WHERE api_key = ? ORDER BY id`, key)
+	return append([]string{}, list...), err
 }
 
 // checkLife refuses an end of keys of users that is later than their organizations allow, and none at all.

@@ -58,6 +58,7 @@ func (s *Server) allows(out *api.KeyExplanation, kind access.Kind, verbs access.
 	out.Reads, out.Makes, out.Changes, out.Deletes, out.Routes = []string{}, []string{}, []string{}, []string{}, []string{}
 	by := access.Caller{}
 	by.Channels, _ = access.ParseChannels(out.Channels) // names of ours
+	whole := len(out.DeviceTags) == 0
 	s.opens(out, kind, verbs, by)
 	if !slices.Contains(route.ByRules, kind) || !by.Uses(access.API) {
 		return
@@ -72,7 +73,7 @@ func (s *Server) allows(out *api.KeyExplanation, kind access.Kind, verbs access.
 			{rule.Read, "", &out.Reads}, {rule.Create, odata.Create, &out.Makes}, {rule.Update, odata.Update, &out.Changes},
 			{rule.Delete, odata.Delete, &out.Deletes},
 		} {
-			if asksLogin, _ := rights.FreshWrite(res.Name, v.op); within(v.filter, verbs) && !asksLogin {
+			if asksLogin, _ := rights.FreshWrite(res.Name, v.op); within(v.filter, verbs, whole) && !asksLogin {
 				*v.list = append(*v.list, res.Name)
 			}
 		}
@@ -88,13 +89,13 @@ func (s *Server) opens(out *api.KeyExplanation, kind access.Kind, verbs access.V
 	}
 }
 
-// within reports whether a filter can hold for somebody who has at most some verbs. One with several ways to hold is held to the easiest.
-func within(filter string, most access.Verbs) bool {
+// within reports whether a filter can hold for somebody who has at most some verbs, of all devices or of some. One with several ways to hold is held to the easiest.
+func within(filter string, most access.Verbs, allDevices bool) bool {
 	if filter == "" {
 		return false
 	}
 	for _, way := range strings.Split(filter, " or ") {
-		if most.Has(asked(way)) {
+		if most.Has(asked(way)) && (allDevices || !strings.Contains(way, access.AllDevices)) {
 			return true
 		}
 	}

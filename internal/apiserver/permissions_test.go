@@ -38,7 +38,7 @@ What somebody may not see does not exist for them: an empty list, or 404. Decisi
 |---|---|---|
 | nobody | no token | reads the catalogue and the public face of public fleets |
 | person | a session, or a named key without limits | what their organizations and fleets give them, see the verbs below; a key nothing of what the tables say is done in a session |
-| limited key | a person's key with some verbs, some fleets, or both; every key of a service account | at most its verbs, in its fleets only; of the account the key itself, its user's name and memberships, nothing else; makes keys of fleets and devices for a day at most |
+| limited key | a person's key with some verbs, some fleets, some devices, or several of these; every key of a service account | at most its verbs, in its fleets only and with its devices; of the account the key itself, its user's name and memberships, nothing else; makes keys of fleets and devices for a day at most |
 | device | its own key | reads itself, its fleet and its fleet's releases, and what everybody may; writes its own state, logs and progress |
 | frozen device | the key of a device that is frozen | learns who it is, nothing else |
 | fleet key | a key made for reading one fleet | reads the fleet, its devices and releases |

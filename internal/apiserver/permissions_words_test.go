@@ -20,6 +20,8 @@ var plainWords = map[string]string{
 	"may_settings":                     "of fleets where they may `settings`",
 	"may_members":                      "of fleets where they may `members`",
 	"may_ownership":                    "of fleets where they may `ownership`",
+	"tracks__device/any(a:may_read)":   "of devices that they see",
+	"is_for_all_devices":               "by a key that is not for some devices only",
 	"is_public":                        "of public fleets",
 	"belongs_to__organization eq null": "built-in ones",
 	"organization_membership/any(mine:mine/user eq @user and mine/is_lasting)":                                            "of organizations they are a member of",

@@ -46,6 +46,9 @@ func (p *who) may(resource, place string) string {
 	if verb, ok := strings.CutPrefix(p.classes[place], "verb "); ok {
 		letters = ofVerbs[resource][verb]
 	}
+	if tag, ok := strings.CutPrefix(p.classes[place], "tag "); ok {
+		letters = ofTags[resource][tag]
+	}
 	if place == "public" {
 		switch p.caller.Kind {
 		case access.Anonymous:
@@ -400,6 +403,11 @@ func (a *asker) victim(r policyRow, place string) int64 {
 		a.w.must(a.db.Write(a.w.ctx, func(tx *db.Tx) error {
 			_, err := tx.ExecContext(a.w.ctx, `UPDATE device SET is_accessible_by_support_until__date = (SELECT d.is_accessible_by_support_until__date
 				FROM device d WHERE d.id = ?) WHERE id = ?`, a.w.places[place].ids["device"], id)
+			if err != nil {
+				return err
+			}
+			_, err = tx.ExecContext(a.w.ctx, `INSERT INTO device_tag (device, tag_key, value) SELECT CAST(? AS BIGINT), t.tag_key, t.value FROM device_tag t
+				WHERE t.device = ? AND t.tag_key = 'ring'`, id, a.w.places[place].ids["device"])
 			return err
 		}))
 	}

@@ -14,12 +14,12 @@ import (
 // hiddenColumns are what each kind of caller never sees, in any way; "all" is nobody at all. Written by hand.
 var hiddenColumns = map[string]map[string]string{
 	"application": {
-		"all":       "may_read may_devices may_actions may_shell may_keys may_releases may_settings may_members may_ownership may_own_devices",
+		"all":       "may_read may_devices may_actions may_shell may_keys may_releases may_settings may_members may_ownership may_own_devices is_for_all_devices",
 		"anonymous": "actor is_stored_at__repository_url is_accessible_by_support_until__date",
 		"device":    "is_stored_at__repository_url is_accessible_by_support_until__date",
 		"fleet key": "is_stored_at__repository_url is_accessible_by_support_until__date",
 	},
-	"device":                      {"all": "said_online said_online_at may_read may_devices may_actions may_shell may_keys may_releases may_settings may_members may_ownership may_own_devices"},
+	"device":                      {"all": "said_online said_online_at may_read may_devices may_actions may_shell may_keys may_releases may_settings may_members may_ownership may_own_devices is_for_all_devices"},
 	"organization_membership":     {"all": "is_lasting"},
 	"application_membership_role": {"all": "mask"},
 	"release":                     {"anonymous": "build_log", "fleet key": "build_log"},

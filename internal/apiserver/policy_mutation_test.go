@@ -75,6 +75,7 @@ func filterMutants(rule odata.Rule, add addMutant) {
 		}
 		set("for every row", "true")
 		set("never", "")
+		set("for keys of some devices, too", strings.ReplaceAll(filter, access.AllDevices, verbWords[0]))
 		for i, word := range verbWords {
 			if !strings.Contains(filter, word) {
 				continue
@@ -173,6 +174,8 @@ var doubled = map[string]string{
 	"device, scoped key: points is_pinned_on__release anywhere":                           "a hook lets only releases be chosen that the fleet, or the device type, has",
 	"device, scoped key: points should_be_managed_by__release anywhere":                   "a hook lets only releases be chosen that the fleet, or the device type, has",
 	"device, scoped key: points should_be_operated_by__release anywhere":                  "a hook lets only releases be chosen that the fleet, or the device type, has",
+	"device, scoped key: create for keys of some devices, too":                            "the reference to the fleet asks the same",
+	"device, scoped key: create without its first condition":                              "the reference to the fleet asks the same",
 	"device, user: create for every row":                                                  "the reference to the fleet asks the same",
 	"device, user: create for support too":                                                "the reference to the fleet asks the same",
 	"device, user: points belongs_to__application anywhere":                               "the rule of the row holds after the move, too",

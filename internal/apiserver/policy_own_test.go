@@ -62,46 +62,46 @@ const keyless = "user__has_direct_access_to__application"
 // The columns are the somebodies of the policy's world; "itself" is the key that asks. An update in vain (v) is accepted and does nothing.
 const ownPolicy = `
                                         |        | ann     ann  |                              by  by  by  by  | limited |        frozen fleet provisioning
-resource                                whose    | nobody session key | mia olga otto dora rita sue sam stu | keys | device frozen fleet_key provisioning_key enda vera kay robo cora
-user                                    ann's    | -      rv   rv   | r   r   r   r   r   r  -  -  | r  | - - - - | - - - - r
-user                                    rita's   | -      r    r    | r   r   r   r   rv  r  -  -  | -  | - - - - | - - - - r
-user                                    olga's   | -      r    r    | r   rv  r   r   r   r  -  -  | -  | - - - - | - r r - r
-user                                    stu's    | -      -    -    | -   -   -   -   -   -  -  rv | -  | - - - - | - - - - -
-user                                    guest's  | -      r    r    | -   r   r   r   -   r  -  -  | -  | - - - - | - r r - r
-user                                    member's | -      r    r    | r   -   r   r   -   -  -  -  | -  | - - - - | - - - - r
-user_profile                            ann's    | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - -
-user_profile                            rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - - -
-organization                            acme's   | -      rcud rcud | rc  rc  rc  rc  c   rc c  c  | r  | - - - - | c rc rc r rc
-organization                            rival's  | -      c    c    | c   c   c   c  rcud c  c  c  | -  | - - - - | c c c - rcud
-organization                            annex's  | -      rc   rc   | rc  rc  rc  rc  rc  rc c  c  | -  | - - - - | c c c - rc
-actor                                   ann's    | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - -
-actor                                   rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - - -
-actor                                   fleet's  | -      r    r    | -   r   r   r   -   r  -  -  | r  | - - r - | - r r r r
-actor                                   device's | -      r    r    | -   r   r   r   -   r  r  -  | r  | r - - - | - r r r r
-actor                                   rival's  | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - - r
-api_key                                 ann's    | -      rud  r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - -
-api_key                                 rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - - -
-api_key                                 fleet's  | -      rud  rud  | -   -   rud rud -   -  -  -  | -  | - - - - | - - rud - rud
-api_key                                 device's | -      rud  rud  | -   -   rud rud -   -  -  -  | -  | - - - - | - - rud - rud
-api_key                                 rival's  | -      -    -    | -   -   -   -   rud -  -  -  | -  | - - - - | - - - - rud
-api_key                                 itself   | -      -    rd   | rd  rd  rd  rd  rd  -  -  rd | rd | - - - - | rd rd rd rd -
-user__has__public_key                   ann's    | -      rcud rud  | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - -
-user__has__public_key                   rita's   | -      -    -    | -   -   -   -  rud  -  -  -  | -  | - - - - | - - - - -
-user__has_direct_access_to__application ann's    | -      r    r    | -   -   -   -   -   -  -  -  | r  | - - - - | - - - - -
+resource                                whose    | nobody session key | mia olga otto dora rita sue sam stu | keys | device frozen fleet_key provisioning_key enda vera kay robo cora tagless
+user                                    ann's    | -      rv   rv   | r   r   r   r   r   r  -  -  | r  | - - - - | - - - - r r
+user                                    rita's   | -      r    r    | r   r   r   r   rv  r  -  -  | -  | - - - - | - - - - r -
+user                                    olga's   | -      r    r    | r   rv  r   r   r   r  -  -  | -  | - - - - | - r r - r -
+user                                    stu's    | -      -    -    | -   -   -   -   -   -  -  rv | -  | - - - - | - - - - - -
+user                                    guest's  | -      r    r    | -   r   r   r   -   r  -  -  | -  | - - - - | - r r - r -
+user                                    member's | -      r    r    | r   -   r   r   -   -  -  -  | -  | - - - - | - - - - r -
+user_profile                            ann's    | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - - -
+user_profile                            rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - - - -
+organization                            acme's   | -      rcud rcud | rc  rc  rc  rc  c   rc c  c  | r  | - - - - | c rc rc r rc r
+organization                            rival's  | -      c    c    | c   c   c   c  rcud c  c  c  | -  | - - - - | c c c - rcud -
+organization                            annex's  | -      rc   rc   | rc  rc  rc  rc  rc  rc c  c  | -  | - - - - | c c c - rc -
+actor                                   ann's    | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - - -
+actor                                   rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - - - -
+actor                                   fleet's  | -      r    r    | -   r   r   r   -   r  -  -  | r  | - - r - | - r r r r r
+actor                                   device's | -      r    r    | -   r   r   r   -   r  r  -  | r  | r - - - | - r r r r -
+actor                                   rival's  | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - - r -
+api_key                                 ann's    | -      rud  r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - - -
+api_key                                 rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - - - -
+api_key                                 fleet's  | -      rud  rud  | -   -   rud rud -   -  -  -  | -  | - - - - | - - rud - rud -
+api_key                                 device's | -      rud  rud  | -   -   rud rud -   -  -  -  | -  | - - - - | - - rud - rud -
+api_key                                 rival's  | -      -    -    | -   -   -   -   rud -  -  -  | -  | - - - - | - - - - rud -
+api_key                                 itself   | -      -    rd   | rd  rd  rd  rd  rd  -  -  rd | rd | - - - - | rd rd rd rd - rd
+user__has__public_key                   ann's    | -      rcud rud  | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - - -
+user__has__public_key                   rita's   | -      -    -    | -   -   -   -  rud  -  -  -  | -  | - - - - | - - - - - -
+user__has_direct_access_to__application ann's    | -      r    r    | -   -   -   -   -   -  -  -  | r  | - - - - | - - - - - r
 user__has_direct_access_to__application sibling's| -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - -
 user__has_direct_access_to__application olga's   | -      -    -    | -   r   -   -   -   -  -  -  | -  | - - - - | - - - - -
 user__has_direct_access_to__application rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - - -
 audit_entry                             ann's    | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - -
 audit_entry                             rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - - -
 audit_entry                             acme's   | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - -
-audit_entry                             rival's  | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - - r
-audit_entry                             fleet's  | -      -    -    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - -
-service_instance                        all's    | -      r    r    | r   r   r   r   r   r  r  r  | r  | - - - - | r r r r r
-organization_membership_role            all's    | -      r    r    | r   r   r   r   r   r  r  r  | r  | - - - - | r r r r r
-application_membership_role             all's    | -      r    r    | r   r   r   r   rc  r  r  r  | r  | - - - - | r r r r rc
-application_membership_role             acme's   | -      rcud rcud | r   r   r   r   -   r  -  -  | r  | - - - - | - r r r r
-application_membership_role             rival's  | -      -    -    | -   -   -   -   rcud -  -  -  | -  | - - - - | - - - - rcud
-application_membership_role             annex's  | -      r    r    | r   r   r   r   r   r  -  -  | -  | - - - - | - - - - r
+audit_entry                             rival's  | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - - r -
+audit_entry                             fleet's  | -      -    -    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - - -
+service_instance                        all's    | -      r    r    | r   r   r   r   r   r  r  r  | r  | - - - - | r r r r r r
+organization_membership_role            all's    | -      r    r    | r   r   r   r   r   r  r  r  | r  | - - - - | r r r r r r
+application_membership_role             all's    | -      r    r    | r   r   r   r   rc  r  r  r  | r  | - - - - | r r r r rc r
+application_membership_role             acme's   | -      rcud rcud | r   r   r   r   -   r  -  -  | r  | - - - - | - r r r r r
+application_membership_role             rival's  | -      -    -    | -   -   -   -   rcud -  -  -  | -  | - - - - | - - - - rcud -
+application_membership_role             annex's  | -      r    r    | r   r   r   r   r   r  -  -  | -  | - - - - | - - - - r -
 cpu_architecture                        all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r r
 device_manufacturer                     all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r r
 device_family                           all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r r
@@ -113,7 +113,7 @@ application_type                        all's    | r      r    r    | r   r   r 
 // ownColumns are the columns of the table: what somebody's name begins with.
 var ownColumns = []string{
 	"nobody", "ann, administrator, session", "ann, administrator, key", "mia", "olga", "otto", "dora", "rita", "sue", "sam", "stu", "key ",
-	"device", "frozen device", "fleet key", "provisioning key", "enda", "vera", "kay", "robo", "cora",
+	"device", "frozen device", "fleet key", "provisioning key", "enda", "vera", "kay", "robo", "cora", "tagless",
 }
 
 // inOwn is resource → whose → column → letters.
@@ -188,7 +188,7 @@ func kindOfColumn(column string) access.Kind {
 	switch column {
 	case "nobody":
 		return access.Anonymous
-	case "key ", "robo":
+	case "key ", "robo", "tagless":
 		return access.ScopedKey
 	case "device":
 		return access.Device

@@ -167,6 +167,37 @@ user_application_membership          | r    r       r       r     r    r        
 application_invite                   | -    -       -       -     -    -        -
 `
 
+// What a key for devices with a tag may do in a fleet: with a device that carries the tag, and of what hangs on it; and what is left to a key
+// whose tag no device there carries. Of the fleet as a whole it reads.
+const tagPolicy = `
+resource                             | with_the_tag without
+application                          | r    r
+service                              | r    r
+application_environment_variable     | r    r
+application_config_variable          | r    r
+build_environment_variable           | r    r
+service_environment_variable         | r    r
+service_label                        | r    r
+application_tag                      | r    r
+release                              | r    r
+image                                | r    r
+release_image                        | r    r
+image_label                          | r    r
+image_environment_variable           | r    r
+release_tag                          | r    r
+release_asset                        | r    r
+device                               | rud  -
+device_environment_variable          | rcud -
+device_config_variable               | rcud -
+device_tag                           | r    -
+service_install                      | r    -
+device_service_environment_variable  | rcud -
+image_install                        | r    -
+device_history                       | r    -
+user_application_membership          | r    r
+application_invite                   | -    -
+`
+
 // What belongs to the organization itself; o is only what is their own. A guest works on one of its fleets without being a member.
 const organizationPolicy = `
 resource                     | stranger guest member administrator | limited_key
@@ -199,5 +230,6 @@ var (
 	inFleets = table(fleetPolicy, "public nobody", "public stranger", "public device", "member", "observer", "operator", "developer", "administrator", "support",
 		"device support", "observing key", "operating key", "developing key", "whole key", "device", "fleet key")
 	ofVerbs         = table(verbPolicy, "read", "devices", "actions", "shell", "keys", "releases", "settings")
+	ofTags          = table(tagPolicy, "with", "without")
 	inOrganizations = table(organizationPolicy, "stranger", "guest", "member", "administrator", "scoped")
 )

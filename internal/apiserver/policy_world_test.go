@@ -343,6 +343,15 @@ func (w *world) enrollVerbs(ann *who) {
 	w.as("key for fleets with a tag", w.key(ann.caller, account.KeySpec{
 		Of: account.OfUser, ID: w.users["ann"], Name: "t", Verbs: access.Settings, Tags: []string{"line=blue"},
 	}), "scoped", inOwn("verb settings", "strange key"))
+	for place, ring := range map[string]string{"own": "canary", "sibling": "canary", "public": "rest"} {
+		w.exec(`INSERT INTO device_tag (device, tag_key, value) VALUES (?, 'ring', ?)`, w.places[place].ids["device"], ring)
+	}
+	w.as("key for devices with a tag", w.key(ann.caller, account.KeySpec{
+		Of: account.OfUser, ID: w.users["ann"], Name: "canaries", Devices: []string{"ring=canary"}, Fleets: []string{own.text["slug"]},
+	}), "scoped", inOwn("tag with", "strange key"))
+	w.as("tagless key, for devices with a tag that none here has", w.key(ann.caller, account.KeySpec{
+		Of: account.OfUser, ID: w.users["ann"], Name: "none", Devices: []string{"ring=none"}, Fleets: []string{own.text["slug"]},
+	}), "scoped", inOwn("tag without", "strange key"))
 
 	w.user("enda")
 	for _, query := range []string{

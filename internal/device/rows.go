@@ -49,7 +49,7 @@ func tag() *odata.Resource {
 		},
 		Keys:       [][]string{{"device", "tag_key"}},
 		UniqueText: map[string]string{"device,tag_key": `"device" and "tag_key" must be unique.`},
-		Rules:      rowRules(onDevice, "device", "tag_key", "value"),
+		Rules:      tagRules(),
 		Before:     []odata.Hook{fleet.ValidateTag},
 	}
 }

@@ -57,6 +57,7 @@ func deviceRules() map[access.Kind]odata.Rule {
 	person.Create, person.Delete = own, own
 	person.Refs = map[string]string{"belongs_to__application": own}
 	person.Needs = map[string]string{"belongs_to__application": own, rights.SupportColumn: access.On(access.Keys)}
+	key.Create += " and " + access.AllDevices // a key for some devices would not see what it made
 	return map[access.Kind]odata.Rule{
 		access.User: person, access.ScopedKey: key,
 		access.Device:   {Read: itself, Update: itself, Write: writtenByItself, Ignore: ignoredFromItself},
@@ -80,10 +81,23 @@ func rowRules(path []string, write ...string) map[access.Kind]odata.Rule {
 	}
 }
 
-// historyRules let those see what a device was who may see the fleet that it was in.
+// tagRules are those of the tags of devices. A key for devices with a tag gives none a tag and takes none from one: it is not for it to
+// say which devices it is for.
+func tagRules() map[access.Kind]odata.Rule {
+	rules := rowRules(onDevice, "device", "tag_key", "value")
+	key := rules[access.ScopedKey]
+	may := access.Along("{}"+access.Devices.Columns()[0]+" and {}"+access.AllDevices, onDevice...)
+	key.Create, key.Update, key.Delete = may, may, may
+	rules[access.ScopedKey] = key
+	return rules
+}
+
+// historyRules let those see what a device was who may see the fleet that it was in; a key for some devices, if it sees the device, too.
 func historyRules() map[access.Kind]odata.Rule {
 	person := odata.Rule{Read: access.On(access.Read, "belongs_to__application")}
-	return map[access.Kind]odata.Rule{access.User: person, access.ScopedKey: person, access.FleetKey: {Read: ofFleetKey}}
+	key := odata.Rule{Read: person.Read + " and (" + access.Along(access.AllDevices, "belongs_to__application") + " or " +
+		access.On(access.Read, "tracks__device") + ")"}
+	return map[access.Kind]odata.Rule{access.User: person, access.ScopedKey: key, access.FleetKey: {Read: ofFleetKey}}
 }
 
 // serviceInstanceRules show people what carries the control channels; it tells nothing of whose they are.

@@ -67,6 +67,9 @@ func explained(k api.KeyExplanation) string {
 			list("fleets", append(k.Fleets, tagged(k.Tags)...))
 		}
 	}
+	if len(k.DeviceTags) > 0 {
+		list("devices", tagged(k.DeviceTags))
+	}
 	list("channels", k.Channels)
 	line("networks", cmp.Or(strings.Join(k.Networks, ", "), "all"))
 	if k.MaxUses != nil {

@@ -32,13 +32,14 @@ type keyView struct {
 	Channels     []string `json:"channels"`
 	Networks     []string `json:"networks"`
 	SomeFleets   bool     `json:"is_for_some_fleets"`
+	SomeDevices  bool     `json:"is_for_some_devices"`
 }
 
 func viewKey(k client.APIKey) keyView {
 	return keyView{
 		ID: k.ID, Name: k.Name, Description: k.Description, CreatedAt: k.CreatedAt, ExpiresAt: cmdline.OrNil(k.ExpiryDate),
 		LastUsedAt: cmdline.OrNil(k.LastUsedAt), LastUsedFrom: cmdline.OrNil(k.LastUsedFrom), Verbs: k.Verbs, Channels: k.Channels,
-		Networks: strings.Fields(k.Networks), SomeFleets: k.IsForSomeFleets,
+		Networks: strings.Fields(k.Networks), SomeFleets: k.IsForSomeFleets, SomeDevices: k.IsForSomeDevices,
 	}
 }
 
@@ -55,6 +56,9 @@ func (v keyView) scope() string {
 	}
 	if v.SomeFleets {
 		parts = append(parts, "some fleets")
+	}
+	if v.SomeDevices {
+		parts = append(parts, "some devices")
 	}
 	if len(v.Channels) < allChannels {
 		parts = append(parts, "by "+strings.Join(v.Channels, " "))
@@ -94,8 +98,8 @@ func Commands(app *cmdline.App) []*cobra.Command {
 
 // scope is what a user's key is limited to, as it is given.
 type scope struct {
-	level                                 string
-	verbs, only, tags, channels, networks []string
+	level                                          string
+	verbs, only, tags, devices, channels, networks []string
 }
 
 func (s *scope) register(a keys, cmd *cobra.Command) {
@@ -103,6 +107,7 @@ func (s *scope) register(a keys, cmd *cobra.Command) {
 	cmd.Flags().StringSliceVar(&s.verbs, "verb", nil, "at most this; give it again for more. Read is always among them")
 	cmd.Flags().StringArrayVar(&s.only, "only", nil, "only in this fleet; give it again for more")
 	cmd.Flags().StringArrayVar(&s.tags, "tag", nil, "only in fleets with this tag (key, or key=value), beside those of --only")
+	cmd.Flags().StringArrayVar(&s.devices, "device-tag", nil, "only devices with this tag (key, or key=value); give it again for more")
 	cmd.Flags().StringSliceVar(&s.channels, "channel", nil, "only on this channel; give it again for more")
 	cmd.Flags().StringSliceVar(&s.networks, "network", nil, "only from this network (192.0.2.0/24); give it again for more")
 	cmdline.Fixed(cmd, "level", "observer", "operator", "developer")
@@ -114,11 +119,12 @@ func (s *scope) register(a keys, cmd *cobra.Command) {
 
 // given reports whether the key is limited at all.
 func (s *scope) given() bool {
-	return s.level != "" || len(s.verbs)+len(s.only)+len(s.tags)+len(s.channels)+len(s.networks) > 0
+	return s.level != "" || len(s.verbs)+len(s.only)+len(s.tags)+len(s.devices)+len(s.channels)+len(s.networks) > 0
 }
 
 func (s *scope) into(key *api.NewKey) {
-	key.Level, key.Verbs, key.Fleets, key.Tags, key.Channels, key.Networks = s.level, s.verbs, s.only, s.tags, s.channels, s.networks
+	key.Level, key.Verbs, key.Fleets, key.Tags, key.Devices = s.level, s.verbs, s.only, s.tags, s.devices
+	key.Channels, key.Networks = s.channels, s.networks
 }
 
 func (a keys) keyCreateCommand() *cobra.Command {
@@ -128,14 +134,15 @@ func (a keys) keyCreateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Create a key; it is shown this once",
 		Long: `Create an API key that can do what you can do, except what needs a session: deciding about people, sign-in and keys of users.
-With --level or --verb it can do less: at most what such a member of a fleet may, or what the verbs say; with --only and --tag only in some fleets, with --channel and --network only on some
-ways and from some places. With --fleet create a provisioning key: it can register devices into that fleet
+With --level or --verb it can do less: at most what such a member of a fleet may, or what the verbs say; with --only and --tag only in some fleets, with --device-tag only with some devices in
+them, with --channel and --network only on some ways and from some places. With --fleet create a provisioning key: it can register devices into that fleet
 and do nothing else.
 
 The key alone goes to the standard output.`,
 		Example: `  roadstead key create ci --expires 90d
   roadstead key create dashboard --level observer --only hello --only acme/beta
   roadstead key create pusher --verb releases --tag line=blue --channel api --network 192.0.2.0/24 --expires 30d
+  roadstead key create canaries --verb devices --verb actions --device-tag ring=canary
   roadstead key create factory --fleet hello --uses 100 --expires 2027-01-31`,
 		Args: cmdline.Args(1, 1), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -229,7 +236,7 @@ func keysOf(ctx context.Context, c *client.Client, fleet, service string) (strin
 	return client.Where("is_of__actor eq ? and name ne null", who.ID), nil
 }
 
-const keySelect = "id,created_at,name,description,expiry_date,last_used_at,last_used_from,verbs,channels,networks,is_for_some_fleets"
+const keySelect = "id,created_at,name,description,expiry_date,last_used_at,last_used_from,verbs,channels,networks,is_for_some_fleets,is_for_some_devices"
 
 func (a keys) keyListCommand() *cobra.Command {
 	var fleet, service string

@@ -73,7 +73,7 @@ func (t table) may(v access.Verbs, s odata.Shape) string {
 	}
 	sql := `(` + strings.Join(may, ` OR `) + `)`
 	if s.Scoped {
-		sql += ` AND ` + withinKey(v, t.fleet)
+		sql += ` AND ` + t.withinKey(v)
 	}
 	return `(` + sql + `)`
 }
@@ -100,10 +100,29 @@ func supported(table string) string {
 		WHERE ls.id = @user AND ls.is_support_staff = 1 AND CAST(@key AS BIGINT) = 0`
 }
 
-// withinKey keeps a scoped key to its verbs, and to its fleets. A key that is gone has neither: its row must be there.
-func withinKey(v access.Verbs, fleet string) string {
-	return `(CAST(@key AS BIGINT) = 0 OR EXISTS (SELECT 1 FROM api_key lk WHERE lk.id = @key AND (lk.verbs & ` + fmt.Sprint(int(v)) + `) <> 0))
-		AND (NOT EXISTS (SELECT 1 FROM api_key lk WHERE lk.id = @key AND lk.is_for_some_fleets = 1) OR ` + fleet + ` IN (` + keyFleets + `))`
+// withinKey keeps a scoped key to its verbs, to its fleets and to its devices. A key that is gone has none: its row must be there. Of what
+// belongs to a fleet as a whole, and so touches every device, a key for some of them reads.
+func (t table) withinKey(v access.Verbs) string {
+	verb := `(lk.verbs & ` + fmt.Sprint(int(v)) + `) <> 0`
+	if !t.device && v != access.Read {
+		verb += ` AND lk.is_for_some_devices = 0`
+	}
+	sql := `(CAST(@key AS BIGINT) = 0 OR EXISTS (SELECT 1 FROM api_key lk WHERE lk.id = @key AND ` + verb + `))
+		AND (NOT EXISTS (SELECT 1 FROM api_key lk WHERE lk.id = @key AND lk.is_for_some_fleets = 1) OR ` + t.fleet + ` IN (` + keyFleets + `))`
+	if t.device {
+		sql += ` AND (` + forAllDevices + ` OR ` + carriesTag(`{t}.id`) + `)`
+	}
+	return sql
+}
+
+// forAllDevices holds unless the caller's key is for some devices only.
+const forAllDevices = `NOT EXISTS (SELECT 1 FROM api_key lk WHERE lk.id = @key AND lk.is_for_some_devices = 1)`
+
+// carriesTag says whether a device carries one of the tags of the caller's key just now. It is asked of the device: a list of all that do
+// would be one of everybody's.
+func carriesTag(device string) string {
+	return `EXISTS (SELECT 1 FROM api_key_device_tag lk JOIN device_tag lt ON lt.device = ` + device + ` AND lt.tag_key = lk.tag_key
+		AND (lk.value IS NULL OR lk.value = lt.value) WHERE lk.api_key = @key)`
 }
 
 // keyFleets lists the fleets that a key (@key) is for: those named, and those that carry one of its tags just now.
@@ -131,7 +150,7 @@ func (t table) columns() (cols []odata.Column) {
 		shaped := func(s odata.Shape) string { return t.may(v, s) }
 		cols = append(cols, odata.Column{Name: v.Columns()[0], Type: odata.Boolean, SQL: shaped(general), Shaped: shaped, Hidden: true})
 	}
-	return cols
+	return append(cols, odata.Column{Name: access.AllDevices, Type: odata.Boolean, SQL: forAllDevices, Hidden: true})
 }
 
 // own is the column [access.OwnDevices].
@@ -214,7 +233,12 @@ func verbs(ctx context.Context, tx *db.Tx, by access.Caller, fleet, device int64
 		parts = append(parts, `SELECT `+support+`, 0 FROM device ls WHERE ls.id = `+atDevice+` AND ls.id IN (`+supported("device")+`)`)
 	}
 	if by.Key != 0 {
-		parts = append(parts, `SELECT CASE WHEN lq.is_for_some_fleets = 0 OR `+atFleet+` IN (`+keyFleets+`) THEN lq.verbs ELSE 0 END, 1
+		ofSome := `lq.verbs & ` + fmt.Sprint(int(access.Read)) // of the fleet as a whole
+		if device != 0 {
+			ofSome = `CASE WHEN ` + carriesTag(atDevice) + ` THEN lq.verbs ELSE 0 END`
+		}
+		parts = append(parts, `SELECT CASE WHEN lq.is_for_some_fleets = 1 AND `+atFleet+` NOT IN (`+keyFleets+`) THEN 0
+				WHEN lq.is_for_some_devices = 1 THEN `+ofSome+` ELSE lq.verbs END, 1
 			FROM api_key lq WHERE lq.id = @key`)
 	}
 	query, args := bind(strings.Join(parts, ` UNION ALL `), "", tx, by, fleet, device)

@@ -133,7 +133,7 @@ func (s *routes) newUserKey(w http.ResponseWriter, r *http.Request) error {
 
 // makeUserKey makes a key for a user, with what it is limited to.
 func (s *routes) makeUserKey(w http.ResponseWriter, r *http.Request, user int64, req api.NewKey) error {
-	spec := account.KeySpec{Of: account.OfUser, ID: user, Fleets: req.Fleets, Tags: req.Tags, Networks: req.Networks}
+	spec := account.KeySpec{Of: account.OfUser, ID: user, Fleets: req.Fleets, Tags: req.Tags, Devices: req.Devices, Networks: req.Networks}
 	if len(req.Verbs) > 0 {
 		if req.Level != "" || req.ReadOnly {
 			return api.Errorf(api.Invalid, "verbs: a key has verbs or a level, not both")
@@ -201,7 +201,7 @@ func (s *routes) newKey(w http.ResponseWriter, r *http.Request) error {
 
 // unlimited refuses limits where they would not be looked at: nobody should believe that a key has them.
 func unlimited(req api.NewKey) error {
-	if req.Level != "" || req.ReadOnly || len(req.Verbs)+len(req.Fleets)+len(req.Tags)+len(req.Channels)+len(req.Networks) > 0 {
+	if req.Level != "" || req.ReadOnly || len(req.Verbs)+len(req.Fleets)+len(req.Tags)+len(req.Devices)+len(req.Channels)+len(req.Networks) > 0 {
 		return api.Errorf(api.Invalid, "limits are for keys of users, made at /api-key/user/full; this key is made without")
 	}
 	return nil
