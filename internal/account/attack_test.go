@@ -624,7 +624,7 @@ func TestWhatTheOperatorDoes(t *testing.T) {
 		bob, err = operator.New(f.accounts).User(f.ctx, tx, "bob")
 		return err
 	}))
-	if len(users) != 2 || users[0].SessionCount != 0 || users[0].KeyCount != 0 || users[1].SessionCount != 1 {
+	if len(users) != 3 || users[0].SessionCount != 0 || users[0].KeyCount != 0 || users[1].SessionCount != 1 {
 		t.Errorf("users: got %+v", users)
 	}
 	if bob.Organizations["alice"] != "administrator" || len(bob.Sessions) != 1 || !bob.HasPassword {

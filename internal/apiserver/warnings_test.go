@@ -50,7 +50,7 @@ func TestWarningsByMail(t *testing.T) {
 	told(t, m, alice, 4, "A second factor was removed from alice on roadstead.test", "whoever runs the server")
 
 	// A sign-in through the edge, from a network that was not seen before.
-	s.session("alice")
+	s.session("alice") // with a password that the operator sets, which is told of
 	told(t, m, alice, 5, "The password of alice on roadstead.test was changed", "All sessions have ended")
 	var u api.NewUser
 	s.role(api.RoleAdmin, "POST", "/internal/v1/users/password", api.NewUser{Email: "alice"}).want(http.StatusOK).into(&u)
