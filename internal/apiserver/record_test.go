@@ -487,10 +487,10 @@ func TestActsPastTheResourcesAreRecorded(t *testing.T) {
 		t.Errorf("the owner reads of these users that were made: %v", list)
 	}
 	c.exec(c.refuseEntries())
-	if a := c.server.role(api.RoleBuilder, "POST", "/internal/v1/builds", api.BuildRequest{Slug: "owner/harbour"}, "Authorization: Bearer "+c.key); a.status < 500 {
+	if a := c.role(api.RoleBuilder, "POST", "/internal/v1/builds", api.BuildRequest{Slug: "owner/harbour"}, "Authorization: Bearer "+c.key); a.status < 500 {
 		t.Errorf("a build that cannot be recorded: %d %s", a.status, a.body)
 	}
-	if a := c.server.role(api.RoleAdmin, "POST", "/internal/v1/users", api.NewUser{Email: "new@example.com"}); a.status < 500 {
+	if a := c.role(api.RoleAdmin, "POST", "/internal/v1/users", api.NewUser{Email: "new@example.com"}); a.status < 500 {
 		t.Errorf("a user that cannot be recorded: %d %s", a.status, a.body)
 	}
 	c.exec(c.allowEntries())
