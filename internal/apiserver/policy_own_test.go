@@ -88,12 +88,12 @@ api_key                                 itself   | -      -    rd   | rd  rd  rd
 user__has__public_key                   ann's    | -      rcud rud  | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - - -
 user__has__public_key                   rita's   | -      -    -    | -   -   -   -  rud  -  -  -  | -  | - - - - | - - - - - -
 user__has_direct_access_to__application ann's    | -      r    r    | -   -   -   -   -   -  -  -  | r  | - - - - | - - - - - r
-user__has_direct_access_to__application sibling's| -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - -
-user__has_direct_access_to__application olga's   | -      -    -    | -   r   -   -   -   -  -  -  | -  | - - - - | - - - - -
-user__has_direct_access_to__application rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - - -
-audit_entry                             ann's    | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - -
-audit_entry                             rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - - -
-audit_entry                             acme's   | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - -
+user__has_direct_access_to__application sibling's| -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - - -
+user__has_direct_access_to__application olga's   | -      -    -    | -   r   -   -   -   -  -  -  | -  | - - - - | - - - - - -
+user__has_direct_access_to__application rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - - - -
+audit_entry                             ann's    | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - - -
+audit_entry                             rita's   | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - - - -
+audit_entry                             acme's   | -      r    r    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - - -
 audit_entry                             rival's  | -      -    -    | -   -   -   -   r   -  -  -  | -  | - - - - | - - - - r -
 audit_entry                             fleet's  | -      -    -    | -   -   -   -   -   -  -  -  | -  | - - - - | - - - - - -
 service_instance                        all's    | -      r    r    | r   r   r   r   r   r  r  r  | r  | - - - - | r r r r r r
@@ -102,12 +102,12 @@ application_membership_role             all's    | -      r    r    | r   r   r 
 application_membership_role             acme's   | -      rcud rcud | r   r   r   r   -   r  -  -  | r  | - - - - | - r r r r r
 application_membership_role             rival's  | -      -    -    | -   -   -   -   rcud -  -  -  | -  | - - - - | - - - - rcud -
 application_membership_role             annex's  | -      r    r    | r   r   r   r   r   r  -  -  | -  | - - - - | - - - - r -
-cpu_architecture                        all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r r
-device_manufacturer                     all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r r
-device_family                           all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r r
-device_type                             all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r r
-device_type_alias                       all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r r
-application_type                        all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r r
+cpu_architecture                        all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r r r
+device_manufacturer                     all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r r r
+device_family                           all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r r r
+device_type                             all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r r r
+device_type_alias                       all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r r r
+application_type                        all's    | r      r    r    | r   r   r   r   r   r  r  r  | r  | r - r - | r r r r r r
 `
 
 // ownColumns are the columns of the table: what somebody's name begins with.
@@ -121,8 +121,11 @@ var inOwn = func() map[string]map[string]map[string]string {
 	out := map[string]map[string]map[string]string{}
 	for _, line := range strings.Split(strings.TrimSpace(ownPolicy), "\n") {
 		f := strings.Fields(strings.ReplaceAll(line, "|", " "))
-		if len(f) != len(ownColumns)+2 || f[0] == "resource" {
-			continue
+		if f[0] == "ann" || f[0] == "resource" {
+			continue // the heads of the columns
+		}
+		if len(f) != len(ownColumns)+2 {
+			panic("a row of the table has a cell too few or too many: " + line)
 		}
 		if out[f[0]] == nil {
 			out[f[0]] = map[string]map[string]string{}
