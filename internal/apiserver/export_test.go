@@ -74,6 +74,9 @@ func hold(but, all int, enter func() (func(), error)) (leave func(), err error) 
 // SweepOnce removes the uploaded files that nobody wants.
 func (s *Server) SweepOnce(ctx context.Context) error { return s.sweepOnce(ctx) }
 
+// WriteNotes writes what requests left for the audit log, as happens twice a second.
+func (s *Server) WriteNotes(ctx context.Context) error { return s.notes.WriteOnce(ctx) }
+
 // WriteElsewhere changes the database as another process would that tells nobody.
 func (s *Server) WriteElsewhere(ctx context.Context, f func(tx *db.Tx) error) error {
 	return s.db.Write(ctx, f)
