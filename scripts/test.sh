@@ -102,7 +102,8 @@ if [ "$what" = all ] || [ "$what" = e2e ]; then
 	export ROADSTEAD_BROWSER ROADSTEAD_OIDC_PROVIDER
 	section "end to end: real server, real engine, real device"
 	shown='^(ok|FAIL)|^ *(---|[a-z]+_test.go:)'
-	proven "$shown" go test -count=1 -timeout 30m -v "$@" ./internal/fleettest/...
+	# One after the other: virtual devices bring addresses of this machine up and down, and a browser drops what it is loading then.
+	proven "$shown" go test -count=1 -p 1 -timeout 30m -v "$@" ./internal/fleettest/...
 	if [ $# = 0 ]; then
 		section "end to end, the main job and the SDK on PostgreSQL"
 		postgres_start

@@ -58,11 +58,12 @@ func (c *crew) level(name string) int64 {
 	return c.id(c.owner, "application_membership_role(name='"+name+"')?$select=id")
 }
 
-// rule sets a rule of the organization about signing in, by an owner who has another way in and a second factor.
+// rule sets a rule of the organization about signing in, by an owner who has another way in and a second factor. Everybody else has another
+// way in where passwords are not wanted any more: who would be shut out is none whom the rule can be set for.
 func (c *crew) rule(column string) {
 	c.Helper()
 	c.exec(`INSERT INTO passkey ("user", created_at, name, credential, public_key, sign_count, is_way_in)
-		SELECT id, '2026-01-01T00:00:00.000Z', 'key', username, 'none', 0, 1 FROM "user" WHERE username = 'owner'`)
+		SELECT id, '2026-01-01T00:00:00.000Z', 'key', username, 'none', 0, 1 FROM "user" WHERE username = 'owner' OR ? = 'is_forbidding_passwords'`, column)
 	c.do(c.owner, "PATCH", fmt.Sprintf("/v7/organization(%d)", c.org), map[string]any{column: true}).want(http.StatusOK)
 }
 

@@ -38,28 +38,6 @@ func (f *fixture) groups(list ...any) {
 	f.provider.say(func() { f.provider.claims = map[string]any{"sub": "u-1", "groups": list} })
 }
 
-// Whoever a claim makes a member of an organization that asks for a second factor waits for one from the first sign-in on, and has no whole
-// session from before.
-func TestAMemberByClaimIsAskedForTheFactor(t *testing.T) {
-	f := newFixture(t, func(p *signin.Provider) {
-		p.Organizations = []signin.Mapping{{Claim: "groups", Value: "crew", Organization: "bob"}}
-	})
-	f.user("bob")
-	before, alice := f.user("alice")
-	f.exec(`UPDATE organization SET is_requiring_two_factor = 1 WHERE handle = 'bob'`)
-	f.groups()
-	f.must(f.link(alice))
-	f.groups("crew")
-	token, err := f.signIn()
-	f.must(err)
-	if by, err := f.who(token); err != nil || by.Kind != access.HalfUser || f.role(alice.User, "bob") != "member" {
-		t.Errorf("the first session of a member: got %v, %v, %q", by.Kind, err, f.role(alice.User, "bob"))
-	}
-	if _, err := f.who(before); !errors.Is(err, api.ErrUnauthorized) {
-		t.Errorf("a session from before: got %v", err)
-	}
-}
-
 func TestOrganizationsByClaim(t *testing.T) {
 	f := newFixture(t, func(p *signin.Provider) {
 		p.Organizations = []signin.Mapping{

@@ -21,9 +21,20 @@ async function fresh() {
   page.on("console", (m) => { if (m.type() === "error") wrong.push(m.text()); });
 }
 
+// visit goes to a page. Addresses of this machine come and go with other tests, and Chromium gives up what it is loading then.
+async function visit(url) {
+  for (let left = 5; ; left--) {
+    try {
+      return await page.goto(url);
+    } catch (e) {
+      if (left === 0 || !String(e).includes("ERR_NETWORK_CHANGED")) throw e;
+    }
+  }
+}
+
 const commands = {
   fresh,
-  goto: ({ url }) => page.goto(url),
+  goto: ({ url }) => visit(url),
   fill: ({ at, value }) => page.fill(at, value),
   click: ({ at }) => page.click(at),
   state: () => {},
