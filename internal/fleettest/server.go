@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -263,6 +264,15 @@ func (s *Server) ClientAs(token string) *client.Client {
 	if !pool.AppendCertsFromPEM(pem) {
 		s.t.Fatalf("%s holds no certificate", s.CA)
 	}
+	at, err := url.Parse(s.URL)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	// Within five seconds of its last look a process does not look into /etc/hosts again, and the server's names may be newer.
+	Eventually(s.t, 20*time.Second, func() error {
+		_, err := net.DefaultResolver.LookupHost(s.t.Context(), at.Hostname())
+		return err
+	})
 	c, err := client.New(client.Config{URL: s.URL, Token: token, CA: pool, UserAgent: "fleettest"})
 	if err != nil {
 		s.t.Fatal(err)
