@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/roadstead-io/roadstead/internal/handover"
 	"github.com/roadstead-io/roadstead/internal/sandbox"
 	"github.com/roadstead-io/roadstead/internal/supervise"
 )
@@ -34,6 +35,18 @@ type inherited struct {
 	givers map[string]*os.File // of the edge: where it hands connections over, by the first label of the name
 	taker  *os.File            // of a role that takes them
 	report *os.File            // of a role without a listener
+}
+
+// handed gives a role the connections of the public that the edge hands over to it, if it serves any itself.
+func (in inherited) handed(take func(net.Listener) error) error {
+	if in.taker == nil {
+		return nil
+	}
+	taker, err := handover.NewTaker(in.taker)
+	if err != nil {
+		return err
+	}
+	return take(taker)
 }
 
 type roleFlags struct {

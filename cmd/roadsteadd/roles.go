@@ -69,14 +69,8 @@ var starts = map[string]start{
 		if err != nil {
 			return err
 		}
-		if in.taker != nil {
-			taker, err := handover.NewTaker(in.taker)
-			if err != nil {
-				return err
-			}
-			if err := s.TakePublic(taker); err != nil {
-				return err
-			}
+		if err := in.handed(s.TakePublic); err != nil {
+			return err
 		}
 		if in.own == nil {
 			return s.Run(ctx, in.ln)
@@ -100,14 +94,8 @@ var starts = map[string]start{
 		if err != nil {
 			return err
 		}
-		if in.taker != nil {
-			taker, err := handover.NewTaker(in.taker)
-			if err != nil {
-				return err
-			}
-			if err := s.TakePublic(taker); err != nil {
-				return err
-			}
+		if err := in.handed(s.TakePublic); err != nil {
+			return err
 		}
 		return s.Run(ctx, in.ln)
 	},
