@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roadstead-io/roadstead/api"
-	"github.com/roadstead-io/roadstead/internal/builder/compose"
 	"github.com/roadstead-io/roadstead/internal/builder/source"
+	"github.com/roadstead-io/roadstead/internal/compose"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 

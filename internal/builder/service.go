@@ -22,8 +22,8 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 
 	"github.com/roadstead-io/roadstead/api"
-	"github.com/roadstead-io/roadstead/internal/builder/compose"
 	"github.com/roadstead-io/roadstead/internal/builder/progress"
+	"github.com/roadstead-io/roadstead/internal/compose"
 )
 
 // making is one service of a build on its way to an image in the registry.

@@ -10,14 +10,14 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/schema"
 
-	"github.com/roadstead-io/roadstead/internal/builder/compose"
+	"github.com/roadstead-io/roadstead/internal/compose"
 )
 
 var update = flag.Bool("update", false, "write docs/composition.md")
 
-const manual = "../../../docs/composition.md"
+const manual = "../../docs/composition.md"
 
-const begin, end = "<!-- generated from internal/builder/compose: begin -->\n", "<!-- generated: end -->\n"
+const begin, end = "<!-- generated from internal/compose: begin -->\n", "<!-- generated: end -->\n"
 
 // The manual's tables are the builder's own.
 func TestTheManualTellsWhatTheBuilderDoes(t *testing.T) {
@@ -43,7 +43,7 @@ func TestTheManualTellsWhatTheBuilderDoes(t *testing.T) {
 		return
 	}
 	if !*update {
-		t.Fatalf("%s is out of date: go test ./internal/builder/compose -update", manual)
+		t.Fatalf("%s is out of date: go test ./internal/compose -update", manual)
 	}
 	if err := os.WriteFile(manual, []byte(want), 0o644); err != nil {
 		t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/roadstead-io/roadstead/api"
-	"github.com/roadstead-io/roadstead/internal/builder/compose"
+	"github.com/roadstead-io/roadstead/internal/compose"
 )
 
 // project lays files out in a directory; a name that ends with "@" is a link to its content.

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/roadstead-io/roadstead/api"
-	"github.com/roadstead-io/roadstead/internal/builder/compose"
+	"github.com/roadstead-io/roadstead/internal/compose"
 )
 
 func TestContract(t *testing.T) {
