@@ -44,6 +44,8 @@ type BuildFleet struct {
 	Slug       string `json:"slug"`
 	DeviceType string `json:"device_type"`
 	Arch       string `json:"arch"` // amd64, aarch64, armv7hf, rpi, i386
+	// Organization owns the fleet: builds of one share nothing with those of another.
+	Organization int64 `json:"organization"`
 }
 
 // BuildImagesRequest (POST /internal/v1/builds/{id}/images) names the services of the release, once the builder has read the

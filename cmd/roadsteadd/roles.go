@@ -15,6 +15,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/apiserver"
 	"github.com/roadstead-io/roadstead/internal/builder"
@@ -121,34 +123,32 @@ func serve[C any, S server](make func(C, *slog.Logger) (S, error)) start {
 	}
 }
 
-// runBuildkit keeps buildkitd running and tells the parent how it is.
+// runBuildkit runs the build daemons that the builder asks for, and tells the parent how it is.
 func runBuildkit(ctx context.Context, in inherited, log *slog.Logger) error {
 	cfg, err := load[worker.Config](in.dir)
 	if err != nil {
 		return err
 	}
-	w, err := worker.New(cfg, log)
+	m, err := worker.NewManager(cfg, log)
 	if err != nil {
 		return err
 	}
-	watch, cancel := context.WithCancel(ctx)
-	told := make(chan struct{})
-	go func() { defer close(told); tell(watch, in.report, w) }()
-	err = w.Run(ctx)
-	cancel()
-	<-told
-	return err
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { tell(ctx, in.report, m); return nil })
+	group.Go(func() error { return m.Run(ctx) })
+	group.Go(func() error { return m.Serve(ctx) })
+	return group.Wait()
 }
 
 // tell writes a line whenever the build service's health changes.
-func tell(ctx context.Context, report *os.File, w *worker.Worker) {
+func tell(ctx context.Context, report *os.File, m *worker.Manager) {
 	const calm, eager = time.Second, 100 * time.Millisecond
 	tick := time.NewTimer(0)
 	defer tick.Stop()
 	said := ""
 	for {
 		line, again := "ok", calm
-		if err := w.Healthy(ctx); err != nil {
+		if err := m.Healthy(ctx); err != nil {
 			line, again = oneLine(err), eager
 		}
 		tick.Reset(again)

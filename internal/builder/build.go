@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/source"
+	"github.com/roadstead-io/roadstead/internal/builder/worker"
 	"github.com/roadstead-io/roadstead/internal/compose"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -367,7 +369,9 @@ func (b *build) buildKit(project *compose.Project, pre *aside) (*client.Client, 
 	if !needed {
 		return nil, nil
 	}
-	c, err := client.New(b.ctx, b.s.cfg.BuildKit)
+	c, err := client.New(b.ctx, "", client.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+		return worker.Dial(ctx, b.s.cfg.BuildKit, b.domain())
+	}))
 	if err != nil {
 		return nil, fmt.Errorf("reach the build service: %w", err)
 	}
@@ -377,6 +381,20 @@ func (b *build) buildKit(project *compose.Project, pre *aside) (*client.Client, 
 	}
 	b.warnForeign(workers)
 	return c, nil
+}
+
+// domain names the walls that the build runs behind: those of the organization.
+func (b *build) domain() string { return fmt.Sprintf("org-%d", b.info.Fleet.Organization) }
+
+// whyNoService is what the build service itself says of why it does not let the build in.
+func (b *build) whyNoService() error {
+	ctx, cancel := context.WithTimeout(b.ctx, time.Second)
+	defer cancel()
+	conn, err := worker.Dial(ctx, b.s.cfg.BuildKit, b.domain())
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 // awaitService waits until the build service answers; it may be on its way back from a crash.
@@ -392,6 +410,9 @@ func (b *build) awaitService(c *client.Client) ([]*client.WorkerInfo, error) {
 		case <-ctx.Done():
 			if b.ctx.Err() != nil {
 				return nil, context.Cause(b.ctx)
+			}
+			if why := b.whyNoService(); errors.Is(why, api.ErrUnavailable) {
+				return nil, errors.Join(why, err)
 			}
 			return nil, errors.Join(api.Errorf(api.Unavailable,
 				"the build service is not running; the operator finds out why with `roadsteadd status`"), err)

@@ -140,13 +140,13 @@ func TestABuildOutlivesTheDeathOfTheBuildService(t *testing.T) {
 		"Dockerfile": "FROM base/busybox\nRUN echo before\nRUN --mount=type=cache,target=/c test -e /c/second || { touch /c/second; sleep 60; }\n"}))
 	w.begun(1)
 	second := func() bool {
-		snapshots := filepath.Join(dir, "state/runc-*/snapshots/snapshots/*")
+		snapshots := filepath.Join(dir, "caches/*/runc-*/snapshots/snapshots/*")
 		overlay := must(filepath.Glob(filepath.Join(snapshots, "fs/second")))(t)
 		native := must(filepath.Glob(filepath.Join(snapshots, "second")))(t) // where a file system takes no overlay
 		return len(overlay)+len(native) > 0
 	}
 	await(t, "the second step runs", second)
-	pids := must(exec.Command("pgrep", "-f", "buildkitd --config "+dir+"/").Output())(t)
+	pids := must(exec.Command("pgrep", "-f", "buildkitd --config "+dir+"/d").Output())(t)
 	for _, pid := range strings.Fields(string(pids)) {
 		_ = exec.Command("kill", "-9", pid).Run() // the first may take the others along
 	}

@@ -33,7 +33,7 @@ type Config struct {
 	Peers map[string]string `json:"peers"`
 	// Bases is the directory of base images; "" means there are none.
 	Bases string `json:"bases,omitempty"`
-	// BuildKit is the address of the build service, "unix:///path/to/buildkitd.sock".
+	// BuildKit is the address of the build service, "unix:///path/to/worker.sock".
 	BuildKit string `json:"buildkit"`
 	// Limits bounds what people can ask for.
 	Limits Limits `json:"limits,omitzero"`
@@ -111,7 +111,7 @@ const (
 	uploadTime   = 30 * time.Minute // for the source to arrive
 	workDir      = "work"
 	storeDir     = "content"
-	dialPatience = 10 * time.Second // for a build service that is being restarted
+	dialPatience = 40 * time.Second // for a build daemon that is being started
 )
 
 // errStopped is why builds end when the role does.

@@ -21,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder"
 	"github.com/roadstead-io/roadstead/internal/builder/base"
@@ -129,7 +131,7 @@ func (s *releases) open(r *http.Request, _ *release) (any, error) {
 	}
 	id := int64(len(s.builds) + 1)
 	b := &release{Build: api.Build{ID: id, Commit: fmt.Sprintf("%032x", id), Status: api.StatusRunning,
-		Fleet: &api.BuildFleet{ID: fleet, UUID: strings.Repeat("f", 32), Slug: ask.Slug, DeviceType: "generic-amd64", Arch: s.arch}}}
+		Fleet: &api.BuildFleet{ID: fleet, UUID: strings.Repeat("f", 32), Slug: ask.Slug, DeviceType: "generic-amd64", Arch: s.arch, Organization: 1}}}
 	s.builds[id] = b
 	return b.Build, nil
 }
@@ -370,17 +372,18 @@ func buildServiceDir(t testing.TB) string {
 		}
 		check(t, worker.Prepare(cfg.User))
 	}
-	w := must(worker.New(cfg, slog.New(slog.DiscardHandler)))(t)
+	m := must(worker.NewManager(cfg, slog.New(slog.DiscardHandler)))(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- w.Run(ctx) }()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return m.Run(ctx) })
+	group.Go(func() error { return m.Serve(ctx) })
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil {
+		if err := group.Wait(); err != nil {
 			t.Errorf("the build service: %v", err)
 		}
 	})
-	await(t, "the build service is healthy", func() bool { return w.Healthy(t.Context()) == nil })
+	await(t, "the build service is healthy", func() bool { return m.Healthy(t.Context()) == nil })
 	return cfg.Dir
 }
 

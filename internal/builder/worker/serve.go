@@ -2,20 +2,20 @@ package worker
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
 )
 
 // serve runs RootlessKit with buildkitd inside it. It returns nil when the context ended it.
-func (w *Worker) serve(ctx context.Context, id account, tools programs) error {
+func (m *Manager) serve(ctx context.Context, d *daemon) error {
 	// The kernel ties a child's parent-death signal to the thread that started it, so this goroutine keeps its thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -24,7 +24,7 @@ func (w *Worker) serve(ctx context.Context, id account, tools programs) error {
 	if err != nil {
 		return fmt.Errorf("build service: %w", err)
 	}
-	cmd := w.command(ctx, id, tools)
+	cmd := m.command(ctx, d)
 	cmd.Stdout, cmd.Stderr = in, in
 	if err := cmd.Start(); err != nil {
 		_ = in.Close()
@@ -33,7 +33,7 @@ func (w *Worker) serve(ctx context.Context, id account, tools programs) error {
 	}
 	_ = in.Close() // the child has its own
 	last := make(chan string, 1)
-	go func() { last <- w.passLog(out) }()
+	go func() { last <- m.passLog(out, d.domain) }()
 	err = cmd.Wait()
 	line := <-last
 	_ = out.Close()
@@ -46,13 +46,13 @@ func (w *Worker) serve(ctx context.Context, id account, tools programs) error {
 	return fmt.Errorf("the build service: %w: %s", err, line)
 }
 
-func (w *Worker) command(ctx context.Context, id account, tools programs) *exec.Cmd {
-	dir := w.cfg.Dir
+func (m *Manager) command(ctx context.Context, d *daemon) *exec.Cmd {
+	id, tools, dir := m.id, m.tools, string(d.place)
 	args := []string{
 		// Build steps must see the usual umask, whatever the server's is: it ends up in the images.
 		"-c", `umask 022; exec nice -n 5 "$@"`, "sh",
 		tools.rootlesskit,
-		"--state-dir", filepath.Join(dir, "rootlesskit"),
+		"--state-dir", d.place.kit(),
 		"--net=slirp4netns", "--slirp4netns-binary", tools.slirp, "--slirp4netns-sandbox=auto", "--slirp4netns-seccomp=auto",
 		"--disable-host-loopback",
 		"--copy-up=/etc", "--copy-up=/run",
@@ -61,9 +61,9 @@ func (w *Worker) command(ctx context.Context, id account, tools programs) *exec.
 		// away again: it has no CAP_NET_ADMIN.
 		"/bin/sh", "-c", `"$0" route add prohibit 169.254.0.0/16 && exec "$@"`, tools.ip,
 		tools.buildkitd,
-		"--config", filepath.Join(dir, "buildkitd.toml"),
-		"--root", filepath.Join(dir, "state"),
-		"--addr", w.cfg.Address(),
+		"--config", d.place.settings(),
+		"--root", m.cfg.cache(d.domain),
+		"--addr", "unix://" + d.place.socket(),
 	}
 	cmd := exec.CommandContext(ctx, "/bin/sh", args...)
 	// A while to end by itself. Killing RootlessKit then ends its process namespace, and with it every build step.
@@ -71,14 +71,14 @@ func (w *Worker) command(ctx context.Context, id account, tools programs) *exec.
 	cmd.WaitDelay = stopGrace
 	cmd.Dir = dir
 	// Nothing of the server's environment goes in: it may hold secrets.
-	cmd.Env = []string{"PATH=" + searchPath, "HOME=" + dir, "XDG_RUNTIME_DIR=" + filepath.Join(dir, "run"),
-		"TMPDIR=" + filepath.Join(dir, "tmp"), "USER=" + id.name}
+	cmd.Env = []string{"PATH=" + searchPath, "HOME=" + dir, "XDG_RUNTIME_DIR=" + dir,
+		"TMPDIR=" + d.place.tmp(), "USER=" + id.name}
 	cmd.SysProcAttr = id.attributes()
 	return cmd
 }
 
 // passLog copies the service's own log lines into ours and remembers the last for the error text.
-func (w *Worker) passLog(r io.Reader) string {
+func (m *Manager) passLog(r io.Reader, domain string) string {
 	var last string
 	sc := bufio.NewScanner(r)
 	sc.Buffer(make([]byte, 0, 4096), 1<<20)
@@ -88,8 +88,21 @@ func (w *Worker) passLog(r io.Reader) string {
 			continue
 		}
 		last = line
-		w.log.Debug("buildkitd", "line", line)
+		m.log.Debug("buildkitd", "domain", domain, "line", line)
 	}
 	_, _ = io.Copy(io.Discard, r) // a line beyond the buffer must not block the service
 	return last
+}
+
+// inside runs a program as the root of a user namespace like the daemons', to which all their files belong.
+func (m *Manager) inside(ctx context.Context, program string, args ...string) error {
+	cmd := exec.CommandContext(ctx, "/usr/bin/unshare", append([]string{"--user", "--map-root-user", "--map-auto", "--", program}, args...)...)
+	cmd.Env = []string{"PATH=" + searchPath}
+	cmd.SysProcAttr = m.id.attributes()
+	cmd.SysProcAttr.Pdeathsig = 0 // it lives for a moment, on any thread
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", program, err, bytes.TrimSpace(out))
+	}
+	return nil
 }

@@ -1,0 +1,137 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"time"
+)
+
+// daemon is one domain's buildkitd.
+type daemon struct {
+	domain string
+	place  place
+	stop   context.CancelFunc
+	ready  chan struct{} // closed when it answers, or will not
+	err    error         // why it will not; read after ready
+	ended  chan struct{} // closed when nothing of it runs any more
+
+	// The manager's lock covers these.
+	users   int       // connections, and those who wait for it to answer
+	unused  time.Time // since users is 0
+	leaving bool      // it was told to stop
+}
+
+// keep runs a daemon until it dies or the context ends, and leaves nothing of it behind but its cache.
+func (m *Manager) keep(ctx context.Context, d *daemon) error {
+	began := time.Now()
+	answered := false
+	defer func() {
+		if !answered {
+			close(d.ready)
+		}
+	}()
+	if err := m.prepareDirs(d); err != nil {
+		d.err = err
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- m.serve(ctx, d) }()
+	if err := awaitSocket(ctx, d.place.socket(), ended); err != nil {
+		cancel()
+		d.err = errors.Join(err, <-ended)
+		return d.err
+	}
+	answered = true
+	close(d.ready)
+	m.log.InfoContext(ctx, "a build daemon answers", "domain", d.domain, "after", time.Since(began).Round(time.Millisecond))
+	return <-ended
+}
+
+// awaitSocket returns when the daemon takes connections; ended keeps a value for the caller when that is what ended.
+func awaitSocket(ctx context.Context, socket string, ended chan error) error {
+	deadline := time.NewTimer(startTime)
+	defer deadline.Stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if conn, err := dial(ctx, socket); err == nil {
+			return conn.Close()
+		}
+		select {
+		case err := <-ended:
+			ended <- nil
+			if err == nil {
+				err = errors.New("ended at once")
+			}
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-deadline.C:
+			return fmt.Errorf("the build service did not listen within %s", startTime)
+		case <-tick.C:
+		}
+	}
+}
+
+func dial(ctx context.Context, socket string) (net.Conn, error) {
+	d := net.Dialer{Timeout: time.Second}
+	conn, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return nil, fmt.Errorf("the build service does not answer: %w", err)
+	}
+	return conn, nil
+}
+
+// prepareDirs makes the daemon's directories. Nobody but the service's own user reaches anything in them.
+func (m *Manager) prepareDirs(d *daemon) error {
+	// What RootlessKit left of a run that was killed would stop the next one.
+	if err := os.RemoveAll(string(d.place)); err != nil {
+		return fmt.Errorf("clear the build service's leftovers: %w", err)
+	}
+	for _, dir := range []string{string(d.place), d.place.kit(), d.place.tmp(), m.cfg.cache(d.domain)} {
+		if err := m.id.makeDir(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(d.place.settings(), m.cfg.settings(), 0o644); err != nil {
+		return fmt.Errorf("write the build service's settings: %w", err)
+	}
+	now := time.Now() // the directory's time tells which cache was not used for longest
+	if err := os.Chtimes(m.cfg.cache(d.domain), now, now); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("mark the build cache as used: %w", err)
+	}
+	return os.Chmod(d.place.settings(), 0o644)
+}
+
+// settings is buildkitd's configuration: one rootless worker with a bounded cache, none of the privileges a build could ask
+// for, and no front end but the one that is built in (a Dockerfile cannot bring its own parser).
+func (c Config) settings() []byte {
+	cache := c.CacheBytes / 2
+	return fmt.Appendf(nil, `insecure-entitlements = []
+[cdi]
+  disabled = true
+[history]
+  maxAge = "1h"
+  maxEntries = 20
+[frontend."gateway.v0"]
+  enabled = false
+[worker.containerd]
+  enabled = false
+[worker.oci]
+  enabled = true
+  rootless = true
+  snapshotter = "auto"
+  networkMode = "host"
+  max-parallelism = %d
+  gc = true
+  reservedSpace = %d
+  maxUsedSpace = %d
+  minFreeSpace = "5%%"
+`, c.Parallel, cache/4, cache)
+}
