@@ -35,6 +35,7 @@ type Build struct {
 	Status       string      `json:"status"`
 	Fleet        *BuildFleet `json:"fleet,omitempty"`
 	Repositories []string    `json:"repositories,omitempty"` // "v2/<32 hex>", one an image
+	Gone         []int64     `json:"gone,omitempty"`         // in the answer to a heartbeat: who may follow it no more
 }
 
 // BuildFleet is what a builder needs to know of the fleet it builds for.

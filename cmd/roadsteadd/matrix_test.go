@@ -34,11 +34,17 @@ func TestMatrixOfRoles(t *testing.T) {
 		{"api", "POST", "/internal/v1/builds", []string{"builder"}},
 		{"api", "POST", "/internal/v1/builds/1/images", []string{"builder"}},
 		{"api", "POST", "/internal/v1/builds/1/heartbeat", []string{"builder"}},
+		{"api", "POST", "/internal/v1/builds/1/watch", []string{"builder"}},
 		{"api", "POST", "/internal/v1/builds/1/finish", []string{"builder"}},
 		{"api", "GET", "/internal/v1/builds/1", []string{"builder", "signer"}},
 		{"signer", "POST", "/v1/pull-tokens", []string{"api"}},
 		{"signer", "POST", "/v1/push-token", []string{"builder"}},
 		{"builder", "POST", "/v3/build", []string{"edge"}},
+		{"builder", "POST", "/build/v1/builds", []string{"edge"}},
+		{"builder", "GET", "/build/v1/builds/1", []string{"edge"}},
+		{"builder", "GET", "/build/v1/builds/1/missing", []string{"edge"}},
+		{"builder", "POST", "/build/v1/builds/1/blobs", []string{"edge"}},
+		{"builder", "GET", "/build/v1/builds/1/events", []string{"edge"}},
 		{"dashboard", "GET", "/login", []string{"edge"}},
 		{"registry", "GET", "/v2/", nil},                                                    // a certificate alone is no token
 		{"registry", "POST", "/v2/v2/0123456789abcdef0123456789abcdef/blobs/uploads/", nil}, // nor is the builder's

@@ -195,7 +195,7 @@ func roles(f upFlags) []supervise.Role {
 			Name: api.RoleBuilder, Needs: []string{api.RoleAPI, api.RoleSigner, api.RoleRegistry}, InGroupOf: []string{roleBuildkit},
 			Config: func(e supervise.Env) any {
 				return builder.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers, Bases: e.Layout.Bases(),
-					BuildKit: worker.Config{Dir: e.Layout.Role(roleBuildkit)}.Address()}
+					BuildKit: worker.Config{Dir: e.Layout.Role(roleBuildkit)}.Address(), Limits: f.builds}
 			},
 		},
 		{

@@ -14,6 +14,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/apiserver"
+	"github.com/roadstead-io/roadstead/internal/builder"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/signin"
@@ -30,6 +31,7 @@ type upFlags struct {
 	admission                    apiserver.Admission
 	logs                         apiserver.Logs
 	odata                        odata.Limits
+	builds                       builder.Limits
 	providersFile                string
 	providers                    []signin.Provider // what it holds
 	maxUpload, maxAssets         int64             // in MiB
@@ -72,6 +74,7 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.IntVar(&f.admission.Handshakes, "handshakes", 0, "how many TLS handshakes one api process computes at once; 0 means two for each processor")
 	fs.IntVar(&f.admission.IdleConnections, "idle-connections", 0, "how many connections with nothing to do one api process keeps; 0 means 2500")
 	fs.Func("odata-limits", "bounds of one request to the resources, `NAME=N,…`; see the chapter on the data API", f.odata.Parse)
+	fs.Func("build-limits", "bounds of builds, `NAME=N,…`; see the chapter on building", f.builds.Parse)
 	fs.DurationVar(&f.logs.KeepAlive, "log-keep-alive", 0, "how long a log that is followed may be quiet before an empty line is sent; 0 means 58s")
 	fs.IntVar(&f.logs.OfUser, "user-log-streams", 0, "how many logs one person may follow at a time in one api process; 0 means 20")
 	fs.Int64Var(&f.maxUpload, "max-upload", 0, "how large one uploaded file may be, in `MiB`; 0 means 2048")

@@ -194,6 +194,7 @@ POST /internal/v1/builds                | builder
 GET  /internal/v1/builds/{id}           | builder signer
 POST /internal/v1/builds/{id}/images    | builder
 POST /internal/v1/builds/{id}/heartbeat | builder
+POST /internal/v1/builds/{id}/watch     | builder
 POST /internal/v1/builds/{id}/finish    | builder
 `
 

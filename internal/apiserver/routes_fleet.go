@@ -35,6 +35,7 @@ func (s *Server) fleetRoutes() []route.Route {
 		{Method: "GET", Path: "/internal/v1/builds/{id}", Handle: s.build, Roles: []string{api.RoleBuilder, api.RoleSigner}},
 		{Method: "POST", Path: "/internal/v1/builds/{id}/images", Handle: s.addImages, Roles: builder},
 		{Method: "POST", Path: "/internal/v1/builds/{id}/heartbeat", Handle: s.buildHeartbeat, Roles: builder},
+		{Method: "POST", Path: "/internal/v1/builds/{id}/watch", Handle: s.watchBuild, Roles: builder},
 		{Method: "POST", Path: "/internal/v1/builds/{id}/finish", Handle: s.finishBuild, Roles: builder},
 	}
 }
@@ -143,11 +144,45 @@ func (s *Server) buildHeartbeat(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	var beat api.BuildBeat
+	if r.ContentLength != 0 {
+		if err := web.Decode(r, &beat); err != nil {
+			return err
+		}
+	}
 	var build api.Build
 	return route.Write(r.Context(), s.db, func(tx *db.Tx) (err error) {
-		build, err = s.releases.Heartbeat(r.Context(), tx, id)
+		if build, err = s.releases.Heartbeat(r.Context(), tx, id); err != nil {
+			return err
+		}
+		build.Gone, err = s.releases.Gone(r.Context(), tx, id, beat.Followers)
 		return err
 	}, func() error { return web.WriteJSON(w, http.StatusOK, build) })
+}
+
+// watchBuild lets somebody follow a build, whose credentials the builder forwards.
+func (s *Server) watchBuild(w http.ResponseWriter, r *http.Request) error {
+	id, err := route.PathID(r, "Build id must be a number")
+	if err != nil {
+		return err
+	}
+	by, err := s.authenticate(r, false, access.API)
+	if err != nil {
+		return err
+	}
+	by.Address, by.Request = route.From(r).Address, web.RequestID(r.Context())
+	s.accounts.Used(by, access.Read)
+	if by.Kind == access.Anonymous || by.Kind == access.Provisioning {
+		return api.ErrUnauthorized
+	}
+	var watch api.BuildWatch
+	if err := s.db.Read(r.Context(), func(tx *db.Tx) (err error) {
+		watch, err = s.releases.Watch(r.Context(), tx, by, id)
+		return err
+	}); err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, watch)
 }
 
 func (s *Server) finishBuild(w http.ResponseWriter, r *http.Request) error {

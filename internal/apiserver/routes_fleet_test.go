@@ -181,7 +181,7 @@ func TestBuildRoutes(t *testing.T) {
 	}
 
 	// Nobody else gets in: not the public, not another role.
-	for _, path := range []string{"", "/1/images", "/1/heartbeat", "/1/finish"} {
+	for _, path := range []string{"", "/1/images", "/1/heartbeat", "/1/watch", "/1/finish"} {
 		s.do(token, "POST", "/internal/v1/builds"+path, api.BuildRequest{Slug: slug}).want(http.StatusNotFound)
 		for _, role := range []string{api.RoleSigner, api.RoleRegistry, api.RoleParent} {
 			s.role(role, "POST", "/internal/v1/builds"+path, api.BuildRequest{Slug: slug},

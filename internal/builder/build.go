@@ -12,12 +12,15 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/buildkit/client"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/journal"
+	"github.com/roadstead-io/roadstead/internal/builder/queue"
 	"github.com/roadstead-io/roadstead/internal/builder/source"
 	"github.com/roadstead-io/roadstead/internal/builder/worker"
 	"github.com/roadstead-io/roadstead/internal/compose"
@@ -26,13 +29,18 @@ import (
 
 // build is one release in the making.
 type build struct {
-	s        *Server
-	opt      options
-	info     api.Build
-	dir      string // private, removed at the end
-	log      logbook
-	stream   *stream // nil for a detached build
-	detachFn func() bool
+	s         *Server
+	opt       options
+	info      api.Build
+	dir       string // private, removed at the end
+	log       logbook
+	stream    *stream     // nil for a detached build
+	detachFn  func() bool // nil: nobody's going away ends the build
+	ticket    *queue.Ticket
+	journal   *journal.Journal // of what it says, for those who follow it
+	followers followers
+	sending   atomic.Pointer[sending] // nil: the source came as an archive
+	resumable bool                    // it is on disk, and the next run of the role goes on with it
 
 	ctx    context.Context // ends with the build, the role, or the wish of the pusher
 	cancel context.CancelCauseFunc
@@ -50,15 +58,15 @@ const (
 	finishGrace    = 3 * time.Second  // the same, when this role is stopping
 )
 
-func (s *Server) newBuild(r *http.Request, opt options, info api.Build) (*build, error) {
+func (s *Server) newBuild(request string, opt options, info api.Build, ticket *queue.Ticket, after int64) (*build, error) {
 	dir, err := os.MkdirTemp(filepath.Join(s.cfg.Dir, workDir), fmt.Sprintf("%d-", info.ID))
 	if err != nil {
 		return nil, fmt.Errorf("make room for build %d: %w", info.ID, err)
 	}
-	b := &build{s: s, opt: opt, info: info, dir: dir, still: make(chan struct{})}
-	ctx := web.WithRequestID(s.life, web.RequestID(r.Context()))
-	b.ctx, b.cancel = context.WithCancelCause(ctx)
-	b.attach(r.Context())
+	b := &build{s: s, opt: opt, info: info, dir: dir, ticket: ticket, still: make(chan struct{}),
+		journal: journal.New(s.cfg.Limits.EventBytes, after)}
+	b.ctx, b.cancel = context.WithCancelCause(web.WithRequestID(s.life, request))
+	s.live.add(b)
 	b.heart.Go(b.beat)
 	return b, nil
 }
@@ -79,7 +87,8 @@ func (b *build) beat() {
 				b.cancel(errGone)
 			}
 		case <-t.C:
-			now, err := b.s.heartbeat(context.WithoutCancel(b.ctx), b.info.ID)
+			now, err := b.s.heartbeat(context.WithoutCancel(b.ctx), b.info.ID, api.BuildBeat{Followers: b.followers.list()})
+			b.followers.revoke(now.Gone)
 			switch {
 			case err == nil && now.Status == api.StatusInterrupted:
 				b.cancel(errors.New("the build was given up: the server did not hear of it for too long; push again"))
@@ -92,8 +101,7 @@ func (b *build) beat() {
 
 // unpack takes the source in, for as long as the build is wanted: a pusher that stops sending holds no place for ever.
 func (b *build) unpack(rc *http.ResponseController, r *http.Request) error {
-	late := time.AfterFunc(uploadTime, func() { b.cancel(fmt.Errorf("the source did not arrive within %s", uploadTime)) })
-	defer late.Stop()
+	defer b.uploadTimer().Stop()
 	stop := context.AfterFunc(b.ctx, func() { _ = rc.SetReadDeadline(time.Now()) }) // ends a read that waits
 	defer stop()
 	src := b.source()
@@ -117,6 +125,14 @@ func (b *build) unpack(rc *http.ResponseController, r *http.Request) error {
 	return nil
 }
 
+// uploadTimer ends a build whose source takes too long to arrive.
+func (b *build) uploadTimer() *time.Timer {
+	n := b.s.cfg.Limits.UploadMinutes
+	return time.AfterFunc(time.Duration(n)*time.Minute, func() {
+		b.cancel(fmt.Errorf("the source did not arrive within %d minutes (limit upload_minutes=%d)", n, n))
+	})
+}
+
 func (b *build) source() string { return filepath.Join(b.dir, "source") }
 
 // say adds a line to the log and the stream.
@@ -129,9 +145,15 @@ func (b *build) tell(e api.BuildEvent) {
 		e.Message = b.log.clean(e.Message)
 		b.log.line(e.Message)
 	}
-	if b.stream != nil && !b.stream.event(e) {
+	if !b.emit(e) {
 		b.cancel(errGone)
 	}
+}
+
+// emit hands an event to those who listen. It reports false when the pusher listens no more.
+func (b *build) emit(e api.BuildEvent) bool {
+	b.journal.Add(e)
+	return b.stream == nil || b.stream.event(e)
 }
 
 // run does the build and records how it went.
@@ -148,6 +170,9 @@ func (b *build) run() {
 	if err == nil {
 		b.say("Built in %s", time.Since(began).Round(100*time.Millisecond))
 	}
+	if context.Cause(b.ctx) == nil {
+		b.ticket.Done()
+	}
 	b.end(err)
 }
 
@@ -156,6 +181,10 @@ func (b *build) end(err error) {
 	defer b.close()
 	result := api.BuildResult{Status: api.StatusSuccess}
 	cause := context.Cause(b.ctx)
+	if b.resumable && errors.Is(cause, errStopped) {
+		b.journal.End("") // those who follow come back for the rest
+		return
+	}
 	switch {
 	case err == nil:
 	case errors.Is(cause, errCancelled), errors.Is(cause, errGone):
@@ -178,20 +207,20 @@ func (b *build) end(err error) {
 	now, finishErr := b.s.finish(ctx, b.info.ID, result)
 	b.s.log.InfoContext(b.ctx, "build ended", "build", b.info.ID, "fleet", b.info.Fleet.Slug, "status", result.Status,
 		"error", err, "finish_error", finishErr, "request", web.RequestID(b.ctx))
-	if b.stream == nil {
-		return
-	}
 	switch {
 	case result.Status != api.StatusSuccess:
-		b.stream.event(api.BuildEvent{Message: "ERROR: " + result.Error, IsError: true})
+		b.emit(api.BuildEvent{Message: "ERROR: " + result.Error, IsError: true})
 	case finishErr != nil:
-		b.stream.event(api.BuildEvent{Message: "ERROR: the images are built, but the release could not be recorded: " +
+		b.emit(api.BuildEvent{Message: "ERROR: the images are built, but the release could not be recorded: " +
 			b.words(finishErr), IsError: true})
+		result.Status = api.StatusFailed
 	case now.Status != api.StatusSuccess:
-		b.stream.event(api.BuildEvent{Message: "ERROR: the release is " + now.Status, IsError: true})
+		b.emit(api.BuildEvent{Message: "ERROR: the release is " + now.Status, IsError: true})
+		result.Status = now.Status
 	default:
-		b.stream.event(api.BuildEvent{Message: fmt.Sprintf("Release %s of %s is ready (id %d)", b.info.Commit, b.info.Fleet.Slug, b.info.ID)})
+		b.emit(api.BuildEvent{Message: fmt.Sprintf("Release %s of %s is ready (id %d)", b.info.Commit, b.info.Fleet.Slug, b.info.ID)})
 	}
+	b.journal.End(result.Status)
 }
 
 func (b *build) close() {
@@ -199,6 +228,7 @@ func (b *build) close() {
 	b.heart.Wait()
 	b.detach()
 	b.cancel(nil)
+	b.s.live.end(b)
 	if err := removeAll(b.dir); err != nil {
 		b.s.log.Error("the work directory of a build stays behind", "dir", b.dir, "error", err)
 	}
@@ -238,8 +268,10 @@ func (b *build) work() error {
 		return err
 	}
 	defer release()
-	limit := time.Duration(b.s.cfg.Limits.Minutes) * time.Minute
-	late := time.AfterFunc(limit, func() { b.cancel(fmt.Errorf("the build took longer than %s", limit)) })
+	limit := b.s.cfg.Limits.Minutes
+	late := time.AfterFunc(time.Duration(limit)*time.Minute, func() {
+		b.cancel(fmt.Errorf("the build took longer than %d minutes (limit minutes=%d)", limit, limit))
+	})
 	defer late.Stop()
 
 	b.say("Building release %s of %s for %s (%s)", b.info.Commit, b.info.Fleet.Slug, b.info.Fleet.DeviceType, b.info.Fleet.Arch)
@@ -273,21 +305,36 @@ func (b *build) work() error {
 
 // slot waits until one of the few places for builds at work is free.
 func (b *build) slot() (release func(), err error) {
-	select {
-	case b.s.slots <- struct{}{}:
-	default:
-		b.say("Waiting for another build to end")
-		select {
-		case b.s.slots <- struct{}{}:
-		case <-b.ctx.Done():
-			return nil, context.Cause(b.ctx)
-		}
+	err = b.ticket.Wait(b.ctx, func(p queue.Place) { b.say("%s", waitingLine(p)) })
+	if err != nil {
+		return nil, err
 	}
 	b.s.enterStore()
-	return func() {
-		b.s.leaveStore()
-		<-b.s.slots
-	}, nil
+	return b.s.leaveStore, nil
+}
+
+// waitingLine tells where a build stands. How long it may take is said only when the last builds give a reason to.
+func waitingLine(p queue.Place) string {
+	if p.Wait == 0 {
+		return fmt.Sprintf("Waiting for other builds to end: you are %s of %d", ordinal(p.Number), p.Of)
+	}
+	return fmt.Sprintf("Waiting for other builds to end: you are %s of %d; about %d min", ordinal(p.Number), p.Of,
+		int((p.Wait+time.Minute-1)/time.Minute))
+}
+
+func ordinal(n int) string {
+	suffix := "th"
+	if n/10%10 != 1 {
+		switch n % 10 {
+		case 1:
+			suffix = "st"
+		case 2:
+			suffix = "nd"
+		case 3:
+			suffix = "rd"
+		}
+	}
+	return fmt.Sprintf("%d%s", n, suffix)
 }
 
 // project finds out what the source wants to be.

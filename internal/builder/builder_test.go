@@ -269,12 +269,12 @@ func TestConfigNamesTheField(t *testing.T) {
 	good := builder.Config{Dir: "/x", Site: site, BuildKit: "unix:///x", Peers: map[string]string{"api": "a", "signer": "b", "registry": "c"}}
 	check(t, good.Validate())
 	for want, spoil := range map[string]func(*builder.Config){
-		"dir":           func(c *builder.Config) { c.Dir = "" },
-		"site.domain":   func(c *builder.Config) { c.Site.Domain = "" },
-		"buildkit":      func(c *builder.Config) { c.BuildKit = "tcp://1.2.3.4" },
-		"peers.api":     func(c *builder.Config) { c.Peers = nil },
-		"limits":        func(c *builder.Config) { c.Limits.Builds = -1 },
-		"limits: must ": func(c *builder.Config) { c.Limits.SourceBytes = -1 },
+		"dir":                     func(c *builder.Config) { c.Dir = "" },
+		"site.domain":             func(c *builder.Config) { c.Site.Domain = "" },
+		"buildkit":                func(c *builder.Config) { c.BuildKit = "tcp://1.2.3.4" },
+		"peers.api":               func(c *builder.Config) { c.Peers = nil },
+		"limits: builds=-1":       func(c *builder.Config) { c.Limits.Builds = -1 },
+		"limits: source_bytes=-1": func(c *builder.Config) { c.Limits.SourceBytes = -1 },
 	} {
 		c := good
 		spoil(&c)

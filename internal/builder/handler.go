@@ -3,6 +3,7 @@ package builder
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"path"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/queue"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -59,24 +61,24 @@ type headlessAnswer struct {
 // build takes a project's source, opens a release for it and builds it. What is wrong before the build begins is an HTTP error
 // in plain text, as balena's client prints it; afterwards everything is an event of the stream.
 func (s *Server) build(w http.ResponseWriter, r *http.Request) error {
-	err := s.begin()
+	ticket, err := s.enter()
 	if err != nil {
 		return s.refuse(w, r, err)
 	}
-	b, err := s.receive(http.NewResponseController(w), r)
+	b, err := s.receive(http.NewResponseController(w), r, ticket)
 	if err != nil {
-		s.done()
+		s.leave(ticket)
 		return s.refuse(w, r, err)
 	}
 	if b.opt.headless {
 		b.detach()
 		go func() {
-			defer s.done()
+			defer s.leave(ticket)
 			b.run()
 		}()
 		return web.WriteJSON(w, http.StatusOK, headlessAnswer{Started: true, ReleaseID: b.info.ID})
 	}
-	defer s.done()
+	defer s.leave(ticket)
 	b.stream = newStream(w)
 	defer b.stream.close()
 	b.run()
@@ -84,7 +86,22 @@ func (s *Server) build(w http.ResponseWriter, r *http.Request) error {
 }
 
 // receive opens a build and unpacks its source. A build that it opened and cannot go on with is finished as failed.
-func (s *Server) receive(rc *http.ResponseController, r *http.Request) (*build, error) {
+func (s *Server) receive(rc *http.ResponseController, r *http.Request, ticket *queue.Ticket) (*build, error) {
+	b, err := s.openFor(r, ticket)
+	if err != nil {
+		return nil, err
+	}
+	b.attach(r.Context())
+	if err := b.unpack(rc, r); err != nil {
+		b.say("The source cannot be used: %s", b.words(err))
+		b.end(err)
+		return nil, err
+	}
+	return b, nil
+}
+
+// openFor opens the build that a request asks for.
+func (s *Server) openFor(r *http.Request, ticket *queue.Ticket) (*build, error) {
 	opt, err := parseOptions(r)
 	if err != nil {
 		return nil, err
@@ -97,19 +114,25 @@ func (s *Server) receive(rc *http.ResponseController, r *http.Request) (*build, 
 	if err != nil {
 		return nil, err
 	}
-	b, err := s.newBuild(r, opt, info)
-	if err != nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), finishGrace)
-		defer cancel()
-		_, finishErr := s.finish(ctx, info.ID, api.BuildResult{Status: api.StatusFailed, Error: "the builder has no room for the build"})
-		return nil, errors.Join(err, finishErr)
+	why := "the builder has no room for the build"
+	if err := ticket.Belong(info.Fleet.Organization); err != nil {
+		why = fmt.Sprintf("the organization has %d builds waiting or at work already (limit organization_queue=%d); try again later",
+			s.cfg.Limits.OrganizationQueue, s.cfg.Limits.OrganizationQueue)
+		return nil, errors.Join(api.Errorf(api.RateLimited, "%s", why), s.giveUp(r.Context(), info.ID, why))
 	}
-	if err := b.unpack(rc, r); err != nil {
-		b.say("The source cannot be used: %s", b.words(err))
-		b.end(err)
-		return nil, err
+	b, err := s.newBuild(web.RequestID(r.Context()), opt, info, ticket, 0)
+	if err != nil {
+		return nil, errors.Join(err, s.giveUp(r.Context(), info.ID, why))
 	}
 	return b, nil
+}
+
+// giveUp ends a build that was opened and will not be made.
+func (s *Server) giveUp(ctx context.Context, id int64, why string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishGrace)
+	defer cancel()
+	_, err := s.finish(ctx, id, api.BuildResult{Status: api.StatusFailed, Error: why})
+	return err
 }
 
 // refuse answers with an error in plain text. It first takes some of a body that is still coming, or the client would see its
@@ -138,7 +161,11 @@ func (b *build) attach(ctx context.Context) {
 	b.detachFn = context.AfterFunc(ctx, func() { b.cancel(errGone) })
 }
 
-func (b *build) detach() { b.detachFn() }
+func (b *build) detach() {
+	if b.detachFn != nil {
+		b.detachFn()
+	}
+}
 
 var (
 	errGone      = errors.New("the pusher's connection was lost, so the build was cancelled")

@@ -104,7 +104,7 @@ func TestTwoPushesAtOnceAndAQueue(t *testing.T) {
 	if a.failed || b.failed {
 		t.Fatalf("streams:\n%s\n%s", a.text, b.text)
 	}
-	if waited := strings.Contains(a.text, "Waiting for another") || strings.Contains(b.text, "Waiting for another"); !waited {
+	if waited := strings.Contains(a.text, "you are 1st of 1") || strings.Contains(b.text, "you are 1st of 1"); !waited {
 		t.Errorf("neither push says that it waited:\n%s\n%s", a.text, b.text)
 	}
 }

@@ -122,9 +122,9 @@ func (s *Server) addImages(ctx context.Context, build int64, ask api.BuildImages
 	return images, err
 }
 
-func (s *Server) heartbeat(ctx context.Context, build int64) (api.Build, error) {
+func (s *Server) heartbeat(ctx context.Context, build int64, beat api.BuildBeat) (api.Build, error) {
 	var b api.Build
-	err := s.api.call(ctx, fmt.Sprintf("/internal/v1/builds/%d/heartbeat", build), behalf{}, struct{}{}, &b)
+	err := s.api.call(ctx, fmt.Sprintf("/internal/v1/builds/%d/heartbeat", build), behalf{}, beat, &b)
 	return b, err
 }
 

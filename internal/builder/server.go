@@ -18,7 +18,9 @@ import (
 	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/queue"
 	"github.com/roadstead-io/roadstead/internal/builder/source"
+	"github.com/roadstead-io/roadstead/internal/builder/upload"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -39,17 +41,6 @@ type Config struct {
 	Limits Limits `json:"limits,omitzero"`
 }
 
-// Limits bounds builds. A zero value means the default.
-type Limits struct {
-	SourceBytes   int64 `json:"source_bytes,omitempty"`     // of a project, unpacked: 4 GiB
-	SourceEntries int   `json:"source_entries,omitempty"`   // files, directories and links of a project: 100,000
-	Builds        int   `json:"builds,omitempty"`           // at work at once: 2
-	Queue         int   `json:"queue,omitempty"`            // waiting or at work: 32
-	Minutes       int   `json:"minutes,omitempty"`          // that one build may take: 120
-	StoreBytes    int64 `json:"store_bytes,omitempty"`      // of finished images kept to spare copying them again: 4 GiB
-	Services      int   `json:"services_at_once,omitempty"` // of one project, built at once: 4
-}
-
 // Validate names the field that is wrong.
 func (c Config) Validate() error {
 	if err := pki.CheckConfig(c.Dir, c.Site, c.Peers, api.RoleAPI, api.RoleSigner, api.RoleRegistry); err != nil {
@@ -58,31 +49,7 @@ func (c Config) Validate() error {
 	if !strings.HasPrefix(c.BuildKit, "unix://") {
 		return fmt.Errorf("buildkit: must be a unix:// address, not %q", c.BuildKit)
 	}
-	l := c.Limits
-	if min(l.SourceBytes, l.StoreBytes) < 0 || min(l.SourceEntries, l.Builds, l.Queue, l.Minutes, l.Services) < 0 {
-		return errors.New("limits: must not be negative")
-	}
-	return nil
-}
-
-func (l Limits) withDefaults() Limits {
-	def := func(v *int, d int) {
-		if *v == 0 {
-			*v = d
-		}
-	}
-	def(&l.SourceEntries, 100_000)
-	def(&l.Builds, 2)
-	def(&l.Queue, 32)
-	def(&l.Minutes, 120)
-	def(&l.Services, 4)
-	if l.SourceBytes == 0 {
-		l.SourceBytes = 4 << 30
-	}
-	if l.StoreBytes == 0 {
-		l.StoreBytes = 4 << 30
-	}
-	return l
+	return c.Limits.Validate()
 }
 
 // Server is the builder role.
@@ -94,23 +61,24 @@ type Server struct {
 	signer   role
 	registry *pki.Peer
 	store    content.Store // finished images, by digest
-	slots    chan struct{} // one for each build at work
+	queue    *queue.Queue
+	live     live          // what is being built, for those who follow it
+	uploads  *upload.Store // files of pushed sources
 
 	life context.Context // of every build; ends when the role stops
 	end  context.CancelCauseFunc
 
 	mu      sync.Mutex     // covers what follows
-	open    int            // builds waiting or at work
 	active  int            // builds that use the store
 	stopped bool           // no build begins any more
-	builds  sync.WaitGroup // of what open counts
+	builds  sync.WaitGroup // those with a ticket
 }
 
 const (
 	stopGrace    = 5 * time.Second
-	uploadTime   = 30 * time.Minute // for the source to arrive
 	workDir      = "work"
 	storeDir     = "content"
+	uploadsDir   = "uploads"
 	dialPatience = 40 * time.Second // for a build daemon that is being started
 )
 
@@ -128,7 +96,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		return nil, fmt.Errorf("builder: %w", err)
 	}
 	work := filepath.Join(cfg.Dir, workDir)
-	if err := errors.Join(os.RemoveAll(work), os.MkdirAll(work, 0o700)); err != nil {
+	if err := errors.Join(os.RemoveAll(work), os.MkdirAll(work, 0o700), os.MkdirAll(filepath.Join(cfg.Dir, jobsDir), 0o700)); err != nil {
 		return nil, fmt.Errorf("builder: clear the work directory: %w", err)
 	}
 	// Copies that were under way when the role was killed are of no use.
@@ -140,13 +108,21 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("builder: open the image store: %w", err)
 	}
+	uploads, err := upload.Open(filepath.Join(cfg.Dir, uploadsDir),
+		upload.Limits{Organization: cfg.Limits.UploadBytes, All: cfg.Limits.AllUploadBytes}, log)
+	if err != nil {
+		return nil, fmt.Errorf("builder: %w", err)
+	}
 	life, end := context.WithCancelCause(context.Background())
 	return &Server{
-		cfg: cfg, log: log, id: id, store: store, life: life, end: end,
+		cfg: cfg, log: log, id: id, store: store, uploads: uploads, life: life, end: end,
 		api:      role{api.RoleAPI, id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI])},
 		signer:   role{api.RoleSigner, id.Client(api.RoleSigner, cfg.Peers[api.RoleSigner])},
 		registry: id.Client(api.RoleRegistry, cfg.Peers[api.RoleRegistry]),
-		slots:    make(chan struct{}, cfg.Limits.Builds),
+		queue: queue.New(queue.Limits{
+			Running: cfg.Limits.Builds, RunningOfOne: cfg.Limits.OrganizationBuilds,
+			Open: cfg.Limits.Queue, OpenOfOne: cfg.Limits.OrganizationQueue,
+		}, nil),
 	}, nil
 }
 
@@ -154,6 +130,15 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", s.only(s.health))
+	for pattern, h := range map[string]web.HandlerFunc{
+		"POST /build/v1/builds":             s.openSending,
+		"GET /build/v1/builds/{id}":         s.state,
+		"GET /build/v1/builds/{id}/missing": s.missing,
+		"POST /build/v1/builds/{id}/blobs":  s.blobs,
+		"GET /build/v1/builds/{id}/events":  s.events,
+	} {
+		mux.Handle(pattern, web.FullDuplex(s.only(h, api.RoleEdge)))
+	}
 	mux.Handle("POST /v3/build", web.FullDuplex(s.only(s.build, api.RoleEdge)))
 	return web.Logged(s.log, func(r *http.Request) bool { return pki.PeerRole(r) != "" }, mux)
 }
@@ -182,10 +167,11 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	}
 	stop := context.AfterFunc(ctx, s.Stop)
 	defer stop()
+	s.resume(ctx)
 	err := web.Serve(ctx, srv, func() error { return srv.ServeTLS(ln, "", "") }, stopGrace)
 	s.Stop()
 	s.builds.Wait()
-	return err
+	return errors.Join(err, s.uploads.Close())
 }
 
 // Stop ends every build, and lets none begin.
@@ -196,25 +182,24 @@ func (s *Server) Stop() {
 	s.end(errStopped)
 }
 
-// begin counts a build in; the caller must call done once when it got no error.
-func (s *Server) begin() error {
+// enter takes a place for a build; the caller must call leave once when it got no error.
+func (s *Server) enter() (*queue.Ticket, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
-		return api.Errorf(api.Unavailable, "the builder is stopping; try again in a moment")
+		return nil, api.Errorf(api.Unavailable, "the builder is stopping; try again in a moment")
 	}
-	if s.open >= s.cfg.Limits.Queue {
-		return api.Errorf(api.RateLimited, "%d builds are waiting already; try again later", s.open)
+	t, err := s.queue.Enter()
+	if err != nil {
+		return nil, api.Errorf(api.RateLimited, "%d builds are waiting or at work already (limit queue=%d); try again later",
+			s.cfg.Limits.Queue, s.cfg.Limits.Queue)
 	}
-	s.open++
 	s.builds.Add(1)
-	return nil
+	return t, nil
 }
 
-func (s *Server) done() {
-	s.mu.Lock()
-	s.open--
-	s.mu.Unlock()
+func (s *Server) leave(t *queue.Ticket) {
+	t.Leave()
 	s.builds.Done()
 }
 

@@ -34,9 +34,12 @@ import (
 )
 
 const (
-	testToken  = "rsu_pusher"
-	testFleet  = "acme/hello"
-	otherFleet = "mallory/hello"
+	testToken     = "rsu_pusher"
+	readerToken   = "rsu_reader"   // reads the fleet, and does not push to it
+	strangerToken = "rsu_stranger" // of another tenant
+	testFleet     = "acme/hello"
+	otherFleet    = "mallory/hello"
+	foreignFleet  = "zeta/hello" // of another organization
 )
 
 var site = api.Site{Domain: "roadstead.test", Port: 8443}
@@ -51,7 +54,9 @@ type releases struct {
 
 	mu     sync.Mutex
 	builds map[int64]*release
-	down   bool // answers 503 to everything
+	down   bool            // answers 503 to everything
+	gone   map[string]bool // logins that hold no more
+	gate   chan struct{}   // not nil: builds wait here before they have images
 }
 
 type release struct {
@@ -69,6 +74,12 @@ func (s *releases) handler() http.Handler {
 		mux.Handle(pattern, web.Handle(log, func(w http.ResponseWriter, r *http.Request) error {
 			if !strings.Contains(roles, pki.PeerRole(r)) {
 				return api.Errorf(api.Forbidden, "not for %s", pki.PeerRole(r))
+			}
+			if gate := s.closedGate(); gate != nil && strings.HasSuffix(pattern, "/images") {
+				select {
+				case <-gate:
+				case <-r.Context().Done():
+				}
 			}
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -92,10 +103,21 @@ func (s *releases) handler() http.Handler {
 	}
 	handle("POST /internal/v1/builds", api.RoleBuilder, s.open)
 	handle("POST /internal/v1/builds/{id}/images", api.RoleBuilder, s.addImages)
-	handle("POST /internal/v1/builds/{id}/heartbeat", api.RoleBuilder, func(_ *http.Request, b *release) (any, error) {
+	handle("POST /internal/v1/builds/{id}/heartbeat", api.RoleBuilder, func(r *http.Request, b *release) (any, error) {
 		b.beats++
-		return b.Build, nil
+		var beat api.BuildBeat
+		if err := json.NewDecoder(r.Body).Decode(&beat); err != nil {
+			return nil, api.Errorf(api.Invalid, "%v", err)
+		}
+		out := b.Build
+		for _, f := range beat.Followers {
+			if s.gone[f.Login] {
+				out.Gone = append(out.Gone, f.ID)
+			}
+		}
+		return out, nil
 	})
+	handle("POST /internal/v1/builds/{id}/watch", api.RoleBuilder, s.watch)
 	handle("POST /internal/v1/builds/{id}/finish", api.RoleBuilder, func(r *http.Request, b *release) (any, error) {
 		var result api.BuildResult
 		if err := json.NewDecoder(r.Body).Decode(&result); err != nil {
@@ -113,6 +135,31 @@ func (s *releases) handler() http.Handler {
 	return mux
 }
 
+func (s *releases) closedGate() chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gate
+}
+
+// watch knows who pushes, and somebody who only reads the fleet.
+func (s *releases) watch(r *http.Request, b *release) (any, error) {
+	w := api.BuildWatch{Build: b.Build}
+	login := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+	switch {
+	case s.gone[login]:
+		return nil, api.ErrUnauthorized
+	case login == testToken:
+		w.MaySend, w.Follower = true, api.BuildFollower{User: 1, Login: testToken}
+	case login == readerToken:
+		w.Follower = api.BuildFollower{User: 2, Login: readerToken}
+	case login == strangerToken:
+		return nil, api.Errorf(api.NotFound, "no build %d", b.ID)
+	default:
+		return nil, api.ErrUnauthorized
+	}
+	return w, nil
+}
+
 func (s *releases) open(r *http.Request, _ *release) (any, error) {
 	if r.Header.Get("Authorization") != "Bearer "+testToken {
 		return nil, api.Errorf(api.Unauthorized, "unknown token")
@@ -121,17 +168,19 @@ func (s *releases) open(r *http.Request, _ *release) (any, error) {
 	if err := json.NewDecoder(r.Body).Decode(&ask); err != nil {
 		return nil, api.Errorf(api.Invalid, "%v", err)
 	}
-	fleet := int64(1)
+	fleet, organization := int64(1), int64(1)
 	switch ask.Slug {
 	case testFleet:
 	case otherFleet:
 		fleet = 2 // its maker chose the uuid of the other
+	case foreignFleet:
+		fleet, organization = 3, 2
 	default:
 		return nil, api.Errorf(api.NotFound, "there is no fleet %q", ask.Slug)
 	}
 	id := int64(len(s.builds) + 1)
 	b := &release{Build: api.Build{ID: id, Commit: fmt.Sprintf("%032x", id), Status: api.StatusRunning,
-		Fleet: &api.BuildFleet{ID: fleet, UUID: strings.Repeat("f", 32), Slug: ask.Slug, DeviceType: "generic-amd64", Arch: s.arch, Organization: 1}}}
+		Fleet: &api.BuildFleet{ID: fleet, UUID: strings.Repeat("f", 32), Slug: ask.Slug, DeviceType: "generic-amd64", Arch: s.arch, Organization: organization}}}
 	s.builds[id] = b
 	return b.Build, nil
 }
@@ -185,7 +234,7 @@ type role interface {
 // buildkit, an address.
 func newWorld(t testing.TB, buildkit string, limits builder.Limits, change ...func(*registry.Config)) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), releases: &releases{t: t, arch: "amd64", builds: map[int64]*release{}}}
+	w := &world{t: t, dir: t.TempDir(), releases: &releases{t: t, arch: "amd64", builds: map[int64]*release{}, gone: map[string]bool{}}}
 	check(t, pki.NewTestIdentities(w.dir, api.RoleEdge, api.RoleAPI, api.RoleSigner, api.RoleRegistry, api.RoleBuilder))
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	peers := map[string]string{}
