@@ -2,8 +2,6 @@ package builder
 
 import (
 	"archive/tar"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,36 +22,24 @@ import (
 // aside is what came with the source but is not part of it: it must never end up in an image.
 type aside struct {
 	archives map[string]string // by service: an image that was built elsewhere
-	secrets  map[string]secret // by registry host: what its base images are pulled with
+	*given
 }
 
 // secret is one entry of .balena/registry-secrets.json, as balena's client sends it.
 type secret struct {
-	Username string `json:"username"`
-	Password string `json:"password"`
+	Username string `yaml:"username"`
+	Password string `yaml:"password"`
 }
 
 const (
-	imagesDir   = ".roadstead/images"
-	secretsFile = ".balena/registry-secrets.json"
-	maxSecrets  = 64 << 10
-	maxName     = 4096 // of an entry of an image archive
-	maxLinks    = 10   // between a name in an image archive and the file
+	imagesDir = ".roadstead/images"
+	maxName   = 4096 // of an entry of an image archive
+	maxLinks  = 10   // between a name in an image archive and the file
 )
-
-// passwords are the secrets in every form in which a tool may repeat them.
-func (a *aside) passwords() []string {
-	var list []string
-	for _, s := range a.secrets {
-		pair := s.Username + ":" + s.Password
-		list = append(list, base64.StdEncoding.EncodeToString([]byte(pair)), base64.StdEncoding.EncodeToString([]byte(s.Password)), s.Password)
-	}
-	return list
-}
 
 func (a *aside) has(service string) bool { return a.archives[service] != "" }
 
-// takeAside moves images built elsewhere and registry secrets out of the source.
+// takeAside moves images built elsewhere and secrets out of the source.
 func (b *build) takeAside() (*aside, error) {
 	a := &aside{archives: map[string]string{}}
 	root, err := os.OpenRoot(b.source())
@@ -61,7 +47,7 @@ func (b *build) takeAside() (*aside, error) {
 		return nil, fmt.Errorf("open the source: %w", err)
 	}
 	defer func() { _ = root.Close() }()
-	if a.secrets, err = takeSecrets(root); err != nil {
+	if a.given, err = takeGiven(root); err != nil {
 		return nil, err
 	}
 	info, err := root.Lstat(imagesDir)
@@ -92,30 +78,6 @@ func (b *build) takeAside() (*aside, error) {
 		a.archives[name] = filepath.Join(moved, e.Name())
 	}
 	return a, nil
-}
-
-func takeSecrets(root *os.Root) (map[string]secret, error) {
-	f, err := root.Open(secretsFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, api.Errorf(api.Invalid, "%s cannot be read", secretsFile)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxSecrets+1))
-	if err != nil || len(text) > maxSecrets {
-		return nil, api.Errorf(api.Invalid, "%s cannot be read, or is larger than %d bytes", secretsFile, maxSecrets)
-	}
-	var secrets map[string]secret
-	if err := json.Unmarshal(text, &secrets); err != nil {
-		return nil, api.Errorf(api.Invalid, "%s is not an object of registry hosts", secretsFile)
-	}
-	if err := root.Remove(secretsFile); err != nil {
-		return nil, fmt.Errorf("take the registry secrets aside: %w", err)
-	}
-	_ = root.Remove(path.Dir(secretsFile)) // fails when the project has more in it, which then stays
-	return secrets, nil
 }
 
 // fromArchive reads an image that was built elsewhere: what `docker save` writes, or an OCI layout in a tar.

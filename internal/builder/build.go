@@ -279,7 +279,10 @@ func (b *build) work() error {
 	if err != nil {
 		return err
 	}
-	b.log.conceal(pre.passwords())
+	b.log.conceal(pre.secretTexts())
+	for _, name := range pre.open() {
+		b.say("Note: the secret %s is too short to be kept out of the log", name)
+	}
 	root, err := os.OpenRoot(b.source())
 	if err != nil {
 		return fmt.Errorf("open the source: %w", err)
@@ -291,6 +294,12 @@ func (b *build) work() error {
 	}
 	for _, w := range project.Warnings {
 		b.say("Note: %s", w)
+	}
+	if err := pre.check(project.Services); err != nil {
+		return err
+	}
+	for _, name := range pre.settings.Strangers(project.Services) {
+		b.say("Note: %s speaks of a service %q, which the project does not have", pre.settings.File, name)
 	}
 	contract, err := compose.Contract(root)
 	if err != nil {

@@ -8,7 +8,11 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
 
 	"github.com/roadstead-io/roadstead/api"
 )
@@ -22,11 +26,19 @@ const (
 	kindPrebuilt   = "Built elsewhere"
 )
 
-const maxDockerfile = 1 << 20
+const (
+	maxDockerfile = 1 << 20
+	maxUnknown    = 10 // names of a template that are told of
+)
 
 // findDockerfile gives the path of a service's Dockerfile in the source and its kind. The more specific file wins: for the device
 // type, for the architecture, a template, and then the plain one.
 func findDockerfile(root *os.Root, dir, given string, fleet *api.BuildFleet) (file, kind string, err error) {
+	for _, name := range []string{fleet.DeviceType, fleet.Arch} {
+		if !templateValue.MatchString(name) {
+			return "", "", api.Errorf(api.Invalid, "no file can be named after %.100q, which the fleet is for", name)
+		}
+	}
 	if given != "" {
 		file = path.Join(dir, given)
 		kind = kindDockerfile
@@ -60,33 +72,86 @@ func regular(root *os.Root, file string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// readDockerfile reads one and fills a template in.
-func readDockerfile(root *os.Root, file, kind, service string, b *build) (string, error) {
+// readDockerfile reads one and fills a template in. unknown are names in it that stand for nothing.
+func readDockerfile(root *os.Root, file, kind, service string, info api.Build) (text string, unknown []string, err error) {
 	f, err := root.Open(file)
 	if err != nil {
-		return "", api.Errorf(api.Invalid, "%s cannot be read", file)
+		return "", nil, api.Errorf(api.Invalid, "%s cannot be read", file)
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxDockerfile+1))
-	if err != nil || len(text) > maxDockerfile {
-		return "", api.Errorf(api.Invalid, "%s cannot be read, or is larger than %d bytes", file, maxDockerfile)
+	data, err := io.ReadAll(io.LimitReader(f, maxDockerfile+1))
+	if err != nil || len(data) > maxDockerfile {
+		return "", nil, api.Errorf(api.Invalid, "%s cannot be read, or is larger than %d bytes", file, maxDockerfile)
 	}
 	if kind != kindTemplate {
-		return string(text), nil
+		return string(data), nil, nil
 	}
-	vars := map[string]string{
-		"MACHINE_NAME": b.info.Fleet.DeviceType,
-		"ARCH":         b.info.Fleet.Arch,
-		"APP_NAME":     path.Base(b.info.Fleet.Slug),
-		"RELEASE_HASH": b.info.Commit,
+	return fillTemplate(file, string(data), map[string]string{
+		"MACHINE_NAME": info.Fleet.DeviceType,
+		"ARCH":         info.Fleet.Arch,
+		"APP_NAME":     path.Base(info.Fleet.Slug),
+		"RELEASE_HASH": info.Commit,
 		"SERVICE_NAME": service,
-	}
-	var pairs []string
-	for name, value := range vars {
-		pairs = append(pairs, "%%BALENA_"+name+"%%", value, "%%RESIN_"+name+"%%", value)
-	}
-	return strings.NewReplacer(pairs...).Replace(string(text)), nil
+	})
 }
+
+var (
+	templateName = regexp.MustCompile(`%%(?:BALENA|RESIN)_([A-Z_]+)%%`)
+	// templateValue is what may stand in a Dockerfile anywhere: it ends no instruction, word or string, and begins none.
+	templateValue = regexp.MustCompile(`^[\pL\pN][\pL\pN_.-]*$`)
+)
+
+// fillTemplate puts values in place of their names. They are looked at where they are used: whatever a server lets a fleet be called, a name must
+// not become an instruction.
+func fillTemplate(file, text string, values map[string]string) (filled string, unknown []string, err error) {
+	filled = templateName.ReplaceAllStringFunc(text, func(name string) string {
+		key := templateName.FindStringSubmatch(name)[1]
+		value, ok := values[key]
+		switch {
+		case !ok:
+			if !slices.Contains(unknown, name) && len(unknown) < maxUnknown {
+				unknown = append(unknown, name)
+			}
+			return name
+		case !templateValue.MatchString(value):
+			err = api.Errorf(api.Invalid, "%s: %s stands for %.100q, which cannot be put into a Dockerfile", file, name, value)
+		}
+		return value
+	})
+	if err == nil && len(filled) > maxDockerfile {
+		err = api.Errorf(api.TooLarge, "%s is larger than %d bytes when it is filled in", file, maxDockerfile)
+	}
+	return filled, unknown, err
+}
+
+// withSecrets gives every step of a Dockerfile some secrets as files below /run/secrets, as balena's builders do. Lines keep their
+// numbers. What cannot be parsed is left to the build service to complain about.
+func withSecrets(text string, ids []string) string {
+	if len(ids) == 0 {
+		return text
+	}
+	parsed, err := parser.Parse(strings.NewReader(text))
+	if err != nil {
+		return text
+	}
+	var mounts strings.Builder
+	for _, id := range ids {
+		fmt.Fprintf(&mounts, " --mount=type=secret,id=%s,target=/run/secrets/%s,mode=0444", id, id)
+	}
+	lines := strings.SplitAfter(text, "\n")
+	for _, node := range parsed.AST.Children {
+		if !strings.EqualFold(node.Value, "run") || node.StartLine < 1 || node.StartLine > len(lines) {
+			continue
+		}
+		line := &lines[node.StartLine-1]
+		if at := runWord.FindStringIndex(*line); at != nil {
+			*line = (*line)[:at[1]] + mounts.String() + " " + (*line)[at[1]:]
+		}
+	}
+	return strings.Join(lines, "")
+}
+
+var runWord = regexp.MustCompile(`^(?i)\s*run`)
 
 // layDockerfile writes a Dockerfile, and the ignore file that goes with it, into a directory of its own for BuildKit.
 func layDockerfile(dir string, root *os.Root, file, text string) error {

@@ -19,3 +19,9 @@ func NewTestLog() (line func(string), text func() string) {
 	l := &logbook{}
 	return l.line, l.String
 }
+
+// FillTemplate and WithSecrets are what is done to the text of a Dockerfile.
+var (
+	FillTemplate = fillTemplate
+	WithSecrets  = withSecrets
+)

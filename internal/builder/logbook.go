@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strings"
 	"sync"
+
+	"github.com/roadstead-io/roadstead/internal/builder/logtext"
 )
 
 // logbook is a build's log as the release keeps it: bounded, with the beginning and the end of what was said.
@@ -13,33 +15,22 @@ type logbook struct {
 	tail []byte
 	lost bool // something between head and tail was dropped
 
-	secrets *strings.Replacer // nil: there are none
+	cleaner *logtext.Cleaner // nil: no secrets are known
 }
-
-// leastSecret is the length of the shortest text that is taken for a secret: a shorter one stands in half of all lines by chance.
-const leastSecret = 4
 
 // conceal keeps texts out of what is said from now on: the log is for all who observe the fleet, and its devices.
 func (l *logbook) conceal(texts []string) {
-	var pairs []string
-	for _, s := range texts {
-		if len(s) >= leastSecret {
-			pairs = append(pairs, s, "[secret]")
-		}
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.secrets = strings.NewReplacer(pairs...)
+	l.cleaner = logtext.New(texts)
 }
 
-// clean is a text without the build's secrets.
+// clean is a text without the build's secrets and without what steers a terminal.
 func (l *logbook) clean(text string) string {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.secrets == nil {
-		return text
-	}
-	return l.secrets.Replace(text)
+	c := l.cleaner
+	l.mu.Unlock()
+	return c.Clean(text)
 }
 
 const (

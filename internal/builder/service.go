@@ -39,6 +39,7 @@ type making struct {
 	dockerfile string // its text
 	opt        compose.Build
 	context    string // directory on disk, "" when there is none
+	secrets    map[string][]byte
 }
 
 const maxRecordedDockerfile = 64 << 10
@@ -46,7 +47,7 @@ const maxRecordedDockerfile = 64 << 10
 // do makes the image and pushes it.
 func (m *making) do(ctx context.Context) (api.BuildImageResult, error) {
 	img, err := m.make(ctx)
-	result := api.BuildImageResult{ProjectType: m.kind, Dockerfile: m.dockerfile}
+	result := api.BuildImageResult{ProjectType: m.kind, Dockerfile: m.build.log.clean(m.dockerfile)}
 	if len(result.Dockerfile) > maxRecordedDockerfile {
 		result.Dockerfile = result.Dockerfile[:maxRecordedDockerfile]
 	}
@@ -89,23 +90,31 @@ func (m *making) prepare() error {
 		return layDockerfile(dir, m.root, "", m.dockerfile)
 	}
 	m.opt = *m.svc.Build
+	var mounted []string
 	var err error
+	if m.secrets, mounted, err = m.pre.given.secrets(m.svc.Name); err != nil {
+		return err
+	}
 	if m.context, err = filepath.EvalSymlinks(filepath.Join(m.build.source(), m.opt.Context)); err != nil {
 		return api.Errorf(api.Invalid, "service %s: there is no directory %q in the source", m.svc.Name, m.opt.Context)
 	}
 	if m.opt.Inline != "" {
 		m.kind, m.dockerfile = kindDockerfile, m.opt.Inline
-		return layDockerfile(dir, m.root, "", m.dockerfile)
+		return layDockerfile(dir, m.root, "", withSecrets(m.dockerfile, mounted))
 	}
 	file, kind, err := findDockerfile(m.root, m.opt.Context, m.opt.Dockerfile, m.build.info.Fleet)
 	if err != nil {
 		return fmt.Errorf("service %s: %w", m.svc.Name, err)
 	}
 	m.kind = kind
-	if m.dockerfile, err = readDockerfile(m.root, file, kind, m.svc.Name, m.build); err != nil {
+	var unknown []string
+	if m.dockerfile, unknown, err = readDockerfile(m.root, file, kind, m.svc.Name, m.build.info); err != nil {
 		return err
 	}
-	return layDockerfile(dir, m.root, file, m.dockerfile)
+	if len(unknown) > 0 {
+		m.say("Note: %s names %s, which no template knows; it stays as it is", file, strings.Join(unknown, ", "))
+	}
+	return layDockerfile(dir, m.root, file, withSecrets(m.dockerfile, mounted))
 }
 
 func (m *making) dockerfileDir() string {
@@ -150,7 +159,7 @@ func (m *making) solveOnce(ctx context.Context, opt client.SolveOpt) (*client.So
 		return err
 	})
 	group.Go(func() error {
-		p := progress.New(func(line string) { m.say("%s", line) })
+		p := progress.New(m.build.log.clean, func(line string) { m.say("%s", line) })
 		for r := range reports {
 			p.Update(r)
 		}
@@ -212,7 +221,7 @@ func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 	if len(m.opt.ExtraHosts) > 0 {
 		attrs["add-hosts"] = strings.Join(m.opt.ExtraHosts, ",")
 	}
-	for k, v := range m.opt.Args {
+	for k, v := range m.pre.args(m.svc.Name, m.opt.Args) {
 		attrs["build-arg:"+k] = v
 	}
 	for k, v := range m.opt.Labels {
@@ -232,12 +241,14 @@ func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 		return client.SolveOpt{}, err
 	}
 	return client.SolveOpt{
+		// The service's history of builds would keep their arguments, and their logs as they were printed.
+		Internal:      true,
 		Frontend:      "dockerfile.v0",
 		FrontendAttrs: attrs,
 		LocalMounts:   mounts,
 		SharedKey:     m.tenant() + "/" + m.svc.Name, // what was sent last time is not sent again
 		OCIStores:     map[string]content.Store{baseStore: m.build.s.store},
-		Session:       []session.Attachable{credentials{secrets: m.pre.secrets}},
+		Session:       []session.Attachable{credentials{secrets: m.pre.registries}, secretSession(m.secrets)},
 		Exports: []client.ExportEntry{{
 			Type: client.ExporterOCI, OutputStore: m.build.s.store,
 			Attrs: map[string]string{"tar": "false", "oci-mediatypes": "true", "compression": "gzip"},

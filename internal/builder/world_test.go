@@ -336,12 +336,13 @@ func (w *world) read(res *http.Response) outcome {
 	if tok, err := dec.Token(); err != nil || tok != json.Delim('[') {
 		w.t.Fatalf("the stream begins with %v, %v, want an array", tok, err)
 	}
+	var text strings.Builder
 	for dec.More() {
 		var e api.BuildEvent
 		if err := dec.Decode(&e); err != nil {
-			w.t.Fatalf("the stream broke: %v\n%s", err, out.text)
+			w.t.Fatalf("the stream broke: %v\n%s", err, text.String())
 		}
-		out.text += e.Message + "\n"
+		text.WriteString(e.Message + "\n")
 		out.failed = out.failed || e.IsError
 		if e.Resource == "buildLogId" {
 			out.release.ID = int64(e.Value.(float64))
@@ -350,6 +351,7 @@ func (w *world) read(res *http.Response) outcome {
 	if tok, err := dec.Token(); err != nil || tok != json.Delim(']') {
 		w.t.Fatalf("the stream ends with %v, %v, want the array's end", tok, err)
 	}
+	out.text = text.String()
 	out.release = w.releases.get(out.release.ID)
 	return out
 }

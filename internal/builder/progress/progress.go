@@ -14,23 +14,38 @@ import (
 // Printer turns BuildKit's reports of one build into lines: a numbered line when a step begins, its output as it comes, and a
 // line when it ends.
 type Printer struct {
+	clean func(string) string
 	line  func(string)
 	steps map[digest.Digest]*step
 	next  int
+	left  int // of maxOutput
 }
 
 type step struct {
 	number  int
 	partial []byte // output after the last line end
+	skip    bool   // the rest of the line is not shown
+	left    int    // of maxStep
+	unseen  int64  // bytes of output that were not shown, for the step or the build printed too much
 	ended   bool
 }
 
-// maxLine cuts lines that would be no lines to anybody.
-const maxLine = 4 << 10
+const (
+	// maxLine cuts lines that would be no lines to anybody.
+	maxLine = 4 << 10
+	// maxPartial is how much of a line is looked at as one, for secrets in it, before it is cut.
+	maxPartial = 256 << 10
+	// maxStep bounds what is shown of what a step prints, and maxOutput of all steps together.
+	maxStep   = 8 << 20
+	maxOutput = 32 << 20
+	// lineCost is what a line costs beside its text: its number, its event.
+	lineCost = 256
+)
 
-// New makes a printer that gives each line to a function.
-func New(line func(string)) *Printer {
-	return &Printer{line: line, steps: map[digest.Digest]*step{}}
+// New makes a printer that gives each line to a function. Output is cleaned before it is cut, so that a cut hides no part of what
+// cleaning looks for.
+func New(clean func(string) string, line func(string)) *Printer {
+	return &Printer{clean: clean, line: line, steps: map[digest.Digest]*step{}, left: maxOutput}
 }
 
 // hidden steps are BuildKit's housekeeping, of no interest to people.
@@ -61,8 +76,8 @@ func (p *Printer) begin(v *client.Vertex) {
 		return
 	}
 	p.next++
-	p.steps[v.Digest] = &step{number: p.next}
-	p.line(fmt.Sprintf("#%d %s", p.next, oneLine(v.Name)))
+	p.steps[v.Digest] = &step{number: p.next, left: maxStep}
+	p.line(fmt.Sprintf("#%d %s", p.next, oneLine(p.clean(v.Name))))
 }
 
 func (p *Printer) output(l *client.VertexLog) {
@@ -70,19 +85,43 @@ func (p *Printer) output(l *client.VertexLog) {
 	if st == nil {
 		return // of a hidden step
 	}
-	st.partial = append(st.partial, l.Data...)
-	for {
-		i := bytes.IndexByte(st.partial, '\n')
-		if i < 0 {
-			break
+	data := l.Data
+	for len(data) > 0 {
+		if min(p.left, st.left) <= 0 {
+			st.partial, st.unseen = nil, st.unseen+int64(len(data))
+			return
 		}
-		p.print(st, st.partial[:i])
-		st.partial = st.partial[i+1:]
+		part := data
+		i := bytes.IndexByte(data, '\n')
+		if i >= 0 {
+			part, data = data[:i], data[i+1:]
+		} else {
+			data = nil
+		}
+		p.add(st, part)
+		if i >= 0 {
+			p.rest(st, true)
+			st.skip = false
+		}
 	}
-	if len(st.partial) > maxLine {
-		p.print(st, st.partial)
-		st.partial = nil
+}
+
+// add takes a part of a line.
+func (p *Printer) add(st *step, part []byte) {
+	if st.skip {
+		return
 	}
+	st.partial = append(st.partial, part...)
+	if len(st.partial) <= maxPartial {
+		return
+	}
+	// A bar that is drawn over and over is one line without an end.
+	if i := bytes.LastIndexByte(st.partial[:len(st.partial)-1], '\r'); i >= 0 && len(st.partial)-i <= maxPartial/2 {
+		st.partial = append([]byte(nil), st.partial[i+1:]...)
+		return
+	}
+	p.rest(st, false)
+	st.skip = true
 }
 
 // print shows a line of output the way a terminal would have left it: what came before a carriage return was overwritten.
@@ -91,10 +130,13 @@ func (p *Printer) print(st *step, line []byte) {
 	if i := bytes.LastIndexByte(line, '\r'); i >= 0 {
 		line = line[i+1:]
 	}
-	if len(line) > maxLine {
-		line = append(line[:maxLine:maxLine], "…"...)
+	text := cut(p.clean(string(line)))
+	cost := len(text) + lineCost
+	p.left, st.left = p.left-cost, st.left-cost
+	if min(p.left, st.left) <= 0 {
+		text = "[too much output: what follows is neither shown nor kept]"
 	}
-	p.line(fmt.Sprintf("#%d   %s", st.number, line))
+	p.line(fmt.Sprintf("#%d   %s", st.number, text))
 }
 
 func (p *Printer) finish(v *client.Vertex) {
@@ -103,10 +145,13 @@ func (p *Printer) finish(v *client.Vertex) {
 		return
 	}
 	st.ended = true
-	p.rest(st)
+	p.rest(st, false)
+	if st.unseen > 0 {
+		p.line(fmt.Sprintf("#%d   [%d bytes of output were not shown]", st.number, st.unseen))
+	}
 	switch {
 	case v.Error != "":
-		p.line(fmt.Sprintf("#%d ERROR: %s", st.number, oneLine(v.Error)))
+		p.line(fmt.Sprintf("#%d ERROR: %s", st.number, oneLine(p.clean(v.Error))))
 	case v.Cached:
 		p.line(fmt.Sprintf("#%d CACHED", st.number))
 	case v.Started != nil:
@@ -114,24 +159,27 @@ func (p *Printer) finish(v *client.Vertex) {
 	}
 }
 
-func (p *Printer) rest(st *step) {
-	if len(st.partial) > 0 {
+// rest shows what there is of a line. An empty one is shown only when it has ended.
+func (p *Printer) rest(st *step, ended bool) {
+	if len(st.partial) > 0 || ended && !st.skip {
 		p.print(st, st.partial)
-		st.partial = nil
 	}
+	st.partial = nil
 }
 
 // Flush shows output that no line end followed, of steps that never ended.
 func (p *Printer) Flush() {
 	for _, st := range p.steps {
-		p.rest(st)
+		p.rest(st, false)
 	}
 }
 
-func oneLine(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > maxLine {
-		s = s[:maxLine] + "…"
+func oneLine(s string) string { return cut(strings.Join(strings.Fields(s), " ")) }
+
+// cut shortens a line, between two characters.
+func cut(s string) string {
+	if len(s) <= maxLine {
+		return s
 	}
-	return s
+	return strings.ToValidUTF8(s[:maxLine], "") + "…"
 }

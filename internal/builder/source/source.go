@@ -38,6 +38,9 @@ const (
 	headroom = 8 << 10
 )
 
+// lastWins are files that balena's client appends to a project, which may have one of its own.
+var lastWins = map[string]bool{".balena/registry-secrets.json": true}
+
 // Decompress undoes gzip where the data begins like it; everything else passes as it is.
 func Decompress(r io.Reader) (io.Reader, error) {
 	br := bufio.NewReaderSize(r, 64<<10)
@@ -181,6 +184,17 @@ func (x *extraction) entry(h *tar.Header, name string, r io.Reader) error {
 		return err
 	}
 	old, exists := x.kinds[name]
+	if exists && lastWins[name] && old == tar.TypeReg && h.Typeflag == tar.TypeReg {
+		if err := x.root.Remove(name); err != nil {
+			return fmt.Errorf("unpack %q: %w", name, err)
+		}
+		exists = false
+	}
+	for record := range h.PAXRecords {
+		if strings.HasPrefix(record, "GNU.sparse.") {
+			return api.Errorf(api.Invalid, "the source holds %q, which is a sparse file: pack it whole", name)
+		}
+	}
 	if exists && (old != tar.TypeDir || h.Typeflag != tar.TypeDir) {
 		return api.Errorf(api.Invalid, "the source holds %q twice", name)
 	}

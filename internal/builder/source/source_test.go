@@ -117,37 +117,42 @@ func TestExtractRefusesHostileArchives(t *testing.T) {
 		want string
 		code api.Code
 	}{
-		"parent":             {archive(t, file("../evil", "x")), `"../evil"`, api.Invalid},
-		"parent inside":      {archive(t, file("a/../../evil", "x")), `"a/../../evil"`, api.Invalid},
-		"parent that stays":  {archive(t, file("a/../b", "x")), `paths with ".."`, api.Invalid},
-		"absolute":           {archive(t, file("/etc/passwd", "x")), `"/etc/passwd"`, api.Invalid},
-		"absolute link":      {archive(t, symlink("l", "/etc/passwd")), `"/etc/passwd": links that lead outside`, api.Invalid},
-		"relative link":      {archive(t, symlink("a/l", "../../etc")), `"../../etc": links that lead outside`, api.Invalid},
-		"links in concert":   {archive(t, dir("s"), symlink("b", "."), symlink("s/a", "../b/../x")), "lead outside", api.Invalid},
-		"empty link":         {archive(t, symlink("l", "")), "lead outside", api.Invalid},
-		"through a link":     {archive(t, dir("d"), symlink("l", "d"), file("l/f", "x")), `below "l"`, api.Invalid},
-		"through a file":     {archive(t, file("f", "x"), file("f/g", "x")), `below "f"`, api.Invalid},
-		"file over link":     {archive(t, file("t", "x"), symlink("l", "t"), file("l", "y")), `"l" twice`, api.Invalid},
-		"file twice":         {archive(t, file("f", "x"), file("./f", "y")), `"f" twice`, api.Invalid},
-		"dir over link":      {archive(t, dir("d"), symlink("l", "d"), dir("l")), `"l" twice`, api.Invalid},
-		"hard link outside":  {archive(t, hardlink("h", "/etc/passwd")), "lead outside", api.Invalid},
-		"hard link up":       {archive(t, hardlink("h", "../x")), "lead outside", api.Invalid},
-		"hard link to link":  {archive(t, file("f", ""), symlink("l", "f"), hardlink("h", "l")), "no file before it", api.Invalid},
-		"hard link ahead":    {archive(t, hardlink("h", "later"), file("later", "")), "no file before it", api.Invalid},
-		"device":             {archive(t, tar.Header{Typeflag: tar.TypeBlock, Name: "sda", Devmajor: 8}), `"sda", which is a device`, api.Invalid},
-		"character device":   {archive(t, tar.Header{Typeflag: tar.TypeChar, Name: "mem"}), `"mem", which is a device`, api.Invalid},
-		"pipe":               {archive(t, tar.Header{Typeflag: tar.TypeFifo, Name: "p"}), `"p", which is a pipe`, api.Invalid},
-		"too many":           {archive(t, many...), "more than 100 entries", api.TooLarge},
-		"many implied":       {archive(t, implied...), "more than 100 entries", api.TooLarge},
-		"too deep":           {archive(t, file(deep, "x")), "nested deeper", api.Invalid},
-		"too large":          {archive(t, file("big", strings.Repeat("x", 1<<20+1))), `larger than 1 MiB unpacked (reached at "big")`, api.TooLarge},
-		"too large in sum":   {archive(t, file("a", strings.Repeat("x", 1<<19+1)), file("b", strings.Repeat("x", 1<<19))), `"b"`, api.TooLarge},
-		"part too long":      {archive(t, file(strings.Repeat("x", 256), "x")), "too long", api.Invalid},
-		"path too long":      {archive(t, file(strings.Repeat("xxxxxxx/", 600)+"f", "x")), "too long", api.Invalid},
-		"cut short":          {archive(t, file("f", strings.Repeat("x", 2000)))[:1024], "damaged or ended early", api.Invalid},
-		"not a tar":          {bytes.Repeat([]byte("nonsense"), 200), "damaged or ended early", api.Invalid},
-		"gzip of nothing":    {[]byte{0x1f, 0x8b, 8}, "damaged or ended early", api.Invalid},
-		"lie about the size": {lie(t), "larger than 1 MiB", api.TooLarge},
+		"parent":              {archive(t, file("../evil", "x")), `"../evil"`, api.Invalid},
+		"parent inside":       {archive(t, file("a/../../evil", "x")), `"a/../../evil"`, api.Invalid},
+		"parent that stays":   {archive(t, file("a/../b", "x")), `paths with ".."`, api.Invalid},
+		"absolute":            {archive(t, file("/etc/passwd", "x")), `"/etc/passwd"`, api.Invalid},
+		"absolute link":       {archive(t, symlink("l", "/etc/passwd")), `"/etc/passwd": links that lead outside`, api.Invalid},
+		"relative link":       {archive(t, symlink("a/l", "../../etc")), `"../../etc": links that lead outside`, api.Invalid},
+		"links in concert":    {archive(t, dir("s"), symlink("b", "."), symlink("s/a", "../b/../x")), "lead outside", api.Invalid},
+		"empty link":          {archive(t, symlink("l", "")), "lead outside", api.Invalid},
+		"through a link":      {archive(t, dir("d"), symlink("l", "d"), file("l/f", "x")), `below "l"`, api.Invalid},
+		"through a file":      {archive(t, file("f", "x"), file("f/g", "x")), `below "f"`, api.Invalid},
+		"file over link":      {archive(t, file("t", "x"), symlink("l", "t"), file("l", "y")), `"l" twice`, api.Invalid},
+		"file twice":          {archive(t, file("f", "x"), file("./f", "y")), `"f" twice`, api.Invalid},
+		"dir over link":       {archive(t, dir("d"), symlink("l", "d"), dir("l")), `"l" twice`, api.Invalid},
+		"hard link outside":   {archive(t, hardlink("h", "/etc/passwd")), "lead outside", api.Invalid},
+		"hard link up":        {archive(t, hardlink("h", "../x")), "lead outside", api.Invalid},
+		"hard link to link":   {archive(t, file("f", ""), symlink("l", "f"), hardlink("h", "l")), "no file before it", api.Invalid},
+		"hard link ahead":     {archive(t, hardlink("h", "later"), file("later", "")), "no file before it", api.Invalid},
+		"device":              {archive(t, tar.Header{Typeflag: tar.TypeBlock, Name: "sda", Devmajor: 8}), `"sda", which is a device`, api.Invalid},
+		"character device":    {archive(t, tar.Header{Typeflag: tar.TypeChar, Name: "mem"}), `"mem", which is a device`, api.Invalid},
+		"pipe":                {archive(t, tar.Header{Typeflag: tar.TypeFifo, Name: "p"}), `"p", which is a pipe`, api.Invalid},
+		"too many":            {archive(t, many...), "more than 100 entries", api.TooLarge},
+		"many implied":        {archive(t, implied...), "more than 100 entries", api.TooLarge},
+		"too deep":            {archive(t, file(deep, "x")), "nested deeper", api.Invalid},
+		"too large":           {archive(t, file("big", strings.Repeat("x", 1<<20+1))), `larger than 1 MiB unpacked (reached at "big")`, api.TooLarge},
+		"too large in sum":    {archive(t, file("a", strings.Repeat("x", 1<<19+1)), file("b", strings.Repeat("x", 1<<19))), `"b"`, api.TooLarge},
+		"part too long":       {archive(t, file(strings.Repeat("x", 256), "x")), "too long", api.Invalid},
+		"path too long":       {archive(t, file(strings.Repeat("xxxxxxx/", 600)+"f", "x")), "too long", api.Invalid},
+		"cut short":           {archive(t, file("f", strings.Repeat("x", 2000)))[:1024], "damaged or ended early", api.Invalid},
+		"not a tar":           {bytes.Repeat([]byte("nonsense"), 200), "damaged or ended early", api.Invalid},
+		"gzip of nothing":     {[]byte{0x1f, 0x8b, 8}, "damaged or ended early", api.Invalid},
+		"sparse":              {sparse(t), `"holes", which is a sparse file`, api.Invalid},
+		"old sparse":          {archive(t, tar.Header{Typeflag: tar.TypeGNUSparse, Name: "s"}), "", api.Invalid},
+		"a link over secrets": {archive(t, file(".balena/registry-secrets.json", "x"), symlink(".balena/registry-secrets.json", "y")), "twice", api.Invalid},
+		"long extended":       {extended(t, 2<<20), "damaged or ended early", api.Invalid},
+		"many extended":       {bytes.Repeat(extended(t, 900<<10)[:512+(900<<10)], 4), "the source archive is too large", api.TooLarge},
+		"lie about the size":  {lie(t), "larger than 1 MiB", api.TooLarge},
 	} {
 		t.Run(name, func(t *testing.T) {
 			parent := t.TempDir()
@@ -181,6 +186,58 @@ func lie(t testing.TB) []byte {
 }
 
 // A million entries must be refused after a few, not after all of them were read.
+// sparse is a file of 1 TiB with nothing in it, in the form of POSIX archives.
+func sparse(t testing.TB) []byte {
+	t.Helper()
+	records := ""
+	for _, r := range [][2]string{{"GNU.sparse.major", "1"}, {"GNU.sparse.minor", "0"}, {"GNU.sparse.name", "holes"}, {"GNU.sparse.realsize", "1048576"}} {
+		line := " " + r[0] + "=" + r[1] + "\n"
+		n := len(line) + 2
+		records += fmt.Sprintf("%d%s", n, line)
+	}
+	return raw(t, records, []byte("0\n"+strings.Repeat("\x00", 510)))
+}
+
+// extended is an entry with an extended header of a size.
+func extended(t testing.TB, size int) []byte {
+	t.Helper()
+	line := fmt.Sprintf("%d comment=", size)
+	return raw(t, line+strings.Repeat("x", size-len(line)-1)+"\n", nil)
+}
+
+// raw writes an extended header by hand, and a file after it.
+func raw(t testing.TB, records string, content []byte) []byte {
+	t.Helper()
+	block := func(name string, flag byte, size int) []byte {
+		b := make([]byte, 512)
+		copy(b, name)
+		copy(b[100:], "0000644\x000000000\x000000000\x00"+fmt.Sprintf("%011o\x00%011o\x00        ", size, 0))
+		b[156] = flag
+		copy(b[257:], "ustar\x0000")
+		sum := 0
+		for _, c := range b {
+			sum += int(c)
+		}
+		copy(b[148:], fmt.Sprintf("%06o\x00 ", sum))
+		return b
+	}
+	pad := func(b []byte) []byte { return append(b, make([]byte, (512-len(b)%512)%512)...) }
+	out := append(block("pax", 'x', len(records)), pad([]byte(records))...)
+	return append(append(out, block("f", '0', len(content))...), append(pad(content), make([]byte, 1024)...)...)
+}
+
+// What the client appends replaces what the project has; the rest of the rules hold.
+func TestAppendedRegistrySecretsReplaceTheProjects(t *testing.T) {
+	root := t.TempDir()
+	const name = ".balena/registry-secrets.json"
+	if _, err := source.Extract(root, bytes.NewReader(archive(t, file(name, "old"), file("a", "x"), file(name, "new"))), limits); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(root, name)); err != nil || string(got) != "new" {
+		t.Errorf("%q %v", got, err)
+	}
+}
+
 func TestAMillionEntriesAreRefusedEarly(t *testing.T) {
 	r, w := io.Pipe()
 	go func() {
