@@ -31,9 +31,9 @@ bin/buildkitd: tools/buildkitd/go.mod tools/buildkitd/go.sum
 	@mkdir -p bin
 	@cd tools/buildkitd && go build -trimpath -ldflags '-s -w' -o ../../bin/buildkitd github.com/moby/buildkit/cmd/buildkitd
 
-.cache/base/busybox.tar: base/busybox/make.sh base/busybox/lock
+.cache/base/busybox.tar: base/suites.json base/busybox/recipe.json base/busybox/lock.json base/busybox/applets
 	@mkdir -p .cache/base
-	@base/busybox/make.sh -o $@
+	@go run -trimpath ./cmd/roadsteadd base make base/busybox --recipes base --cache .cache/base/fetched -o $@
 
 install-demo:
 	@scripts/install.sh demo

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/roadstead-io/roadstead/cmd/roadsteadd/bases"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/supervise"
 )
@@ -55,7 +56,7 @@ file that --config names (poll_interval: 1m; YAML or JSON). A flag wins over the
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fill(cmd) },
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	cmd.AddCommand(upCommand(), roleCommand(), statusCommand(), adminCommand(), versionCommand())
+	cmd.AddCommand(upCommand(), roleCommand(), statusCommand(), adminCommand(), bases.Command(), versionCommand())
 	return cmd
 }
 
