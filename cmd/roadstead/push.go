@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,6 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/client/source"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/build"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 )
 
@@ -41,7 +39,8 @@ func (a *app) pushCommand() *cobra.Command {
 		Long: `Send a project (a directory with a Dockerfile or a docker-compose.yml; by default this one) to the builder, show its output, and
 release the result to the fleet. What .dockerignore names stays here, and so does .git.
 
-Ctrl-C cancels the build on the server. The exit code is 1 when the build fails.
+Only files are sent that the builder does not have from an earlier push. When the connection is lost, the build goes on, and its
+output is followed again. Ctrl-C cancels the build on the server. The exit code is 1 when the build fails.
 
 When ROADSTEAD_FLEET or --fleet names the fleet, a single argument that is a directory is the project.`,
 		Example: `  roadstead push hello
@@ -137,63 +136,9 @@ func (a *app) push(ctx context.Context, ref, dir string, f pushFlags, prepare pr
 	for _, s := range project.Skipped {
 		a.Say("Left out %s: it is neither a file nor a link.", s)
 	}
-	out, err := a.build(ctx, c, project, client.BuildOptions{
+	out, err := build.Send(ctx, a.App, c, project, client.BuildOptions{
 		Slug: fleet.Slug, Dockerfile: f.dockerfile, NoCache: f.nocache, Draft: f.draft, Detach: f.detach})
 	return a.pushed(ctx, c, fleet.Slug, f, out, err)
-}
-
-// build sends the project and prints what the builder says. When the context ends, the build is cancelled on the server first.
-func (a *app) build(
-	ctx context.Context, c *client.Client, project *source.Project, opt client.BuildOptions,
-) (client.BuildOutcome, error) {
-	stream, cut := context.WithCancel(context.WithoutCancel(ctx))
-	defer cut()
-	var release releaseNumber
-	stop := context.AfterFunc(ctx, func() {
-		if opt.Detach {
-			cut()
-			return
-		}
-		a.cancelBuild(context.WithoutCancel(ctx), c, release.get())
-		cut()
-	})
-	defer stop()
-	pr, pw := io.Pipe()
-	packed := make(chan error, 1)
-	go func() {
-		bar := a.Progress("Sending the project", project.Bytes)
-		err := project.WriteTo(pw, bar.Add)
-		bar.End()                  // before the builder, which has it all now, says its first line
-		_ = pw.CloseWithError(err) // never fails
-		packed <- err
-	}()
-	con := a.Console(a.Output == "json")
-	out, err := c.Build(stream, opt, pr, func(e api.BuildEvent) error {
-		if e.Type == "metadata" && e.Resource == "buildLogId" {
-			release.set(e.Value)
-		}
-		return con.Show(e)
-	})
-	_ = pr.CloseWithError(errors.New("the builder did not want the rest")) // ends the packing, never fails
-	refused := errors.As(err, new(*client.ResponseError))
-	if packing := <-packed; packing != nil && err != nil && out.Release == 0 && !refused && ctx.Err() == nil {
-		err = packing // the cause, where the other is only that the upload broke off
-	}
-	return out, errors.Join(err, con.End())
-}
-
-// cancelBuild tells the server, for at most a few seconds: a person waits at the keyboard.
-func (a *app) cancelBuild(ctx context.Context, c *client.Client, release int64) {
-	if release == 0 {
-		return // the builder ends a build whose client is gone
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if err := c.CancelBuild(ctx, release); err != nil {
-		a.Say("The build could not be cancelled: %v", err)
-		return
-	}
-	a.Say("Cancelled the build of release %d.", release)
 }
 
 // pushed tells how it ended, and gives the release its note and tags.
@@ -225,7 +170,7 @@ func (a *app) pushed(ctx context.Context, c *client.Client, slug string, f pushF
 	case out.Failed:
 		return buildFailed(out.Release)
 	case f.detach:
-		a.Say("Release %d of %s is being built. `roadstead release show %d` shows how it goes.", out.Release, slug, out.Release)
+		a.Say("Release %d of %s is being built. `roadstead build logs %d -f` shows how it goes.", out.Release, slug, out.Release)
 		return nil
 	case v.Status != api.StatusSuccess:
 		return fmt.Errorf("the build ended as %q; `roadstead release show %d --log` shows its log", v.Status, out.Release)
@@ -284,21 +229,4 @@ func annotate(ctx context.Context, c *client.Client, release int64, f pushFlags)
 		return nil
 	}
 	return c.Patch(ctx, client.ID("release", release), client.Query{}, map[string]any{"note": f.note})
-}
-
-// releaseNumber is the number of the release being built, known as soon as the builder says so; read from another goroutine when
-// the build is cancelled.
-type releaseNumber struct{ id atomic.Int64 }
-
-func (r *releaseNumber) get() int64 { return r.id.Load() }
-
-func (r *releaseNumber) set(v any) {
-	switch v := v.(type) {
-	case float64:
-		r.id.Store(int64(v))
-	case string:
-		if id, err := strconv.ParseInt(v, 10, 64); err == nil {
-			r.id.Store(id)
-		}
-	}
 }

@@ -182,6 +182,8 @@ func TestLostStream(t *testing.T) {
 				switch r.URL.Path {
 				case "/v7/application":
 					fmt.Fprint(w, `{"d":[{"id":1,"slug":"o/f"}]}`)
+				case "/build/v1/builds": // it is older than this program
+					http.NotFound(w, r)
 				case "/v3/build":
 					_, _ = io.Copy(io.Discard, r.Body)
 					fmt.Fprint(w, `[{"type":"metadata","resource":"buildLogId","value":7},{"message":"half of`)

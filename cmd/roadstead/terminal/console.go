@@ -1,6 +1,7 @@
 package terminal
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -16,6 +17,8 @@ type Console struct {
 	w    io.Writer
 	tty  bool
 	held string // without a terminal: the latest line that may yet be replaced; on one: "" or what stands in the open line
+
+	status string // what stands below the lines
 }
 
 // Console makes one that writes to the standard output, or plainly to the standard error when the output is kept for JSON.
@@ -26,8 +29,33 @@ func (t *Terminal) Console(keepOutput bool) *Console {
 	return &Console{t: t, w: t.Out, tty: t.Width() > 0}
 }
 
+// Status shows a line below all others, in place of the one before; "" takes it away. Without a terminal it does nothing.
+func (c *Console) Status(text string) error {
+	if !c.tty || text == c.status {
+		return nil
+	}
+	if err := c.End(); err != nil {
+		return err
+	}
+	if width := c.t.Width(); width > 1 { // a line that wraps could not be taken away again
+		runes := []rune(Printable(text))
+		text = string(runes[:min(len(runes), width-1)])
+	}
+	c.status = text
+	_, err := fmt.Fprintf(c.w, "\r\x1b[K%s", text)
+	return err
+}
+
 // Show prints one event.
 func (c *Console) Show(e api.BuildEvent) error {
+	below := c.status
+	if below == "" {
+		return c.show(e)
+	}
+	return errors.Join(c.Status(""), c.show(e), c.Status(below))
+}
+
+func (c *Console) show(e api.BuildEvent) error {
 	if e.Type == "metadata" {
 		if e.Resource == "cursor" && c.tty {
 			return c.cursor(fmt.Sprint(e.Value))
