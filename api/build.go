@@ -72,6 +72,8 @@ type BuildResult struct {
 	Log    string             `json:"log"`
 	Error  string             `json:"error,omitempty"`
 	Images []BuildImageResult `json:"images,omitempty"`
+	// Statement is the signed envelope that says where the images come from; it must be about exactly these images.
+	Statement json.RawMessage `json:"statement,omitempty"`
 }
 
 // BuildImageResult is what became of one image.

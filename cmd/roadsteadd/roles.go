@@ -173,7 +173,8 @@ func roles(f upFlags) []supervise.Role {
 			Name: api.RoleSigner, Needs: []string{api.RoleAPI},
 			Config: func(e supervise.Env) any { return signer.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers} },
 			Prepare: func(dir string) error {
-				return errors.Join(once(filepath.Join(dir, signer.KeyFile), signer.NewKey), once(filepath.Join(dir, signer.AuditKeyFile), signer.NewAuditKey))
+				return errors.Join(once(filepath.Join(dir, signer.KeyFile), signer.NewKey), once(filepath.Join(dir, signer.AuditKeyFile), signer.NewAuditKey),
+					once(filepath.Join(dir, signer.StatementKeyFile), signer.NewStatementKey))
 			},
 		},
 		{
@@ -223,7 +224,7 @@ func apiRoles(f upFlags) []supervise.Role {
 			if err := once(filepath.Join(dir, pepperFile), newPepper); err != nil {
 				return err
 			}
-			if err := f.giveProviders(dir); err != nil || f.apiProcesses > 1 {
+			if err := errors.Join(f.giveProviders(dir), giveStatementKey(dir)); err != nil || f.apiProcesses > 1 {
 				return err
 			}
 			return takeOver(api.RoleBus, dir)
@@ -245,7 +246,7 @@ func apiRoles(f upFlags) []supervise.Role {
 				if err != nil {
 					return err
 				}
-				return errors.Join(durable.WriteFile(filepath.Join(dir, pepperFile), pepper, 0o600), f.giveProviders(dir))
+				return errors.Join(durable.WriteFile(filepath.Join(dir, pepperFile), pepper, 0o600), f.giveProviders(dir), giveStatementKey(dir))
 			},
 		})
 	}
@@ -295,6 +296,16 @@ func (f upFlags) giveProviders(dir string) error {
 		return err
 	}
 	return durable.WriteFile(file, data, 0o600)
+}
+
+// giveStatementKey tells an api process the public half of the key that statements are signed with. Keys of before stay: what they
+// signed is still to be verified.
+func giveStatementKey(dir string) error {
+	key, err := signer.StatementKey(filepath.Join(dir, "..", api.RoleSigner, signer.StatementKeyFile))
+	if err != nil {
+		return err
+	}
+	return apiserver.AddStatementKey(dir, key)
 }
 
 // pepperFile is the name of the key under which tokens are hashed.

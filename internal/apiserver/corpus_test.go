@@ -169,7 +169,10 @@ func (c *corpus) releases() {
 		part := c.insert("", "release_image", fields{"image": image, "is_part_of__release": c.ids["good"]})
 		c.insert("", "image_label", fields{"release_image": part, "label_name": "io.balena.features.dbus", "value": "1"})
 		c.insert("", "image_environment_variable", fields{"release_image": part, "name": "MODE", "value": "fast"})
+		c.insert("", "image_sbom", fields{"release_image": part, "digest": "sha256:" + strings.Repeat("56", 32), "packages": 12})
+		c.insert("", "image_base", fields{"release_image": part, "name": "docker.io/library/alpine:3.20", "digest": "sha256:" + strings.Repeat("78", 32)})
 	}
+	c.insert("", "release_statement", fields{"release": c.ids["good"], "key_id": strings.Repeat("9a", 32), "envelope": `{"payloadType":"application/vnd.in-toto+json"}`})
 	c.post("user", "releaseTag", "release_tag", fields{"release": c.ids["good"], "tag_key": "stage", "value": "blue"})
 	c.post("user", "", "release_tag", fields{"release": c.ids["good"], "tag_key": "area", "value": "north"})
 	c.post("user", "asset", "release_asset", fields{"release": c.ids["good"], "asset_key": "notes/first.txt", "asset": nil})

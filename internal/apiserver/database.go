@@ -31,7 +31,7 @@ import (
 var own embed.FS
 
 // Migrations makes every table of the API: account has the numbers 0001 to 0009 and 0040 to 0049, fleet 0010 to 0019 and 0050 to
-// 0059, release 0020 to 0029 and 0060 to 0069, device 0030 to 0039 and 0070 to 0079, audit 0084 to 0089, signin 0110 to 0119 and 0136, this package and those
+// 0059, release 0020 to 0029 and 0060 to 0069 and 0190 to 0199, device 0030 to 0039 and 0070 to 0079, audit 0084 to 0089, signin 0110 to 0119 and 0136, this package and those
 // that came later have the numbers from 0080 that are left.
 func Migrations() []fs.FS {
 	sub, err := fs.Sub(own, "migrations")

@@ -72,6 +72,7 @@ const publicDoors = `
 GET    /ping                                                | x x x x x x x x
 GET    /connectivity-check                                  | x x x x x x x x
 GET    /config                                              | x x x x x x x x
+GET    /provenance/v1/keys                                  | x x x x x x x x
 GET    /config/vars                                         | x x x x x x x x
 GET    /device-types/v1                                     | x x x x x x x x
 GET    /device-types/v1/{slug}                              | x x x x x x x x

@@ -54,6 +54,12 @@ var policyRows = []policyRow{
 		"", "", "", "release_image image_label"},
 	{"image_environment_variable", "", `INSERT INTO image_environment_variable (created_at, release_image, name, value)
 		VALUES ('{now}', {part}, 'ENV{n}', 'v')`, "", "", "", "release_image image_environment_variable"},
+	{"release_statement", "", `INSERT INTO release_statement (created_at, "release", key_id, envelope) VALUES ('{now}', {release}, 'key', '{}')`,
+		"", "", "", "release release_statement"},
+	{"image_sbom", "", `INSERT INTO image_sbom (created_at, release_image, missing) VALUES ('{now}', {part}, 'none')`,
+		"", "", "", "release_image image_sbom"},
+	{"image_base", "", `INSERT INTO image_base (created_at, release_image, name, digest) VALUES ('{now}', {part}, 'base{n}', 'sha256:{n}')`,
+		"", "", "", "release_image image_base"},
 	{"release_tag", "", `INSERT INTO release_tag ("release", tag_key, value) VALUES ({release}, 'tag{n}', 'v')`,
 		`{"release":{release},"tag_key":"made{n}","value":"v"}`, `{"value":"new{n}"}`, "value", "release release_tag"},
 	{"release_asset", "", `INSERT INTO release_asset ("release", asset_key) VALUES ({release}, 'asset{n}')`,
@@ -123,6 +129,9 @@ image                                | r      r        r      | -      r        
 release_image                        | r      r        r      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
 image_label                          | -      -        -      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
 image_environment_variable           | -      -        -      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
+release_statement                    | -      -        -      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
+image_sbom                           | -      -        -      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
+image_base                           | -      -        -      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
 release_tag                          | r      r        r      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
 release_asset                        | r      r        r      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
 device                               | -      -        -      | -      r        rcud     rcud      rcud          ru      ru             | r         rcud      rcud       rcud  | rs r
@@ -153,6 +162,9 @@ image                                | r    r       r       r     r    r        
 release_image                        | r    r       r       r     r    r        r
 image_label                          | r    r       r       r     r    r        r
 image_environment_variable           | r    r       r       r     r    r        r
+release_statement                    | r    r       r       r     r    r        r
+image_sbom                           | r    r       r       r     r    r        r
+image_base                           | r    r       r       r     r    r        r
 release_tag                          | r    r       r       r     r    rcud     r
 release_asset                        | r    r       r       r     r    rcud     r
 device                               | r    rcud    r       r     r    r        r
@@ -184,6 +196,9 @@ image                                | r    r
 release_image                        | r    r
 image_label                          | r    r
 image_environment_variable           | r    r
+release_statement                    | r    r
+image_sbom                           | r    r
+image_base                           | r    r
 release_tag                          | r    r
 release_asset                        | r    r
 device                               | rud  -

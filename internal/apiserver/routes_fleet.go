@@ -30,6 +30,8 @@ func (s *Server) fleetRoutes() []route.Route {
 		{Method: "GET", Path: "/download-config", Handle: s.deviceConfig, Who: route.People, Verb: access.Keys},
 		{Method: "POST", Path: "/download-config", Handle: s.deviceConfig, Who: route.People, Verb: access.Keys},
 
+		{Method: "GET", Path: "/provenance/v1/keys", Handle: statementKeysOf(s.statementKeys), Who: route.Anybody},
+
 		{Method: "POST", Path: "/internal/v1/os-releases", Handle: s.importOS, Roles: []string{api.RoleAdmin}},
 		{Method: "POST", Path: "/internal/v1/builds", Handle: s.openBuild, Roles: builder},
 		{Method: "GET", Path: "/internal/v1/builds/{id}", Handle: s.build, Roles: []string{api.RoleBuilder, api.RoleSigner}},

@@ -26,7 +26,7 @@ var open = map[string]bool{
 	"GET /device-types/v1": true, "GET /device-types/v1/{slug}": true, "GET /download": true,
 	"GET /device-types/v1/{slug}/images/{version}/download-size": true, "GET /os/v1/config": true, "GET /.well-known/security.txt": true,
 	"POST /user/v1/password/forgot": true, "POST /user/v1/password/reset": true,
-	"GET /audit/v1/keys":     true,
+	"GET /audit/v1/keys": true, "GET /provenance/v1/keys": true,
 	"GET /auth/v1/providers": true, "POST /auth/v1/providers/{name}/start": true, "POST /auth/v1/providers/{name}/finish": true,
 	"POST /auth/v1/device/code": true, "POST /auth/v1/device/token": true,
 	"POST /auth/webauthn/login/start": true, "POST /auth/webauthn/login": true,

@@ -51,25 +51,26 @@ type Server struct {
 	tokens   *tokens      // for the registry
 	caller   deviceCaller // carries requests to devices; nil until there is a control channel
 
-	db       *db.DB
-	bus      *bus.Bus
-	blobs    *blob.Store
-	engine   *odata.Engine
-	mail     *mailroom.Room
-	accounts *account.Accounts
-	invites  *invite.Invites
-	resets   *reset.Resets
-	services *service.Services
-	sshKeys  *sshkey.Keys
-	operator *operator.Desk
-	factors  *factor.Factors
-	signin   *signin.SignIn
-	fleets   *fleet.Fleets
-	releases *release.Releases
-	devices  *device.Devices
-	audit    *audit.Log
-	notes    *watch.Notes
-	leases   *job.Leases // of the chores that one process of the role does
+	db            *db.DB
+	bus           *bus.Bus
+	blobs         *blob.Store
+	engine        *odata.Engine
+	mail          *mailroom.Room
+	accounts      *account.Accounts
+	invites       *invite.Invites
+	resets        *reset.Resets
+	services      *service.Services
+	sshKeys       *sshkey.Keys
+	operator      *operator.Desk
+	factors       *factor.Factors
+	signin        *signin.SignIn
+	fleets        *fleet.Fleets
+	releases      *release.Releases
+	statementKeys []api.StatementKey
+	devices       *device.Devices
+	audit         *audit.Log
+	notes         *watch.Notes
+	leases        *job.Leases // of the chores that one process of the role does
 
 	handler     http.Handler
 	name        string       // the public one

@@ -47,8 +47,10 @@ type build struct {
 	heart  sync.WaitGroup // the heartbeat
 	still  chan struct{}  // closed to stop it
 
-	resultMu sync.Mutex // covers results
+	resultMu sync.Mutex // covers results and proof.images
 	results  []api.BuildImageResult
+
+	proof evidence // of where the release comes from; its images are covered by resultMu
 }
 
 const (
@@ -201,6 +203,9 @@ func (b *build) end(err error) {
 		b.results[i].Error = b.log.clean(b.results[i].Error)
 	}
 	result.Log, result.Images = b.log.String(), b.results
+	if result.Status == api.StatusSuccess {
+		result.Statement = b.proof.signed
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.ctx), finishTime)
 	defer cancel()
 	defer context.AfterFunc(b.s.life, func() { time.AfterFunc(finishGrace, cancel) })()
@@ -288,6 +293,8 @@ func (b *build) work() error {
 		return fmt.Errorf("open the source: %w", err)
 	}
 	defer func() { _ = root.Close() }()
+	b.proof.began, b.proof.source = time.Now(), sumSource(b.ctx, root)
+	defer func() { _, _ = b.proof.source() }() // before the source is closed
 	project, err := b.project(root, pre)
 	if err != nil {
 		return err
@@ -309,7 +316,10 @@ func (b *build) work() error {
 	if err != nil {
 		return err
 	}
-	return b.services(root, project, images, pre)
+	if err := b.services(root, project, images, pre); err != nil {
+		return err
+	}
+	return b.attest()
 }
 
 // slot waits until one of the few places for builds at work is free.

@@ -20,8 +20,8 @@ import (
 	"github.com/roadstead-io/roadstead/internal/pki"
 )
 
-// pull reads an image back from the registry, with a pull token of the signer's as a device has it.
-func (w *world) pull(repository, digest string) v1.Image {
+// pullToken is a pull token of the signer's as a device has it.
+func (w *world) pullToken(repository string) string {
 	w.t.Helper()
 	id := must(pki.LoadIdentity(filepath.Join(w.dir, api.RoleAPI)))(w.t)
 	signerPeer := id.Client(api.RoleSigner, w.cfg.Peers[api.RoleSigner])
@@ -30,10 +30,16 @@ func (w *world) pull(repository, digest string) v1.Image {
 	defer res.Body.Close()
 	var token [1]api.SignedToken
 	check(w.t, json.NewDecoder(res.Body).Decode(&token))
+	return token[0].Token
+}
+
+// pull reads an image back from the registry.
+func (w *world) pull(repository, digest string) v1.Image {
+	w.t.Helper()
 	edge := must(pki.LoadIdentity(filepath.Join(w.dir, api.RoleEdge)))(w.t)
 	way := edge.Client(api.RoleRegistry, w.registry)
 	ref := must(name.NewDigest(site.Host("registry2") + "/" + repository + "@" + digest))(w.t)
-	img := must(remote.Image(ref, remote.WithTransport(toRegistry{way, token[0].Token})))(w.t)
+	img := must(remote.Image(ref, remote.WithTransport(toRegistry{way, w.pullToken(repository)})))(w.t)
 	return img
 }
 

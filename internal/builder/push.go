@@ -48,7 +48,14 @@ func (m *making) push(ctx context.Context, img v1.Image, result *api.BuildImageR
 			return s.pushToken(ctx, m.build.info.ID, m.image.Repository)
 		},
 	}
-	if err := remote.Write(ref, img, remote.WithTransport(way), remote.WithContext(ctx), remote.WithJobs(4)); err != nil {
+	bill := make(chan *materials, 1) // read from the image while it is pushed
+	go func() { bill <- s.bill(ctx, img, m.svc.Name, digest.String()) }()
+	err = remote.Write(ref, img, remote.WithTransport(way), remote.WithContext(ctx), remote.WithJobs(4))
+	found := <-bill
+	if err == nil {
+		err = m.prove(ctx, img, digest.String(), &artifacts{way: way, host: host, repository: m.image.Repository}, found)
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

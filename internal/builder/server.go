@@ -22,6 +22,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/builder/source"
 	"github.com/roadstead-io/roadstead/internal/builder/upload"
 	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/sbom/inventory"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -60,7 +61,8 @@ type Server struct {
 	api      role
 	signer   role
 	registry *pki.Peer
-	store    content.Store // finished images, by digest
+	store    content.Store      // finished images, by digest
+	scanner  *inventory.Scanner // reads them for their packages
 	queue    *queue.Queue
 	live     live          // what is being built, for those who follow it
 	uploads  *upload.Store // files of pushed sources
@@ -115,7 +117,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	}
 	life, end := context.WithCancelCause(context.Background())
 	return &Server{
-		cfg: cfg, log: log, id: id, store: store, uploads: uploads, life: life, end: end,
+		cfg: cfg, log: log, id: id, store: store, uploads: uploads, life: life, end: end, scanner: inventory.New(inventory.Limits{}),
 		api:      role{api.RoleAPI, id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI])},
 		signer:   role{api.RoleSigner, id.Client(api.RoleSigner, cfg.Peers[api.RoleSigner])},
 		registry: id.Client(api.RoleRegistry, cfg.Peers[api.RoleRegistry]),

@@ -11,6 +11,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/tonistiigi/fsutil"
@@ -40,6 +41,8 @@ type making struct {
 	opt        compose.Build
 	context    string // directory on disk, "" when there is none
 	secrets    map[string][]byte
+	file       string // the Dockerfile's path in the source, "" when it is in none
+	bases      []api.ImageBase
 }
 
 const maxRecordedDockerfile = 64 << 10
@@ -106,7 +109,7 @@ func (m *making) prepare() error {
 	if err != nil {
 		return fmt.Errorf("service %s: %w", m.svc.Name, err)
 	}
-	m.kind = kind
+	m.kind, m.file = kind, file
 	var unknown []string
 	if m.dockerfile, unknown, err = readDockerfile(m.root, file, kind, m.svc.Name, m.build.info); err != nil {
 		return err
@@ -152,10 +155,11 @@ func (m *making) solve(ctx context.Context) (v1.Hash, error) {
 
 func (m *making) solveOnce(ctx context.Context, opt client.SolveOpt) (*client.SolveResponse, error) {
 	reports := make(chan *client.SolveStatus)
-	group, ctx := errgroup.WithContext(ctx)
+	opt.Ref = identity.NewID()
+	group, solving := errgroup.WithContext(ctx)
 	var res *client.SolveResponse
 	group.Go(func() (err error) {
-		res, err = m.bk.Solve(ctx, nil, opt, reports)
+		res, err = m.bk.Solve(solving, nil, opt, reports)
 		return err
 	})
 	group.Go(func() error {
@@ -166,7 +170,13 @@ func (m *making) solveOnce(ctx context.Context, opt client.SolveOpt) (*client.So
 		p.Flush()
 		return nil
 	})
-	err := group.Wait()
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	var err error
+	if m.bases, err = m.resolved(ctx, opt.Ref, opt.FrontendAttrs); err != nil && status.Code(err) != codes.Unavailable {
+		err = fmt.Errorf("what the image was built from: %w", err)
+	}
 	return res, err
 }
 

@@ -314,6 +314,11 @@ func (r *Releases) Finish(ctx context.Context, tx *db.Tx, id int64, result api.B
 	if err := addLabels(ctx, tx, id, images, result); err != nil {
 		return api.Build{}, err
 	}
+	if result.Status == api.StatusSuccess {
+		if err := r.keepStatement(ctx, tx, b, images, result); err != nil {
+			return api.Build{}, err
+		}
+	}
 	if err := endImages(ctx, tx, id, result.Status); err != nil {
 		return api.Build{}, err
 	}

@@ -22,7 +22,7 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// Migrations are the files 0020–0029 and 0060–0069 that make this package's tables; see [db.DB.Migrate].
+// Migrations are the files 0020–0029, 0060–0069, 0124 and 0190–0199 that make this package's tables; see [db.DB.Migrate].
 func Migrations() fs.FS {
 	return db.Folder(migrations)
 }
@@ -45,6 +45,8 @@ type Config struct {
 	Only func(name string, period time.Duration, chore func(ctx context.Context) error) func(ctx context.Context) error
 	// MaxFiles bounds the bytes of all assets of an organization; 0 means 20 GiB.
 	MaxFiles int64
+	// StatementKeys are the public keys of the signer's that statements of where a release comes from may be signed with.
+	StatementKeys []api.StatementKey
 	// DropFile forgets the bytes of an asset that is gone. nil: they stay until the store is swept.
 	DropFile func(ref string)
 }

@@ -18,7 +18,8 @@ func onlyBuilds() map[odata.Op]string {
 
 // Resources declares everything that this package serves.
 func (r *Releases) Resources() []*odata.Resource {
-	return []*odata.Resource{r.release(), image(), releaseImage(), imageLabel(), imageEnvVar(), releaseTag(), r.asset()}
+	return []*odata.Resource{r.release(), image(), releaseImage(), imageLabel(), imageEnvVar(), releaseTag(), r.asset(),
+		releaseStatement(), imageSBOM(), imageBase()}
 }
 
 func id() odata.Column { return odata.Column{Name: "id", Type: odata.Integer} }

@@ -2,10 +2,7 @@ package signer
 
 import (
 	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,21 +24,13 @@ const (
 	AuditFile    = "audit-checkpoint.json" // the newest checkpoint: what may be signed next is only what goes on from there
 )
 
+const auditKeyName = "audit key"
+
 // maxAuditBody holds a full extension.
 const maxAuditBody = 1 << 20
 
 // NewAuditKey writes a fresh key for checkpoints of the audit log. The parent calls it once, before the role first starts.
-func NewAuditKey(file string) error {
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return fmt.Errorf("audit key: %w", err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return fmt.Errorf("audit key: %w", err)
-	}
-	return durable.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
-}
+func NewAuditKey(file string) error { return newEd25519Key(file, auditKeyName) }
 
 // AuditKey is the public half of a key for checkpoints, as it is told to everybody.
 func AuditKey(file string) (api.AuditKey, error) {
@@ -52,25 +41,7 @@ func AuditKey(file string) (api.AuditKey, error) {
 	return ledger.Key(key.Public().(ed25519.PublicKey)), nil
 }
 
-func loadAuditKey(file string) (ed25519.PrivateKey, error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("audit key: %w", err)
-	}
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return nil, fmt.Errorf("audit key: %s: no PEM block", file)
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("audit key: %s: %w", file, err)
-	}
-	key, ok := parsed.(ed25519.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("audit key: %s: not an Ed25519 key", file)
-	}
-	return key, nil
-}
+func loadAuditKey(file string) (ed25519.PrivateKey, error) { return loadEd25519Key(file, auditKeyName) }
 
 // auditor signs the audit log's chain, and remembers how far. It works the chain out by itself from the entries' digests, so that whoever
 // has the api role, or its database, can have more entries signed but none in place of others.

@@ -2,6 +2,7 @@ package signer
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -67,6 +68,8 @@ type Server struct {
 	key *tokenKey
 
 	audit *auditor
+
+	statements ed25519.PrivateKey // signs statements of where releases come from
 }
 
 // New makes the signer; it starts nothing.
@@ -86,7 +89,12 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signer: %w", err)
 	}
-	return &Server{cfg: cfg, log: log, id: id, api: id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI]), key: key, audit: audit}, nil
+	statements, err := loadEd25519Key(filepath.Join(cfg.Dir, StatementKeyFile), "statement key")
+	if err != nil {
+		return nil, fmt.Errorf("signer: %w", err)
+	}
+	return &Server{cfg: cfg, log: log, id: id, api: id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI]), key: key, audit: audit,
+		statements: statements}, nil
 }
 
 // Handler is the whole list of what the signer does.
@@ -96,6 +104,7 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle("POST /v1/pull-tokens", s.only(s.pullTokens, api.RoleAPI))
 	mux.Handle("POST /v1/audit-checkpoint", s.only(s.auditCheckpoint, api.RoleAPI))
 	mux.Handle("POST /v1/push-token", s.only(s.pushToken, api.RoleBuilder))
+	mux.Handle("POST /v1/statement", s.only(s.statement, api.RoleBuilder))
 	known := func(r *http.Request) bool { return pki.PeerRole(r) != "" }
 	return web.Logged(s.log, known, mux)
 }
@@ -175,12 +184,9 @@ func (s *Server) pushToken(w http.ResponseWriter, r *http.Request) error {
 	if err := checkGrant(grant); err != nil {
 		return err
 	}
-	build, err := s.build(r.Context(), req.Build)
+	build, err := s.running(r.Context(), req.Build)
 	if err != nil {
 		return err
-	}
-	if build.Status != api.StatusRunning {
-		return api.Errorf(api.Forbidden, "build %d is not running: %s", req.Build, build.Status)
 	}
 	if !slices.Contains(build.Repositories, req.Repository) {
 		return api.Errorf(api.Forbidden, "build %d has no repository %s", req.Build, req.Repository)
@@ -197,6 +203,15 @@ func checkGrant(g api.Grant) error {
 		return api.Errorf(api.Invalid, "%q %q is not a repository of this server", g.Type, g.Name)
 	}
 	return nil
+}
+
+// running asks the api role about a build, which must not have ended.
+func (s *Server) running(ctx context.Context, id int64) (api.Build, error) {
+	build, err := s.build(ctx, id)
+	if err == nil && build.Status != api.StatusRunning {
+		err = api.Errorf(api.Forbidden, "build %d is not running: %s", id, build.Status)
+	}
+	return build, err
 }
 
 // build asks the api role about one build.

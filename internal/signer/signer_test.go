@@ -42,8 +42,9 @@ func start(t *testing.T) *bench {
 	if err := pki.NewTestIdentities(b.dir, "signer", "api", "builder", "edge", "registry", "parent", "admin"); err != nil {
 		t.Fatal(err)
 	}
+	fleet := &api.BuildFleet{ID: 1, UUID: strings.Repeat("f", 32), Slug: "acme/hello", DeviceType: "generic-amd64", Arch: "amd64"}
 	builds := map[string]api.Build{
-		"/internal/v1/builds/7": {ID: 7, Status: api.StatusRunning, Repositories: []string{mine}},
+		"/internal/v1/builds/7": {ID: 7, Status: api.StatusRunning, Repositories: []string{mine}, Fleet: fleet, Commit: strings.Repeat("c", 32)},
 		"/internal/v1/builds/8": {ID: 8, Status: api.StatusFailed, Repositories: []string{mine}},
 		"/internal/v1/builds/9": {ID: 7, Status: api.StatusRunning, Repositories: []string{mine}},
 	}
@@ -60,7 +61,8 @@ func start(t *testing.T) *bench {
 		_ = json.NewEncoder(w).Encode(build)
 	}))
 	if err := errors.Join(signer.NewKey(filepath.Join(b.dir, "signer", signer.KeyFile)),
-		signer.NewAuditKey(filepath.Join(b.dir, "signer", signer.AuditKeyFile))); err != nil {
+		signer.NewAuditKey(filepath.Join(b.dir, "signer", signer.AuditKeyFile)),
+		signer.NewStatementKey(filepath.Join(b.dir, "signer", signer.StatementKeyFile))); err != nil {
 		t.Fatal(err)
 	}
 	b.run(t, ln.Addr().String())

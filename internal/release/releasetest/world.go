@@ -5,6 +5,7 @@ package releasetest
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -28,9 +29,13 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/odata"
+	"github.com/roadstead-io/roadstead/internal/provenance"
 	"github.com/roadstead-io/roadstead/internal/release"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
+
+// StatementKey is what a world's signer signs statements with.
+var StatementKey = ed25519.NewKeyFromSeed([]byte(strings.Repeat("s", ed25519.SeedSize)))
 
 const deviceTable = `-- +goose Up
 CREATE TABLE device (
@@ -94,7 +99,7 @@ func New(t *testing.T) *World {
 				Scan(&pinned)
 			return pinned, err
 		},
-		MaxFiles: 1 << 20,
+		MaxFiles: 1 << 20, StatementKeys: []api.StatementKey{provenance.Key(StatementKey.Public().(ed25519.PublicKey))},
 		DropFile: func(ref string) { w.must(w.Blobs.Remove(ref)) },
 	})
 	w.must(err)

@@ -1,0 +1,136 @@
+package builder
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/roadstead-io/roadstead/api"
+)
+
+// artifacts hangs documents on an image: each is a manifest that refers to the image, and one index under the tag that the
+// distribution specification names for registries without a list of referrers. It writes them by itself, for the library that
+// pushes images would write that tag again with every document, and tags are not overwritten.
+type artifacts struct {
+	way        http.RoundTripper // with the push token, to the registry role
+	host       string
+	repository string
+}
+
+// errRegistry is what the registry says when it does not take something.
+type errRegistry struct {
+	status int
+	text   string
+}
+
+func (e *errRegistry) Error() string {
+	return fmt.Sprintf("the registry answered %d: %s", e.status, e.text)
+}
+
+// failed words an error of the registry's for people.
+func (a *artifacts) failed(err error) error {
+	var coded *api.Error
+	if err == nil || errors.As(err, &coded) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return errors.Join(api.Errorf(api.Unavailable, "where the image comes from could not be stored in the registry: %v", err), err)
+}
+
+// do sends a request and gives the headers of the answer.
+func (a *artifacts) do(ctx context.Context, method, target, contentType string, body []byte) (http.Header, error) {
+	base := &url.URL{Scheme: "https", Host: a.host, Path: "/v2/" + a.repository + "/"}
+	u, err := base.Parse(target)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	res, err := a.way.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	text, err := io.ReadAll(io.LimitReader(res.Body, 4<<10))
+	if err != nil {
+		return nil, err
+	}
+	if res.StatusCode >= 300 {
+		return nil, &errRegistry{res.StatusCode, strings.TrimSpace(string(text))}
+	}
+	return res.Header, nil
+}
+
+// blob uploads bytes.
+func (a *artifacts) blob(ctx context.Context, mediaType string, data []byte) (ocispec.Descriptor, error) {
+	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	head, err := a.do(ctx, http.MethodPost, "blobs/uploads/", "", nil)
+	if err != nil {
+		return d, err
+	}
+	to, err := url.Parse(head.Get("Location"))
+	if err != nil || to.Path == "" {
+		return d, fmt.Errorf("the registry named no place for an upload: %q", head.Get("Location"))
+	}
+	q := to.Query()
+	q.Set("digest", d.Digest.String())
+	to.RawQuery = q.Encode()
+	_, err = a.do(ctx, http.MethodPut, to.RequestURI(), "application/octet-stream", data)
+	return d, err
+}
+
+// manifest puts a manifest or an index, under its digest when tag is "".
+func (a *artifacts) manifest(ctx context.Context, tag, mediaType string, content any) (ocispec.Descriptor, error) {
+	data, err := json.Marshal(content)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	if tag == "" {
+		tag = d.Digest.String()
+	}
+	// "./" keeps the colon of a digest from being taken for a scheme.
+	_, err = a.do(ctx, http.MethodPut, "./manifests/"+tag, mediaType, data)
+	return d, err
+}
+
+// hang puts a document into the repository with a manifest that refers to the image.
+func (a *artifacts) hang(ctx context.Context, subject ocispec.Descriptor, kind string, document []byte, notes map[string]string) (ocispec.Descriptor, error) {
+	layer, err := a.blob(ctx, kind, document)
+	if err != nil {
+		return layer, err
+	}
+	empty := ocispec.DescriptorEmptyJSON
+	if _, err := a.blob(ctx, empty.MediaType, empty.Data); err != nil {
+		return layer, err
+	}
+	empty.Data = nil
+	d, err := a.manifest(ctx, "", ocispec.MediaTypeImageManifest, ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: kind,
+		Config: empty, Layers: []ocispec.Descriptor{layer}, Subject: &subject, Annotations: notes,
+	})
+	d.ArtifactType, d.Annotations = kind, notes
+	return d, err
+}
+
+// list writes the index of what hangs on an image. It is the last that is written to a repository.
+func (a *artifacts) list(ctx context.Context, subject ocispec.Descriptor, hung []ocispec.Descriptor) error {
+	_, err := a.manifest(ctx, strings.ReplaceAll(subject.Digest.String(), ":", "-"), ocispec.MediaTypeImageIndex, ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: hung,
+	})
+	return err
+}

@@ -1,0 +1,270 @@
+package builder
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/content/proxy"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	controlapi "github.com/moby/buildkit/api/services/control"
+	"github.com/moby/buildkit/util/purl"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/source"
+	"github.com/roadstead-io/roadstead/internal/provenance"
+)
+
+// What is known of a build is gathered here, by this role: what the build service resolved, what lies in the finished image, the
+// digest of the source. Nothing that ran inside the build has a say in it. At the end the signer signs it, and it is hung on every
+// image in the registry; see docs/provenance.md.
+
+// evidence is what is known of a build whose services are made one by one.
+type evidence struct {
+	began  time.Time
+	source func() (map[string]string, error) // waits for the digests
+	images []*proved
+	signed json.RawMessage // the envelope
+}
+
+// proved is one pushed image, and what hangs on it.
+type proved struct {
+	image   api.StatementImage
+	subject ocispec.Descriptor
+	hung    []ocispec.Descriptor // manifests that refer to it
+	repo    *artifacts
+}
+
+// sumSource begins to take the digests of the source, beside the build. root must stay open until they are there.
+func sumSource(ctx context.Context, root *os.Root) func() (map[string]string, error) {
+	type answer struct {
+		sums map[string]string
+		err  error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		sums, err := source.Digests(ctx, root)
+		done <- answer{sums, err}
+	}()
+	return sync.OnceValues(func() (map[string]string, error) {
+		a := <-done
+		return a.sums, a.err
+	})
+}
+
+// elsewhere reports whether the image was not made here: it came as it is, or is another's under a new name.
+func (m *making) elsewhere() bool { return m.kind == kindImage || m.dockerfile == "" }
+
+// prove gathers what is known of an image that was pushed, and hangs its bill of materials on it.
+func (m *making) prove(ctx context.Context, img v1.Image, sum string, repo *artifacts, bill *materials) error {
+	text, err := img.RawManifest()
+	if err != nil {
+		return fmt.Errorf("service %s: %w", m.svc.Name, err)
+	}
+	mediaType, err := img.MediaType()
+	if err != nil {
+		return fmt.Errorf("service %s: %w", m.svc.Name, err)
+	}
+	p := &proved{
+		repo:    repo,
+		subject: ocispec.Descriptor{MediaType: string(mediaType), Digest: digest.Digest(sum), Size: int64(len(text))},
+		image: api.StatementImage{
+			Service: m.svc.Name, Repository: m.image.Repository, Digest: sum, Origin: m.kind, Elsewhere: m.elsewhere(),
+			Dockerfile: provenance.Word(m.file), Target: provenance.Word(m.opt.Target), Bases: m.bases,
+		},
+	}
+	if m.dockerfile != "" && !m.elsewhere() {
+		p.image.DockerSum = digest.FromString(m.dockerfile).String()
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.opt.Args)) {
+		p.image.Arguments = append(p.image.Arguments, provenance.Word(name))
+	}
+	if p.image.SBOM, err = m.hangBill(ctx, p, bill); err != nil {
+		return err
+	}
+	m.build.resultMu.Lock()
+	defer m.build.resultMu.Unlock()
+	m.build.proof.images = append(m.build.proof.images, p)
+	return nil
+}
+
+// hangBill puts the bill of materials into the registry. Where there is none, the release says why.
+func (m *making) hangBill(ctx context.Context, p *proved, bill *materials) (*api.ImageSBOM, error) {
+	if bill.missing != "" {
+		m.say("Note: no bill of materials could be made of the image: %s", bill.missing)
+		return &api.ImageSBOM{Missing: provenance.Word(m.build.log.clean(bill.missing))}, nil
+	}
+	d, err := p.repo.hang(ctx, p.subject, api.SBOMType, bill.document, map[string]string{"org.opencontainers.image.title": "sbom.cdx.json"})
+	if err != nil {
+		return nil, p.repo.failed(err)
+	}
+	p.hung = append(p.hung, d)
+	for _, n := range bill.notes {
+		m.say("Note: the bill of materials is not complete: %s", n)
+	}
+	return &api.ImageSBOM{Digest: digest.FromBytes(bill.document).String(), Size: int64(len(bill.document)), Packages: int64(bill.packages)}, nil
+}
+
+// Media types of what hangs on an image.
+const (
+	envelopeType      = "application/vnd.dsse.envelope.v1+json"
+	predicateTypeNote = "in-toto.io/predicate-type" // an annotation
+)
+
+// attest has the signer sign where the release comes from, and hangs that on every image.
+func (b *build) attest() (err error) {
+	var sums map[string]string // a release of images alone has no source
+	if b.proof.source != nil {
+		sums, err = b.proof.source()
+	}
+	if err != nil {
+		if b.ctx.Err() != nil {
+			return context.Cause(b.ctx)
+		}
+		return fmt.Errorf("take the digest of the source: %w", err)
+	}
+	ask := api.StatementRequest{
+		Build: b.info.ID, Source: sums,
+		Parameters: api.BuildParameters{Draft: b.opt.draft, NoCache: b.opt.noCache, Dockerfile: provenance.Word(b.opt.dockerfile)},
+		StartedAt:  b.proof.began.UTC().Format(time.RFC3339), FinishedAt: time.Now().UTC().Format(time.RFC3339),
+	}
+	slices.SortFunc(b.proof.images, func(x, y *proved) int { return strings.Compare(x.image.Service, y.image.Service) })
+	for _, p := range b.proof.images {
+		ask.Images = append(ask.Images, p.image)
+	}
+	envelope, err := b.s.sign(b.ctx, ask)
+	if err != nil {
+		return fmt.Errorf("sign where the release comes from: %w", err)
+	}
+	group, ctx := errgroup.WithContext(b.ctx)
+	for _, p := range b.proof.images {
+		group.Go(func() error {
+			d, err := p.repo.hang(ctx, p.subject, envelopeType, envelope, map[string]string{predicateTypeNote: provenance.PredicateType})
+			if err != nil {
+				return p.repo.failed(err)
+			}
+			p.hung = append(p.hung, d)
+			return p.repo.failed(p.repo.list(ctx, p.subject, p.hung))
+		})
+	}
+	if err := group.Wait(); err != nil {
+		if b.ctx.Err() != nil {
+			return context.Cause(b.ctx)
+		}
+		return err
+	}
+	b.proof.signed = envelope
+	return nil
+}
+
+// sign asks the signer for the statement.
+func (s *Server) sign(ctx context.Context, ask api.StatementRequest) (json.RawMessage, error) {
+	var envelope json.RawMessage
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	err := persist(ctx, func() error { return s.signer.call(ctx, "/v1/statement", behalf{}, ask, &envelope) })
+	return envelope, err
+}
+
+const (
+	maxRecord  = 8 << 20 // of what the build service recorded
+	recordTime = 20 * time.Second
+)
+
+// resolved asks the build service what it built an image from: its own record of the solve, which names every image, download and
+// repository with the digest that it had. It resolves each name once.
+func (m *making) resolved(ctx context.Context, ref string, attrs map[string]string) ([]api.ImageBase, error) {
+	ctx, cancel := context.WithTimeout(ctx, recordTime)
+	defer cancel()
+	stream, err := m.bk.ControlClient().ListenBuildHistory(ctx, &controlapi.BuildHistoryRequest{Ref: ref, EarlyExit: true})
+	if err != nil {
+		return nil, err
+	}
+	var found *controlapi.Descriptor
+	for {
+		event, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		if d := attestationOf(event.Record); d != nil {
+			found = d
+		}
+	}
+	if found == nil {
+		return nil, errors.New("the build service has no record of the build")
+	}
+	if found.Size > maxRecord {
+		return nil, fmt.Errorf("the build service's record of the build has %d bytes", found.Size)
+	}
+	text, err := content.ReadBlob(ctx, proxy.NewContentStore(m.bk.ContentClient()),
+		ocispec.Descriptor{Digest: digest.Digest(found.Digest), Size: found.Size})
+	if err != nil {
+		return nil, err
+	}
+	return basesOf(text, attrs)
+}
+
+// attestationOf finds the provenance in a record.
+func attestationOf(r *controlapi.BuildHistoryRecord) *controlapi.Descriptor {
+	if r == nil {
+		return nil
+	}
+	for _, res := range append(slices.Collect(maps.Values(r.Results)), r.Result) {
+		if res == nil {
+			continue
+		}
+		for _, a := range res.Attestations {
+			if strings.HasPrefix(a.Annotations[predicateTypeNote], "https://slsa.dev/provenance/") {
+				return a
+			}
+		}
+	}
+	return nil
+}
+
+// basesOf reads the build service's record. Base images of ours come from a store that knows only digests; attrs has their names.
+func basesOf(record []byte, attrs map[string]string) ([]api.ImageBase, error) {
+	type material struct {
+		URI    string            `json:"uri"`
+		Digest map[string]string `json:"digest"`
+	}
+	var predicate struct {
+		BuildDefinition struct{ ResolvedDependencies []material }
+		Materials       []material // of SLSA 0.2
+	}
+	if err := json.Unmarshal(record, &predicate); err != nil {
+		return nil, fmt.Errorf("read the build service's record: %w", err)
+	}
+	var bases []api.ImageBase
+	for _, d := range append(predicate.BuildDefinition.ResolvedDependencies, predicate.Materials...) {
+		base := api.ImageBase{Name: d.URI, Digest: provenance.Resource{Digest: d.Digest}.Sum()}
+		if ref, _, err := purl.PURLToRef(d.URI); err == nil {
+			base.Name, _, _ = strings.Cut(ref, "@")
+		}
+		for name, at := range attrs {
+			own, ok := strings.CutPrefix(name, "context:")
+			if ok && base.Digest != "" && strings.HasPrefix(d.URI, "pkg:oci/") && strings.HasSuffix(at, "@"+base.Digest) {
+				base.Name = own
+			}
+		}
+		if base.Name = provenance.Word(base.Name); !slices.Contains(bases, base) {
+			bases = append(bases, base)
+		}
+	}
+	return bases, nil
+}

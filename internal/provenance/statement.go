@@ -1,0 +1,306 @@
+package provenance
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/roadstead-io/roadstead/api"
+)
+
+// The types that stand in a statement.
+const (
+	StatementType = "https://in-toto.io/Statement/v1"
+	PredicateType = "https://slsa.dev/provenance/v1"
+	BuildType     = "https://github.com/roadstead-io/roadstead/blob/main/docs/provenance.md#build-type-1"
+)
+
+// Statement is an in-toto statement with a SLSA provenance predicate.
+type Statement struct {
+	Type          string     `json:"_type"`
+	Subject       []Resource `json:"subject"`
+	PredicateType string     `json:"predicateType"`
+	Predicate     Predicate  `json:"predicate"`
+}
+
+// Resource is in-toto's resource descriptor, as far as we use it.
+type Resource struct {
+	Name        string            `json:"name,omitempty"`
+	URI         string            `json:"uri,omitempty"`
+	Digest      map[string]string `json:"digest,omitempty"`
+	MediaType   string            `json:"mediaType,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
+// Predicate is SLSA's provenance.
+type Predicate struct {
+	BuildDefinition BuildDefinition `json:"buildDefinition"`
+	RunDetails      RunDetails      `json:"runDetails"`
+}
+
+// BuildDefinition says what went in.
+type BuildDefinition struct {
+	BuildType            string             `json:"buildType"`
+	ExternalParameters   ExternalParameters `json:"externalParameters"`
+	InternalParameters   InternalParameters `json:"internalParameters"`
+	ResolvedDependencies []Resource         `json:"resolvedDependencies"`
+}
+
+// ExternalParameters are what the pusher chose.
+type ExternalParameters struct {
+	Fleet    string                       `json:"fleet"` // <organization>/<fleet>
+	Commit   string                       `json:"commit"`
+	Source   map[string]string            `json:"source,omitempty"` // digests
+	Options  api.BuildParameters          `json:"options"`
+	Services map[string]ServiceParameters `json:"services"`
+}
+
+// ServiceParameters say how one service was built.
+type ServiceParameters struct {
+	Origin           string   `json:"origin"`
+	BuiltElsewhere   bool     `json:"builtElsewhere"`
+	Dockerfile       string   `json:"dockerfile,omitempty"`
+	DockerfileDigest string   `json:"dockerfileDigest,omitempty"`
+	Target           string   `json:"target,omitempty"`
+	Arguments        []string `json:"arguments,omitempty"` // names only
+}
+
+// InternalParameters are what the server chose.
+type InternalParameters struct {
+	Release    int64  `json:"release"`
+	FleetUUID  string `json:"fleetUuid"`
+	DeviceType string `json:"deviceType"`
+	Arch       string `json:"arch"`
+}
+
+// RunDetails say who ran the build, and when.
+type RunDetails struct {
+	Builder    Builder    `json:"builder"`
+	Metadata   Metadata   `json:"metadata"`
+	Byproducts []Resource `json:"byproducts,omitempty"`
+}
+
+// Builder names a builder: that of a server.
+type Builder struct {
+	ID string `json:"id"`
+}
+
+// Metadata is of one run.
+type Metadata struct {
+	InvocationID string `json:"invocationId"`
+	StartedOn    string `json:"startedOn"`
+	FinishedOn   string `json:"finishedOn"`
+}
+
+// Limits of what is put into a statement.
+const (
+	maxImages    = 100
+	maxBases     = 200
+	maxArguments = 200
+	maxWord      = 1024
+)
+
+var (
+	digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+	anyDigest  = regexp.MustCompile(`^(sha256:[0-9a-f]{64}|sha1:[0-9a-f]{40})?$`)
+	hexForm    = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+)
+
+// Invocation is the id of a release's build on a server.
+func Invocation(site api.Site, release int64) string {
+	return site.URL("api") + "/v7/release(" + strconv.FormatInt(release, 10) + ")"
+}
+
+// New makes the statement of a build: of what the builder says, and of what the api role says of the build. What the two do not
+// agree on is refused.
+func New(site api.Site, build api.Build, ask api.StatementRequest) (*Statement, error) {
+	if build.ID != ask.Build || build.Fleet == nil {
+		return nil, fmt.Errorf("build %d is not the one that was asked about", build.ID)
+	}
+	if err := check(build, ask); err != nil {
+		return nil, api.Errorf(api.Invalid, "%v", err)
+	}
+	s := &Statement{Type: StatementType, PredicateType: PredicateType, Predicate: Predicate{
+		BuildDefinition: BuildDefinition{
+			BuildType: BuildType,
+			ExternalParameters: ExternalParameters{
+				Fleet: build.Fleet.Slug, Commit: build.Commit, Source: ask.Source, Options: ask.Parameters,
+				Services: map[string]ServiceParameters{},
+			},
+			InternalParameters: InternalParameters{
+				Release: build.ID, FleetUUID: build.Fleet.UUID, DeviceType: build.Fleet.DeviceType, Arch: build.Fleet.Arch,
+			},
+			ResolvedDependencies: dependencies(site, build, ask),
+		},
+		RunDetails: RunDetails{
+			Builder:  Builder{ID: site.URL("builder")},
+			Metadata: Metadata{InvocationID: Invocation(site, build.ID), StartedOn: ask.StartedAt, FinishedOn: ask.FinishedAt},
+		},
+	}}
+	for _, i := range ask.Images {
+		location := site.Host("registry2") + "/" + i.Repository
+		s.Subject = append(s.Subject, Resource{Name: location, Digest: digestSet(i.Digest), Annotations: map[string]string{"service": i.Service}})
+		s.Predicate.BuildDefinition.ExternalParameters.Services[i.Service] = ServiceParameters{
+			Origin: i.Origin, BuiltElsewhere: i.Elsewhere, Dockerfile: i.Dockerfile, DockerfileDigest: i.DockerSum, Target: i.Target,
+			Arguments: i.Arguments,
+		}
+		s.Predicate.RunDetails.Byproducts = append(s.Predicate.RunDetails.Byproducts, byproduct(location, i))
+	}
+	return s, nil
+}
+
+// byproduct is the bill of materials of an image, or the word that there is none.
+func byproduct(location string, i api.StatementImage) Resource {
+	r := Resource{Name: "sbom", URI: location, MediaType: api.SBOMType, Annotations: map[string]string{"service": i.Service, "image": i.Digest}}
+	if i.SBOM == nil || i.SBOM.Digest == "" {
+		r.Annotations["missing"] = "it was not made"
+		if i.SBOM != nil && i.SBOM.Missing != "" {
+			r.Annotations["missing"] = i.SBOM.Missing
+		}
+		return r
+	}
+	r.Digest = digestSet(i.SBOM.Digest)
+	r.Annotations["packages"] = strconv.FormatInt(i.SBOM.Packages, 10)
+	return r
+}
+
+// dependencies are the source and everything that the images were built from; what several were built from stands there once.
+func dependencies(site api.Site, build api.Build, ask api.StatementRequest) []Resource {
+	list := []Resource{}
+	if len(ask.Source) > 0 {
+		list = append(list, Resource{Name: "source", Digest: ask.Source})
+	}
+	if ask.Git != nil {
+		list = append(list, Resource{
+			Name: "git", URI: fmt.Sprintf("git+ssh://%s/%s.git@%s", site.Host("git"), build.Fleet.Slug, ask.Git.Ref),
+			Digest: map[string]string{"gitCommit": ask.Git.Commit},
+		})
+	}
+	services := map[api.ImageBase][]string{}
+	for _, i := range ask.Images {
+		for _, b := range i.Bases {
+			if !slices.Contains(services[b], i.Service) {
+				services[b] = append(services[b], i.Service)
+			}
+		}
+	}
+	for _, b := range slices.SortedFunc(maps.Keys(services), func(a, b api.ImageBase) int {
+		return strings.Compare(a.Name+" "+a.Digest, b.Name+" "+b.Digest)
+	}) {
+		slices.Sort(services[b])
+		list = append(list, Resource{Name: b.Name, URI: b.Name, Digest: digestSet(b.Digest),
+			Annotations: map[string]string{"services": strings.Join(services[b], " ")}})
+	}
+	return list
+}
+
+// digestSet is in-toto's form of "sha256:…".
+func digestSet(digest string) map[string]string {
+	algorithm, value, ok := strings.Cut(digest, ":")
+	if !ok {
+		return nil
+	}
+	return map[string]string{algorithm: value}
+}
+
+// check refuses what must not stand in a statement.
+func check(build api.Build, ask api.StatementRequest) error {
+	if len(ask.Images) == 0 || len(ask.Images) > maxImages {
+		return fmt.Errorf("images: a statement is about 1 to %d", maxImages)
+	}
+	if len(ask.Images) != len(build.Repositories) {
+		return fmt.Errorf("images: build %d has %d, not %d", build.ID, len(build.Repositories), len(ask.Images))
+	}
+	for name, value := range ask.Source {
+		if !word(name) || !hexForm.MatchString(value) {
+			return fmt.Errorf("source: %q is no digest", name)
+		}
+	}
+	if ask.Git != nil && (!hexForm.MatchString(ask.Git.Commit) || !word(ask.Git.Ref)) {
+		return fmt.Errorf("git: no commit and name")
+	}
+	if !word(ask.StartedAt) || !word(ask.FinishedAt) || !word(ask.Parameters.Dockerfile) {
+		return fmt.Errorf("started_at, finished_at or dockerfile: too long, or with strange characters")
+	}
+	services, repositories := map[string]bool{}, map[string]bool{}
+	for _, i := range ask.Images {
+		if err := checkImage(i); err != nil {
+			return fmt.Errorf("image of service %q: %w", i.Service, err)
+		}
+		if services[i.Service] || repositories[i.Repository] {
+			return fmt.Errorf("image of service %q: it is there twice", i.Service)
+		}
+		services[i.Service], repositories[i.Repository] = true, true
+		if !slices.Contains(build.Repositories, i.Repository) {
+			return fmt.Errorf("image of service %q: build %d has no repository %s", i.Service, build.ID, i.Repository)
+		}
+	}
+	return nil
+}
+
+func checkImage(i api.StatementImage) error {
+	if i.Service == "" || !word(i.Service) {
+		return fmt.Errorf("that is no name")
+	}
+	if !digestForm.MatchString(i.Digest) {
+		return fmt.Errorf("digest: %q is none", i.Digest)
+	}
+	if i.DockerSum != "" && !digestForm.MatchString(i.DockerSum) {
+		return fmt.Errorf("dockerfile_digest: %q is none", i.DockerSum)
+	}
+	if len(i.Bases) > maxBases || len(i.Arguments) > maxArguments {
+		return fmt.Errorf("it has more than %d bases or %d arguments", maxBases, maxArguments)
+	}
+	for _, w := range append([]string{i.Origin, i.Dockerfile, i.Target}, i.Arguments...) {
+		if !word(w) {
+			return fmt.Errorf("%q is too long, or has strange characters", w)
+		}
+	}
+	for _, b := range i.Bases {
+		if b.Name == "" || !word(b.Name) || !anyDigest.MatchString(b.Digest) {
+			return fmt.Errorf("base %q: no name and digest", b.Name)
+		}
+	}
+	if i.SBOM != nil && (!word(i.SBOM.Missing) || (i.SBOM.Digest != "" && !digestForm.MatchString(i.SBOM.Digest))) {
+		return fmt.Errorf("sbom: no digest, and no word why")
+	}
+	return nil
+}
+
+// word reports whether a text can stand in a statement, and on a screen, as it is.
+func word(s string) bool {
+	if len(s) > maxWord || !utf8.ValidString(s) {
+		return false
+	}
+	return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
+// Word makes of any text one that may stand in a statement.
+func Word(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
+	for len(s) > maxWord {
+		_, n := utf8.DecodeLastRuneInString(s)
+		s = s[:len(s)-n]
+	}
+	return s
+}
+
+// Sum is the digest of a resource in our form, "" when it has none.
+func (r Resource) Sum() string {
+	for _, algorithm := range []string{"sha256", "sha1"} {
+		if hex := r.Digest[algorithm]; hex != "" {
+			return algorithm + ":" + hex
+		}
+	}
+	return ""
+}

@@ -1,0 +1,4 @@
+package inventory
+
+// Remembered is how many bytes the layers take that are remembered.
+func (s *Scanner) Remembered() int64 { return s.bytes }
