@@ -1,11 +1,11 @@
 package builder
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
@@ -13,10 +13,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/content/proxy"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	controlapi "github.com/moby/buildkit/api/services/control"
+	"github.com/moby/buildkit/util/attestation"
 	"github.com/moby/buildkit/util/purl"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -178,63 +176,55 @@ func (s *Server) sign(ctx context.Context, ask api.StatementRequest) (json.RawMe
 	return envelope, err
 }
 
-const (
-	maxRecord  = 8 << 20 // of what the build service recorded
-	recordTime = 20 * time.Second
-)
-
-// resolved asks the build service what it built an image from: its own record of the solve, which names every image, download and
-// repository with the digest that it had. It resolves each name once.
-func (m *making) resolved(ctx context.Context, ref string, attrs map[string]string) ([]api.ImageBase, error) {
-	ctx, cancel := context.WithTimeout(ctx, recordTime)
-	defer cancel()
-	stream, err := m.bk.ControlClient().ListenBuildHistory(ctx, &controlapi.BuildHistoryRequest{Ref: ref, EarlyExit: true})
+// taken finds the finished image in what the build service handed over, and what it was built from. The service writes that down
+// itself (SLSA provenance, without the values of arguments), beside the image in an index: every image, download and repository, with
+// the digest that its name had. It resolves each name once.
+func (m *making) taken(handed string, attrs map[string]string) (v1.Hash, error) {
+	none := v1.Hash{}
+	at, err := v1.NewHash(handed)
 	if err != nil {
-		return nil, err
+		return none, fmt.Errorf("the build service named no image: %w", err)
 	}
-	var found *controlapi.Descriptor
-	for {
-		event, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, err
-		}
-		if d := attestationOf(event.Record); d != nil {
-			found = d
-		}
-	}
-	if found == nil {
-		return nil, errors.New("the build service has no record of the build")
-	}
-	if found.Size > maxRecord {
-		return nil, fmt.Errorf("the build service's record of the build has %d bytes", found.Size)
-	}
-	text, err := content.ReadBlob(ctx, proxy.NewContentStore(m.bk.ContentClient()),
-		ocispec.Descriptor{Digest: digest.Digest(found.Digest), Size: found.Size})
+	store := &stored{store: m.build.s.store}
+	text, err := store.read(at)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	return basesOf(text, attrs)
-}
-
-// attestationOf finds the provenance in a record.
-func attestationOf(r *controlapi.BuildHistoryRecord) *controlapi.Descriptor {
-	if r == nil {
-		return nil
+	index, err := v1.ParseIndexManifest(bytes.NewReader(text))
+	if err != nil {
+		return none, fmt.Errorf("read what the build service made: %w", err)
 	}
-	for _, res := range append(slices.Collect(maps.Values(r.Results)), r.Result) {
-		if res == nil {
+	var image, record v1.Hash
+	for _, d := range index.Manifests {
+		if d.Annotations[attestation.DockerAnnotationReferenceType] == attestation.DockerAnnotationReferenceTypeDefault {
+			record = d.Digest
+		} else if image == none {
+			image = d.Digest
+		} else {
+			return none, errors.New("the build service made more than one image")
+		}
+	}
+	if image == none || record == none {
+		return none, errors.New("the build service did not say what it built the image from")
+	}
+	if text, err = store.read(record); err != nil {
+		return none, err
+	}
+	manifest, err := v1.ParseManifest(bytes.NewReader(text))
+	if err != nil {
+		return none, fmt.Errorf("read what the image was built from: %w", err)
+	}
+	for _, l := range manifest.Layers {
+		if !strings.HasPrefix(l.Annotations[predicateTypeNote], "https://slsa.dev/provenance/") {
 			continue
 		}
-		for _, a := range res.Attestations {
-			if strings.HasPrefix(a.Annotations[predicateTypeNote], "https://slsa.dev/provenance/") {
-				return a
-			}
+		if text, err = store.read(l.Digest); err != nil {
+			return none, err
 		}
+		m.bases, err = basesOf(text, attrs)
+		return image, err
 	}
-	return nil
+	return none, errors.New("the build service did not say what it built the image from")
 }
 
 // basesOf reads the build service's record. Base images of ours come from a store that knows only digests; attrs has their names.
@@ -243,15 +233,16 @@ func basesOf(record []byte, attrs map[string]string) ([]api.ImageBase, error) {
 		URI    string            `json:"uri"`
 		Digest map[string]string `json:"digest"`
 	}
-	var predicate struct {
-		BuildDefinition struct{ ResolvedDependencies []material }
-		Materials       []material // of SLSA 0.2
+	var statement struct {
+		Predicate struct {
+			BuildDefinition struct{ ResolvedDependencies []material }
+		}
 	}
-	if err := json.Unmarshal(record, &predicate); err != nil {
+	if err := json.Unmarshal(record, &statement); err != nil {
 		return nil, fmt.Errorf("read the build service's record: %w", err)
 	}
 	var bases []api.ImageBase
-	for _, d := range append(predicate.BuildDefinition.ResolvedDependencies, predicate.Materials...) {
+	for _, d := range statement.Predicate.BuildDefinition.ResolvedDependencies {
 		base := api.ImageBase{Name: d.URI, Digest: provenance.Resource{Digest: d.Digest}.Sum()}
 		if ref, _, err := purl.PURLToRef(d.URI); err == nil {
 			base.Name, _, _ = strings.Cut(ref, "@")

@@ -11,7 +11,6 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/moby/buildkit/client"
-	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/tonistiigi/fsutil"
@@ -146,20 +145,19 @@ func (m *making) solve(ctx context.Context) (v1.Hash, error) {
 	if err != nil {
 		return v1.Hash{}, m.solveError(err)
 	}
-	digest, err := v1.NewHash(res.ExporterResponse["containerimage.digest"])
+	digest, err := m.taken(res.ExporterResponse["containerimage.digest"], opt.FrontendAttrs)
 	if err != nil {
-		return v1.Hash{}, fmt.Errorf("service %s: the build service named no image: %w", m.svc.Name, err)
+		return v1.Hash{}, fmt.Errorf("service %s: %w", m.svc.Name, err)
 	}
 	return digest, nil
 }
 
 func (m *making) solveOnce(ctx context.Context, opt client.SolveOpt) (*client.SolveResponse, error) {
 	reports := make(chan *client.SolveStatus)
-	opt.Ref = identity.NewID()
-	group, solving := errgroup.WithContext(ctx)
+	group, ctx := errgroup.WithContext(ctx)
 	var res *client.SolveResponse
 	group.Go(func() (err error) {
-		res, err = m.bk.Solve(solving, nil, opt, reports)
+		res, err = m.bk.Solve(ctx, nil, opt, reports)
 		return err
 	})
 	group.Go(func() error {
@@ -170,13 +168,7 @@ func (m *making) solveOnce(ctx context.Context, opt client.SolveOpt) (*client.So
 		p.Flush()
 		return nil
 	})
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
-	var err error
-	if m.bases, err = m.resolved(ctx, opt.Ref, opt.FrontendAttrs); err != nil && status.Code(err) != codes.Unavailable {
-		err = fmt.Errorf("what the image was built from: %w", err)
-	}
+	err := group.Wait()
 	return res, err
 }
 
@@ -243,6 +235,7 @@ func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 	// host name is part of the identity, and of nothing that ends up in the image.
 	attrs["build-arg:BUILDKIT_CACHE_MOUNT_NS"] = m.tenant()
 	attrs["build-arg:BUILDKIT_SANDBOX_HOSTNAME"] = m.tenant()
+	attrs["attest:provenance"] = "mode=min,version=v1" // what the image was built from; see taken
 	if err := m.build.s.offerBases(ctx, m.build.platform(), attrs); err != nil {
 		return client.SolveOpt{}, err
 	}
