@@ -24,7 +24,7 @@ type Contents struct {
 
 // private files hold secrets, perhaps: they go out with each push and are kept nowhere. The builder insists on it.
 func private(name string) bool {
-	return strings.HasPrefix(name, ".balena/") || name == ".roadstead/build.json"
+	return strings.HasPrefix(name, ".balena/") || strings.HasPrefix(name, ".resin/") || name == ".roadstead/build.json"
 }
 
 // Contents reads the project's files. hashes may be nil. progress, when not nil, is told how many bytes were looked at.

@@ -48,9 +48,15 @@ var (
 	servicePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 )
 
+// Service is a directory of a project that an image is built from: what builds it is sent even if it is ignored.
+type Service struct {
+	Dir     string // in the project
+	Ignores bool   // it goes by its own .dockerignore alone
+}
+
 // Scan looks through a project. dockerfile is the path of the Dockerfile inside the project, or empty; it is sent even if
 // ignored, as are the usual files that say how to build.
-func Scan(dir, dockerfile string) (*Project, error) {
+func Scan(dir, dockerfile string, services ...Service) (*Project, error) {
 	st, err := os.Stat(dir)
 	if err != nil {
 		return nil, fmt.Errorf("read the project: %w", err)
@@ -63,10 +69,26 @@ func Scan(dir, dockerfile string) (*Project, error) {
 		return nil, err
 	}
 	s := &scan{
-		p: &Project{Dir: dir}, ignore: ignore,
-		always:  append([]string{"Dockerfile", "Dockerfile.template", ".dockerignore", path.Clean(filepath.ToSlash(dockerfile))}, composeNames...),
-		parents: map[string]patternmatcher.MatchInfo{},
+		p: &Project{Dir: dir}, parents: map[string]patternmatcher.MatchInfo{}, rules: []rule{{".", ignore}},
+		always: append([]string{path.Clean(filepath.ToSlash(dockerfile))}, composeNames...), dirs: []string{"."},
 	}
+	for _, service := range services {
+		at := path.Clean(filepath.ToSlash(service.Dir))
+		if !filepath.IsLocal(at) || at == "." {
+			continue
+		}
+		s.dirs = append(s.dirs, at)
+		if !service.Ignores {
+			continue
+		}
+		ignore, err := readIgnore(filepath.Join(dir, filepath.FromSlash(at), ".dockerignore"))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", at, err)
+		}
+		s.rules = append(s.rules, rule{at, ignore})
+	}
+	// The innermost directory's rule counts.
+	slices.SortStableFunc(s.rules, func(a, b rule) int { return len(b.dir) - len(a.dir) })
 	if err := filepath.WalkDir(dir, s.visit); err != nil {
 		return nil, fmt.Errorf("read the project: %w", err)
 	}
@@ -119,8 +141,9 @@ func (p *Project) AddImage(service, file string) error {
 	return nil
 }
 
-// AddFile puts a small file into the project that is on no disk.
+// AddFile puts a small file into the project that is on no disk, in place of one that is.
 func (p *Project) AddFile(name string, content []byte) {
+	p.entries = slices.DeleteFunc(p.entries, func(e entry) bool { return e.name == name })
 	p.entries = append(p.entries, entry{name: name, data: content})
 	p.Files++
 	p.Bytes += int64(len(content))
@@ -128,9 +151,46 @@ func (p *Project) AddFile(name string, content []byte) {
 
 type scan struct {
 	p       *Project
-	ignore  *patternmatcher.PatternMatcher
-	always  []string
+	rules   []rule                              // the first whose directory holds a file counts; the last is the project's
+	always  []string                            // files that are sent whatever the rules say
+	dirs    []string                            // that images are built from
 	parents map[string]patternmatcher.MatchInfo // of directories, which their children's matches build upon
+}
+
+// rule is a .dockerignore, for what is below its directory.
+type rule struct {
+	dir    string
+	ignore *patternmatcher.PatternMatcher
+}
+
+// metaDirs hold what is about a project's builds. It goes along always: secrets belong on the list of what is ignored, and are
+// sent all the same, apart from the rest.
+var metaDirs = []string{".balena", ".resin"}
+
+// kept reports whether a file is sent whatever the rules say.
+func (s *scan) kept(name string) bool {
+	top, _, _ := strings.Cut(name, "/")
+	if slices.Contains(metaDirs, top) || slices.Contains(s.always, name) {
+		return true
+	}
+	base := path.Base(name)
+	return slices.Contains(s.dirs, path.Dir(name)) &&
+		(base == "Dockerfile" || strings.HasPrefix(base, "Dockerfile.") || base == ".dockerignore")
+}
+
+// ruleOf gives the rule for a file, and the file's path as the rule sees it.
+func (s *scan) ruleOf(name string) (*patternmatcher.PatternMatcher, string) {
+	for _, r := range s.rules {
+		switch {
+		case r.dir == ".":
+			return r.ignore, name
+		case r.dir == name:
+			return nil, "" // the directory itself is sent
+		case strings.HasPrefix(name, r.dir+"/"):
+			return r.ignore, strings.TrimPrefix(name, r.dir+"/")
+		}
+	}
+	return nil, ""
 }
 
 func readIgnore(file string) (*patternmatcher.PatternMatcher, error) {
@@ -168,14 +228,11 @@ func (s *scan) visit(file string, d fs.DirEntry, err error) error {
 		}
 		return nil // the file that stands in a work tree or a submodule
 	}
-	ignored, match, err := s.ignore.MatchesUsingParentResults(rel, s.parents[filepath.Dir(rel)])
+	ignored, err := s.ignored(name, d.IsDir())
 	if err != nil {
 		return fmt.Errorf(".dockerignore: %w", err)
 	}
-	if d.IsDir() {
-		s.parents[rel] = match
-	}
-	if ignored && !slices.Contains(s.always, name) {
+	if ignored && !s.kept(name) {
 		if d.IsDir() && !s.mayHoldKept(name) {
 			return fs.SkipDir
 		}
@@ -191,12 +248,30 @@ func (s *scan) visit(file string, d fs.DirEntry, err error) error {
 	return s.add(name, file, info)
 }
 
+func (s *scan) ignored(name string, isDir bool) (bool, error) {
+	ignore, seen := s.ruleOf(name)
+	if ignore == nil {
+		return false, nil
+	}
+	// A directory at the top of its rule has no parent there.
+	var parent patternmatcher.MatchInfo
+	if strings.Contains(seen, "/") {
+		parent = s.parents[path.Dir(name)]
+	}
+	ignored, match, err := ignore.MatchesUsingParentResults(filepath.FromSlash(seen), parent)
+	if isDir && err == nil {
+		s.parents[name] = match
+	}
+	return ignored, err
+}
+
 // mayHoldKept reports whether an ignored directory may hold something that is sent all the same.
 func (s *scan) mayHoldKept(name string) bool {
-	if s.ignore.Exclusions() {
+	if ignore, _ := s.ruleOf(name); ignore != nil && ignore.Exclusions() {
 		return true
 	}
-	return slices.ContainsFunc(s.always, func(a string) bool { return strings.HasPrefix(a, name+"/") })
+	below := func(a string) bool { return a == name || strings.HasPrefix(a, name+"/") }
+	return slices.ContainsFunc(s.always, below) || slices.ContainsFunc(s.dirs, below)
 }
 
 func (s *scan) add(name, file string, info fs.FileInfo) error {

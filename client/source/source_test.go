@@ -114,6 +114,38 @@ func TestScan(t *testing.T) {
 	}
 }
 
+func TestEachServiceMayIgnoreForItself(t *testing.T) {
+	files := map[string]string{
+		"docker-compose.yml": "", ".dockerignore": "**/drop\nweb\nweb/Docker*\n.balena\n.env*\n", "drop": "", "web/drop": "", "web/own": "", "web/keep": "", "web/Dockerfile": "",
+		"web/Dockerfile.aarch64": "", "web/.dockerignore": "own\nsub/*\n!sub/kept\n", "web/sub/x": "", "web/sub/kept": "", "db/drop": "", "db/Dockerfile": "", "other/Dockerfile": "", "web/sub/deep/drop": "",
+		".balena/balena.yml": "", ".balena/secrets/a": "",
+	}
+	scan := func(each bool) []string {
+		p, err := source.Scan(tree(t, files), "", source.Service{Dir: "./web", Ignores: each}, source.Service{Dir: "db/", Ignores: each}, source.Service{Dir: "../out", Ignores: each})
+		if err != nil {
+			t.Fatal(err)
+		}
+		names, _, _ := pack(t, p)
+		var out []string
+		for _, n := range names {
+			if !strings.HasSuffix(n, "/") {
+				out = append(out, n)
+			}
+		}
+		return out
+	}
+	always := []string{".balena/balena.yml", ".balena/secrets/a", ".dockerignore"}
+	want := append(always, "db/Dockerfile", "docker-compose.yml", "other/Dockerfile", "web/.dockerignore", "web/Dockerfile", "web/Dockerfile.aarch64")
+	if diff := cmp.Diff(want, scan(false)); diff != "" {
+		t.Errorf("one list for all (-want +got):\n%s", diff)
+	}
+	want = append(always, "db/Dockerfile", "db/drop", "docker-compose.yml", "other/Dockerfile", "web/.dockerignore", "web/Dockerfile", "web/Dockerfile.aarch64",
+		"web/drop", "web/keep", "web/sub/kept")
+	if diff := cmp.Diff(want, scan(true)); diff != "" {
+		t.Errorf("each its own (-want +got):\n%s", diff)
+	}
+}
+
 func TestScanRefuses(t *testing.T) {
 	for _, tt := range []struct {
 		name  string

@@ -15,12 +15,14 @@ import (
 	"github.com/roadstead-io/roadstead/client/source"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/build"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/project"
 )
 
 type pushFlags struct {
 	fleet, dockerfile, note string
 	tags                    []string
 	draft, nocache, detach  bool
+	given                   *project.Given // nil for images that were built elsewhere
 }
 
 // pushView is the JSON form of what came of a push.
@@ -33,11 +35,16 @@ type pushView struct {
 }
 
 func (a *app) pushCommand() *cobra.Command {
-	var f pushFlags
+	f := pushFlags{given: &project.Given{}}
 	cmd := &cobra.Command{
 		Use: "push [FLEET] [DIR]", Short: "Build a project on the server and release it to a fleet",
 		Long: `Send a project (a directory with a Dockerfile or a docker-compose.yml; by default this one) to the builder, show its output, and
 release the result to the fleet. What .dockerignore names stays here, and so does .git.
+
+A step of a Dockerfile that says RUN --mount=type=secret,id=NAME gets the secret of that name as the file /run/secrets/NAME. Secrets
+come with --secret, or stand in files below .balena/secrets; they are in no image, and the log shows [secret] in their place.
+
+What the builder will ignore of a compose file is said before anything is sent, and what it would refuse ends the push there.
 
 Only files are sent that the builder does not have from an earlier push. When the connection is lost, the build goes on, and its
 output is followed again. Ctrl-C cancels the build on the server. The exit code is 1 when the build fails.
@@ -45,7 +52,9 @@ output is followed again. Ctrl-C cancels the build on the server. The exit code 
 When ROADSTEAD_FLEET or --fleet names the fleet, a single argument that is a directory is the project.`,
 		Example: `  roadstead push hello
   roadstead push acme/hello ./my-project --draft
-  roadstead push hello --note "fixes the clock" --release-tag ticket=123`,
+  roadstead push hello --note "fixes the clock" --release-tag ticket=123
+  roadstead push hello --secret id=npm,src=$HOME/.npmrc --secret id=token,env=CI_TOKEN
+  roadstead push hello --build-arg VERSION=1.2 --registry-secrets registries.yml`,
 		Args: cmdline.Args(0, 2), ValidArgsFunction: cmdline.ThenDirs(a.Fleets()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			fleet, dir, err := f.target(args)
@@ -57,7 +66,9 @@ When ROADSTEAD_FLEET or --fleet names the fleet, a single argument that is a dir
 	}
 	f.register(a, cmd)
 	cmd.Flags().StringVar(&f.dockerfile, "dockerfile", "", "path of the Dockerfile in the project")
+	_ = cmd.MarkFlagFilename("dockerfile") // it fails only for a flag that is not there
 	cmd.Flags().BoolVar(&f.nocache, "nocache", false, "build every step anew")
+	f.given.Register(cmd)
 	return cmd
 }
 
@@ -66,6 +77,7 @@ func (f *pushFlags) register(a *app, cmd *cobra.Command) {
 	a.FleetFlag(cmd, &f.fleet, "the fleet, in place of the argument")
 	cmd.Flags().BoolVar(&f.draft, "draft", false, "make a draft: devices do not follow it")
 	cmd.Flags().BoolVarP(&f.detach, "detach", "d", false, "do not wait for the build")
+	cmd.Flags().BoolVar(&f.detach, "detached", false, "the same, as balena's client calls it")
 	cmd.Flags().StringVar(&f.note, "note", "", "a note for the release")
 	cmd.Flags().StringArrayVar(&f.tags, "release-tag", nil, "a tag for the release, KEY=VALUE; may be given several times")
 }
@@ -117,7 +129,7 @@ func (a *app) push(ctx context.Context, ref, dir string, f pushFlags, prepare pr
 	if err != nil {
 		return err
 	}
-	project, err := source.Scan(dir, f.dockerfile)
+	project, err := f.scan(ctx, a, dir)
 	if err != nil {
 		return err
 	}
@@ -139,6 +151,14 @@ func (a *app) push(ctx context.Context, ref, dir string, f pushFlags, prepare pr
 	out, err := build.Send(ctx, a.App, c, project, client.BuildOptions{
 		Slug: fleet.Slug, Dockerfile: f.dockerfile, NoCache: f.nocache, Draft: f.draft, Detach: f.detach})
 	return a.pushed(ctx, c, fleet.Slug, f, out, err)
+}
+
+// scan looks through the project.
+func (f *pushFlags) scan(ctx context.Context, a *app, dir string) (*source.Project, error) {
+	if f.given == nil {
+		return source.Scan(dir, f.dockerfile)
+	}
+	return f.given.Scan(ctx, a.App, dir, f.dockerfile)
 }
 
 // pushed tells how it ended, and gives the release its note and tags.

@@ -8,6 +8,7 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadstead/hardware"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/keys"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/people"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/project"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/record"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/signin"
 )
@@ -55,6 +56,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 	root.AddCommand(a.fleetCommand(), a.deviceCommand(),
 		a.pushCommand(), a.deployCommand(), a.releaseCommand(), a.envCommand(), a.tagCommand(),
 		a.serviceCommand(), a.configCommand(), a.apiCommand(), a.versionCommand())
+	root.AddCommand(project.Command(a.App))
 	root.AddCommand(hardware.Commands(a.App)...)
 	root.AddCommand(people.Commands(a.App)...)
 	root.AddCommand(record.Commands(a.App)...)

@@ -211,7 +211,7 @@ func (b *build) end(err error) {
 	defer context.AfterFunc(b.s.life, func() { time.AfterFunc(finishGrace, cancel) })()
 	now, finishErr := b.s.finish(ctx, b.info.ID, result)
 	b.s.log.InfoContext(b.ctx, "build ended", "build", b.info.ID, "fleet", b.info.Fleet.Slug, "status", result.Status,
-		"error", err, "finish_error", finishErr, "request", web.RequestID(b.ctx))
+		"error", b.log.cleanError(err), "finish_error", finishErr, "request", web.RequestID(b.ctx))
 	switch {
 	case result.Status != api.StatusSuccess:
 		b.emit(api.BuildEvent{Message: "ERROR: " + result.Error, IsError: true})
@@ -259,7 +259,7 @@ func (b *build) words(err error) string {
 	if e.Code != api.Internal {
 		return e.Error()
 	}
-	b.s.log.ErrorContext(b.ctx, "build failed", "build", b.info.ID, "error", err, "request", web.RequestID(b.ctx))
+	b.s.log.ErrorContext(b.ctx, "build failed", "build", b.info.ID, "error", b.log.cleanError(err), "request", web.RequestID(b.ctx))
 	if e.Text != "" {
 		return e.Text
 	}

@@ -21,7 +21,7 @@ func (c credentials) Register(s *grpc.Server) { auth.RegisterAuthServer(s, c) }
 func (c credentials) Credentials(_ context.Context, r *auth.CredentialsRequest) (*auth.CredentialsResponse, error) {
 	host := r.Host
 	if host == "registry-1.docker.io" { // Docker Hub has one name in files and another on the wire
-		for _, name := range []string{"https://index.docker.io/v1/", "index.docker.io", "docker.io"} {
+		for _, name := range []string{"https://index.docker.io/v1/", "index.docker.io", "docker.io", ""} {
 			if _, ok := c.secrets[name]; ok {
 				host = name
 				break

@@ -24,7 +24,7 @@ import (
 )
 
 // given is what came with a source for its builds alone. It is in no image, log, record or cache key, and on no disk once the
-// build has begun.
+// build has ended: what is kept for a build to go on with after a restart is this role's alone and goes with the build.
 type given struct {
 	registries map[string]secret // by registry host: what base images are pulled with
 	files      map[string][]byte // what stood below .balena/secrets

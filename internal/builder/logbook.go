@@ -33,6 +33,14 @@ func (l *logbook) clean(text string) string {
 	return c.Clean(text)
 }
 
+// cleanError is what an error says, clean, for the server's own log.
+func (l *logbook) cleanError(err error) any {
+	if err == nil {
+		return nil
+	}
+	return l.clean(err.Error())
+}
+
 const (
 	maxHead = 1 << 20
 	maxTail = 3<<20 - 1<<10

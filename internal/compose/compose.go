@@ -109,28 +109,30 @@ func single(block map[string]any, build *Build) *Project {
 
 // Load reads a compose file. All that is refused is named in one error.
 func Load(ctx context.Context, root *os.Root, file string) (*Project, error) {
-	text, err := readFile(root, file)
+	return (&normaliser{root: root}).load(ctx, file)
+}
+
+func (n *normaliser) load(ctx context.Context, file string) (*Project, error) {
+	text, err := readFile(n.root, file)
 	if err != nil {
 		return nil, err
 	}
-	env, err := projectEnvironment(root)
-	if err != nil {
+	if n.env, err = projectEnvironment(n.root); err != nil {
 		return nil, err
 	}
-	if err := prescan(file, text, env); err != nil {
+	if err := prescan(file, text, n.env); err != nil {
 		return nil, err
 	}
 	details := types.ConfigDetails{
 		WorkingDir:  "/",
 		ConfigFiles: []types.ConfigFile{{Filename: file, Content: text}},
-		Environment: env,
+		Environment: n.env,
 	}
 	opts := loader.ToOptions(&details, []func(*loader.Options){configure})
 	model, err := loader.LoadModelWithContext(ctx, details, configure)
 	if err != nil {
 		return nil, api.Errorf(api.Invalid, "%s: %s", file, plain(err))
 	}
-	n := &normaliser{root: root, env: env}
 	n.checkModel(model)
 	if err := n.refusals(file); err != nil {
 		return nil, err

@@ -22,6 +22,7 @@ type normaliser struct {
 	env      types.Mapping
 	refused  []string
 	warnings []string
+	kept     []string // fields that are supported
 	services []Service
 }
 
@@ -70,6 +71,7 @@ func (n *normaliser) checkFields(at string, block map[string]any, table []Field)
 		}
 		switch f := lookup(table, name); f.Support {
 		case Kept:
+			n.kept = append(n.kept, at+name)
 		case Ignored:
 			n.warn("%s%s is ignored: %s", at, name, f.Note)
 		case Refused:

@@ -130,7 +130,7 @@ func (m *Manifest) check(e api.SourceEntry) error {
 
 // private files are never kept from one push to the next.
 func private(name string) bool {
-	return strings.HasPrefix(name, ".balena/") || name == ".roadstead/build.json"
+	return strings.HasPrefix(name, ".balena/") || strings.HasPrefix(name, ".resin/") || name == ".roadstead/build.json"
 }
 
 // Mode is the permissions that an entry gets on disk: those that it asks for, less what would be dangerous or in our way.
