@@ -31,6 +31,16 @@ bin/buildkitd: tools/buildkitd/go.mod tools/buildkitd/go.sum
 	@mkdir -p bin
 	@cd tools/buildkitd && go build -trimpath -ldflags '-s -w' -o ../../bin/buildkitd github.com/moby/buildkit/cmd/buildkitd
 
+bin/oci-conformance: tools/conformance/go.mod tools/conformance/go.sum
+	@echo "build bin/oci-conformance"
+	@mkdir -p bin
+	@cd tools/conformance && go build -trimpath -o ../../bin/oci-conformance github.com/opencontainers/distribution-spec/conformance
+
+bin/versitygw: tools/versitygw/go.mod tools/versitygw/go.sum
+	@echo "build bin/versitygw (some minutes the first time)"
+	@mkdir -p bin
+	@cd tools/versitygw && go build -trimpath -ldflags '-s -w' -o ../../bin/versitygw github.com/versity/versitygw/cmd/versitygw
+
 .cache/base/busybox.tar: base/suites.json base/busybox/recipe.json base/busybox/lock.json base/busybox/applets
 	@mkdir -p .cache/base
 	@go run -trimpath ./cmd/roadsteadd base make base/busybox --recipes base --cache .cache/base/fetched -o $@
@@ -41,7 +51,7 @@ install-demo:
 install-test:
 	@scripts/install.sh test
 
-test: install-test build agents bin/buildkitd .cache/base/busybox.tar ## prove it: unit tests, real parts, the real balena CLI
+test: install-test build agents bin/buildkitd bin/oci-conformance bin/versitygw .cache/base/busybox.tar ## prove it: unit tests, real parts, the real balena CLI
 	@scripts/test.sh
 
 check: test lint ## what a reviewer runs

@@ -13,6 +13,8 @@ what=${1:-all}
 export ROADSTEAD_BIN=$top/bin
 export ROADSTEAD_BUILDKITD=$top/bin/buildkitd
 export ROADSTEAD_BASE_BUSYBOX=$top/.cache/base/busybox.tar
+export ROADSTEAD_OCI_CONFORMANCE=$top/bin/oci-conformance
+export ROADSTEAD_VERSITYGW=$top/bin/versitygw
 export ROADSTEAD_DOCKER_TESTS=1
 
 start=$(date +%s)

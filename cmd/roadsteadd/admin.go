@@ -24,7 +24,7 @@ import (
 func adminCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "admin",
-		Short: "Look after a server: users, base images, operating systems, backup, restore, verify",
+		Short: "Look after a server: users, base images, operating systems, registry, quotas, backup, restore, verify",
 		Long:  "Look after a server, on the machine it runs on and as the user that started it.",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -36,7 +36,7 @@ func adminCommand() *cobra.Command {
 	bases := &cobra.Command{Use: "base", Short: "The base images that builds may start from", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	bases.AddCommand(baseImportCommand(), baseListCommand())
-	cmd.AddCommand(user, bases, osCommand(), mailCommand(), backupCommand(), restoreCommand(), verifyCommand())
+	cmd.AddCommand(user, bases, osCommand(), mailCommand(), registryCommand(), quotaCommand(), backupCommand(), restoreCommand(), verifyCommand())
 	return cmd
 }
 

@@ -178,14 +178,13 @@ func roles(f upFlags) []supervise.Role {
 			},
 		},
 		{
-			Name:   api.RoleRegistry,
-			Config: func(e supervise.Env) any { return registry.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers} },
+			Name: api.RoleRegistry, Needs: []string{api.RoleAPI}, Config: f.registry.config,
 			Prepare: func(dir string) error {
 				keys, err := signer.PublicKeys(filepath.Join(dir, "..", api.RoleSigner, signer.KeyFile))
 				if err != nil {
 					return err
 				}
-				return durable.WriteFile(filepath.Join(dir, registry.PublicKeysFile), keys, 0o600)
+				return errors.Join(durable.WriteFile(filepath.Join(dir, registry.PublicKeysFile), keys, 0o600), f.registry.giveCredentials(dir))
 			},
 		},
 		{
@@ -265,7 +264,7 @@ func apiConfig(f upFlags, process int) func(supervise.Env) any {
 			Blobs: filepath.Join(e.Layout.Role(api.RoleAPI), "blobs"), Contracts: ownContracts(e.Layout),
 			MaxBlob: f.maxUpload << 20, MaxFiles: f.maxAssets << 20, SessionIdle: f.sessionIdle, SessionLife: f.sessionLife,
 			Dir: e.Dir, Site: e.Site, Peers: e.Peers, Process: process, SQL: f.sql, PublicCA: e.Layout.PublicCA(), PollInterval: f.poll,
-			Admission: f.admission, Logs: f.logs, OData: f.odata, AuditDays: f.auditRetention, Mail: f.mail.Server, SecurityContact: f.securityContact, SignIn: filepath.Join(e.Dir, signInFile),
+			Admission: f.admission, Logs: f.logs, OData: f.odata, Registry: f.registry.rows(), AuditDays: f.auditRetention, Mail: f.mail.Server, SecurityContact: f.securityContact, SignIn: filepath.Join(e.Dir, signInFile),
 		}
 	}
 }

@@ -40,6 +40,7 @@ type upFlags struct {
 	auditRetention               int               // days
 	sessionIdle, sessionLife     time.Duration
 	mail                         mailFlags
+	registry                     registryFlags
 	securityContact              string
 }
 
@@ -87,6 +88,7 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.Int64Var(&f.maxAssets, "max-assets", 0, "how large the release assets of one organization may be together, in `MiB`; 0 means 20480")
 	fs.IntVar(&f.auditRetention, "audit-retention", 400, "how many `DAYS` entries of the audit log are kept; 0 means for ever")
 	f.mail.add(fs)
+	f.registry.add(fs)
 	fs.StringVar(&f.securityContact, "security-contact", "", "whom to tell of a vulnerability, a `URL` like mailto:security@example.com; empty means security@ the domain")
 	fs.StringVar(&f.providersFile, "sign-in-providers", "", "a `FILE` (YAML or JSON) with the sign-in providers: Google, GitHub, any OpenID Connect")
 	fs.IntVar(&f.logs.OfDevice, "device-log-streams", 0, "how many people may follow the log of one device; 0 means 50")
@@ -193,7 +195,7 @@ func up(cmd *cobra.Command, f upFlags) error {
 		}
 	}
 	reach, err := f.database(log, cmd.Flags().Changed("sql"))
-	if err := errors.Join(err, f.mail.read(), f.check(), cfg.Validate()); err != nil {
+	if err := errors.Join(err, f.mail.read(), f.registry.read(), f.check(), cfg.Validate()); err != nil {
 		return usageError{err}
 	}
 	cfg.Roles = roles(f)

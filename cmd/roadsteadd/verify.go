@@ -49,7 +49,7 @@ func verify(ctx context.Context, out io.Writer, l supervise.Layout) error {
 	if err := verifyAudit(ctx, out, l); err != nil {
 		problems = append(problems, err)
 	}
-	blobs, err := registry.VerifyBlobs(ctx, filepath.Join(l.Role(api.RoleRegistry), registry.StorageDir))
+	blobs, err := verifyBlobs(ctx, l)
 	if err != nil {
 		problems = append(problems, err)
 	} else {
@@ -61,6 +61,17 @@ func verify(ctx context.Context, out io.Writer, l supervise.Layout) error {
 		_, _ = fmt.Fprintln(out, "files: modes and owners are right")
 	}
 	return errors.Join(problems...)
+}
+
+// verifyBlobs reads every stored blob, wherever the registry was last told to keep them.
+func verifyBlobs(ctx context.Context, l supervise.Layout) (int, error) {
+	dir := l.Role(api.RoleRegistry)
+	cfg, err := load[registry.Config](dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("the registry's configuration: %w", err)
+	}
+	cfg.Dir = dir
+	return registry.VerifyBlobs(ctx, cfg)
 }
 
 // verifyDatabase lets the api role check its own file, or does it when no server runs.
@@ -126,7 +137,7 @@ func verifyRole(dir, name string) []error {
 	if extra := info.Mode().Perm() &^ allowed; extra != 0 {
 		problems = append(problems, fmt.Errorf("%s is open to others: mode %04o", dir, info.Mode().Perm()))
 	}
-	for _, secret := range []string{"key.pem", "tls.key", "token.key", signer.AuditKeyFile, signer.StatementKeyFile, signer.AuditFile, "pepper", databaseFile, "role.json"} {
+	for _, secret := range []string{"key.pem", "tls.key", "token.key", signer.AuditKeyFile, signer.StatementKeyFile, signer.AuditFile, registry.CredentialsFile, "pepper", databaseFile, "role.json"} {
 		info, err := os.Lstat(filepath.Join(dir, secret))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

@@ -30,6 +30,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/provenance"
 	"github.com/roadstead-io/roadstead/internal/release"
+	"github.com/roadstead-io/roadstead/internal/release/stored"
 	"github.com/roadstead-io/roadstead/internal/signin"
 )
 
@@ -146,8 +147,12 @@ func (s *Server) domain(pepper []byte) error {
 	if s.statementKeys, err = provenance.LoadKeys(s.cfg.Dir); err != nil {
 		return err
 	}
+	registry := s.cfg.Registry
+	registry.Site = s.cfg.Site
+	s.stored = stored.New(registry)
 	if s.releases, err = release.New(release.Config{
-		DB: s.db, Accounts: s.accounts, Fleets: s.fleets, Site: s.cfg.Site, Log: s.log, Pinned: device.Pinned, Only: s.leases.Only,
+		Room: s.stored.MayBuild,
+		DB:   s.db, Accounts: s.accounts, Fleets: s.fleets, Site: s.cfg.Site, Log: s.log, Pinned: device.Pinned, Only: s.leases.Only,
 		DropFile: s.forget, MaxFiles: s.cfg.MaxFiles, StatementKeys: s.statementKeys,
 	}); err != nil {
 		return err

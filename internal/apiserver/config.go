@@ -10,6 +10,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/mail"
 	"github.com/roadstead-io/roadstead/internal/odata"
+	"github.com/roadstead-io/roadstead/internal/release/stored"
 	"github.com/roadstead-io/roadstead/internal/web/securitytxt"
 )
 
@@ -62,6 +63,8 @@ type Config struct {
 	SignIn string `json:"sign_in,omitempty"`
 	// OData bounds what one request to the resources may ask.
 	OData odata.Limits `json:"odata"`
+	// Registry bounds what organizations keep in the registry.
+	Registry stored.Config `json:"registry"`
 }
 
 const (
@@ -102,7 +105,15 @@ func (c *Config) Validate() error {
 	case c.PollInterval > 0 && c.PollInterval < time.Second:
 		return fmt.Errorf("poll_interval: %s is shorter than a second", c.PollInterval)
 	}
-	return errors.Join(c.Admission.Validate(), c.OData.Validate(), c.Logs.Validate(), c.Mail.Validate(), securitytxt.Check(c.SecurityContact))
+	return errors.Join(c.Admission.Validate(), c.OData.Validate(), c.registry(), c.Logs.Validate(), c.Mail.Validate(), securitytxt.Check(c.SecurityContact))
+}
+
+// registry names the field of the registry that is wrong.
+func (c *Config) registry() error {
+	if err := c.Registry.Validate(); err != nil {
+		return fmt.Errorf("registry.%w", err)
+	}
+	return nil
 }
 
 // pollInterval is the configured interval or the default.

@@ -119,7 +119,7 @@ func (w *world) columnCells(p *who, r policyRow, def *odata.Resource) (cells []c
 	}
 	may := p.may(r.name, p.home(r.name))
 	if strings.ContainsAny(may, "ucsv") {
-		for _, column := range stored(def) {
+		for _, column := range inTable(def) {
 			if p.gives(r.name, column) {
 				continue
 			}
@@ -153,7 +153,7 @@ func (w *world) columnCells(p *who, r policyRow, def *odata.Resource) (cells []c
 }
 
 // stored are the columns that could be written at all.
-func stored(def *odata.Resource) (names []string) {
+func inTable(def *odata.Resource) (names []string) {
 	for _, c := range def.Columns {
 		if c.SQL == "" && c.Name != "id" {
 			names = append(names, c.Name)

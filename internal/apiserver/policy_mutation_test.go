@@ -122,7 +122,7 @@ func columnMutants(r *odata.Resource, k access.Kind, add addMutant) {
 		}
 	}
 	if rule.Create != "" || rule.Update != "" {
-		for _, column := range stored(r) {
+		for _, column := range inTable(r) {
 			if !slices.Contains(rule.Write, column) && !slices.Contains(rule.Ignore, column) {
 				add("lets "+column+" be written", func(_ *odata.Resource, rule *odata.Rule) {
 					rule.Write = append(slices.Clone(rule.Write), column)

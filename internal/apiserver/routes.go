@@ -9,6 +9,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/apiserver/providers"
 	"github.com/roadstead-io/roadstead/internal/apiserver/record"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
+	"github.com/roadstead-io/roadstead/internal/apiserver/storage"
 	"github.com/roadstead-io/roadstead/internal/apiserver/transfer"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -43,6 +44,7 @@ func (s *Server) list() []route.Route {
 	rs = append(rs, factors.Routes(s.accounts, s.factors, s.operator, s.db)...)
 	rs = append(rs, s.mail.Routes(s.resets)...)
 	rs = append(rs, transfer.Routes(s.fleets, s.db)...)
+	rs = append(rs, storage.Routes(s.stored, s.db)...)
 	rs = append(rs, providers.Routes(s.signin, s.accounts, s.db)...)
 	rs = append(rs, s.fleetRoutes()...)
 	rs = append(rs, s.fileRoutes()...)

@@ -39,6 +39,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/release"
+	"github.com/roadstead-io/roadstead/internal/release/stored"
 	"github.com/roadstead-io/roadstead/internal/signin"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -66,6 +67,7 @@ type Server struct {
 	signin        *signin.SignIn
 	fleets        *fleet.Fleets
 	releases      *release.Releases
+	stored        *stored.Rows
 	statementKeys []api.StatementKey
 	devices       *device.Devices
 	audit         *audit.Log

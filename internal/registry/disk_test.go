@@ -60,7 +60,7 @@ func TestADiskThatRunsFullLeavesNothingHalfDone(t *testing.T) {
 	defer tick.Stop()
 	for deadline := time.After(5 * time.Second); ; {
 		res, body = s.do("parent", "", "GET", "/healthz", nil)
-		if res.StatusCode == http.StatusOK && len(files(t, storage)) == 0 {
+		if res.StatusCode == http.StatusOK && len(files(t, storage)) == 1 { // the mark of whose it is
 			break
 		}
 		select {

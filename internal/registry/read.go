@@ -6,8 +6,6 @@ import (
 	"hash"
 	"net/http"
 	"strconv"
-
-	"github.com/roadstead-io/roadstead/internal/web"
 )
 
 // read serves a blob or manifest and compares it with the digest it was asked by while it goes out. When the bytes on the
@@ -24,8 +22,7 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, q request, next ht
 		cw.bad = true // the library ran out of bytes: the file is shorter than it was
 	}
 	if cw.bad {
-		s.log.ErrorContext(r.Context(), "ALARM: stored bytes do not match their digest", "repository", q.repository,
-			"digest", q.reference, "request", web.RequestID(r.Context()))
+		s.alarm(r, q.repository, q.reference)
 		if !cw.started {
 			refuse(w, http.StatusInternalServerError, "UNKNOWN", "the stored bytes are damaged")
 			return

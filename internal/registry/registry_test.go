@@ -47,6 +47,7 @@ type store struct {
 	key  *ecdsa.PrivateKey
 	jwks []byte
 	log  *roletest.Log
+	cfg  registry.Config // as it runs
 }
 
 const keyID = "k1"
@@ -54,7 +55,7 @@ const keyID = "k1"
 func prepare(t *testing.T) *store {
 	t.Helper()
 	s := &store{t: t, dir: t.TempDir(), log: &roletest.Log{}}
-	if err := pki.NewTestIdentities(s.dir, "registry", "builder", "edge", "api", "parent"); err != nil {
+	if err := pki.NewTestIdentities(s.dir, "registry", "builder", "edge", "api", "parent", "admin"); err != nil {
 		t.Fatal(err)
 	}
 	var err error
@@ -76,6 +77,7 @@ func prepare(t *testing.T) *store {
 func (s *store) run(cfg registry.Config) *store {
 	s.t.Helper()
 	cfg.Dir, cfg.Site = filepath.Join(s.dir, "registry"), site
+	s.cfg = cfg
 	srv, err := registry.New(cfg, s.log.Logger())
 	if err != nil {
 		s.t.Fatal(err)
@@ -226,7 +228,7 @@ func TestBuilderPushesAndADevicePullsByDigest(t *testing.T) {
 		}
 		_ = rc.Close()
 	}
-	if n, err := registry.VerifyBlobs(context.Background(), filepath.Join(s.dir, "registry", registry.StorageDir)); err != nil || n != 4 {
+	if n, err := registry.VerifyBlobs(context.Background(), s.cfg); err != nil || n != 4 {
 		t.Errorf("VerifyBlobs: %d, %v; want 4", n, err)
 	}
 	// A restarted engine goes on where it stopped.
@@ -327,10 +329,10 @@ func TestOnlyTheBuilderWrites(t *testing.T) {
 		{"the catalogue", "builder", push, "GET", "/v2/_catalog", 403},
 		{"the catalogue, through the edge", "edge", pull, "GET", "/v2/_catalog", 403},
 		{"the tags", "edge", pull, "GET", "/v2/" + mine + "/tags/list", 403},
-		{"the referrers", "edge", pull, "GET", "/v2/" + mine + "/referrers/" + digest, 403},
+		{"another repository's referrers", "edge", pull, "GET", "/v2/" + other + "/referrers/" + digest, 401},
 		{"another form of name", "builder", push, "POST", "/v2/library/x/blobs/uploads/", 403},
 		{"a name with an escape", "edge", pull, "GET", "/v2/" + strings.Replace(mine, "/", "%2F", 1) + "/manifests/" + digest, 403},
-		{"a pull by tag, through the edge", "edge", pull, "GET", "/v2/" + mine + "/manifests/latest", 403},
+		{"a pull by tag, through the edge", "edge", pull, "GET", "/v2/" + mine + "/manifests/latest", 404},
 		{"the base, with a token", "edge", pull, "GET", "/v2/", 200},
 		{"the base, without", "edge", "", "GET", "/v2/", 401},
 		{"anything else", "edge", pull, "GET", "/debug/vars", 404},
@@ -427,7 +429,7 @@ func TestChangedBytesAreNotServed(t *testing.T) {
 	if log := s.log.String(); strings.Count(log, "ALARM") != 2 {
 		t.Errorf("the log has no two alarms: %s", log)
 	}
-	_, err = registry.VerifyBlobs(context.Background(), filepath.Join(s.dir, "registry", registry.StorageDir))
+	_, err = registry.VerifyBlobs(context.Background(), s.cfg)
 	if err == nil || !strings.Contains(err.Error(), blob.Hex) || !strings.Contains(err.Error(), digest.Hex) {
 		t.Errorf("VerifyBlobs: %v, want both damaged blobs named", err)
 	}

@@ -4,27 +4,24 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"os"
-	"path/filepath"
 	"regexp"
-	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
-// route is what the wall lets through: a manifest, a blob, or an upload of one repository. Lists (the catalogue, tags,
-// referrers) are not there for anybody: what exists is the api role's knowledge. The strict form of the name leaves no room
-// for a path that the wall reads one way and the library another.
-var route = regexp.MustCompile(`^/v2/(v2/[0-9a-f]{32}(?:-[0-9]{1,3})?)/(manifests|blobs/uploads|blobs)/([^/]*)$`)
+// route is what the wall lets through: a manifest, a blob, an upload, or what refers to an image of one repository. Lists of
+// what there is (the catalogue, tags) are not there for anybody: that is the api role's knowledge. The strict form of the name
+// leaves no room for a path that the wall reads one way and the library another.
+var route = regexp.MustCompile(`^/v2/(v2/[0-9a-f]{32}(?:-[0-9]{1,3})?)/(manifests|blobs/uploads|blobs|referrers)/([^/]*)$`)
 
 var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
 // request is one request as the wall understands it.
 type request struct {
 	repository string
-	kind       string // manifests, blobs, blobs/uploads
+	kind       string // manifests, blobs, blobs/uploads, referrers
 	reference  string
 	write      bool
 }
@@ -84,85 +81,20 @@ func (s *Server) wall(next http.Handler) http.Handler {
 			refuse(w, http.StatusForbidden, "DENIED", "only the builder writes to this registry")
 		case r.Method == http.MethodDelete && q.kind != "blobs/uploads":
 			refuse(w, http.StatusMethodNotAllowed, "UNSUPPORTED", "nothing is deleted here by request")
+		case q.write && (q.kind == "blobs" || q.kind == "referrers"):
+			refuse(w, http.StatusMethodNotAllowed, "UNSUPPORTED", "this is only read")
 		case q.write:
 			s.write(w, r, q, next)
-		case q.kind == "manifests" && !digestForm.MatchString(q.reference) && !builder:
-			refuse(w, http.StatusForbidden, "DENIED", "images are pulled by digest")
+		case q.kind == "blobs/uploads":
+			s.uploadState(w, r, q, next)
+		case q.kind == "referrers":
+			s.referrers(w, r, q, next)
+		case q.kind == "manifests" && !digestForm.MatchString(q.reference) && !builder && !referrersTag.MatchString(q.reference):
+			refuse(w, http.StatusNotFound, "MANIFEST_UNKNOWN", "images are pulled by digest")
 		default:
 			s.read(w, r, q, next)
 		}
 	})
-}
-
-// write lets the builder's request through, unless the disk is full or a tag would change its meaning. Giving an upload up is
-// always possible.
-func (s *Server) write(w http.ResponseWriter, r *http.Request, q request, next http.Handler) {
-	if free, err := freeBytes(s.storage); err == nil && r.Method != http.MethodDelete && free < s.cfg.MinFree+max(r.ContentLength, 0) {
-		full(w)
-		return
-	}
-	if q.kind == "blobs/uploads" && r.Method == http.MethodPost && r.URL.RawQuery != "" {
-		// Mounting a blob of another repository would be a way to learn what others have. Without the parameters the
-		// library answers as the specification wants for "cannot": it opens an ordinary upload.
-		v := r.URL.Query()
-		v.Del("mount")
-		v.Del("from")
-		r = r.Clone(r.Context())
-		r.URL.RawQuery = v.Encode()
-	}
-	if q.kind == "manifests" && !digestForm.MatchString(q.reference) && s.tagTaken(r, next) {
-		refuse(w, http.StatusConflict, "DENIED", "the tag "+q.reference+" is taken; what is released does not change")
-		return
-	}
-	failure := &writeFailure{ResponseWriter: w, full: func() bool {
-		free, err := freeBytes(s.storage)
-		return err == nil && free < s.cfg.MinFree
-	}}
-	next.ServeHTTP(failure, r)
-	if failure.swallow {
-		s.abandon(r, q)
-	}
-}
-
-var uploadForm = regexp.MustCompile(`^[0-9a-f-]{36}$`)
-
-// abandon throws away what came of an upload that filled the disk. The library would keep it for a day, and cannot cancel an
-// upload whose last part was cut off.
-func (s *Server) abandon(r *http.Request, q request) {
-	if q.kind != "blobs/uploads" || !uploadForm.MatchString(q.reference) {
-		return
-	}
-	dir := filepath.Join(s.storage, "docker", "registry", "v2", "repositories", q.repository, "_uploads", q.reference)
-	if err := os.RemoveAll(dir); err != nil {
-		s.log.WarnContext(r.Context(), "a failed upload could not be removed", "error", err, "request", web.RequestID(r.Context()))
-	}
-}
-
-// tagTaken asks the library itself whether a tag exists already.
-func (s *Server) tagTaken(r *http.Request, next http.Handler) bool {
-	head := r.Clone(r.Context())
-	head.Method, head.Body, head.ContentLength = http.MethodHead, http.NoBody, 0
-	head.Header.Set("Accept", strings.Join([]string{
-		"application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json",
-		"application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.distribution.manifest.list.v2+json",
-	}, ", "))
-	answer := statusOnly{header: http.Header{}}
-	next.ServeHTTP(&answer, head)
-	return answer.status != http.StatusNotFound
-}
-
-// statusOnly keeps the status of an answer and nothing else.
-type statusOnly struct {
-	header http.Header
-	status int
-}
-
-func (w *statusOnly) Header() http.Header         { return w.header }
-func (w *statusOnly) Write(p []byte) (int, error) { return len(p), nil }
-func (w *statusOnly) WriteHeader(status int) {
-	if w.status == 0 {
-		w.status = status
-	}
 }
 
 func (s *Server) challenge(w http.ResponseWriter, q request, reason string) {
@@ -192,10 +124,16 @@ func full(w http.ResponseWriter) {
 type writeFailure struct {
 	http.ResponseWriter
 	full    func() bool
+	body    *bounded
 	swallow bool
+	over    bool // the body was longer than it may be
 }
 
 func (w *writeFailure) WriteHeader(status int) {
+	if status >= http.StatusBadRequest && w.body != nil && w.body.over {
+		w.swallow, w.over = true, true
+		return
+	}
 	if status == http.StatusInternalServerError && w.full() {
 		w.swallow = true
 		full(w.ResponseWriter)

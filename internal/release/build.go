@@ -43,6 +43,11 @@ func (r *Releases) Open(ctx context.Context, tx *db.Tx, by access.Caller, ask ap
 	if err := rights.Require(ctx, tx, by, fl.ID, access.Releases); err != nil {
 		return api.Build{}, fmt.Errorf("open build: %w", err)
 	}
+	if r.cfg.Room != nil {
+		if err := r.cfg.Room(ctx, tx, fl.ID); err != nil {
+			return api.Build{}, fmt.Errorf("open build: %w", err)
+		}
+	}
 	f := full{CreatedMS: tx.Now.UnixMilli()}
 	var finalized any
 	if !ask.Draft {

@@ -87,7 +87,7 @@ func (a people) organizations() *cobra.Command {
 			return []cmdline.Doomed{{Address: client.ID("organization", o.ID), Name: "organization " + o.Handle}}, nil
 		},
 	})
-	cmd := cmdline.Group("organization", "Organizations: who owns fleets", a.organizationCreate(), list, rename, a.organizationSet(), rm)
+	cmd := cmdline.Group("organization", "Organizations: who owns fleets", a.organizationCreate(), list, a.organizationShow(), rename, a.organizationSet(), rm)
 	cmd.Aliases = []string{"org"}
 	return cmd
 }

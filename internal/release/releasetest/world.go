@@ -31,6 +31,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/provenance"
 	"github.com/roadstead-io/roadstead/internal/release"
+	"github.com/roadstead-io/roadstead/internal/release/stored"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -71,7 +72,7 @@ func New(t *testing.T) *World {
 	t.Helper()
 	w := &World{t: t, now: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)}
 	var err error
-	w.DB = dbtest.Open(t, w.Now, audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), dbtest.Schema("0030_device.sql", deviceTable))
+	w.DB = dbtest.Open(t, w.Now, audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), stored.Migrations(), dbtest.Schema("0030_device.sql", deviceTable))
 	w.Accounts, err = account.New(account.Config{
 		DB: w.DB, Pepper: []byte(strings.Repeat("p", 32)), Log: slog.New(slog.DiscardHandler), Now: w.Now,
 		HandleChanged: fleet.HandleChanged,
