@@ -147,7 +147,7 @@ func tell(ctx context.Context, report *os.File, m *worker.Manager) {
 	defer tick.Stop()
 	said := ""
 	for {
-		line, again := "ok "+m.Enforced(), calm
+		line, again := "ok", calm
 		if err := m.Healthy(ctx); err != nil {
 			line, again = oneLine(err), eager
 		}
@@ -189,12 +189,7 @@ func roles(f upFlags) []supervise.Role {
 		},
 		{
 			Name: roleBuildkit, Quiet: true, Optional: true, Setuid: true, PrepareUser: worker.Prepare,
-			Contain: func(pid int) (func(), error) { return worker.Contain(pid, f.worker.Limits) },
-			Config: func(e supervise.Env) any {
-				cfg := f.worker
-				cfg.Dir, cfg.Buildkitd = e.Dir, f.buildkitd
-				return cfg
-			},
+			Config: func(e supervise.Env) any { return worker.Config{Dir: e.Dir, Buildkitd: f.buildkitd} },
 		},
 		{
 			Name: api.RoleBuilder, Needs: []string{api.RoleAPI, api.RoleSigner, api.RoleRegistry}, InGroupOf: []string{roleBuildkit},

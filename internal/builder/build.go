@@ -212,6 +212,9 @@ func (b *build) end(err error) {
 	now, finishErr := b.s.finish(ctx, b.info.ID, result)
 	b.s.log.InfoContext(b.ctx, "build ended", "build", b.info.ID, "fleet", b.info.Fleet.Slug, "status", result.Status,
 		"error", b.log.cleanError(err), "finish_error", finishErr, "request", web.RequestID(b.ctx))
+	if finishErr == nil && now.Status == api.StatusCancelled && result.Status == api.StatusFailed {
+		result.Status, result.Error = now.Status, errCancelled.Error() // what failed is only what a cancelled build may not do any more
+	}
 	switch {
 	case result.Status != api.StatusSuccess:
 		b.emit(api.BuildEvent{Message: "ERROR: " + result.Error, IsError: true})
@@ -410,6 +413,7 @@ func (b *build) services(root *os.Root, project *compose.Project, images map[str
 		group.Go(func() error {
 			m := &making{build: b, bk: bk, root: root, pre: pre, svc: svc, image: images[svc.Name]}
 			result, err := m.do(ctx)
+			m.step(api.BuildStep{Step: 1, Of: 1, Done: true})
 			result.ID, result.Status = m.image.ID, api.StatusSuccess
 			if err != nil {
 				result.Status = api.StatusCancelled // another service failed, or the whole build is not wanted
@@ -447,6 +451,20 @@ func (b *build) buildKit(project *compose.Project, pre *aside) (*client.Client, 
 	}
 	b.warnForeign(workers)
 	return c, nil
+}
+
+// domain names the walls that the build runs behind: those of the organization.
+func (b *build) domain() string { return fmt.Sprintf("org-%d", b.info.Fleet.Organization) }
+
+// whyNoService is what the build service itself says of why it does not let the build in.
+func (b *build) whyNoService() error {
+	ctx, cancel := context.WithTimeout(b.ctx, time.Second)
+	defer cancel()
+	conn, err := worker.Dial(ctx, b.s.cfg.BuildKit, b.domain())
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 // awaitService waits until the build service answers; it may be on its way back from a crash.

@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/journal"
 )
 
 // What the tests of this package's inner parts need.
@@ -25,3 +26,14 @@ var (
 	FillTemplate = fillTemplate
 	WithSecrets  = withSecrets
 )
+
+// Ordinal is how a place in the queue is worded.
+var Ordinal = ordinal
+
+// NewTestJournal gives a journal, and what hands it on to one who follows.
+func NewTestJournal(limit int64) (*journal.Journal, http.HandlerFunc) {
+	j := journal.New(limit, 0)
+	return j, func(w http.ResponseWriter, r *http.Request) {
+		(&lines{w: w, rc: http.NewResponseController(w)}).follow(r.Context(), j, 0, true)
+	}
+}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/moby/buildkit/client"
@@ -124,6 +123,12 @@ func (m *making) dockerfileDir() string {
 	return filepath.Join(m.build.dir, "dockerfile-"+m.svc.Name)
 }
 
+// step tells those who follow at which step the service is. The stream of /v3/build has no such thing.
+func (m *making) step(s api.BuildStep) {
+	s.Service = m.svc.Name
+	m.build.journal.Add(api.BuildEvent{Type: "metadata", Resource: api.ResourceStep, Value: s})
+}
+
 func (m *making) say(format string, args ...any) {
 	m.build.say("[%s] %s", m.svc.Name, fmt.Sprintf(format, args...))
 }
@@ -135,7 +140,6 @@ func (m *making) solve(ctx context.Context) (v1.Hash, error) {
 	if err != nil {
 		return v1.Hash{}, err
 	}
-	began := time.Now()
 	res, err := m.solveOnce(ctx, opt)
 	if status.Code(err) == codes.Unavailable && ctx.Err() == nil {
 		m.say("the build service went away; trying once more")
@@ -145,7 +149,7 @@ func (m *making) solve(ctx context.Context) (v1.Hash, error) {
 		res, err = m.solveOnce(ctx, opt)
 	}
 	if err != nil {
-		return v1.Hash{}, m.solveError(m.beyondLimit(ctx, began, err))
+		return v1.Hash{}, m.solveError(err)
 	}
 	digest, err := m.taken(res.ExporterResponse["containerimage.digest"], opt.FrontendAttrs)
 	if err != nil {
@@ -164,6 +168,7 @@ func (m *making) solveOnce(ctx context.Context, opt client.SolveOpt) (*client.So
 	})
 	group.Go(func() error {
 		p := progress.New(m.build.log.clean, func(line string) { m.say("%s", line) })
+		p.OnStep(m.step)
 		for r := range reports {
 			p.Update(r)
 		}
@@ -189,9 +194,6 @@ func (m *making) solveError(err error) error {
 				m.say("%s", strings.TrimRight(line, "\n"))
 			}
 		}
-	}
-	if e := api.AsError(err); e.Code == api.Invalid {
-		return errors.Join(api.Errorf(api.Invalid, "service %s: %s", m.svc.Name, e.Text), err)
 	}
 	if status.Code(err) == codes.Unavailable {
 		return errors.Join(api.Errorf(api.Unavailable, "service %s: the build service went away; push again", m.svc.Name), err)

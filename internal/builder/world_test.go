@@ -176,7 +176,11 @@ func (s *releases) open(r *http.Request, _ *release) (any, error) {
 	case foreignFleet:
 		fleet, organization = 3, 2
 	default:
-		return nil, api.Errorf(api.NotFound, "there is no fleet %q", ask.Slug)
+		if n, err := fmt.Sscanf(ask.Slug, "tenant%d/hello", &organization); n != 1 || err != nil {
+			return nil, api.Errorf(api.NotFound, "there is no fleet %q", ask.Slug)
+		}
+		organization += 100
+		fleet = organization
 	}
 	id := int64(len(s.builds) + 1)
 	b := &release{Build: api.Build{ID: id, Commit: fmt.Sprintf("%032x", id), Status: api.StatusRunning,
@@ -399,13 +403,13 @@ func tree(t testing.TB, dir string) map[string]string {
 }
 
 // buildService starts the real build service and gives its address; it skips where buildkitd is not built.
-func buildService(t testing.TB, change ...func(*worker.Config)) string {
+func buildService(t testing.TB) string {
 	t.Helper()
-	return worker.Config{Dir: buildServiceDir(t, change...)}.Address()
+	return worker.Config{Dir: buildServiceDir(t)}.Address()
 }
 
 // buildServiceDir does the same and gives the service's directory.
-func buildServiceDir(t testing.TB, change ...func(*worker.Config)) string {
+func buildServiceDir(t testing.TB) string {
 	t.Helper()
 	buildkitd := os.Getenv("ROADSTEAD_BUILDKITD")
 	if buildkitd == "" {
@@ -423,9 +427,6 @@ func buildServiceDir(t testing.TB, change ...func(*worker.Config)) string {
 			}
 		}
 		check(t, worker.Prepare(cfg.User))
-	}
-	for _, c := range change {
-		c(&cfg)
 	}
 	m := must(worker.NewManager(cfg, slog.New(slog.DiscardHandler)))(t)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -9,6 +9,8 @@ import (
 
 	"github.com/moby/buildkit/client"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/roadstead-io/roadstead/api"
 )
 
 // Printer turns BuildKit's reports of one build into lines: a numbered line when a step begins, its output as it comes, and a
@@ -18,7 +20,8 @@ type Printer struct {
 	line  func(string)
 	steps map[digest.Digest]*step
 	next  int
-	left  int // of maxOutput
+	left  int                 // of maxOutput
+	told  func(api.BuildStep) // may be nil
 }
 
 type step struct {
@@ -77,7 +80,11 @@ func (p *Printer) begin(v *client.Vertex) {
 	}
 	p.next++
 	p.steps[v.Digest] = &step{number: p.next, left: maxStep}
-	p.line(fmt.Sprintf("#%d %s", p.next, oneLine(p.clean(v.Name))))
+	name := p.clean(v.Name)
+	p.line(fmt.Sprintf("#%d %s", p.next, oneLine(name)))
+	if s, ok := StepOf(name); ok && p.told != nil {
+		p.told(s)
+	}
 }
 
 func (p *Printer) output(l *client.VertexLog) {

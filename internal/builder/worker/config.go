@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -20,10 +18,6 @@ type Config struct {
 	Daemons    int    `json:"daemons,omitempty"`     // domains that can build at once; 0 means 4
 	// Idle is how many seconds a daemon that nobody uses is kept; 0 means 300.
 	Idle int `json:"idle_seconds,omitempty"`
-	// Limits bound what builds take of this machine.
-	Limits Limits `json:"limits,omitzero"`
-	// Allow lists private networks and addresses that builds may reach all the same, such as a registry on the LAN.
-	Allow []string `json:"allow,omitempty"`
 }
 
 const (
@@ -43,7 +37,6 @@ func (c Config) withDefaults() Config {
 			*v = def
 		}
 	}
-	c.Limits = c.Limits.withDefaults()
 	return c
 }
 
@@ -64,43 +57,8 @@ func (c Config) Validate() error {
 			return fmt.Errorf("%s: must not be negative", name)
 		}
 	}
-	if min(c.Limits.Memory, c.Limits.Disk, int64(c.Limits.Processes)) < 0 {
-		return errors.New("limits: must not be negative")
-	}
 	if c.Daemons > maxDaemons {
 		return fmt.Errorf("daemons: at most %d, not %d", maxDaemons, c.Daemons)
-	}
-	_, err := c.allowed()
-	return err
-}
-
-// Parse sets what operators may choose, given as NAME=N,NAME=N.
-func (c *Config) Parse(list string) error {
-	const mib = 1 << 20
-	for item := range strings.SplitSeq(list, ",") {
-		name, number, _ := strings.Cut(strings.TrimSpace(item), "=")
-		n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 32)
-		if err != nil || n < 1 {
-			return fmt.Errorf("%q is not NAME=NUMBER", item)
-		}
-		switch name {
-		case "memory":
-			c.Limits.Memory = n * mib
-		case "processes":
-			c.Limits.Processes = int(n)
-		case "disk":
-			c.Limits.Disk = n * mib
-		case "cache":
-			c.CacheBytes = n * mib
-		case "organizations":
-			c.Daemons = int(n)
-		case "steps":
-			c.Parallel = int(n)
-		case "idle":
-			c.Idle = int(n)
-		default:
-			return fmt.Errorf("there is no bound %q; there are memory, disk and cache (in MiB), processes, organizations, steps and idle (in seconds)", name)
-		}
 	}
 	return nil
 }
@@ -128,8 +86,6 @@ func (p place) socket() string    { return filepath.Join(string(p), "s") }
 func (p place) kit() string       { return filepath.Join(string(p), "k") }
 func (p place) kitSocket() string { return filepath.Join(p.kit(), "api.sock") }
 func (p place) tmp() string       { return filepath.Join(string(p), "tmp") }
-func (p place) plugins() string   { return filepath.Join(string(p), "cni") }
-func (p place) network() string   { return filepath.Join(string(p), "cni.conf") }
 func (p place) settings() string  { return filepath.Join(string(p), "buildkitd.toml") }
 
 var domainForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)

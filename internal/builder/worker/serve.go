@@ -2,6 +2,7 @@ package worker
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,14 +20,11 @@ func (m *Manager) serve(ctx context.Context, d *daemon) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
-	cmd, err := m.command(ctx, d)
-	if err != nil {
-		return err
-	}
 	out, in, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("build service: %w", err)
 	}
+	cmd := m.command(ctx, d)
 	cmd.Stdout, cmd.Stderr = in, in
 	if err := cmd.Start(); err != nil {
 		_ = in.Close()
@@ -34,7 +32,6 @@ func (m *Manager) serve(ctx context.Context, d *daemon) error {
 		return fmt.Errorf("start the build service: %w", err)
 	}
 	_ = in.Close() // the child has its own
-	d.pid.Store(int64(cmd.Process.Pid))
 	last := make(chan string, 1)
 	go func() { last <- m.passLog(out, d.domain) }()
 	err = cmd.Wait()
@@ -49,11 +46,7 @@ func (m *Manager) serve(ctx context.Context, d *daemon) error {
 	return fmt.Errorf("the build service: %w: %s", err, line)
 }
 
-func (m *Manager) command(ctx context.Context, d *daemon) (*exec.Cmd, error) {
-	rules, err := m.netCommand()
-	if err != nil {
-		return nil, err
-	}
+func (m *Manager) command(ctx context.Context, d *daemon) *exec.Cmd {
 	id, tools, dir := m.id, m.tools, string(d.place)
 	args := []string{
 		// Build steps must see the usual umask, whatever the server's is: it ends up in the images.
@@ -62,16 +55,16 @@ func (m *Manager) command(ctx context.Context, d *daemon) (*exec.Cmd, error) {
 		"--state-dir", d.place.kit(),
 		"--net=slirp4netns", "--slirp4netns-binary", tools.slirp, "--slirp4netns-sandbox=auto", "--slirp4netns-seccomp=auto",
 		"--disable-host-loopback",
-		"--copy-up=/etc", "--copy-up=/run", "--copy-up=/var/lib", // buildkitd notes the steps' networks in /var/lib/cni
+		"--copy-up=/etc", "--copy-up=/run",
 		"--pidns", "--ipcns", "--utsns",
-	}
-	args = append(append(args, rules...),
-		// Far beyond the limit of a step, which is ended before: a daemon that cannot start a thread dies.
-		"prlimit", fmt.Sprintf("--nproc=%d", 3*m.cfg.Limits.Processes+8192),
+		// Where clouds answer any program on the machine with the machine's own credentials. A step could not take the route
+		// away again: it has no CAP_NET_ADMIN.
+		"/bin/sh", "-c", `"$0" route add prohibit 169.254.0.0/16 && exec "$@"`, tools.ip,
 		tools.buildkitd,
 		"--config", d.place.settings(),
 		"--root", m.cfg.cache(d.domain),
-		"--addr", "unix://"+d.place.socket())
+		"--addr", "unix://" + d.place.socket(),
+	}
 	cmd := exec.CommandContext(ctx, "/bin/sh", args...)
 	// A while to end by itself. Killing RootlessKit then ends its process namespace, and with it every build step.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
@@ -81,7 +74,7 @@ func (m *Manager) command(ctx context.Context, d *daemon) (*exec.Cmd, error) {
 	cmd.Env = []string{"PATH=" + searchPath, "HOME=" + dir, "XDG_RUNTIME_DIR=" + dir,
 		"TMPDIR=" + d.place.tmp(), "USER=" + id.name}
 	cmd.SysProcAttr = id.attributes()
-	return cmd, nil
+	return cmd
 }
 
 // passLog copies the service's own log lines into ours and remembers the last for the error text.
@@ -99,4 +92,17 @@ func (m *Manager) passLog(r io.Reader, domain string) string {
 	}
 	_, _ = io.Copy(io.Discard, r) // a line beyond the buffer must not block the service
 	return last
+}
+
+// inside runs a program as the root of a user namespace like the daemons', to which all their files belong.
+func (m *Manager) inside(ctx context.Context, program string, args ...string) error {
+	cmd := exec.CommandContext(ctx, "/usr/bin/unshare", append([]string{"--user", "--map-root-user", "--map-auto", "--", program}, args...)...)
+	cmd.Env = []string{"PATH=" + searchPath}
+	cmd.SysProcAttr = m.id.attributes()
+	cmd.SysProcAttr.Pdeathsig = 0 // it lives for a moment, on any thread
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", program, err, bytes.TrimSpace(out))
+	}
+	return nil
 }
