@@ -14,6 +14,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/origin"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -77,7 +78,7 @@ func viewRelease(r client.Release) releaseView {
 func (a *app) releaseCommand() *cobra.Command {
 	cmd := cmdline.Group("release", "Releases: what was built of a fleet's source",
 		a.releaseListCommand(), a.releaseShowCommand(), a.releaseCancelCommand(), a.releaseFinalizeCommand(),
-		a.releaseRemoveCommand(), a.releaseAssetCommand())
+		a.releaseRemoveCommand(), a.releaseAssetCommand(), origin.DiffCommand(a.App))
 	cmd.AddCommand(a.releaseFieldCommands()...)
 	return cmd
 }
@@ -121,17 +122,28 @@ func (a *app) releaseListCommand() *cobra.Command {
 }
 
 func (a *app) releaseShowCommand() *cobra.Command {
-	var log, composition bool
+	var log, composition, provenance, sbom bool
+	var keyFile string
 	cmd := &cobra.Command{
-		Use: "show RELEASE", Short: "Show one release, its log or its composition",
+		Use: "show RELEASE", Short: "Show one release, its log, its composition, where it comes from or what is in it",
+		Long: `Show one release. --provenance says where it comes from (source, base images, builder) and --sbom which packages are in its images. Both
+are verified before anything is shown: the signature of the server's signer, and that it is about exactly the images of this release.`,
 		Example: `  roadstead release show 4f0c1aa
   roadstead release show 12 --log
-  roadstead release show 12 --composition`,
+  roadstead release show 12 --composition
+  roadstead release show 12 --provenance
+  roadstead release show 12 --sbom -o json`,
 		Args: cmdline.Args(1, 1), ValidArgsFunction: cmdline.First(a.Releases()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.Connect(cmd.Context())
 			if err != nil {
 				return err
+			}
+			switch {
+			case provenance:
+				return origin.Provenance(cmd.Context(), a.App, c, args[0], keyFile)
+			case sbom:
+				return origin.SBOM(cmd.Context(), a.App, c, args[0], keyFile)
 			}
 			q := client.Query{Select: releaseFields, Expand: releaseExpand + "," + imageExpand}
 			if log {
@@ -149,7 +161,10 @@ func (a *app) releaseShowCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&log, "log", false, "print the build's log")
 	cmd.Flags().BoolVar(&composition, "composition", false, "print the composition that devices get (JSON, which is YAML too)")
-	cmd.MarkFlagsMutuallyExclusive("log", "composition")
+	cmd.Flags().BoolVar(&provenance, "provenance", false, "print where the release comes from, verified")
+	cmd.Flags().BoolVar(&sbom, "sbom", false, "print the packages in its images, verified (-o json: CycloneDX documents)")
+	cmd.Flags().StringVar(&keyFile, "key", "", "`FILE` with the public keys to believe, in place of those that the server tells")
+	cmd.MarkFlagsMutuallyExclusive("log", "composition", "provenance", "sbom")
 	return cmd
 }
 

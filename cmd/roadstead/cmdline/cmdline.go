@@ -36,6 +36,9 @@ type App struct {
 	Started bool   // the command line was understood; later errors are not about usage
 }
 
+// ErrDifferent ends a command that compared and was asked to tell by its exit code; nothing more is said.
+var ErrDifferent = errors.New("different")
+
 // usageError marks an error as a mistake in the call.
 type usageError struct{ error }
 
@@ -58,8 +61,8 @@ func (a *App) Run(ctx context.Context, root *cobra.Command, args []string) int {
 		a.Say("interrupted")
 		return exitInterrupted
 	}
-	if errors.Is(err, terminal.ErrDeclined) {
-		return exitFailed // who said no knows
+	if errors.Is(err, terminal.ErrDeclined) || errors.Is(err, ErrDifferent) {
+		return exitFailed // who said no knows, and a difference was printed
 	}
 	a.Say("error: %v", err)
 	if hint := advice(err); hint != "" {
