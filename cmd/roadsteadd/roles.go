@@ -259,7 +259,7 @@ func apiConfig(f upFlags, process int) func(supervise.Env) any {
 			Blobs: filepath.Join(e.Layout.Role(api.RoleAPI), "blobs"), Contracts: ownContracts(e.Layout),
 			MaxBlob: f.maxUpload << 20, MaxFiles: f.maxAssets << 20, SessionIdle: f.sessionIdle, SessionLife: f.sessionLife,
 			Dir: e.Dir, Site: e.Site, Peers: e.Peers, Process: process, SQL: f.sql, PublicCA: e.Layout.PublicCA(), PollInterval: f.poll,
-			Admission: f.admission, Logs: f.logs, OData: f.odata, Registry: f.registry.rows(), AuditDays: f.auditRetention, Mail: f.mail.Server, SecurityContact: f.securityContact, SignIn: filepath.Join(e.Dir, signInFile),
+			Admission: f.admission, Logs: f.logs, OData: f.odata, Registry: f.registry.rows(), AuditDays: f.auditRetention, BuildDays: f.buildRetention, Mail: f.mail.Server, SecurityContact: f.securityContact, SignIn: filepath.Join(e.Dir, signInFile),
 		}
 	}
 }

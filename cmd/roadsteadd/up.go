@@ -36,6 +36,7 @@ type upFlags struct {
 	providers                    []signin.Provider // what it holds
 	maxUpload, maxAssets         int64             // in MiB
 	auditRetention               int               // days
+	buildRetention               int               // days
 	sessionIdle, sessionLife     time.Duration
 	mail                         mailFlags
 	registry                     registryFlags
@@ -83,6 +84,7 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.DurationVar(&f.sessionLife, "session-life", 0, "how `LONG` one holds since its user proved who they are; 0 means 90 days")
 	fs.Int64Var(&f.maxAssets, "max-assets", 0, "how large the release assets of one organization may be together, in `MiB`; 0 means 20480")
 	fs.IntVar(&f.auditRetention, "audit-retention", 400, "how many `DAYS` entries of the audit log are kept; 0 means for ever")
+	fs.IntVar(&f.buildRetention, "build-retention", 400, "how many `DAYS` logs of builds, and images of builds that failed, are kept; 0 means for ever")
 	f.mail.add(fs)
 	f.registry.add(fs)
 	fs.StringVar(&f.securityContact, "security-contact", "", "whom to tell of a vulnerability, a `URL` like mailto:security@example.com; empty means security@ the domain")
@@ -108,6 +110,8 @@ func (f upFlags) check() error {
 		return fmt.Errorf("--api-processes %d: several processes need PostgreSQL (--sql postgres://…); SQLite has one writer", f.apiProcesses)
 	case f.auditRetention < 0 || f.auditRetention > maxAuditDays:
 		return fmt.Errorf("--audit-retention %d: 0 to %d", f.auditRetention, maxAuditDays)
+	case f.buildRetention < 0 || f.buildRetention > maxAuditDays:
+		return fmt.Errorf("--build-retention %d: 0 to %d", f.buildRetention, maxAuditDays)
 	case f.maxUpload < 0 || f.maxUpload > maxMiB:
 		return fmt.Errorf("--max-upload %d: 0 to %d", f.maxUpload, maxMiB)
 	case f.sessionIdle != 0 && f.sessionIdle < time.Hour:

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
@@ -153,7 +154,8 @@ func (s *Server) domain(pepper []byte) error {
 	if s.releases, err = release.New(release.Config{
 		Room: s.stored.MayBuild,
 		DB:   s.db, Accounts: s.accounts, Fleets: s.fleets, Site: s.cfg.Site, Log: s.log, Pinned: device.Pinned, Only: s.leases.Only,
-		DropFile: s.forget, MaxFiles: s.cfg.MaxFiles, StatementKeys: s.statementKeys,
+		KeepBuilds: time.Duration(s.cfg.BuildDays) * 24 * time.Hour,
+		DropFile:   s.forget, MaxFiles: s.cfg.MaxFiles, StatementKeys: s.statementKeys,
 	}); err != nil {
 		return err
 	}

@@ -47,6 +47,8 @@ type Config struct {
 	Logs Logs `json:"logs"`
 	// AuditDays is how many days entries of the audit log are kept, see docs/audit.md. 0: for ever.
 	AuditDays int `json:"audit_days"`
+	// BuildDays is how many days logs of builds, and images of builds that made no release, are kept. 0: for ever.
+	BuildDays int `json:"build_days"`
 	// SessionIdle is how long a session of a person holds that nobody uses. 0 means 30 days.
 	SessionIdle time.Duration `json:"session_idle"`
 	// SessionLife is how long one holds since its user proved who they are, however often it is refreshed. 0 means 90 days.
@@ -92,6 +94,8 @@ func (c *Config) Validate() error {
 		return errors.New("peers.bus: not given, and several processes need one bus")
 	case c.AuditDays < 0 || c.AuditDays > maxAuditDays:
 		return fmt.Errorf("audit_days: %d is not 0 to %d", c.AuditDays, maxAuditDays)
+	case c.BuildDays < 0 || c.BuildDays > maxAuditDays:
+		return fmt.Errorf("build_days: %d is not 0 to %d", c.BuildDays, maxAuditDays)
 	case c.MaxFiles < 0:
 		return fmt.Errorf("max_files: %d is negative", c.MaxFiles)
 	case c.MaxBlob < 0:

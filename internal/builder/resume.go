@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -40,6 +41,9 @@ func (s *Server) jobFile(id int64) string {
 // remember puts a build on disk whose source is all there. One that cannot be is lost with the role, as others are.
 func (o *sending) remember() {
 	b := o.b
+	if slices.ContainsFunc(o.manifest.Entries(), mayBeSecret) {
+		return // secrets of a build are on no disk for longer than it takes to read them
+	}
 	text, err := json.Marshal(job{Query: o.query, Build: b.info, Tries: o.tries + 1, Manifest: o.manifest.Entries()})
 	if err == nil {
 		err = durable.WriteFile(b.s.jobFile(b.info.ID), text, 0o600)
@@ -49,6 +53,11 @@ func (o *sending) remember() {
 		return
 	}
 	b.resumable = true
+}
+
+// mayBeSecret tells what came with a manifest and is no plain description of the build.
+func mayBeSecret(e api.SourceEntry) bool {
+	return len(e.Data) > 0 && e.Path != ".balena/balena.yml" && e.Path != ".balena/balena.yaml"
 }
 
 // forget removes it, unless the role stops and is to go on with it.

@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -14,6 +15,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -443,6 +446,13 @@ func TestBuildsGoOnAfterARestart(t *testing.T) {
 	waits, _ := w.send(foreignFleet, project(t, nil))
 	second := w.follow(testToken, waits, 0)
 	second.until("you are 1st of 1")
+	secret, _ := w.send(testFleet, project(t, map[string]string{".balena/secrets/key": "s3cret-text"}))
+	w.follow(testToken, secret, 0).until("you are 2nd of 2")
+	for _, file := range must(filepath.Glob(filepath.Join(w.cfg.Dir, "jobs", "*")))(t) {
+		if text := string(must(os.ReadFile(file))(t)); strings.Contains(text, base64.StdEncoding.EncodeToString([]byte("s3cret-text"))) {
+			t.Errorf("a secret is in %s", file)
+		}
+	}
 	comes := w.open(testFleet, manifest(map[string]string{"not": "sent"})).ID
 	w.stop()
 	if status := first.until(""); status != "" || w.releases.get(works).Status != api.StatusRunning {
@@ -450,6 +460,9 @@ func TestBuildsGoOnAfterARestart(t *testing.T) {
 	}
 	if r := w.releases.get(comes); r.Status != api.StatusFailed || !strings.Contains(r.result.Log, "push again") {
 		t.Errorf("the build without a source is %q: %+v", r.Status, r.result)
+	}
+	if r := w.releases.get(secret); r.Status != api.StatusFailed || !strings.Contains(r.result.Log, "push again") {
+		t.Errorf("the build with a secret is %q: %+v", r.Status, r.result)
 	}
 	w.startBuilder(slog.New(slog.DiscardHandler))
 	close(gate)

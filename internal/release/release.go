@@ -45,6 +45,8 @@ type Config struct {
 	Only func(name string, period time.Duration, chore func(ctx context.Context) error) func(ctx context.Context) error
 	// Room refuses a build for a fleet whose images have no room in the registry; nil: there always is.
 	Room func(ctx context.Context, tx *db.Tx, fleet int64) error
+	// KeepBuilds is how long logs of builds, and images of builds that made no release, are kept after their end; 0: for ever.
+	KeepBuilds time.Duration
 	// MaxFiles bounds the bytes of all assets of an organization; 0 means 20 GiB.
 	MaxFiles int64
 	// StatementKeys are the public keys of the signer's that statements of where a release comes from may be signed with.

@@ -44,6 +44,7 @@ WHERE status = 'running' AND heartbeat_at < $2 RETURNING id`, tx.NowText(), db.F
 // Run sweeps until the context ends.
 func (r *Releases) Run(ctx context.Context) error {
 	sweep := r.cfg.Only("interrupted builds", Silence/4, r.RunOnce)
+	retain, retained := r.cfg.Only("old builds", retainEvery/2, r.Retain), time.Time{}
 	for {
 		wait := Silence/6 + rand.N(Silence/12)
 		select {
@@ -53,6 +54,13 @@ func (r *Releases) Run(ctx context.Context) error {
 		}
 		if err := sweep(ctx); err != nil && ctx.Err() == nil {
 			r.cfg.Log.ErrorContext(ctx, "sweep of builds failed", "error", err)
+		}
+		if time.Since(retained) < retainEvery {
+			continue
+		}
+		retained = time.Now()
+		if err := retain(ctx); err != nil && ctx.Err() == nil {
+			r.cfg.Log.ErrorContext(ctx, "letting go of old builds failed", "error", err)
 		}
 	}
 }

@@ -100,7 +100,7 @@ func New(t *testing.T) *World {
 				Scan(&pinned)
 			return pinned, err
 		},
-		MaxFiles: 1 << 20, StatementKeys: []api.StatementKey{provenance.Key(StatementKey.Public().(ed25519.PublicKey))},
+		KeepBuilds: 30 * 24 * time.Hour, MaxFiles: 1 << 20, StatementKeys: []api.StatementKey{provenance.Key(StatementKey.Public().(ed25519.PublicKey))},
 		DropFile: func(ref string) { w.must(w.Blobs.Remove(ref)) },
 	})
 	w.must(err)
