@@ -127,6 +127,7 @@ POST   /user/v1/invitation/{token}                          | - x - - - - - -
 POST   /org/v1/invitation/{token}                           | - x - - - - - -
 POST   /user/v1/invitations/{id}/link                       | - x - - - - - -
 POST   /org/v1/invitations/{id}/link                        | - x - - - - - -
+GET    /storage/v1/organization/{name}                      | - x - - - - - -
 GET    /transfer/v1                                         | - x - - - - - -
 POST   /transfer/v1                                         | - x - - - - - -
 POST   /transfer/v1/{id}/accept                             | - x - - - - - -
@@ -191,6 +192,12 @@ POST /internal/v1/users/delete          | admin
 POST /internal/v1/check                 | admin
 POST /internal/v1/backup                | admin
 POST /internal/v1/os-releases           | admin
+POST /internal/v1/registry/room         | registry
+POST /internal/v1/registry/link         | registry
+POST /internal/v1/registry/collect      | registry
+POST /internal/v1/registry/found        | registry
+POST /internal/v1/registry/usage        | admin
+POST /internal/v1/registry/quota        | admin
 POST /internal/v1/builds                | builder
 GET  /internal/v1/builds/{id}           | builder signer
 POST /internal/v1/builds/{id}/images    | builder

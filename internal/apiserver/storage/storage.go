@@ -30,7 +30,7 @@ func Routes(rows *stored.Rows, d *db.DB) []route.Route {
 		{Method: "POST", Path: "/internal/v1/registry/found", Handle: s.found, Roles: registry},
 		{Method: "POST", Path: "/internal/v1/registry/usage", Handle: s.usage, Roles: admin},
 		{Method: "POST", Path: "/internal/v1/registry/quota", Handle: s.quota, Roles: admin},
-		{Method: "GET", Path: "/storage/v1/organization/{handle}", Handle: s.use, Who: route.Users},
+		{Method: "GET", Path: "/storage/v1/organization/{name}", Handle: s.use, Who: route.Users},
 	}
 }
 
@@ -99,6 +99,6 @@ func (s *routes) quota(w http.ResponseWriter, r *http.Request) error {
 // use is what an organization keeps, for its people.
 func (s *routes) use(w http.ResponseWriter, r *http.Request) error {
 	return route.Read(w, r, s.db, func(ctx context.Context, tx *db.Tx, by access.Caller) (api.RegistryUse, error) {
-		return s.rows.UseOfMember(ctx, tx, by.User, r.PathValue("handle"))
+		return s.rows.UseOfMember(ctx, tx, by.User, r.PathValue("name"))
 	})
 }
