@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -48,32 +49,42 @@ func (a *artifacts) failed(err error) error {
 
 // do sends a request and gives the headers of the answer.
 func (a *artifacts) do(ctx context.Context, method, target, contentType string, body []byte) (http.Header, error) {
+	head, _, err := a.ask(ctx, method, target, contentType, body)
+	return head, err
+}
+
+// ask sends a request and gives the answer.
+func (a *artifacts) ask(ctx context.Context, method, target, contentType string, body []byte) (http.Header, []byte, error) {
 	base := &url.URL{Scheme: "https", Host: a.host, Path: "/v2/" + a.repository + "/"}
 	u, err := base.Parse(target)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
+	req.Header.Set("Accept", ocispec.MediaTypeImageIndex)
 	res, err := a.way.RoundTrip(req)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() { _ = res.Body.Close() }()
-	text, err := io.ReadAll(io.LimitReader(res.Body, 4<<10))
+	text, err := io.ReadAll(io.LimitReader(res.Body, maxIndex))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if res.StatusCode >= 300 {
-		return nil, &errRegistry{res.StatusCode, strings.TrimSpace(string(text))}
+		return nil, nil, &errRegistry{res.StatusCode, strings.TrimSpace(string(text))}
 	}
-	return res.Header, nil
+	return res.Header, text, nil
 }
+
+// maxIndex bounds an answer of the registry's.
+const maxIndex = 1 << 20
 
 // blob uploads bytes.
 func (a *artifacts) blob(ctx context.Context, mediaType string, data []byte) (ocispec.Descriptor, error) {
@@ -127,10 +138,30 @@ func (a *artifacts) hang(ctx context.Context, subject ocispec.Descriptor, kind s
 	return d, err
 }
 
-// list writes the index of what hangs on an image. It is the last that is written to a repository.
+// list writes the index of what hangs on an image. It is the last that is written to a repository. What hangs there already, because
+// this was done before and its answer got lost, stays in it: the registry lets the index grow and do nothing else.
 func (a *artifacts) list(ctx context.Context, subject ocispec.Descriptor, hung []ocispec.Descriptor) error {
-	_, err := a.manifest(ctx, strings.ReplaceAll(subject.Digest.String(), ":", "-"), ocispec.MediaTypeImageIndex, ocispec.Index{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: hung,
-	})
+	tag := strings.ReplaceAll(subject.Digest.String(), ":", "-")
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: hung}
+	_, err := a.manifest(ctx, tag, ocispec.MediaTypeImageIndex, index)
+	var refused *errRegistry
+	if !errors.As(err, &refused) || refused.status >= http.StatusInternalServerError {
+		return err
+	}
+	_, text, readErr := a.ask(ctx, http.MethodGet, "./manifests/"+tag, "", nil)
+	if readErr != nil {
+		return err // that it was refused says more
+	}
+	var old ocispec.Index
+	if err := json.Unmarshal(text, &old); err != nil {
+		return fmt.Errorf("read the index of what hangs on %s: %w", subject.Digest, err)
+	}
+	index.Manifests = old.Manifests
+	for _, d := range hung {
+		if !slices.ContainsFunc(old.Manifests, func(o ocispec.Descriptor) bool { return o.Digest == d.Digest }) {
+			index.Manifests = append(index.Manifests, d)
+		}
+	}
+	_, err = a.manifest(ctx, tag, ocispec.MediaTypeImageIndex, index)
 	return err
 }

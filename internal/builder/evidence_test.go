@@ -13,6 +13,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder"
 	"github.com/roadstead-io/roadstead/internal/builder/base"
@@ -127,12 +130,15 @@ func (w *world) hangsTogether(r release, s *provenance.Statement) {
 	t.Helper()
 	for _, i := range r.images {
 		digest := digestOf(r, i.Service)
-		status, text := w.getAs(api.RoleBuilder, i.Repository, "manifests/sha256-"+strings.TrimPrefix(digest, "sha256:"))
+		status, text := w.get(i.Repository, "manifests/sha256-"+strings.TrimPrefix(digest, "sha256:"))
 		var index struct {
 			Manifests []struct{ Digest, ArtifactType string }
 		}
 		if status != http.StatusOK || json.Unmarshal(text, &index) != nil || len(index.Manifests) != 2 {
 			t.Fatalf("the index of what hangs on %s: %d %s", i.Service, status, text)
+		}
+		if status, listed := w.get(i.Repository, "referrers/"+digest); status != http.StatusOK || !strings.Contains(string(listed), index.Manifests[0].Digest) {
+			t.Errorf("the list of what refers to %s: %d %s", i.Service, status, listed)
 		}
 		kinds := map[string][]byte{}
 		for _, m := range index.Manifests {
@@ -230,4 +236,34 @@ func writeFile(t testing.TB, file, content string) {
 	t.Helper()
 	check(t, os.MkdirAll(filepath.Dir(file), 0o755))
 	check(t, os.WriteFile(file, []byte(content), 0o644))
+}
+
+// What was hung on an image before stays, when it is done again because an answer was lost.
+func TestWhatHangsOnAnImageStays(t *testing.T) {
+	w := newWorld(t, "unix:///nowhere", builder.Limits{})
+	repository := "v2/" + strings.Repeat("a", 32)
+	w.releases.set(func(s *releases) {
+		s.builds[1] = &release{Build: api.Build{ID: 1, Status: api.StatusRunning, Repositories: []string{repository}, Fleet: &api.BuildFleet{}}}
+	})
+	id := must(pki.LoadIdentity(filepath.Join(w.dir, api.RoleBuilder)))(t)
+	peer := id.Client(api.RoleSigner, w.cfg.Peers[api.RoleSigner])
+	res := must(peer.HTTP.Post(peer.URL+"/v1/push-token", "application/json",
+		strings.NewReader(string(must(json.Marshal(api.PushTokenRequest{Build: 1, Repository: repository}))(t)))))(t)
+	defer res.Body.Close()
+	var token api.SignedToken
+	check(t, json.NewDecoder(res.Body).Decode(&token))
+	way := toRegistry{id.Client(api.RoleRegistry, w.registry), token.Token}
+	a := builder.NewArtifacts(way, site.Host("registry2"), repository)
+	subject := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.Digest("sha256:" + strings.Repeat("b", 64)), Size: 3}
+	for _, document := range []string{"first", "second", "second"} {
+		check(t, a.HangAndList(t.Context(), subject, document))
+	}
+	status, text := w.get(repository, "manifests/sha256-"+strings.Repeat("b", 64))
+	var index ocispec.Index
+	if status != http.StatusOK || json.Unmarshal(text, &index) != nil || len(index.Manifests) != 2 {
+		t.Errorf("%d %s", status, text)
+	}
+	if err := builder.NewArtifacts(way, site.Host("registry2"), "v2/"+strings.Repeat("c", 32)).HangAndList(t.Context(), subject, "x"); err == nil {
+		t.Error("something hangs in a repository that the token is not for")
+	}
 }

@@ -62,13 +62,12 @@ func pack(t testing.TB, files ...file) []byte {
 
 func image(t testing.TB, layers ...[]byte) v1.Image {
 	t.Helper()
-	img := v1.Image(empty.Image)
 	var all []v1.Layer
 	for _, l := range layers {
 		all = append(all, static.NewLayer(l, types.OCILayer))
 	}
 	// The library wants to unpack every layer when it appends; ours are handed over as they are.
-	return &plain{Image: img, layers: all}
+	return &plain{Image: empty.Image, layers: all}
 }
 
 // plain is an image with layers that nobody looked into.
@@ -265,7 +264,6 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 	wide := pack(t, append(files, file{name: "bin/x", content: "\x7fELF" + strings.Repeat("\x00", 50<<20)},
 		file{name: "var/lib/dpkg/status", content: strings.Repeat("X: "+strings.Repeat("y", 60)+"\n", 600_000)})...)
-	files = nil
 	img := image(t, wide)
 	s := inventory.New(inventory.Limits{})
 	runtime.GC()
