@@ -1,6 +1,7 @@
 package builder_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
@@ -171,6 +172,27 @@ func TestSecretsGamesAreRefused(t *testing.T) {
 				t.Error("an error tells the secret")
 			}
 		})
+	}
+}
+
+// The attack: a second name for a secret, which would stay in the source when the first is taken out.
+func TestASecretWithTwoNamesIsRefused(t *testing.T) {
+	w := newWorld(t, "unix:///nonexistent/buildkitd.sock", builder.Limits{})
+	var buf bytes.Buffer
+	tw := tar.NewWriter(&buf)
+	for _, h := range []*tar.Header{
+		{Typeflag: tar.TypeReg, Name: "Dockerfile", Size: 13, Mode: 0o644}, {Typeflag: tar.TypeReg, Name: ".balena/secrets/a", Size: 13, Mode: 0o600},
+		{Typeflag: tar.TypeLink, Name: "kept", Linkname: ".balena/secrets/a"},
+	} {
+		check(t, tw.WriteHeader(h))
+		if h.Size > 0 {
+			must(tw.Write([]byte("FROM scratch\n")))(t)
+		}
+	}
+	check(t, tw.Close())
+	out := w.read(w.push(t.Context(), nil, &buf))
+	if !out.failed || !strings.Contains(out.text, ".balena/secrets/a is linked to by another name") {
+		t.Errorf("stream:\n%s", out.text)
 	}
 }
 

@@ -17,7 +17,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/compose-spec/compose-go/v2/dotenv"
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
 
@@ -57,6 +56,8 @@ var FileNames = []string{"docker-compose.yml", "docker-compose.yaml", "compose.y
 const (
 	maxFile     = 1 << 20 // of a compose or environment file
 	maxServices = 100
+	maxPlain    = 4096   // bytes of a parser's error
+	maxEnvFiles = 300    // that services name, together
 	maxVisits   = 50_000 // nodes of a compose file, aliases unfolded
 )
 
@@ -186,6 +187,9 @@ func plain(err error) string {
 	for _, name := range FileNames {
 		text = strings.TrimPrefix(strings.TrimPrefix(text, "validating "+name+": "), "failed to parse "+name+": ")
 	}
+	if len(text) > maxPlain {
+		text = strings.ToValidUTF8(text[:maxPlain], "") + "…"
+	}
 	return unknownField.ReplaceAllString(text, `$1: unknown field "$2"`)
 }
 
@@ -243,12 +247,9 @@ func readEnvFile(root *os.Root, name string, env types.Mapping) (map[string]stri
 	if err != nil {
 		return nil, err
 	}
-	vars, err := dotenv.ParseWithLookup(strings.NewReader(string(text)), func(k string) (string, bool) {
-		v, ok := env[k]
-		return v, ok
-	})
+	vars, err := parseEnv(string(text), env)
 	if err != nil {
-		return nil, api.Errorf(api.Invalid, "%s: %v", name, err)
+		return nil, api.Errorf(api.AsError(err).Code, "%s: %v", name, err)
 	}
 	return vars, nil
 }

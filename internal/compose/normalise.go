@@ -23,15 +23,36 @@ type normaliser struct {
 	refused  []string
 	warnings []string
 	kept     []string // fields that are supported
+	envFiles int      // read so far
+	size     int      // bytes of the environment that they hold
 	services []Service
 }
 
+const (
+	maxSaid    = 40  // refusals and warnings that are told one by one
+	maxMessage = 400 // bytes of one: values of a file stand in it
+)
+
 func (n *normaliser) refuse(format string, args ...any) {
-	n.refused = append(n.refused, fmt.Sprintf(format, args...))
+	n.refused = append(n.refused, sentence(format, args...))
 }
 
 func (n *normaliser) warn(format string, args ...any) {
-	n.warnings = append(n.warnings, fmt.Sprintf(format, args...))
+	switch len(n.warnings) {
+	default:
+		n.warnings = append(n.warnings, sentence(format, args...))
+	case maxSaid * 5:
+		n.warnings = append(n.warnings, "more is ignored than is told here")
+	case maxSaid*5 + 1:
+	}
+}
+
+func sentence(format string, args ...any) string {
+	text := fmt.Sprintf(format, args...)
+	if len(text) > maxMessage {
+		text = strings.ToValidUTF8(text[:maxMessage], "") + "…"
+	}
+	return text
 }
 
 // refusals is the error that lists what was refused so far.
@@ -42,7 +63,11 @@ func (n *normaliser) refusals(file string) error {
 	case 1:
 		return api.Errorf(api.Invalid, "%s: %s", file, n.refused[0])
 	}
-	return api.Errorf(api.Invalid, "%s:\n  %s", file, strings.Join(n.refused, "\n  "))
+	told, more := n.refused, ""
+	if len(told) > maxSaid {
+		told, more = told[:maxSaid], fmt.Sprintf("\n  and %d more", len(told)-maxSaid)
+	}
+	return api.Errorf(api.Invalid, "%s:\n  %s%s", file, strings.Join(told, "\n  "), more)
 }
 
 // checkModel holds every field against the table.
@@ -221,6 +246,10 @@ func (n *normaliser) environment(at string, s types.ServiceConfig) map[string]st
 		if _, err := n.root.Stat(f.Path); err != nil && !bool(f.Required) && os.IsNotExist(err) {
 			continue
 		}
+		if n.envFiles++; n.envFiles > maxEnvFiles {
+			n.refuse("%s.env_file: more than %d files are named in all", at, maxEnvFiles)
+			return env
+		}
 		vars, err := readEnvFile(n.root, f.Path, n.env)
 		if err != nil {
 			n.refuse("%s.env_file: %v", at, err)
@@ -228,6 +257,11 @@ func (n *normaliser) environment(at string, s types.ServiceConfig) map[string]st
 		}
 		for k, v := range vars {
 			env[k] = v
+			n.size += len(v)
+		}
+		if n.size > maxUnfolded {
+			n.refuse("%s.env_file: the files hold more than %d bytes in all", at, maxUnfolded)
+			return env
 		}
 	}
 	for k, v := range s.Environment {

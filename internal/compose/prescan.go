@@ -32,6 +32,13 @@ func prescan(file string, text []byte, env types.Mapping) error {
 	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
 		return api.Errorf(api.Invalid, "%s holds more than one YAML document", file)
 	}
+	longest, left, visits := 0, maxUnfolded, maxVisits
+	for _, v := range env {
+		longest = max(longest, len(v))
+	}
+	if !weigh(doc, longest, &left, &visits) {
+		return api.Errorf(api.TooLarge, "%s: its variables and references unfold to more than %d bytes or %d parts", file, maxUnfolded, maxVisits)
+	}
 	services, _ := doc["services"].(map[string]any)
 	if len(services) > maxServices {
 		return api.Errorf(api.Invalid, "%s: services: there are %d, and %d are allowed", file, len(services), maxServices)
