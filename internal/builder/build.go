@@ -38,7 +38,7 @@ type build struct {
 	detachFn  func() bool // nil: nobody's going away ends the build
 	ticket    *queue.Ticket
 	journal   *journal.Journal // of what it says, for those who follow it
-	followers followers
+	followers journal.Followers
 	sending   atomic.Pointer[sending] // nil: the source came as an archive
 	resumable bool                    // it is on disk, and the next run of the role goes on with it
 
@@ -89,8 +89,8 @@ func (b *build) beat() {
 				b.cancel(errGone)
 			}
 		case <-t.C:
-			now, err := b.s.heartbeat(context.WithoutCancel(b.ctx), b.info.ID, api.BuildBeat{Followers: b.followers.list()})
-			b.followers.revoke(now.Gone)
+			now, err := b.s.heartbeat(context.WithoutCancel(b.ctx), b.info.ID, api.BuildBeat{Followers: b.followers.List()})
+			b.followers.Revoke(now.Gone)
 			switch {
 			case err == nil && now.Status == api.StatusInterrupted:
 				b.cancel(errors.New("the build was given up: the server did not hear of it for too long; push again"))

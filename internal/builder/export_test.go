@@ -37,7 +37,7 @@ var Ordinal = ordinal
 func NewTestJournal(limit int64) (*journal.Journal, http.HandlerFunc) {
 	j := journal.New(limit, 0)
 	return j, func(w http.ResponseWriter, r *http.Request) {
-		(&lines{w: w, rc: http.NewResponseController(w)}).follow(r.Context(), j, 0, true)
+		journal.Stream(r.Context(), w, j, 0, true)
 	}
 }
 

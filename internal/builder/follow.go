@@ -1,22 +1,14 @@
 package builder
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"strconv"
-	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/journal"
 	"github.com/roadstead-io/roadstead/internal/web"
-)
-
-const (
-	linesAtOnce = 100              // are read from the journal for one who follows
-	quietTime   = 15 * time.Second // after which an empty line is sent
 )
 
 // asked finds out who asks for a build, and whether they may.
@@ -50,7 +42,7 @@ func (s *Server) state(w http.ResponseWriter, r *http.Request) error {
 		return s.refuse(w, r, notHere(id))
 	}
 	out := api.BuildState{ID: id, Phase: api.PhaseBuild}
-	if o := b.sending.Load(); o != nil && len(o.lacks()) > 0 {
+	if o := b.sending.Load(); o != nil && len(o.incoming.Lacks()) > 0 {
 		out.Phase = api.PhaseUpload
 	} else if p, ok := b.ticket.Place(); ok {
 		out.Phase, out.Place, out.Of, out.Wait = api.PhaseWaiting, p.Number, p.Of, int64(p.Wait.Seconds())
@@ -77,7 +69,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	if b != nil {
-		remove, ok := b.followers.add(watch.Follower, s.cfg.Limits.Followers, cancel)
+		remove, ok := b.followers.Add(watch.Follower, s.cfg.Limits.Followers, cancel)
 		if !ok {
 			return s.refuse(w, r, api.Errorf(api.RateLimited, "%d follow build %d already (limit followers_of_build=%d)",
 				s.cfg.Limits.Followers, id, s.cfg.Limits.Followers))
@@ -87,64 +79,6 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "application/x-ndjson; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
-	out := &lines{w: w, rc: http.NewResponseController(w)}
-	defer context.AfterFunc(ctx, out.cut)() // a write that waits for its reader
-	out.follow(ctx, j, after, follow)
+	journal.Stream(ctx, w, j, after, follow)
 	return nil
-}
-
-// lines writes lines to one who follows.
-type lines struct {
-	w  http.ResponseWriter
-	rc *http.ResponseController
-}
-
-// cut ends a write that waits.
-func (l *lines) cut() { _ = l.rc.SetWriteDeadline(time.Unix(1, 0)) }
-
-func (l *lines) follow(ctx context.Context, j *journal.Journal, after int64, stay bool) {
-	quiet := time.NewTicker(quietTime)
-	defer quiet.Stop()
-	if !l.write(ctx, []byte("\n")) { // the head goes out before there is anything to say
-		return
-	}
-	for {
-		batch, ended, more := j.Read(after, linesAtOnce)
-		var text bytes.Buffer
-		enc := json.NewEncoder(&text)
-		enc.SetEscapeHTML(false)
-		for _, line := range batch {
-			_ = enc.Encode(line) // into memory, of values that are ours
-			after = line.Seq
-		}
-		if text.Len() > 0 && !l.write(ctx, text.Bytes()) {
-			return
-		}
-		if ended || len(batch) == 0 && !stay {
-			return
-		}
-		if len(batch) > 0 {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-more:
-		case <-quiet.C:
-			if !l.write(ctx, []byte("\n")) {
-				return
-			}
-		}
-	}
-}
-
-func (l *lines) write(ctx context.Context, p []byte) bool {
-	_ = l.rc.SetWriteDeadline(time.Now().Add(writeTime)) // not every writer can; then there is no deadline
-	if ctx.Err() != nil {                                // and not after cut, which would be undone
-		return false
-	}
-	if _, err := l.w.Write(p); err != nil {
-		return false
-	}
-	return l.rc.Flush() == nil
 }

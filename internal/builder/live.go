@@ -1,12 +1,9 @@
 package builder
 
 import (
-	"context"
-	"errors"
 	"sync"
 	"time"
 
-	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/journal"
 )
 
@@ -74,60 +71,4 @@ func (l *live) find(id int64) (*build, *journal.Journal) {
 		}
 	}
 	return nil, nil
-}
-
-// followers are those who follow one build.
-type followers struct {
-	mu   sync.Mutex // covers what follows
-	last int64
-	all  map[int64]follower
-}
-
-type follower struct {
-	who api.BuildFollower
-	end context.CancelCauseFunc
-}
-
-var errRevoked = errors.New("whoever follows may not any more")
-
-// add counts somebody in, if there are not too many; remove must be called once.
-func (f *followers) add(who api.BuildFollower, most int, end context.CancelCauseFunc) (remove func(), ok bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.all) >= most {
-		return nil, false
-	}
-	if f.all == nil {
-		f.all = map[int64]follower{}
-	}
-	f.last++
-	id := f.last
-	who.ID = id
-	f.all[id] = follower{who, end}
-	return func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		delete(f.all, id)
-	}, true
-}
-
-// list is who follows, for the api role to say who may not any more.
-func (f *followers) list() []api.BuildFollower {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	list := make([]api.BuildFollower, 0, len(f.all))
-	for _, one := range f.all {
-		list = append(list, one.who)
-	}
-	return list
-}
-
-func (f *followers) revoke(ids []int64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, id := range ids {
-		if one, ok := f.all[id]; ok {
-			one.end(errRevoked)
-		}
-	}
 }

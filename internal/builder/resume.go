@@ -134,7 +134,7 @@ func (s *Server) again(j job) string {
 	b.say("The builder was restarted; going on with the build from its beginning")
 	o := s.newSending(b, j.Query, m)
 	o.tries = j.Tries
-	if n := len(o.lacks()); n > 0 {
+	if n := len(o.incoming.Lacks()); n > 0 {
 		why := fmt.Errorf("interrupted: the builder was restarted, and %d files of the source are gone; push again", n)
 		b.cancel(why)
 	}

@@ -1,19 +1,10 @@
 package builder
 
 import (
-	"bufio"
-	"compress/gzip"
 	"context"
-	"encoding/binary"
-	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -30,23 +21,12 @@ type sending struct {
 	query    string // what was asked for
 	manifest *source.Manifest
 	shelf    *upload.Shelf
+	incoming *upload.Incoming
 	tries    int // how often the build was begun before
-
-	mu      sync.Mutex // covers what follows
-	missing map[string]int64
-	sizes   map[string]int64 // of all contents
-	busy    int              // requests that bring contents
-	idle    *time.Timer      // runs while there are none
-	arrived chan struct{}    // closed when nothing is missing
 }
 
-const (
-	idleUpload  = 2 * time.Minute // without a request that brings contents
-	maxLine     = 4 << 20         // of a manifest
-	maxInline   = 16 << 20        // of contents in a manifest
-	entryRoom   = 1 << 10         // that an entry may take on average
-	manifestTop = 64 << 20        // beyond that
-)
+// idleUpload is how long an upload may be without a request that brings contents.
+const idleUpload = 2 * time.Minute
 
 // openSending takes a manifest, opens the build and says what the builder lacks. The build begins by itself when it lacks nothing.
 func (s *Server) openSending(w http.ResponseWriter, r *http.Request) error {
@@ -72,7 +52,7 @@ func (s *Server) receiveManifest(rc *http.ResponseController, r *http.Request, t
 	}
 	stop := context.AfterFunc(b.ctx, func() { _ = rc.SetReadDeadline(time.Now()) }) // ends a read that waits
 	late := b.uploadTimer()
-	m, err := readManifest(r.Body, b.s.sourceLimits())
+	m, err := upload.ReadManifest(r.Body, b.s.sourceLimits())
 	late.Stop()
 	stop()
 	if err != nil {
@@ -88,97 +68,30 @@ func (s *Server) receiveManifest(rc *http.ResponseController, r *http.Request, t
 }
 
 func (s *Server) newSending(b *build, query string, m *source.Manifest) *sending {
-	o := &sending{
-		b: b, query: query, manifest: m, shelf: s.uploads.Shelf(b.info.Fleet.Organization, b.info.Fleet.ID),
-		sizes: map[string]int64{}, arrived: make(chan struct{}),
-	}
-	for _, e := range m.Entries() {
-		if e.SHA256 != "" {
-			o.sizes[e.SHA256] = e.Size
-		}
-	}
-	o.missing = o.shelf.Hold(m)
-	o.idle = time.AfterFunc(idleUpload, func() {
+	o := &sending{b: b, query: query, manifest: m, shelf: s.uploads.Shelf(b.info.Fleet.Organization, b.info.Fleet.ID)}
+	o.incoming = o.shelf.Expect(m, idleUpload, func() {
 		b.cancel(fmt.Errorf("the source did not arrive: nothing came for %s", idleUpload))
 	})
-	if len(o.missing) == 0 {
-		o.complete()
-	}
 	b.sending.Store(o)
 	return o
 }
 
-// readManifest reads one entry a line.
-func readManifest(body io.Reader, lim source.Limits) (*source.Manifest, error) {
-	damaged := func(err error) error {
-		return api.Errorf(api.Invalid, "the manifest of the source is damaged or ended early: %v", err)
-	}
-	zr, err := gzip.NewReader(body)
-	if err != nil {
-		return nil, damaged(err)
-	}
-	most := manifestTop + int64(lim.Entries)*entryRoom
-	room := &io.LimitedReader{R: zr, N: most}
-	scan := bufio.NewScanner(room)
-	scan.Buffer(make([]byte, 0, 64<<10), maxLine)
-	m := source.NewManifest(lim)
-	inline := 0
-	for scan.Scan() {
-		var e api.SourceEntry
-		if err := json.Unmarshal(scan.Bytes(), &e); err != nil {
-			return nil, damaged(err)
-		}
-		if inline += len(e.Data); inline > maxInline {
-			return nil, api.Errorf(api.TooLarge, "the files whose content comes with the manifest are larger than %d MiB together", maxInline>>20)
-		}
-		if err := m.Add(e); err != nil {
-			return nil, err
-		}
-	}
-	if err := scan.Err(); err != nil {
-		return nil, damaged(err)
-	}
-	if room.N <= 0 {
-		return nil, api.Errorf(api.TooLarge, "the manifest of the source is larger than %d MiB", most>>20)
-	}
-	return m, nil
-}
-
-// complete starts the build: all of its source is here. The caller holds the lock, or nobody else knows of it yet.
-func (o *sending) complete() {
-	o.idle.Stop()
-	close(o.arrived)
-}
-
-// lacks are the contents that are still missing.
-func (o *sending) lacks() []string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	list := make([]string, 0, len(o.missing))
-	for sum := range o.missing {
-		list = append(list, sum)
-	}
-	slices.Sort(list)
-	return list
-}
-
 func (o *sending) opened() api.BuildOpened {
-	return api.BuildOpened{ID: o.b.info.ID, Commit: o.b.info.Commit, Missing: o.lacks()}
+	return api.BuildOpened{ID: o.b.info.ID, Commit: o.b.info.Commit, Missing: o.incoming.Lacks()}
 }
 
 // life is the build, from the manifest to its end.
 func (o *sending) life() {
 	b := o.b
 	defer b.s.leave(b.ticket)
-	defer o.shelf.Release(o.manifest)
+	defer o.incoming.Release()
 	defer o.forget()
 	late := b.uploadTimer()
 	select {
-	case <-o.arrived:
+	case <-o.incoming.Arrived():
 	case <-b.ctx.Done():
 	}
 	late.Stop()
-	o.idle.Stop()
 	if cause := context.Cause(b.ctx); cause != nil {
 		b.end(cause)
 		return
@@ -229,97 +142,19 @@ func (s *Server) missing(w http.ResponseWriter, r *http.Request) error {
 	return web.WriteJSON(w, http.StatusOK, o.opened())
 }
 
-// blobs takes contents: each is its SHA-256 (32 bytes), its size (8 bytes, the highest first) and itself; all compressed with gzip.
-// Those that came whole are kept when the connection breaks.
+// blobs takes contents; those that came whole are kept when the connection breaks.
 func (s *Server) blobs(w http.ResponseWriter, r *http.Request) error {
 	o, err := s.mine(r)
 	if err != nil {
 		return s.refuse(w, r, err)
 	}
-	if err := o.take(http.NewResponseController(w), r.Body); err != nil {
+	rc := http.NewResponseController(w)
+	defer context.AfterFunc(o.b.ctx, func() { _ = rc.SetReadDeadline(time.Now()) })() // ends a read that waits
+	if err := o.incoming.Take(r.Body); err != nil {
 		if cause := context.Cause(o.b.ctx); cause != nil {
 			err = api.Errorf(api.Invalid, "%v", cause)
 		}
 		return s.refuse(w, r, err)
 	}
 	return web.WriteJSON(w, http.StatusOK, o.opened())
-}
-
-func (o *sending) take(rc *http.ResponseController, body io.Reader) error {
-	o.begin()
-	defer o.done()
-	defer context.AfterFunc(o.b.ctx, func() { _ = rc.SetReadDeadline(time.Now()) })() // ends a read that waits
-	zr, err := gzip.NewReader(bufio.NewReaderSize(body, 64<<10))
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	if err != nil {
-		return brokenOff(err)
-	}
-	for {
-		var head [40]byte
-		if _, err := io.ReadFull(zr, head[:]); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return brokenOff(err)
-		}
-		sum, size := hex.EncodeToString(head[:32]), binary.BigEndian.Uint64(head[32:])
-		if err := o.one(sum, size, zr); err != nil {
-			return err
-		}
-	}
-}
-
-func (o *sending) begin() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.busy++
-	o.idle.Stop()
-}
-
-func (o *sending) done() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.busy--; o.busy == 0 && len(o.missing) > 0 {
-		o.idle.Reset(idleUpload)
-	}
-}
-
-// one takes one content.
-func (o *sending) one(sum string, size uint64, r io.Reader) error {
-	o.mu.Lock()
-	want, known := o.sizes[sum]
-	_, lacks := o.missing[sum]
-	o.mu.Unlock()
-	switch {
-	case !known:
-		return api.Errorf(api.Invalid, "no file of the manifest has the SHA-256 %s", sum)
-	case size != uint64(want):
-		return api.Errorf(api.Invalid, "the manifest says %d bytes for the SHA-256 %s, what was sent says %d", want, sum, size)
-	case !lacks: // it came another way meanwhile
-		if _, err := io.CopyN(io.Discard, r, want); err != nil {
-			return brokenOff(err)
-		}
-		return nil
-	}
-	if err := o.shelf.Put(sum, want, r); err != nil {
-		if errors.As(err, new(*os.PathError)) || errors.As(err, new(*api.Error)) {
-			return err
-		}
-		return brokenOff(err)
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if _, lacks := o.missing[sum]; !lacks {
-		return nil
-	}
-	delete(o.missing, sum)
-	if len(o.missing) == 0 {
-		o.complete()
-	}
-	return nil
-}
-
-func brokenOff(err error) error {
-	return api.Errorf(api.Invalid, "the contents are damaged or ended early; what came whole is kept: %v", err)
 }

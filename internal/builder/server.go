@@ -18,6 +18,7 @@ import (
 	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/limits"
 	"github.com/roadstead-io/roadstead/internal/builder/queue"
 	"github.com/roadstead-io/roadstead/internal/builder/source"
 	"github.com/roadstead-io/roadstead/internal/builder/upload"
@@ -41,6 +42,9 @@ type Config struct {
 	// Limits bounds what people can ask for.
 	Limits Limits `json:"limits,omitzero"`
 }
+
+// Limits bounds builds.
+type Limits = limits.Limits
 
 // Validate names the field that is wrong.
 func (c Config) Validate() error {
@@ -92,7 +96,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("builder: %w", err)
 	}
-	cfg.Limits = cfg.Limits.withDefaults()
+	cfg.Limits = cfg.Limits.WithDefaults()
 	id, err := pki.LoadIdentity(cfg.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("builder: %w", err)

@@ -1,4 +1,5 @@
-package builder
+// Package limits is what an operator may bound of builds.
+package limits
 
 import (
 	"fmt"
@@ -133,7 +134,8 @@ func amount(text string, bytes bool) (int64, error) {
 	return v << shift, nil
 }
 
-func (l Limits) withDefaults() Limits {
+// WithDefaults gives what is 0 its default.
+func (l Limits) WithDefaults() Limits {
 	for _, f := range l.fields() {
 		if f.get() == 0 {
 			f.set(f.usually)
