@@ -43,6 +43,7 @@ const (
 	ofFleet  = "fleet" // and by whom: an observer reads
 	reading  = "reading a fleet"
 	ofOrg    = "organization"
+	member   = "being in an organization" // every member reads
 	ofPerson = "person"
 )
 
@@ -112,6 +113,7 @@ var routesThatName = map[string]naming{
 	}},
 	"POST /org/v1/invitations/{id}/link":  {of: ofOrg, ask: at("/org/v1/invitations/%d/link", func(b *things) any { return b.toOrganization })},
 	"POST /user/v1/invitations/{id}/link": {of: ofOrg, ask: at("/user/v1/invitations/%d/link", func(b *things) any { return b.toFleet })},
+	"GET /storage/v1/organization/{name}": {of: member, ask: at("/storage/v1/organization/%s", func(b *things) any { return b.handle })},
 	"POST /transfer/v1": {of: ofOrg, ask: posting("/transfer/v1", func(b *things, _ int) any {
 		return api.NewTransfer{Fleet: b.spareSlug, Organization: "dave"}
 	})},

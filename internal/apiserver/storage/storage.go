@@ -99,6 +99,6 @@ func (s *routes) quota(w http.ResponseWriter, r *http.Request) error {
 // use is what an organization keeps, for its people.
 func (s *routes) use(w http.ResponseWriter, r *http.Request) error {
 	return route.Read(w, r, s.db, func(ctx context.Context, tx *db.Tx, by access.Caller) (api.RegistryUse, error) {
-		return s.rows.UseOfMember(ctx, tx, by.User, r.PathValue("name"))
+		return s.rows.UseOfMember(ctx, tx, by, r.PathValue("name"))
 	})
 }

@@ -33,13 +33,13 @@ func TestWhatPeopleSee(t *testing.T) {
 	link("alice/harbour", api.RegistryBlob{Digest: digest(1), Size: 100})
 	link("alice/quay", api.RegistryBlob{Digest: digest(1), Size: 100}, api.RegistryBlob{Digest: digest(3), Size: 1})
 	w.Read(func(tx *db.Tx) error {
-		use, err := rows.UseOfMember(t.Context(), tx, w.Alice.User, "alice")
+		use, err := rows.UseOfMember(t.Context(), tx, w.Alice, "alice")
 		want := []api.FleetUse{{Fleet: "alice/harbour", Bytes: 110, Alone: 10}, {Fleet: "alice/quay", Bytes: 101, Alone: 1}}
 		if err != nil || use.Bytes != 111 || use.Quota == nil || *use.Quota != 1000 || fmt.Sprint(use.Fleets) != fmt.Sprint(want) {
 			t.Errorf("alice's: %+v %v", use, err)
 		}
 		for _, handle := range []string{"alice", "nobody"} {
-			if _, err := rows.UseOfMember(t.Context(), tx, w.Bob.User, handle); !errors.Is(err, api.ErrNotFound) {
+			if _, err := rows.UseOfMember(t.Context(), tx, w.Bob, handle); !errors.Is(err, api.ErrNotFound) {
 				t.Errorf("bob asks for %s: %v, want nothing found", handle, err)
 			}
 		}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -69,11 +71,12 @@ WHERE a.organization = ? AND i.status IN ('running', 'success'))`, organization)
 	return use, nil
 }
 
-// UseOfMember is what an organization keeps, fleet by fleet, for one of its people. Whoever is none does not learn that it exists.
-func (s *Rows) UseOfMember(ctx context.Context, tx *db.Tx, user int64, handle string) (api.RegistryUse, error) {
+// UseOfMember is what an organization keeps, for one of its people; fleet by fleet for its administrators, as others need not know of all
+// fleets. Whoever is none does not learn that it exists.
+func (s *Rows) UseOfMember(ctx context.Context, tx *db.Tx, by access.Caller, handle string) (api.RegistryUse, error) {
 	var id int64
 	err := tx.QueryRowContext(ctx, `SELECT o.id FROM organization o JOIN organization_membership m ON m.is_member_of__organization = o.id
-WHERE o.handle = ? AND m."user" = ?`, handle, user).Scan(&id)
+WHERE o.handle = ? AND m."user" = ?`, handle, by.User).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return api.RegistryUse{}, api.Errorf(api.NotFound, "There is no organization %q.", handle)
 	}
@@ -82,6 +85,10 @@ WHERE o.handle = ? AND m."user" = ?`, handle, user).Scan(&id)
 	}
 	use, err := s.Use(ctx, tx, id)
 	if err != nil {
+		return use, err
+	}
+	administers, err := rights.Administers(ctx, tx, by, id)
+	if err != nil || !administers {
 		return use, err
 	}
 	use.Fleets, err = fleets(ctx, tx, id)
