@@ -87,6 +87,9 @@ type Grant struct {
 	Type    string   `json:"type"` // "repository"
 	Name    string   `json:"name"` // "v2/<32 hex>"
 	Actions []string `json:"actions"`
+	// Quarantine says that the name is that of a place in quarantine: another store, of which nothing is ever pulled by a device,
+	// and the only one that takes what does not come from the builder.
+	Quarantine bool `json:"quarantine,omitempty"`
 }
 
 // TokenIssuer is who issues registry tokens: the signer says so in each, and the registry believes no other.
@@ -104,7 +107,12 @@ type PullTokenRequest struct {
 type PushTokenRequest struct {
 	Build      int64  `json:"build"`
 	Repository string `json:"repository"` // "v2/<32 hex>"
+	// Quarantine asks for a token to read and to empty a place in quarantine that belongs to the build, instead of a push.
+	Quarantine bool `json:"quarantine,omitempty"`
 }
+
+// MaxGrants is how many grants the signer puts into one token.
+const MaxGrants = 100
 
 // MaxPullTokens is how many pull tokens the api role asks for at once.
 const MaxPullTokens = 64

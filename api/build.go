@@ -36,6 +36,8 @@ type Build struct {
 	Fleet        *BuildFleet `json:"fleet,omitempty"`
 	Repositories []string    `json:"repositories,omitempty"` // "v2/<32 hex>", one an image
 	Gone         []int64     `json:"gone,omitempty"`         // in the answer to a heartbeat: who may follow it no more
+	// Quarantine are the repositories where a client pushed what becomes the release's images, until they are emptied.
+	Quarantine []string `json:"quarantine,omitempty"`
 }
 
 // BuildFleet is what a builder needs to know of the fleet it builds for.

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -287,6 +288,9 @@ func (a *asker) create(p *who, r policyRow, place string) string {
 			return err
 		}))
 	}
+	if pushed := a.pushing(p, r, place); pushed != "" {
+		body = pushed
+	}
 	before := a.rowsOf(r.name)
 	status, answer := a.ask(p, "POST", r.name, body)
 	made := a.rowsOf(r.name) - before
@@ -306,6 +310,61 @@ func (a *asker) create(p *who, r policyRow, place string) string {
 		}
 	}
 	return ""
+}
+
+// pushing makes a release that the caller pushes right now, and gives a body that adds to it. It keeps what the callers before pushed
+// from counting: nobody may have many half done.
+func (a *asker) pushing(p *who, r policyRow, place string) (body string) {
+	maker := max(p.caller.User, 1)
+	a.w.n++
+	n, spot := a.w.n, a.w.places[place]
+	a.w.must(a.db.Write(a.w.ctx, func(tx *db.Tx) error {
+		for _, text := range []string{
+			`UPDATE "release" SET status = 'failed' WHERE status = 'running' AND id IN (SELECT "release" FROM deployment)`, `DELETE FROM quarantine`,
+		} {
+			if _, err := tx.ExecContext(a.w.ctx, text); err != nil {
+				return err
+			}
+		}
+		if !slices.Contains([]string{"release_image", "image_label", "image_environment_variable"}, r.name) {
+			return nil
+		}
+		var release, image, part int64
+		text, err := spot.fill(a.w.ctx, tx, `INSERT INTO "release" (created_at, belongs_to__application, "commit", status, source, start_timestamp,
+			update_timestamp, raw_version, version, is_final, is_created_by__user) VALUES ('{now}', {fleet}, 'pushed{n}', 'running', 'local',
+			'{now}', '{now}', '0.0.{n}', '{}', 0, ?) RETURNING id`, n)
+		if err == nil {
+			err = tx.QueryRowContext(a.w.ctx, text, maker).Scan(&release)
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(a.w.ctx, `INSERT INTO deployment ("release", created_at) VALUES (?, ?)`, release, tx.NowText()); err != nil {
+			return err
+		}
+		if text, err = spot.fill(a.w.ctx, tx, `INSERT INTO image (created_at, start_timestamp, is_a_build_of__service, is_stored_at__image_location,
+			status, is_quarantined) VALUES ('{now}', '{now}', {service}, 'registry2.roadstead.test/v2/pushed{n}', 'running', 1) RETURNING id`, n); err == nil {
+			err = tx.QueryRowContext(a.w.ctx, text).Scan(&image)
+		}
+		if err != nil {
+			return err
+		}
+		into := sql.NullInt64{Int64: release, Valid: r.name != "release_image"}
+		if _, err := tx.ExecContext(a.w.ctx, `INSERT INTO quarantine (image, "release", created_at, made_by, repository) VALUES (?, ?, ?, ?, ?)`,
+			image, into, tx.NowText(), maker, fmt.Sprint("v2/", n)); err != nil {
+			return err
+		}
+		if !into.Valid {
+			body = fmt.Sprintf(`{"image":%d,"is_part_of__release":%d}`, image, release)
+			return nil
+		}
+		err = tx.QueryRowContext(a.w.ctx, `INSERT INTO release_image (created_at, image, is_part_of__release) VALUES (?, ?, ?) RETURNING id`,
+			tx.NowText(), image, release).Scan(&part)
+		body = fmt.Sprintf(`{"release_image":%d,"%s":"MADE","value":"v"}`, part, map[string]string{"image_label": "label_name"}[r.name]+
+			map[string]string{"image_environment_variable": "name"}[r.name])
+		return err
+	}))
+	return body
 }
 
 // needsSession are the writes about people that ask for a session, lately opened, whatever the rules say: no named key makes them.

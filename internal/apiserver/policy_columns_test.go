@@ -24,6 +24,7 @@ var hiddenColumns = map[string]map[string]string{
 	"application_membership_role": {"all": "mask"},
 	"release":                     {"anonymous": "build_log", "fleet key": "build_log"},
 	"image": {
+		"all":       "is_quarantined",
 		"anonymous": "build_log dockerfile error_message", "device": "build_log dockerfile error_message",
 		"fleet key": "build_log dockerfile error_message",
 	},
@@ -52,9 +53,15 @@ var writableColumns = map[string]string{
 	"service_label":                    "service label_name value",
 	"application_tag":                  "application tag_key value",
 	"release": `note known_issue_list is_invalidated invalidation_reason is_passing_tests is_final phase status end_timestamp release_version
-		semver semver_major semver_minor semver_patch semver_prerelease semver_build`,
-	"release_tag":   "release tag_key value",
-	"release_asset": "release asset_key asset",
+		semver semver_major semver_minor semver_patch semver_prerelease semver_build
+		belongs_to__application commit composition source start_timestamp contract is_created_by__user`,
+	"image": `is_a_build_of__service status start_timestamp end_timestamp push_timestamp content_hash image_size dockerfile project_type
+		error_message build_log contract`,
+	"release_image":              "image is_part_of__release",
+	"image_label":                "release_image label_name value",
+	"image_environment_variable": "release_image name value",
+	"release_tag":                "release tag_key value",
+	"release_asset":              "release asset_key asset",
 	"device": `uuid device_name note local_id is_of__device_type belongs_to__application is_pinned_on__release is_active is_web_accessible
 		is_locked_until__date is_accessible_by_support_until__date custom_latitude custom_longitude should_be_operated_by__release
 		should_be_managed_by__release is_online os_version os_variant supervisor_version`,

@@ -44,10 +44,10 @@ var policyRows = []policyRow{
 	{"release", "release", `INSERT INTO "release" (created_at, belongs_to__application, "commit", composition, status, source, start_timestamp,
 		update_timestamp, raw_version, version, build_log, is_final) VALUES ('{now}', {fleet}, 'c0ffee{n}', '{}', 'success', 'cloud', '{now}', '{now}',
 		'0.0.{n}', '{}', 'said{n}', 0)`,
-		"", `{"note":"new{n}"}`, "note", "application owns__release"},
+		`{"belongs_to__application":{fleet},"composition":{"services":{"main":{}}}}`, `{"note":"new{n}"}`, "note", "application owns__release"},
 	{"image", "image", `INSERT INTO image (created_at, start_timestamp, push_timestamp, is_a_build_of__service, is_stored_at__image_location, status,
 		content_hash) VALUES ('{now}', '{now}', '{now}', {service}, 'registry2.roadstead.test/v2/{n}', 'success', 'sha256:{n}')`,
-		"", "", "", "service is_built_by__image"},
+		`{"is_a_build_of__service":{service}}`, "", "", "service is_built_by__image"},
 	{"release_image", "part", `INSERT INTO release_image (created_at, image, is_part_of__release) VALUES ('{now}', {image}, {release})`,
 		"", "", "", "release release_image"},
 	{"image_label", "", `INSERT INTO image_label (created_at, release_image, label_name, value) VALUES ('{now}', {part}, 'label{n}', 'v')`,
@@ -124,11 +124,11 @@ build_environment_variable           | -      -        -      | -      r        
 service_environment_variable         | -      -        -      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
 service_label                        | -      -        -      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
 application_tag                      | r      r        r      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
-release                              | r      r        r      | -      r        r        rud       rud           r       -              | r         r         rud        rud   | r  r
-image                                | r      r        r      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
-release_image                        | r      r        r      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
-image_label                          | -      -        -      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
-image_environment_variable           | -      -        -      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
+release                              | r      r        r      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
+image                                | r      r        r      | -      r        r        rc        rc            r       -              | r         r         rc         rc    | r  r
+release_image                        | r      r        r      | -      r        r        rc        rc            r       -              | r         r         rc         rc    | r  r
+image_label                          | -      -        -      | -      r        r        rc        rc            r       -              | r         r         rc         rc    | r  r
+image_environment_variable           | -      -        -      | -      r        r        rc        rc            r       -              | r         r         rc         rc    | r  r
 release_statement                    | -      -        -      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
 image_sbom                           | -      -        -      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
 image_base                           | -      -        -      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
@@ -157,11 +157,11 @@ build_environment_variable           | r    r       r       r     r    r        
 service_environment_variable         | r    r       r       r     r    r        rcud
 service_label                        | r    r       r       r     r    r        rcud
 application_tag                      | r    r       r       r     r    r        rcud
-release                              | r    r       r       r     r    rud      r
-image                                | r    r       r       r     r    r        r
-release_image                        | r    r       r       r     r    r        r
-image_label                          | r    r       r       r     r    r        r
-image_environment_variable           | r    r       r       r     r    r        r
+release                              | r    r       r       r     r    rcud     r
+image                                | r    r       r       r     r    rc       r
+release_image                        | r    r       r       r     r    rc       r
+image_label                          | r    r       r       r     r    rc       r
+image_environment_variable           | r    r       r       r     r    rc       r
 release_statement                    | r    r       r       r     r    r        r
 image_sbom                           | r    r       r       r     r    r        r
 image_base                           | r    r       r       r     r    r        r

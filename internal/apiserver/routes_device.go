@@ -263,7 +263,7 @@ func (s *Server) newConfigVariable(w http.ResponseWriter, r *http.Request) error
 	})
 }
 
-// registryToken answers engines and clients that want to pull.
+// registryToken answers engines and clients that want to pull, and those that push into quarantine.
 func (s *Server) registryToken(w http.ResponseWriter, r *http.Request) error {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -280,11 +280,16 @@ func (s *Server) registryToken(w http.ResponseWriter, r *http.Request) error {
 	by := access.From(r.Context())
 	ask := api.PullTokenRequest{Subject: by.Name}
 	ctx, read := r.Context(), s.db.Read
-	if len(scopes) <= 1 { // one statement
+	if len(scopes) <= 1 && !strings.Contains(strings.Join(scopes, ""), "push") { // one statement
 		ctx, read = s.db.Brief(ctx), s.db.ReadOne
 	}
 	err = read(ctx, func(tx *db.Tx) (err error) {
-		ask.Access, err = s.devices.PullGrants(ctx, tx, by, s.cfg.Site.Host("registry2"), scopes)
+		if ask.Access, err = s.releases.PushGrants(ctx, tx, by, scopes); err != nil {
+			return err
+		}
+		pull, err := s.devices.PullGrants(ctx, tx, by, s.cfg.Site.Host("registry2"), scopes)
+		ask.Access = append(append([]api.Grant{}, ask.Access...), pull...)
+		ask.Access = ask.Access[:min(len(ask.Access), api.MaxGrants)]
 		return err
 	})
 	if err != nil {

@@ -39,6 +39,8 @@ func (s *Server) fleetRoutes() []route.Route {
 		{Method: "POST", Path: "/internal/v1/builds/{id}/heartbeat", Handle: s.buildHeartbeat, Roles: builder},
 		{Method: "POST", Path: "/internal/v1/builds/{id}/watch", Handle: s.watchBuild, Roles: builder},
 		{Method: "POST", Path: "/internal/v1/builds/{id}/finish", Handle: s.finishBuild, Roles: builder},
+		{Method: "POST", Path: "/internal/v1/builds/{id}/emptied", Handle: s.emptiedQuarantine, Roles: builder},
+		{Method: "POST", Path: "/internal/v1/quarantine/next", Handle: s.quarantineChore, Roles: builder, Stream: true},
 	}
 }
 

@@ -34,13 +34,14 @@ type build struct {
 	info      api.Build
 	dir       string // private, removed at the end
 	log       logbook
-	stream    *stream     // nil for a detached build
-	detachFn  func() bool // nil: nobody's going away ends the build
-	ticket    *queue.Ticket
+	stream    *stream          // nil for a detached build
+	detachFn  func() bool      // nil: nobody's going away ends the build
+	ticket    *queue.Ticket    // nil for a promotion, which waits for no build
 	journal   *journal.Journal // of what it says, for those who follow it
 	followers journal.Followers
 	sending   atomic.Pointer[sending] // nil: the source came as an archive
 	resumable bool                    // it is on disk, and the next run of the role goes on with it
+	promotion *api.Promotion          // what a client pushed, when there is nothing to build; see promote.go
 
 	ctx    context.Context // ends with the build, the role, or the wish of the pusher
 	cancel context.CancelCauseFunc
@@ -172,7 +173,7 @@ func (b *build) run() {
 	if err == nil {
 		b.say("Built in %s", time.Since(began).Round(100*time.Millisecond))
 	}
-	if context.Cause(b.ctx) == nil {
+	if context.Cause(b.ctx) == nil && b.ticket != nil {
 		b.ticket.Done()
 	}
 	b.end(err)
@@ -181,6 +182,10 @@ func (b *build) run() {
 // end finishes the release, tells the pusher, and removes what is on disk. It is called once.
 func (b *build) end(err error) {
 	defer b.close()
+	if b.abandoned() {
+		b.journal.End("")
+		return
+	}
 	result := api.BuildResult{Status: api.StatusSuccess}
 	cause := context.Cause(b.ctx)
 	if b.resumable && errors.Is(cause, errStopped) {
@@ -271,6 +276,9 @@ func (b *build) words(err error) string {
 
 // work is the build itself.
 func (b *build) work() error {
+	if b.promotion != nil {
+		return b.promoteAll()
+	}
 	release, err := b.slot()
 	if err != nil {
 		return err

@@ -44,8 +44,10 @@ func (s *Server) state(w http.ResponseWriter, r *http.Request) error {
 	out := api.BuildState{ID: id, Phase: api.PhaseBuild}
 	if o := b.sending.Load(); o != nil && len(o.incoming.Lacks()) > 0 {
 		out.Phase = api.PhaseUpload
-	} else if p, ok := b.ticket.Place(); ok {
-		out.Phase, out.Place, out.Of, out.Wait = api.PhaseWaiting, p.Number, p.Of, int64(p.Wait.Seconds())
+	} else if b.ticket != nil { // a promotion waits for no build
+		if p, ok := b.ticket.Place(); ok {
+			out.Phase, out.Place, out.Of, out.Wait = api.PhaseWaiting, p.Number, p.Of, int64(p.Wait.Seconds())
+		}
 	}
 	return web.WriteJSON(w, http.StatusOK, out)
 }

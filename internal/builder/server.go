@@ -174,8 +174,11 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	stop := context.AfterFunc(ctx, s.Stop)
 	defer stop()
 	s.resume(ctx)
+	var chores sync.WaitGroup
+	chores.Go(func() { s.quarantineLoop(s.life) })
 	err := web.Serve(ctx, srv, func() error { return srv.ServeTLS(ln, "", "") }, stopGrace)
 	s.Stop()
+	chores.Wait()
 	s.builds.Wait()
 	return errors.Join(err, s.uploads.Close())
 }

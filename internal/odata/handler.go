@@ -205,6 +205,7 @@ func (e *Engine) change(w http.ResponseWriter, r *http.Request, caller access.Ca
 	}
 	var values map[string]any
 	var row int64
+	var in *writer
 	if op == Update {
 		if wire.IsMultipart(r) {
 			if row, err = wr.single(req); err != nil {
@@ -216,7 +217,7 @@ func (e *Engine) change(w http.ResponseWriter, r *http.Request, caller access.Ca
 		}
 	}
 	err = e.db.Write(r.Context(), func(tx *db.Tx) error {
-		in := wr.in(tx)
+		in = wr.in(tx)
 		ids, err := in.targets(req, op)
 		if err != nil {
 			return err
@@ -228,6 +229,11 @@ func (e *Engine) change(w http.ResponseWriter, r *http.Request, caller access.Ca
 	})
 	if err != nil {
 		return errors.Join(err, wr.drop(values, row))
+	}
+	if in.then != nil {
+		if err := in.then(r.Context()); err != nil {
+			return err
+		}
 	}
 	return done(w, m)
 }
@@ -422,3 +428,9 @@ func (r *resource) action(k access.Kind, name string) syntax.Expr {
 	}
 	return r.actions[name][k]
 }
+
+// errUnauthorized has no text: what the caller may not do at all looks the same as what does not exist.
+var errUnauthorized = &api.Error{Code: api.Unauthorized}
+
+// invalid is a request that is wrong and stays wrong.
+func invalid(format string, args ...any) error { return api.Errorf(api.Invalid, format, args...) }

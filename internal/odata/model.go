@@ -90,8 +90,9 @@ const (
 type Change struct {
 	Op     Op
 	Caller access.Caller
-	IDs    []int64        // rows to be changed or deleted; after a create, the new row
-	Values map[string]any // column → nil, int64, float64, bool, string (Date as its text form), json.RawMessage. Hooks may change it
+	IDs    []int64                         // rows to be changed or deleted; after a create, the new row
+	Values map[string]any                  // column → nil, int64, float64, bool, string (Date as its text form), json.RawMessage. Hooks may change it
+	Then   func(ctx context.Context) error // set by a hook: done after the commit of an update, before its answer; its error is the answer
 }
 
 // Hook runs inside the write's transaction. An error ends the write; a coded one is shown to the caller.

@@ -26,6 +26,7 @@ type writer struct {
 	r      *resource
 	rule   *rule
 	d      *dialect.Dialect
+	then   func(ctx context.Context) error // what a hook wants done after the commit, see Change.Then
 }
 
 // writer finds the resource and the caller's rule for a kind of write, or says that there is none.
@@ -193,6 +194,7 @@ func (w *writer) update(ids []int64, given map[string]any) error {
 			return err
 		}
 	}
+	defer func() { w.then = ch.Then }()
 	return w.hooks(w.r.After, ch)
 }
 

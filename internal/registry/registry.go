@@ -21,6 +21,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/registry/quarantine"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -106,6 +107,8 @@ type Server struct {
 	collect sync.Mutex // held by the one collection
 	count   counters
 	last    last
+
+	quarantine *quarantine.Store // of what people push themselves, see quarantine.go
 }
 
 // New makes the registry; it starts nothing.
@@ -132,6 +135,13 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
 	if s.storage, err = openStorage(context.Background(), cfg); err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	s.quarantine, err = quarantine.Open(quarantine.Config{Dir: filepath.Join(cfg.Dir, QuarantineDir), Log: log, Room: func(n int64) bool {
+		free, err := freeBytes(cfg.Dir)
+		return err != nil || free >= s.cfg.MinFree+n
+	}})
+	if err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
 	s.app = handlers.NewApp(context.Background(), s.distribution(secret))
@@ -175,6 +185,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	if s.ledger != nil {
 		chores.Go(func() { s.collecting(background) })
 	}
+	chores.Go(func() { _ = s.quarantine.Run(background) }) // it logs what goes wrong, and ends with its context
 	srv := &http.Server{
 		Handler: s.Handler(), TLSConfig: s.id.ServerTLS(), ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),

@@ -91,7 +91,7 @@ func (v *verifier) grants(r *http.Request) ([]api.Grant, error) {
 func allows(grants []api.Grant, repository string, actions ...string) bool {
 	for _, want := range actions {
 		if !slices.ContainsFunc(grants, func(g api.Grant) bool {
-			return g.Type == "repository" && g.Name == repository && slices.Contains(g.Actions, want)
+			return !g.Quarantine && g.Type == "repository" && g.Name == repository && slices.Contains(g.Actions, want)
 		}) {
 			return false
 		}

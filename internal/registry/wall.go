@@ -68,6 +68,10 @@ func (s *Server) wall(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
+		if place, is := quarantined(grants, q.repository); is {
+			s.serveQuarantine(w, r, q, place)
+			return
+		}
 		if !allows(grants, q.repository, q.actions()...) {
 			s.challenge(w, q, "insufficient_scope")
 			return

@@ -105,6 +105,9 @@ WHERE r.id = $1`, id).
 	if err != nil {
 		return api.Build{}, fmt.Errorf("build %d: %w", id, err)
 	}
+	if b.Quarantine, err = quarantineOf(ctx, tx, id); err != nil {
+		return api.Build{}, err
+	}
 	if b.Status != api.StatusRunning {
 		return b, nil
 	}
@@ -118,12 +121,13 @@ WHERE r.id = $1`, id).
 	return b, nil
 }
 
-// buildImages lists the images of a build in the order in which they were added.
+// buildImages lists the images of a build in the order in which they were added. One whose location is a place in quarantine is not
+// a builder's to push to.
 func buildImages(ctx context.Context, tx *db.Tx, id int64) ([]api.BuildImage, error) {
 	rows, err := tx.QueryContext(ctx, `
 SELECT i.id, s.service_name, i.is_stored_at__image_location
 FROM release_image ri JOIN image i ON i.id = ri.image JOIN service s ON s.id = i.is_a_build_of__service
-WHERE ri.is_part_of__release = $1 ORDER BY i.id`, id)
+WHERE ri.is_part_of__release = $1 AND i.is_quarantined = 0 ORDER BY i.id`, id)
 	if err != nil {
 		return nil, fmt.Errorf("build %d: images: %w", id, err)
 	}
@@ -414,7 +418,8 @@ func addLabels(ctx context.Context, tx *db.Tx, build int64, images []api.BuildIm
 			}
 			_, err := tx.ExecContext(ctx, `
 INSERT INTO image_label (created_at, release_image, label_name, value)
-SELECT $1, id, $2, $3 FROM release_image WHERE is_part_of__release = $4 AND image = $5`,
+SELECT $1, id, $2, $3 FROM release_image WHERE is_part_of__release = $4 AND image = $5
+ON CONFLICT (release_image, label_name) DO NOTHING`,
 				tx.NowText(), name, value, build, image.ID)
 			if err != nil {
 				return fmt.Errorf("build %d: image %d: label %q: %w", build, image.ID, name, err)

@@ -18,7 +18,7 @@ func (r *Releases) beforeRelease(ctx context.Context, tx *db.Tx, c *odata.Change
 	case odata.Create:
 		return beforeCreate(ctx, tx, c)
 	case odata.Update:
-		return beforeUpdate(ctx, tx, c)
+		return r.beforeUpdate(ctx, tx, c)
 	default:
 		return r.beforeDelete(ctx, tx, c)
 	}
@@ -32,6 +32,9 @@ func beforeCreate(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	fleet, ok := c.Values["belongs_to__application"].(int64)
 	if !ok {
 		return api.Errorf(api.Invalid, "It is necessary that each release belongs to exactly one application")
+	}
+	if err := checkMade(ctx, tx, c, fleet); err != nil {
+		return err
 	}
 	var v version
 	if text, ok := c.Values["semver"].(string); ok {
@@ -65,8 +68,15 @@ func beforeCreate(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	return nil
 }
 
-func beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) error {
-	if err := checkCancel(ctx, tx, c); err != nil {
+func (r *Releases) beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	if c.Caller.Kind != access.System {
+		for _, column := range givenOnce {
+			if _, given := c.Values[column]; given {
+				return api.Errorf(api.Forbidden, "%q is given when a release is made, and stays.", column)
+			}
+		}
+	}
+	if err := r.checkStatus(ctx, tx, c); err != nil {
 		return err
 	}
 	if err := renumber(ctx, tx, c); err != nil {
@@ -79,8 +89,9 @@ func beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	return nil
 }
 
-// checkCancel lets people change the status of a release in one way: cancel it, as long as it has not succeeded.
-func checkCancel(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+// checkStatus lets people change the status of a release in one way: cancel it, as long as it has not succeeded. Of one whose images
+// they push themselves they say how it went, too.
+func (r *Releases) checkStatus(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	if c.Caller.Kind == access.System {
 		return nil
 	}
@@ -90,6 +101,9 @@ func checkCancel(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 			return api.Errorf(api.Invalid, "end_timestamp goes with cancelling a release.")
 		}
 		return nil
+	}
+	if handled, err := r.changeDeployed(ctx, tx, c, status); err != nil || handled {
+		return err
 	}
 	if status != api.StatusCancelled {
 		return api.Errorf(api.Invalid, "The status of a release can only be changed to cancelled; builds set the others.")
@@ -222,6 +236,9 @@ DELETE FROM image WHERE id IN (SELECT image FROM release_image WHERE is_part_of_
 func (r *Releases) afterRelease(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 	if c.Op == odata.Delete {
 		return nil // a target cannot be deleted, so deleting moves none
+	}
+	if err := r.afterMade(ctx, tx, c); err != nil {
+		return err
 	}
 	if c.Values["status"] == api.StatusCancelled {
 		for _, id := range c.IDs {

@@ -47,14 +47,22 @@ func TestNobodyFakesARelease(t *testing.T) {
 	id := w.Release(w.Alice, "alice/harbour", false, "web")
 	dev := w.Device(fleetID)
 	body := map[string]any{"belongs_to__application": fleetID, "commit": "a", "status": "success"}
-	for _, c := range []access.Caller{w.Alice, w.Bob, dev} {
-		w.Want(c, "POST", "release", body, 403, "made by builds: push the source")
-		w.Want(c, "POST", "image", map[string]any{"is_a_build_of__service": 1, "status": "success"}, 403, "as by balena deploy, are not taken")
+	w.Want(w.Alice, "POST", "release", body, 400, "a release begins as")
+	w.Want(w.Alice, "POST", "image", map[string]any{"is_a_build_of__service": 1, "status": "success"}, 400, "was pushed")
+	w.Want(w.Alice, "PATCH", "image(1)", map[string]any{"content_hash": "sha256:0"}, 403, "")
+	w.Want(w.Bob, "POST", "release", body, 401, "")
+	w.Want(w.Bob, "POST", "image", map[string]any{"is_a_build_of__service": 1}, 401, "")
+	w.Want(w.Bob, "POST", "image__is_part_of__release", map[string]any{"image": 1, "is_part_of__release": id}, 401, "")
+	w.Want(dev, "POST", "release", body, 403, "made by builds: push the source")
+	w.Want(dev, "POST", "image", map[string]any{"is_a_build_of__service": 1, "status": "success"}, 403, "made by builds: push the source")
+	for _, c := range []access.Caller{w.Alice, dev} {
 		w.Want(c, "POST", "image__is_part_of__release", map[string]any{"image": 1, "is_part_of__release": id}, 403, "")
-		w.Want(c, "PATCH", "image(1)", map[string]any{"content_hash": "sha256:0"}, 403, "")
 	}
-	for _, column := range []string{"commit", "composition", "revision", "raw_version", "belongs_to__application", "source"} {
-		w.Want(w.Alice, "PATCH", path(id), map[string]any{column: "1"}, 403, column)
+	w.Want(dev, "PATCH", "image(1)", map[string]any{"content_hash": "sha256:0"}, 403, "")
+	for column, value := range map[string]any{
+		"commit": "1", "composition": map[string]any{}, "revision": 1, "raw_version": "1", "belongs_to__application": fleetID, "source": "1",
+	} {
+		w.Want(w.Alice, "PATCH", path(id), map[string]any{column: value}, 403, column)
 	}
 	w.Want(w.Alice, "PATCH", path(id), map[string]any{"status": "success"}, 400, "can only be changed to cancelled")
 	w.Want(w.Alice, "PATCH", path(id), map[string]any{"status": "cancelled"}, 400, "A successful release cannot be cancelled.")

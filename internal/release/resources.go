@@ -11,14 +11,14 @@ import (
 
 // onlyBuilds says to people who try to write what builds write how a release is made.
 func onlyBuilds() map[odata.Op]string {
-	const how = "Releases and their images are made by builds: push the source, with balena push, git push or roadstead push. " +
-		"Images that were built elsewhere, as by balena deploy, are not taken."
+	const how = "Releases and their images are made by builds: push the source, with balena push, git push or roadstead push; " +
+		"or, of images that were built elsewhere, with roadstead deploy or balena deploy."
 	return map[odata.Op]string{odata.Create: how, odata.Update: how, odata.Delete: how}
 }
 
 // Resources declares everything that this package serves.
 func (r *Releases) Resources() []*odata.Resource {
-	return []*odata.Resource{r.release(), image(), releaseImage(), imageLabel(), imageEnvVar(), releaseTag(), r.asset(),
+	return []*odata.Resource{r.release(), r.image(), releaseImage(), imageLabel(), imageEnvVar(), releaseTag(), r.asset(),
 		releaseStatement(), imageSBOM(), imageBase()}
 }
 
@@ -89,7 +89,7 @@ func releaseColumns() []odata.Column {
 	}
 }
 
-func image() *odata.Resource {
+func (r *Releases) image() *odata.Resource {
 	return &odata.Resource{
 		Name: "image",
 		Columns: []odata.Column{
@@ -97,7 +97,7 @@ func image() *odata.Resource {
 			{Name: "start_timestamp", Type: odata.Date},
 			{Name: "end_timestamp", Type: odata.Date, Null: true},
 			{Name: "push_timestamp", Type: odata.Date, Null: true},
-			{Name: "dockerfile", Type: odata.String, Null: true, SQL: forBuilders("dockerfile")},
+			{Name: "dockerfile", Type: odata.String, Null: true, Read: forBuilders("dockerfile")},
 			{
 				Name: "is_a_build_of__service", Type: odata.ForeignKey, To: "service",
 				Synonyms: []string{"is_a_build_of__application__has__service_name"}, Reverse: []string{"is_built_by__image"},
@@ -105,15 +105,18 @@ func image() *odata.Resource {
 			{Name: "image_size", Type: odata.BigInteger, Null: true},
 			{Name: "is_stored_at__image_location", Type: odata.String},
 			{Name: "project_type", Type: odata.String, Null: true},
-			{Name: "error_message", Type: odata.String, Null: true, SQL: forBuilders("error_message")},
-			{Name: "build_log", Type: odata.String, Null: true, Explicit: true, SQL: forBuilders("build_log")},
+			{Name: "error_message", Type: odata.String, Null: true, Read: forBuilders("error_message")},
+			{Name: "build_log", Type: odata.String, Null: true, Explicit: true, Read: forBuilders("build_log")},
 			{Name: "status", Type: odata.String},
 			{Name: "content_hash", Type: odata.String, Null: true},
 			{Name: "contract", Type: odata.JSON, Null: true},
+			{Name: "is_quarantined", Type: odata.Boolean, Hidden: true},
 		},
 		Keys:    [][]string{{"is_stored_at__image_location"}},
 		Rules:   imageRules(),
 		Refused: onlyBuilds(),
+		Before:  []odata.Hook{r.beforeImage},
+		After:   []odata.Hook{afterImage},
 	}
 }
 
@@ -133,8 +136,9 @@ func releaseImage() *odata.Resource {
 			},
 		},
 		Keys:    [][]string{{"is_part_of__release", "image"}},
-		Rules:   readOnly(onRelease),
+		Rules:   partRules(),
 		Refused: onlyBuilds(),
+		Before:  []odata.Hook{putIn},
 	}
 }
 
@@ -157,8 +161,9 @@ func imageLabel() *odata.Resource {
 			{Name: "value", Type: odata.String},
 		},
 		Keys:    [][]string{{"release_image", "label_name"}},
-		Rules:   insideRules(),
+		Rules:   insideRules("release_image", "label_name", "value"),
 		Refused: onlyBuilds(),
+		Before:  labelHooks(),
 	}
 }
 
@@ -173,8 +178,9 @@ func imageEnvVar() *odata.Resource {
 			{Name: "value", Type: odata.String},
 		},
 		Keys:    [][]string{{"release_image", "name"}},
-		Rules:   insideRules(),
+		Rules:   insideRules("release_image", "name", "value"),
 		Refused: onlyBuilds(),
+		Before:  environmentHooks(),
 	}
 }
 

@@ -1,6 +1,8 @@
 package release
 
 import (
+	"slices"
+
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -39,16 +41,17 @@ func readOnlyAs(people, anybody, fleets string, hidden ...string) map[access.Kin
 // semverParts are taken apart from "semver" by the server; what clients write to them is ignored.
 var semverParts = []string{"semver_major", "semver_minor", "semver_patch", "semver_prerelease", "semver_build"}
 
-// releaseRules: nobody makes a release or an image here; only a build does, see build.go.
+// releaseRules: whoever may make releases of a fleet may make one here, whose images they push themselves, see deploy.go; all others
+// are made by builds, see build.go.
 func releaseRules() map[access.Kind]odata.Rule {
 	may := access.On(access.Releases, onApplication...)
 	rules := readOnly(nil, "build_log")
 	person := rules[access.User]
-	person.Update, person.Delete = may, may
-	person.Write = append([]string{
+	person.Create, person.Update, person.Delete = may, may, may
+	person.Write = append(append([]string{
 		"note", "known_issue_list", "is_invalidated", "invalidation_reason", "is_passing_tests", "is_final", "phase",
 		"status", "end_timestamp", "release_version", "semver",
-	}, semverParts...)
+	}, givenOnce...), semverParts...)
 	rules[access.User], rules[access.ScopedKey] = person, person
 	device := rules[access.Device]
 	device.Hide = nil // the builder keeps its secrets out of the log, and the column keeps it from other fleets
@@ -56,20 +59,40 @@ func releaseRules() map[access.Kind]odata.Rule {
 	return rules
 }
 
+// partRules are those of which images a release has: its maker says that of images that they push.
+func partRules() map[access.Kind]odata.Rule {
+	rules := readOnly(onRelease)
+	person := rules[access.User]
+	person.Create = access.On(access.Releases, "is_part_of__release", "belongs_to__application")
+	person.Write = []string{"image", "is_part_of__release"}
+	rules[access.User], rules[access.ScopedKey] = person, person
+	return rules
+}
+
 // insideRules are those of what an image carries along; it may say more than a stranger should know.
-func insideRules() map[access.Kind]odata.Rule {
-	people := odata.Rule{Read: access.On(access.Read, "release_image", "is_part_of__release", "belongs_to__application")}
+func insideRules(write ...string) map[access.Kind]odata.Rule {
+	path := slices.Concat(insideRelease, onApplication)
+	people := odata.Rule{Read: access.On(access.Read, path...), Create: access.On(access.Releases, path...), Write: write}
 	devices := odata.Rule{Read: access.Along(own, insideRelease...)}
 	return map[access.Kind]odata.Rule{
 		access.User: people, access.ScopedKey: people, access.Device: devices, access.FleetKey: devices,
 	}
 }
 
-// imageRules: an image is seen by whoever sees a release that it is part of, and by observers of its service's fleet.
+// imageRules: an image is seen by whoever sees a release that it is part of, and by observers of its service's fleet. One that is
+// in quarantine is seen by people alone, and is the only kind that they make and change.
 func imageRules() map[access.Kind]odata.Rule {
 	part := access.Along(public, insideRelease...)
-	return readOnlyAs(access.On(access.Read, builtService...)+" or "+part, part, access.Along("{}application eq @fleet", builtService[0]),
-		"build_log", "dockerfile", "error_message")
+	rules := readOnlyAs(access.On(access.Read, builtService...)+" or "+part, "(("+part+") and is_quarantined eq false)",
+		"("+access.Along("{}application eq @fleet", builtService[0])+" and is_quarantined eq false)", "build_log", "dockerfile", "error_message")
+	person, may := rules[access.User], access.On(access.Releases, builtService...)
+	person.Create, person.Update = may, "("+may+") and is_quarantined eq true"
+	person.Write = []string{
+		"is_a_build_of__service", "status", "start_timestamp", "end_timestamp", "push_timestamp", "content_hash", "image_size",
+		"dockerfile", "project_type", "error_message", "build_log", "contract",
+	}
+	rules[access.User], rules[access.ScopedKey] = person, person
+	return rules
 }
 
 // tagRules are those of what people hang on a release.

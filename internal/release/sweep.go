@@ -2,6 +2,7 @@ package release
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -10,13 +11,14 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
-// RunOnce ends the running builds whose builder has been silent for longer than [Silence]. Builders could not report while
+// RunOnce ends the running builds whose builder has been silent for longer than [Silence], but for promotions, which another builder takes
+// over, and what clients began to push long ago. Builders could not report while
 // this process or the database was not there, so it waits that long itself first.
 func (r *Releases) RunOnce(ctx context.Context) error {
 	if r.cfg.Now().Sub(r.since) < Silence {
 		return nil
 	}
-	err := r.interrupt(ctx)
+	err := errors.Join(r.interrupt(ctx), r.sweepDeployments(ctx))
 	if err != nil {
 		r.since = r.cfg.Now()
 	}
@@ -27,7 +29,7 @@ func (r *Releases) interrupt(ctx context.Context) error {
 	return r.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		ids, err := db.Column[int64](ctx, tx, `
 UPDATE "release" SET status = 'interrupted', end_timestamp = $1, update_timestamp = $1
-WHERE status = 'running' AND heartbeat_at < $2 RETURNING id`, tx.NowText(), db.FormatTime(tx.Now.Add(-Silence)))
+WHERE status = 'running' AND heartbeat_at < $2 AND id NOT IN (SELECT "release" FROM deployment WHERE emptied_at IS NULL) RETURNING id`, tx.NowText(), db.FormatTime(tx.Now.Add(-Silence)))
 		if err != nil {
 			return fmt.Errorf("release: interrupted builds: %w", err)
 		}

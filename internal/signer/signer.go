@@ -30,7 +30,6 @@ const clockSkew = 10 * time.Second
 
 // Bounds on what is asked for.
 const (
-	maxGrants  = 100
 	maxSubject = 128
 	askTimeout = 10 * time.Second
 	stopGrace  = 2 * time.Second
@@ -157,8 +156,8 @@ func (s *Server) pullTokens(w http.ResponseWriter, r *http.Request) error {
 }
 
 func checkPull(ask api.PullTokenRequest) error {
-	if len(ask.Access) > maxGrants {
-		return api.Errorf(api.Invalid, "a token holds at most %d grants", maxGrants)
+	if len(ask.Access) > api.MaxGrants {
+		return api.Errorf(api.Invalid, "a token holds at most %d grants", api.MaxGrants)
 	}
 	if len(ask.Subject) > maxSubject {
 		return api.Errorf(api.Invalid, "subject is longer than %d bytes", maxSubject)
@@ -167,14 +166,16 @@ func checkPull(ask api.PullTokenRequest) error {
 		if err := checkGrant(g); err != nil {
 			return err
 		}
-		if slices.ContainsFunc(g.Actions, func(a string) bool { return a != "pull" }) {
+		// What is pushed into quarantine is no release's: it lies in a store of its own, see package registry.
+		if slices.ContainsFunc(g.Actions, func(a string) bool { return a != "pull" && (a != "push" || !g.Quarantine) }) {
 			return api.Errorf(api.Forbidden, "only pulls are signed here, not %q", g.Actions)
 		}
 	}
 	return nil
 }
 
-// pushToken signs a push into one repository of a build that runs right now, as the api role confirms.
+// pushToken signs a push into one repository of a build that runs right now, as the api role confirms; or, that the builder reads and
+// empties a place in quarantine of a build, whether that has ended or not.
 func (s *Server) pushToken(w http.ResponseWriter, r *http.Request) error {
 	var req api.PushTokenRequest
 	if err := web.Decode(r, &req); err != nil {
@@ -184,6 +185,9 @@ func (s *Server) pushToken(w http.ResponseWriter, r *http.Request) error {
 	if err := checkGrant(grant); err != nil {
 		return err
 	}
+	if req.Quarantine {
+		return s.quarantineToken(w, r, req.Build, req.Repository)
+	}
 	build, err := s.running(r.Context(), req.Build)
 	if err != nil {
 		return err
@@ -192,6 +196,22 @@ func (s *Server) pushToken(w http.ResponseWriter, r *http.Request) error {
 		return api.Errorf(api.Forbidden, "build %d has no repository %s", req.Build, req.Repository)
 	}
 	signed, err := s.sign(r, "build:"+strconv.FormatInt(req.Build, 10), []api.Grant{grant})
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, signed)
+}
+
+func (s *Server) quarantineToken(w http.ResponseWriter, r *http.Request, id int64, repository string) error {
+	build, err := s.build(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(build.Quarantine, repository) {
+		return api.Errorf(api.Forbidden, "build %d has no quarantine %s", build.ID, repository)
+	}
+	grant := api.Grant{Type: "repository", Name: repository, Actions: []string{"pull", "delete"}, Quarantine: true}
+	signed, err := s.sign(r, "build:"+strconv.FormatInt(build.ID, 10), []api.Grant{grant})
 	if err != nil {
 		return err
 	}
@@ -267,7 +287,11 @@ func (s *Server) sign(r *http.Request, subject string, access []api.Grant) (api.
 func describe(access []api.Grant) []string {
 	out := make([]string, 0, len(access))
 	for _, g := range access {
-		out = append(out, fmt.Sprintf("%s:%v", g.Name, g.Actions))
+		where := ""
+		if g.Quarantine {
+			where = "quarantine "
+		}
+		out = append(out, fmt.Sprintf("%s%s:%v", where, g.Name, g.Actions))
 	}
 	return out
 }

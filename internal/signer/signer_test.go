@@ -3,6 +3,7 @@ package signer_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
@@ -45,7 +46,7 @@ func start(t *testing.T) *bench {
 	fleet := &api.BuildFleet{ID: 1, UUID: strings.Repeat("f", 32), Slug: "acme/hello", DeviceType: "generic-amd64", Arch: "amd64"}
 	builds := map[string]api.Build{
 		"/internal/v1/builds/7": {ID: 7, Status: api.StatusRunning, Repositories: []string{mine}, Fleet: fleet, Commit: strings.Repeat("c", 32)},
-		"/internal/v1/builds/8": {ID: 8, Status: api.StatusFailed, Repositories: []string{mine}},
+		"/internal/v1/builds/8": {ID: 8, Status: api.StatusFailed, Repositories: []string{mine}, Quarantine: []string{other}},
 		"/internal/v1/builds/9": {ID: 7, Status: api.StatusRunning, Repositories: []string{mine}},
 	}
 	ln := roletest.Listen(t)
@@ -132,6 +133,10 @@ func TestWhoMaySignWhat(t *testing.T) {
 		{"a push elsewhere", "builder", "/v1/push-token", api.PushTokenRequest{Build: 7, Repository: other}, 403, "no repository"},
 		{"an answer about another build", "builder", "/v1/push-token", api.PushTokenRequest{Build: 9, Repository: mine}, 500, ""},
 		{"a strange repository", "builder", "/v1/push-token", api.PushTokenRequest{Build: 7, Repository: "../../x"}, 400, "not a repository"},
+		{"quarantine of a build that ended", "builder", "/v1/push-token", api.PushTokenRequest{Build: 8, Repository: other, Quarantine: true}, 200, ""},
+		{"quarantine for the api role", "api", "/v1/push-token", api.PushTokenRequest{Build: 8, Repository: other, Quarantine: true}, 403, "api"},
+		{"quarantine of no image", "builder", "/v1/push-token", api.PushTokenRequest{Build: 8, Repository: mine, Quarantine: true}, 403, "no quarantine"},
+		{"a push of what is in quarantine", "builder", "/v1/push-token", api.PushTokenRequest{Build: 8, Repository: other}, 403, "not running"},
 		{"anything else", "api", "/v1/sign", pull, 404, ""},
 	} {
 		status, body := b.post(t, tt.role, tt.path, tt.body)
@@ -264,5 +269,38 @@ func TestNewRefusesABrokenKey(t *testing.T) {
 		if err := bad.Validate(); err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("without %s: %v", field, err)
 		}
+	}
+}
+
+// A push is signed for quarantine alone, and what is signed says that it is one.
+func TestAPushIsSignedForQuarantineAlone(t *testing.T) {
+	b := start(t)
+	ask := func(g api.Grant) (signed api.SignedToken) {
+		t.Helper()
+		status, body := b.post(t, "api", "/v1/pull-tokens", []api.PullTokenRequest{{Subject: "alice", Access: []api.Grant{g}}})
+		var list []api.SignedToken
+		if err := json.Unmarshal([]byte(body), &list); status != 200 || err != nil || len(list) != 1 {
+			t.Fatalf("got %d %s", status, body)
+		}
+		return list[0]
+	}
+	if got := ask(grant(mine, "pull", "push")); got.Token != "" || got.Refused == "" {
+		t.Error("a push into a repository of a release is signed for the api role")
+	}
+	place := grant(mine, "pull", "push")
+	place.Quarantine = true
+	got := ask(place)
+	_, rest, _ := strings.Cut(got.Token, ".")
+	claims, _, _ := strings.Cut(rest, ".")
+	text, err := base64.RawURLEncoding.DecodeString(claims)
+	if err != nil || !strings.Contains(string(text), `"quarantine":true`) {
+		t.Errorf("the token says %s %v", text, err)
+	}
+	if left := time.Until(got.ExpiresAt); left > 5*time.Minute {
+		t.Errorf("the token lives %s", left)
+	}
+	place.Actions = []string{"delete"}
+	if got := ask(place); got.Token != "" {
+		t.Error("the api role gets a token to empty quarantine")
 	}
 }

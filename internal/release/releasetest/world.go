@@ -174,6 +174,9 @@ func (w *World) Changed() []int64 {
 	return changed
 }
 
+// Person makes somebody who belongs to an organization of their own name, and to no other.
+func (w *World) Person(name string) access.Caller { w.t.Helper(); return w.person(name) }
+
 func (w *World) person(name string) access.Caller {
 	w.t.Helper()
 	_, err := w.Accounts.CreateUser(w.t.Context(), api.NewUser{Email: name + "@example.com", Username: name, Password: passwordOf(name)})
@@ -287,6 +290,15 @@ func (w *World) Join(who access.Caller, fleetID int64, level access.Level) {
 			application_membership_role) VALUES (?, ?, ?, ?)
 			ON CONFLICT ("user", is_member_of__application) DO UPDATE SET application_membership_role = excluded.application_membership_role`,
 			tx.NowText(), who.User, fleetID, int(level))
+		return err
+	})
+}
+
+// Leave takes from somebody what [World.Join] gave.
+func (w *World) Leave(who access.Caller, fleetID int64) {
+	w.t.Helper()
+	w.Write(func(tx *db.Tx) error {
+		_, err := tx.ExecContext(w.t.Context(), `DELETE FROM user_application_membership WHERE "user" = ? AND is_member_of__application = ?`, who.User, fleetID)
 		return err
 	})
 }

@@ -1,0 +1,275 @@
+package builder
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/vet"
+	"github.com/roadstead-io/roadstead/internal/compose"
+)
+
+// What a client pushed by itself lies in quarantine. When it says that this is all, the builder looks at it as at a project whose
+// images were built elsewhere, and pushes what is good into the repositories of the release; that is a promotion. It needs no build
+// service. A promotion that is interrupted is begun again, by this builder or another one: what was pushed is found there.
+
+const (
+	promotionsAtOnce = 2
+	chorePause       = 2 * time.Second // after an error
+)
+
+// quarantineLoop does what there is to do about quarantine until the context ends.
+func (s *Server) quarantineLoop(ctx context.Context) {
+	places := make(chan struct{}, promotionsAtOnce)
+	for ctx.Err() == nil {
+		select {
+		case places <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		chore, err := s.nextChore(ctx)
+		switch {
+		case err != nil:
+		case chore.Promote != nil:
+			if s.join() {
+				go func() {
+					defer func() { s.builds.Done(); <-places }()
+					s.promote(chore.Promote)
+				}()
+				continue
+			}
+		case chore.Empty != nil:
+			err = s.emptyQuarantine(ctx, *chore.Empty)
+		}
+		<-places
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		s.log.WarnContext(ctx, "quarantine: will be tried again", "error", err)
+		select {
+		case <-time.After(chorePause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// join counts a promotion among the builds that the end of the role waits for.
+func (s *Server) join() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return false
+	}
+	s.builds.Add(1)
+	return true
+}
+
+func (s *Server) nextChore(ctx context.Context) (chore api.QuarantineChore, err error) {
+	err = s.api.call(ctx, "/internal/v1/quarantine/next", behalf{}, struct{}{}, &chore)
+	return chore, err
+}
+
+// emptyQuarantine throws away what was pushed for a release that has ended.
+func (s *Server) emptyQuarantine(ctx context.Context, b api.Build) error {
+	for _, repository := range b.Quarantine {
+		if err := s.quarantineDelete(ctx, s.quarantineWay(b.ID, repository), repository, "blobs/"); err != nil {
+			return fmt.Errorf("empty %s of build %d: %w", repository, b.ID, err)
+		}
+	}
+	return s.api.call(ctx, fmt.Sprintf("/internal/v1/builds/%d/emptied", b.ID), behalf{}, struct{}{}, nil)
+}
+
+// quarantineWay is the way to one repository in quarantine.
+func (s *Server) quarantineWay(build int64, repository string) *pushTransport {
+	return &pushTransport{
+		next: s.registry.HTTP.Transport, addr: strings.TrimPrefix(s.registry.URL, "https://"), host: s.cfg.Site.Host("registry2"),
+		fetch: func(ctx context.Context) (t api.SignedToken, err error) {
+			err = s.signer.call(ctx, "/v1/push-token", behalf{}, api.PushTokenRequest{Build: build, Repository: repository, Quarantine: true}, &t)
+			return t, err
+		},
+	}
+}
+
+// quarantineDelete closes a repository in quarantine (blobs/uploads/), or closes and empties it (blobs/).
+func (s *Server) quarantineDelete(ctx context.Context, way *pushTransport, repository, what string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, "https://"+way.host+"/v2/"+repository+"/"+what, nil)
+	if err != nil {
+		return err
+	}
+	res, err := way.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	_ = res.Body.Close()
+	if res.StatusCode != http.StatusAccepted {
+		return api.Errorf(api.Unavailable, "the registry answered %s", res.Status)
+	}
+	return nil
+}
+
+// promote is the whole promotion of a release, as a build that comes from nobody's connection.
+func (s *Server) promote(p *api.Promotion) {
+	b, err := s.newBuild("", options{slug: p.Build.Fleet.Slug}, p.Build, nil, 0)
+	if err != nil {
+		s.log.Error("no room for a promotion", "build", p.Build.ID, "error", err)
+		return // its lease ends, and it is tried again
+	}
+	b.promotion = p
+	b.run()
+}
+
+// abandoned reports whether a promotion ends without a result, because the role does: it is done again.
+func (b *build) abandoned() bool {
+	return b.promotion != nil && errors.Is(context.Cause(b.ctx), errStopped)
+}
+
+// promoteAll is the work of a promotion.
+func (b *build) promoteAll() error {
+	limit := time.Duration(b.s.cfg.Limits.Minutes) * time.Minute
+	late := time.AfterFunc(limit, func() { b.cancel(fmt.Errorf("the promotion took longer than %s", limit)) })
+	defer late.Stop()
+	b.say("Checking the images that were pushed for release %s of %s (%s, %s)", b.info.Commit, b.info.Fleet.Slug, b.info.Fleet.DeviceType, b.info.Fleet.Arch)
+	project, err := b.pushedProject()
+	if err != nil {
+		return err
+	}
+	for _, w := range project.Warnings {
+		b.say("Note: %s", w)
+	}
+	pushed := map[string]api.PromotionImage{}
+	for _, image := range b.promotion.Images {
+		pushed[image.Service] = image
+	}
+	for _, svc := range project.Services {
+		if pushed[svc.Name].Digest == "" {
+			return api.Errorf(api.Invalid, "service %s: no image was pushed for it", svc.Name)
+		}
+	}
+	if len(pushed) != len(project.Services) {
+		return api.Errorf(api.Invalid, "there are images of %d services, and the composition has %d", len(pushed), len(project.Services))
+	}
+	images, err := b.images(project, b.promotion.Contract)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(b.ctx)
+	group.SetLimit(b.s.cfg.Limits.Services)
+	for _, svc := range project.Services {
+		group.Go(func() error {
+			from := pushed[svc.Name]
+			m := &making{build: b, svc: svc, image: images[svc.Name], kind: from.ProjectType, dockerfile: from.Dockerfile}
+			result := api.BuildImageResult{ID: m.image.ID, Status: api.StatusSuccess, ProjectType: m.kind, Dockerfile: m.dockerfile}
+			err := m.take(ctx, from, &result)
+			if err != nil {
+				result.Status = api.StatusCancelled
+				if ctx.Err() == nil {
+					result.Status, result.Error = api.StatusFailed, b.words(err)
+				}
+			}
+			b.resultMu.Lock()
+			b.results = append(b.results, result)
+			b.resultMu.Unlock()
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// take checks one image in quarantine and pushes it into its repository of the release.
+func (m *making) take(ctx context.Context, from api.PromotionImage, result *api.BuildImageResult) error {
+	s := m.build.s
+	way := s.quarantineWay(m.build.info.ID, from.Quarantine)
+	// From here on nothing changes under us; what is there has its digest anyway.
+	if err := s.quarantineDelete(ctx, way, from.Quarantine, "blobs/uploads/"); err != nil {
+		return fmt.Errorf("service %s: close the quarantine: %w", m.svc.Name, err)
+	}
+	ref, err := name.NewDigest(way.host + "/" + from.Quarantine + "@" + from.Digest)
+	if err != nil {
+		return api.Errorf(api.Invalid, "service %s: %q is no digest", m.svc.Name, from.Digest)
+	}
+	desc, err := remote.Get(ref, remote.WithTransport(way), remote.WithContext(ctx))
+	if te := new(transport.Error); errors.As(err, &te) && te.StatusCode == http.StatusNotFound {
+		return api.Errorf(api.Invalid, "service %s: the client says that it pushed %s, and it did not", m.svc.Name, from.Digest)
+	}
+	if err != nil {
+		return fmt.Errorf("service %s: read what was pushed: %w", m.svc.Name, err)
+	}
+	var img v1.Image
+	if img, err = vet.Choose(desc, m.build.platform()); err == nil {
+		err = vet.Image(img, m.build.platform())
+	}
+	if err != nil {
+		return fmt.Errorf("service %s: %w", m.svc.Name, err)
+	}
+	return m.push(ctx, img, result)
+}
+
+// pushedProject reads the composition as if it were the compose file of a project whose images were built elsewhere.
+func (b *build) pushedProject() (*compose.Project, error) {
+	bad := api.Errorf(api.Invalid, "the composition of the release cannot be read")
+	var composition map[string]any
+	d := json.NewDecoder(bytes.NewReader(b.promotion.Composition))
+	d.UseNumber()
+	if d.Decode(&composition) != nil {
+		return nil, bad
+	}
+	services, _ := composition["services"].(map[string]any)
+	for name, s := range services {
+		service, _ := s.(map[string]any)
+		if service == nil {
+			return nil, bad
+		}
+		delete(service, "build") // done, on the client's side
+		service["image"] = "deployed/" + strings.ToLower(name)
+	}
+	text, err := json.Marshal(literal(composition))
+	if err != nil {
+		return nil, bad
+	}
+	if err := os.Mkdir(b.source(), 0o700); err != nil {
+		return nil, fmt.Errorf("lay out the composition: %w", err)
+	}
+	file := compose.FileNames[0]
+	if err := os.WriteFile(filepath.Join(b.source(), file), text, 0o600); err != nil {
+		return nil, fmt.Errorf("lay out the composition: %w", err)
+	}
+	root, err := os.OpenRoot(b.source())
+	if err != nil {
+		return nil, fmt.Errorf("lay out the composition: %w", err)
+	}
+	defer func() { _ = root.Close() }()
+	return compose.Load(b.ctx, root, file)
+}
+
+// literal keeps a $ from being taken for the beginning of a variable: the client has put its variables in already.
+func literal(v any) any {
+	switch v := v.(type) {
+	case string:
+		return strings.ReplaceAll(v, "$", "$$")
+	case []any:
+		for i := range v {
+			v[i] = literal(v[i])
+		}
+	case map[string]any:
+		for k := range v {
+			v[k] = literal(v[k])
+		}
+	}
+	return v
+}
