@@ -36,6 +36,8 @@ func TestMatrixOfRoles(t *testing.T) {
 		{"api", "POST", "/internal/v1/builds/1/heartbeat", []string{"builder"}},
 		{"api", "POST", "/internal/v1/builds/1/watch", []string{"builder"}},
 		{"api", "POST", "/internal/v1/builds/1/finish", []string{"builder"}},
+		{"api", "POST", "/internal/v1/builds/1/emptied", []string{"builder"}},
+		{"api", "POST", "/internal/v1/quarantine/next", []string{"builder"}},
 		{"api", "GET", "/internal/v1/builds/1", []string{"builder", "signer"}},
 		{"api", "POST", "/internal/v1/registry/room", []string{"registry"}},
 		{"api", "POST", "/internal/v1/registry/link", []string{"registry"}},

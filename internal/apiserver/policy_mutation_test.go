@@ -153,6 +153,23 @@ func columnMutants(r *odata.Resource, k access.Kind, add addMutant) {
 
 // doubled are mutants that change nothing which can be seen, because a second wall says the same. Each has its reason.
 var doubled = map[string]string{
+	"image, scoped key: update never":                                                     "only an image in quarantine may be changed, and the table has none; see TestNobodyElsePushes",
+	"image, scoped key: update with another verb for may_releases":                        "only an image in quarantine may be changed, and the table has none; see TestNobodyElsePushes",
+	"image, scoped key: update with may_read for may_releases":                            "only an image in quarantine may be changed, and the table has none; see TestNobodyElsePushes",
+	"release, scoped key: points is_created_by__user anywhere":                            "a hook lets it be nobody but the caller",
+	"release_image, scoped key: points image anywhere":                                    "a hook lets only images into a release that its maker made for it",
+	"image, user: update never":                                                           "only an image in quarantine may be changed, and the table has none; see TestNobodyElsePushes",
+	"image, user: update with another verb for may_releases":                              "only an image in quarantine may be changed, and the table has none; see TestNobodyElsePushes",
+	"image, user: update with may_read for may_releases":                                  "only an image in quarantine may be changed, and the table has none; see TestNobodyElsePushes",
+	"release, user: points is_created_by__user anywhere":                                  "a hook lets it be nobody but the caller",
+	"release_image, user: points image anywhere":                                          "a hook lets only images into a release that its maker made for it",
+	"image_environment_variable, device: create for every row, where there was none":      "a hook lets only the person add to a release who made it",
+	"image_environment_variable, fleet key: create for every row, where there was none":   "a hook lets only the person add to a release who made it",
+	"image_label, device: create for every row, where there was none":                     "a hook lets only the person add to a release who made it",
+	"image_label, fleet key: create for every row, where there was none":                  "a hook lets only the person add to a release who made it",
+	"release_image, anonymous: create for every row, where there was none":                "a hook lets only the person add to a release who made it",
+	"release_image, device: create for every row, where there was none":                   "a hook lets only the person add to a release who made it",
+	"release_image, fleet key: create for every row, where there was none":                "a hook lets only the person add to a release who made it",
 	"api_key, scoped key: delete for every row":                                           "it sees itself alone",
 	"api_key, user: delete with may_read for may_keys":                                    "who may not delete it does not see it",
 	"api_key, user: update with may_read for may_keys":                                    "who may not change it does not see it",

@@ -41,7 +41,9 @@ func (s *Server) quarantineLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		asked := time.Now()
 		chore, err := s.nextChore(ctx)
+		idle := err == nil && chore.Promote == nil && chore.Empty == nil && time.Since(asked) < chorePause // it should have waited
 		switch {
 		case err != nil:
 		case chore.Promote != nil:
@@ -56,10 +58,12 @@ func (s *Server) quarantineLoop(ctx context.Context) {
 			err = s.emptyQuarantine(ctx, *chore.Empty)
 		}
 		<-places
-		if err == nil || ctx.Err() != nil {
+		if err == nil && !idle || ctx.Err() != nil {
 			continue
 		}
-		s.log.WarnContext(ctx, "quarantine: will be tried again", "error", err)
+		if err != nil {
+			s.log.WarnContext(ctx, "quarantine: will be tried again", "error", err)
+		}
 		select {
 		case <-time.After(chorePause):
 		case <-ctx.Done():
@@ -213,6 +217,9 @@ func (m *making) take(ctx context.Context, from api.PromotionImage, result *api.
 	var img v1.Image
 	if img, err = vet.Choose(desc, m.build.platform()); err == nil {
 		err = vet.Image(img, m.build.platform())
+	}
+	if e := api.AsError(err); err != nil && e.Code != api.Internal {
+		return api.Errorf(e.Code, "service %s: %s", m.svc.Name, e.Text)
 	}
 	if err != nil {
 		return fmt.Errorf("service %s: %w", m.svc.Name, err)

@@ -65,6 +65,9 @@ type release struct {
 	images []api.BuildImage
 	result *api.BuildResult
 	beats  int
+
+	promotion *api.Promotion // of what a client pushed
+	leased    bool           // to a builder
 }
 
 func (s *releases) handler() http.Handler {
@@ -118,6 +121,11 @@ func (s *releases) handler() http.Handler {
 		return out, nil
 	})
 	handle("POST /internal/v1/builds/{id}/watch", api.RoleBuilder, s.watch)
+	handle("POST /internal/v1/quarantine/next", api.RoleBuilder, s.nextChore)
+	handle("POST /internal/v1/builds/{id}/emptied", api.RoleBuilder, func(_ *http.Request, b *release) (any, error) {
+		b.Quarantine, b.promotion = nil, nil
+		return b.Build, nil
+	})
 	handle("POST /internal/v1/builds/{id}/finish", api.RoleBuilder, func(r *http.Request, b *release) (any, error) {
 		var result api.BuildResult
 		if err := json.NewDecoder(r.Body).Decode(&result); err != nil {

@@ -204,8 +204,7 @@ func (e *Engine) change(w http.ResponseWriter, r *http.Request, caller access.Ca
 		return invalid("%s of every %s at once is refused: give a key or a $filter", r.Method, req.Resource)
 	}
 	var values map[string]any
-	var row int64
-	var in *writer
+	row, in := int64(0), wr
 	if op == Update {
 		if wire.IsMultipart(r) {
 			if row, err = wr.single(req); err != nil {

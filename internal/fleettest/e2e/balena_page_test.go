@@ -29,11 +29,11 @@ var (
 		"os download":          "not yet: the server keeps no OS images, and says so",
 	}
 	otherCommands = map[string]string{
-		"push": "works, see [api.md](api.md#builds)", // TestBalenaCLI
+		"push":   "works, see [api.md](api.md#builds)",      // TestBalenaCLI
+		"deploy": "works, see [deploying.md](deploying.md)", // TestBalenaDeploy
 	}
 	absentCommands = map[string]string{
 		"build":                 "asks nothing of the server but the fleet's type: it builds on its own machine",
-		"deploy":                "not yet; `roadstead deploy` releases an image that was built elsewhere",
 		"preload":               "not tested: it wants an OS image",
 		"join":                  "not tested: it wants a device in the same network",
 		"leave":                 "asks nothing of the server",
