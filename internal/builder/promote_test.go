@@ -2,6 +2,7 @@ package builder_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -25,6 +26,29 @@ import (
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/registry"
 )
+
+// awaitChore keeps a builder waiting that asks for something to do, as the api role does.
+func (s *releases) awaitChore(ctx context.Context) {
+	end := time.After(3 * time.Second)
+	for {
+		due := false
+		s.set(func(s *releases) {
+			for _, b := range s.builds {
+				due = due || b.promotion != nil && (b.Status != api.StatusRunning || !b.leased)
+			}
+		})
+		select {
+		case <-ctx.Done():
+			return
+		case <-end:
+			return
+		case <-time.After(10 * time.Millisecond):
+			if due {
+				return
+			}
+		}
+	}
+}
 
 // nextChore is the api role's end of quarantine.
 func (s *releases) nextChore(*http.Request, *release) (any, error) {

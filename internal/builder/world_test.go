@@ -84,6 +84,9 @@ func (s *releases) handler() http.Handler {
 				case <-r.Context().Done():
 				}
 			}
+			if strings.HasSuffix(pattern, "/quarantine/next") {
+				s.awaitChore(r.Context())
+			}
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if s.down {
