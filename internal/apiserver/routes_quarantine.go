@@ -19,6 +19,10 @@ const (
 
 // quarantineChore tells a builder what to do about quarantine, as soon as there is something.
 func (s *Server) quarantineChore(w http.ResponseWriter, r *http.Request) error {
+	// A server notices that a client goes away only when it has read the body; what is leased to one that is gone waits for nothing.
+	if err := web.Decode(r, &struct{}{}); err != nil {
+		return err
+	}
 	end := time.After(choreWait)
 	look := time.NewTicker(choreLook)
 	defer look.Stop()

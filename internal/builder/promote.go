@@ -148,6 +148,7 @@ func (b *build) promoteAll() error {
 	limit := time.Duration(b.s.cfg.Limits.Minutes) * time.Minute
 	late := time.AfterFunc(limit, func() { b.cancel(fmt.Errorf("the promotion took longer than %s", limit)) })
 	defer late.Stop()
+	b.proof.began = time.Now() // there is no source
 	b.say("Checking the images that were pushed for release %s of %s (%s, %s)", b.info.Commit, b.info.Fleet.Slug, b.info.Fleet.DeviceType, b.info.Fleet.Arch)
 	project, err := b.pushedProject()
 	if err != nil {
@@ -177,8 +178,8 @@ func (b *build) promoteAll() error {
 	for _, svc := range project.Services {
 		group.Go(func() error {
 			from := pushed[svc.Name]
-			m := &making{build: b, svc: svc, image: images[svc.Name], kind: from.ProjectType, dockerfile: from.Dockerfile}
-			result := api.BuildImageResult{ID: m.image.ID, Status: api.StatusSuccess, ProjectType: m.kind, Dockerfile: m.dockerfile}
+			m := &making{build: b, svc: svc, image: images[svc.Name], kind: from.ProjectType}
+			result := api.BuildImageResult{ID: m.image.ID, Status: api.StatusSuccess, ProjectType: m.kind, Dockerfile: from.Dockerfile}
 			err := m.take(ctx, from, &result)
 			if err != nil {
 				result.Status = api.StatusCancelled
@@ -192,7 +193,10 @@ func (b *build) promoteAll() error {
 			return err
 		})
 	}
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return b.attest()
 }
 
 // take checks one image in quarantine and pushes it into its repository of the release.

@@ -195,8 +195,8 @@ func TestAPromotion(t *testing.T) {
 		}
 	}
 	n, err := registry.VerifyBlobs(t.Context(), filepath.Join(w.dir, api.RoleRegistry, registry.StorageDir))
-	if err != nil || n != 8 { // two images of two layers, a configuration and a manifest
-		t.Errorf("the registry holds %d blobs, want 8: %v", n, err)
+	if err != nil || n < 8 { // two images of two layers, a configuration and a manifest, and what is known of them
+		t.Errorf("the registry holds %d blobs, want 8 and more: %v", n, err)
 	}
 	left, err := filepath.Glob(filepath.Join(w.dir, api.RoleRegistry, registry.QuarantineDir, "*", "*", "*"))
 	if err != nil || len(left) > 0 {

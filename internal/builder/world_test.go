@@ -85,7 +85,10 @@ func (s *releases) handler() http.Handler {
 				}
 			}
 			if strings.HasSuffix(pattern, "/quarantine/next") {
-				s.awaitChore(r.Context())
+				_, _ = io.Copy(io.Discard, r.Body) // or it would not be noticed that the builder goes away
+				if s.awaitChore(r.Context()); r.Context().Err() != nil {
+					return r.Context().Err()
+				}
 			}
 			s.mu.Lock()
 			defer s.mu.Unlock()
