@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/imagestore"
 	"github.com/roadstead-io/roadstead/internal/builder/source"
 	"github.com/roadstead-io/roadstead/internal/provenance"
 )
@@ -185,8 +186,8 @@ func (m *making) taken(handed string, attrs map[string]string) (v1.Hash, error) 
 	if err != nil {
 		return none, fmt.Errorf("the build service named no image: %w", err)
 	}
-	store := &stored{store: m.build.s.store}
-	text, err := store.read(at)
+	store := m.build.s.store
+	text, err := imagestore.Read(store, at)
 	if err != nil {
 		return none, err
 	}
@@ -207,7 +208,7 @@ func (m *making) taken(handed string, attrs map[string]string) (v1.Hash, error) 
 	if image == none || record == none {
 		return none, errors.New("the build service did not say what it built the image from")
 	}
-	if text, err = store.read(record); err != nil {
+	if text, err = imagestore.Read(store, record); err != nil {
 		return none, err
 	}
 	manifest, err := v1.ParseManifest(bytes.NewReader(text))

@@ -1,9 +1,7 @@
 package builder
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -19,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/transit"
 	"github.com/roadstead-io/roadstead/internal/builder/vet"
 	"github.com/roadstead-io/roadstead/internal/compose"
 )
@@ -27,59 +26,9 @@ import (
 // images were built elsewhere, and pushes what is good into the repositories of the release; that is a promotion. It needs no build
 // service. A promotion that is interrupted is begun again, by this builder or another one: what was pushed is found there.
 
-const (
-	promotionsAtOnce = 2
-	chorePause       = 2 * time.Second // after an error
-)
-
-// quarantineLoop does what there is to do about quarantine until the context ends.
-func (s *Server) quarantineLoop(ctx context.Context) {
-	places := make(chan struct{}, promotionsAtOnce)
-	for ctx.Err() == nil {
-		select {
-		case places <- struct{}{}:
-		case <-ctx.Done():
-			return
-		}
-		asked := time.Now()
-		chore, err := s.nextChore(ctx)
-		idle := err == nil && chore.Promote == nil && chore.Empty == nil && time.Since(asked) < chorePause // it should have waited
-		switch {
-		case err != nil:
-		case chore.Promote != nil:
-			if s.join() {
-				go func() {
-					defer func() { s.builds.Done(); <-places }()
-					s.promote(chore.Promote)
-				}()
-				continue
-			}
-		case chore.Empty != nil:
-			err = s.emptyQuarantine(ctx, *chore.Empty)
-		}
-		<-places
-		if err == nil && !idle || ctx.Err() != nil {
-			continue
-		}
-		if err != nil {
-			s.log.WarnContext(ctx, "quarantine: will be tried again", "error", err)
-		}
-		select {
-		case <-time.After(chorePause):
-		case <-ctx.Done():
-		}
-	}
-}
-
-// join counts a promotion among the builds that the end of the role waits for.
-func (s *Server) join() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stopped {
-		return false
-	}
-	s.builds.Add(1)
-	return true
+// chores are what there is to do about quarantine.
+func (s *Server) chores() transit.Chores {
+	return transit.Chores{Next: s.nextChore, Promote: s.promote, Empty: s.emptyQuarantine, Log: s.log}
 }
 
 func (s *Server) nextChore(ctx context.Context) (chore api.QuarantineChore, err error) {
@@ -90,7 +39,7 @@ func (s *Server) nextChore(ctx context.Context) (chore api.QuarantineChore, err 
 // emptyQuarantine throws away what was pushed for a release that has ended.
 func (s *Server) emptyQuarantine(ctx context.Context, b api.Build) error {
 	for _, repository := range b.Quarantine {
-		if err := s.quarantineDelete(ctx, s.quarantineWay(b.ID, repository), repository, "blobs/"); err != nil {
+		if err := s.quarantineWay(b.ID, repository).Delete(ctx, repository, transit.Empty); err != nil {
 			return fmt.Errorf("empty %s of build %d: %w", repository, b.ID, err)
 		}
 	}
@@ -98,33 +47,14 @@ func (s *Server) emptyQuarantine(ctx context.Context, b api.Build) error {
 }
 
 // quarantineWay is the way to one repository in quarantine.
-func (s *Server) quarantineWay(build int64, repository string) *pushTransport {
-	return &pushTransport{
-		next: s.registry.HTTP.Transport, addr: strings.TrimPrefix(s.registry.URL, "https://"), host: s.cfg.Site.Host("registry2"),
-		fetch: func(ctx context.Context) (t api.SignedToken, err error) {
+func (s *Server) quarantineWay(build int64, repository string) *transit.Way {
+	return &transit.Way{
+		Next: s.registry.HTTP.Transport, Addr: strings.TrimPrefix(s.registry.URL, "https://"), Host: s.cfg.Site.Host("registry2"),
+		Fetch: func(ctx context.Context) (t api.SignedToken, err error) {
 			err = s.signer.call(ctx, "/v1/push-token", behalf{}, api.PushTokenRequest{Build: build, Repository: repository, Quarantine: true}, &t)
 			return t, err
 		},
 	}
-}
-
-// quarantineDelete closes a repository in quarantine (blobs/uploads/), or closes and empties it (blobs/).
-func (s *Server) quarantineDelete(ctx context.Context, way *pushTransport, repository, what string) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, "https://"+way.host+"/v2/"+repository+"/"+what, nil)
-	if err != nil {
-		return err
-	}
-	res, err := way.RoundTrip(req)
-	if err != nil {
-		return err
-	}
-	_ = res.Body.Close()
-	if res.StatusCode != http.StatusAccepted {
-		return api.Errorf(api.Unavailable, "the registry answered %s", res.Status)
-	}
-	return nil
 }
 
 // promote is the whole promotion of a release, as a build that comes from nobody's connection.
@@ -204,10 +134,10 @@ func (m *making) take(ctx context.Context, from api.PromotionImage, result *api.
 	s := m.build.s
 	way := s.quarantineWay(m.build.info.ID, from.Quarantine)
 	// From here on nothing changes under us; what is there has its digest anyway.
-	if err := s.quarantineDelete(ctx, way, from.Quarantine, "blobs/uploads/"); err != nil {
+	if err := way.Delete(ctx, from.Quarantine, transit.Close); err != nil {
 		return fmt.Errorf("service %s: close the quarantine: %w", m.svc.Name, err)
 	}
-	ref, err := name.NewDigest(way.host + "/" + from.Quarantine + "@" + from.Digest)
+	ref, err := name.NewDigest(way.Host + "/" + from.Quarantine + "@" + from.Digest)
 	if err != nil {
 		return api.Errorf(api.Invalid, "service %s: %q is no digest", m.svc.Name, from.Digest)
 	}
@@ -233,25 +163,9 @@ func (m *making) take(ctx context.Context, from api.PromotionImage, result *api.
 
 // pushedProject reads the composition as if it were the compose file of a project whose images were built elsewhere.
 func (b *build) pushedProject() (*compose.Project, error) {
-	bad := api.Errorf(api.Invalid, "the composition of the release cannot be read")
-	var composition map[string]any
-	d := json.NewDecoder(bytes.NewReader(b.promotion.Composition))
-	d.UseNumber()
-	if d.Decode(&composition) != nil {
-		return nil, bad
-	}
-	services, _ := composition["services"].(map[string]any)
-	for name, s := range services {
-		service, _ := s.(map[string]any)
-		if service == nil {
-			return nil, bad
-		}
-		delete(service, "build") // done, on the client's side
-		service["image"] = "deployed/" + strings.ToLower(name)
-	}
-	text, err := json.Marshal(literal(composition))
+	text, err := vet.Composition(b.promotion.Composition)
 	if err != nil {
-		return nil, bad
+		return nil, err
 	}
 	if err := os.Mkdir(b.source(), 0o700); err != nil {
 		return nil, fmt.Errorf("lay out the composition: %w", err)
@@ -266,21 +180,4 @@ func (b *build) pushedProject() (*compose.Project, error) {
 	}
 	defer func() { _ = root.Close() }()
 	return compose.Load(b.ctx, root, file)
-}
-
-// literal keeps a $ from being taken for the beginning of a variable: the client has put its variables in already.
-func literal(v any) any {
-	switch v := v.(type) {
-	case string:
-		return strings.ReplaceAll(v, "$", "$$")
-	case []any:
-		for i := range v {
-			v[i] = literal(v[i])
-		}
-	case map[string]any:
-		for k := range v {
-			v[k] = literal(v[k])
-		}
-	}
-	return v
 }

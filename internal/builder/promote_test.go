@@ -194,7 +194,7 @@ func TestAPromotion(t *testing.T) {
 			t.Errorf("image %d of %s: %+v, want %s", i.ID, service[i.ID], i, want[service[i.ID]])
 		}
 	}
-	n, err := registry.VerifyBlobs(t.Context(), filepath.Join(w.dir, api.RoleRegistry, registry.StorageDir))
+	n, err := registry.VerifyBlobs(t.Context(), registry.Config{Dir: filepath.Join(w.dir, api.RoleRegistry), Site: site})
 	if err != nil || n < 8 { // two images of two layers, a configuration and a manifest, and what is known of them
 		t.Errorf("the registry holds %d blobs, want 8 and more: %v", n, err)
 	}

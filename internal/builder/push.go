@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -15,10 +14,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/imagestore"
+	"github.com/roadstead-io/roadstead/internal/builder/transit"
 )
-
-// tokenRest is how long a push token must still live to be used.
-const tokenRest = time.Minute
 
 // push puts the image into the registry, by digest, and notes what a release records of it.
 func (m *making) push(ctx context.Context, img v1.Image, result *api.BuildImageResult) error {
@@ -26,7 +24,7 @@ func (m *making) push(ctx context.Context, img v1.Image, result *api.BuildImageR
 	if err != nil {
 		return fmt.Errorf("push service %s: %w", m.svc.Name, err)
 	}
-	size, err := sizeOf(img)
+	size, err := imagestore.Size(img)
 	if err != nil {
 		return fmt.Errorf("push service %s: %w", m.svc.Name, err)
 	}
@@ -42,9 +40,9 @@ func (m *making) push(ctx context.Context, img v1.Image, result *api.BuildImageR
 	if err != nil {
 		return fmt.Errorf("push service %s: %w", m.svc.Name, err)
 	}
-	way := &pushTransport{
-		next: s.registry.HTTP.Transport, addr: strings.TrimPrefix(s.registry.URL, "https://"), host: host,
-		fetch: func(ctx context.Context) (api.SignedToken, error) {
+	way := &transit.Way{
+		Next: s.registry.HTTP.Transport, Addr: strings.TrimPrefix(s.registry.URL, "https://"), Host: host,
+		Fetch: func(ctx context.Context) (api.SignedToken, error) {
 			return s.pushToken(ctx, m.build.info.ID, m.image.Repository)
 		},
 	}
@@ -66,23 +64,6 @@ func (m *making) push(ctx context.Context, img v1.Image, result *api.BuildImageR
 	return nil
 }
 
-// sizeOf is what a device downloads for the image: manifest, configuration and compressed layers.
-func sizeOf(img v1.Image) (int64, error) {
-	m, err := img.Manifest()
-	if err != nil {
-		return 0, err
-	}
-	size, err := img.Size()
-	if err != nil {
-		return 0, err
-	}
-	size += m.Config.Size
-	for _, l := range m.Layers {
-		size += l.Size
-	}
-	return size, nil
-}
-
 // pushError says what the registry did not like.
 func (m *making) pushError(err error) error {
 	var coded *api.Error
@@ -102,51 +83,4 @@ func (m *making) pushError(err error) error {
 			te.StatusCode, why), err)
 	}
 	return errors.Join(api.Errorf(api.Unavailable, "service %s could not be pushed: the registry does not answer; push again", m.svc.Name), err)
-}
-
-// pushTransport is the way to the registry role: whatever host a request names, it goes there, over our mutually authenticated
-// connection, with a push token that is fresh. The public name stays in the Host header, for the registry makes links of it.
-type pushTransport struct {
-	next  http.RoundTripper
-	addr  string // of the registry role
-	host  string // the public name
-	fetch func(context.Context) (api.SignedToken, error)
-
-	mu    sync.Mutex // covers token; held while a new one is fetched, so that only one is
-	token api.SignedToken
-}
-
-// RoundTrip implements http.RoundTripper.
-func (t *pushTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	token, err := t.fresh(r.Context())
-	if err != nil {
-		return nil, err
-	}
-	r = r.Clone(r.Context())
-	r.URL.Scheme, r.URL.Host, r.Host = "https", t.addr, t.host
-	r.Header.Set("Authorization", "Bearer "+token)
-	res, err := t.next.RoundTrip(r)
-	if err != nil {
-		return nil, err
-	}
-	if res.StatusCode == http.StatusUnauthorized {
-		_ = res.Body.Close()
-		// Passed on, the challenge would send the library to the token endpoint, which knows no builder.
-		return nil, api.Errorf(api.Forbidden, "the registry does not accept the push token")
-	}
-	return res, nil
-}
-
-func (t *pushTransport) fresh(ctx context.Context) (string, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.token.Token != "" && time.Until(t.token.ExpiresAt) > tokenRest {
-		return t.token.Token, nil
-	}
-	token, err := t.fetch(ctx)
-	if err != nil {
-		return "", err
-	}
-	t.token = token
-	return token.Token, nil
 }

@@ -175,7 +175,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	defer stop()
 	s.resume(ctx)
 	var chores sync.WaitGroup
-	chores.Go(func() { s.quarantineLoop(s.life) })
+	chores.Go(func() { s.chores().Run(s.life) })
 	err := web.Serve(ctx, srv, func() error { return srv.ServeTLS(ln, "", "") }, stopGrace)
 	s.Stop()
 	chores.Wait()

@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/imagestore"
 	"github.com/roadstead-io/roadstead/internal/builder/progress"
 	"github.com/roadstead-io/roadstead/internal/compose"
 )
@@ -76,7 +77,7 @@ func (m *making) make(ctx context.Context) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return storedImage(m.build.s.store, digest)
+	return imagestore.Image(m.build.s.store, digest)
 }
 
 // prepare lays out what BuildKit is given: a Dockerfile and a directory.
