@@ -219,7 +219,7 @@ func (m *making) taken(handed string, attrs map[string]string) (v1.Hash, error) 
 		if !strings.HasPrefix(l.Annotations[predicateTypeNote], "https://slsa.dev/provenance/") {
 			continue
 		}
-		if text, err = store.read(l.Digest); err != nil {
+		if text, err = imagestore.Read(store, l.Digest); err != nil {
 			return none, err
 		}
 		m.bases, err = basesOf(text, attrs)
