@@ -196,7 +196,7 @@ func TestEachRoleHasOnlyItsOwn(t *testing.T) {
 	}
 
 	secrets := map[string][]string{
-		"api": {"pepper", "roadstead.db", "key.pem"}, "signer": {"token.key", "key.pem"}, "edge": {"tls.key", "key.pem"},
+		"api": {"pepper", "roadstead.db", "key.pem"}, "signer": {"token.key", "statement.key", "key.pem"}, "edge": {"tls.key", "key.pem"},
 		"registry": {"key.pem", "storage"}, "builder": {"key.pem"}, "dashboard": {"key.pem", "cookie.key", "tls.key"}, "parent": {"key.pem"}, "admin": {"key.pem"},
 	}
 	files := []string{"admin.json", "pki/internal.key", "pki/public.key", "run/lock"}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -236,6 +237,57 @@ func writeFile(t testing.TB, file, content string) {
 	t.Helper()
 	check(t, os.MkdirAll(filepath.Dir(file), 0o755))
 	check(t, os.WriteFile(file, []byte(content), 0o644))
+}
+
+// A list of packages that cannot be made does not keep a build from its end; the release says why there is none.
+func TestAReleaseWithoutAListOfPackagesSaysSo(t *testing.T) {
+	w := newWorld(t, buildService(t), builder.Limits{})
+	w.withBase()
+	var status strings.Builder
+	for i := range 60_000 {
+		fmt.Fprintf(&status, "Package: p%d\nVersion: 1\n\n", i)
+	}
+	files := map[string]string{"Dockerfile": "FROM base/busybox\n"}
+	for i := range 2 { // a file tells of so many at most, and a layer of no more
+		files[fmt.Sprintf("s%d", i)] = status.String()
+	}
+	files["Dockerfile"] += "COPY s0 s1 /var/lib/dpkg/status.d/\n"
+	out := w.build(nil, files)
+	if out.failed || out.release.Status != api.StatusSuccess {
+		t.Fatalf("stream:\n%s", out.text)
+	}
+	s := w.statement(out.release)
+	repository := repositoryFor(t, out.release, "main")
+	bill := s.SBOM(site.Host("registry2") + "/" + repository)
+	if bill.Digest != "" || !strings.Contains(bill.Missing, "more than 50000 packages") || !strings.Contains(out.text, "no bill of materials could be made") {
+		t.Errorf("%+v; stream:\n%s", bill, out.text)
+	}
+}
+
+// What the build service writes down becomes names and digests.
+func TestBasesAreReadFromTheBuildServicesRecord(t *testing.T) {
+	hex := strings.Repeat("a", 64)
+	record := func(deps string) string {
+		return `{"predicate":{"buildDefinition":{"resolvedDependencies":[` + deps + `]}}}`
+	}
+	got := must(builder.BasesOf([]byte(record(`
+		{"uri":"pkg:docker/alpine@3.20?platform=linux%2Famd64","digest":{"sha256":"`+hex+`"}},
+		{"uri":"pkg:docker/registry.example.com:5000/team/x@1?digest=sha256:`+hex+`&platform=linux%2Famd64","digest":{"sha256":"`+hex+`"}},
+		{"uri":"pkg:oci/base?digest=sha256:`+hex+`&platform=linux%2Famd64","digest":{"sha256":"`+hex+`"}},
+		{"uri":"https://example.com/a\u001b[31m","digest":{"sha256":"`+hex+`"}},
+		{"uri":"https://example.com/git#main","digest":{"sha1":"`+strings.Repeat("b", 40)+`"}}`)),
+		map[string]string{"context:base/busybox": "oci-layout://base@sha256:" + hex, "context:other": "oci-layout://base@sha256:" + strings.Repeat("c", 64)}))(t)
+	want := []api.ImageBase{
+		{Name: "docker.io/library/alpine:3.20", Digest: "sha256:" + hex}, {Name: "registry.example.com:5000/team/x:1", Digest: "sha256:" + hex},
+		{Name: "base/busybox", Digest: "sha256:" + hex}, {Name: "https://example.com/a?[31m", Digest: "sha256:" + hex},
+		{Name: "https://example.com/git#main", Digest: "sha1:" + strings.Repeat("b", 40)},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	if _, err := builder.BasesOf([]byte("{"), nil); err == nil {
+		t.Error("a record that cannot be read was read")
+	}
 }
 
 // What was hung on an image before stays, when it is done again because an answer was lost.

@@ -57,3 +57,6 @@ func (a *artifacts) HangAndList(ctx context.Context, subject ocispec.Descriptor,
 	}
 	return a.list(ctx, subject, []ocispec.Descriptor{d})
 }
+
+// BasesOf reads the build service's record.
+var BasesOf = basesOf

@@ -278,6 +278,13 @@ func TestImagesBuiltElsewhere(t *testing.T) {
 		if got := must(pushed.ConfigName())(t); got != want {
 			t.Errorf("%s: the image pushed has the configuration %s, want %s", title, got, want)
 		}
+		// Nothing is known of how it came to be, and its statement says so.
+		s := w.statement(out.release)
+		p := s.Predicate.BuildDefinition.ExternalParameters.Services["main"]
+		if !p.BuiltElsewhere || p.Origin != "Built elsewhere" || len(s.Bases()) != 0 {
+			t.Errorf("%s: %+v built from %+v", title, p, s.Bases())
+		}
+		w.hangsTogether(out.release, s)
 	}
 	out := w.build(nil, map[string]string{".roadstead/images/main.tar": dockerSave(t, foreign)})
 	if !out.failed || !strings.Contains(out.text, "is for linux/arm64, but the fleet's devices are linux/amd64") {
