@@ -32,6 +32,7 @@ const (
 	RoleRegistry  = "registry"
 	RoleBuilder   = "builder"
 	RoleDashboard = "dashboard"
+	RoleGit       = "git"
 	RoleBus       = "bus"    // the message bus, when there are several api processes
 	RoleParent    = "parent" // the parent process: health checks only
 	RoleAdmin     = "admin"  // `roadsteadd admin`, run by the operator on the server itself

@@ -33,6 +33,7 @@ type Fleet struct {
 	Slug         string            `json:"slug"`
 	CreatedAt    string            `json:"created_at"`
 	TrackLatest  bool              `json:"should_track_latest_release"`
+	GitBranch    string            `json:"git_branch"` // "": main and master
 	Actor        Ref[struct{}]     `json:"actor"`
 	Organization Ref[Organization] `json:"organization"`
 	DeviceType   Ref[DeviceType]   `json:"is_for__device_type"`

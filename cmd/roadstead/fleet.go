@@ -30,6 +30,29 @@ type fleetView struct {
 	Devices       int          `json:"devices"`
 	DevicesOnline int          `json:"devices_online"`
 	CreatedAt     string       `json:"created_at"`
+	Git           *gitView     `json:"git,omitempty"`
+}
+
+// gitView is how a fleet is pushed to.
+type gitView struct {
+	SSH        string `json:"ssh,omitempty"`
+	HTTPS      string `json:"https"`
+	Branch     string `json:"branch,omitempty"` // none: main and master
+	HostKey    string `json:"host_key,omitempty"`
+	KnownHosts string `json:"known_hosts,omitempty"`
+}
+
+// rows say it to people.
+func (g *gitView) rows() [][]string {
+	branch := "main or master"
+	if g.Branch != "" {
+		branch = g.Branch
+	}
+	rows := [][]string{{"Git over HTTPS", g.HTTPS}, {"Branch that builds", branch}}
+	if g.SSH != "" {
+		rows = append([][]string{{"Git over SSH", g.SSH}, {"SSH host key", g.HostKey}}, rows...)
+	}
+	return rows
 }
 
 // releaseName is as much of a release as names it.
@@ -54,7 +77,7 @@ func (r *releaseName) String() string {
 }
 
 var fleetQuery = client.Query{
-	Select: "id,slug,app_name,uuid,created_at,should_track_latest_release",
+	Select: "id,slug,app_name,uuid,created_at,should_track_latest_release,git_branch",
 	Expand: "is_for__device_type($select=id,slug),organization($select=id,handle),owns__device($select=id,is_online)," +
 		"should_be_running__release($select=id,commit,raw_version)",
 }
@@ -218,6 +241,12 @@ func (a *app) fleetShowCommand() *cobra.Command {
 				return err
 			}
 			v := viewFleet(*f)
+			site, err := c.Git(cmd.Context())
+			if err != nil {
+				return err
+			}
+			v.Git = &gitView{Branch: f.GitBranch, HostKey: site.Fingerprint, KnownHosts: site.KnownHosts}
+			v.Git.SSH, v.Git.HTTPS = c.Remote(site, f.Slug)
 			return a.Show(v, func() *terminal.Grid {
 				follows := "the latest final release"
 				if !v.TrackLatest {
@@ -227,10 +256,10 @@ func (a *app) fleetShowCommand() *cobra.Command {
 				if v.TargetRelease != nil {
 					target = fmt.Sprintf("%s (%s)", v.TargetRelease.Commit, v.TargetRelease.Version)
 				}
-				return &terminal.Grid{Rows: [][]string{
+				return &terminal.Grid{Rows: append([][]string{
 					{"Fleet", v.Slug}, {"Id", strconv.FormatInt(v.ID, 10)}, {"UUID", v.UUID}, {"Device type", v.DeviceType},
 					{"Devices", fmt.Sprintf("%d, %d online", v.Devices, v.DevicesOnline)}, {"Target release", target},
-					{"Follows", follows}, {"Created", v.CreatedAt}}}
+					{"Follows", follows}, {"Created", v.CreatedAt}}, v.Git.rows()...)}
 			})
 		},
 	}

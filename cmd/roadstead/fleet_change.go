@@ -47,7 +47,7 @@ func (a *app) fleetRenameCommand() *cobra.Command {
 }
 
 func (a *app) fleetSetCommand() *cobra.Command {
-	var deviceType, repository, support string
+	var deviceType, repository, support, branch string
 	var public, archived bool
 	var cmd *cobra.Command
 	cmd = a.fleetChange(cmdline.Action{
@@ -55,7 +55,8 @@ func (a *app) fleetSetCommand() *cobra.Command {
 		Example: `  roadstead fleet set hello --type raspberrypi4-64
   roadstead fleet set hello --public
   roadstead fleet set hello --public=false --archived
-  roadstead fleet set hello --support 4h`,
+  roadstead fleet set hello --support 4h
+  roadstead fleet set hello --git-branch stable`,
 	}, func(ctx context.Context, c *client.Client, f *client.Fleet, _ []string) (map[string]any, string, error) {
 		fields := map[string]any{}
 		if cmd.Flags().Changed("public") {
@@ -66,6 +67,12 @@ func (a *app) fleetSetCommand() *cobra.Command {
 		}
 		if cmd.Flags().Changed("repository") {
 			fields["is_stored_at__repository_url"] = repository
+		}
+		if cmd.Flags().Changed("git-branch") {
+			fields["git_branch"] = branch
+			if branch == "" {
+				fields["git_branch"] = nil
+			}
 		}
 		if deviceType != "" {
 			id, err := hardware.FindDeviceType(ctx, c, deviceType)
@@ -86,6 +93,7 @@ func (a *app) fleetSetCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&archived, "archived", false, "put it away")
 	cmd.Flags().StringVarP(&deviceType, "type", "t", "", "device type of new devices")
 	cmd.Flags().StringVar(&repository, "repository", "", "address of its source")
+	cmd.Flags().StringVar(&branch, "git-branch", "", "the branch that builds when it is pushed; empty means main and master")
 	cmd.Flags().StringVar(&support, "support", "", "let support staff operate it for so long (4h, 2d); never ends it")
 	_ = cmd.RegisterFlagCompletionFunc("type", a.DeviceTypes()) // fails only for a flag that is not there
 	return cmd

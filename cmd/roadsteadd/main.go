@@ -14,6 +14,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/cmd/roadsteadd/bases"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/sandbox"
 	"github.com/roadstead-io/roadstead/internal/supervise"
 )
 
@@ -24,6 +25,10 @@ var (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == sandbox.ConfineCommand { // a role starts a program through us
+		fmt.Fprintln(os.Stderr, "roadsteadd:", sandbox.Confined(os.Args[2:]))
+		os.Exit(126)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := root().ExecuteContext(ctx)

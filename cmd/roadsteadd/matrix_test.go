@@ -48,14 +48,21 @@ func TestMatrixOfRoles(t *testing.T) {
 		{"registry", "GET", "/internal/v1/status", []string{"admin", "parent"}},
 		{"registry", "POST", "/internal/v1/collect", []string{"admin", "parent"}},
 		{"registry", "POST", "/internal/v1/check", []string{"admin", "parent"}},
+		{"api", "POST", "/internal/v1/git/key", []string{"git"}},
+		{"api", "POST", "/internal/v1/git/open", []string{"git"}},
+		{"api", "POST", "/internal/v1/git/tickets", []string{"git"}},
+		{"api", "POST", "/internal/v1/git/fleets", []string{"git"}},
 		{"signer", "POST", "/v1/pull-tokens", []string{"api"}},
 		{"signer", "POST", "/v1/push-token", []string{"builder"}},
-		{"builder", "POST", "/v3/build", []string{"edge"}},
+		{"builder", "POST", "/v3/build", []string{"edge", "git"}},
 		{"builder", "POST", "/build/v1/builds", []string{"edge"}},
 		{"builder", "GET", "/build/v1/builds/1", []string{"edge"}},
 		{"builder", "GET", "/build/v1/builds/1/missing", []string{"edge"}},
 		{"builder", "POST", "/build/v1/builds/1/blobs", []string{"edge"}},
 		{"builder", "GET", "/build/v1/builds/1/events", []string{"edge"}},
+		{"git", "GET", "/admin/harbour/info/refs?service=git-receive-pack", []string{"edge"}},
+		{"git", "POST", "/admin/harbour.git/git-receive-pack", []string{"edge"}},
+		{"git", "POST", "/admin/harbour.git/git-upload-pack", []string{"edge"}},
 		{"dashboard", "GET", "/login", []string{"edge"}},
 		{"registry", "GET", "/v2/", nil},                                                    // a certificate alone is no token
 		{"registry", "POST", "/v2/v2/0123456789abcdef0123456789abcdef/blobs/uploads/", nil}, // nor is the builder's
@@ -189,6 +196,7 @@ func TestNoRoleHoldsAnothersSecret(t *testing.T) {
 	roles := filepath.Join(s.dir, "roles")
 	secrets := map[string]string{ // file → the only directory that may hold its content
 		"api/pepper": "api", "signer/token.key": "signer", "edge/tls.key": "edge", "api/tls.key": "api", "dashboard/tls.key": "dashboard",
+		"git/ssh_host_ed25519_key": "git",
 	}
 	for _, r := range append([]string{"parent", "admin"}, allRoles...) {
 		secrets[r+"/key.pem"] = r

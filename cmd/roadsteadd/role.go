@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/handover"
 	"github.com/roadstead-io/roadstead/internal/sandbox"
 	"github.com/roadstead-io/roadstead/internal/supervise"
@@ -83,6 +84,9 @@ Roles: ` + strings.Join(names, ", "),
 	return cmd
 }
 
+// programs says which roles start programs.
+var programs = map[string]sandbox.Programs{roleBuildkit: sandbox.AnyPrograms, api.RoleGit: sandbox.ConfinedPrograms}
+
 func runRole(ctx context.Context, name string, f roleFlags) error {
 	run, ok := starts[name]
 	if !ok {
@@ -98,7 +102,7 @@ func runRole(ctx context.Context, name string, f roleFlags) error {
 	if plan != nil {
 		return plan.Enter() // comes back only when it failed
 	}
-	if err := sandbox.Harden(name == roleBuildkit); err != nil {
+	if err := sandbox.Harden(programs[name]); err != nil {
 		return err
 	}
 	log, flush, err := roleLogger(processName(name, f.dir), f.logFormat)

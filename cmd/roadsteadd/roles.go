@@ -25,6 +25,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/dashboard"
 	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/edge"
+	"github.com/roadstead-io/roadstead/internal/gitserver"
 	"github.com/roadstead-io/roadstead/internal/handover"
 	"github.com/roadstead-io/roadstead/internal/registry"
 	"github.com/roadstead-io/roadstead/internal/signer"
@@ -100,6 +101,17 @@ var starts = map[string]start{
 			return err
 		}
 		return s.Run(ctx, in.ln)
+	},
+	api.RoleGit: func(ctx context.Context, in inherited, log *slog.Logger) error {
+		cfg, err := load[gitserver.Config](in.dir)
+		if err != nil {
+			return err
+		}
+		s, err := gitserver.New(cfg, log)
+		if err != nil {
+			return err
+		}
+		return s.Run(ctx, in.ln, in.public)
 	},
 	roleBuildkit: runBuildkit,
 }
@@ -198,6 +210,7 @@ func roles(f upFlags) []supervise.Role {
 					BuildKit: worker.Config{Dir: e.Layout.Role(roleBuildkit)}.Address(), Limits: f.builds}
 			},
 		},
+		gitRole(f),
 		{
 			Name: api.RoleDashboard, Serves: "dashboard", Needs: []string{api.RoleAPI},
 			Config: func(e supervise.Env) any {
@@ -206,13 +219,33 @@ func roles(f upFlags) []supervise.Role {
 			Prepare: func(dir string) error { return once(filepath.Join(dir, dashboard.KeyFile), dashboard.NewKey) },
 		},
 		{
-			Name: roleEdge, Public: true, Needs: []string{api.RoleAPI, api.RoleRegistry, api.RoleBuilder, api.RoleDashboard},
+			Name: roleEdge, Public: true, Needs: []string{api.RoleAPI, api.RoleRegistry, api.RoleBuilder, api.RoleDashboard, api.RoleGit},
 			Config: func(e supervise.Env) any {
 				return edge.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers, SecurityContact: f.securityContact}
 			},
 		},
 	}
 	return slices.Insert(list, 1, apiRoles(f)...)
+}
+
+// gitRole is the front for `git push`.
+func gitRole(f upFlags) supervise.Role {
+	own, elsewhere := f.gitAddress()
+	return supervise.Role{
+		Name: api.RoleGit, Needs: []string{api.RoleAPI, api.RoleBuilder}, Own: own, OwnFlag: "--git-listen", OwnElsewhere: elsewhere,
+		Optional: true, // a machine without git has a platform without git push
+		Prepare:  gitserver.Prepare,
+		Config: func(e supervise.Env) any {
+			return gitserver.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers, Git: f.git, Limits: gitserver.Limits{Submodules: f.gitSubmodules}}
+		},
+		Tells: func(dir string, site api.Site, own string) (string, error) {
+			at, err := gitserver.Public(dir, site, own)
+			if err != nil || at.SSH == "" {
+				return "no SSH (--git-listen is off); HTTPS at " + site.URL("git"), err
+			}
+			return "SSH at " + at.SSH + ", host key " + at.Fingerprint, nil
+		},
+	}
 }
 
 // apiRoles is the api role: one process with the message bus inside, or several and the bus as a role of its own.
@@ -255,7 +288,12 @@ func apiRoles(f upFlags) []supervise.Role {
 // apiConfig makes the configuration of one process of the api role.
 func apiConfig(f upFlags, process int) func(supervise.Env) any {
 	return func(e supervise.Env) any {
+		git, err := gitserver.Public(e.Layout.Role(api.RoleGit), e.Site, e.Own[api.RoleGit])
+		if err != nil {
+			panic(err) // the role was prepared before any is configured
+		}
 		return apiserver.Config{
+			Git:   git,
 			Blobs: filepath.Join(e.Layout.Role(api.RoleAPI), "blobs"), Contracts: ownContracts(e.Layout),
 			MaxBlob: f.maxUpload << 20, MaxFiles: f.maxAssets << 20, SessionIdle: f.sessionIdle, SessionLife: f.sessionLife,
 			Dir: e.Dir, Site: e.Site, Peers: e.Peers, Process: process, SQL: f.sql, PublicCA: e.Layout.PublicCA(), PollInterval: f.poll,

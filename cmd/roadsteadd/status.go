@@ -80,6 +80,11 @@ func printStatus(w io.Writer, s fullStatus, output string) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
+	for _, r := range s.Roles {
+		if r.Tells != "" {
+			defer func() { _, _ = fmt.Fprintf(w, "%s: %s\n", r.Role, r.Tells) }()
+		}
+	}
 	if s.Mail != nil {
 		defer func() { _, _ = fmt.Fprintln(w, mailLine(*s.Mail)) }()
 	}

@@ -41,6 +41,8 @@ type upFlags struct {
 	mail                         mailFlags
 	registry                     registryFlags
 	securityContact              string
+	gitListen, git               string
+	gitSubmodules                bool
 }
 
 func upCommand() *cobra.Command {
@@ -53,7 +55,7 @@ secrets, restarted when it dies. An empty DIR is filled with all that is needed:
 administrator in DIR/admin.json. When every role answers, one line "ready https://dashboard.DOMAIN:PORT" goes to standard
 output. SIGTERM stops it; started again on the same DIR it goes on.
 
-Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry2. and builder. under DOMAIN to this machine.`,
+Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry2., builder. and git. under DOMAIN to this machine.`,
 		Example: `  roadsteadd up --data /var/lib/roadstead --domain roadstead.test --listen 0.0.0.0:443
   roadsteadd up --config /etc/roadstead.yaml
   ROADSTEAD_DATA=/srv/rs roadsteadd up --domain fleet.example.com --listen [::]:8443 --poll-interval 1m`,
@@ -87,6 +89,7 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.IntVar(&f.buildRetention, "build-retention", 400, "how many `DAYS` logs of builds, and images of builds that failed, are kept; 0 means for ever")
 	f.mail.add(fs)
 	f.registry.add(fs)
+	f.addGit(fs)
 	fs.StringVar(&f.securityContact, "security-contact", "", "whom to tell of a vulnerability, a `URL` like mailto:security@example.com; empty means security@ the domain")
 	fs.StringVar(&f.providersFile, "sign-in-providers", "", "a `FILE` (YAML or JSON) with the sign-in providers: Google, GitHub, any OpenID Connect")
 	fs.IntVar(&f.logs.OfDevice, "device-log-streams", 0, "how many people may follow the log of one device; 0 means 50")
@@ -190,6 +193,9 @@ func up(cmd *cobra.Command, f upFlags) error {
 		return usageError{err}
 	}
 	cfg.Roles = roles(f)
+	if err := cfg.Validate(); err != nil { // what the roles ask for
+		return usageError{err}
+	}
 	cfg.Database = supervise.Database{Kind: "SQLite", At: filepath.Join("roles", api.RoleAPI, databaseFile)}
 	if f.sql != "" {
 		cfg.Database = supervise.Database{Kind: "PostgreSQL", At: db.Describe(f.sql)}

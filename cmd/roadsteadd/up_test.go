@@ -16,7 +16,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/supervise"
 )
 
-var allRoles = []string{"signer", "api", "registry", "builder", "dashboard", "edge"}
+var allRoles = []string{"signer", "api", "registry", "builder", "git", "dashboard", "edge"}
 
 func TestUpOnAnEmptyDirectory(t *testing.T) {
 	dir := openDir(t)

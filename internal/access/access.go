@@ -37,6 +37,7 @@ type Caller struct {
 	Fleet   int64  // Kind Provisioning: the fleet it may register into. Kind Device: the fleet it is in. Kind FleetKey: its fleet
 	Key     int64  // api_key row that authenticated the caller, if one did
 	Session int64  // session row that authenticated the caller, if one did
+	SSHKey  int64  // user__has__public_key row that authenticated the caller, if one did: on the channel git
 	Staff   bool   // Kind User: a session of support staff, whom customers may have opened something to
 	Role    string // Kind Service: name of the role
 	Name    string // for logs: user name, "d_<uuid>", role name

@@ -23,9 +23,11 @@ const usedEvery = time.Minute
 
 // touch names a key or a session that was used.
 type touch struct {
-	table string // api_key or session
+	table string // api_key, session or sshKeys
 	id    int64
 }
+
+const sshKeys = "user__has__public_key"
 
 func (t touch) compare(o touch) int {
 	return cmp.Or(strings.Compare(t.table, o.table), cmp.Compare(t.id, o.id))
@@ -274,16 +276,22 @@ func (a *Accounts) touch(t touch, last sql.NullString, now time.Time) {
 	}
 }
 
-// UsedFrom says from where a session is used, for whoever reads the list of their sessions. It is kept with the time of last use, which
-// must be due.
+// UsedFrom says from where a session or an SSH key is used, for whoever reads the list of theirs. It is kept with
+// the time of last use, which must be due for a session.
 func (a *Accounts) UsedFrom(by access.Caller) {
-	if by.Session == 0 {
+	t := touch{"session", by.Session}
+	if by.SSHKey != 0 {
+		t = touch{sshKeys, by.SSHKey}
+	} else if by.Session == 0 {
 		return
 	}
-	t := touch{"session", by.Session}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if u, due := a.touched[t]; due {
+	u, due := a.touched[t]
+	if by.SSHKey != 0 {
+		u.at, due = a.cfg.Now(), true
+	}
+	if due {
 		u.address = by.Address
 		a.touched[t] = u
 	}
@@ -303,6 +311,11 @@ func (a *Accounts) RunOnce(ctx context.Context) error {
 				[]any{db.FormatTime(uses[t].at), t.id}
 			if t.table == "session" {
 				query = `UPDATE session SET last_used_at = ?1, last_address = coalesce(nullif(?3, ''), last_address)
+					WHERE id = ?2 AND (last_used_at IS NULL OR last_used_at < ?1)`
+				args = append(args, uses[t].address)
+			}
+			if t.table == sshKeys {
+				query = `UPDATE user__has__public_key SET last_used_at = ?1, last_used_from = coalesce(nullif(?3, ''), last_used_from)
 					WHERE id = ?2 AND (last_used_at IS NULL OR last_used_at < ?1)`
 				args = append(args, uses[t].address)
 			}

@@ -15,12 +15,16 @@ import (
 type Proof struct {
 	Key   sql.NullInt64  // a key
 	Login sql.NullString // or a login. A session that is refreshed is another row of the same login
+	SSH   sql.NullInt64  // or an SSH key
 }
 
 // ProofOf says what a caller has shown.
 func ProofOf(ctx context.Context, tx *db.Tx, by access.Caller) (p Proof, err error) {
 	if by.Key != 0 {
 		p.Key = sql.NullInt64{Int64: by.Key, Valid: true}
+	}
+	if by.SSHKey != 0 {
+		p.SSH = sql.NullInt64{Int64: by.SSHKey, Valid: true}
 	}
 	if by.Session == 0 {
 		return p, nil
@@ -37,6 +41,8 @@ func (a *Accounts) Holds(ctx context.Context, tx *db.Tx, p Proof, user int64) (b
 	switch {
 	case p.Key.Valid:
 		by, _, err = a.key(ctx, tx, `k.id = ?`, p.Key.Int64)
+	case p.SSH.Valid:
+		by, err = a.sshKey(ctx, tx, `k.id = ?`, p.SSH.Int64)
 	case p.Login.Valid:
 		by, _, _, err = a.session(ctx, tx, `s."user" = ? AND s.login = ? AND s.awaits = ''`, user, p.Login.String)
 	default: // from before there were proofs
@@ -53,4 +59,36 @@ func (a *Accounts) Holds(ctx context.Context, tx *db.Tx, p Proof, user int64) (b
 		return access.Nobody(), false, nil
 	}
 	return by, true, nil
+}
+
+// BySSHKey says who somebody is who has the private half of an SSH key, by the key's fingerprint. It counts as no use: whoever does
+// something with it is told of by [Accounts.UsedFrom].
+func (a *Accounts) BySSHKey(ctx context.Context, tx *db.Tx, fingerprint string) (access.Caller, error) {
+	return a.sshKey(ctx, tx, `k.fingerprint = ?`, fingerprint)
+}
+
+// sshKey says who the SSH key k stands for, if it holds: like a named key it is refused while its user lacks a second factor that an
+// organization asks for.
+func (a *Accounts) sshKey(ctx context.Context, tx *db.Tx, which string, arg any) (by access.Caller, err error) {
+	by.Kind = access.User
+	var strict bool
+	err = tx.QueryRowContext(ctx, `SELECT k.id, u.id, u.actor, u.username, `+keyStrict+`
+		FROM user__has__public_key k JOIN "user" u ON u.id = k."user" AND u.is_disabled = 0 WHERE `+which, tx.NowText(), arg).
+		Scan(&by.SSHKey, &by.User, &by.Actor, &by.Name, &strict)
+	if errors.Is(err, sql.ErrNoRows) {
+		return access.Nobody(), api.ErrUnauthorized
+	}
+	if err != nil {
+		return access.Nobody(), fmt.Errorf("authenticate SSH key: %w", err)
+	}
+	if strict {
+		has, err := a.HasFactor(ctx, tx, by.User)
+		if err != nil {
+			return access.Nobody(), fmt.Errorf("authenticate SSH key: %w", err)
+		}
+		if !has {
+			return access.Nobody(), api.ErrUnauthorized
+		}
+	}
+	return by, nil
 }

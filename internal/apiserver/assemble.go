@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/factor"
 	"github.com/roadstead-io/roadstead/internal/account/invite"
@@ -21,6 +23,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/reset"
 	"github.com/roadstead-io/roadstead/internal/account/service"
 	"github.com/roadstead-io/roadstead/internal/account/sshkey"
+	"github.com/roadstead-io/roadstead/internal/apiserver/gitdoor"
 	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/audit/watch"
 	"github.com/roadstead-io/roadstead/internal/bus"
@@ -63,6 +66,9 @@ func (s *Server) assemble(pepper []byte) error {
 			return err
 		}
 	}
+	s.git = gitdoor.New(gitdoor.Config{DB: s.db, Accounts: s.accounts, Authenticate: func(r *http.Request) (access.Caller, error) {
+		return s.authenticate(r, true, access.Git)
+	}})
 	s.handler, err = s.routes()
 	return err
 }

@@ -63,6 +63,8 @@ type Config struct {
 	SecurityContact string `json:"security_contact,omitempty"`
 	// SignIn is the file of the sign-in providers, with their secrets. Empty, or no such file: there are none.
 	SignIn string `json:"sign_in,omitempty"`
+	// Git says how git over SSH is reached.
+	Git api.GitSite `json:"git,omitzero"`
 	// OData bounds what one request to the resources may ask.
 	OData odata.Limits `json:"odata"`
 	// Registry bounds what organizations keep in the registry.

@@ -174,7 +174,7 @@ var doorKinds = []access.Kind{
 
 // internalDoors are the routes of the listener between roles, with the roles that get in.
 const internalDoors = `
-GET  /healthz                           | edge api signer registry builder bus parent admin dashboard
+GET  /healthz                           | edge api signer registry builder bus parent admin dashboard git
 GET  /internal/v1/load                  | parent admin
 POST /internal/v1/bootstrap             | parent
 POST /internal/v1/users                 | admin
@@ -204,6 +204,10 @@ POST /internal/v1/builds/{id}/images    | builder
 POST /internal/v1/builds/{id}/heartbeat | builder
 POST /internal/v1/builds/{id}/watch     | builder
 POST /internal/v1/builds/{id}/finish    | builder
+POST /internal/v1/git/key               | git
+POST /internal/v1/git/open              | git
+POST /internal/v1/git/tickets           | git
+POST /internal/v1/git/fleets            | git
 `
 
 // doors reads a table: "METHOD path" → who gets in.
@@ -291,6 +295,7 @@ func (s *server) tryDoor(rt apiserver.RouteInfo, p principal, in bool) {
 // everyRole has a certificate of the server's authority.
 var everyRole = []string{
 	api.RoleEdge, api.RoleAPI, api.RoleSigner, api.RoleRegistry, api.RoleBuilder, api.RoleBus, api.RoleParent, api.RoleAdmin, api.RoleDashboard,
+	api.RoleGit,
 }
 
 // doorsOfRoles asks at an internal route as each role that may not; for the public, through the edge, there is no such route.

@@ -46,6 +46,7 @@ func (s *Server) list() []route.Route {
 	rs = append(rs, transfer.Routes(s.fleets, s.db)...)
 	rs = append(rs, storage.Routes(s.stored, s.db)...)
 	rs = append(rs, providers.Routes(s.signin, s.accounts, s.db)...)
+	rs = append(rs, s.git.Routes()...)
 	rs = append(rs, s.fleetRoutes()...)
 	rs = append(rs, s.fileRoutes()...)
 	return append(rs, s.deviceRoutes()...)
@@ -54,7 +55,7 @@ func (s *Server) list() []route.Route {
 // allRoles may ask for the health of a role: every certificate that the internal authority gave out.
 var allRoles = []string{
 	api.RoleEdge, api.RoleAPI, api.RoleSigner, api.RoleRegistry, api.RoleBuilder, api.RoleBus, api.RoleParent,
-	api.RoleAdmin, api.RoleDashboard,
+	api.RoleAdmin, api.RoleDashboard, api.RoleGit,
 }
 
 // routes puts the list behind a mux.

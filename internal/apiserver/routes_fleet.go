@@ -8,6 +8,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/apiserver/gitdoor"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/fleet"
@@ -92,6 +93,10 @@ func answers(r *http.Request) (fleet.Answers, error) {
 
 // openBuild begins a build for the person whose credentials the builder forwards.
 func (s *Server) openBuild(w http.ResponseWriter, r *http.Request) error {
+	ticket, ticketed := gitdoor.Ticketed(r)
+	if ticketed {
+		return s.openGitBuild(w, r, ticket)
+	}
 	pusher, err := s.authenticate(r, false, access.API)
 	if err != nil {
 		return err
@@ -109,6 +114,29 @@ func (s *Server) openBuild(w http.ResponseWriter, r *http.Request) error {
 	return route.Write(r.Context(), s.db, func(tx *db.Tx) (err error) {
 		build, err = s.releases.Open(r.Context(), tx, pusher, ask)
 		return err
+	}, func() error { return web.WriteJSON(w, http.StatusCreated, build) })
+}
+
+// openGitBuild begins a build for who pushed to the repository of a fleet: of that fleet and of no other.
+func (s *Server) openGitBuild(w http.ResponseWriter, r *http.Request, ticket string) error {
+	var ask api.BuildRequest
+	if err := web.Decode(r, &ask); err != nil {
+		return err
+	}
+	var build api.Build
+	return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
+		pusher, of, err := s.git.Holder(r.Context(), tx, ticket)
+		if err != nil {
+			return err
+		}
+		pusher.Request = web.RequestID(r.Context())
+		if build, err = s.releases.Open(r.Context(), tx, pusher, ask); err != nil {
+			return err
+		}
+		if build.Fleet.ID != of {
+			return api.Errorf(api.Forbidden, "the ticket is for another fleet")
+		}
+		return nil
 	}, func() error { return web.WriteJSON(w, http.StatusCreated, build) })
 }
 

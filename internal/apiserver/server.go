@@ -26,6 +26,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/reset"
 	"github.com/roadstead-io/roadstead/internal/account/service"
 	"github.com/roadstead-io/roadstead/internal/account/sshkey"
+	"github.com/roadstead-io/roadstead/internal/apiserver/gitdoor"
 	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/apiserver/record"
 	"github.com/roadstead-io/roadstead/internal/audit"
@@ -73,6 +74,7 @@ type Server struct {
 	audit         *audit.Log
 	notes         *watch.Notes
 	leases        *job.Leases // of the chores that one process of the role does
+	git           *gitdoor.Door
 
 	handler     http.Handler
 	name        string       // the public one

@@ -1,8 +1,10 @@
 package apiserver
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -23,7 +25,8 @@ func (s *Server) siteConfig(w http.ResponseWriter, _ *http.Request) error {
 		"deployment":               nil,
 		"deviceUrlsBase":           "devices." + s.cfg.Site.Domain,
 		"adminUrl":                 s.cfg.Site.URL("dashboard"),
-		"gitServerUrl":             "git." + s.cfg.Site.Domain,
+		"gitServerUrl":             s.gitServer(),
+		"git":                      s.cfg.Git, // ours: where, and by which host key it is known
 		"mixpanelToken":            "",
 		"DEVICE_ONLINE_ICON":       "",
 		"DEVICE_OFFLINE_ICON":      "",
@@ -49,4 +52,9 @@ func (s *Server) healthz(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) securityText(w http.ResponseWriter, r *http.Request) error {
 	securitytxt.Handler(s.cfg.Site, s.cfg.SecurityContact, []string{"api"}).ServeHTTP(w, r)
 	return nil
+}
+
+// gitServer is the address of git over SSH as people write it: a name, and the port where it is not the usual one.
+func (s *Server) gitServer() string {
+	return strings.TrimSuffix(cmp.Or(s.cfg.Git.SSH, "git."+s.cfg.Site.Domain), ":22")
 }

@@ -139,6 +139,9 @@ func (b *build) attest() (err error) {
 		Parameters: api.BuildParameters{Draft: b.opt.draft, NoCache: b.opt.noCache, Dockerfile: provenance.Word(b.opt.dockerfile)},
 		StartedAt:  b.proof.began.UTC().Format(time.RFC3339), FinishedAt: time.Now().UTC().Format(time.RFC3339),
 	}
+	if b.opt.gitCommit != "" {
+		ask.Git = &api.GitSource{Commit: b.opt.gitCommit, Ref: b.opt.gitRef}
+	}
 	slices.SortFunc(b.proof.images, func(x, y *proved) int { return strings.Compare(x.image.Service, y.image.Service) })
 	for _, p := range b.proof.images {
 		ask.Images = append(ask.Images, p.image)

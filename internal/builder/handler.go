@@ -13,6 +13,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/queue"
+	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -23,6 +24,8 @@ type options struct {
 	noCache    bool
 	headless   bool // answer at once, build on
 	draft      bool
+	gitCommit  string // the commit that was pushed, and to which branch; only the git role says so
+	gitRef     string
 }
 
 func parseOptions(r *http.Request) (options, error) {
@@ -36,6 +39,9 @@ func parseOptions(r *http.Request) (options, error) {
 			return o, api.Errorf(api.Invalid, "dockerfilePath %q must be a file inside the source", o.dockerfile)
 		}
 		o.dockerfile = path.Clean(o.dockerfile)
+	}
+	if pki.PeerRole(r) == api.RoleGit { // whoever signs the statement looks at their form
+		o.gitCommit, o.gitRef = q.Get("gitCommit"), q.Get("gitRef")
 	}
 	// "emulated" is accepted and means nothing: how foreign steps run is the build service's business.
 	for name, into := range map[string]*bool{"nocache": &o.noCache, "headless": &o.headless, "isdraft": &o.draft, "emulated": new(bool)} {

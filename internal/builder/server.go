@@ -145,7 +145,7 @@ func (s *Server) Handler() http.Handler {
 	} {
 		mux.Handle(pattern, web.FullDuplex(s.only(h, api.RoleEdge)))
 	}
-	mux.Handle("POST /v3/build", web.FullDuplex(s.only(s.build, api.RoleEdge)))
+	mux.Handle("POST /v3/build", web.FullDuplex(s.only(s.build, api.RoleEdge, api.RoleGit)))
 	return web.Logged(s.log, func(r *http.Request) bool { return pki.PeerRole(r) != "" }, mux)
 }
 

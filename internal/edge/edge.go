@@ -35,6 +35,7 @@ const (
 // served says which role serves a name, by its first label.
 var served = map[string]string{
 	"api": api.RoleAPI, "registry2": api.RoleRegistry, "builder": api.RoleBuilder, "dashboard": api.RoleDashboard,
+	"git": api.RoleGit,
 }
 
 // Config is the edge role's configuration.

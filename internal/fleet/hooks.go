@@ -17,6 +17,11 @@ import (
 )
 
 func (f *Fleets) beforeApplication(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+	if branch, ok := c.Values["git_branch"].(string); ok {
+		if err := checkBranch(branch); err != nil {
+			return err
+		}
+	}
 	switch c.Op {
 	case odata.Create:
 		return f.beforeCreate(ctx, tx, c)

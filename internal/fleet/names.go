@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"fmt"
 	"regexp"
 	"strings"
 	"unicode"
@@ -19,6 +20,7 @@ var (
 	envVarName    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	configVarName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_:]*$`)
 	serviceName   = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+	branchName    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$`)
 	labelName     = regexp.MustCompile("^[!#-&(-_a-~]+$") // printable ASCII without space, quotes and backtick
 )
 
@@ -33,6 +35,41 @@ func checkAppName(name string) error {
 			"is greater than or equal to 4 and is less than or equal to 100")
 	}
 	return nil
+}
+
+// maxBranch bounds the name of a branch.
+const maxBranch = 100
+
+// checkBranch refuses what is no name of a branch, or one that means something else.
+func checkBranch(name string) error {
+	switch {
+	case len(name) > maxBranch || !branchName.MatchString(name) || strings.HasSuffix(name, ".lock") || strings.Contains(name, ".lock/"):
+		return api.Errorf(api.Invalid, "git_branch: %q is no name of a branch: letters, digits, _ and -, parts separated by . or /, at most %d characters.", name, maxBranch)
+	case name == "balena-nocache" || name == "balena-emulated":
+		return api.Errorf(api.Invalid, "git_branch: %q is the name of an option of a push.", name)
+	}
+	return nil
+}
+
+// GitBranch is the branch that builds when it is pushed; "" means main and master. It checks no right.
+func GitBranch(ctx context.Context, tx *db.Tx, id int64) (branch string, err error) {
+	if err := tx.QueryRowContext(ctx, `SELECT coalesce(git_branch, '') FROM application WHERE id = ?`, id).Scan(&branch); err != nil {
+		return "", fmt.Errorf("fleet %d: %w", id, err)
+	}
+	return branch, nil
+}
+
+// There lists those of some fleets that are there. It checks no right.
+func There(ctx context.Context, tx *db.Tx, ids []int64) ([]int64, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	in, args := db.In(ids)
+	found, err := db.Column[int64](ctx, tx, `SELECT id FROM application WHERE id IN `+in+` ORDER BY id`, args...)
+	if err != nil {
+		return nil, fmt.Errorf("fleets: %w", err)
+	}
+	return found, nil
 }
 
 // CheckServiceName refuses what cannot be the name of a container on a device.

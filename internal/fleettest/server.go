@@ -57,6 +57,7 @@ type Server struct {
 	Dir    string // the data directory
 	CA     string // file with the public root certificate
 	Addr   string // 127.0.0.1:PORT
+	Git    string // the same, of git over SSH
 	Admin  Admin
 
 	t     testing.TB
@@ -102,7 +103,7 @@ func NewServerWith(t testing.TB, opt Options) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{Domain: "t" + random(4) + ".roadstead.test", Dir: filepath.Join(dir, "data"), Addr: addr, t: t, opt: opt}
+	s := &Server{Domain: "t" + random(4) + ".roadstead.test", Dir: filepath.Join(dir, "data"), Addr: addr, Git: freePort(t, opt.Listen), t: t, opt: opt}
 	s.URL = "https://api." + s.Domain + ":" + port
 	s.CA = filepath.Join(s.Dir, "ca.pem")
 	if s.log, err = os.Create(filepath.Join(dir, "server.log")); err != nil {
@@ -130,7 +131,7 @@ func NewServerWith(t testing.TB, opt Options) *Server {
 // Start starts the server and waits until it says that it is ready. Started again it continues on the same directory.
 func (s *Server) Start() {
 	s.t.Helper()
-	args := append([]string{"up", "--data", s.Dir, "--domain", s.Domain, "--listen", s.Addr,
+	args := append([]string{"up", "--data", s.Dir, "--domain", s.Domain, "--listen", s.Addr, "--git-listen", s.Git,
 		"--poll-interval", s.opt.PollInterval.String()}, s.opt.Args...)
 	if file := made("ROADSTEAD_BUILDKITD", "bin/buildkitd"); file != "" {
 		args = append(args, "--buildkitd", file)

@@ -67,9 +67,11 @@ func (r *Releases) Open(ctx context.Context, tx *db.Tx, by access.Caller, ask ap
 	var id int64
 	err = tx.QueryRowContext(ctx, `
 INSERT INTO "release" (created_at, belongs_to__application, "commit", status, source, start_timestamp, update_timestamp,
-    is_final, revision, is_finalized_at__date, raw_version, version, is_created_by__user, heartbeat_at, opened_by_key, opened_with_login)
-VALUES ($1, $2, $3, 'running', 'cloud', $1, $1, $4, $5, $6, $7, $8, $9, $1, $10, $11) RETURNING id`,
-		tx.NowText(), fl.ID, randomHex(), f.Revision.Valid, f.Revision, finalized, f.raw(), string(object), by.User, proof.Key, proof.Login).Scan(&id)
+    is_final, revision, is_finalized_at__date, raw_version, version, is_created_by__user, heartbeat_at, opened_by_key, opened_with_login,
+    opened_by_ssh_key)
+VALUES ($1, $2, $3, 'running', 'cloud', $1, $1, $4, $5, $6, $7, $8, $9, $1, $10, $11, $12) RETURNING id`,
+		tx.NowText(), fl.ID, randomHex(), f.Revision.Valid, f.Revision, finalized, f.raw(), string(object), by.User, proof.Key, proof.Login,
+		proof.SSH).Scan(&id)
 	if err != nil {
 		return api.Build{}, fmt.Errorf("open build for fleet %d: %w", fl.ID, err)
 	}
@@ -241,8 +243,8 @@ func (r *Releases) endWithoutRight(ctx context.Context, tx *db.Tx, id int64) err
 	var user sql.NullInt64
 	var fleetID int64
 	var proof account.Proof
-	err := tx.QueryRowContext(ctx, `SELECT is_created_by__user, belongs_to__application, opened_by_key, opened_with_login FROM "release"
-WHERE id = $1 AND status = 'running'`, id).Scan(&user, &fleetID, &proof.Key, &proof.Login)
+	err := tx.QueryRowContext(ctx, `SELECT is_created_by__user, belongs_to__application, opened_by_key, opened_with_login, opened_by_ssh_key FROM "release"
+WHERE id = $1 AND status = 'running'`, id).Scan(&user, &fleetID, &proof.Key, &proof.Login, &proof.SSH)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}

@@ -4,26 +4,45 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
+// Programs says what programs a role starts.
+type Programs int
+
+// What a role starts: nothing; programs that it confines itself, see [Confine]; or what needs all that a process may do.
+const (
+	NoPrograms Programs = iota
+	ConfinedPrograms
+	AnyPrograms
+)
+
 // Harden is what a role does first: files it makes are its own, nobody of the same user looks into its memory, no core dump
 // holds its secrets, and, unless it has to start programs, system calls that a server never needs are refused.
-func Harden(startsPrograms bool) error {
+func Harden(starts Programs) error {
 	syscall.Umask(0o077)
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("sandbox: core dumps: %w", err)
 	}
-	if startsPrograms {
+	if starts == AnyPrograms {
 		return nil
 	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("sandbox: dumpable: %w", err)
 	}
+	if starts == ConfinedPrograms {
+		return refuse(exceptStarting())
+	}
 	return refuse(denied)
+}
+
+// exceptStarting is denied without the start of programs.
+func exceptStarting() []uint32 {
+	return slices.DeleteFunc(slices.Clone(denied), func(call uint32) bool { return call == unix.SYS_EXECVE || call == unix.SYS_EXECVEAT })
 }
 
 // denied are the calls of somebody who has taken a role over: starting programs, looking into other processes, making

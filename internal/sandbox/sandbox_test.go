@@ -13,6 +13,10 @@ import (
 
 // The test binary plays the child: what Harden does cannot be undone.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == sandbox.ConfineCommand {
+		fmt.Println(sandbox.Confined(os.Args[2:]))
+		os.Exit(126)
+	}
 	switch os.Getenv("SANDBOX_TEST_CHILD") {
 	case "harden":
 		hardened()
@@ -40,7 +44,7 @@ func child(t *testing.T, what string, env ...string) string {
 }
 
 func hardened() {
-	if err := sandbox.Harden(false); err != nil {
+	if err := sandbox.Harden(sandbox.NoPrograms); err != nil {
 		fmt.Println("Harden:", err)
 		os.Exit(1)
 	}
@@ -139,5 +143,54 @@ func TestClosedFindsTheTopmostDirectory(t *testing.T) {
 	}
 	if got := stranger.Closed("/"); got != "" {
 		t.Errorf("Closed(/) = %q", got)
+	}
+}
+
+// A program that is started behind walls reaches what it was given, and nothing else of the one that started it.
+func TestConfinedProgram(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	given, kept := filepath.Join(dir, "given"), filepath.Join(dir, "kept")
+	for _, d := range []string{given, kept} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(d, "file"), []byte("content of "+filepath.Base(d)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in := func(c sandbox.Confine, script string) string {
+		cmd := exec.Command(exe, c.Args("/bin/sh", "-c", script)...)
+		cmd.Dir, cmd.Env = "/", []string{"PATH=/usr/bin:/bin", "GIT_CONFIG_NOSYSTEM=1", "HOME=/nonexistent"}
+		out, _ := cmd.CombinedOutput() // what fails says so
+		return string(out)
+	}
+	walls := sandbox.Confine{Write: []string{given}, FileBytes: 1 << 20, Files: 64, Memory: 256 << 20, CPUSeconds: 60}
+	if got := in(walls, "cat "+given+"/file && echo x > "+given+"/new && cat "+given+"/new"); got != "content of givenx\n" {
+		t.Errorf("what is given: %q", got)
+	}
+	for what, script := range map[string]string{
+		"reads what is kept":        "cat " + kept + "/file",
+		"lists what is kept":        "ls " + kept,
+		"writes beside it":          "echo x > " + dir + "/new",
+		"reads the machine's":       "cat /etc/shadow /etc/hostname",
+		"writes the system":         "echo x > /usr/bin/roadstead-test",
+		"reads other processes":     "cat /proc/1/environ /proc/self/environ",
+		"writes without end":        "head -c 2000000 /dev/zero > " + given + "/large; test $(wc -c < " + given + "/large) -gt 1048576 && echo content of",
+		"links out and reads there": "ln -s " + kept + "/file " + given + "/link; cat " + given + "/link",
+	} {
+		if got := in(walls, script); strings.Contains(got, "content of") || strings.Contains(got, "root:") || got == "" {
+			t.Errorf("it %s: %q", what, got)
+		}
+	}
+	read := sandbox.Confine{Read: []string{given}}
+	if got := in(read, "cat "+given+"/file; echo x > "+given+"/other"); !strings.HasPrefix(got, "content of given") || !strings.Contains(got, "ermission denied") {
+		t.Errorf("what may be read only: %q", got)
+	}
+	if got := in(walls, "git ls-remote git://127.0.0.1:1/x"); !strings.Contains(got, "Operation not permitted") && !strings.Contains(got, "not found") {
+		t.Errorf("it reaches the network: %q", got)
 	}
 }

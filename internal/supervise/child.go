@@ -62,6 +62,7 @@ type child struct {
 	files   []*os.File
 	more    []string // names of the files from FDMore on
 	plan    sandbox.Plan
+	tells   string // see Role.Tells
 
 	mu       sync.Mutex // covers what follows
 	pid      int

@@ -44,6 +44,13 @@ type Role struct {
 	Of string
 	// Public marks the role that gets the public listener besides its own.
 	Public bool
+	// Own is ADDR:PORT of a public port of the role's own, "" for none, and OwnFlag how people say it. With OwnElsewhere, another
+	// port is taken when that one is in use.
+	Own          string
+	OwnFlag      string
+	OwnElsewhere bool
+	// Tells is what people are told of the role in the status, besides how it is. It gets the address of the role's own public port.
+	Tells func(dir string, s api.Site, own string) (string, error)
 	// Serves is the first label of a public name ("api") whose connections the public role hands over to this one. It gets a
 	// certificate for that name alone and ends TLS itself.
 	Serves string
@@ -70,6 +77,7 @@ type Env struct {
 	Dir    string            // the role's directory
 	Site   api.Site          // the public name and port
 	Peers  map[string]string // addresses of the roles it needs; all processes of one role have one address
+	Own    map[string]string // addresses of the public ports that roles have of their own
 	Layout Layout
 }
 
@@ -95,15 +103,31 @@ func (c Config) Validate() error {
 	if c.Listen == "" {
 		return errors.New("--listen is missing: ADDR:PORT of the public port, for example 0.0.0.0:443")
 	}
-	host, port, err := net.SplitHostPort(c.Listen)
+	if err := CheckListen("--listen", c.Listen); err != nil {
+		return err
+	}
+	for _, r := range c.Roles {
+		if r.Own == "" {
+			continue
+		}
+		if err := CheckListen(r.OwnFlag, r.Own); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CheckListen refuses what is no address to listen on, in words that name the flag.
+func CheckListen(flag, addr string) error {
+	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return fmt.Errorf("--listen %q is not ADDR:PORT", c.Listen)
+		return fmt.Errorf("%s %q is not ADDR:PORT", flag, addr)
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return fmt.Errorf("--listen %q: %q is not a port", c.Listen, port)
+		return fmt.Errorf("%s %q: %q is not a port", flag, addr, port)
 	}
 	if host != "" && net.ParseIP(host) == nil {
-		return fmt.Errorf("--listen %q: %q is not an IP address", c.Listen, host)
+		return fmt.Errorf("%s %q: %q is not an IP address", flag, addr, host)
 	}
 	return nil
 }

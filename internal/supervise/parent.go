@@ -46,6 +46,7 @@ type Parent struct {
 	outside  *pki.Authority // of the public names
 	site     api.Site
 	public   *net.TCPListener
+	own      map[string]*net.TCPListener // of roles that have a public port of their own
 	id       *pki.Identity
 	children []*child
 	shared   map[string]*os.File     // the listener of each kind of role
@@ -94,20 +95,12 @@ func (p *Parent) Run(ctx context.Context) error {
 // open opens every listening socket. They live as long as the parent: a role that is started again finds its own, and who
 // connects meanwhile waits in its queue.
 func (p *Parent) open() error {
-	addr, err := net.ResolveTCPAddr("tcp", p.cfg.Listen)
-	if err != nil {
-		return fmt.Errorf("--listen %q: %w", p.cfg.Listen, err)
+	var err error
+	if p.public, err = listen("--listen", p.cfg.Listen); err != nil {
+		return err
 	}
-	p.public, err = net.ListenTCP("tcp", addr)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("--listen %s: the port is in use by another program", p.cfg.Listen)
-	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("--listen %s: a port below 1024 needs root; choose another, or start as root (the roles give it up)", p.cfg.Listen)
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("--listen %s: this machine has no such address", p.cfg.Listen)
-	case err != nil:
-		return fmt.Errorf("--listen %s: %w", p.cfg.Listen, err)
+	if err := p.openOwn(); err != nil {
+		return err
 	}
 	p.site = api.Site{Domain: p.cfg.Domain, Port: p.public.Addr().(*net.TCPAddr).Port}
 	if p.alive, p.hold, err = os.Pipe(); err != nil {
@@ -134,6 +127,63 @@ func (p *Parent) open() error {
 		p.children = append(p.children, c)
 	}
 	return nil
+}
+
+// listen opens a public port, in words for whoever said the flag.
+func listen(flag, address string) (*net.TCPListener, error) {
+	addr, err := net.ResolveTCPAddr("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("%s %q: %w", flag, address, err)
+	}
+	ln, err := net.ListenTCP("tcp", addr)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("%s %s: the port is in use by another program%w", flag, address, silent{err})
+	case errors.Is(err, os.ErrPermission):
+		return nil, fmt.Errorf("%s %s: a port below 1024 needs root; choose another, or start as root (the roles give it up)", flag, address)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("%s %s: this machine has no such address", flag, address)
+	case err != nil:
+		return nil, fmt.Errorf("%s %s: %w", flag, address, err)
+	}
+	return ln, nil
+}
+
+// silent is an error that adds nothing to the words of the one around it.
+type silent struct{ error }
+
+func (silent) Error() string   { return "" }
+func (s silent) Unwrap() error { return s.error }
+
+// openOwn opens the public ports that roles have of their own.
+func (p *Parent) openOwn() error {
+	p.own = map[string]*net.TCPListener{}
+	for _, r := range p.cfg.Roles {
+		if r.Own == "" {
+			continue
+		}
+		ln, err := listen(r.OwnFlag, r.Own)
+		if errors.Is(err, syscall.EADDRINUSE) && r.OwnElsewhere {
+			host, _, _ := net.SplitHostPort(r.Own)
+			if ln, err = listen(r.OwnFlag, net.JoinHostPort(host, "0")); err == nil {
+				p.log.Warn("a port is in use by another program, and another one was taken; choose one that stays", "role", r.Name,
+					"flag", r.OwnFlag, "wanted", r.Own, "taken", ln.Addr().String())
+			}
+		}
+		if err != nil {
+			return err
+		}
+		p.own[r.Name] = ln
+	}
+	return nil
+}
+
+// ownAddress is the address of a role's own public port; "" when it has none.
+func (p *Parent) ownAddress(role string) string {
+	if ln := p.own[role]; ln != nil {
+		return ln.Addr().String()
+	}
+	return ""
 }
 
 // several reports whether a role has more than one process.
@@ -173,6 +223,13 @@ func (p *Parent) newChild(r Role) (*child, error) {
 			c.files, c.more = append(c.files, p.channels[label].giver), append(c.more, MoreGiver+label)
 		}
 	}
+	if ln := p.own[r.Name]; ln != nil {
+		f, err := ln.File()
+		if err != nil {
+			return nil, err
+		}
+		c.files, c.more = append(c.files, f), append(c.more, MorePublic)
+	}
 	if r.Serves != "" {
 		c.files, c.more = append(c.files, p.channels[r.Serves].taker), append(c.more, MoreTaker)
 	}
@@ -198,6 +255,9 @@ func (p *Parent) close() {
 		}
 	}
 	_ = p.public.Close()
+	for _, ln := range p.own {
+		_ = ln.Close()
+	}
 	_ = p.alive.Close()
 	_ = p.hold.Close()
 }
@@ -283,7 +343,7 @@ func (p *Parent) serve(ctx context.Context) error {
 	door := make(chan struct{})
 	var doors sync.WaitGroup
 	for _, c := range p.children {
-		if c.role.Public || c.role.Name == api.RoleBuilder { // those who take work from outside
+		if c.role.Public || c.role.Own != "" || c.role.Name == api.RoleBuilder { // those who take work from outside
 			doors.Go(func() { p.keep(ctx, c) })
 			continue
 		}

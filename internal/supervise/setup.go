@@ -132,7 +132,10 @@ func (p *Parent) furnish(c *child, peers map[string]string) error {
 	if err := p.certify(c); err != nil {
 		return err
 	}
-	env := Env{Dir: dir, Site: p.site, Peers: map[string]string{}, Layout: p.layout}
+	env := Env{Dir: dir, Site: p.site, Peers: map[string]string{}, Own: map[string]string{}, Layout: p.layout}
+	for name := range p.own {
+		env.Own[name] = p.ownAddress(name)
+	}
 	for _, name := range c.role.Needs {
 		if addr := peers[name]; addr != "" {
 			env.Peers[name] = addr
@@ -144,6 +147,11 @@ func (p *Parent) furnish(c *child, peers map[string]string) error {
 	}
 	if err := durable.WriteFile(filepath.Join(dir, "role.json"), append(data, '\n'), 0o600); err != nil {
 		return err
+	}
+	if c.role.Tells != nil {
+		if c.tells, err = c.role.Tells(dir, p.site, p.ownAddress(c.role.Name)); err != nil {
+			return err
+		}
 	}
 	if c.account == nil {
 		return nil

@@ -46,6 +46,8 @@ type RoleStatus struct {
 	PID      int       `json:"pid"`
 	User     string    `json:"user"`
 	Address  string    `json:"address"`
+	Public   string    `json:"public,omitempty"` // of a public port of its own
+	Tells    string    `json:"tells,omitempty"`  // what there is to know of it
 	State    State     `json:"state"`
 	Why      string    `json:"why,omitempty"`
 	Restarts int       `json:"restarts"`
@@ -61,6 +63,7 @@ func (p *Parent) status() Status {
 	for _, c := range p.children {
 		c.mu.Lock()
 		r := RoleStatus{Role: c.role.Name, PID: c.pid, User: p.user, Address: c.addr, State: c.state, Why: c.why,
+			Public: p.ownAddress(c.role.Name), Tells: c.tells,
 			Restarts: c.restarts, Since: c.since.UTC().Truncate(time.Second)}
 		c.mu.Unlock()
 		if c.account != nil {

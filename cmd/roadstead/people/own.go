@@ -25,23 +25,25 @@ type sshKeyView struct {
 	// Fingerprint is what ssh-keygen -lf shows of the key.
 	Fingerprint string `json:"fingerprint"`
 	CreatedAt   string `json:"created_at"`
+	LastUsedAt  string `json:"last_used_at"` // for git
+	LastUsed    string `json:"last_used_from"`
 }
 
 func (a people) sshKeys() *cobra.Command {
 	list := a.Command(cmdline.Action{
 		Use: "list", Aliases: []string{"ls"}, Short: "List your SSH keys", Example: "  roadstead ssh-key list",
 		Do: func(ctx context.Context, c *client.Client, _ []string) error {
-			q := client.Query{Select: "id,title,public_key,fingerprint,created_at", OrderBy: "title asc"}
+			q := client.Query{Select: "id,title,public_key,fingerprint,created_at,last_used_at,last_used_from", OrderBy: "title asc"}
 			return cmdline.List(ctx, a.App, c, "user__has__public_key", q, func(k sshKeyView) sshKeyView { return k },
-				[]string{"Id", "Title", "Type", "Fingerprint", "Added"},
+				[]string{"Id", "Title", "Type", "Fingerprint", "Added", "Used for git", "From"},
 				func(k sshKeyView) []string {
-					return []string{id(k.ID), k.Title, keyType(k.PublicKey), k.Fingerprint, ago(k.CreatedAt)}
+					return []string{id(k.ID), k.Title, keyType(k.PublicKey), k.Fingerprint, ago(k.CreatedAt), ago(k.LastUsedAt), k.LastUsed}
 				})
 		},
 	})
 	add := a.Command(cmdline.Action{
 		Use: "add TITLE FILE", Short: "Add an SSH public key of yours", Least: 2, Most: 2,
-		Long: `Add a public key, with which you can enter devices that you operate. "-" reads it from the standard input. It needs a session with
+		Long: `Add a public key, with which you push with git and can enter devices that you operate. "-" reads it from the standard input. It needs a session with
 a password given lately, and a key that no other account has: ed25519, ecdsa, one of a security key, or rsa of 3072 bits or more.`,
 		Example: "  roadstead ssh-key add laptop ~/.ssh/id_ed25519.pub",
 		Complete: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {

@@ -37,7 +37,9 @@ func (k *Keys) Resource() *odata.Resource {
 			{Name: "user", Type: odata.ForeignKey, To: "user", Reverse: []string{long, "user_public_key"}},
 			{Name: "title", Type: odata.String, MaxLen: 255},
 			{Name: "public_key", Type: odata.String, MaxLen: MaxLen},
-			{Name: "fingerprint", Type: odata.String, Null: true}, // ours
+			{Name: "fingerprint", Type: odata.String, Null: true},    // ours, as are the next
+			{Name: "last_used_at", Type: odata.Date, Null: true},     // for git
+			{Name: "last_used_from", Type: odata.String, Null: true}, // an address
 		},
 		Keys:       [][]string{{"user", "public_key"}},
 		UniqueText: map[string]string{"user,public_key": `"user" and "public_key" must be unique.`, "fingerprint": `"public_key" must be unique.`},

@@ -68,7 +68,7 @@ func From(r *http.Request) account.From {
 	if client := r.Header.Get("X-Balena-Client"); client != "" { // their clients say there who they are
 		f.UserAgent = client + " " + f.UserAgent
 	}
-	if role := pki.PeerRole(r); Forwards(role) || role == api.RoleBuilder { // the builder hands on what the edge told it
+	if role := pki.PeerRole(r); Forwards(role) || role == api.RoleBuilder || role == api.RoleGit { // they hand on what the edge told them
 		parts := strings.Split(r.Header.Get("X-Forwarded-For"), ",")
 		f.Address = strings.TrimSpace(parts[len(parts)-1])
 	}
