@@ -34,8 +34,9 @@ type given struct {
 
 const (
 	maxSecret  = 128 << 10 // bytes of a secret
-	maxSecrets = 1 << 20   // bytes of all of them
+	maxSecrets = 256 << 10 // bytes of all of them
 	maxFiles   = 256       // of them
+	maxGiven   = 2 << 20   // bytes of what a push gives: secrets in base64, and arguments
 )
 
 var registryFiles = []string{"registry-secrets.json", "registry-secrets.yml", "registry-secrets.yaml"}
@@ -57,7 +58,7 @@ func takeGiven(root *os.Root) (*given, error) {
 			return nil, err
 		}
 	}
-	text, err := takeFile(root, api.BuildGivenFile, 2*maxSecrets)
+	text, err := takeFile(root, api.BuildGivenFile, maxGiven)
 	if err != nil {
 		return nil, err
 	}

@@ -95,7 +95,7 @@ func (m *making) prepare() error {
 	m.opt = *m.svc.Build
 	var mounted []string
 	var err error
-	if m.secrets, mounted, err = m.pre.given.secrets(m.svc.Name); err != nil {
+	if m.secrets, mounted, err = m.pre.secrets(m.svc.Name); err != nil {
 		return err
 	}
 	if m.context, err = filepath.EvalSymlinks(filepath.Join(m.build.source(), m.opt.Context)); err != nil {

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/roadstead-io/roadstead/internal/builder/logtext"
@@ -115,6 +117,51 @@ func TestASecretOfManyLines(t *testing.T) {
 				t.Errorf("of base64 in lines of %d: %q shows %q", width, text[:width], got)
 			}
 			text = text[width:]
+		}
+	}
+}
+
+// The longest of several that begin alike is hidden, and all of one that is longer than what is looked for.
+func TestSecretsThatBeginAlike(t *testing.T) {
+	long := ""
+	for i := range 40 {
+		long += strconv.Itoa(i*i*i) + "-"
+	}
+	c := logtext.New([]string{"hush", "hush-hush", "hush-hush-hush-3", "hush-1", "another", long, long[:70] + "other end"})
+	for in, want := range map[string]string{
+		"hush":                  "[secret]",
+		"hush-":                 "[secret]-",
+		"hush-hush-":            "[secret]-",
+		"hush-hush-hush-2":      "[secret]-2",
+		"hush-hush-hush-3":      "[secret]",
+		"hush-1hush-2":          "[secret]-2",
+		"husanother":            "hus[secret]",
+		"<" + long + ">":        "<[secret]>",
+		long[:70] + "other end": "[secret]",
+	} {
+		if got := c.Clean(in); got != want {
+			t.Errorf("Clean(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+// The attack: secrets and output that are made to be costly to look for.
+func TestTheWorkIsBounded(t *testing.T) {
+	var alike, nested strings.Builder
+	for i := range 20_000 {
+		fmt.Fprintf(&alike, "aaaaaaaaaa%d\n", i)
+	}
+	for i := range 400 {
+		nested.WriteString(strings.Repeat("a", i+4) + "\n")
+	}
+	line := strings.Repeat("a", 256<<10)
+	for name, secrets := range map[string][]string{"alike": {alike.String()}, "nested": {nested.String()}, "nearly": {strings.Repeat("a", 100<<10) + "b"}} {
+		c := logtext.New(secrets)
+		began := time.Now()
+		c.Clean(line)
+		c.Clean(strings.Repeat("%61", 80<<10))
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("%s: %s", name, took)
 		}
 	}
 }

@@ -11,8 +11,10 @@ import (
 // always find another form: this is against accidents. A Cleaner does not change and may be used by many at once; nil knows no
 // secrets.
 type Cleaner struct {
-	whole   map[uint32][]string   // secrets and their lines by their first bytes, the longest first
-	windows map[[window]byte]bool // every piece of a secret, to know a part of it in encoded text by
+	begin    map[uint32]bool       // how secrets and their lines begin
+	patterns []string              // their first bytes, sorted
+	parent   []int                 // of a pattern, the longest other one that it begins with; -1 is none
+	windows  map[[window]byte]bool // every piece of a secret, to know a part of it in encoded text by
 }
 
 const (
@@ -22,29 +24,40 @@ const (
 	Hidden = "[secret]"
 
 	window = 8
+	// maxPattern is how much of a secret's line is looked for; what follows is known by its pieces. It keeps the work for a byte of a log
+	// small, whatever a build has for a secret and prints.
+	maxPattern = 64
 )
 
 // New makes a cleaner for secrets. Of one with several lines every line is a secret too, for a log has lines.
 func New(secrets []string) *Cleaner {
-	c := &Cleaner{whole: map[uint32][]string{}, windows: map[[window]byte]bool{}}
+	c := &Cleaner{begin: map[uint32]bool{}, windows: map[[window]byte]bool{}}
 	for _, s := range secrets {
 		c.add(s)
 	}
-	if len(c.whole) == 0 {
+	if len(c.patterns) == 0 {
 		return nil
 	}
-	for _, list := range c.whole {
-		slices.SortFunc(list, func(a, b string) int { return len(b) - len(a) })
+	slices.Sort(c.patterns)
+	c.patterns = slices.Compact(c.patterns)
+	c.parent = make([]int, len(c.patterns))
+	for i, p := range c.patterns {
+		// Whatever p begins with stands before it, and everything between the two begins with it as well.
+		up := i - 1
+		for up >= 0 && !strings.HasPrefix(p, c.patterns[up]) {
+			up = c.parent[up]
+		}
+		c.parent[i] = up
 	}
 	return c
 }
 
 func (c *Cleaner) add(secret string) {
 	secret = strings.TrimSpace(secret)
-	c.addWhole(secret)
+	c.addPattern(secret)
 	if strings.ContainsRune(secret, '\n') {
 		for line := range strings.Lines(secret) {
-			c.addWhole(strings.TrimSpace(line))
+			c.addPattern(strings.TrimSpace(line))
 		}
 	}
 	for i := 0; i+window <= len(secret); i++ {
@@ -54,17 +67,34 @@ func (c *Cleaner) add(secret string) {
 	}
 }
 
-func (c *Cleaner) addWhole(s string) {
+func (c *Cleaner) addPattern(s string) {
 	if len(s) < Least {
 		return
 	}
-	k := key(s)
-	if !slices.Contains(c.whole[k], s) {
-		c.whole[k] = append(c.whole[k], s)
-	}
+	c.begin[key(s)] = true
+	c.patterns = append(c.patterns, s[:min(len(s), maxPattern)])
 }
 
-func key(s string) uint32 { return binary.LittleEndian.Uint32([]byte(s[:Least])) }
+func key[T string | []byte](s T) uint32 { return binary.LittleEndian.Uint32([]byte(s[:Least])) }
+
+// at is the length of the longest pattern that a text begins with, or 0.
+func (c *Cleaner) at(text []byte) int {
+	if !c.begin[key(text)] {
+		return 0
+	}
+	t := string(text[:min(len(text), maxPattern)])
+	i, found := slices.BinarySearch(c.patterns, t)
+	if !found {
+		i--
+	}
+	for i >= 0 && !strings.HasPrefix(t, c.patterns[i]) {
+		i = c.parent[i]
+	}
+	if i < 0 {
+		return 0
+	}
+	return len(c.patterns[i])
+}
 
 // varied reports whether a piece of a secret says anything: a row of dashes or blanks does not.
 func varied(w [window]byte) bool {
@@ -118,16 +148,20 @@ func (c *Cleaner) find(v *view, hide []bool, pieces bool) (found bool) {
 			hide[j] = true
 		}
 	}
+	upTo := 0 // of a long secret, as far as it is known by its pieces
 	for i := 0; i+Least <= len(v.text); i++ {
-		rest := string(v.text[i:min(len(v.text), i+Least)])
-		for _, s := range c.whole[key(rest)] {
-			if i+len(s) <= len(v.text) && string(v.text[i:i+len(s)]) == s {
-				mark(i, len(s))
-				break
-			}
+		n := c.at(v.text[i:])
+		if n > 0 {
+			mark(i, n)
 		}
-		if pieces && i+window <= len(v.text) && c.windows[[window]byte(v.text[i:i+window])] {
+		if n == maxPattern {
+			upTo = max(upTo, i+n)
+		}
+		if i+window <= len(v.text) && (pieces || i < upTo) && c.windows[[window]byte(v.text[i:i+window])] {
 			mark(i, window)
+			if !pieces {
+				upTo = max(upTo, i+window)
+			}
 		}
 	}
 	return found
