@@ -43,7 +43,7 @@ func TestWhoFollowsABuild(t *testing.T) {
 	c.watch(c.owner, "/internal/v1/builds/999", http.StatusNotFound)
 	c.watch("nonsense", build, http.StatusUnauthorized)
 	c.server.role(api.RoleBuilder, "POST", build+"/watch", nil).want(http.StatusUnauthorized)
-	for _, p := range c.server.principals() {
+	for _, p := range c.principals() {
 		switch p.kind {
 		case access.Device, access.FleetKey:
 			c.watch(p.token, build, http.StatusForbidden)

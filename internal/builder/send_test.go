@@ -22,7 +22,6 @@ import (
 	"testing"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 
@@ -36,7 +35,7 @@ func project(t testing.TB, more map[string]string) map[string]string {
 	img := must(random.Image(2000, 1))(t)
 	cfg := must(img.ConfigFile())(t).DeepCopy()
 	cfg.OS, cfg.Architecture = "linux", "amd64"
-	files := map[string]string{".roadstead/images/main.tar": dockerSave(t, v1.Image(must(mutate.ConfigFile(img, cfg))(t)))}
+	files := map[string]string{".roadstead/images/main.tar": dockerSave(t, must(mutate.ConfigFile(img, cfg))(t))}
 	for name, text := range more {
 		files[name] = text
 	}

@@ -37,11 +37,6 @@ func place(t *testing.T, lim source.Limits, entries ...api.SourceEntry) (string,
 
 func TestAManifestIsLaidOut(t *testing.T) {
 	dir, err := place(t, source.Limits{Bytes: 100, Entries: 10},
-		api.SourceEntry{Path: "./b/../b/x", Mode: 0o4755, Size: 3, SHA256: someSum})
-	if err == nil {
-		t.Error("a path with .. is accepted")
-	}
-	dir, err = place(t, source.Limits{Bytes: 100, Entries: 10},
 		api.SourceEntry{Path: "a/link", Type: "link", Link: "../b/x"},
 		api.SourceEntry{Path: "b/x", Mode: 0o4755, Size: 3, SHA256: someSum},
 		api.SourceEntry{Path: "b/", Type: "dir", Mode: 0o050},
