@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/roadstead-io/roadstead/cmd/roadstead/base"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/build"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/hardware"
@@ -62,6 +63,6 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 	root.AddCommand(record.Commands(a.App)...)
 	root.AddCommand(keys.Commands(a.App)...)
 	root.AddCommand(signin.Commands(a.App)...)
-	root.AddCommand(signin.IdentityCommand(a.App), build.Command(a.App))
+	root.AddCommand(signin.IdentityCommand(a.App), build.Command(a.App), base.Command(a.App))
 	return root
 }

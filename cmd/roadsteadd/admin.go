@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/cmd/roadsteadd/bases"
 	"github.com/roadstead-io/roadstead/internal/builder/base"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/supervise"
@@ -33,10 +34,10 @@ func adminCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	user.AddCommand(userAddCommand(), userPasswordCommand(), userSupportCommand())
 	user.AddCommand(userCommands()...)
-	bases := &cobra.Command{Use: "base", Short: "The base images that builds may start from", Args: cobra.NoArgs,
+	shelf := &cobra.Command{Use: "base", Short: "The base images that builds may start from", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	bases.AddCommand(baseImportCommand(), baseListCommand())
-	cmd.AddCommand(user, bases, osCommand(), mailCommand(), registryCommand(), quotaCommand(), backupCommand(), restoreCommand(), verifyCommand())
+	shelf.AddCommand(baseImportCommand(), bases.ListCommand(dataFlag, basesOf), bases.RebuildCommand(dataFlag, basesOf))
+	cmd.AddCommand(user, shelf, osCommand(), mailCommand(), registryCommand(), quotaCommand(), backupCommand(), restoreCommand(), verifyCommand())
 	return cmd
 }
 
@@ -189,30 +190,16 @@ as a tar file. It replaces the image of that name and architecture.`,
 	return cmd
 }
 
-func baseListCommand() *cobra.Command {
-	var data string
-	cmd := &cobra.Command{
-		Use: "list --data DIR", Short: "List the base images", Example: "  roadsteadd admin base list --data /var/lib/roadstead",
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			dir, err := dataDir(data)
-			if err != nil {
-				return err
-			}
-			list, err := base.List(supervise.Layout(dir).Bases())
-			if err != nil {
-				return err
-			}
-			for _, b := range list {
-				for arch, digest := range b.Images {
-					_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%s\t%s\t%s\n", b.Name, arch, digest)
-				}
-			}
-			return nil
-		},
+// basesOf is where the server of a data directory has its base images.
+func basesOf(data string) (string, error) {
+	dir, err := dataDir(data)
+	if err != nil {
+		return "", err
 	}
-	dataFlag(cmd, &data)
-	return cmd
+	if err := prepareRun(supervise.Layout(dir)); err != nil {
+		return "", err
+	}
+	return supervise.Layout(dir).Bases(), nil
 }
 
 // database gives a file with a consistent copy of the server's database, whether it runs or not; done removes it.

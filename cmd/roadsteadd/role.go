@@ -149,7 +149,7 @@ func inherit(name string, f roleFlags) (inherited, error) {
 	}
 	syscall.CloseOnExec(supervise.FDListener)
 	syscall.CloseOnExec(supervise.FDParent)
-	if name == roleBuildkit {
+	if name == roleBuildkit || name == roleBases {
 		in.report = os.NewFile(supervise.FDListener, "report")
 		return in, nil
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/cmd/roadsteadd/bases"
 	"github.com/roadstead-io/roadstead/internal/apiserver"
 	"github.com/roadstead-io/roadstead/internal/builder"
 	"github.com/roadstead-io/roadstead/internal/builder/worker"
@@ -36,6 +37,8 @@ const (
 	roleEdge = api.RoleEdge
 	// roleBuildkit is the process around buildkitd. It has no certificate: it talks to nobody.
 	roleBuildkit = "buildkit"
+	// roleBases makes the base images anew by a schedule. It has no certificate either.
+	roleBases = "bases"
 )
 
 // starts says how each role is started.
@@ -114,6 +117,13 @@ var starts = map[string]start{
 		return s.Run(ctx, in.ln, in.public)
 	},
 	roleBuildkit: runBuildkit,
+	roleBases: func(ctx context.Context, in inherited, log *slog.Logger) error {
+		cfg, err := load[bases.Config](in.dir)
+		if err != nil {
+			return err
+		}
+		return bases.Run(ctx, cfg, in.report, log)
+	},
 }
 
 // server is what every role with one listener is.
@@ -202,6 +212,13 @@ func roles(f upFlags) []supervise.Role {
 		{
 			Name: roleBuildkit, Quiet: true, Optional: true, Setuid: true, PrepareUser: worker.Prepare,
 			Config: func(e supervise.Env) any { return worker.Config{Dir: e.Dir, Buildkitd: f.buildkitd} },
+		},
+		{
+			Name: roleBases, Quiet: true, Optional: true,
+			Config: func(e supervise.Env) any {
+				return bases.Config{Dir: e.Dir, Bases: e.Layout.Bases(), Every: f.baseRebuild}
+			},
+			PrepareUser: func(user string) error { return bases.Own(supervise.Layout(f.data).Bases(), user) },
 		},
 		{
 			Name: api.RoleBuilder, Needs: []string{api.RoleAPI, api.RoleSigner, api.RoleRegistry}, InGroupOf: []string{roleBuildkit},
@@ -294,7 +311,7 @@ func apiConfig(f upFlags, process int) func(supervise.Env) any {
 		}
 		return apiserver.Config{
 			Git:   git,
-			Blobs: filepath.Join(e.Layout.Role(api.RoleAPI), "blobs"), Contracts: ownContracts(e.Layout),
+			Blobs: filepath.Join(e.Layout.Role(api.RoleAPI), "blobs"), Contracts: ownContracts(e.Layout), Bases: e.Layout.Bases(),
 			MaxBlob: f.maxUpload << 20, MaxFiles: f.maxAssets << 20, SessionIdle: f.sessionIdle, SessionLife: f.sessionLife,
 			Dir: e.Dir, Site: e.Site, Peers: e.Peers, Process: process, SQL: f.sql, PublicCA: e.Layout.PublicCA(), PollInterval: f.poll,
 			Admission: f.admission, Logs: f.logs, OData: f.odata, Registry: f.registry.rows(), AuditDays: f.auditRetention, BuildDays: f.buildRetention, Mail: f.mail.Server, SecurityContact: f.securityContact, SignIn: filepath.Join(e.Dir, signInFile),

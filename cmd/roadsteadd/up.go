@@ -43,6 +43,7 @@ type upFlags struct {
 	securityContact              string
 	gitListen, git               string
 	gitSubmodules                bool
+	baseRebuild                  time.Duration
 }
 
 func upCommand() *cobra.Command {
@@ -70,6 +71,7 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.StringVar(&f.config, "config", "", "a `FILE` with settings, YAML or JSON")
 	fs.StringVar(&f.buildkitd, "buildkitd", "", "`PATH` of buildkitd; empty means beside this program, else on PATH")
 	fs.StringVar(&f.logFormat, "log-format", "text", "form of the log on standard error: text or json")
+	fs.DurationVar(&f.baseRebuild, "base-rebuild", 7*24*time.Hour, "how often base images are made anew that were made here; 0 means never")
 	fs.DurationVar(&f.poll, "poll-interval", 10*time.Minute, "how often devices ask for news, unless a variable says otherwise")
 	fs.IntVar(&f.apiProcesses, "api-processes", 1, "how many processes the api role has; more than one needs PostgreSQL")
 	fs.IntVar(&f.admission.DeviceRequests, "device-requests", 0, "how many requests of devices one api process works on at once; 0 means 64")
@@ -123,6 +125,8 @@ func (f upFlags) check() error {
 		return fmt.Errorf("--session-life %s: at least an hour", f.sessionLife)
 	case f.maxAssets < 0 || f.maxAssets > maxMiB:
 		return fmt.Errorf("--max-assets %d: 0 to %d", f.maxAssets, maxMiB)
+	case f.baseRebuild != 0 && f.baseRebuild < time.Hour:
+		return fmt.Errorf("--base-rebuild %s: at least 1h, or 0 for never", f.baseRebuild)
 	case f.poll < time.Second:
 		return fmt.Errorf("--poll-interval %s: at least 1s", f.poll)
 	}

@@ -30,6 +30,8 @@ type Config struct {
 	SQL string `json:"sql,omitempty"`
 	// PublicCA is the file of the root certificate that devices and people are given to trust.
 	PublicCA string `json:"public_ca"`
+	// Bases is the directory of base images, of which people are told; "" means there are none.
+	Bases string `json:"bases,omitempty"`
 	// PollInterval is how often devices ask for their target state unless a variable says otherwise. 0 means ten minutes.
 	PollInterval time.Duration `json:"poll_interval"`
 	// Admission bounds how much is worked on at once.

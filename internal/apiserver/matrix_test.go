@@ -119,6 +119,8 @@ POST   /api-key/v2/{$}                                      | - x x - - - - -
 POST   /api-key/application/{id}/provisioning               | - x x - - - - -
 POST   /api-key/device/{id}/device-key                      | - x x - - - - -
 GET    /api-key/v1/{id}/explain                             | - x x - - - - -
+GET    /base/v1/images                                      | - x x - - - - -
+GET    /base/v1/images/{digest}/{what}                      | - x x - - - - -
 GET    /service-account/v1                                  | - x - - - - - -
 POST   /service-account/v1                                  | - x - - - - - -
 DELETE /service-account/v1/{id}                             | - x - - - - - -

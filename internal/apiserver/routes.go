@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/apiserver/bases"
 	"github.com/roadstead-io/roadstead/internal/apiserver/factors"
 	"github.com/roadstead-io/roadstead/internal/apiserver/people"
 	"github.com/roadstead-io/roadstead/internal/apiserver/providers"
@@ -47,6 +48,7 @@ func (s *Server) list() []route.Route {
 	rs = append(rs, storage.Routes(s.stored, s.db)...)
 	rs = append(rs, providers.Routes(s.signin, s.accounts, s.db)...)
 	rs = append(rs, s.git.Routes()...)
+	rs = append(rs, bases.Routes(s.cfg.Bases)...)
 	rs = append(rs, s.fleetRoutes()...)
 	rs = append(rs, s.fileRoutes()...)
 	return append(rs, s.deviceRoutes()...)

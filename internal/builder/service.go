@@ -244,7 +244,7 @@ func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 	attrs["build-arg:BUILDKIT_CACHE_MOUNT_NS"] = m.tenant()
 	attrs["build-arg:BUILDKIT_SANDBOX_HOSTNAME"] = m.tenant()
 	attrs["attest:provenance"] = "mode=min,version=v1" // what the image was built from; see taken
-	if err := m.build.s.offerBases(ctx, m.build.platform(), attrs); err != nil {
+	if err := m.build.s.offerBases(ctx, m.build.platform(), m.dockerfile, attrs); err != nil {
 		return client.SolveOpt{}, err
 	}
 	mounts, err := m.mounts()

@@ -61,8 +61,8 @@ func (s *Server) tidyStore() {
 	s.log.Info("emptied the image store", "bytes", size)
 }
 
-// offerBases makes the base images for a platform available to a build, under the names that a Dockerfile gives them.
-func (s *Server) offerBases(ctx context.Context, platform v1.Platform, attrs map[string]string) error {
+// offerBases makes the base images that a Dockerfile names available to its build, under these names.
+func (s *Server) offerBases(ctx context.Context, platform v1.Platform, dockerfile string, attrs map[string]string) error {
 	if s.cfg.Bases == "" {
 		return nil
 	}
@@ -70,15 +70,11 @@ func (s *Server) offerBases(ctx context.Context, platform v1.Platform, attrs map
 	if err != nil {
 		return err
 	}
-	for _, b := range bases {
-		hash, ok := b.Images[platform.String()]
-		if !ok {
-			continue
+	for name, image := range base.Named(bases, platform, dockerfile) {
+		if err := imagestore.Copy(ctx, s.store, image.Path, image.Hash); err != nil {
+			return fmt.Errorf("base image %s: %w", name, err)
 		}
-		if err := imagestore.Copy(ctx, s.store, b.Path, hash); err != nil {
-			return fmt.Errorf("base image %s: %w", b.Name, err)
-		}
-		attrs["context:"+b.Name] = "oci-layout://" + baseStore + "@" + hash.String()
+		attrs["context:"+name] = "oci-layout://" + baseStore + "@" + image.Hash.String()
 	}
 	return nil
 }

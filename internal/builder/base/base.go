@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,6 +41,7 @@ type Base struct {
 	Name   string // "base/busybox"
 	Path   string // of the OCI layout
 	Images map[string]v1.Hash
+	Former map[string][]v1.Hash // what newer images took the place of, newest first
 }
 
 // Import makes or replaces one architecture of a base image in dir from a tar archive: either a root file system, or an OCI
@@ -63,7 +66,7 @@ func Import(dir, name string, archive io.Reader, arch string) error {
 	if err != nil {
 		return fmt.Errorf("import base image %s: %w", name, err)
 	}
-	if err := replace(dir, tmp, name, img, platform); err != nil {
+	if err := Publish(dir, name, img, platform, Record{About: "imported"}); err != nil {
 		return fmt.Errorf("import base image %s: %w", name, err)
 	}
 	return nil
@@ -84,7 +87,7 @@ func read(tmp string, archive io.Reader, platform v1.Platform) (v1.Image, error)
 		return nil, api.Errorf(api.TooLarge, "the archive is larger than %d bytes", bounds.Bytes)
 	}
 	if kind == isRoot {
-		return fromRoot(file, newest, platform)
+		return fromRoot(file, newest, platform, Config{Cmd: []string{"sh"}})
 	}
 	f, err := os.Open(file)
 	if err != nil {
@@ -154,8 +157,26 @@ func inspect(file string) (kind, time.Time, error) {
 	return isRoot, newest, nil
 }
 
-// fromRoot makes an image of a root file system. The same archive makes the same image, byte for byte.
-func fromRoot(file string, created time.Time, platform v1.Platform) (v1.Image, error) {
+// Config is what an image says of itself.
+type Config struct {
+	Env    map[string]string // PATH has a value when it is not named
+	Cmd    []string
+	Labels map[string]string
+}
+
+// FromRoot makes an image of a root file system in a tar archive. The same archive makes the same image, byte for byte.
+func FromRoot(file string, platform v1.Platform, c Config) (v1.Image, error) {
+	kind, newest, err := inspect(file)
+	if err != nil {
+		return nil, err
+	}
+	if kind != isRoot {
+		return nil, api.Errorf(api.Invalid, "the archive is no root file system")
+	}
+	return fromRoot(file, newest, platform, c)
+}
+
+func fromRoot(file string, created time.Time, platform v1.Platform, c Config) (v1.Image, error) {
 	layer, err := tarball.LayerFromFile(file, tarball.WithMediaType(types.OCILayer))
 	if err != nil {
 		return nil, err
@@ -174,7 +195,14 @@ func fromRoot(file string, created time.Time, platform v1.Platform) (v1.Image, e
 	cfg.Created = v1.Time{Time: created.UTC()}
 	cfg.OS, cfg.Architecture, cfg.Variant = platform.OS, platform.Architecture, platform.Variant
 	cfg.Config.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-	cfg.Config.Cmd = []string{"sh"}
+	for _, name := range slices.Sorted(maps.Keys(c.Env)) {
+		if name == "PATH" {
+			cfg.Config.Env[0] = "PATH=" + c.Env[name]
+			continue
+		}
+		cfg.Config.Env = append(cfg.Config.Env, name+"="+c.Env[name])
+	}
+	cfg.Config.Cmd, cfg.Config.Labels = c.Cmd, c.Labels
 	return mutate.ConfigFile(img, cfg)
 }
 
@@ -260,65 +288,6 @@ func isFor(dir string, img v1.Image, platform v1.Platform) (bool, error) {
 		(platform.Variant == "" || cfg.Variant == platform.Variant || cfg.Variant == ""), nil
 }
 
-// replace puts an image into the base's layout: a new layout is written beside the old one and takes its place.
-func replace(dir, tmp, name string, img v1.Image, platform v1.Platform) error {
-	final := filepath.Join(dir, strings.TrimPrefix(name, prefix))
-	next := filepath.Join(tmp, "next")
-	out, err := layout.Write(next, empty.Index)
-	if err != nil {
-		return err
-	}
-	if old, err := layout.ImageIndexFromPath(final); err == nil {
-		if err := keepOthers(out, old, platform); err != nil {
-			return fmt.Errorf("keep what %s held: %w", final, err)
-		}
-	}
-	if err := out.AppendImage(img, layout.WithPlatform(platform)); err != nil {
-		return err
-	}
-	if err := readable(next); err != nil {
-		return err
-	}
-	if err := os.Rename(final, filepath.Join(tmp, "old")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return os.Rename(next, final)
-}
-
-func keepOthers(out layout.Path, old v1.ImageIndex, platform v1.Platform) error {
-	m, err := old.IndexManifest()
-	if err != nil {
-		return err
-	}
-	for _, d := range m.Manifests {
-		if d.Platform == nil || d.Platform.Equals(platform) {
-			continue
-		}
-		img, err := old.Image(d.Digest)
-		if err != nil {
-			return err
-		}
-		if err := out.AppendImage(img, layout.WithPlatform(*d.Platform)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// readable opens a layout to everybody on the machine, whatever the umask: base images are no secret, and the builder role is
-// another user than the operator.
-func readable(root string) error {
-	return filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if d.IsDir() {
-			return os.Chmod(p, 0o755)
-		}
-		return os.Chmod(p, 0o644)
-	})
-}
-
 // List reads which base images a directory holds. A directory that does not exist holds none.
 func List(dir string) ([]Base, error) {
 	entries, err := os.ReadDir(dir)
@@ -334,7 +303,7 @@ func List(dir string) ([]Base, error) {
 		if !e.IsDir() || !nameForm.MatchString(name) {
 			continue
 		}
-		b := Base{Name: name, Path: filepath.Join(dir, e.Name()), Images: map[string]v1.Hash{}}
+		b := Base{Name: name, Path: filepath.Join(dir, e.Name()), Images: map[string]v1.Hash{}, Former: map[string][]v1.Hash{}}
 		idx, err := layout.ImageIndexFromPath(b.Path)
 		if err != nil {
 			return nil, fmt.Errorf("base image %s: %w", name, err)
@@ -344,8 +313,12 @@ func List(dir string) ([]Base, error) {
 			return nil, fmt.Errorf("base image %s: %w", name, err)
 		}
 		for _, d := range m.Manifests {
-			if d.Platform != nil {
+			switch {
+			case d.Platform != nil:
 				b.Images[d.Platform.String()] = d.Digest
+			case d.Annotations[formerPlatform] != "":
+				at := d.Annotations[formerPlatform]
+				b.Former[at] = append(b.Former[at], d.Digest)
 			}
 		}
 		bases = append(bases, b)

@@ -284,3 +284,21 @@ func (f *Fetcher) get(ctx context.Context, name, address string) (io.ReadCloser,
 	}
 	return res.Body, nil
 }
+
+// Tidy removes from the cache what was fetched longer ago than age.
+func (f *Fetcher) Tidy(age time.Duration) error {
+	entries, err := os.ReadDir(f.cfg.Cache)
+	if err != nil {
+		return fmt.Errorf("tidy what was fetched: %w", err)
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || f.Now().Sub(info.ModTime()) < age {
+			continue
+		}
+		if err := os.Remove(filepath.Join(f.cfg.Cache, e.Name())); err != nil {
+			return fmt.Errorf("tidy what was fetched: %w", err)
+		}
+	}
+	return nil
+}
