@@ -20,8 +20,9 @@ func (a *app) deployCommand() *cobra.Command {
 		Long: `Release a project whose images are not built on the server. An image comes from an archive (--archive, as docker save or an OCI
 tool writes it), from the local Docker or a registry (--image), or is built by the local Docker from the project.
 
-Without a Dockerfile or docker-compose.yml in DIR the images that are named are the whole project. A service "main" is what a
-single Dockerfile makes.`,
+Without a Dockerfile or docker-compose.yml in DIR the images that are named are the whole project. Those with a digest that the local
+Docker does not have are then pulled by the builder itself, from public registries. A service "main" is what a single
+Dockerfile makes.`,
 		Example: `  roadstead deploy hello ./my-project
   roadstead deploy hello --image web=registry.example.com/web@sha256:0123…
   roadstead deploy hello ./my-project --archive web=web.tar`,

@@ -38,7 +38,8 @@ type Getter struct {
 	Say    func(format string, args ...any)
 	Output io.Writer // of Docker
 
-	dir string // for archives that are made here
+	dir  string            // for archives that are made here
+	left map[string]string // by service: what the builder pulls itself, when the images are the whole project
 }
 
 // AddTo adds the images to a project that devices of an architecture shall run. done removes what it left on the disk; it is
@@ -58,10 +59,16 @@ func (g *Getter) AddTo(ctx context.Context, p *source.Project, arch string) (don
 	if err != nil {
 		return done, err
 	}
+	for service, ref := range g.left {
+		g.Say("The builder pulls %s for service %s.", ref, service)
+	}
 	for service, from := range g.Given {
 		if _, known := services[service]; !known {
 			return done, api.Errorf(api.Invalid, "the project has no service %q, only: %s", service,
 				strings.Join(sorted(services), ", "))
+		}
+		if g.left[service] != "" {
+			continue
 		}
 		file := from.Archive
 		if file == "" {
@@ -114,22 +121,37 @@ func (g *Getter) services(ctx context.Context, p *source.Project) (map[string]*t
 	// The images are the whole project; the builder takes what is in their archives, whatever their names.
 	compose := "services:\n"
 	services := map[string]*types.BuildConfig{}
+	g.left = map[string]string{}
 	for _, service := range sorted(g.Given) {
-		compose += fmt.Sprintf("  %q:\n    image: %q\n", service, "deployed/"+strings.ToLower(service))
+		image := "deployed/" + strings.ToLower(service)
+		if ref := g.Given[service].Image; g.leaves(ctx, ref) {
+			image, g.left[service] = ref, ref
+		}
+		compose += fmt.Sprintf("  %q:\n    image: %q\n", service, image)
 		services[service] = nil
 	}
 	p.AddFile("docker-compose.yml", []byte(compose))
 	return services, nil
 }
 
+// leaves reports whether the builder can pull an image itself: it has a digest, so that there is nothing to choose, it is not in the local
+// Docker, and its registry is none of this machine or network, which the builder does not reach.
+func (g *Getter) leaves(ctx context.Context, ref string) bool {
+	digest, err := name.NewDigest(ref)
+	return err == nil && digest.Context().Scheme() == "https" && !hasLocally(ctx, ref)
+}
+
+func hasLocally(ctx context.Context, ref string) bool {
+	docker, err := exec.LookPath("docker")
+	return err == nil && exec.CommandContext(ctx, docker, "image", "inspect", ref).Run() == nil
+}
+
 // fetch makes an archive of an image, from the local Docker if it has it, else from its registry.
 func (g *Getter) fetch(ctx context.Context, service, ref string, platform v1.Platform) (string, error) {
 	file := filepath.Join(g.dir, service+".tar")
-	if docker, err := exec.LookPath("docker"); err == nil {
-		if exec.CommandContext(ctx, docker, "image", "inspect", ref).Run() == nil {
-			g.Say("Taking %s from the local Docker.", ref)
-			return file, g.docker(ctx, "save", "-o", file, ref)
-		}
+	if hasLocally(ctx, ref) {
+		g.Say("Taking %s from the local Docker.", ref)
+		return file, g.docker(ctx, "save", "-o", file, ref)
 	}
 	parsed, err := name.ParseReference(ref)
 	if err != nil {
