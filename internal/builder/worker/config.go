@@ -18,6 +18,8 @@ type Config struct {
 	Daemons    int    `json:"daemons,omitempty"`     // domains that can build at once; 0 means 4
 	// Idle is how many seconds a daemon that nobody uses is kept; 0 means 300.
 	Idle int `json:"idle_seconds,omitempty"`
+	// Allow lists private networks and addresses that builds may reach all the same, such as a registry on the LAN.
+	Allow []string `json:"allow,omitempty"`
 }
 
 const (
@@ -60,7 +62,8 @@ func (c Config) Validate() error {
 	if c.Daemons > maxDaemons {
 		return fmt.Errorf("daemons: at most %d, not %d", maxDaemons, c.Daemons)
 	}
-	return nil
+	_, err := c.allowed()
+	return err
 }
 
 // Socket is where the manager answers the builder role.
@@ -86,6 +89,8 @@ func (p place) socket() string    { return filepath.Join(string(p), "s") }
 func (p place) kit() string       { return filepath.Join(string(p), "k") }
 func (p place) kitSocket() string { return filepath.Join(p.kit(), "api.sock") }
 func (p place) tmp() string       { return filepath.Join(string(p), "tmp") }
+func (p place) plugins() string   { return filepath.Join(string(p), "cni") }
+func (p place) network() string   { return filepath.Join(string(p), "cni.conf") }
 func (p place) settings() string  { return filepath.Join(string(p), "buildkitd.toml") }
 
 var domainForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)

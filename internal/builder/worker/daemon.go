@@ -94,13 +94,16 @@ func (m *Manager) prepareDirs(d *daemon) error {
 	if err := os.RemoveAll(string(d.place)); err != nil {
 		return fmt.Errorf("clear the build service's leftovers: %w", err)
 	}
-	for _, dir := range []string{string(d.place), d.place.kit(), d.place.tmp(), m.cfg.cache(d.domain)} {
+	for _, dir := range []string{string(d.place), d.place.kit(), d.place.tmp(), d.place.plugins(), m.cfg.cache(d.domain)} {
 		if err := m.id.makeDir(dir, 0o700); err != nil {
 			return err
 		}
 	}
-	if err := os.WriteFile(d.place.settings(), m.cfg.settings(), 0o644); err != nil {
+	if err := os.WriteFile(d.place.settings(), m.cfg.settings(d.place), 0o644); err != nil {
 		return fmt.Errorf("write the build service's settings: %w", err)
+	}
+	if err := m.layNetwork(d.place); err != nil {
+		return err
 	}
 	now := time.Now() // the directory's time tells which cache was not used for longest
 	if err := os.Chtimes(m.cfg.cache(d.domain), now, now); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -111,7 +114,7 @@ func (m *Manager) prepareDirs(d *daemon) error {
 
 // settings is buildkitd's configuration: one rootless worker with a bounded cache, none of the privileges a build could ask
 // for, and no front end but the one that is built in (a Dockerfile cannot bring its own parser).
-func (c Config) settings() []byte {
+func (c Config) settings(p place) []byte {
 	cache := c.CacheBytes / 2
 	return fmt.Appendf(nil, `insecure-entitlements = []
 [cdi]
@@ -127,11 +130,13 @@ func (c Config) settings() []byte {
   enabled = true
   rootless = true
   snapshotter = "auto"
-  networkMode = "host"
+  networkMode = "cni"
+  cniConfigPath = %q
+  cniBinaryPath = %q
   max-parallelism = %d
   gc = true
   reservedSpace = %d
   maxUsedSpace = %d
   minFreeSpace = "5%%"
-`, c.Parallel, cache/4, cache)
+`, p.network(), p.plugins(), c.Parallel, cache/4, cache)
 }

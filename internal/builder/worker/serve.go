@@ -20,11 +20,14 @@ func (m *Manager) serve(ctx context.Context, d *daemon) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
+	cmd, err := m.command(ctx, d)
+	if err != nil {
+		return err
+	}
 	out, in, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("build service: %w", err)
 	}
-	cmd := m.command(ctx, d)
 	cmd.Stdout, cmd.Stderr = in, in
 	if err := cmd.Start(); err != nil {
 		_ = in.Close()
@@ -46,7 +49,11 @@ func (m *Manager) serve(ctx context.Context, d *daemon) error {
 	return fmt.Errorf("the build service: %w: %s", err, line)
 }
 
-func (m *Manager) command(ctx context.Context, d *daemon) *exec.Cmd {
+func (m *Manager) command(ctx context.Context, d *daemon) (*exec.Cmd, error) {
+	rules, err := m.netCommand()
+	if err != nil {
+		return nil, err
+	}
 	id, tools, dir := m.id, m.tools, string(d.place)
 	args := []string{
 		// Build steps must see the usual umask, whatever the server's is: it ends up in the images.
@@ -55,16 +62,14 @@ func (m *Manager) command(ctx context.Context, d *daemon) *exec.Cmd {
 		"--state-dir", d.place.kit(),
 		"--net=slirp4netns", "--slirp4netns-binary", tools.slirp, "--slirp4netns-sandbox=auto", "--slirp4netns-seccomp=auto",
 		"--disable-host-loopback",
-		"--copy-up=/etc", "--copy-up=/run",
+		"--copy-up=/etc", "--copy-up=/run", "--copy-up=/var/lib", // buildkitd notes the steps' networks in /var/lib/cni
 		"--pidns", "--ipcns", "--utsns",
-		// Where clouds answer any program on the machine with the machine's own credentials. A step could not take the route
-		// away again: it has no CAP_NET_ADMIN.
-		"/bin/sh", "-c", `"$0" route add prohibit 169.254.0.0/16 && exec "$@"`, tools.ip,
+	}
+	args = append(append(args, rules...),
 		tools.buildkitd,
 		"--config", d.place.settings(),
 		"--root", m.cfg.cache(d.domain),
-		"--addr", "unix://" + d.place.socket(),
-	}
+		"--addr", "unix://"+d.place.socket())
 	cmd := exec.CommandContext(ctx, "/bin/sh", args...)
 	// A while to end by itself. Killing RootlessKit then ends its process namespace, and with it every build step.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
@@ -74,7 +79,7 @@ func (m *Manager) command(ctx context.Context, d *daemon) *exec.Cmd {
 	cmd.Env = []string{"PATH=" + searchPath, "HOME=" + dir, "XDG_RUNTIME_DIR=" + dir,
 		"TMPDIR=" + d.place.tmp(), "USER=" + id.name}
 	cmd.SysProcAttr = id.attributes()
-	return cmd
+	return cmd, nil
 }
 
 // passLog copies the service's own log lines into ours and remembers the last for the error text.
