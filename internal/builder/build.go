@@ -461,20 +461,6 @@ func (b *build) buildKit(project *compose.Project, pre *aside) (*client.Client, 
 	return c, nil
 }
 
-// domain names the walls that the build runs behind: those of the organization.
-func (b *build) domain() string { return fmt.Sprintf("org-%d", b.info.Fleet.Organization) }
-
-// whyNoService is what the build service itself says of why it does not let the build in.
-func (b *build) whyNoService() error {
-	ctx, cancel := context.WithTimeout(b.ctx, time.Second)
-	defer cancel()
-	conn, err := worker.Dial(ctx, b.s.cfg.BuildKit, b.domain())
-	if err != nil {
-		return err
-	}
-	return conn.Close()
-}
-
 // awaitService waits until the build service answers; it may be on its way back from a crash.
 func (b *build) awaitService(c *client.Client) ([]*client.WorkerInfo, error) {
 	ctx, cancel := context.WithTimeout(b.ctx, dialPatience)

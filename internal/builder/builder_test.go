@@ -170,7 +170,7 @@ func TestBuildStepsAreWalledIn(t *testing.T) {
 	if out.failed {
 		t.Fatalf("stream:\n%s", out.text)
 	}
-	for _, want := range []string{"x86_64", "0 755 /\n", "0 755 /src/secret.txt", "   OWN", "   tried", "Permission denied", "[secret]"} {
+	for _, want := range []string{"x86_64", "0 755 /\n", "0 755 /src/secret.txt", "   OWN", "   tried", "   refused", "[secret]"} {
 		if !strings.Contains(out.text, want) {
 			t.Errorf("the stream lacks %q", want)
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/moby/buildkit/client"
@@ -141,6 +142,7 @@ func (m *making) solve(ctx context.Context) (v1.Hash, error) {
 	if err != nil {
 		return v1.Hash{}, err
 	}
+	began := time.Now()
 	res, err := m.solveOnce(ctx, opt)
 	if status.Code(err) == codes.Unavailable && ctx.Err() == nil {
 		m.say("the build service went away; trying once more")
@@ -150,7 +152,7 @@ func (m *making) solve(ctx context.Context) (v1.Hash, error) {
 		res, err = m.solveOnce(ctx, opt)
 	}
 	if err != nil {
-		return v1.Hash{}, m.solveError(err)
+		return v1.Hash{}, m.solveError(m.beyondLimit(ctx, began, err))
 	}
 	digest, err := m.taken(res.ExporterResponse["containerimage.digest"], opt.FrontendAttrs)
 	if err != nil {
@@ -195,6 +197,9 @@ func (m *making) solveError(err error) error {
 				m.say("%s", strings.TrimRight(line, "\n"))
 			}
 		}
+	}
+	if e := api.AsError(err); e.Code == api.Invalid {
+		return errors.Join(api.Errorf(api.Invalid, "service %s: %s", m.svc.Name, e.Text), err)
 	}
 	if status.Code(err) == codes.Unavailable {
 		return errors.Join(api.Errorf(api.Unavailable, "service %s: the build service went away; push again", m.svc.Name), err)

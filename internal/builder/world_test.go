@@ -417,13 +417,13 @@ func tree(t testing.TB, dir string) map[string]string {
 }
 
 // buildService starts the real build service and gives its address; it skips where buildkitd is not built.
-func buildService(t testing.TB) string {
+func buildService(t testing.TB, change ...func(*worker.Config)) string {
 	t.Helper()
-	return worker.Config{Dir: buildServiceDir(t)}.Address()
+	return worker.Config{Dir: buildServiceDir(t, change...)}.Address()
 }
 
 // buildServiceDir does the same and gives the service's directory.
-func buildServiceDir(t testing.TB) string {
+func buildServiceDir(t testing.TB, change ...func(*worker.Config)) string {
 	t.Helper()
 	buildkitd := os.Getenv("ROADSTEAD_BUILDKITD")
 	if buildkitd == "" {
@@ -441,6 +441,9 @@ func buildServiceDir(t testing.TB) string {
 			}
 		}
 		check(t, worker.Prepare(cfg.User))
+	}
+	for _, c := range change {
+		c(&cfg)
 	}
 	m := must(worker.NewManager(cfg, slog.New(slog.DiscardHandler)))(t)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -18,6 +18,8 @@ type Config struct {
 	Daemons    int    `json:"daemons,omitempty"`     // domains that can build at once; 0 means 4
 	// Idle is how many seconds a daemon that nobody uses is kept; 0 means 300.
 	Idle int `json:"idle_seconds,omitempty"`
+	// Limits bound what builds take of this machine.
+	Limits Limits `json:"limits,omitzero"`
 	// Allow lists private networks and addresses that builds may reach all the same, such as a registry on the LAN.
 	Allow []string `json:"allow,omitempty"`
 }
@@ -39,6 +41,7 @@ func (c Config) withDefaults() Config {
 			*v = def
 		}
 	}
+	c.Limits = c.Limits.withDefaults()
 	return c
 }
 
@@ -58,6 +61,9 @@ func (c Config) Validate() error {
 		if v < 0 {
 			return fmt.Errorf("%s: must not be negative", name)
 		}
+	}
+	if min(c.Limits.Memory, c.Limits.Disk, int64(c.Limits.Processes)) < 0 {
+		return errors.New("limits: must not be negative")
 	}
 	if c.Daemons > maxDaemons {
 		return fmt.Errorf("daemons: at most %d, not %d", maxDaemons, c.Daemons)

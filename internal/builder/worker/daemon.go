@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,6 +19,12 @@ type daemon struct {
 	ready  chan struct{} // closed when it answers, or will not
 	err    error         // why it will not; read after ready
 	ended  chan struct{} // closed when nothing of it runs any more
+	pid    atomic.Int64  // of the process from which everything of it descends
+
+	// The watch alone uses these.
+	steps  map[string]*used // by process namespace
+	killed map[string]bool  // those that were ended and are still there
+	disk   measured
 
 	// The manager's lock covers these.
 	users   int       // connections, and those who wait for it to answer

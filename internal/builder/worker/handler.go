@@ -26,6 +26,7 @@ const upgrade = "buildkit"
 func (m *Manager) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /v1/status", web.Handle(m.log, m.status))
+	mux.Handle("GET /v1/domains/{domain}/kills", web.Handle(m.log, m.killed))
 	mux.Handle("POST /v1/domains/{domain}/connect", web.Handle(m.log, m.connect))
 	return mux
 }
@@ -35,6 +36,15 @@ func (m *Manager) status(w http.ResponseWriter, r *http.Request) error {
 		return api.Errorf(api.Unavailable, "builds cannot run: %v", err)
 	}
 	return web.WriteJSON(w, http.StatusOK, m.Status())
+}
+
+// killed lists the steps that were ended since a time ("since", in RFC 3339).
+func (m *Manager) killed(w http.ResponseWriter, r *http.Request) error {
+	since, err := time.Parse(time.RFC3339Nano, r.URL.Query().Get("since"))
+	if err != nil {
+		return api.Errorf(api.Invalid, "since: %v", err)
+	}
+	return web.WriteJSON(w, http.StatusOK, m.Kills(r.PathValue("domain"), since))
 }
 
 func (m *Manager) connect(w http.ResponseWriter, r *http.Request) error {
@@ -144,29 +154,39 @@ func Dial(ctx context.Context, address, domain string) (net.Conn, error) {
 }
 
 // Ask asks a manager what it can build for.
-func Ask(ctx context.Context, address string) (Status, error) {
+func Ask(ctx context.Context, address string) (s Status, err error) {
+	err = get(ctx, address, "/v1/status", &s)
+	return s, err
+}
+
+// Killed asks a manager which steps of a domain it ended since a time.
+func Killed(ctx context.Context, address, domain string, since time.Time) (list []Kill, err error) {
+	err = get(ctx, address, "/v1/domains/"+url.PathEscape(domain)+"/kills?since="+url.QueryEscape(since.Format(time.RFC3339Nano)), &list)
+	return list, err
+}
+
+func get(ctx context.Context, address, path string, into any) error {
 	conn, err := dialManager(ctx, address)
 	if err != nil {
-		return Status{}, err
+		return err
 	}
 	defer func() { _ = conn.Close() }()
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })()
-	req, err := http.NewRequest(http.MethodGet, "http://worker/v1/status", nil)
+	req, err := http.NewRequest(http.MethodGet, "http://worker"+path, nil)
 	if err != nil {
-		return Status{}, err
+		return err
 	}
 	res, err := exchange(conn, bufio.NewReader(conn), req)
 	if err != nil {
-		return Status{}, err
+		return err
 	}
 	if res.StatusCode != http.StatusOK {
-		return Status{}, answerError(res)
+		return answerError(res)
 	}
-	var s Status
-	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&s); err != nil {
-		return Status{}, fmt.Errorf("ask the build service: %w", err)
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(into); err != nil {
+		return fmt.Errorf("ask the build service: %w", err)
 	}
-	return s, nil
+	return nil
 }
 
 const maxAnswer = 64 << 10

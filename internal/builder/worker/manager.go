@@ -29,16 +29,18 @@ type Manager struct {
 	cfg Config
 	log *slog.Logger
 
-	mu      sync.Mutex // covers what follows
-	why     error      // what keeps builds from running here; nil when they can
-	life    context.Context
-	id      account
-	tools   programs
-	running map[string]*daemon
-	places  []bool        // which are taken
-	changed chan struct{} // closed and made anew when a place may have become free
-	can     []Platform
-	all     sync.WaitGroup // daemons
+	mu         sync.Mutex // covers what follows
+	why        error      // what keeps builds from running here; nil when they can
+	life       context.Context
+	id         account
+	tools      programs
+	running    map[string]*daemon
+	places     []bool        // which are taken
+	changed    chan struct{} // closed and made anew when a place may have become free
+	can        []Platform
+	kills      map[string][]Kill
+	collectNow chan struct{}  // a daemon ended: the caches may have outgrown their bound
+	all        sync.WaitGroup // daemons, and what looks after them
 }
 
 // NewManager makes a manager; Run starts it.
@@ -47,8 +49,8 @@ func NewManager(cfg Config, log *slog.Logger) (*Manager, error) {
 		return nil, fmt.Errorf("build service: %w", err)
 	}
 	cfg = cfg.withDefaults()
-	return &Manager{cfg: cfg, log: log, why: errors.New("the build service is starting"), running: map[string]*daemon{},
-		places: make([]bool, cfg.Daemons), changed: make(chan struct{})}, nil
+	return &Manager{cfg: cfg, log: log, why: errors.New("the build service is starting"), running: map[string]*daemon{}, kills: map[string][]Kill{},
+		places: make([]bool, cfg.Daemons), changed: make(chan struct{}), collectNow: make(chan struct{}, 1)}, nil
 }
 
 // Run lets builds in until the context ends, then stops every daemon. A machine that cannot run them is no reason to return:
@@ -75,6 +77,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		wait = min(wait*2, maxRetry)
 	}
 	m.log.InfoContext(ctx, "builds can run", "platforms", m.Status().Platforms)
+	m.all.Go(func() { m.watch(ctx) })
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
@@ -82,6 +85,10 @@ func (m *Manager) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			m.close()
 			return nil
+		case <-m.collectNow:
+			if err := m.collect(ctx); err != nil && ctx.Err() == nil {
+				m.log.WarnContext(ctx, "the build caches cannot be kept within their bound", "error", err)
+			}
 		case <-tick.C:
 			m.stopIdle()
 		}
@@ -279,6 +286,10 @@ func (m *Manager) launch(domain string, n int) *daemon {
 		m.wake()
 		m.mu.Unlock()
 		close(d.ended)
+		select {
+		case m.collectNow <- struct{}{}:
+		default: // it will be looked anyway
+		}
 		if err != nil {
 			m.log.Warn("a build daemon ended", "domain", domain, "error", err)
 		}
@@ -332,7 +343,7 @@ func (m *Manager) remove(ctx context.Context, domain string) error {
 	if err := checkDomain(domain); err != nil {
 		return err
 	}
-	if err := m.inside(ctx, "rm", "-rf", "--", m.cfg.cache(domain)); err != nil {
+	if _, err := m.insideOut(ctx, "rm", "-rf", "--", m.cfg.cache(domain)); err != nil {
 		return fmt.Errorf("remove the build cache of %s: %w", domain, err)
 	}
 	return nil

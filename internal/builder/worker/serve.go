@@ -2,7 +2,6 @@ package worker
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +34,7 @@ func (m *Manager) serve(ctx context.Context, d *daemon) error {
 		return fmt.Errorf("start the build service: %w", err)
 	}
 	_ = in.Close() // the child has its own
+	d.pid.Store(int64(cmd.Process.Pid))
 	last := make(chan string, 1)
 	go func() { last <- m.passLog(out, d.domain) }()
 	err = cmd.Wait()
@@ -66,6 +66,8 @@ func (m *Manager) command(ctx context.Context, d *daemon) (*exec.Cmd, error) {
 		"--pidns", "--ipcns", "--utsns",
 	}
 	args = append(append(args, rules...),
+		// Far beyond the limit of a step, which is ended before: a daemon that cannot start a thread dies.
+		"prlimit", fmt.Sprintf("--nproc=%d", 3*m.cfg.Limits.Processes+8192),
 		tools.buildkitd,
 		"--config", d.place.settings(),
 		"--root", m.cfg.cache(d.domain),
@@ -97,17 +99,4 @@ func (m *Manager) passLog(r io.Reader, domain string) string {
 	}
 	_, _ = io.Copy(io.Discard, r) // a line beyond the buffer must not block the service
 	return last
-}
-
-// inside runs a program as the root of a user namespace like the daemons', to which all their files belong.
-func (m *Manager) inside(ctx context.Context, program string, args ...string) error {
-	cmd := exec.CommandContext(ctx, "/usr/bin/unshare", append([]string{"--user", "--map-root-user", "--map-auto", "--", program}, args...)...)
-	cmd.Env = []string{"PATH=" + searchPath}
-	cmd.SysProcAttr = m.id.attributes()
-	cmd.SysProcAttr.Pdeathsig = 0 // it lives for a moment, on any thread
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s: %w: %s", program, err, bytes.TrimSpace(out))
-	}
-	return nil
 }

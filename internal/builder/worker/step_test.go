@@ -161,3 +161,5 @@ func listen(t *testing.T, addr string) (port int, reached chan string) {
 	}()
 	return ln.Addr().(*net.TCPAddr).Port, reached
 }
+
+func tmpfs(at string) llb.RunOption { return llb.AddMount(at, llb.Scratch(), llb.Tmpfs()) }

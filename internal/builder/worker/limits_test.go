@@ -1,0 +1,92 @@
+package worker_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moby/buildkit/client"
+
+	"github.com/roadstead-io/roadstead/internal/builder/worker"
+)
+
+// beyond runs a step that goes beyond a limit while others run, and checks that it alone is ended, and said why.
+func beyond(t *testing.T, cfg worker.Config, limit, script string) {
+	t.Helper()
+	start(t, cfg)
+	one, two := connect(t, cfg, "org-1"), connect(t, cfg, "org-2")
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	type end struct {
+		out string
+		err error
+	}
+	neighbour := func(c *client.Client) chan end {
+		done := make(chan end, 1)
+		go func() {
+			out, err := stepCtx(ctx, t, c, "for n in 1 2 3 4 5 6 7 8; do sleep 1; true | cat; done; echo unharmed")
+			done <- end{out, err}
+		}()
+		return done
+	}
+	same, other := neighbour(one), neighbour(two)
+	out, err := stepCtx(ctx, t, one, script)
+	if err == nil || strings.Contains(out, "survived") {
+		t.Errorf("the step was not ended (%v):\n%s", err, out)
+	}
+	kills, askErr := worker.Killed(t.Context(), cfg.Address(), "org-1", began)
+	if askErr != nil {
+		t.Fatal(askErr)
+	}
+	if len(kills) == 0 || kills[0].Limit != limit || !strings.Contains(kills[0].Words, "limit") {
+		t.Errorf("the step failed with %v, and the service says %+v", err, kills)
+	}
+	if kills, _ := worker.Killed(t.Context(), cfg.Address(), "org-2", began); len(kills) > 0 {
+		t.Errorf("another organization is told of it: %+v", kills)
+	}
+	if limit != "disk" { // the disk is counted for an organization
+		if e := <-same; e.err != nil || !strings.Contains(e.out, "unharmed") {
+			t.Errorf("another step of the organization: %v:\n%s", e.err, e.out)
+		}
+	}
+	if e := <-other; e.err != nil || !strings.Contains(e.out, "unharmed") {
+		t.Errorf("a step of another organization: %v:\n%s", e.err, e.out)
+	}
+	if out, err := step(t, one, "echo again"); err != nil || !strings.Contains(out, "again") {
+		t.Errorf("the next step of the organization: %v:\n%s", err, out)
+	}
+}
+
+func TestAForkBombIsEnded(t *testing.T) {
+	cfg := config(t)
+	cfg.Limits.Processes = 300
+	beyond(t, cfg, "processes", "b() { b | b & }; b; sleep 60; echo survived")
+}
+
+func TestAHungryStepIsEnded(t *testing.T) {
+	cfg := config(t)
+	cfg.Limits.Memory = 200 << 20
+	beyond(t, cfg, "memory", "head -c 600000000 /dev/zero | tail -c 500000000 | (sleep 30; wc -c); sleep 30; echo survived")
+}
+
+// Files in memory belong to no process.
+func TestAFullTmpfsIsMemory(t *testing.T) {
+	cfg := config(t)
+	cfg.Limits.Memory = 100 << 20
+	start(t, cfg)
+	c := connect(t, cfg, "org-1")
+	began := time.Now()
+	out, err := step(t, c, "head -c 300000000 /dev/zero >/tmp/x; sleep 20; echo survived", tmpfs("/tmp"))
+	kills, askErr := worker.Killed(t.Context(), cfg.Address(), "org-1", began)
+	if err == nil || askErr != nil || len(kills) == 0 || kills[0].Limit != "memory" {
+		t.Errorf("%v, %+v, %v:\n%s", err, kills, askErr, out)
+	}
+}
+
+func TestAStepThatFillsTheDiskIsEnded(t *testing.T) {
+	cfg := config(t)
+	cfg.CacheBytes, cfg.Limits.Disk = 200<<20, 200<<20
+	beyond(t, cfg, "disk", "head -c 1000000000 /dev/zero >/x; sleep 60; echo survived")
+}
