@@ -169,7 +169,7 @@ func tell(ctx context.Context, report *os.File, m *worker.Manager) {
 	defer tick.Stop()
 	said := ""
 	for {
-		line, again := "ok", calm
+		line, again := "ok "+m.Enforced(), calm
 		if err := m.Healthy(ctx); err != nil {
 			line, again = oneLine(err), eager
 		}
@@ -211,7 +211,12 @@ func roles(f upFlags) []supervise.Role {
 		},
 		{
 			Name: roleBuildkit, Quiet: true, Optional: true, Setuid: true, PrepareUser: worker.Prepare,
-			Config: func(e supervise.Env) any { return worker.Config{Dir: e.Dir, Buildkitd: f.buildkitd} },
+			Contain: func(pid int) (func(), error) { return worker.Contain(pid, f.worker.Limits) },
+			Config: func(e supervise.Env) any {
+				cfg := f.worker
+				cfg.Dir, cfg.Buildkitd = e.Dir, f.buildkitd
+				return cfg
+			},
 		},
 		{
 			Name: roleBases, Quiet: true, Optional: true,

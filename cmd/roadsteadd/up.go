@@ -15,6 +15,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/apiserver"
 	"github.com/roadstead-io/roadstead/internal/builder"
+	"github.com/roadstead-io/roadstead/internal/builder/worker"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/signin"
@@ -32,6 +33,7 @@ type upFlags struct {
 	logs                         apiserver.Logs
 	odata                        odata.Limits
 	builds                       builder.Limits
+	worker                       worker.Config
 	providersFile                string
 	providers                    []signin.Provider // what it holds
 	maxUpload, maxAssets         int64             // in MiB
@@ -80,6 +82,8 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.IntVar(&f.admission.Handshakes, "handshakes", 0, "how many TLS handshakes one api process computes at once; 0 means two for each processor")
 	fs.IntVar(&f.admission.IdleConnections, "idle-connections", 0, "how many connections with nothing to do one api process keeps; 0 means 2500")
 	fs.Func("odata-limits", "bounds of one request to the resources, `NAME=N,…`; see the chapter on the data API", f.odata.Parse)
+	fs.StringSliceVar(&f.worker.Allow, "build-allow", nil, "private `NETWORKS` that builds may reach, such as that of a registry: 192.168.7.0/24,10.1.2.3")
+	fs.Func("build-bounds", "what builds take of this machine, `NAME=N,…`; see docs/operating.md", f.worker.Parse)
 	fs.Func("build-limits", "bounds of builds, `NAME=N,…`; see the chapter on building", f.builds.Parse)
 	fs.DurationVar(&f.logs.KeepAlive, "log-keep-alive", 0, "how long a log that is followed may be quiet before an empty line is sent; 0 means 58s")
 	fs.IntVar(&f.logs.OfUser, "user-log-streams", 0, "how many logs one person may follow at a time in one api process; 0 means 20")
@@ -130,7 +134,16 @@ func (f upFlags) check() error {
 	case f.poll < time.Second:
 		return fmt.Errorf("--poll-interval %s: at least 1s", f.poll)
 	}
-	return errors.Join(f.admission.Validate(), f.logs.Validate(), securitytxt.Check(f.securityContact))
+	return errors.Join(f.checkWorker(), f.admission.Validate(), f.logs.Validate(), securitytxt.Check(f.securityContact))
+}
+
+func (f upFlags) checkWorker() error {
+	cfg := f.worker
+	cfg.Dir = "/" // it is chosen later
+	if err := cfg.Validate(); err != nil {
+		return fmt.Errorf("--build-allow, --build-bounds: %w", err)
+	}
+	return nil
 }
 
 // sqlFlags adds what says where the database is.

@@ -17,7 +17,7 @@ func TestABuildBeyondALimitSaysWhich(t *testing.T) {
 	if !out.failed || out.release.Status != api.StatusFailed || !strings.Contains(out.text, want) || !strings.Contains(out.release.result.Error, want) {
 		t.Errorf("status %q, error %q, stream:\n%s", out.release.Status, out.release.result.Error, out.text)
 	}
-	if out := w.build(nil, map[string]string{"Dockerfile": "FROM base/busybox\nRUN kill -9 $$\n"}); !out.failed || strings.Contains(out.text, "a step was ended") {
+	if out := w.build(nil, map[string]string{"Dockerfile": "FROM base/busybox\nRUN exit 137\n"}); !out.failed || strings.Contains(out.text, "a step was ended") {
 		t.Errorf("a step that ends itself; stream:\n%s", out.text)
 	}
 }

@@ -167,6 +167,7 @@ func (p *Parent) once(stop context.Context, c *child) error {
 		_ = cmd.ExtraFiles[0].Close() // the child has it; the deferred close finds it closed
 	}
 	pid := cmd.Process.Pid
+	defer p.contain(c, pid)()
 	c.mu.Lock()
 	c.pid, c.started = pid, startTime(pid)
 	c.mu.Unlock()
@@ -208,6 +209,18 @@ func (p *Parent) once(stop context.Context, c *child) error {
 		return err
 	}
 	return errors.New("it ended by itself")
+}
+
+// contain bounds what a child may take of the machine.
+func (p *Parent) contain(c *child, pid int) (undo func()) {
+	if c.account != nil && c.role.Contain != nil {
+		undo, err := c.role.Contain(pid)
+		if err == nil {
+			return undo
+		}
+		p.log.Warn("a role could not be contained", "role", c.role.Name, "error", err)
+	}
+	return func() {}
 }
 
 var errRefused = errors.New("it refuses what it was given")

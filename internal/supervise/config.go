@@ -70,6 +70,9 @@ type Role struct {
 	Prepare func(dir string) error
 	// PrepareUser makes, as root, what the role's Unix user needs on this machine.
 	PrepareUser func(user string) error
+	// Contain bounds, as root, what the process just started and all that it starts may take of the machine. Undo is called
+	// when it has ended.
+	Contain func(pid int) (undo func(), err error)
 }
 
 // Env is what a role's configuration is made from.

@@ -80,8 +80,8 @@ func (p *Parent) listen(c *child, report *os.File) {
 	defer func() { _ = report.Close() }()
 	sc := bufio.NewScanner(report)
 	for sc.Scan() {
-		if line := strings.TrimSpace(sc.Text()); line == "ok" {
-			c.set(Healthy, "")
+		if line := strings.TrimSpace(sc.Text()); line == "ok" || strings.HasPrefix(line, "ok ") {
+			c.set(Healthy, strings.TrimPrefix(line[2:], " ")) // and what is worth knowing of it
 		} else if line != "" {
 			c.set(Unhealthy, line)
 		}

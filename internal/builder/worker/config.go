@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -70,6 +72,37 @@ func (c Config) Validate() error {
 	}
 	_, err := c.allowed()
 	return err
+}
+
+// Parse sets what operators may choose, given as NAME=N,NAME=N.
+func (c *Config) Parse(list string) error {
+	const mib = 1 << 20
+	for item := range strings.SplitSeq(list, ",") {
+		name, number, _ := strings.Cut(strings.TrimSpace(item), "=")
+		n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 32)
+		if err != nil || n < 1 {
+			return fmt.Errorf("%q is not NAME=NUMBER", item)
+		}
+		switch name {
+		case "memory":
+			c.Limits.Memory = n * mib
+		case "processes":
+			c.Limits.Processes = int(n)
+		case "disk":
+			c.Limits.Disk = n * mib
+		case "cache":
+			c.CacheBytes = n * mib
+		case "organizations":
+			c.Daemons = int(n)
+		case "steps":
+			c.Parallel = int(n)
+		case "idle":
+			c.Idle = int(n)
+		default:
+			return fmt.Errorf("there is no bound %q; there are memory, disk and cache (in MiB), processes, organizations, steps and idle (in seconds)", name)
+		}
+	}
+	return nil
 }
 
 // Socket is where the manager answers the builder role.

@@ -2,6 +2,11 @@ package worker_test
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -89,4 +94,55 @@ func TestAStepThatFillsTheDiskIsEnded(t *testing.T) {
 	cfg := config(t)
 	cfg.CacheBytes, cfg.Limits.Disk = 200<<20, 200<<20
 	beyond(t, cfg, "disk", "head -c 1000000000 /dev/zero >/x; sleep 60; echo survived")
+}
+
+// All builds together are in a control group, where the machine has them and root started the server.
+func TestBuildsAreContained(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root makes control groups")
+	}
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	undo, err := worker.Contain(cmd.Process.Pid, worker.Limits{Processes: 100})
+	if err != nil {
+		_ = cmd.Process.Kill()
+		t.Skipf("this machine offers no control group: %v", err)
+	}
+	groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", cmd.Process.Pid))
+	if err != nil || !strings.Contains(string(groups), "/roadstead-builds\n") {
+		t.Errorf("the process's groups: %v\n%s", err, groups)
+	}
+	if own, _ := os.ReadFile("/proc/self/cgroup"); strings.Contains(string(own), "/roadstead-builds\n") {
+		t.Errorf("the server itself is contained:\n%s", own)
+	}
+	t.Logf("%s", groups)
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	undo()
+	for line := range strings.Lines(string(groups)) {
+		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); strings.HasSuffix(f[2], "/roadstead-builds") {
+			if _, err := os.Stat(filepath.Join("/sys/fs/cgroup", f[1], f[2])); err == nil {
+				t.Errorf("the group of %s is left", f[1])
+			}
+		}
+	}
+}
+
+func TestBoundsAreNamed(t *testing.T) {
+	var cfg worker.Config
+	if err := cfg.Parse("memory=512,processes=100,disk=1024,cache=2048,organizations=2,steps=3,idle=60"); err != nil {
+		t.Fatal(err)
+	}
+	want := worker.Config{CacheBytes: 2 << 30, Parallel: 3, Daemons: 2, Idle: 60,
+		Limits: worker.Limits{Memory: 512 << 20, Processes: 100, Disk: 1 << 30}}
+	if !reflect.DeepEqual(cfg, want) {
+		t.Errorf("%+v, want %+v", cfg, want)
+	}
+	for _, bad := range []string{"", "memory", "memory=0", "memory=-1", "memory=x", "colour=3", "disk=99999999999999"} {
+		if err := (&worker.Config{}).Parse(bad); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
 }
