@@ -22,8 +22,9 @@ type daemon struct {
 	pid    atomic.Int64  // of the process from which everything of it descends
 
 	// The watch alone uses these.
-	steps  map[string]*used // by process namespace
-	killed map[string]bool  // those that were ended and are still there
+	steps  map[string]*used  // by process namespace
+	killed map[string]bool   // those that were ended and are still there
+	tmpfs  map[string]string // memory file systems that are not a step's, by device
 	disk   measured
 
 	// The manager's lock covers these.

@@ -132,7 +132,7 @@ func Dial(ctx context.Context, address, domain string) (net.Conn, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })
 	defer stop()
-	req, err := http.NewRequest(http.MethodPost, "http://worker/v1/domains/"+url.PathEscape(domain)+"/connect", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://worker/v1/domains/"+url.PathEscape(domain)+"/connect", nil)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
@@ -143,6 +143,7 @@ func Dial(ctx context.Context, address, domain string) (net.Conn, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
+	defer func() { _ = res.Body.Close() }() // empty, when the connection is ours
 	if res.StatusCode != http.StatusSwitchingProtocols {
 		defer func() { _ = conn.Close() }()
 		return nil, answerError(res)
@@ -172,7 +173,7 @@ func get(ctx context.Context, address, path string, into any) error {
 	}
 	defer func() { _ = conn.Close() }()
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })()
-	req, err := http.NewRequest(http.MethodGet, "http://worker"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://worker"+path, nil)
 	if err != nil {
 		return err
 	}
@@ -180,6 +181,7 @@ func get(ctx context.Context, address, path string, into any) error {
 	if err != nil {
 		return err
 	}
+	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode != http.StatusOK {
 		return answerError(res)
 	}

@@ -24,6 +24,7 @@ const (
 	defaultProcesses = 4096
 	defaultDisk      = 20 << 30
 	watchEvery       = 250 * time.Millisecond
+	glanceEvery      = 50 * time.Millisecond
 	keepKills        = 20
 	killWindow       = time.Hour
 )
@@ -64,9 +65,10 @@ type used struct {
 // watch ends steps that go beyond a limit, for as long as the context lives. It does not depend on control groups, which many
 // machines keep to themselves: a step is known by its process namespace, which none of its processes can leave.
 func (m *Manager) watch(ctx context.Context) {
-	tick := time.NewTicker(watchEvery)
+	tick := time.NewTicker(glanceEvery)
 	defer tick.Stop()
-	for {
+	known := map[int]bool{} // the processes of the last look
+	for n := 0; ; n++ {
 		select {
 		case <-ctx.Done():
 			return
@@ -76,7 +78,10 @@ func (m *Manager) watch(ctx context.Context) {
 		if len(daemons) == 0 {
 			continue
 		}
-		m.watchSteps(daemons)
+		if n%(int(watchEvery/glanceEvery)) != 0 && !m.glance(daemons, known) {
+			continue
+		}
+		known = m.watchSteps(daemons)
 		for _, d := range daemons {
 			m.watchDisk(ctx, d)
 		}
@@ -95,20 +100,68 @@ func (m *Manager) building() (list []*daemon) {
 	return list
 }
 
-func (m *Manager) watchSteps(daemons []*daemon) {
+// glance looks only whether there are many processes more than at the last look, because a step that starts them without end has
+// thousands before the next. It ends one whose new processes alone are beyond the limit; true asks for a look now.
+func (m *Manager) glance(daemons []*daemon, known map[int]bool) bool {
+	pids := pids()
+	if len(pids)-len(known) < min(m.cfg.Limits.Processes/2, 256) {
+		return false
+	}
+	grown := map[string]int{}
+	for _, pid := range pids {
+		if known[pid] {
+			continue
+		}
+		if space, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "ns/pid")); err == nil {
+			grown[space]++
+		}
+	}
+	for _, d := range daemons {
+		for space, u := range d.steps {
+			if n := u.processes + grown[space]; n > m.cfg.Limits.Processes {
+				u.processes = n
+				m.kill(d, u, "processes", m.tooMany())
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (m *Manager) tooMany() string {
+	return fmt.Sprintf("it had more than %d processes, the limit for one step", m.cfg.Limits.Processes)
+}
+
+// watchSteps looks at every process, and gives those that there are.
+func (m *Manager) watchSteps(daemons []*daemon) (known map[int]bool) {
 	all := processes()
 	byPID := map[int]*daemon{}
 	for _, d := range daemons {
 		if d.killed == nil {
 			d.killed = map[string]bool{}
 		}
-		d.steps = map[string]*used{}
+		d.steps, d.tmpfs = map[string]*used{}, nil
 		byPID[int(d.pid.Load())] = d
 	}
 	steps := map[string]*used{}
 	owner := map[string]*daemon{}
+	// of gives the daemon that a process descends from.
+	of := func(p *proc) *daemon {
+		for n := 0; p != nil && n < 64; n++ {
+			if d := byPID[p.parent]; d != nil {
+				return d
+			}
+			p = all[p.parent]
+		}
+		return nil
+	}
 	for pid, p := range all {
-		if !p.nested {
+		if p.depth == 2 {
+			if d := of(p); d != nil && d.tmpfs == nil {
+				d.tmpfs = memoryMounts(pid)
+			}
+		}
+		if p.depth < 3 {
 			continue
 		}
 		space, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "ns/pid"))
@@ -122,15 +175,7 @@ func (m *Manager) watchSteps(daemons []*daemon) {
 		}
 		if p.first {
 			u.init = pid
-			for up, n := p, 0; n < 64; n++ { // to the daemon that it descends from
-				if d := byPID[up.parent]; d != nil {
-					owner[space] = d
-					break
-				}
-				if up = all[up.parent]; up == nil {
-					break
-				}
-			}
+			owner[space] = of(p)
 		}
 		u.processes += p.threads
 		u.memory += p.memory
@@ -148,11 +193,16 @@ func (m *Manager) watchSteps(daemons []*daemon) {
 		lim := m.cfg.Limits
 		switch {
 		case u.processes > lim.Processes:
-			m.kill(d, u, "processes", fmt.Sprintf("it had more than %d processes, the limit for one step", lim.Processes))
-		case u.memory > lim.Memory && exact(u) > lim.Memory, tmpfs(u.init)+u.memory > lim.Memory && tmpfs(u.init)+exact(u) > lim.Memory:
+			m.kill(d, u, "processes", m.tooMany())
+		case d.files(u)+u.memory > lim.Memory && d.files(u)+exact(u) > lim.Memory:
 			m.kill(d, u, "memory", fmt.Sprintf("it used more than %s of memory, the limit for one step", size(lim.Memory)))
 		}
 	}
+	known = make(map[int]bool, len(all))
+	for pid := range all {
+		known[pid] = true
+	}
+	return known
 }
 
 // kill ends a step, and notes why.
@@ -202,28 +252,36 @@ type proc struct {
 	parent  int
 	threads int
 	memory  int64
-	nested  bool // in a process namespace within a daemon's
-	first   bool // of that namespace
+	depth   int  // of its process namespace: 1 is ours, 2 may be a daemon's, 3 a step's
+	first   bool // of a step's namespace
 }
 
 func processes() map[int]*proc {
+	list := pids()
+	all := make(map[int]*proc, len(list))
+	for _, pid := range list {
+		if p := process(pid); p != nil {
+			all[pid] = p
+		}
+	}
+	return all
+}
+
+// pids lists every process.
+func pids() []int {
 	dir, err := os.Open("/proc")
 	if err != nil {
 		return nil
 	}
 	defer func() { _ = dir.Close() }()
 	names, _ := dir.Readdirnames(-1)
-	all := make(map[int]*proc, len(names))
+	list := make([]int, 0, len(names))
 	for _, name := range names {
-		pid, err := strconv.Atoi(name)
-		if err != nil {
-			continue
-		}
-		if p := process(pid); p != nil {
-			all[pid] = p
+		if pid, err := strconv.Atoi(name); err == nil {
+			list = append(list, pid)
 		}
 	}
-	return all
+	return list
 }
 
 func process(pid int) *proc {
@@ -244,7 +302,7 @@ func process(pid int) *proc {
 		case "Threads":
 			p.threads, _ = strconv.Atoi(fields[0])
 		case "NSpid": // here, in the daemon's namespace, in the step's
-			p.nested = len(fields) >= 3
+			p.depth = len(fields)
 			p.first = len(fields) == 3 && fields[2] == "1"
 		case "RssAnon", "RssShmem":
 			n, _ := strconv.ParseInt(fields[0], 10, 64)
@@ -275,27 +333,38 @@ func exact(u *used) (sum int64) {
 	return sum
 }
 
-// tmpfs is what lies in the memory file systems of a step.
-func tmpfs(init int) (sum int64) {
-	base := filepath.Join("/proc", strconv.Itoa(init))
-	data, err := os.ReadFile(filepath.Join(base, "mountinfo"))
-	if err != nil {
+// files is what lies in the memory file systems that are the step's alone. While it is being started its first process still sees
+// the daemon's, and the machine's.
+func (d *daemon) files(u *used) (sum int64) {
+	if d.tmpfs == nil {
 		return 0
 	}
-	seen := map[string]bool{}
-	for line := range bytes.Lines(data) {
-		head, tail, ok := strings.Cut(string(line), " - ")
-		f := strings.Fields(head)
-		if !ok || !strings.HasPrefix(tail, "tmpfs ") || len(f) < 5 || seen[f[2]] {
+	for device, at := range memoryMounts(u.init) {
+		if _, shared := d.tmpfs[device]; shared {
 			continue
 		}
-		seen[f[2]] = true
 		var st syscall.Statfs_t
-		if syscall.Statfs(filepath.Join(base, "root", f[4]), &st) == nil && st.Type == tmpfsMagic {
+		if syscall.Statfs(filepath.Join("/proc", strconv.Itoa(u.init), "root", at), &st) == nil && st.Type == tmpfsMagic {
 			sum += int64(st.Blocks-st.Bfree) * st.Bsize
 		}
 	}
 	return sum
+}
+
+// memoryMounts gives where a process sees each memory file system.
+func memoryMounts(pid int) map[string]string {
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "mountinfo"))
+	if err != nil {
+		return nil
+	}
+	mounts := map[string]string{}
+	for line := range bytes.Lines(data) {
+		head, tail, ok := strings.Cut(string(line), " - ")
+		if f := strings.Fields(head); ok && strings.HasPrefix(tail, "tmpfs ") && len(f) >= 5 {
+			mounts[f[2]] = f[4]
+		}
+	}
+	return mounts
 }
 
 const tmpfsMagic = 0x01021994
