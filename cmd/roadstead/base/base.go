@@ -3,7 +3,6 @@ package base
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -135,7 +134,7 @@ func record(ctx context.Context, a *cmdline.App, c *client.Client, v View, platf
 	if err != nil {
 		return err
 	}
-	return a.JSON(json.RawMessage(text))
+	return a.JSON(text)
 }
 
 func show(a *cmdline.App, v View) error {

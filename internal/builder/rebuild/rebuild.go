@@ -113,7 +113,7 @@ func (r *Rebuilder) rebuild(ctx context.Context, name string) (Done, error) {
 // recipe was written, bounds what is accepted now.
 func (r *Rebuilder) lock(ctx context.Context, rec *recipe.Recipe, home string) (*recipe.Lock, error) {
 	shipped, err := r.Book.Lock(rec)
-	if err != nil && !(errors.Is(err, fs.ErrNotExist) && !r.Locked) {
+	if err != nil && (r.Locked || !errors.Is(err, fs.ErrNotExist)) {
 		return nil, err
 	}
 	if r.Locked {

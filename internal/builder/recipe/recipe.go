@@ -185,7 +185,7 @@ func readSmall(files fs.FS, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err == nil && len(text) > maxFile {
 		err = api.Errorf(api.TooLarge, "%s is larger than %d bytes", name, maxFile)
