@@ -69,10 +69,14 @@ func partRules() map[access.Kind]odata.Rule {
 	return rules
 }
 
-// insideRules are those of what an image carries along; it may say more than a stranger should know.
+// insideRules are those of what an image carries along; it may say more than a stranger should know. Where its maker writes nothing,
+// only builds make it.
 func insideRules(write ...string) map[access.Kind]odata.Rule {
 	path := slices.Concat(insideRelease, onApplication)
-	people := odata.Rule{Read: access.On(access.Read, path...), Create: access.On(access.Releases, path...), Write: write}
+	people := odata.Rule{Read: access.On(access.Read, path...)}
+	if len(write) > 0 {
+		people.Create, people.Write = access.On(access.Releases, path...), write
+	}
 	devices := odata.Rule{Read: access.Along(own, insideRelease...)}
 	return map[access.Kind]odata.Rule{
 		access.User: people, access.ScopedKey: people, access.Device: devices, access.FleetKey: devices,
