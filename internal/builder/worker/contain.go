@@ -22,7 +22,13 @@ func Contain(pid int, limits Limits) (undo func(), err error) {
 		return nil, fmt.Errorf("contain builds: %w", err)
 	}
 	memory := strconv.FormatInt(int64(info.Totalram)*int64(info.Unit)/4*3, 10)
-	pids := strconv.Itoa(8*limits.Processes + 8192)
+	most := 8*limits.Processes + 8192
+	if text, err := os.ReadFile("/proc/sys/kernel/pid_max"); err == nil {
+		if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+			most = min(most, n/4*3) // the server needs some too
+		}
+	}
+	pids := strconv.Itoa(most)
 	own, err := ownGroups("self")
 	if err != nil {
 		return nil, fmt.Errorf("contain builds: %w", err)

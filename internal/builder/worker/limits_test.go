@@ -51,7 +51,8 @@ func beyond(t *testing.T, cfg worker.Config, limit, script string) {
 	if kills, _ := worker.Killed(t.Context(), cfg.Address(), "org-2", began); len(kills) > 0 {
 		t.Errorf("another organization is told of it: %+v", kills)
 	}
-	if limit != "disk" { // the disk is counted for an organization
+	// The disk is counted for an organization; and until the watch sees it, a fork bomb takes what processes the organization may have.
+	if limit == "memory" {
 		if e := <-same; e.err != nil || !strings.Contains(e.out, "unharmed") {
 			t.Errorf("another step of the organization: %v:\n%s", e.err, e.out)
 		}

@@ -121,7 +121,7 @@ func TestStepsDoNotReachEachOther(t *testing.T) {
 	defer cancel()
 	served := make(chan string, 1)
 	go func() {
-		out, _ := stepCtx(ctx, t, one, "(while :; do echo secret | nc -l -p 4711; done) & sleep 1; nc -w 1 127.0.0.1 4711; for n in 110 111 112 113 114 115; do nc -w 1 10.0.2.$n 4711; done; sleep 20")
+		out, _ := stepCtx(ctx, t, one, "(while :; do echo secret | nc -l -p 4711; done) & sleep 1; for i in 1 2 3 4; do nc -w 1 127.0.0.1 4711; for n in 110 111 112 113 114 115; do nc -w 1 10.0.2.$n 4711; done; done; sleep 20")
 		served <- out
 	}()
 	var near []string
@@ -136,7 +136,7 @@ func TestStepsDoNotReachEachOther(t *testing.T) {
 		}
 	}
 	cancel()
-	if out := <-served; strings.Count(out, "secret") != 2 {
+	if out := <-served; strings.Count(out, "secret") < 2 {
 		t.Errorf("the serving step did not even reach itself:\n%s", out)
 	}
 }
