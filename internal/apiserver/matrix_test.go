@@ -206,6 +206,8 @@ POST /internal/v1/builds/{id}/images    | builder
 POST /internal/v1/builds/{id}/heartbeat | builder
 POST /internal/v1/builds/{id}/watch     | builder
 POST /internal/v1/builds/{id}/finish    | builder
+POST /internal/v1/builds/{id}/emptied   | builder
+POST /internal/v1/quarantine/next       | builder
 POST /internal/v1/git/key               | git
 POST /internal/v1/git/open              | git
 POST /internal/v1/git/tickets           | git

@@ -43,7 +43,7 @@ func TestAKeyDoesWhatIsSaidOfIt(t *testing.T) {
 				list          []string
 				try           func(p *who, r policyRow, place string) string
 			}{
-				{"ro", "reads", k.Reads, nil}, {"c", "makes", k.Makes, a.create}, {"uv", "changes", k.Changes, a.update},
+				{"ro", "reads", k.Reads, nil}, {"c", "makes", k.Makes, a.create}, {"uvq", "changes", k.Changes, a.update},
 				{"d", "deletes", k.Deletes, a.remove},
 			} {
 				may := false

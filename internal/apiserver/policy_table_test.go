@@ -112,6 +112,7 @@ var policyRows = []policyRow{
 // r reads it (in lists, by id, by count, expanded, through a filter), c makes one, u changes it, d deletes it; - nothing.
 //
 // A device changes its state (s), which is not what others change; what it tells of its configuration is accepted and ignored (i).
+// An image is changed by its maker while it is in quarantine (q), which those tried here are not: package release tries that.
 // The first three columns are for a public fleet; everywhere else strangers may do nothing. A thing is the device of one fleet, or its key.
 const fleetPolicy = `
                                      | public:              | in the organization, or by a grant                                             | limited keys                         | things
@@ -125,7 +126,7 @@ service_environment_variable         | -      -        -      | -      r        
 service_label                        | -      -        -      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
 application_tag                      | r      r        r      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
 release                              | r      r        r      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
-image                                | r      r        r      | -      r        r        rc        rc            r       -              | r         r         rc         rc    | r  r
+image                                | r      r        r      | -      r        r        rcq       rcq           r       -              | r         r         rcq        rcq   | r  r
 release_image                        | r      r        r      | -      r        r        rc        rc            r       -              | r         r         rc         rc    | r  r
 image_label                          | -      -        -      | -      r        r        rc        rc            r       -              | r         r         rc         rc    | r  r
 image_environment_variable           | -      -        -      | -      r        r        rc        rc            r       -              | r         r         rc         rc    | r  r
@@ -158,7 +159,7 @@ service_environment_variable         | r    r       r       r     r    r        
 service_label                        | r    r       r       r     r    r        rcud
 application_tag                      | r    r       r       r     r    r        rcud
 release                              | r    r       r       r     r    rcud     r
-image                                | r    r       r       r     r    rc       r
+image                                | r    r       r       r     r    rcq      r
 release_image                        | r    r       r       r     r    rc       r
 image_label                          | r    r       r       r     r    rc       r
 image_environment_variable           | r    r       r       r     r    rc       r
