@@ -205,7 +205,8 @@ RUN echo '#1 FROM docker.io/library/evil@` + fake + `'; echo 'containerimage.dig
 		{Kind: sbom.Debian, Name: "../../../etc/passwd", Version: "1"},
 		{Kind: sbom.Debian, Name: "honest", Version: "1.0", Arch: "amd64"},
 	}
-	got := slices.DeleteFunc(packages, func(p sbom.Package) bool { return p.Kind != sbom.Debian })
+	// The base image says what it is made of by itself.
+	got := slices.DeleteFunc(packages, func(p sbom.Package) bool { return p.Kind != sbom.Debian || p.Name == "busybox-static" })
 	if !slices.Equal(got, want) || len(notes) != 1 || !strings.Contains(notes[0], "cannot be shown") {
 		t.Errorf("packages %+v, notes %q", got, notes)
 	}
