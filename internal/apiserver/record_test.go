@@ -1,7 +1,6 @@
 package apiserver_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -407,32 +406,50 @@ func TestTheSignerGivesARewrittenLogAway(t *testing.T) {
 	}
 }
 
-// reseal gives all entries a chain that fits what they say now.
+// reseal gives all entries a chain that fits what they say now. It begins anew when the server seals an entry in between: the export is one itself.
 func (s *server) reseal(export string) {
 	s.Helper()
-	body := s.role(api.RoleAdmin, "POST", "/internal/v1/audit/export", nil).body
-	if body == export {
-		s.Fatal("nothing was changed")
-	}
-	var hash ledger.Hash
-	s.must(s.running.WriteElsewhere(s.Context(), func(tx *db.Tx) error {
-		d := json.NewDecoder(bytes.NewReader([]byte(body)))
-		for d.More() {
-			var line api.AuditLine
-			if err := d.Decode(&line); err != nil {
-				return err
-			}
-			if line.Entry == nil {
-				continue
-			}
-			hash = ledger.Next(hash, line.Entry.Seq, ledger.Digest(line.Entry))
-			if _, err := tx.ExecContext(s.Context(), `UPDATE audit_entry SET hash = ? WHERE seq = ?`, hash.String(), line.Entry.Seq); err != nil {
-				return err
-			}
+	s.until("everything is sealed anew", func() (done bool) {
+		body := s.role(api.RoleAdmin, "POST", "/internal/v1/audit/export", nil).body
+		if body == export {
+			s.Fatal("nothing was changed")
 		}
-		_, err := tx.ExecContext(s.Context(), `UPDATE audit_chain SET hash = ?`, hash.String())
-		return err
-	}))
+		lines, hash := resealed(s.TB, body)
+		s.must(s.running.WriteElsewhere(s.Context(), func(tx *db.Tx) error {
+			end, err := tx.ExecContext(s.Context(), `UPDATE audit_chain SET hash = ? WHERE seq = ?`, hash.String(), lines[len(lines)-1].Seq)
+			if err != nil {
+				return err
+			}
+			n, err := end.RowsAffected()
+			if done = n == 1; !done || err != nil {
+				return err
+			}
+			for _, e := range lines {
+				if _, err := tx.ExecContext(s.Context(), `UPDATE audit_entry SET hash = ? WHERE seq = ?`, e.Hash, e.Seq); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		return done
+	})
+}
+
+// resealed are the entries of an export with the hashes that fit what they say, and the last of these.
+func resealed(tb testing.TB, export string) (entries []*api.AuditEntry, hash ledger.Hash) {
+	tb.Helper()
+	for d := json.NewDecoder(strings.NewReader(export)); d.More(); {
+		var line api.AuditLine
+		if err := d.Decode(&line); err != nil {
+			tb.Fatal(err)
+		}
+		if line.Entry != nil {
+			hash = ledger.Next(hash, line.Entry.Seq, ledger.Digest(line.Entry))
+			line.Entry.Hash = hash.String()
+			entries = append(entries, line.Entry)
+		}
+	}
+	return entries, hash
 }
 
 // Whom a device lets into its operating system is in the log, once for a login, and marked when it was by a support grant.
