@@ -25,29 +25,14 @@ const (
 	maxRemember = 10_000 // fleets whose last worker is remembered
 )
 
-// Worker is a machine that builds. Its methods may be called at once.
+// Worker is a machine that builds, as [worker.Link] reaches one. Its methods may be called at once.
 type Worker interface {
-	// Dial opens a connection to a domain's daemon.
-	Dial(ctx context.Context, domain string) (net.Conn, error)
+	// Connect opens a connection to a domain's daemon.
+	Connect(ctx context.Context, domain string) (net.Conn, error)
 	// Ask asks what it can build for.
 	Ask(ctx context.Context) (worker.Status, error)
 	// Killed asks which steps of a domain it ended since a time.
 	Killed(ctx context.Context, domain string, since time.Time) ([]worker.Kill, error)
-}
-
-// OnSocket is the worker whose manager answers at an address, "unix:///path".
-func OnSocket(address string) Worker { return socket(address) }
-
-type socket string
-
-func (s socket) Dial(ctx context.Context, domain string) (net.Conn, error) {
-	return worker.Dial(ctx, string(s), domain)
-}
-
-func (s socket) Ask(ctx context.Context) (worker.Status, error) { return worker.Ask(ctx, string(s)) }
-
-func (s socket) Killed(ctx context.Context, domain string, since time.Time) ([]worker.Kill, error) {
-	return worker.Killed(ctx, string(s), domain, since)
 }
 
 // Pool is the set of workers. They come and go while it is used.
@@ -303,9 +288,9 @@ type Lease struct {
 	leave func()
 }
 
-// Dial opens a connection to the daemon of the lease's domain.
-func (l *Lease) Dial(ctx context.Context) (net.Conn, error) {
-	return l.m.worker.Dial(ctx, l.wish.Domain)
+// Connect opens a connection to the daemon of the lease's domain.
+func (l *Lease) Connect(ctx context.Context) (net.Conn, error) {
+	return l.m.worker.Connect(ctx, l.wish.Domain)
 }
 
 // Killed asks which steps of the domain the worker ended since a time.

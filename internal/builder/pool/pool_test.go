@@ -27,7 +27,7 @@ type machine struct {
 	dialed []string
 }
 
-func (m *machine) Dial(_ context.Context, domain string) (net.Conn, error) {
+func (m *machine) Connect(_ context.Context, domain string) (net.Conn, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.dialed = append(m.dialed, domain)
@@ -115,9 +115,9 @@ func TestLeaseIsForItsDomain(t *testing.T) {
 	p, m := pool.New(), of("linux/amd64")
 	p.Set("a", m)
 	l := choose(t, p, pool.Wish{Domain: "org-7", Platform: "linux/amd64"})
-	_, _ = l.Dial(t.Context())
+	_, _ = l.Connect(t.Context())
 	if len(m.dialed) != 1 || m.dialed[0] != "org-7" {
-		t.Errorf("Dial: %v, want org-7", m.dialed)
+		t.Errorf("Connect: %v, want org-7", m.dialed)
 	}
 }
 
