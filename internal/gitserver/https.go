@@ -101,6 +101,7 @@ func (s *Server) rpc(what verb) web.HandlerFunc {
 		}
 		w.Header().Set("Content-Type", "application/x-"+string(what)+"-result")
 		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("Connection", "close") // the deadline below ends the connection's context, and with it what came next on it
 		rc := http.NewResponseController(w)
 		out := &flushing{w: w, rc: rc}
 		do := s.upload

@@ -236,29 +236,6 @@ func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // Flush implements http.Flusher, for callers that do not know http.ResponseController.
 func (w *statusWriter) Flush() { _ = http.NewResponseController(w.ResponseWriter).Flush() }
 
-// What a handler leaves of a body is read for the connection's sake, up to here; after that the connection is closed.
-const (
-	drainBytes = 256 << 10
-	drainTime  = 500 * time.Millisecond
-)
-
-// FullDuplex lets a handler answer while the request's body still comes in: a build streams its output during the upload.
-// HTTP/2 always does; HTTP/1.1 needs to be told, and then no longer reads the rest of a body that the handler left, which
-// must happen before the handler is over.
-func FullDuplex(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		rc := http.NewResponseController(w)
-		body := r.Body
-		if r.ProtoMajor != 1 || body == nil || body == http.NoBody || rc.EnableFullDuplex() != nil {
-			next.ServeHTTP(w, r)
-			return
-		}
-		next.ServeHTTP(w, r)
-		_ = rc.SetReadDeadline(time.Now().Add(drainTime)) // a client that goes on sending loses its connection
-		_, _ = io.CopyN(io.Discard, body, drainBytes)
-	})
-}
-
 // Serve runs an HTTP server on a listener until the context ends, then lets requests finish for at most grace.
 func Serve(ctx context.Context, srv *http.Server, serve func() error, grace time.Duration) error {
 	failed := make(chan error, 1)
