@@ -49,10 +49,10 @@ func TestBuildsReachNothingPrivate(t *testing.T) {
 	c := connect(t, cfg, "org-1")
 	port, reached := listen(t, "[::]:0")
 	own := ownAddresses(t)
-	if !slices.Contains(own, "10.99.7.1") || !slices.Contains(own, "fd99:7::1") {
+	if !slices.Contains(own, lanMachine) || !slices.Contains(own, lanMachine6) {
 		t.Fatalf("the addresses of this machine: %v", own)
 	}
-	for _, a := range []string{"127.0.0.1", "10.99.7.1", "fd99:7::1"} {
+	for _, a := range []string{"127.0.0.1", lanMachine, lanMachine6} {
 		conn, err := net.Dial("tcp", net.JoinHostPort(a, fmt.Sprint(port)))
 		if err != nil {
 			t.Fatalf("this machine itself does not reach %s: %v", a, err)
@@ -62,16 +62,16 @@ func TestBuildsReachNothingPrivate(t *testing.T) {
 	}
 	// What slirp4netns stands for this machine with: its gateway, its name server, everybody.
 	targets := append(own, "10.0.2.2", "10.0.2.3", "10.0.2.1", "10.0.2.100", "0.0.0.0", "255.255.255.255", "169.254.169.254")
-	out, err := step(t, c, knock(port, targets...)+"; "+knock(80, "10.99.7.2"))
+	out, err := step(t, c, knock(port, targets...)+"; "+knock(80, lanNeighbour))
 	if err != nil || strings.Contains(out, "reached") || strings.Count(out, "tried") != 2 {
 		t.Errorf("a step: %v:\n%s", err, out)
 	}
 	// A step is root in its network namespace, and yet cannot give itself another way out.
-	out, err = step(t, c, "ip route replace 10.99.7.0/24 via 10.0.2.1; ip addr add 10.0.2.2/24 dev eth0; ip rule add pref 1 lookup main; "+knock(80, "10.99.7.2"))
+	out, err = step(t, c, "ip route replace "+lanNetwork+" via 10.0.2.1; ip addr add 10.0.2.2/24 dev eth0; ip rule add pref 1 lookup main; "+knock(80, lanNeighbour))
 	if err != nil || strings.Contains(out, "reached") {
 		t.Errorf("a step that changes its routes: %v:\n%s", err, out)
 	}
-	for _, host := range []string{"127.0.0.1", "10.99.7.1", "10.0.2.2", "10.0.2.3", "localhost"} {
+	for _, host := range []string{"127.0.0.1", lanMachine, "10.0.2.2", "10.0.2.3", "localhost"} {
 		at := fmt.Sprintf("%s:%d", host, port)
 		if _, err := solve(t.Context(), t, c, llb.HTTP("http://"+at+"/x")); err == nil {
 			t.Errorf("ADD http://%s/x did not fail", at)
@@ -83,7 +83,7 @@ func TestBuildsReachNothingPrivate(t *testing.T) {
 			t.Errorf("ADD http://%s/x.git did not fail", at)
 		}
 	}
-	if _, err := solve(t.Context(), t, c, llb.HTTP("http://10.99.7.2/")); err == nil {
+	if _, err := solve(t.Context(), t, c, llb.HTTP("http://"+lanNeighbour+"/")); err == nil {
 		t.Error("ADD of a neighbour's page did not fail")
 	}
 	if n := len(reached); n > 0 {
@@ -95,14 +95,14 @@ func TestBuildsReachNothingPrivate(t *testing.T) {
 func TestTheOperatorAllowsPrivateNetworks(t *testing.T) {
 	cfg := config(t)
 	lan(t)
-	cfg.Allow = []string{"10.99.7.0/24"}
+	cfg.Allow = []string{lanNetwork}
 	start(t, cfg)
 	c := connect(t, cfg, "org-1")
-	out, err := step(t, c, knock(80, "10.99.7.2"))
-	if err != nil || !strings.Contains(out, "reached 10.99.7.2") {
+	out, err := step(t, c, knock(80, lanNeighbour))
+	if err != nil || !strings.Contains(out, "reached "+lanNeighbour) {
 		t.Errorf("a step does not reach a network that is allowed: %v:\n%s", err, out)
 	}
-	if _, err := solve(t.Context(), t, c, llb.HTTP("http://10.99.7.2/")); err != nil {
+	if _, err := solve(t.Context(), t, c, llb.HTTP("http://"+lanNeighbour+"/")); err != nil {
 		t.Errorf("ADD from a network that is allowed: %v", err)
 	}
 	port, reached := listen(t, "[::]:0")

@@ -92,8 +92,19 @@ func solve(ctx context.Context, t *testing.T, c *client.Client, state llb.State,
 	return printed.String(), err
 }
 
-// lan makes a network namespace beside this machine, 10.99.7.2, in which a web server answers on port 80. The machine itself is
-// 10.99.7.1 there, and answers too.
+// lanNumber keeps the networks of test runs beside each other apart.
+var lanNumber = 1 + os.Getpid()%250
+
+// The addresses in lan.
+var (
+	lanNetwork   = fmt.Sprintf("10.99.%d.0/24", lanNumber)
+	lanMachine   = fmt.Sprintf("10.99.%d.1", lanNumber)
+	lanMachine6  = fmt.Sprintf("fd99:%x::1", lanNumber)
+	lanNeighbour = fmt.Sprintf("10.99.%d.2", lanNumber)
+)
+
+// lan makes a network namespace beside this machine, lanNeighbour, in which a web server answers on port 80. The machine itself is
+// lanMachine there, and answers too.
 func lan(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -111,10 +122,10 @@ func lan(t *testing.T) {
 	t.Cleanup(func() { _ = exec.Command("ip", "netns", "delete", name).Run() })
 	run("ip", "link", "add", wire, "type", "veth", "peer", "name", "eth0", "netns", name)
 	t.Cleanup(func() { _ = exec.Command("ip", "link", "delete", wire).Run() })
-	run("ip", "addr", "add", "10.99.7.1/24", "dev", wire)
-	run("ip", "addr", "add", "fd99:7::1/64", "dev", wire, "nodad")
+	run("ip", "addr", "add", lanMachine+"/24", "dev", wire)
+	run("ip", "addr", "add", lanMachine6+"/64", "dev", wire, "nodad")
 	run("ip", "link", "set", wire, "up")
-	run("ip", "-n", name, "addr", "add", "10.99.7.2/24", "dev", "eth0")
+	run("ip", "-n", name, "addr", "add", lanNeighbour+"/24", "dev", "eth0")
 	run("ip", "-n", name, "link", "set", "eth0", "up")
 	run("ip", "-n", name, "link", "set", "lo", "up")
 	dir, err := busybox()
@@ -125,13 +136,13 @@ func lan(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(www, "index.html"), []byte("private\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	srv := exec.Command("ip", "netns", "exec", name, filepath.Join(dir, "bin/busybox"), "httpd", "-f", "-p", "80", "-h", www)
+	srv := exec.Command("ip", "netns", "exec", name, filepath.Join(dir, "usr/bin/busybox"), "httpd", "-f", "-p", "80", "-h", www)
 	if err := srv.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = srv.Process.Kill(); _ = srv.Wait() })
 	await(t, "the private server answers this machine", func() bool {
-		conn, err := net.Dial("tcp", "10.99.7.2:80")
+		conn, err := net.Dial("tcp", lanNeighbour+":80")
 		if err != nil {
 			return false
 		}
