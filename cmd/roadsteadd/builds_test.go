@@ -15,7 +15,7 @@ func TestStatusSaysWhatBoundsBuilds(t *testing.T) {
 		t.Skip("ROADSTEAD_BUILDKITD does not name a buildkitd, or this is not root")
 	}
 	s := up(t, openDir(t), "127.0.0.1:0", "--buildkitd", buildkitd, "--build-bounds", "memory=512,processes=333,disk=1024,cache=1024",
-		"--build-allow", "192.168.7.0/24")
+		"--build-allow", "192.168.7.0/24", "--git-bounds", "push_bytes=100MiB,user_sessions=3")
 	deadline := time.Now().Add(time.Minute)
 	for {
 		why, state := "", ""
@@ -41,7 +41,11 @@ func TestStatusSaysWhatBoundsBuilds(t *testing.T) {
 	if err != nil || !strings.Contains(string(role), "192.168.7.0/24") {
 		t.Errorf("role.json: %v\n%s", err, role)
 	}
-	for _, args := range [][]string{{"--build-allow", "127.0.0.1"}, {"--build-bounds", "colour=1"}} {
+	role, err = os.ReadFile(filepath.Join(s.dir, "roles/git/role.json"))
+	if err != nil || !strings.Contains(string(role), `"push_bytes": 104857600`) || !strings.Contains(string(role), `"of_user": 3`) {
+		t.Errorf("role.json: %v\n%s", err, role)
+	}
+	for _, args := range [][]string{{"--build-allow", "127.0.0.1"}, {"--build-bounds", "colour=1"}, {"--git-bounds", "colour=1"}} {
 		if _, text, code := run(t, nil, append([]string{"up", "--data", t.TempDir(), "--domain", domain, "--listen", "127.0.0.1:0"}, args...)...); code == 0 || !strings.Contains(text, args[0]) {
 			t.Errorf("up %v: exit %d: %s", args, code, text)
 		}

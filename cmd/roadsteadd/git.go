@@ -13,7 +13,8 @@ const gitPort = "2222"
 func (f *upFlags) addGit(fs *pflag.FlagSet) {
 	fs.StringVar(&f.gitListen, "git-listen", "", "`ADDR:PORT` of git over SSH, or off; empty means port "+gitPort+" of the address of --listen")
 	fs.StringVar(&f.git, "git", "", "`PATH` of the program git; empty means /usr/bin/git")
-	fs.BoolVar(&f.gitSubmodules, "git-submodules", false, "take pushes of projects with submodules; their directories are empty in a build")
+	fs.Func("git-bounds", "bounds of pushes and repositories, `NAME=N,…`; see the chapter on git", f.gitLimits.Parse)
+	fs.BoolVar(&f.gitLimits.Submodules, "git-submodules", false, "take pushes of projects with submodules; their directories are empty in a build")
 }
 
 // gitAddress is where git over SSH listens; "" is nowhere. Nobody asked for the default, so another port does when it is taken.

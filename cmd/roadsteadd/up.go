@@ -17,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/builder"
 	"github.com/roadstead-io/roadstead/internal/builder/worker"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/gitserver"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/signin"
 	"github.com/roadstead-io/roadstead/internal/supervise"
@@ -44,7 +45,7 @@ type upFlags struct {
 	registry                     registryFlags
 	securityContact              string
 	gitListen, git               string
-	gitSubmodules                bool
+	gitLimits                    gitserver.Limits
 	baseRebuild                  time.Duration
 }
 

@@ -364,7 +364,7 @@ func TestBombs(t *testing.T) {
 	}
 	p.must("add", "-A", ".")
 	p.must("commit", "-q", "-m", "zeros")
-	p.refused("The files of the commit have more than 8 MiB", "push", w.url("acme/harbour"), "main")
+	p.refused("The files of the commit have more than 8 MiB (limit source_bytes)", "push", w.url("acme/harbour"), "main")
 
 	// Trees in trees: 10^6 files of a dozen objects.
 	p = w.person("alice")
@@ -388,7 +388,7 @@ func TestBombs(t *testing.T) {
 		}
 		mode, kind, entry = "040000", "tree", strings.TrimSpace(string(out))
 	}
-	p.refused("The commit has more than 1000 files", "push", w.url("acme/harbour"), p.must("commit-tree", "-m", "x", entry)+":refs/heads/main")
+	p.refused("The commit has more than 1000 files (limit source_entries)", "push", w.url("acme/harbour"), p.must("commit-tree", "-m", "x", entry)+":refs/heads/main")
 
 	// Too many objects are refused before they come, too many bytes as they do.
 	p = w.person("alice")
@@ -399,14 +399,14 @@ func TestBombs(t *testing.T) {
 	}
 	p.must("add", "-A", ".")
 	p.must("commit", "-q", "-m", "many")
-	p.refused("at most 500 are taken", "push", w.url("acme/harbour"), "main")
+	p.refused("at most 500 are taken (limit push_objects)", "push", w.url("acme/harbour"), "main")
 	p = w.person("alice")
 	noise := make([]byte, 3<<20)
 	for i := range noise {
 		noise[i] = byte(rand.Uint32()) //nolint:gosec // it must not compress, that is all
 	}
 	p.commit("noise", string(noise))
-	p.refused("pack exceeds maximum allowed size", "push", w.url("acme/harbour"), "main")
+	p.refused("larger than 1 MiB (limit push_bytes)", "push", w.url("acme/harbour"), "main")
 	if refs := w.refs(7); refs != "" {
 		t.Errorf("branches: %q", refs)
 	}
@@ -488,7 +488,7 @@ func TestSessionsArePeoplesShare(t *testing.T) {
 	w.keys.mu.Unlock()
 	hold(alice, "acme/harbour")
 	hold(alice, "acme/pier")
-	alice.refused("You have 2 pushes and fetches under way", "push", w.url("acme/quay"), "main")
+	alice.refused("You have 2 pushes and fetches under way; wait until one has ended (limit user_sessions)", "push", w.url("acme/quay"), "main")
 	hold(bob, "acme/quay")
 	carol.refused("The git server is busy", "push", w.url("acme/quay"), "main")
 	stop()

@@ -94,10 +94,10 @@ func (s *Server) weigh(list io.Reader) (modules []string, err error) {
 		bytes += n
 		files++
 		if files > s.cfg.Limits.TreeFiles {
-			return nil, api.Errorf(api.TooLarge, "The commit has more than %d files.", s.cfg.Limits.TreeFiles)
+			return nil, api.Errorf(api.TooLarge, "The commit has more than %d files (limit source_entries).", s.cfg.Limits.TreeFiles)
 		}
 		if bytes > s.cfg.Limits.TreeBytes {
-			return nil, api.Errorf(api.TooLarge, "The files of the commit have more than %d MiB.", s.cfg.Limits.TreeBytes>>20)
+			return nil, api.Errorf(api.TooLarge, "The files of the commit have more than %s (limit source_bytes).", amount(s.cfg.Limits.TreeBytes))
 		}
 	}
 }

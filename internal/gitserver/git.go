@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -152,7 +151,5 @@ func (l *limited) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// maxInput is the setting that bounds a push.
-func (s *Server) maxInput() string {
-	return "receive.maxInputSize=" + strconv.FormatInt(min(s.cfg.Limits.PushBytes, s.cfg.Limits.RepoBytes), 10)
-}
+// maxInput is how large a push may be.
+func (s *Server) maxInput() int64 { return min(s.cfg.Limits.PushBytes, s.cfg.Limits.RepoBytes) }

@@ -18,21 +18,23 @@ const (
 )
 
 // guard passes on what a client sends to git-receive-pack, and stops it where it asks for too much: a list of commands without an end, or
-// more objects than one push may have. git itself counts the bytes.
+// more objects or bytes than one push may have. git counts the bytes too.
 type guard struct {
 	from    *bufio.Reader
 	objects int
+	most    int64 // bytes of the pack
 
 	ready    bytes.Buffer // read, checked, and not passed on yet
 	commands int
 	bytes    int
 	flushed  bool // the list has ended: a pack may follow …
-	passed   bool // … and has begun: all that follows passes
+	passed   bool // … and has begun: what follows passes
+	packed   int64
 	err      error
 }
 
-func newGuard(r io.Reader, objects int) *guard {
-	return &guard{from: bufio.NewReaderSize(r, 64<<10), objects: objects}
+func newGuard(r io.Reader, objects int, most int64) *guard {
+	return &guard{from: bufio.NewReaderSize(r, 64<<10), objects: objects, most: most}
 }
 
 // Read implements io.Reader.
@@ -42,7 +44,12 @@ func (g *guard) Read(p []byte) (int, error) {
 			return 0, g.err
 		}
 		if g.passed {
-			return g.from.Read(p)
+			n, err := g.from.Read(p)
+			if g.packed += int64(n); g.packed > g.most {
+				g.err = api.Errorf(api.TooLarge, "the push is larger than %s (limit push_bytes)", amount(g.most))
+				return 0, g.err
+			}
+			return n, err
 		}
 		if g.flushed { // only now: git must see the end of the list, for without a pack nothing more comes until it has answered
 			g.err = g.pack()
@@ -98,7 +105,7 @@ func (g *guard) pack() error {
 	}
 	if n := binary.BigEndian.Uint32(head[8:]); int64(n) > int64(g.objects) {
 		g.passed = false
-		return api.Errorf(api.TooLarge, "the push has %d objects; at most %d are taken", n, g.objects)
+		return api.Errorf(api.TooLarge, "the push has %d objects; at most %d are taken (limit push_objects)", n, g.objects)
 	}
 	return nil
 }

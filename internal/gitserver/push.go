@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -32,16 +33,17 @@ const afterwards = 2 * time.Minute
 // the returned function has been called.
 func (s *Server) receive(x *session, io streams, args ...string) (code int, wait func(), err error) {
 	ctx := x.ctx
+	defer x.repo.receiving()()
 	pipes, err := newPipes()
 	if err != nil {
 		return 1, func() {}, err
 	}
 	defer pipes.close()
-	cmd := s.command(ctx, walls{write: x.repo.path}, nil, append(append([]string{"-c", s.maxInput(), "receive-pack"}, args...), x.repo.path)...)
+	cmd := s.command(ctx, walls{write: x.repo.path}, nil, append(append([]string{"-c", "receive.maxInputSize=" + strconv.FormatInt(s.maxInput(), 10), "receive-pack"}, args...), x.repo.path)...)
 	cmd.ExtraFiles = pipes.child
 	late := time.AfterFunc(time.Duration(s.cfg.Limits.Minutes)*time.Minute, func() { x.cancel(errSlow) })
 	defer late.Stop()
-	wait, err = s.start(cmd, x, io, newGuard(io.in, s.cfg.Limits.Objects))
+	wait, err = s.start(cmd, x, io, newGuard(io.in, s.cfg.Limits.Objects, s.maxInput()))
 	if err != nil {
 		return 1, wait, err
 	}

@@ -283,10 +283,10 @@ func TestFleetsThatAreGone(t *testing.T) {
 	if refs := w.refs(8); refs == "" {
 		t.Error("another fleet's repository was removed")
 	}
-	entries, err := os.ReadDir(filepath.Join(w.dir, api.RoleGit, "repositories"))
-	if err != nil || len(entries) != 1 {
-		t.Errorf("what is left: %v, %v", entries, err)
-	}
+	eventually(t, "nothing is left of it", func() bool {
+		entries, err := os.ReadDir(filepath.Join(w.dir, api.RoleGit, "repositories"))
+		return err == nil && len(entries) == 1
+	})
 }
 
 // What a role that was killed left half done is gone when it starts again, and pushes go on.

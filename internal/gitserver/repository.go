@@ -23,6 +23,9 @@ type repository struct {
 	fleet int64
 	path  string
 	turn  chan struct{} // holds one token while a push is built or the repository is tidied
+
+	mu     sync.Mutex // covers what follows, and the removing of what is left of pushes
+	pushes int        // that are coming in or being built
 }
 
 // repositories is those that are in use.
@@ -91,6 +94,27 @@ func (r *repository) take(ctx context.Context, waits func()) error {
 }
 
 func (r *repository) leave() { <-r.turn }
+
+// receiving counts a push in, and when it has ended, out. A git that was killed leaves what it had received, in a place of its own: the last
+// push of those that are under way takes all such places along. git's own prune would take those of pushes that still come in.
+func (r *repository) receiving() (ended func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pushes++
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.pushes--; r.pushes > 0 {
+			return
+		}
+		for _, left := range []string{"tmp_objdir-*", "incoming-*"} {
+			found, _ := filepath.Glob(filepath.Join(r.objects(), left)) // the pattern is right
+			for _, dir := range found {
+				_ = os.RemoveAll(dir) // when it cannot be removed now, the next push or the next start of the role does
+			}
+		}
+	}
+}
 
 func (r *repository) objects() string { return filepath.Join(r.path, "objects") }
 
@@ -165,11 +189,10 @@ func (s *Server) tidy(ctx context.Context, r *repository) error {
 				return err
 			}
 		}
-		// What nobody reaches any more goes at once: a push that goes on beside this has its own objects in a place of their own.
-		for _, args := range [][]string{{"repack", "-q", "-a", "-d"}, {"prune", "--expire=now"}} {
-			if _, err := s.output(ctx, walls{write: r.path}, nil, append([]string{"--git-dir=" + r.path}, args...)...); err != nil {
-				return err
-			}
+		// What nobody reaches any more goes at once: a push that goes on beside this has its own objects in a place of their own. All
+		// objects are in packs, for that is how pushes are kept.
+		if _, err := s.output(ctx, walls{write: r.path}, nil, "--git-dir="+r.path, "repack", "-q", "-a", "-d"); err != nil {
+			return err
 		}
 		bytes, packs = size(r.path)
 	}
@@ -245,8 +268,7 @@ func (s *Server) startOver(ctx context.Context, r *repository) error {
 	if err := os.Remove(filepath.Join(r.path, "shallow")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	_, err = s.output(ctx, walls{write: r.path}, nil, "--git-dir="+r.path, "prune", "--expire=now")
-	return err
+	return nil
 }
 
 // clear removes what a role that was killed left half done. Nothing else runs yet.

@@ -46,7 +46,7 @@ const stopGrace = 2 * time.Second
 var (
 	errStopped = errors.New("the git server was stopped; try again in a moment")
 	errRevoked = errors.New("your right to use this repository has ended")
-	errSlow    = errors.New("it took too long")
+	errSlow    = errors.New("it took too long (limit minutes)")
 	errGone    = errors.New("the client is gone")
 )
 
@@ -229,7 +229,7 @@ func (s *Server) open(ctx context.Context, what verb, by credentials, who api.Gi
 	}
 	if bytes, _ := size(x.repo.path); what == push && bytes > s.cfg.Limits.RepoBytes {
 		s.leave(x)
-		return nil, api.Errorf(api.TooLarge, "The repository of %s is full: its newest commit alone takes more than %d MiB.", x.Fleet.Slug, s.cfg.Limits.RepoBytes>>20)
+		return nil, api.Errorf(api.TooLarge, "The repository of %s is full: its newest commit alone takes more than %s (limit repository_bytes).", x.Fleet.Slug, amount(s.cfg.Limits.RepoBytes))
 	}
 	return x, nil
 }
@@ -246,9 +246,9 @@ func (s *Server) enter(x *session) error {
 	}
 	switch {
 	case len(s.sessions) >= s.cfg.Limits.Sessions:
-		return api.Errorf(api.RateLimited, "The git server is busy; try again in a minute.")
+		return api.Errorf(api.RateLimited, "The git server is busy with %d pushes and fetches (limit sessions); try again in a minute.", len(s.sessions))
 	case own >= s.cfg.Limits.OfUser:
-		return api.Errorf(api.RateLimited, "You have %d pushes and fetches under way; wait until one has ended.", own)
+		return api.Errorf(api.RateLimited, "You have %d pushes and fetches under way; wait until one has ended (limit user_sessions).", own)
 	}
 	s.sessions[x] = true
 	return nil
