@@ -46,6 +46,7 @@ require (
 
 require (
 	github.com/aws/aws-sdk-go v1.55.5 // indirect
+	github.com/hashicorp/yamux v0.1.2
 	github.com/jmespath/go-jmespath v0.4.0 // indirect
 )
 

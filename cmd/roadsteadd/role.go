@@ -68,7 +68,7 @@ func roleCommand() *cobra.Command {
 		Long: `Run one role of the server. ` + "`roadsteadd up`" + ` starts its children this way and hands them open sockets; by hand, on a
 machine of its own, a role gets --listen. DIR is the role's own directory with role.json, cert.pem, key.pem and ca.pem.
 
-Roles: ` + strings.Join(names, ", "),
+Roles: ` + strings.Join(names, ", ") + `; and builder-worker, which has flags of its own.`,
 		Example:   `  roadsteadd role signer --dir /var/lib/roadstead/roles/signer --listen 10.0.0.2:7001`,
 		Args:      cobra.ExactArgs(1),
 		ValidArgs: names,
@@ -81,6 +81,7 @@ Roles: ` + strings.Join(names, ", "),
 	fs.StringVar(&f.logFormat, "log-format", "text", "form of the log on standard error: text or json")
 	fs.StringSliceVar(&f.more, "more", nil, "names of further files that the parent hands over")
 	_ = fs.MarkHidden("more") // for the parent alone; the flag is there
+	cmd.AddCommand(builderWorkerCommand())
 	return cmd
 }
 
@@ -149,7 +150,7 @@ func inherit(name string, f roleFlags) (inherited, error) {
 	}
 	syscall.CloseOnExec(supervise.FDListener)
 	syscall.CloseOnExec(supervise.FDParent)
-	if name == roleBuildkit || name == roleBases {
+	if name == roleBuildkit || name == roleBases || name == roleLink {
 		in.report = os.NewFile(supervise.FDListener, "report")
 		return in, nil
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadsteadd/bases"
 	"github.com/roadstead-io/roadstead/internal/apiserver"
 	"github.com/roadstead-io/roadstead/internal/builder"
+	"github.com/roadstead-io/roadstead/internal/builder/remote"
 	"github.com/roadstead-io/roadstead/internal/builder/worker"
 	"github.com/roadstead-io/roadstead/internal/busserver"
 	"github.com/roadstead-io/roadstead/internal/dashboard"
@@ -90,7 +91,17 @@ var starts = map[string]start{
 		return serve(signer.New)(ctx, in, log)
 	},
 	api.RoleRegistry: serve(registry.New),
-	api.RoleBuilder:  serve(builder.New),
+	api.RoleBuilder: func(ctx context.Context, in inherited, log *slog.Logger) error {
+		cfg, err := load[builder.Config](in.dir)
+		if err != nil {
+			return err
+		}
+		s, err := builder.New(cfg, log)
+		if err != nil {
+			return err
+		}
+		return s.Run(ctx, in.ln, in.public)
+	},
 	api.RoleDashboard: func(ctx context.Context, in inherited, log *slog.Logger) error {
 		cfg, err := load[dashboard.Config](in.dir)
 		if err != nil {
@@ -117,6 +128,7 @@ var starts = map[string]start{
 		return s.Run(ctx, in.ln, in.public)
 	},
 	roleBuildkit: runBuildkit,
+	roleLink:     runLink,
 	roleBases: func(ctx context.Context, in inherited, log *slog.Logger) error {
 		cfg, err := load[bases.Config](in.dir)
 		if err != nil {
@@ -156,21 +168,21 @@ func runBuildkit(ctx context.Context, in inherited, log *slog.Logger) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { tell(ctx, in.report, m); return nil })
+	group.Go(func() error { tell(ctx, in.report, m.Healthy, m.Enforced); return nil })
 	group.Go(func() error { return m.Run(ctx) })
 	group.Go(func() error { return m.Serve(ctx) })
 	return group.Wait()
 }
 
-// tell writes a line whenever the build service's health changes.
-func tell(ctx context.Context, report *os.File, m *worker.Manager) {
+// tell writes a line whenever a quiet role's health, or what it says of itself, changes.
+func tell(ctx context.Context, report *os.File, healthy func(context.Context) error, says func() string) {
 	const calm, eager = time.Second, 100 * time.Millisecond
 	tick := time.NewTimer(0)
 	defer tick.Stop()
 	said := ""
 	for {
-		line, again := "ok "+m.Enforced(), calm
-		if err := m.Healthy(ctx); err != nil {
+		line, again := "ok "+says(), calm
+		if err := healthy(ctx); err != nil {
 			line, again = oneLine(err), eager
 		}
 		tick.Reset(again)
@@ -209,15 +221,7 @@ func roles(f upFlags) []supervise.Role {
 				return errors.Join(durable.WriteFile(filepath.Join(dir, registry.PublicKeysFile), keys, 0o600), f.registry.giveCredentials(dir))
 			},
 		},
-		{
-			Name: roleBuildkit, Quiet: true, Optional: true, Setuid: true, PrepareUser: worker.Prepare,
-			Contain: func(pid int) (func(), error) { return worker.Contain(pid, f.worker.Limits) },
-			Config: func(e supervise.Env) any {
-				cfg := f.worker
-				cfg.Dir, cfg.Buildkitd = e.Dir, f.buildkitd
-				return cfg
-			},
-		},
+		buildkitRole(f.worker, f.buildkitd),
 		{
 			Name: roleBases, Quiet: true, Optional: true,
 			Config: func(e supervise.Env) any {
@@ -227,9 +231,11 @@ func roles(f upFlags) []supervise.Role {
 		},
 		{
 			Name: api.RoleBuilder, Needs: []string{api.RoleAPI, api.RoleSigner, api.RoleRegistry}, InGroupOf: []string{roleBuildkit},
+			Own: f.workersAddress(), OwnFlag: "--workers-listen", Tells: tellsWorkers,
+			Prepare: func(dir string) error { return once(filepath.Join(dir, remote.KeyFile), remote.NewKey) },
 			Config: func(e supervise.Env) any {
 				return builder.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers, Bases: e.Layout.Bases(),
-					BuildKit: worker.Config{Dir: e.Layout.Role(roleBuildkit)}.Address(), Limits: f.builds}
+					BuildKit: worker.Config{Dir: e.Layout.Role(roleBuildkit)}.Address(), Limits: f.builds, Workers: e.Own[api.RoleBuilder]}
 			},
 		},
 		gitRole(f),

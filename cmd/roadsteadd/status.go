@@ -88,6 +88,9 @@ func printStatus(w io.Writer, s fullStatus, output string) error {
 	if s.Mail != nil {
 		defer func() { _, _ = fmt.Fprintln(w, mailLine(*s.Mail)) }()
 	}
+	if s.Alone != "" {
+		return nil
+	}
 	_, err := fmt.Fprintln(w, strings.TrimSpace(fmt.Sprintf("\ndatabase: %s, %s: %s %s", s.Database.Kind, s.Database.At, s.Database.State, s.Database.Why)))
 	return err
 }

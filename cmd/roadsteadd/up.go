@@ -46,6 +46,7 @@ type upFlags struct {
 	securityContact              string
 	gitListen, git               string
 	gitLimits                    gitserver.Limits
+	workersListen                string
 	baseRebuild                  time.Duration
 }
 
@@ -97,6 +98,7 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	f.mail.add(fs)
 	f.registry.add(fs)
 	f.addGit(fs)
+	fs.StringVar(&f.workersListen, "workers-listen", "", "`ADDR:PORT` where build workers of other machines connect; empty, or off, means that there are none")
 	fs.StringVar(&f.securityContact, "security-contact", "", "whom to tell of a vulnerability, a `URL` like mailto:security@example.com; empty means security@ the domain")
 	fs.StringVar(&f.providersFile, "sign-in-providers", "", "a `FILE` (YAML or JSON) with the sign-in providers: Google, GitHub, any OpenID Connect")
 	fs.IntVar(&f.logs.OfDevice, "device-log-streams", 0, "how many people may follow the log of one device; 0 means 50")

@@ -35,6 +35,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/provenance"
 	"github.com/roadstead-io/roadstead/internal/release"
 	"github.com/roadstead-io/roadstead/internal/release/stored"
+	"github.com/roadstead-io/roadstead/internal/release/workers"
 	"github.com/roadstead-io/roadstead/internal/signin"
 )
 
@@ -157,6 +158,7 @@ func (s *Server) domain(pepper []byte) error {
 	registry := s.cfg.Registry
 	registry.Site = s.cfg.Site
 	s.stored = stored.New(registry)
+	s.workers = workers.New(s.accounts.Hasher())
 	if s.releases, err = release.New(release.Config{
 		Room: s.stored.MayBuild,
 		DB:   s.db, Accounts: s.accounts, Fleets: s.fleets, Site: s.cfg.Site, Log: s.log, Pinned: device.Pinned, Only: s.leases.Only,

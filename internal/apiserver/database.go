@@ -25,6 +25,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/mail"
 	"github.com/roadstead-io/roadstead/internal/release"
 	"github.com/roadstead-io/roadstead/internal/release/stored"
+	"github.com/roadstead-io/roadstead/internal/release/workers"
 	"github.com/roadstead-io/roadstead/internal/signin"
 )
 
@@ -39,7 +40,7 @@ func Migrations() []fs.FS {
 	if err != nil {
 		panic(err) // the folder is part of the program
 	}
-	return []fs.FS{audit.Migrations(), account.Migrations(), factor.Migrations(), fleet.Migrations(), release.Migrations(), stored.Migrations(), device.Migrations(), sub, job.Migrations(), mail.Migrations(), signin.Migrations()}
+	return []fs.FS{audit.Migrations(), account.Migrations(), factor.Migrations(), fleet.Migrations(), release.Migrations(), stored.Migrations(), workers.Migrations(), device.Migrations(), sub, job.Migrations(), mail.Migrations(), signin.Migrations()}
 }
 
 // How long a database server that does not answer is waited for when the role starts. After that the role ends with the reason

@@ -212,6 +212,12 @@ POST /internal/v1/git/key               | git
 POST /internal/v1/git/open              | git
 POST /internal/v1/git/tickets           | git
 POST /internal/v1/git/fleets            | git
+POST /internal/v1/workers/add           | admin
+POST /internal/v1/workers/list          | admin
+POST /internal/v1/workers/remove        | admin
+POST /internal/v1/workers/join          | builder
+POST /internal/v1/workers/open          | builder
+POST /internal/v1/workers/live          | builder
 `
 
 // doors reads a table: "METHOD path" → who gets in.

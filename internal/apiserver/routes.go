@@ -12,6 +12,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/apiserver/storage"
 	"github.com/roadstead-io/roadstead/internal/apiserver/transfer"
+	workerroutes "github.com/roadstead-io/roadstead/internal/apiserver/workers"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
 	"github.com/roadstead-io/roadstead/internal/web/securitytxt"
@@ -46,6 +47,7 @@ func (s *Server) list() []route.Route {
 	rs = append(rs, s.mail.Routes(s.resets)...)
 	rs = append(rs, transfer.Routes(s.fleets, s.db)...)
 	rs = append(rs, storage.Routes(s.stored, s.db)...)
+	rs = append(rs, workerroutes.Routes(s.workers, s.db)...)
 	rs = append(rs, providers.Routes(s.signin, s.accounts, s.db)...)
 	rs = append(rs, s.git.Routes()...)
 	rs = append(rs, bases.Routes(s.cfg.Bases)...)

@@ -41,6 +41,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/release"
 	"github.com/roadstead-io/roadstead/internal/release/stored"
+	"github.com/roadstead-io/roadstead/internal/release/workers"
 	"github.com/roadstead-io/roadstead/internal/signin"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -69,6 +70,7 @@ type Server struct {
 	fleets        *fleet.Fleets
 	releases      *release.Releases
 	stored        *stored.Rows
+	workers       *workers.Rows
 	statementKeys []api.StatementKey
 	devices       *device.Devices
 	audit         *audit.Log

@@ -53,6 +53,9 @@ func (r role) call(ctx context.Context, path string, by behalf, in, out any) err
 		return errors.Join(api.Errorf(api.Unavailable, "the %s role does not answer; try again", r.name), err)
 	}
 	defer func() { _ = res.Body.Close() }()
+	if res.StatusCode == http.StatusNotModified { // out says already how it is
+		return nil
+	}
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
 		return errors.Join(api.Errorf(api.Unavailable, "the %s role's answer was cut off; try again", r.name), err)

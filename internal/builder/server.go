@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -19,9 +20,12 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/limits"
+	"github.com/roadstead-io/roadstead/internal/builder/pool"
 	"github.com/roadstead-io/roadstead/internal/builder/queue"
+	"github.com/roadstead-io/roadstead/internal/builder/remote"
 	"github.com/roadstead-io/roadstead/internal/builder/source"
 	"github.com/roadstead-io/roadstead/internal/builder/upload"
+	"github.com/roadstead-io/roadstead/internal/builder/worker"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/sbom/inventory"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -39,6 +43,8 @@ type Config struct {
 	Bases string `json:"bases,omitempty"`
 	// BuildKit is the address of the build service, "unix:///path/to/worker.sock".
 	BuildKit string `json:"buildkit"`
+	// Workers is the address at which build workers of other machines connect; "" means that there are none. The parent opens it.
+	Workers string `json:"workers,omitempty"`
 	// Limits bounds what people can ask for.
 	Limits Limits `json:"limits,omitzero"`
 }
@@ -68,8 +74,10 @@ type Server struct {
 	store    content.Store      // finished images, by digest
 	scanner  *inventory.Scanner // reads them for their packages
 	queue    *queue.Queue
-	live     live          // what is being built, for those who follow it
-	uploads  *upload.Store // files of pushed sources
+	pool     *pool.Pool
+	remote   *remote.Server // workers of other machines; nil when there can be none
+	live     live           // what is being built, for those who follow it
+	uploads  *upload.Store  // files of pushed sources
 
 	life context.Context // of every build; ends when the role stops
 	end  context.CancelCauseFunc
@@ -120,7 +128,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		return nil, fmt.Errorf("builder: %w", err)
 	}
 	life, end := context.WithCancelCause(context.Background())
-	return &Server{
+	s := &Server{
 		cfg: cfg, log: log, id: id, store: store, uploads: uploads, life: life, end: end, scanner: inventory.New(inventory.Limits{}),
 		api:      role{api.RoleAPI, id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI])},
 		signer:   role{api.RoleSigner, id.Client(api.RoleSigner, cfg.Peers[api.RoleSigner])},
@@ -129,7 +137,23 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 			Running: cfg.Limits.Builds, RunningOfOne: cfg.Limits.OrganizationBuilds,
 			Open: cfg.Limits.Queue, OpenOfOne: cfg.Limits.OrganizationQueue,
 		}, nil),
-	}, nil
+		pool: pool.New(),
+	}
+	s.pool.Set(pool.Local, worker.Local(cfg.BuildKit))
+	if s.remote, err = s.elsewhere(); err != nil {
+		return nil, fmt.Errorf("builder: %w", err)
+	}
+	return s, nil
+}
+
+// elsewhere lets workers of other machines into the pool. A role without their key, in tests, has none.
+func (s *Server) elsewhere() (*remote.Server, error) {
+	if _, err := os.Stat(filepath.Join(s.cfg.Dir, remote.KeyFile)); errors.Is(err, fs.ErrNotExist) && s.cfg.Workers == "" {
+		return nil, nil //nolint:nilnil // none is an answer
+	}
+	return remote.NewServer(remote.Config{Dir: s.cfg.Dir, Pool: s.pool, Log: s.log, Call: func(ctx context.Context, path string, in, out any) error {
+		return s.api.call(ctx, path, behalf{}, in, out)
+	}})
 }
 
 // Handler is the whole list of what the builder answers.
@@ -165,8 +189,9 @@ func (s *Server) health(w http.ResponseWriter, _ *http.Request) error {
 	return web.WriteJSON(w, http.StatusOK, "ok")
 }
 
-// Run serves until the context ends, then ends the running builds and waits for them.
-func (s *Server) Run(ctx context.Context, ln net.Listener) error {
+// Run serves until the context ends, then ends the running builds and waits for them. Workers of other machines connect on the listener
+// workers, if there is one.
+func (s *Server) Run(ctx context.Context, ln, workers net.Listener) error {
 	srv := &http.Server{
 		Handler: s.Handler(), TLSConfig: s.id.ServerTLS(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
@@ -176,6 +201,13 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	s.resume(ctx)
 	var chores sync.WaitGroup
 	chores.Go(func() { s.chores().Run(s.life) })
+	if s.remote != nil {
+		chores.Go(func() {
+			if err := s.remote.Run(s.life, workers); err != nil {
+				s.log.Error("workers of other machines cannot connect any more", "error", err)
+			}
+		})
+	}
 	err := web.Serve(ctx, srv, func() error { return srv.ServeTLS(ln, "", "") }, stopGrace)
 	s.Stop()
 	chores.Wait()

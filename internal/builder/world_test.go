@@ -282,10 +282,15 @@ func newWorld(t testing.TB, buildkit string, limits builder.Limits, change ...fu
 
 func (w *world) startBuilder(log *slog.Logger) {
 	peers := map[string]string{}
-	w.stop = w.serve(api.RoleBuilder, peers, must(builder.New(w.cfg, log))(w.t))
+	w.stop = w.serve(api.RoleBuilder, peers, alone{must(builder.New(w.cfg, log))(w.t)})
 	edge := must(pki.LoadIdentity(filepath.Join(w.dir, api.RoleEdge)))(w.t)
 	w.edge = edge.Client(api.RoleBuilder, peers[api.RoleBuilder])
 }
+
+// alone is a builder without workers of other machines.
+type alone struct{ *builder.Server }
+
+func (a alone) Run(ctx context.Context, ln net.Listener) error { return a.Server.Run(ctx, ln, nil) }
 
 type httpRole struct{ srv *http.Server }
 

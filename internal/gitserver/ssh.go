@@ -11,6 +11,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/admission"
 )
 
 // Names in the permissions of a connection: they are those of the key that signed, whatever other keys were offered.
@@ -73,7 +74,7 @@ func (s *Server) serveSSH(ctx context.Context, ln net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	defer stop()
 	cfg := s.sshConfig()
-	waiting := newLobby(s.cfg.Limits.Undecided)
+	waiting := admission.NewLobby(s.cfg.Limits.Undecided)
 	open := make(chan struct{}, maxOpen)
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -95,7 +96,7 @@ func (s *Server) serveSSH(ctx context.Context, ln net.Listener) error {
 			continue
 		}
 		pause = time.Millisecond
-		waiting.enter(conn)
+		waiting.Enter(conn)
 		all.Go(func() {
 			defer func() { _ = conn.Close() }()
 			s.connection(ctx, conn, cfg, waiting, open)
@@ -104,8 +105,8 @@ func (s *Server) serveSSH(ctx context.Context, ln net.Listener) error {
 }
 
 // connection serves one connection.
-func (s *Server) connection(ctx context.Context, conn net.Conn, cfg *ssh.ServerConfig, waiting *lobby, open chan struct{}) {
-	defer waiting.leave(conn)
+func (s *Server) connection(ctx context.Context, conn net.Conn, cfg *ssh.ServerConfig, waiting *admission.Lobby, open chan struct{}) {
+	defer waiting.Leave(conn)
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer func() { stop() }()
 	_ = conn.SetDeadline(time.Now().Add(time.Duration(s.cfg.Limits.GraceSecs) * time.Second))
@@ -114,7 +115,7 @@ func (s *Server) connection(ctx context.Context, conn net.Conn, cfg *ssh.ServerC
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
-	waiting.leave(conn)
+	waiting.Leave(conn)
 	select {
 	case open <- struct{}{}:
 		defer func() { <-open }()

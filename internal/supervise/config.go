@@ -14,14 +14,17 @@ import (
 
 // Config says what to run.
 type Config struct {
-	Dir    string   // the data directory, absolute and without links
-	Domain string   // the names under which the public sees the server
-	Listen string   // ADDR:PORT of the one public port
-	Roles  []Role   // in the order of their start; they are stopped in reverse
-	Exe    string   // this program
-	Args   []string // that every child gets besides "role NAME --dir DIR"
-	Show   []string // files and directories, besides Dir and Exe, that children must reach
-	Env    []string // the whole environment of children
+	Dir    string // the data directory, absolute and without links
+	Domain string // the names under which the public sees the server
+	Listen string // ADDR:PORT of the one public port
+	// Alone is what this machine is ("build worker") when it is no server: it has quiet roles only, no public port, no authority and no
+	// administrator, and neither Domain nor Listen.
+	Alone string
+	Roles []Role   // in the order of their start; they are stopped in reverse
+	Exe   string   // this program
+	Args  []string // that every child gets besides "role NAME --dir DIR"
+	Show  []string // files and directories, besides Dir and Exe, that children must reach
+	Env   []string // the whole environment of children
 	// Database says where the api role keeps its data, for people: its kind, and the place without any secret.
 	Database Database
 	Log      *slog.Logger
@@ -99,6 +102,9 @@ func (r Role) user() string { return "roadstead-" + r.kind() }
 func (c Config) Validate() error {
 	if c.Dir == "" {
 		return errors.New("--data is missing: the directory that holds everything this server keeps")
+	}
+	if c.Alone != "" {
+		return nil
 	}
 	if err := checkDomain(c.Domain); err != nil {
 		return err

@@ -96,13 +96,15 @@ func (p *Parent) Run(ctx context.Context) error {
 // connects meanwhile waits in its queue.
 func (p *Parent) open() error {
 	var err error
-	if p.public, err = listen("--listen", p.cfg.Listen); err != nil {
-		return err
+	if p.cfg.Alone == "" {
+		if p.public, err = listen("--listen", p.cfg.Listen); err != nil {
+			return err
+		}
+		p.site = api.Site{Domain: p.cfg.Domain, Port: p.public.Addr().(*net.TCPAddr).Port}
 	}
 	if err := p.openOwn(); err != nil {
 		return err
 	}
-	p.site = api.Site{Domain: p.cfg.Domain, Port: p.public.Addr().(*net.TCPAddr).Port}
 	if p.alive, p.hold, err = os.Pipe(); err != nil {
 		return err
 	}
@@ -254,7 +256,9 @@ func (p *Parent) close() {
 			}
 		}
 	}
-	_ = p.public.Close()
+	if p.public != nil {
+		_ = p.public.Close()
+	}
 	for _, ln := range p.own {
 		_ = ln.Close()
 	}
@@ -264,15 +268,17 @@ func (p *Parent) close() {
 
 // furnishAll makes keys, users, directories and configurations.
 func (p *Parent) furnishAll() error {
-	err := p.authorities()
-	if err != nil {
-		return err
-	}
-	if err := p.callers(); err != nil {
-		return err
-	}
-	if p.id, err = pki.LoadIdentity(p.layout.Role(api.RoleParent)); err != nil {
-		return err
+	if p.cfg.Alone == "" {
+		err := p.authorities()
+		if err != nil {
+			return err
+		}
+		if err := p.callers(); err != nil {
+			return err
+		}
+		if p.id, err = pki.LoadIdentity(p.layout.Role(api.RoleParent)); err != nil {
+			return err
+		}
 	}
 	if os.Geteuid() == 0 {
 		if err := p.accounts(); err != nil {
@@ -357,7 +363,9 @@ func (p *Parent) serve(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return p.announce(ctx) })
-	group.Go(func() error { p.renew(ctx); return nil })
+	if p.cfg.Alone == "" {
+		group.Go(func() error { p.renew(ctx); return nil })
+	}
 	group.Go(func() error {
 		<-ctx.Done()
 		p.stopping.Store(time.Now().UnixNano())
@@ -392,6 +400,11 @@ func (p *Parent) killAt() time.Time {
 func (p *Parent) announce(ctx context.Context) error {
 	if err := p.ready(ctx); err != nil {
 		return nil //nolint:nilerr // the server was stopped before it was ready
+	}
+	if p.cfg.Alone != "" {
+		p.isReady.Store(true)
+		p.cfg.Ready(p.cfg.Alone)
+		return nil
 	}
 	if err := p.bootstrap(ctx); err != nil && ctx.Err() == nil {
 		p.log.Error("the first administrator could not be made", "error", err)

@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ import (
 // site is what a data directory records of itself.
 type site struct {
 	Domain string `json:"domain"`
+	Alone  string `json:"alone,omitempty"` // see Config.Alone
 }
 
 // claim makes the data directory, or refuses one that belongs to another domain or cannot be written.
@@ -29,9 +31,12 @@ func (p *Parent) claim() error {
 	if err := p.checkEmptyOrOurs(); err != nil {
 		return err
 	}
-	for dir, mode := range map[string]fs.FileMode{
-		string(l): 0o711, l.Path("roles"): 0o711, l.Run(): 0o700, l.Path("pki"): 0o700, l.Bases(): 0o755,
-	} {
+	dirs := map[string]fs.FileMode{string(l): 0o711, l.Path("roles"): 0o711, l.Run(): 0o700, l.Path("pki"): 0o700, l.Bases(): 0o755}
+	if p.cfg.Alone != "" {
+		delete(dirs, l.Path("pki"))
+		delete(dirs, l.Bases())
+	}
+	for dir, mode := range dirs {
 		if err := os.MkdirAll(dir, mode); err != nil {
 			return fmt.Errorf("the data directory cannot be written: %w", err)
 		}
@@ -67,6 +72,9 @@ func (p *Parent) checkEmptyOrOurs() error {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return fmt.Errorf("%s is damaged: %w", l.SiteFile(), err)
 	}
+	if s.Alone != p.cfg.Alone {
+		return fmt.Errorf("%s is the directory of a %s; choose another", l, cmp.Or(s.Alone, "server of "+s.Domain))
+	}
 	if s.Domain != p.cfg.Domain {
 		return fmt.Errorf("%s belongs to the domain %s, not to %s: the names stand in certificates, tokens and on devices; "+
 			"use --domain %s, or another --data", l, s.Domain, p.cfg.Domain, s.Domain)
@@ -78,7 +86,7 @@ func (p *Parent) record() error {
 	if _, err := os.Stat(p.layout.SiteFile()); err == nil {
 		return nil
 	}
-	data, err := json.Marshal(site{Domain: p.cfg.Domain})
+	data, err := json.Marshal(site{Domain: p.cfg.Domain, Alone: p.cfg.Alone})
 	if err != nil {
 		return err
 	}

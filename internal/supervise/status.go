@@ -26,6 +26,7 @@ type Status struct {
 	Ready   bool   `json:"ready"`
 	PID     int    `json:"pid"`
 	Domain  string `json:"domain"`
+	Alone   string `json:"alone,omitempty"` // what the machine is when it is no server
 	Listen  string `json:"listen"`
 	URL     string `json:"url"`
 	// Database is as healthy as the api role says.
@@ -55,11 +56,11 @@ type RoleStatus struct {
 }
 
 func (p *Parent) status() Status {
-	s := Status{
-		Healthy: true, Ready: p.isReady.Load(), PID: os.Getpid(), Domain: p.cfg.Domain, Listen: p.public.Addr().String(),
-		URL: p.site.URL("dashboard"),
+	s := Status{Healthy: true, Ready: p.isReady.Load(), PID: os.Getpid(), Domain: p.cfg.Domain, Alone: p.cfg.Alone}
+	if p.public != nil {
+		s.Listen, s.URL = p.public.Addr().String(), p.site.URL("dashboard")
+		s.Database = DatabaseStatus{Database: p.cfg.Database, State: Starting}
 	}
-	s.Database = DatabaseStatus{Database: p.cfg.Database, State: Starting}
 	for _, c := range p.children {
 		c.mu.Lock()
 		r := RoleStatus{Role: c.role.Name, PID: c.pid, User: p.user, Address: c.addr, State: c.state, Why: c.why,

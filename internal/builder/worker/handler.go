@@ -110,7 +110,7 @@ func (m *Manager) listen() (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(m.cfg.Socket(), 0o660); err != nil {
+	if err := os.Chmod(m.cfg.Socket(), 0o660); err != nil { // until now its group could not open it
 		return nil, errors.Join(err, ln.Close())
 	}
 	if id.drop {

@@ -1,4 +1,4 @@
-package gitserver
+package admission
 
 import (
 	"net"
@@ -7,10 +7,10 @@ import (
 	"sync"
 )
 
-// lobby is the connections that have not said who they are. It has so many places; when all are taken, the connection goes that came first
+// Lobby is the connections that have not said who they are. It has so many places; when all are taken, the connection goes that came first
 // of those from the address that has most of them. So a flood of silent connections costs a bounded amount, and whoever says at once who
 // they are gets through.
-type lobby struct {
+type Lobby struct {
 	places int
 
 	mu    sync.Mutex // covers what follows
@@ -18,10 +18,11 @@ type lobby struct {
 	by    map[netip.Prefix][]net.Conn // oldest first
 }
 
-func newLobby(places int) *lobby { return &lobby{places: places, by: map[netip.Prefix][]net.Conn{}} }
+// NewLobby makes one with so many places.
+func NewLobby(places int) *Lobby { return &Lobby{places: places, by: map[netip.Prefix][]net.Conn{}} }
 
-// group is who a connection is counted with: an IPv4 address, or an IPv6 network such as one customer gets.
-func group(conn net.Conn) netip.Prefix {
+// Group is who a connection is counted with: an IPv4 address, or an IPv6 network such as one customer gets.
+func Group(conn net.Conn) netip.Prefix {
 	ap, err := netip.ParseAddrPort(conn.RemoteAddr().String())
 	if err != nil {
 		return netip.Prefix{}
@@ -35,8 +36,8 @@ func group(conn net.Conn) netip.Prefix {
 	return prefix
 }
 
-// enter gives a connection a place, if need be another's.
-func (l *lobby) enter(conn net.Conn) {
+// Enter gives a connection a place, if need be another's.
+func (l *Lobby) Enter(conn net.Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.count >= l.places {
@@ -48,18 +49,18 @@ func (l *lobby) enter(conn net.Conn) {
 		}
 		l.drop(most, l.by[most][0])
 	}
-	g := group(conn)
+	g := Group(conn)
 	l.by[g] = append(l.by[g], conn)
 	l.count++
 }
 
 // drop ends a connection and frees its place. l.mu is held.
-func (l *lobby) drop(g netip.Prefix, conn net.Conn) {
+func (l *Lobby) drop(g netip.Prefix, conn net.Conn) {
 	_ = conn.Close()
 	l.forget(g, conn)
 }
 
-func (l *lobby) forget(g netip.Prefix, conn net.Conn) {
+func (l *Lobby) forget(g netip.Prefix, conn net.Conn) {
 	i := slices.Index(l.by[g], conn)
 	if i < 0 {
 		return
@@ -71,9 +72,9 @@ func (l *lobby) forget(g netip.Prefix, conn net.Conn) {
 	l.count--
 }
 
-// leave frees a connection's place: it has said who it is, or has ended.
-func (l *lobby) leave(conn net.Conn) {
+// Leave frees a connection's place: it has said who it is, or has ended.
+func (l *Lobby) Leave(conn net.Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.forget(group(conn), conn)
+	l.forget(Group(conn), conn)
 }
