@@ -124,7 +124,7 @@ func checkOutside(l supervise.Layout, file string) error {
 func leftOut(name string) bool {
 	dir, file := path.Split(name)
 	switch {
-	case name == "run", name == path.Join("roles", "buildkit"), strings.HasSuffix(name, "/_uploads"):
+	case name == "run", name == path.Join("roles", "buildkit"), name == path.Join("roles", api.RoleBuilder, "pulls"), strings.HasSuffix(name, "/_uploads"):
 		return true
 	case dir == path.Join("roles", api.RoleAPI)+"/":
 		return strings.HasPrefix(file, databaseFile) || strings.HasPrefix(file, "backup-") || file == "bus"

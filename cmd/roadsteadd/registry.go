@@ -115,7 +115,7 @@ func registryCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(registryUsageCommand(), registryCollectCommand(), registryCheckCommand())
+	cmd.AddCommand(registryUsageCommand(), registryCollectCommand(), registryCheckCommand(), upstreamsCommand())
 	return cmd
 }
 
@@ -168,6 +168,10 @@ func askAPI(ctx context.Context, l supervise.Layout, path string, in, out any) e
 }
 
 func askRegistry(ctx context.Context, l supervise.Layout, method, path string, in, out any) error {
+	return askRole(ctx, l, api.RoleRegistry, method, path, in, out)
+}
+
+func askRole(ctx context.Context, l supervise.Layout, role, method, path string, in, out any) error {
 	status, err := supervise.Ask(ctx, l)
 	if err != nil {
 		return err
@@ -177,14 +181,14 @@ func askRegistry(ctx context.Context, l supervise.Layout, method, path string, i
 		return err
 	}
 	for _, r := range status.Roles {
-		if r.Role != api.RoleRegistry {
+		if r.Role != role {
 			continue
 		}
 		body, err := json.Marshal(in)
 		if err != nil {
 			return err
 		}
-		peer := id.Client(api.RoleRegistry, r.Address)
+		peer := id.Client(role, r.Address)
 		req, err := http.NewRequestWithContext(ctx, method, peer.URL+path, bytes.NewReader(body))
 		if err != nil {
 			return err
@@ -192,7 +196,7 @@ func askRegistry(ctx context.Context, l supervise.Layout, method, path string, i
 		req.Header.Set("Content-Type", "application/json")
 		res, err := peer.HTTP.Do(req)
 		if err != nil {
-			return fmt.Errorf("the registry does not answer: %w", err)
+			return fmt.Errorf("the %s does not answer: %w", role, err)
 		}
 		if res.StatusCode >= 300 {
 			return refusal(res)
@@ -200,7 +204,7 @@ func askRegistry(ctx context.Context, l supervise.Layout, method, path string, i
 		defer func() { _ = res.Body.Close() }()
 		return json.NewDecoder(res.Body).Decode(out)
 	}
-	return errors.New("the server has no registry")
+	return fmt.Errorf("the server has no %s", role)
 }
 
 func registryUsageCommand() *cobra.Command {

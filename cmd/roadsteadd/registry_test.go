@@ -178,6 +178,14 @@ func TestRegistryCommands(t *testing.T) {
 	}
 	good("2 blobs", "registry", "check")
 	good("the whole storage compared", "registry", "gc", "--scan", "--grace", "0s")
+	good("images of other registries: 0 B of 10.7 GB kept", "registry", "upstreams")
+	good("0 names and 0 blobs forgotten", "registry", "upstreams", "purge", "--all")
+	if _, text, code := run(t, nil, "admin", "registry", "upstreams", "purge", "debian:13", "--data", s.dir); code != 1 || !strings.Contains(text, `"debian:13" is not known`) {
+		t.Errorf("purge of what is not kept: exit %d %s", code, text)
+	}
+	if out, _, _ := run(t, nil, "status", "--data", s.dir); !strings.Contains(out, "images of other registries: ") {
+		t.Errorf("the status says nothing of the pull cache: %s", out)
+	}
 	if _, text, code := run(t, nil, "admin", "quota", "set", org, "lots", "--data", s.dir); code != 2 || !strings.Contains(text, "no size") {
 		t.Errorf("a quota that is no size: exit %d %s", code, text)
 	}

@@ -235,7 +235,8 @@ func roles(f upFlags) []supervise.Role {
 			Prepare: func(dir string) error { return once(filepath.Join(dir, remote.KeyFile), remote.NewKey) },
 			Config: func(e supervise.Env) any {
 				return builder.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers, Bases: e.Layout.Bases(),
-					BuildKit: worker.Config{Dir: e.Layout.Role(roleBuildkit)}.Address(), Limits: f.builds, Workers: e.Own[api.RoleBuilder]}
+					BuildKit: worker.Config{Dir: e.Layout.Role(roleBuildkit)}.Address(), Limits: f.builds, Pulls: f.pulls.config(f.worker.Allow),
+					Workers: e.Own[api.RoleBuilder]}
 			},
 		},
 		gitRole(f),

@@ -41,6 +41,9 @@ func statusCommand() *cobra.Command {
 			if m, err := mailStatus(cmd.Context(), supervise.Layout(dir)); err == nil { // what keeps it from answering is said above
 				all.Mail = &m
 			}
+			if p, err := pullStatus(cmd.Context(), supervise.Layout(dir)); err == nil {
+				all.Pulls = &p
+			}
 			if err := printStatus(cmd.OutOrStdout(), all, output); err != nil {
 				return err
 			}
@@ -58,7 +61,8 @@ func statusCommand() *cobra.Command {
 // fullStatus is what the parent says, and how letters go out.
 type fullStatus struct {
 	*supervise.Status
-	Mail *api.MailStatus `json:"mail,omitempty"`
+	Mail  *api.MailStatus      `json:"mail,omitempty"`
+	Pulls *api.PullCacheStatus `json:"pull_cache,omitempty"`
 }
 
 func printStatus(w io.Writer, s fullStatus, output string) error {
@@ -84,6 +88,9 @@ func printStatus(w io.Writer, s fullStatus, output string) error {
 		if r.Tells != "" {
 			defer func() { _, _ = fmt.Fprintf(w, "%s: %s\n", r.Role, r.Tells) }()
 		}
+	}
+	if s.Pulls != nil {
+		defer func() { _, _ = fmt.Fprintln(w, pullLine(*s.Pulls)) }()
 	}
 	if s.Mail != nil {
 		defer func() { _, _ = fmt.Fprintln(w, mailLine(*s.Mail)) }()

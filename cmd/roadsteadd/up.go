@@ -43,6 +43,7 @@ type upFlags struct {
 	sessionIdle, sessionLife     time.Duration
 	mail                         mailFlags
 	registry                     registryFlags
+	pulls                        pullFlags
 	securityContact              string
 	gitListen, git               string
 	gitLimits                    gitserver.Limits
@@ -97,6 +98,7 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.IntVar(&f.buildRetention, "build-retention", 400, "how many `DAYS` logs of builds, and images of builds that failed, are kept; 0 means for ever")
 	f.mail.add(fs)
 	f.registry.add(fs)
+	f.pulls.add(fs)
 	f.addGit(fs)
 	fs.StringVar(&f.workersListen, "workers-listen", "", "`ADDR:PORT` where build workers of other machines connect; empty, or off, means that there are none")
 	fs.StringVar(&f.securityContact, "security-contact", "", "whom to tell of a vulnerability, a `URL` like mailto:security@example.com; empty means security@ the domain")
@@ -209,7 +211,7 @@ func up(cmd *cobra.Command, f upFlags) error {
 		}
 	}
 	reach, err := f.database(log, cmd.Flags().Changed("sql"))
-	if err := errors.Join(err, f.mail.read(), f.registry.read(), f.check(), cfg.Validate()); err != nil {
+	if err := errors.Join(err, f.mail.read(), f.registry.read(), f.pulls.read(), f.check(), cfg.Validate()); err != nil {
 		return usageError{err}
 	}
 	cfg.Roles = roles(f)

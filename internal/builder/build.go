@@ -51,6 +51,8 @@ type build struct {
 	resultMu sync.Mutex // covers results and proof.images
 	results  []api.BuildImageResult
 
+	upstream fetches // images of other registries
+
 	proof evidence // of where the release comes from; its images are covered by resultMu
 }
 
@@ -241,6 +243,7 @@ func (b *build) close() {
 	b.heart.Wait()
 	b.detach()
 	b.cancel(nil)
+	b.upstream.close()
 	b.s.live.end(b)
 	if err := removeAll(b.dir); err != nil {
 		b.s.log.Error("the work directory of a build stays behind", "dir", b.dir, "error", err)

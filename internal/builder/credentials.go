@@ -19,15 +19,18 @@ func (c credentials) Register(s *grpc.Server) { auth.RegisterAuthServer(s, c) }
 
 // Credentials implements auth.AuthServer.
 func (c credentials) Credentials(_ context.Context, r *auth.CredentialsRequest) (*auth.CredentialsResponse, error) {
-	host := r.Host
-	if host == "registry-1.docker.io" { // Docker Hub has one name in files and another on the wire
+	s := accountFor(c.secrets, r.Host)
+	return &auth.CredentialsResponse{Username: s.Username, Secret: s.Password}, nil
+}
+
+// accountFor finds the account for a registry. Docker Hub has one name in files and others on the wire.
+func accountFor(secrets map[string]secret, registry string) secret {
+	if registry == "registry-1.docker.io" || registry == "index.docker.io" {
 		for _, name := range []string{"https://index.docker.io/v1/", "index.docker.io", "docker.io", ""} {
-			if _, ok := c.secrets[name]; ok {
-				host = name
-				break
+			if s, ok := secrets[name]; ok {
+				return s
 			}
 		}
 	}
-	s := c.secrets[host]
-	return &auth.CredentialsResponse{Username: s.Username, Secret: s.Password}, nil
+	return secrets[registry]
 }

@@ -225,14 +225,15 @@ func (m *making) taken(handed string, attrs map[string]string) (v1.Hash, error) 
 		if text, err = imagestore.Read(store, l.Digest); err != nil {
 			return none, err
 		}
-		m.bases, err = basesOf(text, attrs)
+		m.bases, err = basesOf(text, attrs, m.build.upstream.nameOf)
 		return image, err
 	}
 	return none, errors.New("the build service did not say what it built the image from")
 }
 
-// basesOf reads the build service's record. Base images of ours come from a store that knows only digests; attrs has their names.
-func basesOf(record []byte, attrs map[string]string) ([]api.ImageBase, error) {
+// basesOf reads the build service's record. Base images of ours come from a store that knows only digests; attrs has their names. nameOf
+// has those of images that came through the pull cache.
+func basesOf(record []byte, attrs map[string]string, nameOf func(uri, digest string) string) ([]api.ImageBase, error) {
 	type material struct {
 		URI    string            `json:"uri"`
 		Digest map[string]string `json:"digest"`
@@ -250,6 +251,9 @@ func basesOf(record []byte, attrs map[string]string) ([]api.ImageBase, error) {
 		base := api.ImageBase{Name: d.URI, Digest: provenance.Resource{Digest: d.Digest}.Sum()}
 		if ref, _, err := purl.PURLToRef(d.URI); err == nil {
 			base.Name, _, _ = strings.Cut(ref, "@")
+		}
+		if name := nameOf(d.URI, base.Digest); name != "" {
+			base.Name = name
 		}
 		for name, at := range attrs {
 			own, ok := strings.CutPrefix(name, "context:")

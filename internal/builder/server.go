@@ -21,6 +21,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/limits"
 	"github.com/roadstead-io/roadstead/internal/builder/pool"
+	"github.com/roadstead-io/roadstead/internal/builder/pullcache"
 	"github.com/roadstead-io/roadstead/internal/builder/queue"
 	"github.com/roadstead-io/roadstead/internal/builder/remote"
 	"github.com/roadstead-io/roadstead/internal/builder/source"
@@ -47,6 +48,8 @@ type Config struct {
 	Workers string `json:"workers,omitempty"`
 	// Limits bounds what people can ask for.
 	Limits Limits `json:"limits,omitzero"`
+	// Pulls says how images of other registries are fetched.
+	Pulls Pulls `json:"pulls,omitzero"`
 }
 
 // Limits bounds builds.
@@ -75,9 +78,10 @@ type Server struct {
 	scanner  *inventory.Scanner // reads them for their packages
 	queue    *queue.Queue
 	pool     *pool.Pool
-	remote   *remote.Server // workers of other machines; nil when there can be none
-	live     live           // what is being built, for those who follow it
-	uploads  *upload.Store  // files of pushed sources
+	remote   *remote.Server   // workers of other machines; nil when there can be none
+	live     live             // what is being built, for those who follow it
+	uploads  *upload.Store    // files of pushed sources
+	pulls    *pullcache.Cache // images of other registries; nil when it is off
 
 	life context.Context // of every build; ends when the role stops
 	end  context.CancelCauseFunc
@@ -127,9 +131,13 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("builder: %w", err)
 	}
+	pulls, err := cfg.openPulls(log)
+	if err != nil {
+		return nil, fmt.Errorf("builder: %w", err)
+	}
 	life, end := context.WithCancelCause(context.Background())
 	s := &Server{
-		cfg: cfg, log: log, id: id, store: store, uploads: uploads, life: life, end: end, scanner: inventory.New(inventory.Limits{}),
+		cfg: cfg, pulls: pulls, log: log, id: id, store: store, uploads: uploads, life: life, end: end, scanner: inventory.New(inventory.Limits{}),
 		api:      role{api.RoleAPI, id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI])},
 		signer:   role{api.RoleSigner, id.Client(api.RoleSigner, cfg.Peers[api.RoleSigner])},
 		registry: id.Client(api.RoleRegistry, cfg.Peers[api.RoleRegistry]),
@@ -169,6 +177,8 @@ func (s *Server) Handler() http.Handler {
 	} {
 		mux.Handle(pattern, web.FullDuplex(s.only(h, api.RoleEdge)))
 	}
+	mux.Handle("GET /internal/v1/pull-cache", s.only(s.pullStatus, api.RoleAdmin))
+	mux.Handle("POST /internal/v1/pull-cache/purge", s.only(s.purgePulls, api.RoleAdmin))
 	mux.Handle("POST /v3/build", web.FullDuplex(s.only(s.build, api.RoleEdge, api.RoleGit)))
 	return web.Logged(s.log, func(r *http.Request) bool { return pki.PeerRole(r) != "" }, mux)
 }
@@ -212,6 +222,9 @@ func (s *Server) Run(ctx context.Context, ln, workers net.Listener) error {
 	s.Stop()
 	chores.Wait()
 	s.builds.Wait()
+	if s.pulls != nil {
+		s.pulls.Close()
+	}
 	return errors.Join(err, s.uploads.Close())
 }
 

@@ -198,7 +198,10 @@ func (m *making) solveError(err error) error {
 			}
 		}
 	}
-	if e := api.AsError(err); e.Code == api.Invalid {
+	if why := m.build.upstream.failed(); why != nil {
+		err = errors.Join(why, err)
+	}
+	if e := api.AsError(err); e.Code == api.Invalid || m.build.upstream.failed() != nil {
 		return errors.Join(api.Errorf(api.Invalid, "service %s: %s", m.svc.Name, e.Text), err)
 	}
 	if status.Code(err) == codes.Unavailable {
@@ -256,7 +259,7 @@ func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 	if err != nil {
 		return client.SolveOpt{}, err
 	}
-	return client.SolveOpt{
+	opt := client.SolveOpt{
 		// The service's history of builds would keep their arguments, and their logs as they were printed.
 		Internal:      true,
 		Frontend:      "dockerfile.v0",
@@ -269,7 +272,9 @@ func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 			Type: client.ExporterOCI, OutputStore: m.build.s.store,
 			Attrs: map[string]string{"tar": "false", "oci-mediatypes": "true", "compression": "gzip"},
 		}},
-	}, nil
+	}
+	m.throughCache(&opt)
+	return opt, nil
 }
 
 // mounts are the directories that BuildKit may ask for. Everything in them belongs to root, whoever we are.

@@ -31,6 +31,8 @@ type Config struct {
 	// Allow names what may be reached although it is not public: prefixes ("10.1.0.0/16"), addresses, and host names, which may
 	// then stand for any address. What is named here may also be asked in plain http.
 	Allow []string
+	// Never names addresses that are not reached whatever else is said, such as this machine's own; nil means none.
+	Never func(netip.Addr) bool
 	// Redirects is how many redirects are followed; each is judged like a request of its own. 0: none, and one is an error.
 	Redirects int
 	// Timeout bounds a request, its answer included. 0 means 15 s.
@@ -124,6 +126,8 @@ func (c *Client) judge(host, address string, plain bool) error {
 	}
 	ip := at.Addr().Unmap().WithZone("")
 	switch {
+	case c.cfg.Never != nil && c.cfg.Never(ip):
+		return fmt.Errorf("%w: %s is %s", ErrAddress, host, ip)
 	case c.allow.holds(host, ip):
 		return nil
 	case plain:

@@ -1,0 +1,4 @@
+package pullcache
+
+// Children reads a manifest.
+var Children = children
