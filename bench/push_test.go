@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -37,25 +38,12 @@ const (
 func BenchmarkPushAfterAChange(b *testing.B) {
 	s, _ := start(b, b.TempDir())
 	wire := newMeter(b, s.address)
-	dir := largeProject(b)
-	home := b.TempDir()
-	var admin api.Admin
-	text, err := os.ReadFile(filepath.Join(s.dir, "admin.json"))
-	if err == nil {
-		err = json.Unmarshal(text, &admin)
-	}
-	if err != nil {
-		b.Fatal(err)
-	}
+	dir := largeProject(b, projectFiles, projectBytes)
+	user := newUser(b, s, wire)
 	run := func(args ...string) time.Duration {
 		b.Helper()
-		cmd := exec.Command(fleettest.Program(b, "roadstead"), args...)
-		cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_CACHE_HOME="+home, "ROADSTEAD_URL="+s.base,
-			"ROADSTEAD_TOKEN="+admin.APIKey, "SSL_CERT_FILE="+filepath.Join(s.dir, "ca.pem"), "HTTPS_PROXY=http://"+wire.address)
 		began := time.Now()
-		if out, err := cmd.CombinedOutput(); err != nil {
-			b.Fatalf("%v: %v: %s", args, err, out)
-		}
+		user.run(args...)
 		return time.Since(began)
 	}
 	run("fleet", "create", "large", "--type", "generic-amd64")
@@ -83,13 +71,51 @@ func BenchmarkPushAfterAChange(b *testing.B) {
 	b.ReportMetric(sent/float64(b.N), "MB/push")
 }
 
+// cliUser is somebody at the command line, the administrator.
+type cliUser struct {
+	b     *testing.B
+	home  string
+	admin api.Admin
+	env   []string
+}
+
+func newUser(b *testing.B, s *server, wire *meter) *cliUser {
+	b.Helper()
+	u := &cliUser{b: b, home: b.TempDir()}
+	text, err := os.ReadFile(filepath.Join(s.dir, "admin.json"))
+	if err == nil {
+		err = json.Unmarshal(text, &u.admin)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	u.env = append(os.Environ(), "HOME="+u.home, "XDG_CONFIG_HOME="+u.home, "XDG_CACHE_HOME="+u.home, "ROADSTEAD_URL="+s.base,
+		"ROADSTEAD_TOKEN="+u.admin.APIKey, "SSL_CERT_FILE="+filepath.Join(s.dir, "ca.pem"), "HTTPS_PROXY=http://"+wire.address)
+	return u
+}
+
+// run runs roadstead and gives what it printed.
+func (u *cliUser) run(args ...string) string {
+	u.b.Helper()
+	cmd := exec.Command(fleettest.Program(u.b, "roadstead"), args...)
+	cmd.Env = u.env
+	cmd.Stdin = strings.NewReader(u.admin.Password + "\n") // for who asks
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		u.b.Fatalf("%v: %v: %s%s", args, err, out, errs.String())
+	}
+	return string(out)
+}
+
 // largeProject is one whose image comes along, so that no build service is needed.
-func largeProject(b *testing.B) string {
+func largeProject(b *testing.B, files int, size int) string {
 	b.Helper()
 	dir := b.TempDir()
 	noise := rand.NewChaCha8([32]byte{1})
-	text := make([]byte, projectBytes/projectFiles)
-	for i := range projectFiles {
+	text := make([]byte, size/files)
+	for i := range files {
 		sub := filepath.Join(dir, fmt.Sprintf("d%d", i%50))
 		if i < 50 {
 			if err := os.Mkdir(sub, 0o755); err != nil {

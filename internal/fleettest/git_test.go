@@ -210,6 +210,7 @@ func TestGitPush(t *testing.T) {
 			t.Fatal(err)
 		}
 		u.refused("There is no fleet", "ls-remote", renamed)
+		u.kill(t) // a role that starts looks at once; otherwise it does so every minute
 		fleettest.Eventually(t, 90*time.Second, func() error {
 			if _, err := os.Stat(filepath.Join(srv.Dir, "roles/git/repositories", fmt.Sprintf("%d.git", fleet))); !os.IsNotExist(err) {
 				return errors.New("the repository is there still")
@@ -289,11 +290,9 @@ func (u *gitUser) begin(t *testing.T, remote string, fleet int64) <-chan string 
 	return done
 }
 
-// pushAndKill kills the role in the middle of a push: the build ends, the branch is where it was, and the next push goes.
-func pushAndKill(t *testing.T, u *gitUser, remote string, fleet int64) {
-	before := u.must("ls-remote", remote)
-	u.commit(slow + "killed\n")
-	done := u.begin(t, remote, fleet)
+// kill kills the role; the parent starts it again.
+func (u *gitUser) kill(t *testing.T) {
+	t.Helper()
 	st, err := supervise.Ask(t.Context(), supervise.Layout(u.srv.Dir))
 	if err != nil {
 		t.Fatal(err)
@@ -305,6 +304,14 @@ func pushAndKill(t *testing.T, u *gitUser, remote string, fleet int64) {
 			}
 		}
 	}
+}
+
+// pushAndKill kills the role in the middle of a push: the build ends, the branch is where it was, and the next push goes.
+func pushAndKill(t *testing.T, u *gitUser, remote string, fleet int64) {
+	before := u.must("ls-remote", remote)
+	u.commit(slow + "killed\n")
+	done := u.begin(t, remote, fleet)
+	u.kill(t)
 	<-done
 	fleettest.Eventually(t, 30*time.Second, func() error {
 		if got := releases(t, u.c, fleet); got[0] != api.StatusCancelled {

@@ -59,8 +59,8 @@ func forget(t *testing.T) {
 // the kernel sees to, and the role, which is this process, holds a part of them at a time. bench/ has the figures of 1 GiB.
 func TestALargePushTakesBoundedMemory(t *testing.T) {
 	const (
-		child = 64  // MiB that each git process may have
-		role  = 32  // MiB that this process may grow by
+		child = 64 // MiB that each git process may have
+		role  = 32 // MiB that this process may grow by
 		large = 96 // MiB of the largest file
 	)
 	w := newWorld(t, gitserver.Limits{Memory: child << 20})

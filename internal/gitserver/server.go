@@ -143,16 +143,20 @@ func (s *Server) Run(ctx context.Context, internal, public net.Listener) error {
 	return err
 }
 
+// soon is when chores are done for the first time: what they are about may have been waiting while the role did not run.
+const soon = 2 * time.Second
+
 // every repeats a chore; one that fails is tried again.
 func (s *Server) every(ctx context.Context, pause time.Duration, chore func(context.Context) error) error {
-	tick := time.NewTicker(pause)
-	defer tick.Stop()
+	next := time.NewTimer(min(soon, pause))
+	defer next.Stop()
 	failing := false
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-next.C:
+			next.Reset(pause)
 		}
 		err := chore(ctx)
 		if err != nil && ctx.Err() == nil && !failing {
