@@ -47,7 +47,8 @@ func startPostgres(b *testing.B) *postgres {
 	if out, err := initdb.CombinedOutput(); err != nil {
 		b.Fatalf("initdb: %v %s", err, out)
 	}
-	srv := exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "max_connections=60")
+	srv := exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "max_connections=60",
+		"-c", "dynamic_shared_memory_type=mmap")
 	srv.Dir, srv.SysProcAttr = dir, attr
 	log, err := os.Create(filepath.Join(dir, "postgres.log"))
 	if err != nil {

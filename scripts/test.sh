@@ -39,14 +39,17 @@ proven() {
 		return 1
 	fi
 }
-# postgres_start starts a PostgreSQL server for this run: its own files, a socket in them, nothing that waits for the disk.
+# postgres_start starts a PostgreSQL server for this run: its own files, a socket in them, nothing that waits for a disk.
 # Tests take its address as the sign to keep their data there.
 postgres_start() {
 	local bin as=()
 	bin=$(compgen -G '/usr/lib/postgresql/*/bin/initdb' | sort -V | tail -1)
 	[ -n "$bin" ] || { echo "test: PostgreSQL is not installed; scripts/install.sh test does it" >&2; return 1; }
 	postgres_bin=${bin%/initdb}
-	postgres_dir=$(mktemp -d "${TMPDIR:-/tmp}/rspg.XXXXXX")
+	# In memory where there is room: most of the time of these tests is that of making and dropping databases.
+	local where=${TMPDIR:-/tmp}
+	[ "$(df --output=avail -k /dev/shm 2>/dev/null | tail -1)" -gt 4194304 ] 2>/dev/null && where=/dev/shm
+	postgres_dir=$(mktemp -d "$where/rspg.XXXXXX")
 	if [ "$(id -u)" = 0 ]; then
 		as=(setpriv --reuid postgres --regid postgres --init-groups)
 		chown postgres: "$postgres_dir"
@@ -56,7 +59,7 @@ postgres_start() {
 	{
 		(cd "$postgres_dir" && "${as[@]}" "$postgres_bin/initdb" -D data -U postgres -A trust -E UTF8 --locale=C --no-sync) &&
 			(cd "$postgres_dir" && "${as[@]}" "$postgres_bin/pg_ctl" -D data -l server.log -w start -o "-k $postgres_dir -c listen_addresses= \
-				-c max_connections=500 -c shared_buffers=128MB -c fsync=off -c synchronous_commit=off -c full_page_writes=off")
+				-c max_connections=500 -c shared_buffers=128MB -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c dynamic_shared_memory_type=mmap")
 	} >"$postgres_dir/out" 2>&1 || { cat "$postgres_dir/out" >&2; return 1; }
 	export ROADSTEAD_TEST_SQL="postgres://postgres@/postgres?host=$postgres_dir"
 }

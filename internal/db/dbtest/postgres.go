@@ -107,7 +107,8 @@ func (p *Postgres) start(ctx context.Context) bool {
 	}
 	defer func() { _ = log.Close() }()
 	p.cmd = exec.Command(filepath.Join(p.bin, "postgres"), "-D", filepath.Join(p.dir, "data"), "-k", p.dir, "-c", "listen_addresses=",
-		"-c", "max_connections=200", "-c", "shared_buffers=64MB", "-c", "fsync=off", "-c", "full_page_writes=off")
+		"-c", "max_connections=200", "-c", "shared_buffers=64MB", "-c", "fsync=off", "-c", "full_page_writes=off",
+		"-c", "dynamic_shared_memory_type=mmap") // in its own files, which go away with it
 	p.cmd.Dir, p.cmd.SysProcAttr, p.cmd.Stdout, p.cmd.Stderr = p.dir, p.as, log, log
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)
