@@ -10,21 +10,24 @@ import (
 	"github.com/roadstead-io/roadstead/client/source"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/prebuilt"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/project"
 )
 
 func (a *app) deployCommand() *cobra.Command {
 	var f pushFlags
 	var images, archives []string
+	var secrets string
 	cmd := &cobra.Command{
 		Use: "deploy [FLEET] [DIR]", Short: "Release images that were built elsewhere",
 		Long: `Release a project whose images are not built on the server. An image comes from an archive (--archive, as docker save or an OCI
 tool writes it), from the local Docker or a registry (--image), or is built by the local Docker from the project.
 
 Without a Dockerfile or docker-compose.yml in DIR the images that are named are the whole project. Those with a digest that the local
-Docker does not have are then pulled by the builder itself, from public registries. A service "main" is what a single
-Dockerfile makes.`,
+Docker does not have are then pulled by the builder itself, from public registries or with an account of --registry-secrets. A service
+"main" is what a single Dockerfile makes.`,
 		Example: `  roadstead deploy hello ./my-project
   roadstead deploy hello --image web=registry.example.com/web@sha256:0123…
+  roadstead deploy hello --image web=registry.example.com/web@sha256:0123… --registry-secrets registries.yml
   roadstead deploy hello ./my-project --archive web=web.tar`,
 		Args: cmdline.Args(0, 2), ValidArgsFunction: cmdline.ThenDirs(a.Fleets()),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -38,6 +41,15 @@ Dockerfile makes.`,
 			}
 			g := &prebuilt.Getter{Given: given, Say: a.Say, Output: a.Err}
 			return a.push(cmd.Context(), fleet, dir, f, func(ctx context.Context, p *source.Project, f *client.Fleet) (func(), error) {
+				if secrets != "" {
+					accounts, err := project.AddRegistrySecrets(p, secrets)
+					if err != nil {
+						return func() {}, err
+					}
+					g.Account = func(registry string) (name, password string) {
+						return accounts[registry].Username, accounts[registry].Password
+					}
+				}
 				return g.AddTo(ctx, p, f.DeviceType.Get().Arch.Get().Slug)
 			})
 		},
@@ -45,6 +57,7 @@ Dockerfile makes.`,
 	f.register(a, cmd)
 	cmd.Flags().StringArrayVar(&images, "image", nil, "SERVICE=REFERENCE of an image in the local Docker or a registry; repeatable")
 	cmd.Flags().StringArrayVar(&archives, "archive", nil, "SERVICE=FILE, an image archive; repeatable")
+	project.RegistrySecretsFlag(cmd, &secrets)
 	return cmd
 }
 

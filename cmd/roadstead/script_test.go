@@ -8,12 +8,14 @@ import (
 	"io"
 	"log"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -186,10 +188,20 @@ func randomImage() (v1.Image, error) {
 
 // serveRegistry starts a registry of somebody else's with an image in it: registry NAME sets NAME to the image's reference.
 func serveRegistry(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) != 1 || neg {
-		ts.Fatalf("usage: registry NAME")
+	if len(args) < 1 || len(args) > 2 || neg {
+		ts.Fatalf("usage: registry NAME [USER:PASSWORD]")
 	}
-	srv := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	var wanted atomic.Value // what it asks for, once the image is there
+	store := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		if account, ok := wanted.Load().(string); ok && user+":"+password != account {
+			w.Header().Set("WWW-Authenticate", `Basic realm="story"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		store.ServeHTTP(w, r)
+	}))
 	ts.Defer(srv.Close)
 	img, err := randomImage()
 	ts.Check(err)
@@ -199,4 +211,9 @@ func serveRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Check(remote.Write(ref, img))
 	ts.Setenv(args[0], ref.String())
+	if len(args) > 1 {
+		wanted.Store(args[1])
+		ts.Check(os.WriteFile(ts.MkAbs("registries.yml"), fmt.Appendf(nil, "%s: {username: %s, password: %s}\n", ref.Context().RegistryStr(),
+			strings.Split(args[1], ":")[0], strings.Split(args[1], ":")[1]), 0o600))
+	}
 }

@@ -233,6 +233,14 @@ func TestPrivateRegistriesNeedTheirAccount(t *testing.T) {
 	if result := string(must(json.Marshal(out.release.result))(t)); strings.Contains(result, password) {
 		t.Error("the password is in the result of the build")
 	}
+	// An image that is the whole service, by its digest, as `roadstead deploy` names it.
+	out = w.build(nil, map[string]string{
+		"docker-compose.yml":            fmt.Sprintf("services:\n  main: {image: '%s/team/private@%s'}\n", up.Host, want),
+		".balena/registry-secrets.json": files[".balena/registry-secrets.json"],
+	})
+	if got := out.base(t, w, up.Host+"/team/private"); got != want {
+		t.Errorf("the image is recorded as %q, want %s", got, want)
+	}
 	delete(files, ".balena/registry-secrets.json")
 	pinned := map[string]string{"Dockerfile": "FROM " + up.Host + "/team/private@" + want + "\n"}
 	for name, files := range map[string]map[string]string{"a tag": files, "a digest": pinned} {

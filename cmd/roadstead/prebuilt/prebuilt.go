@@ -37,6 +37,8 @@ type Getter struct {
 	Given  map[string]Given // by service
 	Say    func(format string, args ...any)
 	Output io.Writer // of Docker
+	// Account is for a registry that this program pulls from itself; nil, or no name, means the one that Docker has noted.
+	Account func(registry string) (name, password string)
 
 	dir  string            // for archives that are made here
 	left map[string]string // by service: what the builder pulls itself, when the images are the whole project
@@ -157,9 +159,13 @@ func (g *Getter) fetch(ctx context.Context, service, ref string, platform v1.Pla
 	if err != nil {
 		return "", api.Errorf(api.Invalid, "--image %s: %v", ref, err)
 	}
+	auth, err := g.auth(ctx, parsed.Context().Registry)
+	if err != nil {
+		return "", fmt.Errorf("pull %s: %w", ref, err)
+	}
 	g.Say("Pulling %s.", ref)
 	image, err := remote.Image(parsed, remote.WithContext(ctx), remote.WithPlatform(platform),
-		remote.WithAuthFromKeychain(authn.DefaultKeychain))
+		remote.WithAuth(auth))
 	if err != nil {
 		return "", fmt.Errorf("pull %s: %w", ref, err)
 	}
@@ -167,6 +173,23 @@ func (g *Getter) fetch(ctx context.Context, service, ref string, platform v1.Pla
 		return "", fmt.Errorf("pull %s: %w", ref, err)
 	}
 	return file, nil
+}
+
+// auth is who pulls from a registry. Docker Hub has several names in files.
+func (g *Getter) auth(ctx context.Context, registry name.Registry) (authn.Authenticator, error) {
+	names := []string{registry.RegistryStr()}
+	if names[0] == name.DefaultRegistry {
+		names = []string{authn.DefaultAuthKey, names[0], "docker.io", ""}
+	}
+	for _, n := range names {
+		if g.Account == nil {
+			break
+		}
+		if user, password := g.Account(n); user != "" {
+			return authn.FromConfig(authn.AuthConfig{Username: user, Password: password}), nil
+		}
+	}
+	return authn.Resolve(ctx, authn.DefaultKeychain, registry)
 }
 
 // build has the local Docker build a service.

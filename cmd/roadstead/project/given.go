@@ -38,13 +38,38 @@ func (g *Given) Register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&g.secrets, "secret", nil, "a secret for build steps that mount it, id=NAME,src=FILE or id=NAME,env=VARIABLE; repeatable")
 	f.StringArrayVar(&g.args, "build-arg", nil, "a build argument, NAME=VALUE, or NAME to take it from the environment; repeatable")
-	f.StringVar(&g.registrySecrets, "registry-secrets", "", "a YAML or JSON file of private registries' user names and passwords")
+	RegistrySecretsFlag(cmd, &g.registrySecrets)
 	f.BoolVarP(&g.multiIgnore, "multi-dockerignore", "m", false, "each service's directory goes by its own .dockerignore")
 	f.BoolVar(&g.noCheck, "no-check", false, "send the project even if the builder would refuse its compose file")
 	// They fail only for flags that are not there.
-	_ = cmd.MarkFlagFilename("registry-secrets", "yml", "yaml", "json")
 	_ = cmd.RegisterFlagCompletionFunc("secret", completeSecret)
 	_ = cmd.RegisterFlagCompletionFunc("build-arg", cobra.NoFileCompletions)
+}
+
+// RegistrySecretsFlag adds the flag that names accounts at registries.
+func RegistrySecretsFlag(cmd *cobra.Command, file *string) {
+	cmd.Flags().StringVar(file, "registry-secrets", "", "a YAML or JSON file of private registries' user names and passwords")
+	_ = cmd.MarkFlagFilename("registry-secrets", "yml", "yaml", "json") // it fails only for a flag that is not there
+}
+
+// AddRegistrySecrets adds the accounts of a file to what the builder is given, and gives them, by registry.
+func AddRegistrySecrets(p *source.Project, file string) (map[string]Account, error) {
+	accounts, err := readRegistrySecrets(file)
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(accounts)
+	if err != nil {
+		return nil, err
+	}
+	p.AddFile(registrySecrets, text)
+	return accounts, nil
+}
+
+// Account is a name and a password at a registry.
+type Account struct {
+	Username string `yaml:"username" json:"username"`
+	Password string `yaml:"password" json:"password"`
 }
 
 // completeSecret offers the parts of a secret one after the other.
@@ -130,11 +155,9 @@ func (g *Given) AddTo(p *source.Project) error {
 		given.Secrets[id] = value
 	}
 	if g.registrySecrets != "" {
-		text, err := readRegistrySecrets(g.registrySecrets)
-		if err != nil {
+		if _, err := AddRegistrySecrets(p, g.registrySecrets); err != nil {
 			return err
 		}
-		p.AddFile(registrySecrets, text)
 	}
 	if len(given.Args)+len(given.Secrets) == 0 {
 		return nil
@@ -208,15 +231,12 @@ func readSmall(name string) ([]byte, error) {
 }
 
 // readRegistrySecrets reads a file as balena's clients take it, and gives it as the builder does. YAML holds JSON.
-func readRegistrySecrets(name string) ([]byte, error) {
+func readRegistrySecrets(name string) (map[string]Account, error) {
 	text, err := readSmall(name)
 	if err != nil {
 		return nil, fmt.Errorf("--registry-secrets: %w", err)
 	}
-	var list map[string]struct {
-		Username string `yaml:"username" json:"username"`
-		Password string `yaml:"password" json:"password"`
-	}
+	var list map[string]Account
 	// The decoder's errors quote what they are about, which is secret here.
 	if err := yaml.NewDecoder(bytes.NewReader(text)).Decode(&list); err != nil && !errors.Is(err, io.EOF) {
 		return nil, api.Errorf(api.Invalid, "--registry-secrets: %s is not an object of registry hosts, each with a username and a password", name)
@@ -226,5 +246,5 @@ func readRegistrySecrets(name string) ([]byte, error) {
 			return nil, api.Errorf(api.Invalid, "--registry-secrets: %s: %q lacks a username or a password", name, host)
 		}
 	}
-	return json.Marshal(list)
+	return list, nil
 }
