@@ -27,7 +27,8 @@ async function visit(url) {
     try {
       return await page.goto(url);
     } catch (e) {
-      if (left === 0 || !String(e).includes("ERR_NETWORK_CHANGED")) throw e;
+      // Its page of errors may come late, and be taken for another navigation.
+      if (left === 0 || !/ERR_NETWORK_CHANGED|another navigation to "chrome-error:/.test(String(e))) throw e;
     }
   }
 }
