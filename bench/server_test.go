@@ -81,7 +81,7 @@ func (s *server) stop() {
 // newWorld fills a running server. Builds come from us in the builder's place, with its certificate, which needs its rights.
 func (s *server) newWorld(tb testing.TB, devices int) *world {
 	tb.Helper()
-	w := &world{tb: tb, size: devices, send: s.send}
+	w := &world{tb: tb, size: devices, send: s.send, dir: s.dir}
 	ca, err := os.ReadFile(filepath.Join(s.dir, "ca.pem"))
 	w.must(err)
 	pool := x509.NewCertPool()

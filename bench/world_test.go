@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/fleettest"
 )
 
 // A world has as many fleets as its devices need, so that a fleet has the same size in every world.
@@ -27,6 +28,7 @@ var services = []string{"web", "writer", "worker"}
 type world struct {
 	tb      testing.TB
 	size    int                                          // devices
+	dir     string                                       // of the whole server; "": its roles run alone
 	send    func(role string, r request) (answer, error) // as the named role; the edge stands for the public
 	admin   api.Admin
 	fleets  []int64
@@ -190,6 +192,11 @@ func (w *world) push(slug string) {
 	for _, i := range images {
 		result.Images = append(result.Images, api.BuildImageResult{ID: i.ID, Status: api.StatusSuccess, Digest: fmt.Sprintf("sha256:%064x", i.ID),
 			Labels: map[string]string{"a": "b", "c": "d"}})
+	}
+	if w.dir != "" { // a whole server takes no release that does not say where it comes from
+		var err error
+		result.Statement, err = fleettest.Statement(w.tb.Context(), w.dir, b.ID, images, result)
+		w.must(err)
 	}
 	w.do(api.RoleBuilder, "POST", path+"/finish", "", result, 200)
 	w.release, w.images = append(w.release, b), append(w.images, images)

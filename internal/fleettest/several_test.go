@@ -210,8 +210,13 @@ func (s *several) push() (commit, image string) {
 	var images []api.BuildImage
 	s.into(as(path+"/images", api.BuildImagesRequest{Services: []string{"web"}, Composition: json.RawMessage(`{"services":{"web":{}}}`)}, http.StatusOK), &images)
 	digest := fmt.Sprintf("sha256:%064x", b.ID)
-	as(path+"/finish", api.BuildResult{Status: api.StatusSuccess, Images: []api.BuildImageResult{
-		{ID: images[0].ID, Status: api.StatusSuccess, Digest: digest}}}, http.StatusOK)
+	result := api.BuildResult{Status: api.StatusSuccess, Images: []api.BuildImageResult{{ID: images[0].ID, Status: api.StatusSuccess, Digest: digest}}}
+	as(path+"/finish", result, http.StatusBadRequest) // nobody can say where it comes from
+	var err error
+	if result.Statement, err = fleettest.Statement(s.t.Context(), s.srv.Dir, b.ID, images, result); err != nil {
+		s.t.Fatal(err)
+	}
+	as(path+"/finish", result, http.StatusOK)
 	return b.Commit, images[0].Location + "@" + digest
 }
 

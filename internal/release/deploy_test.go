@@ -138,6 +138,16 @@ func ended(p *api.Promotion, status, text string) api.BuildResult {
 		}
 		result.Images = append(result.Images, image)
 	}
+	if status == api.StatusSuccess {
+		var images []api.BuildImage
+		for _, i := range p.Images {
+			images = append(images, i.BuildImage)
+		}
+		var err error
+		if result.Statement, err = releasetest.Statement(p.Build, images, result, nil); err != nil {
+			panic(err) // the test's own values
+		}
+	}
 	return result
 }
 

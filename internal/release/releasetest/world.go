@@ -35,6 +35,12 @@ import (
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
+// opened is a build under way.
+type opened struct {
+	build  api.Build
+	images []api.BuildImage
+}
+
 // StatementKey is what a world's signer signs statements with.
 var StatementKey = ed25519.NewKeyFromSeed([]byte(strings.Repeat("s", ed25519.SeedSize)))
 
@@ -65,12 +71,13 @@ type World struct {
 	mu      sync.Mutex // covers what follows
 	now     time.Time
 	changed []int64
+	opened  map[int64]opened
 }
 
 // New makes a world.
 func New(t *testing.T) *World {
 	t.Helper()
-	w := &World{t: t, now: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)}
+	w := &World{t: t, opened: map[int64]opened{}, now: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)}
 	var err error
 	w.DB = dbtest.Open(t, w.Now, audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), stored.Migrations(), dbtest.Schema("0030_device.sql", deviceTable))
 	w.Accounts, err = account.New(account.Config{
@@ -333,6 +340,9 @@ func (w *World) Open(by access.Caller, slug string, draft bool, services ...stri
 		})
 		return err
 	})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.opened[b.ID] = opened{b, images}
 	return b, images
 }
 
@@ -349,9 +359,43 @@ func Result(images []api.BuildImage) api.BuildResult {
 	return r
 }
 
-// Finish ends a build.
+// Statement is what the signer signs of a build that ends so. It may be changed before.
+func Statement(b api.Build, images []api.BuildImage, result api.BuildResult, change func(*api.StatementRequest)) (json.RawMessage, error) {
+	ask := api.StatementRequest{Build: b.ID}
+	b.Repositories = nil
+	for i, image := range images {
+		b.Repositories = append(b.Repositories, image.Repository)
+		ask.Images = append(ask.Images, api.StatementImage{
+			Service: image.Service, Repository: image.Repository, Digest: result.Images[i].Digest,
+			Bases: []api.ImageBase{{Name: "base/busybox", Digest: "sha256:" + strings.Repeat("b", 64)}},
+			SBOM:  &api.ImageSBOM{Digest: "sha256:" + strings.Repeat("5", 64), Packages: 4},
+		})
+	}
+	if change != nil {
+		change(&ask)
+	}
+	s, err := provenance.New(Site, b, ask)
+	if err != nil {
+		return nil, err
+	}
+	e, err := provenance.Sign(s, StatementKey)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(e)
+}
+
+// Finish ends a build that [World.Open] has opened. A success that comes without a statement gets one.
 func (w *World) Finish(id int64, result api.BuildResult) (b api.Build, err error) {
 	w.t.Helper()
+	w.mu.Lock()
+	o := w.opened[id]
+	w.mu.Unlock()
+	if result.Status == api.StatusSuccess && result.Statement == nil && len(result.Images) == len(o.images) {
+		if result.Statement, err = Statement(o.build, o.images, result, nil); err != nil {
+			return b, err
+		}
+	}
 	err = w.DB.Write(w.t.Context(), func(tx *db.Tx) (err error) {
 		b, err = w.Releases.Finish(w.t.Context(), tx, id, result)
 		return err
