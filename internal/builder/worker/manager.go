@@ -38,6 +38,7 @@ type Manager struct {
 	places     []bool        // which are taken
 	changed    chan struct{} // closed and made anew when a place may have become free
 	can        []Platform
+	cannot     []Missing
 	kills      map[string][]Kill
 	collectNow chan struct{}  // a daemon ended: the caches may have outgrown their bound
 	all        sync.WaitGroup // daemons, and what looks after them
@@ -150,7 +151,7 @@ func (m *Manager) try(ctx context.Context) error {
 	d.stop()
 	<-d.ended
 	m.mu.Lock()
-	m.can = can
+	m.can, m.cannot = can, missing(can)
 	m.mu.Unlock()
 	return errors.Join(err, m.remove(ctx, trial))
 }
@@ -327,6 +328,7 @@ func (m *Manager) stopIdle() {
 // Status is what a worker says of itself.
 type Status struct {
 	Platforms []Platform `json:"platforms"`
+	Missing   []Missing  `json:"missing,omitempty"`
 	Version   string     `json:"version"` // of BuildKit
 	Domains   int        `json:"domains"` // whose daemons run
 }
@@ -335,7 +337,7 @@ type Status struct {
 func (m *Manager) Status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return Status{Platforms: m.can, Version: buildkitVersion(), Domains: len(m.running)}
+	return Status{Platforms: m.can, Missing: m.cannot, Version: buildkitVersion(), Domains: len(m.running)}
 }
 
 // remove deletes a domain's cache. Its files belong to the users of the namespace, so that is where they are removed from.

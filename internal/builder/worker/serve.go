@@ -65,7 +65,7 @@ func (m *Manager) command(ctx context.Context, d *daemon) (*exec.Cmd, error) {
 		"--copy-up=/etc", "--copy-up=/run", "--copy-up=/var/lib", // buildkitd notes the steps' networks in /var/lib/cni
 		"--pidns", "--ipcns", "--utsns",
 	}
-	args = append(append(args, rules...),
+	args = append(append(append(args, rules...), emulation()...),
 		// Far beyond the limit of a step, which is ended before: a daemon that cannot start a thread dies.
 		"prlimit", fmt.Sprintf("--nproc=%d", 3*m.cfg.Limits.Processes+8192),
 		tools.buildkitd,
