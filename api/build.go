@@ -47,8 +47,16 @@ type BuildFleet struct {
 	Slug       string `json:"slug"`
 	DeviceType string `json:"device_type"`
 	Arch       string `json:"arch"` // amd64, aarch64, armv7hf, rpi, i386
+	// Also are further architectures that the fleet is built for: each of its images is then an index.
+	Also []BuildArch `json:"also,omitempty"`
 	// Organization owns the fleet: builds of one share nothing with those of another.
 	Organization int64 `json:"organization"`
+}
+
+// BuildArch is an architecture that a fleet is built for beside that of its device type.
+type BuildArch struct {
+	Arch       string `json:"arch"`
+	DeviceType string `json:"device_type"` // that stands for it: generic-aarch64
 }
 
 // BuildImagesRequest (POST /internal/v1/builds/{id}/images) names the services of the release, once the builder has read the

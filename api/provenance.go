@@ -39,6 +39,17 @@ type StatementImage struct {
 	Arguments  []string    `json:"arguments,omitempty"` // names of the build arguments
 	Bases      []ImageBase `json:"bases,omitempty"`
 	SBOM       *ImageSBOM  `json:"sbom,omitempty"`
+	// Platforms are the images of an index; then Digest is that of the index, and SBOM is null.
+	Platforms []StatementPlatform `json:"platforms,omitempty"`
+}
+
+// StatementPlatform is one image of an index.
+type StatementPlatform struct {
+	Platform   string     `json:"platform"` // linux/arm64
+	Digest     string     `json:"digest"`   // sha256:<64 hex>
+	Dockerfile string     `json:"dockerfile,omitempty"`
+	DockerSum  string     `json:"dockerfile_digest,omitempty"`
+	SBOM       *ImageSBOM `json:"sbom,omitempty"`
 }
 
 // ImageBase is something that an image was built from, as the build service resolved it: an image, or a download of the

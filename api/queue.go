@@ -46,11 +46,12 @@ const ResourceStep = "step"
 
 // BuildStep says at which step a service is.
 type BuildStep struct {
-	Service string `json:"service"`
-	Step    int    `json:"step"`
-	Of      int    `json:"of"`
-	Name    string `json:"name"`
-	Done    bool   `json:"done,omitempty"` // the service is built
+	Service  string `json:"service"`
+	Platform string `json:"platform,omitempty"` // for which of several; linux/arm64
+	Step     int    `json:"step"`
+	Of       int    `json:"of"`
+	Name     string `json:"name"`
+	Done     bool   `json:"done,omitempty"` // the image is built
 }
 
 // Phases of a running build.

@@ -25,11 +25,17 @@ type BuildOptions struct {
 	NoCache    bool
 	Draft      bool // the release is not final: devices do not follow it
 	Detach     bool // the answer comes as soon as the build has started
+	// Foreign builds although no worker runs programs of the fleet's devices: for projects without steps, and images that come built.
+	Foreign bool
 }
 
 func (o BuildOptions) query() string {
-	return fmt.Sprintf("slug=%s&dockerfilePath=%s&emulated=false&nocache=%t&headless=%t&isdraft=%t",
+	q := fmt.Sprintf("slug=%s&dockerfilePath=%s&emulated=false&nocache=%t&headless=%t&isdraft=%t",
 		url.QueryEscape(o.Slug), url.QueryEscape(o.Dockerfile), o.NoCache, o.Detach, o.Draft)
+	if o.Foreign {
+		q += "&foreign=true"
+	}
+	return q
 }
 
 // BuildOutcome is what became of a build.

@@ -50,7 +50,7 @@ func (c *Client) OpenBuild(ctx context.Context, opt BuildOptions, entries []api.
 	if err := zw.Close(); err != nil {
 		return opened, err
 	}
-	err := c.build(ctx, http.MethodPost, "?"+opt.query(), &body, &opened)
+	err := c.build(ctx, http.MethodPost, "builds?"+opt.query(), &body, &opened)
 	var re *ResponseError
 	if errors.As(err, &re) && (re.Status == http.StatusNotFound || re.Status == http.StatusMethodNotAllowed) {
 		return opened, errors.Join(ErrOlder, err)
@@ -60,7 +60,7 @@ func (c *Client) OpenBuild(ctx context.Context, opt BuildOptions, entries []api.
 
 // build asks the builder's own road, once.
 func (c *Client) build(ctx context.Context, method, path string, body io.Reader, into any) error {
-	req, err := c.request(ctx, method, c.builder+"/build/v1/builds"+path, body)
+	req, err := c.request(ctx, method, c.builder+"/build/v1/"+path, body)
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,16 @@ func (c *Client) BuildState(ctx context.Context, id int64) (api.BuildState, erro
 	var s api.BuildState
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
-	return s, notUnderWay(c.build(ctx, http.MethodGet, "/"+strconv.FormatInt(id, 10), nil, &s))
+	return s, notUnderWay(c.build(ctx, http.MethodGet, "builds/"+strconv.FormatInt(id, 10), nil, &s))
+}
+
+// BuildPlatforms says what the builder builds for, and by which workers.
+func (c *Client) BuildPlatforms(ctx context.Context) (api.BuildPlatforms, error) {
+	var out api.BuildPlatforms
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	err := c.build(ctx, http.MethodGet, "platforms", nil, &out)
+	return out, err
 }
 
 func notUnderWay(err error) error {
@@ -100,7 +109,7 @@ const fruitless = 6
 // SendContents sends what a builder lacks. An upload that breaks goes on with what did not come through. progress is told of bytes that
 // went out; and of those that go out again, as less than nothing.
 func (c *Client) SendContents(ctx context.Context, opened api.BuildOpened, contents Contents, progress func(n int64)) error {
-	path := "/" + strconv.FormatInt(opened.ID, 10)
+	path := "builds/" + strconv.FormatInt(opened.ID, 10)
 	for failures := 0; len(opened.Missing) > 0; {
 		had := len(opened.Missing)
 		var answer api.BuildOpened

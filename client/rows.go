@@ -33,7 +33,8 @@ type Fleet struct {
 	Slug         string            `json:"slug"`
 	CreatedAt    string            `json:"created_at"`
 	TrackLatest  bool              `json:"should_track_latest_release"`
-	GitBranch    string            `json:"git_branch"` // "": main and master
+	GitBranch    string            `json:"git_branch"`        // "": main and master
+	AlsoBuiltFor string            `json:"is_also_built_for"` // CPU architectures, comma-separated, beside that of the device type
 	Actor        Ref[struct{}]     `json:"actor"`
 	Organization Ref[Organization] `json:"organization"`
 	DeviceType   Ref[DeviceType]   `json:"is_for__device_type"`

@@ -39,6 +39,7 @@ Docker does not have are then pulled by the builder itself, from public registri
 			if err != nil {
 				return err
 			}
+			f.foreign = true
 			g := &prebuilt.Getter{Given: given, Say: a.Say, Output: a.Err}
 			return a.push(cmd.Context(), fleet, dir, f, func(ctx context.Context, p *source.Project, f *client.Fleet) (func(), error) {
 				if secrets != "" {

@@ -25,6 +25,7 @@ type fleetView struct {
 	UUID          string       `json:"uuid"`
 	Organization  string       `json:"organization"`
 	DeviceType    string       `json:"device_type"`
+	AlsoBuiltFor  []string     `json:"also_built_for,omitempty"`
 	TrackLatest   bool         `json:"track_latest"`
 	TargetRelease *releaseName `json:"target_release"`
 	Devices       int          `json:"devices"`
@@ -77,7 +78,7 @@ func (r *releaseName) String() string {
 }
 
 var fleetQuery = client.Query{
-	Select: "id,slug,app_name,uuid,created_at,should_track_latest_release,git_branch",
+	Select: "id,slug,app_name,uuid,created_at,should_track_latest_release,git_branch,is_also_built_for",
 	Expand: "is_for__device_type($select=id,slug),organization($select=id,handle),owns__device($select=id,is_online)," +
 		"should_be_running__release($select=id,commit,raw_version)",
 }
@@ -87,6 +88,9 @@ func viewFleet(f client.Fleet) fleetView {
 		ID: f.ID, Slug: f.Slug, Name: f.Name, UUID: f.UUID, Organization: f.Organization.Get().Handle,
 		DeviceType: f.DeviceType.Get().Slug, TrackLatest: f.TrackLatest, TargetRelease: nameOf(f.Target),
 		Devices: len(f.Devices), CreatedAt: f.CreatedAt,
+	}
+	if f.AlsoBuiltFor != "" {
+		v.AlsoBuiltFor = strings.Split(f.AlsoBuiltFor, ",")
 	}
 	for _, d := range f.Devices {
 		if d.IsOnline {
@@ -256,8 +260,12 @@ func (a *app) fleetShowCommand() *cobra.Command {
 				if v.TargetRelease != nil {
 					target = fmt.Sprintf("%s (%s)", v.TargetRelease.Commit, v.TargetRelease.Version)
 				}
+				kind := v.DeviceType
+				if len(v.AlsoBuiltFor) > 0 {
+					kind += ", also built for " + strings.Join(v.AlsoBuiltFor, ", ")
+				}
 				return &terminal.Grid{Rows: append([][]string{
-					{"Fleet", v.Slug}, {"Id", strconv.FormatInt(v.ID, 10)}, {"UUID", v.UUID}, {"Device type", v.DeviceType},
+					{"Fleet", v.Slug}, {"Id", strconv.FormatInt(v.ID, 10)}, {"UUID", v.UUID}, {"Device type", kind},
 					{"Devices", fmt.Sprintf("%d, %d online", v.Devices, v.DevicesOnline)}, {"Target release", target},
 					{"Follows", follows}, {"Created", v.CreatedAt}}, v.Git.rows()...)}
 			})

@@ -47,7 +47,7 @@ func (a *app) fleetRenameCommand() *cobra.Command {
 }
 
 func (a *app) fleetSetCommand() *cobra.Command {
-	var deviceType, repository, support, branch string
+	var deviceType, repository, support, branch, also string
 	var public, archived bool
 	var cmd *cobra.Command
 	cmd = a.fleetChange(cmdline.Action{
@@ -56,7 +56,9 @@ func (a *app) fleetSetCommand() *cobra.Command {
   roadstead fleet set hello --public
   roadstead fleet set hello --public=false --archived
   roadstead fleet set hello --support 4h
-  roadstead fleet set hello --git-branch stable`,
+  roadstead fleet set hello --git-branch stable
+  roadstead fleet set hello --also-for aarch64,armv7hf
+  roadstead fleet set hello --also-for ""`,
 	}, func(ctx context.Context, c *client.Client, f *client.Fleet, _ []string) (map[string]any, string, error) {
 		fields := map[string]any{}
 		if cmd.Flags().Changed("public") {
@@ -73,6 +75,9 @@ func (a *app) fleetSetCommand() *cobra.Command {
 			if branch == "" {
 				fields["git_branch"] = nil
 			}
+		}
+		if cmd.Flags().Changed("also-for") {
+			fields["is_also_built_for"] = also
 		}
 		if deviceType != "" {
 			id, err := hardware.FindDeviceType(ctx, c, deviceType)
@@ -94,6 +99,7 @@ func (a *app) fleetSetCommand() *cobra.Command {
 	cmd.Flags().StringVarP(&deviceType, "type", "t", "", "device type of new devices")
 	cmd.Flags().StringVar(&repository, "repository", "", "address of its source")
 	cmd.Flags().StringVar(&branch, "git-branch", "", "the branch that builds when it is pushed; empty means main and master")
+	cmd.Flags().StringVar(&also, "also-for", "", "`ARCHITECTURES` that it is built for beside that of its device type, such as aarch64,armv7hf; empty means none")
 	cmd.Flags().StringVar(&support, "support", "", "let support staff operate it for so long (4h, 2d); never ends it")
 	_ = cmd.RegisterFlagCompletionFunc("type", a.DeviceTypes()) // fails only for a flag that is not there
 	return cmd

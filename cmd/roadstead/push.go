@@ -22,6 +22,7 @@ type pushFlags struct {
 	fleet, dockerfile, note string
 	tags                    []string
 	draft, nocache, detach  bool
+	foreign                 bool           // for deploy, where images come built, always
 	given                   *project.Given // nil for images that were built elsewhere
 }
 
@@ -54,7 +55,8 @@ When ROADSTEAD_FLEET or --fleet names the fleet, a single argument that is a dir
   roadstead push acme/hello ./my-project --draft
   roadstead push hello --note "fixes the clock" --release-tag ticket=123
   roadstead push hello --secret id=npm,src=$HOME/.npmrc --secret id=token,env=CI_TOKEN
-  roadstead push hello --build-arg VERSION=1.2 --registry-secrets registries.yml`,
+  roadstead push hello --build-arg VERSION=1.2 --registry-secrets registries.yml
+  roadstead push hello --foreign       # a project without RUN steps, see "roadstead build platforms"`,
 		Args: cmdline.Args(0, 2), ValidArgsFunction: cmdline.ThenDirs(a.Fleets()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			fleet, dir, err := f.target(args)
@@ -68,6 +70,7 @@ When ROADSTEAD_FLEET or --fleet names the fleet, a single argument that is a dir
 	cmd.Flags().StringVar(&f.dockerfile, "dockerfile", "", "path of the Dockerfile in the project")
 	_ = cmd.MarkFlagFilename("dockerfile") // it fails only for a flag that is not there
 	cmd.Flags().BoolVar(&f.nocache, "nocache", false, "build every step anew")
+	cmd.Flags().BoolVar(&f.foreign, "foreign", false, "build for machines whose programs no worker runs: RUN steps fail, all others work")
 	f.given.Register(cmd)
 	return cmd
 }
@@ -149,7 +152,7 @@ func (a *app) push(ctx context.Context, ref, dir string, f pushFlags, prepare pr
 		a.Say("Left out %s: it is neither a file nor a link.", s)
 	}
 	out, err := build.Send(ctx, a.App, c, project, client.BuildOptions{
-		Slug: fleet.Slug, Dockerfile: f.dockerfile, NoCache: f.nocache, Draft: f.draft, Detach: f.detach})
+		Slug: fleet.Slug, Dockerfile: f.dockerfile, NoCache: f.nocache, Draft: f.draft, Detach: f.detach, Foreign: f.foreign})
 	return a.pushed(ctx, c, fleet.Slug, f, out, err)
 }
 

@@ -44,7 +44,7 @@ var maskedColumns = map[string]string{
 var writableColumns = map[string]string{
 	"application": `app_name organization is_for__device_type application_type is_of__class uuid is_archived should_track_latest_release
 		should_be_running__release is_stored_at__repository_url is_public is_accessible_by_support_until__date is_discoverable
-		allows_tags_from_devices git_branch`,
+		allows_tags_from_devices git_branch is_also_built_for`,
 	"service":                          "application service_name",
 	"application_environment_variable": "application name value",
 	"application_config_variable":      "application name value",

@@ -39,6 +39,7 @@ func (s *Server) fleetRoutes() []route.Route {
 		{Method: "POST", Path: "/internal/v1/builds/{id}/images", Handle: s.addImages, Roles: builder},
 		{Method: "POST", Path: "/internal/v1/builds/{id}/heartbeat", Handle: s.buildHeartbeat, Roles: builder},
 		{Method: "POST", Path: "/internal/v1/builds/{id}/watch", Handle: s.watchBuild, Roles: builder},
+		{Method: "POST", Path: "/internal/v1/builders/ask", Handle: s.askBuilders, Roles: builder},
 		{Method: "POST", Path: "/internal/v1/builds/{id}/finish", Handle: s.finishBuild, Roles: builder},
 		{Method: "POST", Path: "/internal/v1/builds/{id}/emptied", Handle: s.emptiedQuarantine, Roles: builder},
 		{Method: "POST", Path: "/internal/v1/quarantine/next", Handle: s.quarantineChore, Roles: builder, Stream: true},
@@ -198,12 +199,10 @@ func (s *Server) watchBuild(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	by, err := s.authenticate(r, false, access.API)
+	by, err := s.reader(r)
 	if err != nil {
 		return err
 	}
-	by.Address, by.Request = route.From(r).Address, web.RequestID(r.Context())
-	s.accounts.Used(by, access.Read)
 	if by.Kind == access.Anonymous || by.Kind == access.Provisioning {
 		return api.ErrUnauthorized
 	}
@@ -215,6 +214,29 @@ func (s *Server) watchBuild(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return web.WriteJSON(w, http.StatusOK, watch)
+}
+
+// reader is who reads something of another role's, by the credentials that this one passes on.
+func (s *Server) reader(r *http.Request) (access.Caller, error) {
+	by, err := s.authenticate(r, false, access.API)
+	if err != nil {
+		return by, err
+	}
+	by.Address, by.Request = route.From(r).Address, web.RequestID(r.Context())
+	s.accounts.Used(by, access.Read)
+	return by, nil
+}
+
+// askBuilders lets people, and no device, ask the builder what it builds for.
+func (s *Server) askBuilders(w http.ResponseWriter, r *http.Request) error {
+	by, err := s.reader(r)
+	if err != nil {
+		return err
+	}
+	if by.Kind != access.User && by.Kind != access.ScopedKey {
+		return api.ErrUnauthorized
+	}
+	return web.WriteJSON(w, http.StatusOK, struct{}{})
 }
 
 func (s *Server) finishBuild(w http.ResponseWriter, r *http.Request) error {

@@ -17,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/base"
 	"github.com/roadstead-io/roadstead/internal/builder/source"
+	"github.com/roadstead-io/roadstead/internal/builder/target"
 )
 
 // aside is what came with the source but is not part of it: it must never end up in an image.
@@ -81,7 +82,8 @@ func (b *build) takeAside() (*aside, error) {
 }
 
 // fromArchive reads an image that was built elsewhere: what `docker save` writes, or an OCI layout in a tar.
-func (b *build) fromArchive(service, file string) (v1.Image, error) {
+// dir is for what it has to unpack.
+func (b *build) fromArchive(service, file, dir string, t target.Target) (v1.Image, error) {
 	bad := func(err error) error {
 		return api.Errorf(api.Invalid, "the image archive of service %s cannot be used: %v", service, err)
 	}
@@ -104,22 +106,28 @@ func (b *build) fromArchive(service, file string) (v1.Image, error) {
 		return nil, bad(err)
 	}
 	img, err := tarball.Image(opener, nil)
-	if err != nil {
-		dockerErr := err
-		if img, err = b.fromLayout(service, opener); err != nil {
-			return nil, bad(errors.Join(err, dockerErr))
-		}
+	var cfg *v1.ConfigFile
+	if err == nil {
+		cfg, err = img.ConfigFile()
 	}
-	cfg, err := img.ConfigFile()
-	if err != nil {
-		return nil, bad(err)
+	want := t.Platform
+	if err == nil && cfg.OS == want.OS && cfg.Architecture == want.Architecture {
+		return img, nil
 	}
-	want := b.platform()
-	if cfg.OS != want.OS || cfg.Architecture != want.Architecture {
-		return nil, api.Errorf(api.Invalid, "the image of service %s is for %s/%s, but the fleet's devices are %s", service,
-			cfg.OS, cfg.Architecture, want.String())
+	// Newer engines save an OCI layout, with images for several machines, that is readable in the old form too.
+	other, layoutErr := b.fromLayout(dir, t, opener)
+	switch {
+	case layoutErr == nil:
+		return other, nil
+	case err != nil:
+		return nil, bad(errors.Join(layoutErr, err))
 	}
-	return img, nil
+	hint := ""
+	if len(b.targets) > 1 {
+		hint = "; give an OCI layout that holds an image for each"
+	}
+	return nil, api.Errorf(api.Invalid, "the image of service %s is for %s/%s, but the fleet's devices are %s%s", service,
+		cfg.OS, cfg.Architecture, strings.Join(target.Names(b.targets), " and "), hint)
 }
 
 // checkSaved looks through an archive as `docker save` writes it for what will be read into memory whole: its list of images,
@@ -195,28 +203,17 @@ func (c contents) small(name string) error {
 	return api.Errorf(api.Invalid, "%s is behind more than %d links", name, maxLinks)
 }
 
-func (b *build) fromLayout(service string, opener func() (io.ReadCloser, error)) (v1.Image, error) {
+func (b *build) fromLayout(dir string, t target.Target, opener func() (io.ReadCloser, error)) (v1.Image, error) {
 	r, err := opener()
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	dir := filepath.Join(b.dir, "layout-"+service)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
 	if _, err := source.Extract(dir, r, b.s.sourceLimits()); err != nil {
 		return nil, err
 	}
-	return base.FromLayout(dir, b.platform())
-}
-
-// platform is what the fleet's devices run.
-func (b *build) platform() v1.Platform {
-	p, err := base.PlatformOf(b.info.Fleet.Arch)
-	if err != nil {
-		// The api role knows the architectures; one that we do not is built as it is named.
-		return v1.Platform{OS: "linux", Architecture: b.info.Fleet.Arch}
-	}
-	return p
+	return base.FromLayout(dir, t.Platform)
 }

@@ -6,23 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/moby/buildkit/client"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/journal"
 	"github.com/roadstead-io/roadstead/internal/builder/queue"
 	"github.com/roadstead-io/roadstead/internal/builder/source"
-	"github.com/roadstead-io/roadstead/internal/builder/worker"
+	"github.com/roadstead-io/roadstead/internal/builder/target"
 	"github.com/roadstead-io/roadstead/internal/compose"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -32,7 +29,8 @@ type build struct {
 	s         *Server
 	opt       options
 	info      api.Build
-	dir       string // private, removed at the end
+	targets   []target.Target // what the fleet's devices are
+	dir       string          // private, removed at the end
 	log       logbook
 	stream    *stream          // nil for a detached build
 	detachFn  func() bool      // nil: nobody's going away ends the build
@@ -68,7 +66,7 @@ func (s *Server) newBuild(request string, opt options, info api.Build, ticket *q
 	if err != nil {
 		return nil, fmt.Errorf("make room for build %d: %w", info.ID, err)
 	}
-	b := &build{s: s, opt: opt, info: info, dir: dir, ticket: ticket, still: make(chan struct{}),
+	b := &build{s: s, opt: opt, info: info, targets: target.Of(info.Fleet), dir: dir, ticket: ticket, still: make(chan struct{}),
 		journal: journal.New(s.cfg.Limits.EventBytes, after)}
 	b.ctx, b.cancel = context.WithCancelCause(web.WithRequestID(s.life, request))
 	s.live.add(b)
@@ -293,7 +291,7 @@ func (b *build) work() error {
 	})
 	defer late.Stop()
 
-	b.say("Building release %s of %s for %s (%s)", b.info.Commit, b.info.Fleet.Slug, b.info.Fleet.DeviceType, b.info.Fleet.Arch)
+	b.say("Building release %s of %s for %s", b.info.Commit, b.info.Fleet.Slug, b.machines())
 	pre, err := b.takeAside()
 	if err != nil {
 		return err
@@ -334,6 +332,15 @@ func (b *build) work() error {
 		return err
 	}
 	return b.attest()
+}
+
+// machines says for what the fleet is built.
+func (b *build) machines() string {
+	text := fmt.Sprintf("%s (%s)", b.info.Fleet.DeviceType, b.info.Fleet.Arch)
+	for _, a := range b.info.Fleet.Also {
+		text += ", " + a.Arch
+	}
+	return text
 }
 
 // slot waits until one of the few places for builds at work is free.
@@ -411,92 +418,36 @@ func (b *build) images(project *compose.Project, contract json.RawMessage) (map[
 
 // services builds and pushes every service, some at once. The first that fails stops the others.
 func (b *build) services(root *os.Root, project *compose.Project, images map[string]api.BuildImage, pre *aside) error {
-	bk, err := b.buildKit(project, pre)
-	if err != nil {
-		return err
-	}
-	if bk != nil {
-		defer func() { _ = bk.Close() }()
-	}
 	group, ctx := errgroup.WithContext(b.ctx)
 	group.SetLimit(b.s.cfg.Limits.Services)
 	for _, svc := range project.Services {
+		targets, err := target.Only(b.targets, svc.Platforms)
+		if err != nil {
+			return fmt.Errorf("service %s: %w", svc.Name, err)
+		}
+		p := &product{build: b, svc: svc, image: images[svc.Name]}
+		for _, t := range targets {
+			p.parts = append(p.parts, &making{build: b, root: root, pre: pre, svc: svc, target: t, several: len(targets) > 1})
+		}
 		group.Go(func() error {
-			m := &making{build: b, bk: bk, root: root, pre: pre, svc: svc, image: images[svc.Name]}
-			result, err := m.do(ctx)
-			m.step(api.BuildStep{Step: 1, Of: 1, Done: true})
-			result.ID, result.Status = m.image.ID, api.StatusSuccess
-			if err != nil {
-				result.Status = api.StatusCancelled // another service failed, or the whole build is not wanted
-				if ctx.Err() == nil {
-					result.Status, result.Error = api.StatusFailed, b.words(err)
-				}
-			}
-			b.resultMu.Lock()
-			b.results = append(b.results, result)
-			b.resultMu.Unlock()
-			return err
+			result, err := p.do(ctx)
+			return b.note(ctx, p, result, err)
 		})
 	}
 	return group.Wait()
 }
 
-// buildKit connects to the build service. A project whose images all come built needs none.
-func (b *build) buildKit(project *compose.Project, pre *aside) (*client.Client, error) {
-	needed := false
-	for _, svc := range project.Services {
-		needed = needed || !pre.has(svc.Name)
-	}
-	if !needed {
-		return nil, nil
-	}
-	c, err := client.New(b.ctx, "", client.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-		return worker.Dial(ctx, b.s.cfg.BuildKit, b.domain())
-	}))
+// note records what became of a service. err comes back.
+func (b *build) note(ctx context.Context, p *product, result api.BuildImageResult, err error) error {
+	result.ID, result.Status = p.image.ID, api.StatusSuccess
 	if err != nil {
-		return nil, fmt.Errorf("reach the build service: %w", err)
-	}
-	workers, err := b.awaitService(c)
-	if err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	b.warnForeign(workers)
-	return c, nil
-}
-
-// awaitService waits until the build service answers; it may be on its way back from a crash.
-func (b *build) awaitService(c *client.Client) ([]*client.WorkerInfo, error) {
-	ctx, cancel := context.WithTimeout(b.ctx, dialPatience)
-	defer cancel()
-	for {
-		workers, err := c.ListWorkers(ctx)
-		if err == nil && len(workers) > 0 {
-			return workers, nil
-		}
-		select {
-		case <-ctx.Done():
-			if b.ctx.Err() != nil {
-				return nil, context.Cause(b.ctx)
-			}
-			if why := b.whyNoService(); errors.Is(why, api.ErrUnavailable) {
-				return nil, errors.Join(why, err)
-			}
-			return nil, errors.Join(api.Errorf(api.Unavailable,
-				"the build service is not running; the operator finds out why with `roadsteadd status`"), err)
-		case <-time.After(200 * time.Millisecond):
+		result.Status = api.StatusCancelled // another service failed, or the whole build is not wanted
+		if ctx.Err() == nil {
+			result.Status, result.Error = api.StatusFailed, b.words(err)
 		}
 	}
-}
-
-// warnForeign says so when the fleet's architecture cannot run here.
-func (b *build) warnForeign(workers []*client.WorkerInfo) {
-	want := b.platform()
-	for _, w := range workers {
-		for _, p := range w.Platforms {
-			if p.OS == want.OS && p.Architecture == want.Architecture && (want.Variant == "" || p.Variant == want.Variant) {
-				return
-			}
-		}
-	}
-	b.say("Note: this builder does not run %s programs; RUN steps will fail, other steps work", strings.TrimPrefix(want.String(), "linux/"))
+	b.resultMu.Lock()
+	defer b.resultMu.Unlock()
+	b.results = append(b.results, result)
+	return err
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/imagestore"
 	"github.com/roadstead-io/roadstead/internal/builder/source"
+	"github.com/roadstead-io/roadstead/internal/builder/target"
 	"github.com/roadstead-io/roadstead/internal/provenance"
 )
 
@@ -38,12 +39,17 @@ type evidence struct {
 	signed json.RawMessage // the envelope
 }
 
-// proved is one pushed image, and what hangs on it.
+// proved is what was pushed of one service, and what hangs on it: on its image, or on an index and each of its images.
 type proved struct {
-	image   api.StatementImage
-	subject ocispec.Descriptor
-	hung    []ocispec.Descriptor // manifests that refer to it
-	repo    *artifacts
+	image    api.StatementImage
+	subjects []*subject
+	repo     *artifacts
+}
+
+// subject is a manifest that documents hang on.
+type subject struct {
+	of   ocispec.Descriptor
+	hung []ocispec.Descriptor // manifests that refer to it
 }
 
 // sumSource begins to take the digests of the source, beside the build. root must stay open until they are there.
@@ -66,50 +72,68 @@ func sumSource(ctx context.Context, root *os.Root) func() (map[string]string, er
 // elsewhere reports whether the image was not made here: it came as it is, or is another's under a new name.
 func (m *making) elsewhere() bool { return m.kind == kindImage || m.dockerfile == "" }
 
-// prove gathers what is known of an image that was pushed, and hangs its bill of materials on it.
-func (m *making) prove(ctx context.Context, img v1.Image, sum string, repo *artifacts, bill *materials) error {
-	text, err := img.RawManifest()
-	if err != nil {
-		return fmt.Errorf("service %s: %w", m.svc.Name, err)
-	}
-	mediaType, err := img.MediaType()
-	if err != nil {
-		return fmt.Errorf("service %s: %w", m.svc.Name, err)
-	}
-	p := &proved{
-		repo:    repo,
-		subject: ocispec.Descriptor{MediaType: string(mediaType), Digest: digest.Digest(sum), Size: int64(len(text))},
+// prove gathers what is known of what was pushed, and hangs the bills of materials on its images.
+func (p *product) prove(ctx context.Context, whole *target.Whole, repo *artifacts, bills []*materials) error {
+	first := p.parts[0]
+	out := &proved{
+		repo: repo,
 		image: api.StatementImage{
-			Service: m.svc.Name, Repository: m.image.Repository, Digest: sum, Origin: m.kind, Elsewhere: m.elsewhere(),
-			Dockerfile: provenance.Word(m.file), Target: provenance.Word(m.opt.Target), Bases: m.bases,
+			Service: p.svc.Name, Repository: p.image.Repository, Digest: whole.Descriptor.Digest.String(), Origin: first.kind,
+			Elsewhere: first.elsewhere(), Dockerfile: provenance.Word(first.file), DockerSum: first.dockerfileSum(),
+			Target: provenance.Word(first.opt.Target),
 		},
 	}
-	if m.dockerfile != "" && !m.elsewhere() {
-		p.image.DockerSum = digest.FromString(m.dockerfile).String()
+	for _, name := range slices.Sorted(maps.Keys(first.opt.Args)) {
+		out.image.Arguments = append(out.image.Arguments, provenance.Word(name))
 	}
-	for _, name := range slices.Sorted(maps.Keys(m.opt.Args)) {
-		p.image.Arguments = append(p.image.Arguments, provenance.Word(name))
+	several := len(p.parts) > 1
+	if several {
+		out.subjects = append(out.subjects, &subject{of: whole.Descriptor})
 	}
-	if p.image.SBOM, err = m.hangBill(ctx, p, bill); err != nil {
-		return err
+	for i, m := range p.parts {
+		for _, base := range m.bases {
+			if !slices.Contains(out.image.Bases, base) {
+				out.image.Bases = append(out.image.Bases, base)
+			}
+		}
+		at := &subject{of: whole.Parts[i]}
+		out.subjects = append(out.subjects, at)
+		sbom, err := m.hangBill(ctx, repo, at, bills[i])
+		if err != nil {
+			return err
+		}
+		if !several {
+			out.image.SBOM = sbom
+			break
+		}
+		out.image.Platforms = append(out.image.Platforms, api.StatementPlatform{Platform: m.target.String(), Digest: at.of.Digest.String(),
+			Dockerfile: provenance.Word(m.file), DockerSum: m.dockerfileSum(), SBOM: sbom})
 	}
-	m.build.resultMu.Lock()
-	defer m.build.resultMu.Unlock()
-	m.build.proof.images = append(m.build.proof.images, p)
+	p.build.resultMu.Lock()
+	defer p.build.resultMu.Unlock()
+	p.build.proof.images = append(p.build.proof.images, out)
 	return nil
 }
 
+// dockerfileSum is the digest of the Dockerfile as it was built; "" where nothing was built from one.
+func (m *making) dockerfileSum() string {
+	if m.elsewhere() {
+		return ""
+	}
+	return digest.FromString(m.dockerfile).String()
+}
+
 // hangBill puts the bill of materials into the registry. Where there is none, the release says why.
-func (m *making) hangBill(ctx context.Context, p *proved, bill *materials) (*api.ImageSBOM, error) {
+func (m *making) hangBill(ctx context.Context, repo *artifacts, at *subject, bill *materials) (*api.ImageSBOM, error) {
 	if bill.missing != "" {
 		m.say("Note: no bill of materials could be made of the image: %s", bill.missing)
 		return &api.ImageSBOM{Missing: provenance.Word(m.build.log.clean(bill.missing))}, nil
 	}
-	d, err := p.repo.hang(ctx, p.subject, api.SBOMType, bill.document, map[string]string{"org.opencontainers.image.title": "sbom.cdx.json"})
+	d, err := repo.hang(ctx, at.of, api.SBOMType, bill.document, map[string]string{"org.opencontainers.image.title": "sbom.cdx.json"})
 	if err != nil {
-		return nil, p.repo.failed(err)
+		return nil, repo.failed(err)
 	}
-	p.hung = append(p.hung, d)
+	at.hung = append(at.hung, d)
 	for _, n := range bill.notes {
 		m.say("Note: the bill of materials is not complete: %s", n)
 	}
@@ -152,14 +176,16 @@ func (b *build) attest() (err error) {
 	}
 	group, ctx := errgroup.WithContext(b.ctx)
 	for _, p := range b.proof.images {
-		group.Go(func() error {
-			d, err := p.repo.hang(ctx, p.subject, envelopeType, envelope, map[string]string{predicateTypeNote: provenance.PredicateType})
-			if err != nil {
-				return p.repo.failed(err)
-			}
-			p.hung = append(p.hung, d)
-			return p.repo.failed(p.repo.list(ctx, p.subject, p.hung))
-		})
+		for _, at := range p.subjects {
+			group.Go(func() error {
+				d, err := p.repo.hang(ctx, at.of, envelopeType, envelope, map[string]string{predicateTypeNote: provenance.PredicateType})
+				if err != nil {
+					return p.repo.failed(err)
+				}
+				at.hung = append(at.hung, d)
+				return p.repo.failed(p.repo.list(ctx, at.of, at.hung))
+			})
+		}
 	}
 	if err := group.Wait(); err != nil {
 		if b.ctx.Err() != nil {

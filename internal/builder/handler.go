@@ -23,6 +23,7 @@ type options struct {
 	dockerfile string // path in the source, "" for the usual search
 	noCache    bool
 	headless   bool // answer at once, build on
+	foreign    bool // although no worker runs programs of the fleet's devices; or images come built
 	draft      bool
 	gitCommit  string // the commit that was pushed, and to which branch; only the git role says so
 	gitRef     string
@@ -44,7 +45,7 @@ func parseOptions(r *http.Request) (options, error) {
 		o.gitCommit, o.gitRef = q.Get("gitCommit"), q.Get("gitRef")
 	}
 	// "emulated" is accepted and means nothing: how foreign steps run is the build service's business.
-	for name, into := range map[string]*bool{"nocache": &o.noCache, "headless": &o.headless, "isdraft": &o.draft, "emulated": new(bool)} {
+	for name, into := range map[string]*bool{"nocache": &o.noCache, "headless": &o.headless, "isdraft": &o.draft, "foreign": &o.foreign, "emulated": new(bool)} {
 		text := q.Get(name)
 		if text == "" {
 			continue
@@ -125,6 +126,9 @@ func (s *Server) openFor(r *http.Request, ticket *queue.Ticket) (*build, error) 
 		why = fmt.Sprintf("the organization has %d builds waiting or at work already (limit organization_queue=%d); try again later",
 			s.cfg.Limits.OrganizationQueue, s.cfg.Limits.OrganizationQueue)
 		return nil, errors.Join(api.Errorf(api.RateLimited, "%s", why), s.giveUp(r.Context(), info.ID, why))
+	}
+	if err := s.canBuild(r.Context(), info, opt); err != nil {
+		return nil, errors.Join(err, s.giveUp(r.Context(), info.ID, api.AsError(err).Text))
 	}
 	b, err := s.newBuild(web.RequestID(r.Context()), opt, info, ticket, 0)
 	if err != nil {

@@ -74,7 +74,7 @@ func (f *fetches) open(b *build, accounts map[string]secret) *pullcache.Build {
 	defer f.mu.Unlock()
 	if f.build == nil && b.s.pulls != nil {
 		f.build = b.s.pulls.Begin(b.ctx, pullcache.Options{
-			Domain: b.domain(), Revalidate: b.opt.noCache, Say: b.say, Platform: b.platform(),
+			Domain: b.domain(), Revalidate: b.opt.noCache, Say: b.say, Platform: b.targets[0].Platform,
 			Account: func(registry string) pullcache.Account {
 				s := accountFor(accounts, registry)
 				return pullcache.Account{Username: s.Username, Password: s.Password}

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"golang.org/x/sync/errgroup"
@@ -79,7 +78,7 @@ func (b *build) promoteAll() error {
 	late := time.AfterFunc(limit, func() { b.cancel(fmt.Errorf("the promotion took longer than %s", limit)) })
 	defer late.Stop()
 	b.proof.began = time.Now() // there is no source
-	b.say("Checking the images that were pushed for release %s of %s (%s, %s)", b.info.Commit, b.info.Fleet.Slug, b.info.Fleet.DeviceType, b.info.Fleet.Arch)
+	b.say("Checking the images that were pushed for release %s of %s for %s", b.info.Commit, b.info.Fleet.Slug, b.machines())
 	project, err := b.pushedProject()
 	if err != nil {
 		return err
@@ -108,19 +107,13 @@ func (b *build) promoteAll() error {
 	for _, svc := range project.Services {
 		group.Go(func() error {
 			from := pushed[svc.Name]
-			m := &making{build: b, svc: svc, image: images[svc.Name], kind: from.ProjectType}
-			result := api.BuildImageResult{ID: m.image.ID, Status: api.StatusSuccess, ProjectType: m.kind, Dockerfile: from.Dockerfile}
-			err := m.take(ctx, from, &result)
-			if err != nil {
-				result.Status = api.StatusCancelled
-				if ctx.Err() == nil {
-					result.Status, result.Error = api.StatusFailed, b.words(err)
-				}
+			p := &product{build: b, svc: svc, image: images[svc.Name]}
+			for _, t := range b.targets {
+				p.parts = append(p.parts, &making{build: b, svc: svc, kind: from.ProjectType, target: t, several: len(b.targets) > 1})
 			}
-			b.resultMu.Lock()
-			b.results = append(b.results, result)
-			b.resultMu.Unlock()
-			return err
+			result := api.BuildImageResult{ProjectType: from.ProjectType, Dockerfile: from.Dockerfile}
+			err := p.take(ctx, from, &result)
+			return b.note(ctx, p, result, err)
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -129,36 +122,37 @@ func (b *build) promoteAll() error {
 	return b.attest()
 }
 
-// take checks one image in quarantine and pushes it into its repository of the release.
-func (m *making) take(ctx context.Context, from api.PromotionImage, result *api.BuildImageResult) error {
-	s := m.build.s
-	way := s.quarantineWay(m.build.info.ID, from.Quarantine)
+// take checks what was pushed into quarantine for a service, and pushes it into the service's repository of the release.
+func (p *product) take(ctx context.Context, from api.PromotionImage, result *api.BuildImageResult) error {
+	s := p.build.s
+	way := s.quarantineWay(p.build.info.ID, from.Quarantine)
 	// From here on nothing changes under us; what is there has its digest anyway.
 	if err := way.Delete(ctx, from.Quarantine, transit.Close); err != nil {
-		return fmt.Errorf("service %s: close the quarantine: %w", m.svc.Name, err)
+		return fmt.Errorf("service %s: close the quarantine: %w", p.svc.Name, err)
 	}
 	ref, err := name.NewDigest(way.Host + "/" + from.Quarantine + "@" + from.Digest)
 	if err != nil {
-		return api.Errorf(api.Invalid, "service %s: %q is no digest", m.svc.Name, from.Digest)
+		return api.Errorf(api.Invalid, "service %s: %q is no digest", p.svc.Name, from.Digest)
 	}
 	desc, err := remote.Get(ref, remote.WithTransport(way), remote.WithContext(ctx))
 	if te := new(transport.Error); errors.As(err, &te) && te.StatusCode == http.StatusNotFound {
-		return api.Errorf(api.Invalid, "service %s: the client says that it pushed %s, and it did not", m.svc.Name, from.Digest)
+		return api.Errorf(api.Invalid, "service %s: the client says that it pushed %s, and it did not", p.svc.Name, from.Digest)
 	}
 	if err != nil {
-		return fmt.Errorf("service %s: read what was pushed: %w", m.svc.Name, err)
+		return fmt.Errorf("service %s: read what was pushed: %w", p.svc.Name, err)
 	}
-	var img v1.Image
-	if img, err = vet.Choose(desc, m.build.platform()); err == nil {
-		err = vet.Image(img, m.build.platform())
+	for _, m := range p.parts {
+		if m.made, err = vet.Choose(desc, m.target.Platform); err == nil {
+			err = vet.Image(m.made, m.target.Platform)
+		}
+		if e := api.AsError(err); err != nil && e.Code != api.Internal {
+			return api.Errorf(e.Code, "service %s: %s", p.svc.Name, e.Text)
+		}
+		if err != nil {
+			return fmt.Errorf("service %s: %w", p.svc.Name, err)
+		}
 	}
-	if e := api.AsError(err); err != nil && e.Code != api.Internal {
-		return api.Errorf(e.Code, "service %s: %s", m.svc.Name, e.Text)
-	}
-	if err != nil {
-		return fmt.Errorf("service %s: %w", m.svc.Name, err)
-	}
-	return m.push(ctx, img, result)
+	return p.push(ctx, result)
 }
 
 // pushedProject reads the composition as if it were the compose file of a project whose images were built elsewhere.

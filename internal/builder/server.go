@@ -98,6 +98,8 @@ const (
 	storeDir     = "content"
 	uploadsDir   = "uploads"
 	dialPatience = 40 * time.Second // for a build daemon that is being started
+	// checkPatience is how long somebody who wants to send a source waits for a worker that may be on its way back.
+	checkPatience = 10 * time.Second
 )
 
 // errStopped is why builds end when the role does.
@@ -170,6 +172,7 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle("GET /healthz", s.only(s.health))
 	for pattern, h := range map[string]web.HandlerFunc{
 		"POST /build/v1/builds":             s.openSending,
+		"GET /build/v1/platforms":           s.platforms,
 		"GET /build/v1/builds/{id}":         s.state,
 		"GET /build/v1/builds/{id}/missing": s.missing,
 		"POST /build/v1/builds/{id}/blobs":  s.blobs,

@@ -25,17 +25,19 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/imagestore"
 	"github.com/roadstead-io/roadstead/internal/builder/progress"
+	"github.com/roadstead-io/roadstead/internal/builder/target"
 	"github.com/roadstead-io/roadstead/internal/compose"
 )
 
-// making is one service of a build on its way to an image in the registry.
+// making is one service of a build on its way to an image for one kind of machine.
 type making struct {
-	build *build
-	bk    *client.Client
-	root  *os.Root
-	pre   *aside
-	svc   compose.Service
-	image api.BuildImage
+	build   *build
+	root    *os.Root
+	pre     *aside
+	svc     compose.Service
+	target  target.Target
+	several bool     // the service is made for others too
+	made    v1.Image // in the end
 
 	kind       string // how the image comes to be
 	dockerfile string // its text
@@ -48,28 +50,12 @@ type making struct {
 
 const maxRecordedDockerfile = 64 << 10
 
-// do makes the image and pushes it.
-func (m *making) do(ctx context.Context) (api.BuildImageResult, error) {
-	img, err := m.make(ctx)
-	result := api.BuildImageResult{ProjectType: m.kind, Dockerfile: m.build.log.clean(m.dockerfile)}
-	if len(result.Dockerfile) > maxRecordedDockerfile {
-		result.Dockerfile = result.Dockerfile[:maxRecordedDockerfile]
-	}
-	if err != nil {
-		return result, err
-	}
-	if err := m.push(ctx, img, &result); err != nil {
-		return result, err
-	}
-	return result, nil
-}
-
 // make builds the image, or takes it from where it is.
 func (m *making) make(ctx context.Context) (v1.Image, error) {
 	if file := m.pre.archives[m.svc.Name]; file != "" {
 		m.kind = kindPrebuilt
 		m.say("taking the image that came with the source")
-		return m.build.fromArchive(m.svc.Name, file)
+		return m.build.fromArchive(m.svc.Name, file, m.dir("layout"), m.target)
 	}
 	if err := m.prepare(); err != nil {
 		return nil, err
@@ -106,13 +92,15 @@ func (m *making) prepare() error {
 		m.kind, m.dockerfile = kindDockerfile, m.opt.Inline
 		return layDockerfile(dir, m.root, "", withSecrets(m.dockerfile, mounted))
 	}
-	file, kind, err := findDockerfile(m.root, m.opt.Context, m.opt.Dockerfile, m.build.info.Fleet)
+	file, kind, err := findDockerfile(m.root, m.opt.Context, m.opt.Dockerfile, &m.target.Fleet)
 	if err != nil {
 		return fmt.Errorf("service %s: %w", m.svc.Name, err)
 	}
 	m.kind, m.file = kind, file
 	var unknown []string
-	if m.dockerfile, unknown, err = readDockerfile(m.root, file, kind, m.svc.Name, m.build.info); err != nil {
+	info := m.build.info
+	info.Fleet = &m.target.Fleet
+	if m.dockerfile, unknown, err = readDockerfile(m.root, file, kind, m.svc.Name, info); err != nil {
 		return err
 	}
 	if len(unknown) > 0 {
@@ -121,39 +109,59 @@ func (m *making) prepare() error {
 	return layDockerfile(dir, m.root, file, withSecrets(m.dockerfile, mounted))
 }
 
-func (m *making) dockerfileDir() string {
-	return filepath.Join(m.build.dir, "dockerfile-"+m.svc.Name)
+// dir is a directory of this image's own.
+func (m *making) dir(kind string) string {
+	return filepath.Join(m.build.dir, kind+"-"+m.target.Fleet.Arch+"-"+m.svc.Name)
 }
 
-// step tells those who follow at which step the service is. The stream of /v3/build has no such thing.
+func (m *making) dockerfileDir() string { return m.dir("dockerfile") }
+
+// step tells those who follow at which step the image is. The stream of /v3/build has no such thing.
 func (m *making) step(s api.BuildStep) {
-	s.Service = m.svc.Name
+	if s.Service = m.svc.Name; m.several {
+		s.Platform = m.target.String()
+	}
 	m.build.journal.Add(api.BuildEvent{Type: "metadata", Resource: api.ResourceStep, Value: s})
 }
 
 func (m *making) say(format string, args ...any) {
-	m.build.say("[%s] %s", m.svc.Name, fmt.Sprintf(format, args...))
+	who := m.svc.Name
+	if m.several {
+		who += " " + m.target.String()
+	}
+	m.build.say("[%s] %s", who, fmt.Sprintf(format, args...))
 }
 
-// solve has BuildKit build the image into our store and gives its digest. A build service that dies under it gets a second
-// chance: what it had finished is in its cache.
+// solve has BuildKit build the image into our store and gives its digest. A worker that dies under it gets a second chance, or
+// another takes its place: what it had finished is in its cache.
 func (m *making) solve(ctx context.Context) (v1.Hash, error) {
 	opt, err := m.solveOptions(ctx)
 	if err != nil {
 		return v1.Hash{}, err
 	}
+	d, err := m.reach(ctx)
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	defer func() { d.leave() }()
+	m.sayWhere(d)
 	began := time.Now()
-	res, err := m.solveOnce(ctx, opt)
+	res, err := m.solveOnce(ctx, d, opt)
 	if status.Code(err) == codes.Unavailable && ctx.Err() == nil {
 		m.say("the build service went away; trying once more")
-		if _, err := m.build.awaitService(m.bk); err != nil {
-			return v1.Hash{}, err
+		d.lease.Doubt()
+		again, reachErr := m.reach(ctx)
+		if reachErr != nil {
+			return v1.Hash{}, reachErr
 		}
-		res, err = m.solveOnce(ctx, opt)
+		d.leave()
+		d = again
+		res, err = m.solveOnce(ctx, d, opt)
 	}
 	if err != nil {
-		return v1.Hash{}, m.solveError(m.beyondLimit(ctx, began, err))
+		return v1.Hash{}, m.solveError(beyondLimit(ctx, d, began, err))
 	}
+	d.lease.Built()
 	digest, err := m.taken(res.ExporterResponse["containerimage.digest"], opt.FrontendAttrs)
 	if err != nil {
 		return v1.Hash{}, fmt.Errorf("service %s: %w", m.svc.Name, err)
@@ -161,12 +169,12 @@ func (m *making) solve(ctx context.Context) (v1.Hash, error) {
 	return digest, nil
 }
 
-func (m *making) solveOnce(ctx context.Context, opt client.SolveOpt) (*client.SolveResponse, error) {
+func (m *making) solveOnce(ctx context.Context, d *daemon, opt client.SolveOpt) (*client.SolveResponse, error) {
 	reports := make(chan *client.SolveStatus)
 	group, ctx := errgroup.WithContext(ctx)
 	var res *client.SolveResponse
 	group.Go(func() (err error) {
-		res, err = m.bk.Solve(ctx, nil, opt, reports)
+		res, err = d.Solve(ctx, nil, opt, reports)
 		return err
 	})
 	group.Go(func() error {
@@ -220,10 +228,19 @@ func (m *making) tenant() string {
 	return fmt.Sprintf("%s-%d", m.build.info.Fleet.UUID, m.build.info.Fleet.ID)
 }
 
+// sharedKey names the copy of the source that a worker keeps. Images that are made at once do not share one.
+func (m *making) sharedKey() string {
+	key := m.tenant() + "/" + m.svc.Name
+	if m.several {
+		key += "/" + m.target.Fleet.Arch
+	}
+	return key
+}
+
 func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 	attrs := map[string]string{
 		"filename": "Dockerfile",
-		"platform": m.build.platform().String(),
+		"platform": m.target.Platform.String(),
 		// Set, it keeps a "# syntax=" line from fetching another parser from the network.
 		"cmdline": "docker/dockerfile:1",
 	}
@@ -252,7 +269,7 @@ func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 	attrs["build-arg:BUILDKIT_CACHE_MOUNT_NS"] = m.tenant()
 	attrs["build-arg:BUILDKIT_SANDBOX_HOSTNAME"] = m.tenant()
 	attrs["attest:provenance"] = "mode=min,version=v1" // what the image was built from; see taken
-	if err := m.build.s.offerBases(ctx, m.build.platform(), m.dockerfile, attrs); err != nil {
+	if err := m.build.s.offerBases(ctx, m.target.Platform, m.dockerfile, attrs); err != nil {
 		return client.SolveOpt{}, err
 	}
 	mounts, err := m.mounts()
@@ -265,7 +282,7 @@ func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 		Frontend:      "dockerfile.v0",
 		FrontendAttrs: attrs,
 		LocalMounts:   mounts,
-		SharedKey:     m.tenant() + "/" + m.svc.Name, // what was sent last time is not sent again
+		SharedKey:     m.sharedKey(), // what was sent last time is not sent again
 		OCIStores:     map[string]content.Store{baseStore: m.build.s.store},
 		Session:       []session.Attachable{credentials{secrets: m.pre.registries}, secretSession(m.secrets)},
 		Exports: []client.ExportEntry{{
@@ -281,7 +298,7 @@ func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 func (m *making) mounts() (map[string]fsutil.FS, error) {
 	dirs := map[string]string{"dockerfile": m.dockerfileDir(), "context": m.context}
 	if m.context == "" {
-		dirs["context"] = filepath.Join(m.build.dir, "empty-"+m.svc.Name)
+		dirs["context"] = m.dir("empty")
 		if err := os.MkdirAll(dirs["context"], 0o700); err != nil {
 			return nil, fmt.Errorf("lay out the source: %w", err)
 		}

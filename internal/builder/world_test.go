@@ -51,6 +51,7 @@ var discard = slog.New(slog.DiscardHandler)
 type releases struct {
 	t    testing.TB
 	arch string
+	also []api.BuildArch
 
 	mu     sync.Mutex
 	builds map[int64]*release
@@ -127,6 +128,12 @@ func (s *releases) handler() http.Handler {
 		return out, nil
 	})
 	handle("POST /internal/v1/builds/{id}/watch", api.RoleBuilder, s.watch)
+	handle("POST /internal/v1/builders/ask", api.RoleBuilder, func(r *http.Request, _ *release) (any, error) {
+		if r.Header.Get("Authorization") != "Bearer "+readerToken {
+			return nil, api.ErrUnauthorized
+		}
+		return struct{}{}, nil
+	})
 	handle("POST /internal/v1/quarantine/next", api.RoleBuilder, s.nextChore)
 	handle("POST /internal/v1/builds/{id}/emptied", api.RoleBuilder, func(_ *http.Request, b *release) (any, error) {
 		b.Quarantine, b.promotion = nil, nil
@@ -198,7 +205,7 @@ func (s *releases) open(r *http.Request, _ *release) (any, error) {
 	}
 	id := int64(len(s.builds) + 1)
 	b := &release{Build: api.Build{ID: id, Commit: fmt.Sprintf("%032x", id), Status: api.StatusRunning,
-		Fleet: &api.BuildFleet{ID: fleet, UUID: strings.Repeat("f", 32), Slug: ask.Slug, DeviceType: "generic-amd64", Arch: s.arch, Organization: organization}}}
+		Fleet: &api.BuildFleet{ID: fleet, UUID: strings.Repeat("f", 32), Slug: ask.Slug, DeviceType: "generic-amd64", Arch: s.arch, Also: s.also, Organization: organization}}}
 	s.builds[id] = b
 	return b.Build, nil
 }

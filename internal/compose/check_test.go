@@ -71,7 +71,7 @@ func TestTheDeviceDoesWhatTheTableSays(t *testing.T) {
 		}
 	}
 	// These are gone when a composition reaches a device, or are the builder's business.
-	atBuild := "build image env_file extends"
+	atBuild := "build image platform env_file extends"
 	for name, f := range table {
 		if f.Support == compose.Kept && !onDevice[name] && !strings.Contains(" "+atBuild+" ", " "+name+" ") {
 			t.Errorf("the table says that %s is supported, and the device leaves it out", name)

@@ -35,6 +35,8 @@ type Service struct {
 	Name  string
 	Image string // where the image is, when nothing is built
 	Build *Build // how it is built; nil when it is not
+	// Platforms are those that it is made for ("linux/arm64"); none means all of the fleet's.
+	Platforms []string
 }
 
 // Build says how to build a service's image.

@@ -153,6 +153,22 @@ networks:
 	}
 }
 
+func TestPlatformsOfServices(t *testing.T) {
+	p, err := load(t, "services:\n  a: {image: x, platform: linux/arm64}\n"+
+		"  b: {build: {context: ., platforms: [linux/amd64, linux/arm/v7]}}\n  c: {image: x}\n", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"linux/arm64", "linux/amd64 linux/arm/v7", ""} {
+		if got := strings.Join(p.Services[i].Platforms, " "); got != want {
+			t.Errorf("service %s: %q, want %q", p.Services[i].Name, got, want)
+		}
+	}
+	if strings.Contains(string(p.Composition), "platform") {
+		t.Errorf("devices are sent %s", p.Composition)
+	}
+}
+
 func TestWhatIsRefusedIsNamed(t *testing.T) {
 	svc := func(fields string) string {
 		return "services:\n  web:\n    image: base/busybox\n" + fields
@@ -191,6 +207,8 @@ func TestWhatIsRefusedIsNamed(t *testing.T) {
 		"context on the net":    {"services: {web: {build: 'https://example.com/x.git'}}\n", []string{"inside the source"}},
 		"context missing":       {"services: {web: {build: ./none}}\n", []string{`no directory "none"`}},
 		"dockerfile outside":    {"services: {web: {build: {context: web, dockerfile: ../../x}}}\n", []string{`dockerfile "../../x"`}},
+		"another system":        {svc("    platform: windows/amd64\n"), []string{"services.web.platform", `"windows/amd64" is no platform like linux/arm64`}},
+		"platforms apart":       {"services: {web: {platform: linux/386, build: {context: web, platforms: [linux/amd64]}}}\n", []string{`build.platforms MUST include service.platform "linux/386"`}},
 		"build secrets":         {"services: {web: {build: {context: web, ssh: [default]}}}\n", []string{"build.ssh"}},
 		"privileged build":      {"services: {web: {build: {context: web, privileged: true}}}\n", []string{"build.privileged"}},
 		"neither image":         {"services: {web: {command: x}}\n", []string{"neither an image nor a build context"}},

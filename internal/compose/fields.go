@@ -37,6 +37,7 @@ const (
 	noSecrets  = "a release is no place for secrets; use variables of the fleet or device"
 	noHooks    = "a device runs containers, not hooks around them"
 	noRemote   = "what a build takes must be in the pushed source"
+	onlyFor    = "among those that the fleet is built for; every device of the fleet must run one of them. Not sent to devices"
 	perService = "the operator of the device sets this, not a release"
 )
 
@@ -115,7 +116,7 @@ var serviceFields = []Field{
 	{"oom_score_adj", Kept, ""},
 	{"pid", Kept, "not the one of another service"},
 	{"pids_limit", Kept, ""},
-	{"platform", Refused, "the fleet's device type says it"},
+	{"platform", Kept, onlyFor},
 	{"ports", Kept, ""},
 	{"post_start", Refused, noHooks},
 	{"pre_start", Refused, noHooks},
@@ -165,7 +166,7 @@ var buildFields = []Field{
 	{"network", Refused, "every build has the same network"},
 	{"no_cache", Kept, ""},
 	{"no_cache_filter", Refused, "use no_cache"},
-	{"platforms", Refused, "the fleet's device type says it"},
+	{"platforms", Kept, onlyFor},
 	{"privileged", Refused, "builds run unprivileged"},
 	{"provenance", Ignored, "the platform decides what it records"},
 	{"pull", Ignored, "a tag is looked up again for every build"},

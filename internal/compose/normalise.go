@@ -206,7 +206,8 @@ func (n *normaliser) service(name string, s types.ServiceConfig) map[string]any 
 	set("entrypoint", []string(s.Entrypoint), s.Entrypoint != nil)
 	set("command", []string(s.Command), s.Command != nil)
 	n.checkModes(at, s)
-	service := Service{Name: name}
+	service := Service{Name: name, Platforms: n.platforms(at, s)}
+	delete(out, "platform")
 	if s.Build != nil {
 		service.Build = n.build(at, s.Build)
 		set("build", buildBlock(service.Build), true)
@@ -421,6 +422,26 @@ func (n *normaliser) networks(at string, nets map[string]*types.ServiceNetworkCo
 		}
 	}
 	return out
+}
+
+var platformForm = regexp.MustCompile(`^linux/[a-z0-9]{1,20}(/[a-z0-9]{1,10})?$`)
+
+// platforms are those that a service is made for. Whether the fleet is built for them is the builder's to know.
+func (n *normaliser) platforms(at string, s types.ServiceConfig) []string {
+	var list []string
+	if s.Build != nil {
+		list = s.Build.Platforms
+	}
+	field := ".build.platforms"
+	if s.Platform != "" {
+		list, field = []string{s.Platform}, ".platform" // which is one of them
+	}
+	for _, p := range list {
+		if !platformForm.MatchString(p) {
+			n.refuse("%s%s: %.100q is no platform like linux/arm64 or linux/arm/v7", at, field, p)
+		}
+	}
+	return list
 }
 
 func (n *normaliser) build(at string, b *types.BuildConfig) *Build {

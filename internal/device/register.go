@@ -181,15 +181,15 @@ func fit(ctx context.Context, tx *db.Tx, all []*batch.Ask[*registration]) error 
 	}
 	for _, a := range all {
 		typ, known := types[a.Of.req.DeviceType]
-		arch, exists := built[a.Of.req.Application]
+		archs, exists := built[a.Of.req.Application]
 		a.Of.typ = typ
 		switch {
 		case !known:
 			a.Err = api.Errorf(api.Invalid, "Unknown device type %q", a.Of.req.DeviceType)
 		case !exists:
 			a.Err = api.Errorf(api.NotFound, textNoFleet)
-		case !fleet.Runs(typ.Arch, arch):
-			a.Err = fleet.CannotRun(typ.Arch, arch)
+		case !fleet.RunsAny(typ.Arch, archs):
+			a.Err = fleet.CannotRun(typ.Arch, archs)
 		default:
 			a.Err = account.DeviceKey{Token: a.Of.req.APIKey}.Check()
 		}

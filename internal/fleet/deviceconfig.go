@@ -198,9 +198,9 @@ func chooseType(ctx context.Context, tx *db.Tx, fl *Fleet, ask Answers) (string,
 	if err != nil {
 		return "", err
 	}
-	if !Runs(t.Arch, fl.Arch) {
+	if !RunsAny(t.Arch, fl.Builds()) {
 		return "", api.Errorf(api.Invalid, "A %s (%s) cannot run what is built for the fleet %s (%s).",
-			t.Slug, t.Arch, fl.Slug, fl.Arch)
+			t.Slug, t.Arch, fl.Slug, strings.Join(fl.Builds(), ", "))
 	}
 	return t.Slug, nil
 }

@@ -65,6 +65,11 @@ func TestDeviceConfig(t *testing.T) {
 	if err != nil || got["appUpdatePollInterval"] != 10000.0 || got["deviceType"] != "raspberrypi3" {
 		t.Errorf("defaults: %v %v", got, err)
 	}
+	w.Want(w.Alice, "PATCH", "application(1)", map[string]any{"is_also_built_for": "amd64"}, 200, "")
+	if got, err := ask(w.Alice, fleet.Answers{"appId": "1", "version": "6.0.0", "deviceType": "generic-amd64"}); err != nil || got["deviceType"] != "generic-amd64" {
+		t.Errorf("a type of an architecture that the fleet is also built for: %v %v", got, err)
+	}
+	w.Want(w.Alice, "PATCH", "application(1)", map[string]any{"is_also_built_for": nil}, 200, "")
 	for _, name := range []string{"secureBoot", "secureboot"} { // the CLI says it one way, balena's server the other
 		again, err := ask(w.Alice, fleet.Answers{"appId": "1", "version": "v6.0.0", name: true})
 		if err != nil || again["apiKey"] == got["apiKey"] || cmp.Diff(map[string]any{"secureboot": true},

@@ -129,27 +129,6 @@ func FindDeviceTypes(ctx context.Context, tx *db.Tx, names []string) (map[string
 	return out, rows.Err()
 }
 
-// Architectures gives what fleets are built for; those that do not exist are missing from the answer.
-func Architectures(ctx context.Context, tx *db.Tx, fleets []int64) (map[int64]string, error) {
-	list, args := db.In(fleets)
-	rows, err := tx.QueryContext(ctx, `SELECT f.id, c.slug FROM application f JOIN device_type t ON t.id = f.is_for__device_type
-		JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture WHERE f.id IN `+list, args...)
-	if err != nil {
-		return nil, fmt.Errorf("fleet: architectures: %w", err)
-	}
-	defer func() { _ = rows.Close() }()
-	out := map[int64]string{}
-	for rows.Next() {
-		var id int64
-		var slug string
-		if err := rows.Scan(&id, &slug); err != nil {
-			return nil, fmt.Errorf("fleet: architectures: %w", err)
-		}
-		out[id] = slug
-	}
-	return out, rows.Err()
-}
-
 // Organizations says whose fleets are.
 func Organizations(ctx context.Context, tx *db.Tx, fleets []int64) (map[int64]int64, error) {
 	list, args := db.In(fleets)
@@ -167,41 +146,6 @@ func Organizations(ctx context.Context, tx *db.Tx, fleets []int64) (map[int64]in
 		out[id] = organization
 	}
 	return out, rows.Err()
-}
-
-// CheckArch refuses a device in a fleet whose images it could not run.
-func CheckArch(ctx context.Context, tx *db.Tx, fleetID, deviceType int64) error {
-	var runs, built string
-	err := tx.QueryRowContext(ctx, `SELECT
-			(SELECT c.slug FROM device_type t JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture WHERE t.id = ?),
-			(SELECT c.slug FROM application f JOIN device_type t ON t.id = f.is_for__device_type
-				JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture WHERE f.id = ?)`, deviceType, fleetID).Scan(&runs, &built)
-	if err != nil {
-		return fmt.Errorf("fleet: architecture: %w", err)
-	}
-	if !Runs(runs, built) {
-		return CannotRun(runs, built)
-	}
-	return nil
-}
-
-// CannotRun is the error of a device that cannot run what its fleet is built for.
-func CannotRun(runs, built string) error {
-	return api.Errorf(api.Invalid, "A device with CPU architecture %s cannot run what is built for %s.", runs, built)
-}
-
-// Runs reports whether a device of one architecture runs what is built for another, by the rule that balena's clients apply.
-func Runs(device, build string) bool {
-	switch device {
-	case build:
-		return true
-	case "aarch64":
-		return build == "armv7hf" || build == "rpi"
-	case "armv7hf":
-		return build == "rpi"
-	default:
-		return false
-	}
 }
 
 // TypeDocument is one device type as GET /device-types/v1 gives it, with the questions that clients ask before they write a

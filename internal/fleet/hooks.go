@@ -22,6 +22,9 @@ func (f *Fleets) beforeApplication(ctx context.Context, tx *db.Tx, c *odata.Chan
 			return err
 		}
 	}
+	if err := checkAlso(ctx, tx, c); err != nil {
+		return err
+	}
 	switch c.Op {
 	case odata.Create:
 		return f.beforeCreate(ctx, tx, c)

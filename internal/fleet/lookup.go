@@ -21,12 +21,16 @@ type Fleet struct {
 	Name       string
 	Slug       string
 	Class      string
-	DeviceType string // its slug
-	Arch       string
+	DeviceType string   // its slug
+	Arch       string   // of the device type
+	Also       []string // further architectures that it is built for
 }
 
+// Builds are all architectures that the fleet is built for.
+func (f *Fleet) Builds() []string { return append([]string{f.Arch}, f.Also...) }
+
 const selectFleet = `
-SELECT a.id, a.actor, a.uuid, a.app_name, a.slug, a.is_of__class, t.slug, c.slug
+SELECT a.id, a.actor, a.uuid, a.app_name, a.slug, a.is_of__class, t.slug, c.slug, coalesce(a.is_also_built_for, '')
 FROM application a JOIN device_type t ON t.id = a.is_for__device_type JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture
 WHERE `
 
@@ -98,9 +102,11 @@ func query(ctx context.Context, tx *db.Tx, text string, args ...any) ([]*Fleet, 
 	var found []*Fleet
 	for rows.Next() {
 		var f Fleet
-		if err := rows.Scan(&f.ID, &f.Actor, &f.UUID, &f.Name, &f.Slug, &f.Class, &f.DeviceType, &f.Arch); err != nil {
+		var also string
+		if err := rows.Scan(&f.ID, &f.Actor, &f.UUID, &f.Name, &f.Slug, &f.Class, &f.DeviceType, &f.Arch, &also); err != nil {
 			return nil, errors.Join(err, rows.Close())
 		}
+		f.Also = listed(also)
 		found = append(found, &f)
 	}
 	return found, errors.Join(rows.Err(), rows.Close())

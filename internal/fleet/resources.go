@@ -131,8 +131,9 @@ func (f *Fleets) application() *odata.Resource {
 				Read: forObservers("is_accessible_by_support_until__date"),
 			},
 			{Name: "is_discoverable", Type: odata.Boolean},
-			{Name: "allows_tags_from_devices", Type: odata.Boolean},                 // ours: whether a device may give itself tags
-			{Name: "git_branch", Type: odata.String, Null: true, MaxLen: maxBranch}, // ours: the branch that builds when it is pushed; null: main and master
+			{Name: "allows_tags_from_devices", Type: odata.Boolean},                      // ours: whether a device may give itself tags
+			{Name: "git_branch", Type: odata.String, Null: true, MaxLen: maxBranch},      // ours: the branch that builds when it is pushed; null: main and master
+			{Name: "is_also_built_for", Type: odata.String, Null: true, MaxLen: maxAlso}, // ours: further CPU architectures, see architecture.go
 			{
 				Name: "is_stored_at__repository_url", Type: odata.String, Null: true, MaxLen: 2000,
 				Read: forObservers("is_stored_at__repository_url"),

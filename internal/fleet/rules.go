@@ -48,6 +48,7 @@ func applicationRules() map[access.Kind]odata.Rule {
 			"app_name", "organization", "is_for__device_type", "application_type", "is_of__class", "uuid", "is_archived",
 			"should_track_latest_release", "should_be_running__release", "is_stored_at__repository_url", "is_public",
 			"is_accessible_by_support_until__date", "is_discoverable", "allows_tags_from_devices", "git_branch",
+			"is_also_built_for",
 		},
 	}
 	person.Needs = map[string]string{}

@@ -68,6 +68,14 @@ type ServiceParameters struct {
 	DockerfileDigest string   `json:"dockerfileDigest,omitempty"`
 	Target           string   `json:"target,omitempty"`
 	Arguments        []string `json:"arguments,omitempty"` // names only
+	// Platforms are of a service that is an index: what the image of each platform was built from.
+	Platforms map[string]PlatformParameters `json:"platforms,omitempty"`
+}
+
+// PlatformParameters say how one image of an index was built.
+type PlatformParameters struct {
+	Dockerfile       string `json:"dockerfile,omitempty"`
+	DockerfileDigest string `json:"dockerfileDigest,omitempty"`
 }
 
 // InternalParameters are what the server chose.
@@ -76,6 +84,8 @@ type InternalParameters struct {
 	FleetUUID  string `json:"fleetUuid"`
 	DeviceType string `json:"deviceType"`
 	Arch       string `json:"arch"`
+	// AlsoFor are further architectures that the fleet was built for.
+	AlsoFor []string `json:"alsoFor,omitempty"`
 }
 
 // RunDetails say who ran the build, and when.
@@ -103,6 +113,7 @@ const (
 	maxBases     = 200
 	maxArguments = 200
 	maxWord      = 1024
+	maxPlatforms = 10 // of an index
 )
 
 var (
@@ -143,29 +154,54 @@ func New(site api.Site, build api.Build, ask api.StatementRequest) (*Statement, 
 		},
 	}}
 	for _, i := range ask.Images {
-		location := site.Host("registry2") + "/" + i.Repository
-		s.Subject = append(s.Subject, Resource{Name: location, Digest: digestSet(i.Digest), Annotations: map[string]string{"service": i.Service}})
-		s.Predicate.BuildDefinition.ExternalParameters.Services[i.Service] = ServiceParameters{
-			Origin: i.Origin, BuiltElsewhere: i.Elsewhere, Dockerfile: i.Dockerfile, DockerfileDigest: i.DockerSum, Target: i.Target,
-			Arguments: i.Arguments,
-		}
-		s.Predicate.RunDetails.Byproducts = append(s.Predicate.RunDetails.Byproducts, byproduct(location, i))
+		s.add(site.Host("registry2")+"/"+i.Repository, i)
+	}
+	for _, a := range build.Fleet.Also {
+		s.Predicate.BuildDefinition.InternalParameters.AlsoFor = append(s.Predicate.BuildDefinition.InternalParameters.AlsoFor, a.Arch)
 	}
 	return s, nil
 }
 
+// platformNote is the annotation of what is about one image of an index, in subjects and byproducts.
+const platformNote = "platform"
+
+// add puts in what is known of one service. Of an index, it and each of its images are subjects, and each image has a bill of materials.
+func (s *Statement) add(location string, i api.StatementImage) {
+	s.Subject = append(s.Subject, Resource{Name: location, Digest: digestSet(i.Digest), Annotations: map[string]string{"service": i.Service}})
+	how := ServiceParameters{
+		Origin: i.Origin, BuiltElsewhere: i.Elsewhere, Dockerfile: i.Dockerfile, DockerfileDigest: i.DockerSum, Target: i.Target,
+		Arguments: i.Arguments,
+	}
+	run := &s.Predicate.RunDetails
+	if len(i.Platforms) == 0 {
+		run.Byproducts = append(run.Byproducts, byproduct(location, i.Service, i.Digest, i.SBOM))
+	}
+	for _, p := range i.Platforms {
+		if how.Platforms == nil {
+			how.Platforms = map[string]PlatformParameters{}
+		}
+		how.Platforms[p.Platform] = PlatformParameters{Dockerfile: p.Dockerfile, DockerfileDigest: p.DockerSum}
+		s.Subject = append(s.Subject, Resource{Name: location, Digest: digestSet(p.Digest),
+			Annotations: map[string]string{"service": i.Service, platformNote: p.Platform}})
+		bill := byproduct(location, i.Service, p.Digest, p.SBOM)
+		bill.Annotations[platformNote] = p.Platform
+		run.Byproducts = append(run.Byproducts, bill)
+	}
+	s.Predicate.BuildDefinition.ExternalParameters.Services[i.Service] = how
+}
+
 // byproduct is the bill of materials of an image, or the word that there is none.
-func byproduct(location string, i api.StatementImage) Resource {
-	r := Resource{Name: "sbom", URI: location, MediaType: api.SBOMType, Annotations: map[string]string{"service": i.Service, "image": i.Digest}}
-	if i.SBOM == nil || i.SBOM.Digest == "" {
+func byproduct(location, service, image string, sbom *api.ImageSBOM) Resource {
+	r := Resource{Name: "sbom", URI: location, MediaType: api.SBOMType, Annotations: map[string]string{"service": service, "image": image}}
+	if sbom == nil || sbom.Digest == "" {
 		r.Annotations["missing"] = "it was not made"
-		if i.SBOM != nil && i.SBOM.Missing != "" {
-			r.Annotations["missing"] = i.SBOM.Missing
+		if sbom != nil && sbom.Missing != "" {
+			r.Annotations["missing"] = sbom.Missing
 		}
 		return r
 	}
-	r.Digest = digestSet(i.SBOM.Digest)
-	r.Annotations["packages"] = strconv.FormatInt(i.SBOM.Packages, 10)
+	r.Digest = digestSet(sbom.Digest)
+	r.Annotations["packages"] = strconv.FormatInt(sbom.Packages, 10)
 	return r
 }
 
@@ -266,8 +302,40 @@ func checkImage(i api.StatementImage) error {
 			return fmt.Errorf("base %q: no name and digest", b.Name)
 		}
 	}
-	if i.SBOM != nil && (!word(i.SBOM.Missing) || (i.SBOM.Digest != "" && !digestForm.MatchString(i.SBOM.Digest))) {
+	if err := checkSBOM(i.SBOM); err != nil {
+		return err
+	}
+	return checkPlatforms(i)
+}
+
+func checkSBOM(b *api.ImageSBOM) error {
+	if b != nil && (!word(b.Missing) || (b.Digest != "" && !digestForm.MatchString(b.Digest))) {
 		return fmt.Errorf("sbom: no digest, and no word why")
+	}
+	return nil
+}
+
+var platformForm = regexp.MustCompile(`^linux/[a-z0-9]{1,20}(/[a-z0-9]{1,10})?$`)
+
+// checkPlatforms checks the images of an index.
+func checkPlatforms(i api.StatementImage) error {
+	if len(i.Platforms) > maxPlatforms || (len(i.Platforms) > 0 && i.SBOM != nil) {
+		return fmt.Errorf("platforms: more than %d, or a bill of materials of all together", maxPlatforms)
+	}
+	seen := map[string]bool{i.Digest: true}
+	for _, p := range i.Platforms {
+		switch {
+		case !platformForm.MatchString(p.Platform) || seen[p.Platform]:
+			return fmt.Errorf("platforms: %q is none, or there twice", p.Platform)
+		case !digestForm.MatchString(p.Digest) || seen[p.Digest]:
+			return fmt.Errorf("platforms: digest %q is none, or there twice", p.Digest)
+		case p.DockerSum != "" && !digestForm.MatchString(p.DockerSum) || !word(p.Dockerfile):
+			return fmt.Errorf("platforms: %s: dockerfile: no path and digest", p.Platform)
+		}
+		if err := checkSBOM(p.SBOM); err != nil {
+			return fmt.Errorf("platforms: %s: %w", p.Platform, err)
+		}
+		seen[p.Platform], seen[p.Digest] = true, true
 	}
 	return nil
 }

@@ -25,15 +25,17 @@ func (s *Statement) About(site api.Site, release int64, commit string, images []
 	if got := s.Predicate.BuildDefinition.ExternalParameters.Commit; got != commit {
 		return fmt.Errorf("statement: it is about commit %s, not %s", got, commit)
 	}
-	if len(s.Subject) != len(images) {
-		return fmt.Errorf("statement: it is about %d images; the release has %d", len(s.Subject), len(images))
+	// Images of an index are subjects too. The release does not name them: the index does, by their digests.
+	whole := slices.DeleteFunc(slices.Clone(s.Subject), func(r Resource) bool { return r.Annotations[platformNote] != "" })
+	if len(whole) != len(images) {
+		return fmt.Errorf("statement: it is about %d images; the release has %d", len(whole), len(images))
 	}
 	for _, i := range images {
-		n := slices.IndexFunc(s.Subject, func(r Resource) bool { return r.Name == i.Location })
+		n := slices.IndexFunc(whole, func(r Resource) bool { return r.Name == i.Location })
 		if n < 0 {
 			return fmt.Errorf("statement: it does not name the image of service %s", i.Service)
 		}
-		subject := s.Subject[n]
+		subject := whole[n]
 		if !maps.Equal(subject.Digest, digestSet(i.Digest)) || i.Digest == "" {
 			return fmt.Errorf("statement: the image of service %s is %s, but %s was built", i.Service, i.Digest, "sha256:"+subject.Digest["sha256"])
 		}
@@ -44,20 +46,36 @@ func (s *Statement) About(site api.Site, release int64, commit string, images []
 	return nil
 }
 
-// SBOM is what the statement says of the bill of materials of an image: its digest, or why there is none.
-func (s *Statement) SBOM(location string) api.ImageSBOM {
+// PlatformSBOM is the bill of materials of one image.
+type PlatformSBOM struct {
+	Platform string // of an index: linux/arm64; "" for a service that is one image
+	Image    string // its digest
+	api.ImageSBOM
+}
+
+// SBOMs is what the statement says of the bills of materials of a service's images: the digest of each, or why there is none. There is
+// always one; the first of an index is that of the fleet's own architecture.
+func (s *Statement) SBOMs(location string) []PlatformSBOM {
+	var list []PlatformSBOM
 	for _, b := range s.Predicate.RunDetails.Byproducts {
 		if b.Name != "sbom" || b.URI != location {
 			continue
 		}
+		one := PlatformSBOM{Platform: b.Annotations[platformNote], Image: b.Annotations["image"], ImageSBOM: api.ImageSBOM{Missing: b.Annotations["missing"]}}
 		if hex := b.Digest["sha256"]; hex != "" {
 			packages, _ := strconv.ParseInt(b.Annotations["packages"], 10, 64)
-			return api.ImageSBOM{Digest: "sha256:" + hex, Packages: packages}
+			one.ImageSBOM = api.ImageSBOM{Digest: "sha256:" + hex, Packages: packages}
 		}
-		return api.ImageSBOM{Missing: b.Annotations["missing"]}
+		list = append(list, one)
 	}
-	return api.ImageSBOM{Missing: "the statement does not speak of it"}
+	if len(list) == 0 {
+		list = []PlatformSBOM{{ImageSBOM: api.ImageSBOM{Missing: "the statement does not speak of it"}}}
+	}
+	return list
 }
+
+// SBOM is the first of them.
+func (s *Statement) SBOM(location string) api.ImageSBOM { return s.SBOMs(location)[0].ImageSBOM }
 
 // Bases are what the image of a service was built from.
 func (s *Statement) Bases() []Resource {

@@ -95,18 +95,21 @@ func recordBuild(ctx context.Context, tx *db.Tx, by access.Caller, b api.Build, 
 // Get says how a build stands. Its repositories are listed only while it runs: nobody may push to them before or after.
 func (r *Releases) Get(ctx context.Context, tx *db.Tx, id int64) (api.Build, error) {
 	b := api.Build{ID: id, Fleet: &api.BuildFleet{}}
+	var also string
 	err := tx.QueryRowContext(ctx, `
-SELECT r."commit", r.status, a.id, a.uuid, a.slug, t.slug, c.slug, a.organization
+SELECT r."commit", r.status, a.id, a.uuid, a.slug, t.slug, c.slug, coalesce(a.is_also_built_for, ''), a.organization
 FROM "release" r JOIN application a ON a.id = r.belongs_to__application
 JOIN device_type t ON t.id = a.is_for__device_type JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture
 WHERE r.id = $1`, id).
-		Scan(&b.Commit, &b.Status, &b.Fleet.ID, &b.Fleet.UUID, &b.Fleet.Slug, &b.Fleet.DeviceType, &b.Fleet.Arch, &b.Fleet.Organization)
+		Scan(&b.Commit, &b.Status, &b.Fleet.ID, &b.Fleet.UUID, &b.Fleet.Slug, &b.Fleet.DeviceType, &b.Fleet.Arch, &also,
+			&b.Fleet.Organization)
 	if errors.Is(err, sql.ErrNoRows) {
 		return api.Build{}, api.Errorf(api.NotFound, "There is no build %d.", id)
 	}
 	if err != nil {
 		return api.Build{}, fmt.Errorf("build %d: %w", id, err)
 	}
+	b.Fleet.Also = fleet.BuildsAlso(also)
 	if b.Quarantine, err = quarantineOf(ctx, tx, id); err != nil {
 		return api.Build{}, err
 	}

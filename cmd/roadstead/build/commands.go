@@ -34,7 +34,8 @@ const fields = "id,commit,status,start_timestamp,end_timestamp"
 
 // Command is `roadstead build`.
 func Command(a *cmdline.App) *cobra.Command {
-	return cmdline.Group("build", "Builds: what is being made into a release", listCommand(a), showCommand(a), logsCommand(a), cancelCommand(a))
+	return cmdline.Group("build", "Builds: what is being made into a release", listCommand(a), showCommand(a), logsCommand(a), cancelCommand(a),
+		platformsCommand(a))
 }
 
 // view makes a view of a release; one that is being built is asked about.

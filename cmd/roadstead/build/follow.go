@@ -101,8 +101,9 @@ func (s *screen) step(value any) error {
 	if err != nil || json.Unmarshal(text, &step) != nil || step.Of <= 0 {
 		return nil // a later server's, perhaps
 	}
-	if s.steps[step.Service] = step; step.Done {
-		delete(s.steps, step.Service)
+	name := strings.TrimSpace(step.Service + " " + step.Platform)
+	if s.steps[name] = step; step.Done {
+		delete(s.steps, name)
 	}
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(s.steps)) {

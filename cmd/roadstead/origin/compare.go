@@ -6,8 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-
-	"github.com/roadstead-io/roadstead/internal/sbom"
 )
 
 // change is one value that differs; "" is a value too, null is none.
@@ -218,16 +216,22 @@ func privileges(block map[string]any, labels map[string]string) []string {
 	return slices.Compact(list)
 }
 
-// versions are the packages of an image, by kind and name; of one that is there several times, all versions.
-func versions(packages []sbom.Package) map[string]string {
+// versions are the packages of a service, by kind and name, and by platform where it is made for several; of one that is there several
+// times, all versions.
+func versions(bills []bill) map[string]string {
 	all := map[string][]string{}
-	for _, p := range packages {
-		k := p.Kind + " " + p.Name
-		if p.Arch != "" && p.Arch != "all" && p.Arch != "noarch" {
-			k += " " + p.Arch
-		}
-		if !slices.Contains(all[k], p.Version) {
-			all[k] = append(all[k], p.Version)
+	for _, b := range bills {
+		for _, p := range b.packages {
+			k := p.Kind + " " + p.Name
+			if p.Arch != "" && p.Arch != "all" && p.Arch != "noarch" {
+				k += " " + p.Arch
+			}
+			if b.Platform != "" {
+				k += " on " + b.Platform
+			}
+			if !slices.Contains(all[k], p.Version) {
+				all[k] = append(all[k], p.Version)
+			}
 		}
 	}
 	out := map[string]string{}

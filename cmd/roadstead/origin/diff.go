@@ -88,7 +88,7 @@ func servicesOf(ctx context.Context, c *client.Client, r *row, keyFile string) (
 	if err := json.Unmarshal(r.Composition, &composition); err != nil {
 		return nil, fmt.Errorf("the composition of release %s cannot be read: %w", terminal.Short(r.Commit), err)
 	}
-	known := map[string]bill{}
+	known := map[string][]bill{}
 	s, err := verify(ctx, c, r, keyFile)
 	if err != nil && !errors.Is(err, errNone) {
 		return nil, err
@@ -99,7 +99,7 @@ func servicesOf(ctx context.Context, c *client.Client, r *row, keyFile string) (
 			return nil, err
 		}
 		for _, b := range list {
-			known[b.Service] = b
+			known[b.Service] = append(known[b.Service], b)
 		}
 	}
 	out := map[string]service{}
@@ -113,13 +113,17 @@ func servicesOf(ctx context.Context, c *client.Client, r *row, keyFile string) (
 		sv := composed(composition.Services[n], labels)
 		sv.digest = i.ContentHash
 		sv.size, _ = i.Size.Int64()
-		switch b, ok := known[n]; {
-		case !ok:
+		if len(known[n]) == 0 {
 			sv.unknown = "release " + terminal.Short(r.Commit) + " has no statement"
-		case b.Missing != "":
-			sv.unknown = "release " + terminal.Short(r.Commit) + " has no bill of materials: " + b.Missing
-		default:
-			sv.packages = versions(b.packages)
+		}
+		for _, b := range known[n] {
+			if b.Missing != "" {
+				sv.unknown = "release " + terminal.Short(r.Commit) + " has no bill of materials: " + b.Missing
+				break
+			}
+		}
+		if sv.unknown == "" {
+			sv.packages = versions(known[n])
 		}
 		out[n] = sv
 	}

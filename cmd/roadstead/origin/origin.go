@@ -3,6 +3,7 @@
 package origin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -137,7 +138,8 @@ func siteOf(address string) (api.Site, error) {
 // bill is the bill of materials of one image.
 type bill struct {
 	Service  string          `json:"service"`
-	Image    string          `json:"image"` // digest
+	Platform string          `json:"platform,omitempty"` // of an index: linux/arm64
+	Image    string          `json:"image"`              // digest
 	Digest   string          `json:"digest,omitempty"`
 	Missing  string          `json:"missing,omitempty"` // why there is none
 	Notes    []string        `json:"incomplete,omitempty"`
@@ -149,18 +151,27 @@ type bill struct {
 func bills(ctx context.Context, c *client.Client, r *row, s *verified) ([]bill, error) {
 	var list []bill
 	for _, i := range r.images() {
-		b := bill{Service: i.Service, Image: i.Digest}
-		said := s.SBOM(i.Location)
-		if b.Digest, b.Missing = said.Digest, said.Missing; b.Digest != "" {
-			var err error
-			if b.Document, err = c.RegistryBlob(ctx, i.Location, b.Digest, sbom.MaxDocument); err != nil {
-				return nil, fmt.Errorf("the bill of materials of service %s: %w", i.Service, err)
+		for _, said := range s.SBOMs(i.Location) {
+			b := bill{Service: i.Service, Platform: said.Platform, Image: cmp.Or(said.Image, i.Digest), Digest: said.Digest, Missing: said.Missing}
+			if b.Digest != "" {
+				var err error
+				if b.Document, err = c.RegistryBlob(ctx, i.Location, b.Digest, sbom.MaxDocument); err != nil {
+					return nil, fmt.Errorf("the bill of materials of %s: %w", b.of(), err)
+				}
+				if b.packages, b.Notes, err = sbom.Read(b.Document); err != nil {
+					return nil, fmt.Errorf("%s: %w", b.of(), err)
+				}
 			}
-			if b.packages, b.Notes, err = sbom.Read(b.Document); err != nil {
-				return nil, fmt.Errorf("service %s: %w", i.Service, err)
-			}
+			list = append(list, b)
 		}
-		list = append(list, b)
 	}
 	return list, nil
+}
+
+// of names the image for people.
+func (b bill) of() string {
+	if b.Platform == "" {
+		return "service " + b.Service
+	}
+	return "service " + b.Service + " for " + b.Platform
 }

@@ -1,6 +1,7 @@
 package origin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -59,12 +60,17 @@ func Provenance(ctx context.Context, a *cmdline.App, c *client.Client, ref, keyF
 		if how.BuiltElsewhere {
 			origin += " (built elsewhere; only its digest is known)"
 		}
-		said := s.SBOM(i.Location)
-		list := "none: " + said.Missing
-		if said.Digest != "" {
-			list = fmt.Sprintf("%d packages", said.Packages)
+		for _, said := range s.SBOMs(i.Location) {
+			list := "none: " + said.Missing
+			if said.Digest != "" {
+				list = fmt.Sprintf("%d packages", said.Packages)
+			}
+			name, file := i.Service, how.Dockerfile
+			if said.Platform != "" {
+				name, file = name+" "+said.Platform, how.Platforms[said.Platform].Dockerfile
+			}
+			images.Add(name, short(cmp.Or(said.Image, i.Digest)), origin, file, list)
 		}
-		images.Add(i.Service, short(i.Digest), origin, how.Dockerfile, list)
 	}
 	a.Table(images)
 	bases := &terminal.Grid{Head: []string{"Built from", "Digest", "Services"}}
@@ -98,13 +104,13 @@ func SBOM(ctx context.Context, a *cmdline.App, c *client.Client, ref, keyFile st
 	g := &terminal.Grid{Head: []string{"Service", "Kind", "Package", "Version"}}
 	for _, b := range list {
 		if b.Missing != "" {
-			a.Say("No bill of materials was made of the image of service %s: %s", b.Service, b.Missing)
+			a.Say("No bill of materials was made of the image of %s: %s", b.of(), b.Missing)
 		}
 		for _, n := range b.Notes {
-			a.Say("The bill of materials of service %s is not complete: %s", b.Service, n)
+			a.Say("The bill of materials of %s is not complete: %s", b.of(), n)
 		}
 		for _, p := range b.packages {
-			g.Add(b.Service, p.Kind, p.Name, p.Version)
+			g.Add(strings.TrimSpace(b.Service+" "+b.Platform), p.Kind, p.Name, p.Version)
 		}
 	}
 	a.Table(g)

@@ -226,9 +226,12 @@ func (p *Pool) Await(ctx context.Context, w Wish, patience time.Duration) (*Leas
 }
 
 // Check reports whether somebody builds for every platform: nil, an Invalid error when nobody does, an Unavailable one when who might
-// does not answer.
+// does not answer. When no worker answers at all, nothing is known, and nothing is wrong.
 func (p *Pool) Check(ctx context.Context, platforms ...string) error {
 	members := p.Members(ctx)
+	if !slices.ContainsFunc(members, func(m Member) bool { return m.Err == nil }) {
+		return nil
+	}
 	for _, platform := range platforms {
 		if !slices.ContainsFunc(members, func(m Member) bool { can, _ := m.can(platform); return can && m.Err == nil }) {
 			return missing(members, platform)
@@ -260,7 +263,7 @@ func missing(members []Member, platform string) error {
 	switch {
 	case len(silent) > 0:
 		return api.Errorf(api.Unavailable, "no worker that answers builds for %s: %s (%s); `roadsteadd status` says more",
-			platform, words(why), strings.Join(silent, ", "))
+			platform, Words(why), strings.Join(silent, ", "))
 	case len(builds) == 0:
 		return api.Errorf(api.Unavailable, "no worker builds for %s: there is none", platform)
 	}
@@ -268,8 +271,8 @@ func missing(members []Member, platform string) error {
 		"or an emulator (qemu-user-static); `roadstead build platforms` shows what there is", platform, strings.Join(builds, ", "))
 }
 
-// words is what people read of why a worker does not answer.
-func words(err error) string {
+// Words is what people read of why a worker does not answer.
+func Words(err error) string {
 	if e := api.AsError(err); e.Code != api.Internal {
 		return e.Error()
 	}

@@ -142,6 +142,9 @@ func TestNobodyBuildsThat(t *testing.T) {
 	if _, err := p.Choose(t.Context(), w); !errors.Is(err, api.ErrUnavailable) {
 		t.Errorf("Choose from no worker: %v, want Unavailable", err)
 	}
+	if err := p.Check(t.Context(), "linux/arm/v7"); err != nil {
+		t.Errorf("Check when nothing is known: %v", err)
+	}
 	silent := of("linux/arm/v7")
 	p.Set("near", of("linux/amd64", "linux/arm64?"))
 	for _, err := range []error{p.Check(t.Context(), "linux/amd64", "linux/arm/v7"), func() error { _, err := p.Choose(t.Context(), w); return err }()} {

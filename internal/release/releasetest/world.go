@@ -51,7 +51,8 @@ CREATE TABLE device (
 	uuid TEXT NOT NULL,
 	is_frozen INTEGER NOT NULL DEFAULT 0,
 	belongs_to__application INTEGER NOT NULL REFERENCES application (id) ON DELETE CASCADE,
-	is_pinned_on__release INTEGER REFERENCES "release" (id)
+	is_pinned_on__release INTEGER REFERENCES "release" (id),
+	is_of__device_type INTEGER
 );
 `
 
