@@ -18,6 +18,7 @@ need iptables iptables
 need newuidmap uidmap
 need rootlesskit rootlesskit
 need slirp4netns slirp4netns
+need qemu-aarch64-static qemu-user-static # builds for other processors
 need git git
 need curl curl ca-certificates
 need useradd passwd

@@ -56,6 +56,8 @@ func TestMatrixOfRoles(t *testing.T) {
 		{"signer", "POST", "/v1/push-token", []string{"builder"}},
 		{"builder", "POST", "/v3/build", []string{"edge", "git"}},
 		{"builder", "POST", "/build/v1/builds", []string{"edge"}},
+		{"api", "POST", "/internal/v1/builders/ask", []string{"builder"}},
+		{"builder", "GET", "/build/v1/platforms", []string{"edge"}},
 		{"builder", "GET", "/build/v1/builds/1", []string{"edge"}},
 		{"builder", "GET", "/build/v1/builds/1/missing", []string{"edge"}},
 		{"builder", "POST", "/build/v1/builds/1/blobs", []string{"edge"}},

@@ -188,6 +188,7 @@ func TestEachCredentialOpensItsOwnRoads(t *testing.T) {
 		{"the registry", "GET", "registry2", "/v2/", []string{"registry token"}},
 		{"the builder", "POST", "builder", "/v3/build?slug=" + url.QueryEscape(fleet), people},
 		{"the builder's own road", "POST", "builder", "/build/v1/builds?slug=" + url.QueryEscape(fleet), people},
+		{"what can be built", "GET", "builder", "/build/v1/platforms", people},
 		{"files", "GET", "api", file, nil},
 		{"what roles ask each other", "POST", "api", "/internal/v1/users", nil},
 		{"what roles ask the signer", "POST", "api", "/v1/pull-tokens", nil},

@@ -22,6 +22,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/imagestore"
+	"github.com/roadstead-io/roadstead/internal/builder/referrer"
 	"github.com/roadstead-io/roadstead/internal/builder/source"
 	"github.com/roadstead-io/roadstead/internal/builder/target"
 	"github.com/roadstead-io/roadstead/internal/provenance"
@@ -43,7 +44,7 @@ type evidence struct {
 type proved struct {
 	image    api.StatementImage
 	subjects []*subject
-	repo     *artifacts
+	repo     *referrer.Artifacts
 }
 
 // subject is a manifest that documents hang on.
@@ -73,7 +74,7 @@ func sumSource(ctx context.Context, root *os.Root) func() (map[string]string, er
 func (m *making) elsewhere() bool { return m.kind == kindImage || m.dockerfile == "" }
 
 // prove gathers what is known of what was pushed, and hangs the bills of materials on its images.
-func (p *product) prove(ctx context.Context, whole *target.Whole, repo *artifacts, bills []*materials) error {
+func (p *product) prove(ctx context.Context, whole *target.Whole, repo *referrer.Artifacts, bills []*materials) error {
 	first := p.parts[0]
 	out := &proved{
 		repo: repo,
@@ -124,14 +125,14 @@ func (m *making) dockerfileSum() string {
 }
 
 // hangBill puts the bill of materials into the registry. Where there is none, the release says why.
-func (m *making) hangBill(ctx context.Context, repo *artifacts, at *subject, bill *materials) (*api.ImageSBOM, error) {
+func (m *making) hangBill(ctx context.Context, repo *referrer.Artifacts, at *subject, bill *materials) (*api.ImageSBOM, error) {
 	if bill.missing != "" {
 		m.say("Note: no bill of materials could be made of the image: %s", bill.missing)
 		return &api.ImageSBOM{Missing: provenance.Word(m.build.log.clean(bill.missing))}, nil
 	}
-	d, err := repo.hang(ctx, at.of, api.SBOMType, bill.document, map[string]string{"org.opencontainers.image.title": "sbom.cdx.json"})
+	d, err := repo.Hang(ctx, at.of, api.SBOMType, bill.document, map[string]string{"org.opencontainers.image.title": "sbom.cdx.json"})
 	if err != nil {
-		return nil, repo.failed(err)
+		return nil, repo.Failed(err)
 	}
 	at.hung = append(at.hung, d)
 	for _, n := range bill.notes {
@@ -178,12 +179,12 @@ func (b *build) attest() (err error) {
 	for _, p := range b.proof.images {
 		for _, at := range p.subjects {
 			group.Go(func() error {
-				d, err := p.repo.hang(ctx, at.of, envelopeType, envelope, map[string]string{predicateTypeNote: provenance.PredicateType})
+				d, err := p.repo.Hang(ctx, at.of, envelopeType, envelope, map[string]string{predicateTypeNote: provenance.PredicateType})
 				if err != nil {
-					return p.repo.failed(err)
+					return p.repo.Failed(err)
 				}
 				at.hung = append(at.hung, d)
-				return p.repo.failed(p.repo.list(ctx, at.of, at.hung))
+				return p.repo.Failed(p.repo.List(ctx, at.of, at.hung))
 			})
 		}
 	}

@@ -1,6 +1,7 @@
 package builder_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -20,6 +21,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder"
 	"github.com/roadstead-io/roadstead/internal/builder/base"
+	"github.com/roadstead-io/roadstead/internal/builder/referrer"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/provenance"
 	"github.com/roadstead-io/roadstead/internal/sbom"
@@ -306,20 +308,30 @@ func TestWhatHangsOnAnImageStays(t *testing.T) {
 	var token api.SignedToken
 	check(t, json.NewDecoder(res.Body).Decode(&token))
 	way := toRegistry{id.Client(api.RoleRegistry, w.registry), token.Token}
-	a := builder.NewArtifacts(way, site.Host("registry2"), repository)
+	a := referrer.Artifacts{Way: way, Host: site.Host("registry2"), Repository: repository}
 	subject := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.Digest("sha256:" + strings.Repeat("b", 64)), Size: 3}
 	for _, document := range []string{"first", "second", "second"} {
-		check(t, a.HangAndList(t.Context(), subject, document))
+		check(t, hangAndList(t.Context(), &a, subject, document))
 	}
 	status, text := w.get(repository, "manifests/sha256-"+strings.Repeat("b", 64))
 	var index ocispec.Index
 	if status != http.StatusOK || json.Unmarshal(text, &index) != nil || len(index.Manifests) != 2 {
 		t.Errorf("%d %s", status, text)
 	}
-	if err := builder.NewArtifacts(way, site.Host("registry2"), "v2/"+strings.Repeat("c", 32)).HangAndList(t.Context(), subject, "x"); err == nil {
+	a.Repository = "v2/" + strings.Repeat("c", 32)
+	if err := hangAndList(t.Context(), &a, subject, "x"); err == nil {
 		t.Error("something hangs in a repository that the token is not for")
 	}
 }
 
 // noName is of a build that had no image of another registry.
 func noName(_, _ string) string { return "" }
+
+// hangAndList hangs a document on an image and writes the index.
+func hangAndList(ctx context.Context, a *referrer.Artifacts, subject ocispec.Descriptor, document string) error {
+	d, err := a.Hang(ctx, subject, "application/x-test", []byte(document), nil)
+	if err != nil {
+		return err
+	}
+	return a.List(ctx, subject, []ocispec.Descriptor{d})
+}

@@ -1,10 +1,7 @@
 package builder
 
 import (
-	"context"
 	"net/http"
-
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/journal"
@@ -39,23 +36,6 @@ func NewTestJournal(limit int64) (*journal.Journal, http.HandlerFunc) {
 	return j, func(w http.ResponseWriter, r *http.Request) {
 		journal.Stream(r.Context(), w, j, 0, true)
 	}
-}
-
-// Artifacts hangs documents on an image.
-type Artifacts = artifacts
-
-// NewArtifacts does so over a way to the registry.
-func NewArtifacts(way http.RoundTripper, host, repository string) *Artifacts {
-	return &artifacts{way: way, host: host, repository: repository}
-}
-
-// HangAndList hangs a document on an image and writes the index.
-func (a *artifacts) HangAndList(ctx context.Context, subject ocispec.Descriptor, document string) error {
-	d, err := a.hang(ctx, subject, "application/x-test", []byte(document), nil)
-	if err != nil {
-		return err
-	}
-	return a.list(ctx, subject, []ocispec.Descriptor{d})
 }
 
 // BasesOf reads the build service's record.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/referrer"
 	"github.com/roadstead-io/roadstead/internal/builder/target"
 	"github.com/roadstead-io/roadstead/internal/builder/transit"
 	"github.com/roadstead-io/roadstead/internal/compose"
@@ -91,7 +92,7 @@ func (p *product) push(ctx context.Context, result *api.BuildImageResult) error 
 	err = whole.Write(ref, remote.WithTransport(way), remote.WithContext(ctx), remote.WithJobs(4))
 	reading.Wait()
 	if err == nil {
-		err = p.prove(ctx, whole, &artifacts{way: way, host: host, repository: p.image.Repository}, bills)
+		err = p.prove(ctx, whole, &referrer.Artifacts{Way: way, Host: host, Repository: p.image.Repository}, bills)
 	}
 	if err != nil {
 		if ctx.Err() != nil {

@@ -1,4 +1,5 @@
-package builder
+// Package referrer hangs documents on what a builder pushed: bills of materials and statements.
+package referrer
 
 import (
 	"bytes"
@@ -19,13 +20,13 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 )
 
-// artifacts hangs documents on an image: each is a manifest that refers to the image, and one index under the tag that the
+// Artifacts hangs documents on an image: each is a manifest that refers to the image, and one index under the tag that the
 // distribution specification names for registries without a list of referrers. It writes them by itself, for the library that
 // pushes images would write that tag again with every document, and tags are not overwritten.
-type artifacts struct {
-	way        http.RoundTripper // with the push token, to the registry role
-	host       string
-	repository string
+type Artifacts struct {
+	Way        http.RoundTripper // with the push token, to the registry role
+	Host       string
+	Repository string
 }
 
 // errRegistry is what the registry says when it does not take something.
@@ -38,8 +39,8 @@ func (e *errRegistry) Error() string {
 	return fmt.Sprintf("the registry answered %d: %s", e.status, e.text)
 }
 
-// failed words an error of the registry's for people.
-func (a *artifacts) failed(err error) error {
+// Failed words an error of the registry's for people.
+func (a *Artifacts) Failed(err error) error {
 	var coded *api.Error
 	if err == nil || errors.As(err, &coded) || errors.Is(err, context.Canceled) {
 		return err
@@ -48,14 +49,14 @@ func (a *artifacts) failed(err error) error {
 }
 
 // do sends a request and gives the headers of the answer.
-func (a *artifacts) do(ctx context.Context, method, target, contentType string, body []byte) (http.Header, error) {
+func (a *Artifacts) do(ctx context.Context, method, target, contentType string, body []byte) (http.Header, error) {
 	head, _, err := a.ask(ctx, method, target, contentType, body)
 	return head, err
 }
 
 // ask sends a request and gives the answer.
-func (a *artifacts) ask(ctx context.Context, method, target, contentType string, body []byte) (http.Header, []byte, error) {
-	base := &url.URL{Scheme: "https", Host: a.host, Path: "/v2/" + a.repository + "/"}
+func (a *Artifacts) ask(ctx context.Context, method, target, contentType string, body []byte) (http.Header, []byte, error) {
+	base := &url.URL{Scheme: "https", Host: a.Host, Path: "/v2/" + a.Repository + "/"}
 	u, err := base.Parse(target)
 	if err != nil {
 		return nil, nil, err
@@ -68,7 +69,7 @@ func (a *artifacts) ask(ctx context.Context, method, target, contentType string,
 		req.Header.Set("Content-Type", contentType)
 	}
 	req.Header.Set("Accept", ocispec.MediaTypeImageIndex)
-	res, err := a.way.RoundTrip(req)
+	res, err := a.Way.RoundTrip(req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -87,7 +88,7 @@ func (a *artifacts) ask(ctx context.Context, method, target, contentType string,
 const maxIndex = 1 << 20
 
 // blob uploads bytes.
-func (a *artifacts) blob(ctx context.Context, mediaType string, data []byte) (ocispec.Descriptor, error) {
+func (a *Artifacts) blob(ctx context.Context, mediaType string, data []byte) (ocispec.Descriptor, error) {
 	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
 	head, err := a.do(ctx, http.MethodPost, "blobs/uploads/", "", nil)
 	if err != nil {
@@ -105,7 +106,7 @@ func (a *artifacts) blob(ctx context.Context, mediaType string, data []byte) (oc
 }
 
 // manifest puts a manifest or an index, under its digest when tag is "".
-func (a *artifacts) manifest(ctx context.Context, tag, mediaType string, content any) (ocispec.Descriptor, error) {
+func (a *Artifacts) manifest(ctx context.Context, tag, mediaType string, content any) (ocispec.Descriptor, error) {
 	data, err := json.Marshal(content)
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -119,8 +120,8 @@ func (a *artifacts) manifest(ctx context.Context, tag, mediaType string, content
 	return d, err
 }
 
-// hang puts a document into the repository with a manifest that refers to the image.
-func (a *artifacts) hang(ctx context.Context, subject ocispec.Descriptor, kind string, document []byte, notes map[string]string) (ocispec.Descriptor, error) {
+// Hang puts a document into the repository with a manifest that refers to the image.
+func (a *Artifacts) Hang(ctx context.Context, subject ocispec.Descriptor, kind string, document []byte, notes map[string]string) (ocispec.Descriptor, error) {
 	layer, err := a.blob(ctx, kind, document)
 	if err != nil {
 		return layer, err
@@ -138,9 +139,9 @@ func (a *artifacts) hang(ctx context.Context, subject ocispec.Descriptor, kind s
 	return d, err
 }
 
-// list writes the index of what hangs on an image. It is the last that is written to a repository. What hangs there already, because
+// List writes the index of what hangs on an image. It is the last that is written to a repository. What hangs there already, because
 // this was done before and its answer got lost, stays in it: the registry lets the index grow and do nothing else.
-func (a *artifacts) list(ctx context.Context, subject ocispec.Descriptor, hung []ocispec.Descriptor) error {
+func (a *Artifacts) List(ctx context.Context, subject ocispec.Descriptor, hung []ocispec.Descriptor) error {
 	tag := strings.ReplaceAll(subject.Digest.String(), ":", "-")
 	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: hung}
 	_, err := a.manifest(ctx, tag, ocispec.MediaTypeImageIndex, index)
