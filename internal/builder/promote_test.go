@@ -82,13 +82,13 @@ func made(t testing.TB, arch string) v1.Image {
 func quarantine(build int64, i int) string { return fmt.Sprintf("v2/%030x%02x", build+1000, i) }
 
 // deploy pushes images as a client does, and has them promoted: service → what is pushed for it. said changes what the client says.
-func (w *world) deploy(pushed map[string]remote.Taggable, said func(p *api.Promotion)) (id int64) {
+func (w *world) deploy(pushed map[string]remote.Taggable, said func(p *api.Promotion), also ...api.BuildArch) (id int64) {
 	w.t.Helper()
 	w.releases.set(func(s *releases) { id = int64(len(s.builds) + 1) })
 	p := &api.Promotion{Composition: json.RawMessage(`{"version":"2.1","networks":{},"volumes":{"resin-data":{}},"services":{}}`)}
 	services := map[string]any{}
 	b := &release{promotion: p, Build: api.Build{ID: id, Commit: fmt.Sprintf("%032x", id), Status: api.StatusRunning,
-		Fleet: &api.BuildFleet{ID: 1, UUID: strings.Repeat("f", 32), Slug: testFleet, DeviceType: "generic-amd64", Arch: "amd64", Organization: 1}}}
+		Fleet: &api.BuildFleet{ID: 1, UUID: strings.Repeat("f", 32), Slug: testFleet, DeviceType: "generic-amd64", Arch: "amd64", Also: also, Organization: 1}}}
 	i := 0
 	for service, img := range pushed {
 		services[service] = map[string]any{
@@ -273,6 +273,41 @@ func TestAPromotionChoosesFromAList(t *testing.T) {
 	b := w.promoted(w.deploy(map[string]remote.Taggable{"web": list}, nil))
 	if b.Status != api.StatusSuccess || b.result.Images[0].Digest != must(mine.Digest())(t).String() {
 		t.Errorf("the release is %s: %+v", b.Status, b.result)
+	}
+}
+
+// For a fleet of several architectures the list must have an image for each, and becomes an index of these; anything less is refused
+// with words.
+func TestAPromotionForSeveralArchitectures(t *testing.T) {
+	w := newWorld(t, "unix:///nowhere", builder.Limits{})
+	amd, arm, other := made(t, "amd64"), made(t, "arm64"), made(t, "riscv64")
+	list := func(images ...v1.Image) v1.ImageIndex {
+		idx := v1.ImageIndex(empty.Index)
+		for _, img := range images {
+			arch := must(img.ConfigFile())(t).Architecture
+			idx = mutate.AppendManifests(idx, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
+		}
+		return idx
+	}
+	deploy := func(what remote.Taggable) release {
+		id := w.deploy(map[string]remote.Taggable{"web": what}, nil, api.BuildArch{Arch: "aarch64", DeviceType: "generic-aarch64"})
+		return w.promoted(id)
+	}
+	b := deploy(list(other, arm, amd))
+	if b.Status != api.StatusSuccess {
+		t.Fatalf("the release is %s: %s", b.Status, b.result.Error)
+	}
+	images := w.index(b.images[0].Repository, b.result.Images[0].Digest)
+	if len(images) != 2 || must(images["linux/amd64"].Digest())(t) != must(amd.Digest())(t) || must(images["linux/arm64"].Digest())(t) != must(arm.Digest())(t) {
+		t.Errorf("the release has images for %v", images)
+	}
+	for what, says := range map[remote.Taggable]string{
+		amd:              "the image is for linux/amd64, but the fleet's devices are linux/arm64",
+		list(amd, other): "the list of images that was pushed has none for linux/arm64",
+	} {
+		if b := deploy(what); b.Status != api.StatusFailed || !strings.Contains(b.result.Error, says) {
+			t.Errorf("the release is %s: %q, want %q", b.Status, b.result.Error, says)
+		}
 	}
 }
 
