@@ -87,11 +87,14 @@ func removeGroups(dirs []string) {
 	}
 }
 
-// groupName is the last part of our control group's path.
-const groupName = "roadstead-builds"
+// groupName is the last part of our control group's path; serverGroup that of the group where the server goes in the hierarchy of version 2.
+const (
+	groupName   = "roadstead-builds"
+	serverGroup = "roadstead-server"
+)
 
 // joinUnified makes the group in the hierarchy of version 2, where controllers are given to children only by a group that holds
-// no process itself: ours move into a group beside first.
+// no process itself: the server's move into a group beside first.
 func joinUnified(base string, pid int, controllers map[string]map[string]string) (int, error) {
 	data, err := os.ReadFile(filepath.Join(base, "cgroup.controllers"))
 	if err != nil {
@@ -114,18 +117,61 @@ func joinUnified(base string, pid int, controllers map[string]map[string]string)
 	enable := func() error {
 		return os.WriteFile(filepath.Join(base, "cgroup.subtree_control"), []byte(strings.Join(want, " ")), 0)
 	}
-	if err := enable(); errors.Is(err, syscall.EBUSY) {
-		if err := joinGroup(filepath.Join(base, "roadstead-server"), os.Getpid(), nil); err != nil {
+	err = enable()
+	for try := 0; errors.Is(err, syscall.EBUSY) && try < 10; try++ { // a role may have been started before we moved
+		if err := moveBeside(base); err != nil {
 			return 0, err
 		}
 		err = enable()
-		if err != nil {
-			return 0, err
-		}
-	} else if err != nil {
+	}
+	if err != nil {
 		return 0, err
 	}
 	return len(want), joinGroup(filepath.Join(base, groupName), pid, values)
+}
+
+// moveBeside moves this process, and then all that descend from it, out of a group into one below it. What else is in the group stays.
+func moveBeside(base string) error {
+	beside := filepath.Join(base, serverGroup)
+	if err := joinGroup(beside, os.Getpid(), nil); err != nil {
+		return err
+	}
+	data, err := os.ReadFile(filepath.Join(base, "cgroup.procs"))
+	if err != nil {
+		return err
+	}
+	for _, text := range strings.Fields(string(data)) {
+		pid, err := strconv.Atoi(text)
+		if err != nil || !descends(pid, os.Getpid()) {
+			continue
+		}
+		if err := joinGroup(beside, pid, nil); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+	}
+	return nil
+}
+
+// descends reports whether a process was started by another, or by one that descends from it.
+func descends(pid, from int) bool {
+	for range 64 {
+		if pid == from {
+			return true
+		}
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return false
+		}
+		_, rest, _ := strings.Cut(string(data), ") ") // the name before may hold anything, but is our own programs'
+		f := strings.Fields(rest)
+		if len(f) < 2 {
+			return false
+		}
+		if pid, err = strconv.Atoi(f[1]); err != nil || pid <= 1 {
+			return false
+		}
+	}
+	return false
 }
 
 func joinGroup(dir string, pid int, values map[string]string) error {
@@ -151,7 +197,7 @@ func ownGroups(pid string) (map[string]string, error) {
 		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 {
 			for c := range strings.SplitSeq(f[1], ",") {
 				// A server that was started again by one that was contained stays beside it, not below it.
-				groups[c] = strings.TrimSuffix(strings.TrimSuffix(f[2], "/roadstead-server"), "/"+groupName)
+				groups[c] = strings.TrimSuffix(strings.TrimSuffix(f[2], "/"+serverGroup), "/"+groupName)
 			}
 		}
 	}
