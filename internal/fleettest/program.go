@@ -65,6 +65,9 @@ func CanBuild() bool {
 	return made("ROADSTEAD_BUILDKITD", "bin/buildkitd") != "" && made("ROADSTEAD_BASE_BUSYBOX", ".cache/base/busybox.tar") != ""
 }
 
+// Buildkitd is the build daemon; "" when it was not made.
+func Buildkitd() string { return made("ROADSTEAD_BUILDKITD", "bin/buildkitd") }
+
 // made finds a file that `make` makes, by an environment variable or in its usual place; "" when it is not there.
 func made(variable, file string) string {
 	path := os.Getenv(variable)

@@ -133,7 +133,7 @@ func (s *Server) Start() {
 	s.t.Helper()
 	args := append([]string{"up", "--data", s.Dir, "--domain", s.Domain, "--listen", s.Addr, "--git-listen", s.Git,
 		"--poll-interval", s.opt.PollInterval.String()}, s.opt.Args...)
-	if file := made("ROADSTEAD_BUILDKITD", "bin/buildkitd"); file != "" {
+	if file := Buildkitd(); file != "" {
 		args = append(args, "--buildkitd", file)
 	}
 	// It outlives the test's context, which ends before the clean-up that stops it.

@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	// window is how many bytes of one stream may be on their way: what a line of 1 Gbit/s holds at 30 ms. It is also what one stream
-	// of a hostile other side can make us keep.
-	window = 4 << 20
+	// window is how many bytes of one stream may be on their way: twice what a line of 1 Gbit/s holds at 30 ms, for half of it is given back
+	// at a time (BenchmarkStream). It is also what one stream of a hostile other side can make us keep.
+	window = 8 << 20
 	// maxStreams bounds the streams of one worker.
-	maxStreams = 256
+	maxStreams = 128
 	// keepAlive is how often a quiet connection is tried; it is given up when the other side is silent for twice as long.
 	keepAlive = 10 * time.Second
 )

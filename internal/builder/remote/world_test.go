@@ -1,6 +1,7 @@
 package remote_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -28,18 +29,19 @@ import (
 
 // world is the builder's listener before the real rows of a real database.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	db     *db.DB
 	rows   *workers.Rows
 	pool   *pool.Pool
 	at     string
+	reach  string      // where machines connect; "": at
 	down   atomic.Bool // the api role does not answer
 	cancel context.CancelFunc
 	done   chan error
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), rows: workers.New(token.NewHasher([]byte("pepper")))}
 	w.db = dbtest.Open(t, time.Now, audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), workers.Migrations())
@@ -111,7 +113,7 @@ func (w *world) invite(name string) remote.Token {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return remote.Token{Addresses: []string{w.at}, Server: server, Secret: made.Secret}
+	return remote.Token{Addresses: []string{cmp.Or(w.reach, w.at)}, Server: server, Secret: made.Secret}
 }
 
 func (w *world) remove(name string) {
@@ -139,7 +141,7 @@ func (w *world) row(name string) (found api.Worker) {
 }
 
 // manager answers on a Unix socket in the place of a machine's build service.
-func manager(t *testing.T, h http.Handler) (socket string) {
+func manager(t testing.TB, h http.Handler) (socket string) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "s")
 	ln, err := net.Listen("unix", socket)
@@ -163,7 +165,7 @@ func statusOnly() http.Handler {
 
 // machine is one that has joined, in a directory of its own.
 type machine struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	link *remote.Link
 	stop func()
@@ -194,7 +196,7 @@ func (m *machine) start(socket string) {
 	m.t.Cleanup(m.stop)
 }
 
-func await(t *testing.T, what string, cond func() bool) {
+func await(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	late := time.After(20 * time.Second)
 	for !cond() {
