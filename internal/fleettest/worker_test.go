@@ -115,11 +115,6 @@ func (e *elsewhere) start(args ...string) {
 	}
 }
 
-func (e *elsewhere) stop(sig syscall.Signal) {
-	_ = e.cmd.Process.Signal(sig)
-	<-e.end
-}
-
 func (e *elsewhere) log() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -113,7 +113,7 @@ func askAny(ctx context.Context, t Token, key tls.Certificate, version string, m
 			errs = append(errs, err)
 			continue
 		}
-		res, _, err := exchange(ctx, conn, request("/v1/join", version, body))
+		res, _, err := exchange(ctx, conn, request(ctx, "/v1/join", version, body)) //nolint:bodyclose // readAnswer closes it
 		if err == nil {
 			err = readAnswer(res, made)
 		}
@@ -167,8 +167,8 @@ func dial(ctx context.Context, address, server string, key tls.Certificate) (net
 	return conn, nil
 }
 
-func request(path, version string, body []byte) *http.Request {
-	req, err := http.NewRequest(http.MethodPost, "https://workers"+path, bytes.NewReader(body))
+func request(ctx context.Context, path, version string, body []byte) *http.Request {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://workers"+path, bytes.NewReader(body))
 	if err != nil {
 		panic(err) // the address is ours
 	}

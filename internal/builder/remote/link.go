@@ -119,7 +119,7 @@ func (l *Link) once(ctx context.Context, address string) error {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	req := request("/v1/connect", l.cfg.Version, nil)
+	req := request(ctx, "/v1/connect", l.cfg.Version, nil)
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", upgrade)
 	res, from, err := exchange(ctx, conn, req)
