@@ -50,6 +50,7 @@ type build struct {
 	results  []api.BuildImageResult
 
 	upstream fetches // images of other registries
+	asked    asked   // which secrets
 
 	proof evidence // of where the release comes from; its images are covered by resultMu
 }
@@ -331,6 +332,7 @@ func (b *build) work() error {
 	if err := b.services(root, project, images, pre); err != nil {
 		return err
 	}
+	b.tellUnused(pre, project.Services)
 	return b.attest()
 }
 

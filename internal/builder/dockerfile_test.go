@@ -89,3 +89,19 @@ func TestADockerfileOutsideIsRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestSecretsThatADockerfileAsksFor(t *testing.T) {
+	for _, tt := range []struct{ dockerfile, want string }{
+		{"RUN --mount=type=secret,id=a cat", "a"},
+		{"RUN --network=none \\\n  --mount=id=a,type=secret,required \\\n  --mount=type=secret,source=b x", "a b"},
+		{"RUN --mount=type=secret,target=/run/x/a --mount=type=cache,id=b,target=/c x", "a"},
+		{"ONBUILD RUN --mount=type=secret,id=b,env=B x", "b"},
+		{"ARG N\nRUN --mount=type=secret,id=$N x", "a b"},
+		{"RUN echo type=secret,id=a\nRUN --mount=type=ssh,id=b x", ""},
+		{"", ""},
+	} {
+		if got := strings.Join(builder.SecretsAskedFor(tt.dockerfile, "a", "b"), " "); got != tt.want {
+			t.Errorf("%q asks for %q, want %q", tt.dockerfile, got, tt.want)
+		}
+	}
+}

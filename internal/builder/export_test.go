@@ -40,3 +40,15 @@ func NewTestJournal(limit int64) (*journal.Journal, http.HandlerFunc) {
 
 // BasesOf reads the build service's record.
 var BasesOf = basesOf
+
+// SecretsAskedFor gives those of some names that a Dockerfile asks for.
+func SecretsAskedFor(dockerfile string, names ...string) (list []string) {
+	var a asked
+	a.read(dockerfile)
+	for _, n := range names {
+		if a.has(n) {
+			list = append(list, n)
+		}
+	}
+	return list
+}

@@ -14,8 +14,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/moby/buildkit/session"
-	"github.com/moby/buildkit/session/secrets/secretsprovider"
 	"go.yaml.in/yaml/v4"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -277,9 +275,4 @@ func (g *given) check(services []compose.Service) error {
 		}
 	}
 	return nil
-}
-
-// secretSession answers the build service's questions for secrets by name. A secret is no part of a step's identity.
-func secretSession(secrets map[string][]byte) session.Attachable {
-	return secretsprovider.FromMap(secrets)
 }

@@ -61,10 +61,13 @@ func TestSecretsReachTheirStepsAndNothingElse(t *testing.T) {
 		t.Fatalf("stream:\n%s", out.text)
 	}
 	for _, want := range []string{"args-all-settings-given", "db-own", "db-too", "not-the-others", "env-[secret]", "/src/.balena/balena.yml",
-		"the secret pin is too short", `speaks of a service "none"`} {
+		"the secret pin is too short", "no step asks for the secret pin; one that needs it says RUN --mount=type=secret,id=pin", `speaks of a service "none"`} {
 		if !strings.Contains(out.text, want) {
 			t.Errorf("the stream lacks %q", want)
 		}
+	}
+	if n := strings.Count(out.text, "no step asks for"); n != 1 {
+		t.Errorf("%d secrets are said to be asked for by nobody, of one", n)
 	}
 	if n := strings.Count(out.text, "[secret]"); n < 2*8+2 { // eight forms of two secrets, and two more
 		t.Errorf("%d secrets were hidden, fewer than were printed", n)

@@ -272,6 +272,7 @@ func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 	if err := m.build.s.offerBases(ctx, m.target.Platform, m.dockerfile, attrs); err != nil {
 		return client.SolveOpt{}, err
 	}
+	m.build.asked.read(m.dockerfile)
 	mounts, err := m.mounts()
 	if err != nil {
 		return client.SolveOpt{}, err
@@ -284,7 +285,7 @@ func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 		LocalMounts:   mounts,
 		SharedKey:     m.sharedKey(), // what was sent last time is not sent again
 		OCIStores:     map[string]content.Store{baseStore: m.build.s.store},
-		Session:       []session.Attachable{credentials{secrets: m.pre.registries}, secretSession(m.secrets)},
+		Session:       []session.Attachable{credentials{secrets: m.pre.registries}, secretSession(m.secrets, &m.build.asked)},
 		Exports: []client.ExportEntry{{
 			Type: client.ExporterOCI, OutputStore: m.build.s.store,
 			Attrs: map[string]string{"tar": "false", "oci-mediatypes": "true", "compression": "gzip"},
