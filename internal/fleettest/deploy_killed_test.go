@@ -159,7 +159,7 @@ func TestADeploymentSurvivesDeaths(t *testing.T) {
 		"organization": id("organization", ""), "is_of__class": "fleet"})
 	service := d.create("service", map[string]any{"application": d.fleet, "service_name": "main"})
 	for i, victim := range []string{"builder", "registry", "nobody"} {
-		img, err := random.Image(16<<20, 4)
+		img, err := random.Image(8<<20, 4)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +173,7 @@ func TestADeploymentSurvivesDeaths(t *testing.T) {
 			t.Fatal(err)
 		}
 		release, image := d.push(fmt.Sprintf("%032x", i+1), service, img)
-		if d.quarantined() < 60<<20 {
+		if d.quarantined() < 30<<20 {
 			t.Fatalf("%d bytes are in quarantine", d.quarantined())
 		}
 		before := d.repositories()
