@@ -179,6 +179,11 @@ func TestEachRoleHasOnlyItsOwn(t *testing.T) {
 	s := up(t, openDir(t), "127.0.0.1:0")
 	users := map[string]string{}
 	for _, r := range s.status().Roles {
+		// The server is ready before the roles that it can do without are: they may still be on their way out of root.
+		eventually(t, r.Role+" has a user", 10*time.Second, func() bool {
+			uid := procStatus(t, r.PID)["Uid"]
+			return uid != "" && !strings.HasPrefix(uid, "0\t")
+		})
 		st := procStatus(t, r.PID)
 		if st["Uid"] == "" || strings.HasPrefix(st["Uid"], "0\t") || users[st["Uid"]] != "" {
 			t.Errorf("%s runs as uid %q, as %q does; want a user of its own", r.Role, st["Uid"], users[st["Uid"]])
