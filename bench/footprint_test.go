@@ -16,16 +16,25 @@ type used struct {
 	summed       float64 // MiB, every process' resident size added up, shared pages counted again and again (RSS)
 	cpu          time.Duration
 	roles        map[string]time.Duration // CPU time by role; "up" is the parent
+	shares       map[string]float64       // MiB by role: its own pages (private), and of those that it shares its part
 	participants int
 }
 
 // footprint looks at a process and its descendants.
 func footprint(tb testing.TB, pid int) used {
 	tb.Helper()
+	shares := map[string]float64{}
 	u := spent(tb, pid, func(u *used, id int) {
 		u.resident += rollup(id, "Pss:")
+		name := roleOf(id)
+		if name == "" {
+			comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", id))
+			name = strings.TrimSpace(string(comm))
+		}
+		shares[name] += rollup(id, "Pss:")
 		u.summed += rollup(id, "Rss:")
 	})
+	u.shares = shares
 	return u
 }
 

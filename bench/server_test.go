@@ -9,11 +9,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -159,6 +161,9 @@ func BenchmarkIdleServer(b *testing.B) {
 		from := spent(b, s.cmd.Process.Pid)
 		<-time.After(window)
 		to := footprint(b, s.cmd.Process.Pid)
+		for _, role := range slices.Sorted(maps.Keys(to.shares)) {
+			b.Logf("%-12s %5.1f MiB", role, to.shares[role])
+		}
 		b.ReportMetric(to.resident, "MiB-resident")
 		b.ReportMetric(to.summed, "MiB-RSS-summed")
 		b.ReportMetric(float64(to.participants), "processes")

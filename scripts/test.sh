@@ -79,11 +79,11 @@ if [ "$what" = all ] || [ "$what" = unit ]; then
 	go vet ./...
 	go test -count=1 ./internal/repotest
 	section "packages, with the race detector"
-	# What tries tens of thousands of requests one after the other runs below instead: nothing in it can race.
-	policy='^(TestPolicyMatrix|TestPolicyOfColumns|TestMutantsOfThePolicyAreCaught)$'
+	# What tries thousands of requests one after the other runs below instead: nothing in it can race.
+	policy='^(TestPolicyMatrix|TestPolicyOfColumns|TestMutantsOfThePolicyAreCaught|TestEveryRouteWithEveryCredential|TestAKeyDoesWhatIsSaidOfIt|TestOddQuestions|TestCorpus|TestQueriesOfTheCLI)$'
 	# shellcheck disable=SC2046
 	CGO_ENABLED=1 proven '^(ok|FAIL)' go test -race -v -timeout 20m -skip "$policy" $(go list ./... | grep -v -e /internal/fleettest -e /internal/repotest -e /bench)
-	section "the policy: everybody against everything, and with each rule broken"
+	section "the policy: everybody against everything, and with each rule broken; and what else asks one thing after the other"
 	proven '^(ok|FAIL)|mutants' go test -count=1 -v -timeout 20m -run "$policy" ./internal/apiserver
 fi
 if [ "$what" = all ] || [ "$what" = postgres ]; then
