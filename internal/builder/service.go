@@ -269,7 +269,7 @@ func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 	attrs["build-arg:BUILDKIT_CACHE_MOUNT_NS"] = m.tenant()
 	attrs["build-arg:BUILDKIT_SANDBOX_HOSTNAME"] = m.tenant()
 	attrs["attest:provenance"] = "mode=min,version=v1" // what the image was built from; see taken
-	if err := m.build.s.offerBases(ctx, m.target.Platform, m.dockerfile, attrs); err != nil {
+	if err := m.offerBases(ctx, attrs); err != nil {
 		return client.SolveOpt{}, err
 	}
 	m.build.asked.read(m.dockerfile)

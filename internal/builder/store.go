@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
 	"github.com/roadstead-io/roadstead/internal/builder/base"
 	"github.com/roadstead-io/roadstead/internal/builder/imagestore"
 )
@@ -61,8 +59,9 @@ func (s *Server) tidyStore() {
 	s.log.Info("emptied the image store", "bytes", size)
 }
 
-// offerBases makes the base images that a Dockerfile names available to its build, under these names.
-func (s *Server) offerBases(ctx context.Context, platform v1.Platform, dockerfile string, attrs map[string]string) error {
+// offerBases makes the base images that the Dockerfile names available to its build, under these names.
+func (m *making) offerBases(ctx context.Context, attrs map[string]string) error {
+	s := m.build.s
 	if s.cfg.Bases == "" {
 		return nil
 	}
@@ -70,7 +69,10 @@ func (s *Server) offerBases(ctx context.Context, platform v1.Platform, dockerfil
 	if err != nil {
 		return err
 	}
-	for name, image := range base.Named(bases, platform, dockerfile) {
+	for _, note := range base.Lacking(bases, m.target.Platform, m.dockerfile) {
+		m.say("Note: %s", note)
+	}
+	for name, image := range base.Named(bases, m.target.Platform, m.dockerfile) {
 		if err := imagestore.Copy(ctx, s.store, image.Path, image.Hash); err != nil {
 			return fmt.Errorf("base image %s: %w", name, err)
 		}

@@ -1,7 +1,10 @@
 package base
 
 import (
+	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -37,4 +40,16 @@ func Named(bases []Base, platform v1.Platform, dockerfile string) map[string]Ima
 		}
 	}
 	return named
+}
+
+// Lacking says which images a Dockerfile names that are there for other platforms alone. The build service would look for them elsewhere.
+func Lacking(bases []Base, platform v1.Platform, dockerfile string) (notes []string) {
+	for _, b := range bases {
+		_, ok := b.Images[platform.String()]
+		if !ok && regexp.MustCompile(`(?im)(^\s*FROM\s.*|--from=)`+regexp.QuoteMeta(b.Name)+`\b`).MatchString(dockerfile) {
+			notes = append(notes, fmt.Sprintf("%s is there for %s, and not for %s: an operator rebuilds or imports it", b.Name,
+				strings.Join(slices.Sorted(maps.Keys(b.Images)), ", "), platform.String()))
+		}
+	}
+	return notes
 }

@@ -37,3 +37,19 @@ func TestABuildIsGivenTheImagesThatItNames(t *testing.T) {
 		}
 	}
 }
+
+func TestABaseThatIsThereForOthersAloneIsSaid(t *testing.T) {
+	bases := []base.Base{{Name: "base/busybox", Images: map[string]v1.Hash{"linux/amd64": {}}}, {Name: "base/go", Images: map[string]v1.Hash{"linux/arm64": {}}}}
+	arm := v1.Platform{OS: "linux", Architecture: "arm64"}
+	for dockerfile, want := range map[string]string{
+		"FROM base/busybox\n":                            "base/busybox is there for linux/amd64, and not for linux/arm64: an operator rebuilds or imports it",
+		"FROM base/go\nCOPY --from=base/busybox /a /b\n": "base/busybox is there for linux/amd64, and not for linux/arm64: an operator rebuilds or imports it",
+		"FROM base/go\n":                                 "",
+		"FROM scratch\n# not base/busybox\n":             "",
+		"FROM base/busyboxes\n":                          "",
+	} {
+		if got := strings.Join(base.Lacking(bases, arm, dockerfile), "; "); got != want {
+			t.Errorf("%q: %q, want %q", dockerfile, got, want)
+		}
+	}
+}
