@@ -105,10 +105,10 @@ func Same(text string, p v1.Platform) bool {
 
 // runs reports whether a machine runs programs of another.
 func runs(machine, program v1.Platform) bool {
-	switch {
-	case machine.Architecture == program.Architecture:
+	switch machine.Architecture {
+	case program.Architecture:
 		return machine.Architecture != "arm" || program.Variant <= machine.Variant
-	case machine.Architecture == "arm64":
+	case "arm64":
 		return program.Architecture == "arm"
 	}
 	return false
