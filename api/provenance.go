@@ -15,8 +15,9 @@ type StatementRequest struct {
 
 // GitSource is the commit that was pushed.
 type GitSource struct {
-	Commit string `json:"commit"`        // 40 or 64 hexadecimal digits
-	Ref    string `json:"ref,omitempty"` // refs/heads/main
+	Commit     string `json:"commit"`               // 40 or 64 hexadecimal digits
+	Ref        string `json:"ref,omitempty"`        // refs/heads/main
+	Repository string `json:"repository,omitempty"` // https://… or ssh://…, for one that it was fetched from; "": it was pushed here
 }
 
 // BuildParameters are the wishes of the pusher that change what is built. Values of arguments are left out: they may be secret.

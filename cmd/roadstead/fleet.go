@@ -14,6 +14,7 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/hardware"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/people"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/source"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -103,7 +104,7 @@ func viewFleet(f client.Fleet) fleetView {
 func (a *app) fleetCommand() *cobra.Command {
 	return cmdline.Group("fleet", "Fleets: devices that run the same releases",
 		a.fleetCreateCommand(), a.fleetListCommand(), a.fleetShowCommand(), a.fleetPinCommand(), a.fleetSetCommand(),
-		a.fleetRenameCommand(), people.FleetTransfer(a.App), a.fleetRestartCommand(), a.fleetPurgeCommand(), a.fleetRemoveCommand())
+		a.fleetRenameCommand(), people.FleetTransfer(a.App), source.Command(a.App), a.fleetRestartCommand(), a.fleetPurgeCommand(), a.fleetRemoveCommand())
 }
 
 func (a *app) fleetCreateCommand() *cobra.Command {

@@ -265,7 +265,7 @@ func gitRole(f upFlags) supervise.Role {
 		Optional: true, // a machine without git has a platform without git push
 		Prepare:  gitserver.Prepare,
 		Config: func(e supervise.Env) any {
-			return gitserver.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers, Git: f.git, Limits: f.gitLimits}
+			return gitserver.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers, Git: f.git, Sources: f.sources, Limits: f.gitLimits}
 		},
 		Tells: func(dir string, site api.Site, own string) (string, error) {
 			at, err := gitserver.Public(dir, site, own)

@@ -48,6 +48,9 @@ type upFlags struct {
 	gitListen, git               string
 	gitLimits                    gitserver.Limits
 	workersListen                string
+	sourceAllow                  []string
+	sourceCA                     string
+	sources                      gitserver.Sources // what both say
 	baseRebuild                  time.Duration
 }
 
@@ -211,7 +214,7 @@ func up(cmd *cobra.Command, f upFlags) error {
 		}
 	}
 	reach, err := f.database(log, cmd.Flags().Changed("sql"))
-	if err := errors.Join(err, f.mail.read(), f.registry.read(), f.pulls.read(), f.check(), cfg.Validate()); err != nil {
+	if err := errors.Join(err, f.mail.read(), f.registry.read(), f.pulls.read(), f.readSources(), f.check(), cfg.Validate()); err != nil {
 		return usageError{err}
 	}
 	cfg.Roles = roles(f)

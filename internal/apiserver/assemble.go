@@ -31,6 +31,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/device/devicelog"
 	"github.com/roadstead-io/roadstead/internal/fleet"
+	"github.com/roadstead-io/roadstead/internal/gitsource"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/provenance"
 	"github.com/roadstead-io/roadstead/internal/release"
@@ -67,7 +68,7 @@ func (s *Server) assemble(pepper []byte) error {
 			return err
 		}
 	}
-	s.git = gitdoor.New(gitdoor.Config{DB: s.db, Accounts: s.accounts, Authenticate: func(r *http.Request) (access.Caller, error) {
+	s.git = gitdoor.New(gitdoor.Config{DB: s.db, Accounts: s.accounts, Sources: s.sources, Authenticate: func(r *http.Request) (access.Caller, error) {
 		return s.authenticate(r, true, access.Git)
 	}})
 	s.handler, err = s.routes()
@@ -142,7 +143,9 @@ func (s *Server) domain(pepper []byte) error {
 	}
 	s.fleets = fleet.New(fleet.Config{
 		Accounts: s.accounts, Site: s.cfg.Site, PollInterval: s.cfg.pollInterval(), RootCA: ca, Contracts: contracts,
-		TargetChanged: device.FleetTargetChanged, HandedOver: device.FleetHandedOver,
+		TargetChanged: device.FleetTargetChanged, HandedOver: func(ctx context.Context, tx *db.Tx, id int64) error {
+			return errors.Join(device.FleetHandedOver(ctx, tx, id), gitsource.FleetHandedOver(ctx, tx, id))
+		},
 		Deleting: []func(ctx context.Context, tx *db.Tx, fleets []int64) error{
 			func(ctx context.Context, tx *db.Tx, fleets []int64) error {
 				return s.devices.FleetsDeleting(ctx, tx, fleets)
@@ -152,6 +155,9 @@ func (s *Server) domain(pepper []byte) error {
 			},
 		},
 	})
+	if s.sources, err = gitsource.New(gitsource.Config{DB: s.db, Accounts: s.accounts, Site: s.cfg.Site, Secret: pepper}); err != nil {
+		return err
+	}
 	if s.statementKeys, err = provenance.LoadKeys(s.cfg.Dir); err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/fleet"
+	"github.com/roadstead-io/roadstead/internal/gitsource"
 	"github.com/roadstead-io/roadstead/internal/job"
 	"github.com/roadstead-io/roadstead/internal/mail"
 	"github.com/roadstead-io/roadstead/internal/release"
@@ -40,7 +41,7 @@ func Migrations() []fs.FS {
 	if err != nil {
 		panic(err) // the folder is part of the program
 	}
-	return []fs.FS{audit.Migrations(), account.Migrations(), factor.Migrations(), fleet.Migrations(), release.Migrations(), stored.Migrations(), workers.Migrations(), device.Migrations(), sub, job.Migrations(), mail.Migrations(), signin.Migrations()}
+	return []fs.FS{audit.Migrations(), account.Migrations(), factor.Migrations(), fleet.Migrations(), release.Migrations(), stored.Migrations(), workers.Migrations(), device.Migrations(), sub, job.Migrations(), mail.Migrations(), signin.Migrations(), gitsource.Migrations()}
 }
 
 // How long a database server that does not answer is waited for when the role starts. After that the role ends with the reason

@@ -31,6 +31,10 @@ var staleIsEnough = map[string]string{
 	"POST /transfer/v1/{id}/accept":         "of a fleet; administrators of both sides agree",
 	"POST /transfer/v1/{id}/decline":        "of a fleet",
 	"DELETE /transfer/v1/{id}":              "of a fleet",
+	"POST /build-source/v1":                 "makes releases, as every developer's key does",
+	"DELETE /build-source/v1/{id}":          "takes away",
+	"POST /build-source/v1/{id}/rotate":     "makes releases, as every developer's key does",
+	"POST /build-source/v1/{id}/build":      "makes a release, as every developer's key does",
 }
 
 // What changes keys, members, roles and second factors, or deletes an account or an organization, asks for a session whose user proved

@@ -135,6 +135,14 @@ POST   /transfer/v1                                         | - x - - - - - -
 POST   /transfer/v1/{id}/accept                             | - x - - - - - -
 POST   /transfer/v1/{id}/decline                            | - x - - - - - -
 DELETE /transfer/v1/{id}                                    | - x - - - - - -
+GET    /build-source/v1                                     | - x x - - - - -
+POST   /build-source/v1                                     | - x - - - - - -
+GET    /build-source/v1/{id}                                | - x x - - - - -
+DELETE /build-source/v1/{id}                                | - x - - - - - -
+POST   /build-source/v1/{id}/rotate                         | - x - - - - - -
+POST   /build-source/v1/{id}/build                          | - x x - - - - -
+GET    /build-source/v1/{id}/deliveries                     | - x x - - - - -
+POST   /hooks/v1/{token}                                    | x x x x x x x x
 GET    /download-config                                     | - x x - - - - -
 POST   /download-config                                     | - x x - - - - -
 POST   /device/register                                     | - x x - - - x -
@@ -218,6 +226,9 @@ POST /internal/v1/workers/remove        | admin
 POST /internal/v1/workers/join          | builder
 POST /internal/v1/workers/open          | builder
 POST /internal/v1/workers/live          | builder
+POST /internal/v1/sources/next          | git
+POST /internal/v1/sources/renew         | git
+POST /internal/v1/sources/finish        | git
 `
 
 // doors reads a table: "METHOD path" → who gets in.

@@ -126,7 +126,7 @@ func (s *Server) openGitBuild(w http.ResponseWriter, r *http.Request, ticket str
 	}
 	var build api.Build
 	return route.Write(r.Context(), s.db, func(tx *db.Tx) error {
-		pusher, of, err := s.git.Holder(r.Context(), tx, ticket)
+		pusher, of, opened, err := s.git.Holder(r.Context(), tx, ticket)
 		if err != nil {
 			return err
 		}
@@ -137,7 +137,7 @@ func (s *Server) openGitBuild(w http.ResponseWriter, r *http.Request, ticket str
 		if build.Fleet.ID != of {
 			return api.Errorf(api.Forbidden, "the ticket is for another fleet")
 		}
-		return nil
+		return opened(build.ID)
 	}, func() error { return web.WriteJSON(w, http.StatusCreated, build) })
 }
 

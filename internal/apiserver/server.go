@@ -36,6 +36,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/fleet"
+	"github.com/roadstead-io/roadstead/internal/gitsource"
 	"github.com/roadstead-io/roadstead/internal/job"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/pki"
@@ -77,6 +78,7 @@ type Server struct {
 	notes         *watch.Notes
 	leases        *job.Leases // of the chores that one process of the role does
 	git           *gitdoor.Door
+	sources       *gitsource.Sources
 
 	handler     http.Handler
 	name        string       // the public one

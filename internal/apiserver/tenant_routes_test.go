@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -28,6 +29,7 @@ type things struct {
 	outgoing, incoming, other   int64  // offers of fleets: made, and two received
 	spareSlug                   string // of a fleet to be offered
 	passkey, identity           int64
+	source, doomedSource        int64
 	sibling                     *things // another fleet of the same organization, and its device
 }
 
@@ -35,7 +37,7 @@ type things struct {
 var absent = &things{
 	who: "nobody-there", handle: "nobody-there", slug: "nobody-there/nothing", spareSlug: "nobody-there/spare", uuid: strings.Repeat("9", 32), fleetUUID: strings.Repeat("9", 32),
 	fleet: 99_001, device: 99_002, key: 99_003, session: 99_004, doomed: 99_006, keyed: 99_007, toOrganization: 99_008, toFleet: 99_009,
-	outgoing: 99_010, incoming: 99_011, other: 99_012, passkey: 99_013, identity: 99_014,
+	outgoing: 99_010, incoming: 99_011, other: 99_012, passkey: 99_013, identity: 99_014, source: 99_015, doomedSource: 99_016,
 }
 
 // What a thing belongs to says who may name it.
@@ -121,6 +123,16 @@ var routesThatName = map[string]naming{
 	"POST /transfer/v1/{id}/accept":  {of: ofOrg, ask: at("/transfer/v1/%d/accept", func(b *things) any { return b.incoming })},
 	"POST /transfer/v1/{id}/decline": {of: ofOrg, ask: at("/transfer/v1/%d/decline", func(b *things) any { return b.other })},
 
+	"GET /build-source/v1": {of: ofFleet, ask: at("/build-source/v1?fleet=%s", func(b *things) any { return url.QueryEscape(b.slug) })},
+	"POST /build-source/v1": {of: ofFleet, ask: posting("/build-source/v1", func(b *things, _ int) any {
+		return api.NewBuildSource{Fleet: b.slug, URL: "https://git.example.com/app.git", Form: api.FormGitea}
+	})},
+	"GET /build-source/v1/{id}":            {of: ofFleet, ask: at("/build-source/v1/%d", func(b *things) any { return b.source })},
+	"GET /build-source/v1/{id}/deliveries": {of: ofFleet, ask: at("/build-source/v1/%d/deliveries", func(b *things) any { return b.source })},
+	"POST /build-source/v1/{id}/rotate":    {of: ofFleet, ask: at("/build-source/v1/%d/rotate", func(b *things) any { return b.source })},
+	"POST /build-source/v1/{id}/build":     {of: ofFleet, ask: at("/build-source/v1/%d/build", func(b *things) any { return b.source })},
+	"DELETE /build-source/v1/{id}":         {of: ofFleet, ask: at("/build-source/v1/%d", func(b *things) any { return b.doomedSource })},
+
 	"GET /api-key/v1/{id}/explain":        {of: ofPerson, ask: at("/api-key/v1/%d/explain", func(b *things) any { return b.key })},
 	"DELETE /user/v1/sessions/{id}":       {of: ofPerson, ask: at("/user/v1/sessions/%d", func(b *things) any { return b.session })},
 	"GET /auth/v1/public-keys/{username}": {of: ofPerson, ask: at("/auth/v1/public-keys/%s", func(b *things) any { return b.who })},
@@ -155,6 +167,12 @@ func (s *server) furnish(name, digit, dave string) (session string, b *things) {
 		in.fleet = s.fleet(session, strings.TrimPrefix(in.slug, name+"/"))
 		s.device(session, in.fleet, api.DeviceUUID(in.uuid))
 		in.device = s.number(`SELECT id FROM device WHERE uuid = ?`, in.uuid)
+		for _, id := range []*int64{&in.source, &in.doomedSource} {
+			var made api.BuildSourceSecret
+			s.do(session, "POST", "/build-source/v1", api.NewBuildSource{Fleet: in.slug, URL: "https://git.example.com/app.git", Form: api.FormGitea}).
+				want(http.StatusCreated).into(&made)
+			*id = made.ID
+		}
 		in.fleetUUID = s.do(session, "GET", fmt.Sprintf("/v7/application(%d)?$select=uuid", in.fleet), nil).rows()[0]["uuid"].(string)
 	}
 	user := s.number(`SELECT id FROM "user" WHERE username = ?`, name)
@@ -196,7 +214,7 @@ func (s *server) holdings() string {
 		`SELECT count(*) FROM session`, `SELECT count(*) FROM api_key`, `SELECT count(*) FROM "user"`, `SELECT count(*) FROM device`,
 		`SELECT count(*) FROM fleet_transfer`, `SELECT sum(id * organization) FROM application`, `SELECT count(*) FROM device_config_variable`,
 		`SELECT count(*) FROM organization_membership`, `SELECT count(*) FROM user_application_membership`, `SELECT count(*) FROM passkey`,
-		`SELECT count(*) FROM user_identity`,
+		`SELECT count(*) FROM user_identity`, `SELECT sum(id * made_by) FROM build_source`, `SELECT count(*) FROM build_delivery`,
 	} {
 		fmt.Fprintf(&all, "%s: %d\n", query, s.number(query))
 	}

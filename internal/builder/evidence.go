@@ -165,7 +165,7 @@ func (b *build) attest() (err error) {
 		StartedAt:  b.proof.began.UTC().Format(time.RFC3339), FinishedAt: time.Now().UTC().Format(time.RFC3339),
 	}
 	if b.opt.gitCommit != "" {
-		ask.Git = &api.GitSource{Commit: b.opt.gitCommit, Ref: b.opt.gitRef}
+		ask.Git = &api.GitSource{Commit: b.opt.gitCommit, Ref: b.opt.gitRef, Repository: b.opt.gitURL}
 	}
 	slices.SortFunc(b.proof.images, func(x, y *proved) int { return strings.Compare(x.image.Service, y.image.Service) })
 	for _, p := range b.proof.images {

@@ -27,6 +27,7 @@ type options struct {
 	draft      bool
 	gitCommit  string // the commit that was pushed, and to which branch; only the git role says so
 	gitRef     string
+	gitURL     string // the repository that it was fetched from; "" when it was pushed to us
 }
 
 func parseOptions(r *http.Request) (options, error) {
@@ -42,7 +43,7 @@ func parseOptions(r *http.Request) (options, error) {
 		o.dockerfile = path.Clean(o.dockerfile)
 	}
 	if pki.PeerRole(r) == api.RoleGit { // whoever signs the statement looks at their form
-		o.gitCommit, o.gitRef = q.Get("gitCommit"), q.Get("gitRef")
+		o.gitCommit, o.gitRef, o.gitURL = q.Get("gitCommit"), q.Get("gitRef"), q.Get("gitUrl")
 	}
 	// "emulated" is accepted and means nothing: how foreign steps run is the build service's business.
 	for name, into := range map[string]*bool{"nocache": &o.noCache, "headless": &o.headless, "isdraft": &o.draft, "foreign": &o.foreign, "emulated": new(bool)} {

@@ -99,14 +99,7 @@ func (c *Client) transport(plain bool) *http.Transport {
 	return &http.Transport{
 		Proxy: nil, // a proxy of the environment would resolve names where nobody judges the address
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			host, _, err := net.SplitHostPort(address)
-			if err != nil {
-				return nil, err
-			}
-			d := net.Dialer{Timeout: 5 * time.Second, Resolver: c.cfg.Resolver, Control: func(_, address string, _ syscall.RawConn) error {
-				return c.judge(host, address, plain)
-			}}
-			return d.DialContext(ctx, network, address)
+			return c.dial(ctx, network, address, plain)
 		},
 		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.cfg.Roots},
 		ForceAttemptHTTP2:     true,
@@ -116,6 +109,22 @@ func (c *Client) transport(plain bool) *http.Transport {
 		MaxIdleConns:          c.cfg.Concurrent, MaxIdleConnsPerHost: 2, MaxConnsPerHost: c.cfg.Concurrent,
 		MaxResponseHeaderBytes: 64 << 10,
 	}
+}
+
+func (c *Client) dial(ctx context.Context, network, address string, plain bool) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	d := net.Dialer{Timeout: 5 * time.Second, Resolver: c.cfg.Resolver, Control: func(_, address string, _ syscall.RawConn) error {
+		return c.judge(host, address, plain)
+	}}
+	return d.DialContext(ctx, network, address)
+}
+
+// Dial makes a connection for a protocol that protects itself, SSH say, to where a request over TLS could go.
+func (c *Client) Dial(ctx context.Context, address string) (net.Conn, error) {
+	return c.dial(ctx, "tcp", address, false)
 }
 
 // judge decides about one address that a host name turned out to be, before anything is sent there.

@@ -121,6 +121,12 @@ func (s *Server) build(ctx context.Context, x *session, o order, apart []string,
 	if o.emulated {
 		query.Set("emulated", "true")
 	}
+	if o.draft {
+		query.Set("isdraft", "true")
+	}
+	if o.from != "" {
+		query.Set("gitUrl", o.from)
+	}
 	body := &whole{r: source, end: func() error {
 		if err := archive.Wait(); err != nil {
 			return fmt.Errorf("git archive: %w: %s", err, complaint.String())

@@ -18,10 +18,20 @@ type Config struct {
 	Peers map[string]string `json:"peers"`
 	// Git is the path of the git program; "" means /usr/bin/git.
 	Git string `json:"git,omitempty"`
+	// Sources says where repositories elsewhere may be fetched from.
+	Sources Sources `json:"sources,omitzero"`
 	// Limits bounds what people can ask for.
 	Limits Limits `json:"limits,omitzero"`
 	// Exe is this program, which starts git behind walls; "" means the one that runs.
 	Exe string `json:"-"`
+}
+
+// Sources says how far out the role reaches for repositories that fleets are built from.
+type Sources struct {
+	// Allow names what may be reached although it is not public: prefixes, addresses, host names.
+	Allow []string `json:"allow,omitempty"`
+	// CA are the authorities (PEM) that are trusted besides the system's.
+	CA string `json:"ca,omitempty"`
 }
 
 // Validate names the field that is wrong.

@@ -58,6 +58,10 @@ func (s *Server) settings() string {
 	fsckObjects = true
 [fetch]
 	fsckObjects = true
+	unpackLimit = 1
+[fetch "fsck"]
+	zeroPaddedFilemode = warn
+	missingSpaceBeforeDate = warn
 [pack]
 	threads = 1
 	windowMemory = 64m

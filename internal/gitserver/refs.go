@@ -16,6 +16,8 @@ type order struct {
 	noCache  bool
 	emulated bool
 	passing  bool // the branch is an option of this push; it is not kept
+	draft    bool
+	from     string // the repository that it was fetched from; "" when it was pushed
 }
 
 const heads = "refs/heads/"

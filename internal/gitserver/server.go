@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/gitserver/upstream"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -32,6 +33,7 @@ type Server struct {
 	builder *pki.Peer
 	key     ssh.Signer
 	repos   repositories
+	ways    *upstream.Ways // to repositories elsewhere
 
 	life context.Context // of every session; ends when the role stops
 	end  context.CancelCauseFunc
@@ -86,7 +88,10 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err := os.MkdirAll(s.repos.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("git: %w", err)
 	}
-	if err := errors.Join(s.setUp(), s.clear()); err != nil {
+	if s.ways, err = cfg.Sources.ways(cfg.Limits.PushBytes); err != nil {
+		return nil, fmt.Errorf("git: sources: %w", err)
+	}
+	if err := errors.Join(s.setUp(), s.clear(), s.clearSources()); err != nil {
 		return nil, fmt.Errorf("git: %w", err)
 	}
 	return s, nil
@@ -137,9 +142,12 @@ func (s *Server) Run(ctx context.Context, internal, public net.Listener) error {
 	}
 	group.Go(func() error { return s.every(ctx, time.Duration(s.cfg.Limits.RenewMilli)*time.Millisecond, s.renew) })
 	group.Go(func() error { return s.every(ctx, time.Duration(s.cfg.Limits.SweepSecs)*time.Second, s.sweep) })
+	group.Go(func() error { return s.every(ctx, claimPause, s.renewClaims) })
+	group.Go(func() error { return s.buildSources(ctx) })
 	err := group.Wait()
 	s.end(errStopped)
 	s.work.Wait()
+	s.ways.Close()
 	return err
 }
 
@@ -196,6 +204,7 @@ type session struct {
 	id      string
 	what    verb
 	address string
+	claim   string // on a delivery of a source; "" when somebody is connected
 	repo    *repository
 	ctx     context.Context // ends with the client, with their right, and with the role
 	cancel  context.CancelCauseFunc

@@ -50,6 +50,7 @@ type world struct {
 	site    api.Site
 	keys    *rules
 	limits  gitserver.Limits
+	sources gitserver.Sources
 	stopRun func()
 
 	built chan built // what the builder was given
@@ -65,6 +66,10 @@ type rules struct {
 	branch string
 	viewer string // a user who only looks
 	gone   map[int64]bool
+
+	jobs    chan api.SourceJob // to be built
+	results chan api.SourceResult
+	lost    map[string]bool // claims that do not hold
 }
 
 type built struct {
@@ -83,7 +88,8 @@ func newWorld(t *testing.T, limits gitserver.Limits) *world {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	w := &world{
 		t: t, dir: dir, log: &roletest.Log{}, site: api.Site{Domain: domain, Port: 443}, limits: limits, built: make(chan built, 100),
-		keys: &rules{users: map[string]string{}, fleets: map[string]int64{"acme/harbour": 7, "acme/pier": 8}, gone: map[int64]bool{}},
+		keys: &rules{users: map[string]string{}, fleets: map[string]int64{"acme/harbour": 7, "acme/pier": 8}, gone: map[int64]bool{},
+			jobs: make(chan api.SourceJob, 10), results: make(chan api.SourceResult, 10), lost: map[string]bool{}},
 	}
 	if err := pki.NewTestIdentities(dir, api.RoleGit, api.RoleAPI, api.RoleBuilder, api.RoleEdge, api.RoleDashboard); err != nil {
 		t.Fatal(err)
@@ -106,7 +112,7 @@ func (w *world) start() {
 		w.t.Fatal(err)
 	}
 	s, err := gitserver.New(gitserver.Config{
-		Dir: filepath.Join(w.dir, api.RoleGit), Site: w.site, Exe: exe, Limits: w.limits,
+		Dir: filepath.Join(w.dir, api.RoleGit), Site: w.site, Exe: exe, Limits: w.limits, Sources: w.sources,
 		Peers: map[string]string{api.RoleAPI: apiLn.Addr().String(), api.RoleBuilder: builderLn.Addr().String()},
 	}, w.log.Logger())
 	if err != nil {
@@ -203,6 +209,7 @@ func (k *rules) handler() http.Handler {
 		}
 		answer(w, there, nil)
 	})
+	k.playSources(mux, answer)
 	return mux
 }
 

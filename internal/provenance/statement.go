@@ -213,7 +213,7 @@ func dependencies(site api.Site, build api.Build, ask api.StatementRequest) []Re
 	}
 	if ask.Git != nil {
 		list = append(list, Resource{
-			Name: "git", URI: fmt.Sprintf("git+ssh://%s/%s.git@%s", site.Host("git"), build.Fleet.Slug, ask.Git.Ref),
+			Name: "git", URI: gitURI(site, build, ask.Git),
 			Digest: map[string]string{"gitCommit": ask.Git.Commit},
 		})
 	}
@@ -234,6 +234,17 @@ func dependencies(site api.Site, build api.Build, ask api.StatementRequest) []Re
 	}
 	return list
 }
+
+// gitURI says where a commit was: in the repository of the fleet, or in one that it was fetched from.
+func gitURI(site api.Site, build api.Build, git *api.GitSource) string {
+	if git.Repository != "" {
+		return "git+" + git.Repository + "@" + git.Ref
+	}
+	return fmt.Sprintf("git+ssh://%s/%s.git@%s", site.Host("git"), build.Fleet.Slug, git.Ref)
+}
+
+// repositoryForm is what the address of a repository looks like in a statement: it holds no password.
+var repositoryForm = regexp.MustCompile(`^(https://|ssh://([A-Za-z0-9_.-]+@)?)[^/@?#]+/[^@?#]+$`)
 
 // digestSet is in-toto's form of "sha256:…".
 func digestSet(digest string) map[string]string {
@@ -259,6 +270,9 @@ func check(build api.Build, ask api.StatementRequest) error {
 	}
 	if ask.Git != nil && (!hexForm.MatchString(ask.Git.Commit) || !word(ask.Git.Ref)) {
 		return fmt.Errorf("git: no commit and name")
+	}
+	if ask.Git != nil && ask.Git.Repository != "" && (!repositoryForm.MatchString(ask.Git.Repository) || !word(ask.Git.Repository)) {
+		return fmt.Errorf("git: %.100q is no address of a repository", ask.Git.Repository)
 	}
 	if !word(ask.StartedAt) || !word(ask.FinishedAt) || !word(ask.Parameters.Dockerfile) {
 		return fmt.Errorf("started_at, finished_at or dockerfile: too long, or with strange characters")

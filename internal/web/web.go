@@ -255,9 +255,9 @@ func Serve(ctx context.Context, srv *http.Server, serve func() error, grace time
 }
 
 // ShownPath is a request's path as logs show it: an invitation is a secret that stands in a path, and so is where a command line waits
-// for its session.
+// for its session, and who has the name of a webhook can send something there.
 func ShownPath(r *http.Request) string {
-	for _, secret := range []string{"/invitation/", "/login/cli/"} {
+	for _, secret := range []string{"/invitation/", "/login/cli/", "/hooks/v1/"} {
 		if before, _, found := strings.Cut(r.URL.Path, secret); found {
 			return before + secret + "…"
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/fleet"
+	"github.com/roadstead-io/roadstead/internal/gitsource"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -28,6 +29,8 @@ type Config struct {
 	Accounts *account.Accounts
 	// Authenticate says whose the token in a request is, on the channel git.
 	Authenticate func(r *http.Request) (access.Caller, error)
+	// Sources says whether a claim on a delivery of a source holds for a user, and which release was opened with it.
+	Sources *gitsource.Sources
 }
 
 // Door is the routes.
@@ -63,6 +66,7 @@ type ticket struct {
 	Key     int64  `json:"k,omitempty"`
 	Login   string `json:"l,omitempty"`
 	SSH     int64  `json:"s,omitempty"`
+	Claim   string `json:"c,omitempty"` // on a delivery of a source, in place of what a person showed
 	Fleet   int64  `json:"f"`
 	Address string `json:"a,omitempty"`
 	Until   int64  `json:"e"`
@@ -105,11 +109,14 @@ func (d *Door) holder(ctx context.Context, tx *db.Tx, text string) (by access.Ca
 	if t, err = d.read(text, tx.Now); err != nil {
 		return access.Nobody(), t, err
 	}
-	proof := t.proof()
-	if proof == (account.Proof{}) {
-		return access.Nobody(), t, api.ErrUnauthorized
+	proof, holds := t.proof(), false
+	switch {
+	case t.Claim != "":
+		by, holds, err = d.cfg.Sources.Holds(ctx, tx, t.Claim, t.User)
+	case proof == (account.Proof{}):
+	default:
+		by, holds, err = d.cfg.Accounts.Holds(ctx, tx, proof, t.User)
 	}
-	by, holds, err := d.cfg.Accounts.Holds(ctx, tx, proof, t.User)
 	if err != nil {
 		return access.Nobody(), t, err
 	}
@@ -133,12 +140,28 @@ func Ticketed(r *http.Request) (string, bool) {
 }
 
 // Holder says who may open a build with a ticket, and of which fleet.
-func (d *Door) Holder(ctx context.Context, tx *db.Tx, text string) (access.Caller, int64, error) {
+func (d *Door) Holder(ctx context.Context, tx *db.Tx, text string) (by access.Caller, fleet int64, opened func(release int64) error, err error) {
 	by, t, err := d.holder(ctx, tx, text)
 	if errors.Is(err, api.ErrUnauthorized) {
 		err = api.Errorf(api.Unauthorized, "the right to push ended")
 	}
-	return by, t.Fleet, err
+	return by, t.Fleet, func(release int64) error {
+		if t.Claim == "" {
+			return nil
+		}
+		return d.cfg.Sources.Opened(ctx, tx, t.Claim, release)
+	}, err
+}
+
+// Claimed gives a ticket to the git role itself, for a delivery that it claimed, in the name of whoever the source builds for.
+func (d *Door) Claimed(ctx context.Context, tx *db.Tx, by access.Caller, id int64, claim string) (answer api.GitOpen, err error) {
+	fl, err := fleet.Find(ctx, tx, by, id)
+	if err != nil {
+		return answer, err
+	}
+	answer = api.GitOpen{User: by.Name, Fleet: api.BuildFleet{ID: fl.ID, UUID: fl.UUID, Slug: fl.Slug, DeviceType: fl.DeviceType, Arch: fl.Arch}}
+	answer.Ticket, err = d.write(ticket{User: by.User, Claim: claim, Fleet: fl.ID}, tx.Now)
+	return answer, err
 }
 
 // key is POST /internal/v1/git/key.
