@@ -119,7 +119,11 @@ func TestRead(t *testing.T) {
 	}{
 		"github, a push": {api.FormGitHub, github("push"), `{"ref":"refs/heads/main","before":"` + two + `","after":"` + one + `","deleted":false,"repository":{"id":1},"commits":[]}`,
 			hook.Event{Name: "push", GUID: "guid", Ref: "refs/heads/main", Commit: one}, ""},
-		"github, a form": {api.FormGitHub, func() http.Header { h := github("push"); h.Set("Content-Type", "application/x-www-form-urlencoded"); return h }(),
+		"github, a form": {api.FormGitHub, func() http.Header {
+			h := github("push")
+			h.Set("Content-Type", "application/x-www-form-urlencoded")
+			return h
+		}(),
 			url.Values{"payload": {`{"ref":"refs/heads/main","after":"` + one + `"}`}}.Encode(), hook.Event{Name: "push", GUID: "guid", Ref: "refs/heads/main", Commit: one}, ""},
 		"github, a tag": {api.FormGitHub, github("push"), `{"ref":"refs/tags/v1","after":"` + two + `","head_commit":{"id":"` + one + `"}}`,
 			hook.Event{Name: "push", GUID: "guid", Ref: "refs/tags/v1", Commit: one}, ""},
