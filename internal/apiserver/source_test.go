@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 
+	gocmp "github.com/google/go-cmp/cmp"
+
 	"github.com/roadstead-io/roadstead/api"
 )
 
@@ -138,7 +140,7 @@ func TestAWebhookStartsABuild(t *testing.T) {
 	job := s.nextJob()
 	want := api.SourceJob{Delivery: got.Delivery, Claim: job.Claim, Open: job.Open, URL: "https://git.example.com/team/app.git", Ref: "refs/heads/main", Commit: commitA,
 		Draft: true, Username: "reader", Password: "hunter2-token"}
-	if job != want || job.Open.Fleet.Slug != "alice/hello" || job.Open.User != "alice" {
+	if gocmp.Diff(want, job) != "" || job.Open.Fleet.Slug != "alice/hello" || job.Open.User != "alice" {
 		t.Errorf("the job is %+v", job)
 	}
 	var build api.Build
