@@ -81,6 +81,7 @@ func TestScript(t *testing.T) {
 			env.Setenv("ADMIN_KEY", srv.Admin.APIKey)
 			env.Setenv("ROADSTEADD", fleettest.Program(t, "roadsteadd"))
 			env.Setenv("DATA", srv.Dir)
+			env.Setenv("GITADDR", srv.Git)
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {

@@ -145,6 +145,9 @@ func TestAWebhookStartsABuild(t *testing.T) {
 	}
 	var build api.Build
 	s.opened(job).want(http.StatusCreated).into(&build)
+	if n := s.number(`SELECT count(*) FROM audit_entry WHERE act = 'source.run' AND thing_id = ?`, made.ID); n != 1 {
+		t.Errorf("%d entries say that it built", n)
+	}
 	s.exec(`UPDATE "release" SET status = 'success' WHERE id = ?`, build.ID)
 	s.finish(api.SourceResult{Claim: job.Claim, Commit: commitA})
 	if d := s.deliveries(alice, made.ID)[0]; d.State != api.DeliveryBuilt || d.Release != build.ID || d.Commit != commitA || d.Foreign != "g4" || d.EndedAt == nil {
@@ -277,6 +280,33 @@ func TestPushesInARow(t *testing.T) {
 	}
 }
 
+// However many sources an organization has, it keeps no other one waiting.
+func TestSourcesOfOneOrganizationAreBounded(t *testing.T) {
+	s := newServer(t)
+	alice, bob := s.user("alice"), s.user("bob")
+	s.fleet(alice, "hello")
+	s.fleet(alice, "other")
+	s.fleet(bob, "harbour")
+	var first api.SourceJob
+	for i, fleet := range []string{"alice/hello", "alice/hello", "alice/other"} {
+		s.pushed(s.source(alice, api.NewBuildSource{Fleet: fleet}), fmt.Sprint(i), "refs/heads/main", commitA)
+		if i == 0 {
+			first = s.nextJob()
+		}
+	}
+	s.pushed(s.source(bob, api.NewBuildSource{Fleet: "bob/harbour"}), "1", "refs/heads/main", commitB)
+	if job := s.nextJob(); job.Open.User != "alice" {
+		t.Errorf("the second job is %+v", job)
+	}
+	if job := s.nextJob(); job.Open.User != "bob" {
+		t.Errorf("the third job is %+v, want the other organization's", job)
+	}
+	s.finish(api.SourceResult{Claim: first.Claim, Error: "x"})
+	if job := s.nextJob(); job.Open.Fleet.Slug != "alice/other" {
+		t.Errorf("the fourth job is %+v", job)
+	}
+}
+
 // A role that dies in the middle leaves a claim that ends. What it had reached counts: a build that was made is not made again.
 func TestAJobThatNobodyFinishes(t *testing.T) {
 	s := newServer(t)
@@ -329,18 +359,18 @@ func TestAJobThatIsPutOff(t *testing.T) {
 	s.fleet(alice, "hello")
 	made := s.source(alice, api.NewBuildSource{Fleet: "alice/hello"})
 	s.pushed(made, "1", "refs/heads/main", commitA)
-	for i := range 5 {
+	for i := range 8 {
 		job := s.nextJob()
 		if job.Delivery == 0 {
 			t.Fatalf("no job the %d. time", i+1)
 		}
 		s.finish(api.SourceResult{Claim: job.Claim, Error: "the builder does not answer", Again: true})
-		if n := s.number(`SELECT count(*) FROM build_delivery WHERE state = 'waiting' AND claimed_until > created_at`); n != 1 && i < 4 {
+		if n := s.number(`SELECT count(*) FROM build_delivery WHERE state = 'waiting' AND claimed_until > created_at`); n != 1 && i < 7 {
 			t.Errorf("%d wait for later", n)
 		}
 		s.exec(`UPDATE build_delivery SET claimed_until = '2026-01-01T00:00:00.000Z' WHERE state = 'waiting'`)
 	}
-	if d := s.deliveries(alice, made.ID)[0]; d.State != api.DeliveryFailed || !strings.Contains(d.Reason, "given up after 5 times") {
+	if d := s.deliveries(alice, made.ID)[0]; d.State != api.DeliveryFailed || !strings.Contains(d.Reason, "given up after 8 times") {
 		t.Errorf("in the end: %+v", d)
 	}
 }

@@ -24,7 +24,7 @@ type Limits struct {
 	IdleSecs   int   `json:"idle_secs,omitempty"`   // a connection without a session: 30
 	SweepSecs  int   `json:"sweep_secs,omitempty"`  // between looks for repositories of fleets that are gone: 60
 	KeepAlive  int   `json:"alive_secs,omitempty"`  // between questions whether the client is there: 15
-	Fetches    int   `json:"fetches,omitempty"`     // of sources, fetched and built at once: 2
+	Fetches    int   `json:"fetches,omitempty"`     // of sources, fetched and built at once, and half as many fetched: 8
 	RenewMilli int   `json:"renew_milli,omitempty"` // between questions whether who pushes still may: 1000
 }
 
@@ -41,7 +41,7 @@ func (l *Limits) fields() []limit.Field {
 		limit.Count("sessions", &l.Sessions, 64),
 		limit.Count("user_sessions", &l.OfUser, 8),
 		limit.Count("strangers", &l.Undecided, 128),
-		limit.Count("source_builds", &l.Fetches, 2),
+		limit.Count("source_builds", &l.Fetches, 8),
 		limit.Count("stranger_seconds", &l.GraceSecs, 20),
 		limit.Size("memory_bytes", &l.Memory, 1<<30),
 	}

@@ -34,6 +34,7 @@ type Server struct {
 	key     ssh.Signer
 	repos   repositories
 	ways    *upstream.Ways // to repositories elsewhere
+	fetches chan struct{}  // holds a token for each fetch of a source
 
 	life context.Context // of every session; ends when the role stops
 	end  context.CancelCauseFunc
@@ -85,6 +86,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		api: id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI]), builder: id.Client(api.RoleBuilder, cfg.Peers[api.RoleBuilder]),
 		repos: repositories{dir: filepath.Join(cfg.Dir, reposDir), used: map[int64]*repository{}},
 	}
+	s.fetches = make(chan struct{}, max(1, cfg.Limits.Fetches/2))
 	if err := os.MkdirAll(s.repos.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("git: %w", err)
 	}

@@ -183,12 +183,7 @@ func (s *Server) fetchAndBuild(x *session, job api.SourceJob) (commit string, er
 	if _, err := s.output(x.ctx, walls{write: x.repo.path}, nil, "init", "--quiet", "--bare", "--template=", "--object-format="+format, x.repo.path); err != nil {
 		return job.Commit, err
 	}
-	ctx, cancel := context.WithTimeoutCause(x.ctx, time.Duration(s.cfg.Limits.Minutes)*time.Minute, errSlow)
-	defer cancel()
-	if commit, err = s.fetchCommit(ctx, x, job); err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
-		}
+	if commit, err = s.fetchInTurn(x, job); err != nil {
 		return commit, err
 	}
 	o := order{update: update{now: commit, ref: job.Ref}, draft: job.Draft, from: job.URL}
@@ -199,6 +194,23 @@ func (s *Server) fetchAndBuild(x *session, job api.SourceJob) (commit string, er
 		return commit, err
 	}
 	return commit, s.build(x.ctx, x, o, nil, note)
+}
+
+// fetchInTurn fetches when there is room for it, and not for ever. A build that follows has a queue of its own.
+func (s *Server) fetchInTurn(x *session, job api.SourceJob) (commit string, err error) {
+	select {
+	case s.fetches <- struct{}{}:
+	case <-x.ctx.Done():
+		return job.Commit, context.Cause(x.ctx)
+	}
+	defer func() { <-s.fetches }()
+	ctx, cancel := context.WithTimeoutCause(x.ctx, time.Duration(s.cfg.Limits.Minutes)*time.Minute, errSlow)
+	defer cancel()
+	commit, err = s.fetchCommit(ctx, x, job)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	return commit, err
 }
 
 // fetchCommit fetches the commit that a job names, or what its ref is now, and nothing else if the server gives that.

@@ -109,6 +109,9 @@ func (s *Sources) receive(ctx context.Context, tx *db.Tx, name, secret string, e
 	if err != nil {
 		return answer{}, err
 	}
+	if out.State == api.DeliverySkipped { // again it is skipped again
+		return out, nil
+	}
 	for _, mark := range e.Marks {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO build_source_seen (source, mark, delivery) VALUES (?, ?, ?)`, o.ID, mark, out.Delivery); err != nil {
 			return answer{}, fmt.Errorf("source %d: %w", o.ID, err)

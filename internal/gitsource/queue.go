@@ -18,13 +18,18 @@ const (
 	// claimLife is how long a claim holds that nobody renews: whoever had it is dead then, and the delivery is given to another one.
 	claimLife = 20 * time.Second
 	// maxAttempts is how often a delivery is begun, and between them a pause grows by attemptPause.
-	maxAttempts  = 5
-	attemptPause = 10 * time.Second
+	maxAttempts  = 8
+	attemptPause = 15 * time.Second
+	// ofOrganization are at work at a time, so that nobody's slow servers keep the others waiting.
+	ofOrganization = 2
 )
 
-// open are deliveries that could be begun: one of a source at a time, and those that nobody works on any more.
-const open = `d.state = 'waiting' AND (d.claimed_until IS NULL OR d.claimed_until <= ?)
+// open are deliveries that could be begun: one of a source at a time, a few of an organization, and those that nobody works on any more.
+var open = `d.state = 'waiting' AND (d.claimed_until IS NULL OR d.claimed_until <= ?)
 		AND NOT EXISTS (SELECT 1 FROM build_delivery r WHERE r.source = d.source AND r.state = 'running')
+		AND (SELECT count(*) FROM build_delivery r JOIN build_source rs ON rs.id = r.source JOIN application ra ON ra.id = rs.application
+			WHERE r.state = 'running' AND ra.organization = (SELECT a.organization FROM build_source s JOIN application a ON a.id = s.application
+				WHERE s.id = d.source)) < ` + fmt.Sprint(ofOrganization) + `
 	OR d.state = 'running' AND d.claimed_until <= ?`
 
 // Waits reports whether there is something to do.
@@ -180,7 +185,11 @@ func (s *Sources) Opened(ctx context.Context, tx *db.Tx, claim string, release i
 	if _, err := tx.ExecContext(ctx, `UPDATE build_delivery SET "release" = ? WHERE id = ?`, release, id); err != nil {
 		return fmt.Errorf("open the build of delivery %d: %w", id, err)
 	}
-	return nil
+	list, err := s.find(ctx, tx, `JOIN build_delivery d ON d.source = s.id WHERE d.id = ?`, id)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	return s.record(ctx, tx, access.Itself(), list[0], "source.run", map[string]any{"delivery": id, "release": release, "on_behalf_of": list[0].OnBehalfOf})
 }
 
 // Finish ends a delivery as the git role says, or puts it off. A claim that does not hold ends nothing.

@@ -69,6 +69,8 @@ func (w *Ways) do(req *http.Request, r Remote) (*http.Response, error) {
 
 // advertised asks what a server can do. It may send us to another path, as forges do whose repositories were renamed, and nowhere else.
 func (w *Ways) advertised(ctx context.Context, u *url.URL, r Remote) (base string, advert []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, w.cfg.Patience) // it is small: all of it is there soon
+	defer cancel()
 	at := *u
 	for hop := 0; ; hop++ {
 		base = at.String()
@@ -153,6 +155,14 @@ func version2(host string, text []byte) ([]byte, error) {
 
 // command passes a command on, and its answer back.
 func (w *Ways) command(ctx context.Context, base string, r Remote, command []byte, out *counted) error {
+	outer := ctx
+	u, err := url.Parse(base)
+	if err != nil {
+		return fmt.Errorf("fetch: %w", err)
+	}
+	ctx, alive, stop := watched(outer, u.Host, w.cfg.Patience)
+	defer stop()
+	out.alive = alive
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/git-upload-pack", bytes.NewReader(command))
 	if err != nil {
 		return fmt.Errorf("fetch: %w", err)
@@ -160,6 +170,9 @@ func (w *Ways) command(ctx context.Context, base string, r Remote, command []byt
 	req.Header.Set("Content-Type", contentType+"request")
 	req.Header.Set("Accept", contentType+"result")
 	res, err := w.do(req, r)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
 	if err != nil {
 		return err
 	}
@@ -172,7 +185,7 @@ func (w *Ways) command(ctx context.Context, base string, r Remote, command []byt
 	case out.over:
 		return errLarge
 	case ctx.Err() != nil:
-		return ctx.Err()
+		return context.Cause(ctx)
 	case err == nil, isClosed(err):
 		return nil
 	}

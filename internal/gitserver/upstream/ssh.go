@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -26,10 +27,14 @@ func (w *Ways) ssh(ctx context.Context, u *url.URL, r Remote, git net.Conn) erro
 	if err != nil {
 		return err
 	}
+	outer := ctx
+	ctx, alive, done := watched(outer, u.Host, 5*w.cfg.Patience)
+	defer done()
 	conn, err := w.egress.Dial(ctx, host)
 	if err != nil {
 		return reached(u.Host, err)
 	}
+	_ = conn.SetDeadline(time.Now().Add(w.cfg.Patience)) // for the handshake; a TCP connection has deadlines
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	defer func() { _ = conn.Close() }()
@@ -44,9 +49,14 @@ func (w *Ways) ssh(ctx context.Context, u *url.URL, r Remote, git net.Conn) erro
 	if err != nil {
 		return handshake(u.Host, shown, err)
 	}
+	_ = conn.SetDeadline(time.Time{})
 	client := ssh.NewClient(c, channels, requests)
 	defer func() { _ = client.Close() }()
-	return w.pipe(client, u, git)
+	err = w.pipe(client, u, git, alive)
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
 }
 
 func sshConfig(u *url.URL, r Remote) (*ssh.ClientConfig, error) {
@@ -63,7 +73,7 @@ func sshConfig(u *url.URL, r Remote) (*ssh.ClientConfig, error) {
 		algorithms = []string{ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256}
 	}
 	return &ssh.ClientConfig{
-		User: u.User.Username(), Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyAlgorithms: algorithms, Timeout: patience, ClientVersion: "SSH-2.0-roadstead",
+		User: u.User.Username(), Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyAlgorithms: algorithms, ClientVersion: "SSH-2.0-roadstead",
 	}, nil
 }
 
@@ -81,7 +91,7 @@ func handshake(host, shown string, err error) error {
 }
 
 // pipe runs git there, between both.
-func (w *Ways) pipe(client *ssh.Client, u *url.URL, git net.Conn) error {
+func (w *Ways) pipe(client *ssh.Client, u *url.URL, git net.Conn, alive func()) error {
 	session, err := client.NewSession()
 	if err != nil {
 		return api.Errorf(api.Unavailable, "%s opens no session: %v", u.Host, err)
@@ -92,7 +102,7 @@ func (w *Ways) pipe(client *ssh.Client, u *url.URL, git net.Conn) error {
 	if err != nil {
 		return err
 	}
-	out := &counted{w: git, left: w.cfg.MaxBytes, stop: client.Close}
+	out := &counted{w: git, left: w.cfg.MaxBytes, stop: client.Close, alive: alive}
 	session.Stdout = out
 	said := &beginning{left: 4 << 10}
 	session.Stderr = said

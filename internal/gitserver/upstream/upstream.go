@@ -25,10 +25,13 @@ type Config struct {
 	Roots    *x509.CertPool // nil: the system's
 	Resolver *net.Resolver  // nil: the system's
 	MaxBytes int64          // of what one fetch may bring
+	// Patience is how long a host may send nothing when it is its turn. 0 means a minute. Over SSH it cannot be told whose turn it is,
+	// and git may be at work: there it is five times as long.
+	Patience time.Duration
 }
 
-// patience is how long a host may take to answer, where nothing says that it is at work.
-const patience = time.Minute
+// concurrent bounds requests; how many fetches there are is bounded elsewhere.
+const concurrent = 64
 
 // Ways leads to repositories.
 type Ways struct {
@@ -39,7 +42,12 @@ type Ways struct {
 
 // New makes it. An entry of Allow that is neither prefix, address nor host name is an error.
 func New(cfg Config) (*Ways, error) {
-	c, err := egress.New(egress.Config{Allow: cfg.Allow, Roots: cfg.Roots, Resolver: cfg.Resolver, Timeout: patience, MaxBody: cfg.MaxBytes})
+	if cfg.Patience == 0 {
+		cfg.Patience = time.Minute
+	}
+	c, err := egress.New(egress.Config{
+		Allow: cfg.Allow, Roots: cfg.Roots, Resolver: cfg.Resolver, Timeout: cfg.Patience, MaxBody: cfg.MaxBytes, Concurrent: concurrent,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -112,15 +120,29 @@ func reached(host string, err error) error {
 
 var errLarge = api.Errorf(api.TooLarge, "The repository sends more than is taken in one fetch.")
 
+// watched gives a context that ends when nobody has called alive for so long.
+func watched(ctx context.Context, host string, patience time.Duration) (inner context.Context, alive, stop func()) {
+	inner, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(patience, func() {
+		cancel(api.Errorf(api.Unavailable, "%s has sent nothing for %s.", host, patience))
+	})
+	return inner, func() { timer.Reset(patience) }, func() { timer.Stop(); cancel(nil) }
+}
+
 // counted passes on what a host sends, as far as it may.
 type counted struct {
 	w    io.Writer
 	left int64
 	over bool
 	stop func() error // of a sender that goes on otherwise; may be nil
+
+	alive func() // it sent something; may be nil
 }
 
 func (c *counted) Write(p []byte) (int, error) {
+	if c.alive != nil {
+		c.alive()
+	}
 	if c.left -= int64(len(p)); c.left < 0 {
 		c.over = true
 		if c.stop != nil {
