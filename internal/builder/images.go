@@ -13,6 +13,7 @@ import (
 
 	"github.com/moby/buildkit/client"
 	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver/pb"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/moby/buildkit/sourcepolicy/policysession"
@@ -102,12 +103,18 @@ func (f *fetches) failed() error {
 	return f.err
 }
 
-// throughCache has BuildKit ask for images of other registries.
-func (m *making) throughCache(opt *client.SolveOpt) {
+// throughCache has BuildKit ask for images of other registries. It reads them from this build's own session: another build of the
+// organization that starts from the same image may end before.
+func (m *making) throughCache(ctx context.Context, opt *client.SolveOpt) error {
 	images := m.build.upstream.open(m.build, m.pre.registries)
 	if images == nil {
-		return
+		return nil
 	}
+	own, err := session.NewSession(ctx, opt.SharedKey)
+	if err != nil {
+		return fmt.Errorf("service %s: %w", m.svc.Name, err)
+	}
+	opt.SharedSession = own
 	opt.OCIStores[pullStore] = images
 	opt.SourcePolicyProvider = policysession.NewPolicyProvider(
 		func(_ context.Context, ask *policysession.CheckPolicyRequest) (*policysession.DecisionResponse, *gatewaypb.ResolveSourceMetaRequest, error) {
@@ -127,9 +134,10 @@ func (m *making) throughCache(opt *client.SolveOpt) {
 			named, _, _ := strings.Cut(ref, "@")
 			return &policysession.DecisionResponse{Action: spb.PolicyAction_CONVERT, Update: &pb.SourceOp{
 				Identifier: "oci-layout://" + named + "@" + image.Digest.String(),
-				Attrs:      map[string]string{pb.AttrOCILayoutStoreID: pullStore},
+				Attrs:      map[string]string{pb.AttrOCILayoutStoreID: pullStore, pb.AttrOCILayoutSessionID: own.ID()},
 			}}, nil, nil
 		})
+	return nil
 }
 
 // nameOf gives the name of an image that was resolved; BuildKit's record of it has no registry.

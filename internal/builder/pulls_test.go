@@ -1,6 +1,8 @@
 package builder_test
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -281,5 +283,38 @@ func TestWithoutTheCacheBuildsFetchByThemselves(t *testing.T) {
 	}
 	if s := w.pulls(); !s.Off {
 		t.Errorf("the status: %+v", s)
+	}
+}
+
+// Two builds of one organization wait for the same layer, and the one that asked first is cancelled: the other has it all the same.
+func TestACancelledBuildTakesNobodysImageAway(t *testing.T) {
+	w := newWorld(t, buildService(t), builder.Limits{})
+	box, up := w.box(), pulltest.New(t)
+	w.reaching(up)
+	want := digestIn(t, up.Publish("team/base:1", box, bytes.Repeat([]byte("0123456789abcdef"), 1<<16)))
+	reached, gate := make(chan struct{}, 10), make(chan struct{})
+	up.Answer(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
+		if r.Method == http.MethodGet && pulltest.IsBlob(r) {
+			reached <- struct{}{}
+			<-gate
+		}
+		next.ServeHTTP(rw, r)
+	})
+	open := sync.OnceFunc(func() { close(gate) })
+	defer open()
+	files := map[string]string{"Dockerfile": "FROM " + up.Host + "/team/base:1\nRUN cat /upstream | wc -c\n"}
+	ctx, cancel := context.WithCancel(t.Context())
+	first := w.push(ctx, nil, pack(t, files))
+	<-reached
+	res := w.push(t.Context(), nil, pack(t, files))
+	second := make(chan outcome, 1)
+	go func() { second <- w.read(res) }()
+	await(t, "the second build is at work", func() bool { return len(w.releases.get(2).images) > 0 })
+	cancel()
+	_ = first.Body.Close()
+	await(t, "the first build has ended", func() bool { return w.releases.get(1).result != nil })
+	open()
+	if out := <-second; out.base(t, w, up.Host+"/team/base:1") != want {
+		t.Errorf("the other build:\n%s", out.text)
 	}
 }

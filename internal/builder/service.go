@@ -170,6 +170,9 @@ func (m *making) solve(ctx context.Context) (v1.Hash, error) {
 }
 
 func (m *making) solveOnce(ctx context.Context, d *daemon, opt client.SolveOpt) (*client.SolveResponse, error) {
+	if err := m.throughCache(ctx, &opt); err != nil {
+		return nil, err
+	}
 	reports := make(chan *client.SolveStatus)
 	group, ctx := errgroup.WithContext(ctx)
 	var res *client.SolveResponse
@@ -291,7 +294,6 @@ func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 			Attrs: map[string]string{"tar": "false", "oci-mediatypes": "true", "compression": "gzip"},
 		}},
 	}
-	m.throughCache(&opt)
 	return opt, nil
 }
 
