@@ -216,7 +216,7 @@ func (m *making) taken(handed string, attrs map[string]string) (v1.Hash, error) 
 	if err != nil {
 		return none, fmt.Errorf("the build service named no image: %w", err)
 	}
-	store := m.build.s.store
+	store := m.build.store()
 	text, err := imagestore.Read(store, at)
 	if err != nil {
 		return none, err

@@ -19,6 +19,7 @@ import (
 	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/imagestore"
 	"github.com/roadstead-io/roadstead/internal/builder/limits"
 	"github.com/roadstead-io/roadstead/internal/builder/pool"
 	"github.com/roadstead-io/roadstead/internal/builder/pullcache"
@@ -86,10 +87,11 @@ type Server struct {
 	life context.Context // of every build; ends when the role stops
 	end  context.CancelCauseFunc
 
-	mu      sync.Mutex     // covers what follows
-	active  int            // builds that use the store
-	stopped bool           // no build begins any more
-	builds  sync.WaitGroup // those with a ticket
+	mu      sync.Mutex                  // covers what follows
+	active  int                         // builds that use the store
+	views   map[string]*imagestore.View // of the store, by the domain
+	stopped bool                        // no build begins any more
+	builds  sync.WaitGroup              // those with a ticket
 }
 
 const (
@@ -147,7 +149,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 			Running: cfg.Limits.Builds, RunningOfOne: cfg.Limits.OrganizationBuilds,
 			Open: cfg.Limits.Queue, OpenOfOne: cfg.Limits.OrganizationQueue,
 		}, nil),
-		pool: pool.New(),
+		pool: pool.New(), views: map[string]*imagestore.View{},
 	}
 	s.pool.Set(pool.Local, worker.Local(cfg.BuildKit))
 	if s.remote, err = s.elsewhere(); err != nil {

@@ -64,7 +64,7 @@ func (m *making) make(ctx context.Context) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return imagestore.Image(m.build.s.store, digest)
+	return imagestore.Image(m.build.store(), digest)
 }
 
 // prepare lays out what BuildKit is given: a Dockerfile and a directory.
@@ -287,10 +287,10 @@ func (m *making) solveOptions(ctx context.Context) (client.SolveOpt, error) {
 		FrontendAttrs: attrs,
 		LocalMounts:   mounts,
 		SharedKey:     m.sharedKey(), // what was sent last time is not sent again
-		OCIStores:     map[string]content.Store{baseStore: m.build.s.store},
+		OCIStores:     map[string]content.Store{baseStore: m.build.store()},
 		Session:       []session.Attachable{credentials{secrets: m.pre.registries}, secretSession(m.secrets, &m.build.asked)},
 		Exports: []client.ExportEntry{{
-			Type: client.ExporterOCI, OutputStore: m.build.s.store,
+			Type: client.ExporterOCI, OutputStore: m.build.store(),
 			Attrs: map[string]string{"tar": "false", "oci-mediatypes": "true", "compression": "gzip"},
 		}},
 	}

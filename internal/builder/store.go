@@ -56,7 +56,21 @@ func (s *Server) tidyStore() {
 			s.log.Error("the image store cannot be tidied", "error", err)
 		}
 	}
+	clear(s.views) // nobody holds one
 	s.log.Info("emptied the image store", "bytes", size)
+}
+
+// store is what the build's organization has of the image store. It is all that the build service is given, and all that is taken from it.
+func (b *build) store() *imagestore.View {
+	s, owner := b.s, b.domain()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.views[owner]
+	if v == nil {
+		v = imagestore.NewView(s.store, owner)
+		s.views[owner] = v
+	}
+	return v
 }
 
 // offerBases makes the base images that the Dockerfile names available to its build, under these names.
@@ -73,7 +87,7 @@ func (m *making) offerBases(ctx context.Context, attrs map[string]string) error 
 		m.say("Note: %s", note)
 	}
 	for name, image := range base.Named(bases, m.target.Platform, m.dockerfile) {
-		if err := imagestore.Copy(ctx, s.store, image.Path, image.Hash); err != nil {
+		if err := imagestore.Copy(ctx, m.build.store(), image.Path, image.Hash); err != nil {
 			return fmt.Errorf("base image %s: %w", name, err)
 		}
 		attrs["context:"+name] = "oci-layout://" + baseStore + "@" + image.Hash.String()

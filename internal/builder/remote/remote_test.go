@@ -117,7 +117,7 @@ func TestAJoinThatWasCutShort(t *testing.T) {
 func TestGuessesAreThrottled(t *testing.T) {
 	w := newWorld(t)
 	socket := manager(t, statusOnly())
-	w.machine("arm-1", socket)
+	m := w.machine("arm-1", socket)
 	await(t, "it is in the pool", func() bool { _, ok := w.member("arm-1"); return ok })
 	wrong := w.invite("arm-2")
 	wrong.Secret = "invented"
@@ -133,6 +133,27 @@ func TestGuessesAreThrottled(t *testing.T) {
 	good := w.invite("arm-3")
 	if _, err := remote.Join(t.Context(), t.TempDir(), good.String(), "1"); !errors.Is(err, api.ErrRateLimited) {
 		t.Errorf("from the network that guesses: %v", err)
+	}
+	m.stop()
+	await(t, "it is gone", func() bool { _, ok := w.member("arm-1"); return !ok })
+	m.start(socket)
+	await(t, "a known machine of that network is back", func() bool { _, ok := w.member("arm-1"); return ok })
+}
+
+// What a worker says of itself is shown to people, and steers no terminal.
+func TestAHostileStatus(t *testing.T) {
+	w := newWorld(t)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(res http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(res, `{"platforms":[{"platform":"linux/arm64"},{"platform":"linux/\u001b[2J"}],"version":"v1\u001b]0;x\u0007",`+
+			`"missing":[{"platform":"linux/arm/v7","why":"\u001b[31m`+strings.Repeat("x", 1000)+`"},{"platform":"\u001b[2J","why":""}]}`)
+	})
+	w.machine("bad", manager(t, mux))
+	await(t, "it is in the pool", func() bool { _, ok := w.member("bad"); return ok })
+	m, _ := w.member("bad")
+	text := fmt.Sprintf("%+v", m.Status)
+	if strings.ContainsAny(text, "\x1b\a") || len(text) > 1000 || len(m.Status.Platforms) != 1 || len(m.Status.Missing) != 1 {
+		t.Errorf("%d bytes: %q", len(text), text)
 	}
 }
 

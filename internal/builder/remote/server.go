@@ -37,7 +37,7 @@ const (
 	maxNetworks = 1000 // whose failures are counted
 )
 
-// Who comes with a wrong secret or an unknown key may try so often: each network, and all together.
+// Who comes with a wrong secret may try so often: each network, and together those of which there is no place to count each.
 const (
 	triesOfOne  = 5
 	pauseOfOne  = 5 * time.Second
@@ -177,27 +177,31 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) error {
 	if err := web.Decode(r, &ask); err != nil {
 		return err
 	}
+	if ask.Secret == "" {
+		return api.Errorf(api.Invalid, "secret: is empty")
+	}
 	return s.admit(r, "/internal/v1/workers/join", ask.Secret, func(worker api.WorkerAdmitted, _ api.WorkerJoin) error {
 		s.log.InfoContext(r.Context(), "a worker joined", "worker", worker.Name, "address", r.RemoteAddr)
 		return web.WriteJSON(w, http.StatusOK, joining{Name: worker.Name})
 	})
 }
 
-// admit asks the api role about a machine. Those that it does not know may try only so often.
+// admit asks the api role about a machine that comes with a secret, or with a key alone. Wrong secrets may be tried only so often.
 func (s *Server) admit(r *http.Request, path, secret string, then func(api.WorkerAdmitted, api.WorkerJoin) error) error {
 	key, address, err := caller(r)
 	if err != nil {
 		return err
 	}
+	// A key needs no such bound: nobody guesses one, and to ask for it costs less than the handshake did.
 	mine := s.tries(r)
-	if !s.known(key) && (mine.Tokens() < 1 || s.all.Tokens() < 1) {
+	if secret != "" && mine.Tokens() < 1 {
 		return api.Errorf(api.RateLimited, "%s", tooManyText)
 	}
 	ask := api.WorkerJoin{Secret: secret, Key: key, Address: address}
 	var worker api.WorkerAdmitted
 	if err := s.cfg.Call(r.Context(), path, ask, &worker); err != nil {
-		if code := api.AsError(err).Code; code != api.Unavailable && code != api.Internal {
-			_, _ = mine.Allow(), s.all.Allow()
+		if code := api.AsError(err).Code; secret != "" && code != api.Unavailable && code != api.Internal {
+			_ = mine.Allow()
 		}
 		return err
 	}
@@ -205,18 +209,6 @@ func (s *Server) admit(r *http.Request, path, secret string, then func(api.Worke
 		return errors.New("admit a worker: the api role's answer names none")
 	}
 	return then(worker, ask)
-}
-
-// known reports whether a machine is connected already: it is on its way back before its end was seen.
-func (s *Server) known(key string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, w := range s.sessions {
-		if w.key == key {
-			return true
-		}
-	}
-	return false
 }
 
 // tries counts the failures of a request's network.
@@ -227,7 +219,7 @@ func (s *Server) tries(r *http.Request) *rate.Limiter {
 	defer s.mu.Unlock()
 	l := s.networks[network]
 	if l == nil {
-		if len(s.networks) >= maxNetworks { // those that have long stopped are forgotten; if all are at it, the bound of all holds
+		if len(s.networks) >= maxNetworks { // those that have long stopped are forgotten; if none has, the others share a bound
 			maps.DeleteFunc(s.networks, func(_ netip.Prefix, l *rate.Limiter) bool { return l.Tokens() >= triesOfOne })
 			if len(s.networks) >= maxNetworks {
 				return s.all
@@ -246,7 +238,7 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) error {
 	}
 	return s.admit(r, "/internal/v1/workers/open", "", func(worker api.WorkerAdmitted, ask api.WorkerJoin) error {
 		version := r.Header.Get("Roadstead-Version")
-		version = version[:min(len(version), maxVersion)]
+		version = plain(version, maxVersion)
 		conn, buffered, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			return fmt.Errorf("take the connection over: %w", err)

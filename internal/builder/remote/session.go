@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"net"
+	"regexp"
+	"slices"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/hashicorp/yamux"
 
@@ -215,11 +219,48 @@ func (w *session) Connect(ctx context.Context, domain string) (net.Conn, error) 
 // Ask asks what the worker can build for.
 func (w *session) Ask(ctx context.Context) (worker.Status, error) {
 	s, err := worker.Link(w.stream).Ask(ctx)
-	s.Platforms = s.Platforms[:min(len(s.Platforms), 40)]
-	return s, err
+	if err != nil {
+		return worker.Status{}, err
+	}
+	return sane(s), nil
+}
+
+// sane leaves of what a worker says what people may be shown: it may be hostile.
+func sane(s worker.Status) worker.Status {
+	s.Platforms = s.Platforms[:min(len(s.Platforms), maxPlatforms)]
+	s.Platforms = slices.DeleteFunc(s.Platforms, func(p worker.Platform) bool { return !platformForm.MatchString(p.Platform) })
+	s.Missing = s.Missing[:min(len(s.Missing), maxPlatforms)]
+	s.Missing = slices.DeleteFunc(s.Missing, func(p worker.Missing) bool { return !platformForm.MatchString(p.Platform) })
+	for i := range s.Missing {
+		s.Missing[i].Why = plain(s.Missing[i].Why, maxWords)
+	}
+	s.Version = plain(s.Version, maxVersion)
+	return s
+}
+
+const (
+	maxPlatforms = 40
+	maxWords     = 300
+)
+
+var platformForm = regexp.MustCompile(`^[a-z0-9]{1,20}/[a-z0-9]{1,20}(/[a-z0-9]{1,10})?$`)
+
+// plain is a text without what would steer a terminal, and not longer than so many bytes.
+func plain(text string, most int) string {
+	text = strings.ToValidUTF8(text[:min(len(text), most)], "")
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, text)
 }
 
 // Killed asks which steps of a domain the worker ended since a time.
 func (w *session) Killed(ctx context.Context, domain string, since time.Time) ([]worker.Kill, error) {
-	return worker.Link(w.stream).Killed(ctx, domain, since)
+	list, err := worker.Link(w.stream).Killed(ctx, domain, since)
+	for i := range list {
+		list[i].Words = plain(list[i].Words, maxWords)
+	}
+	return list, err
 }
