@@ -178,7 +178,9 @@ func TestADeploymentSurvivesDeaths(t *testing.T) {
 		}
 		before := d.repositories()
 		said := make(chan error, 1)
-		go func() { said <- d.patch("release", release, map[string]any{"status": "success", "end_timestamp": "2026-11-21T12:02:00.000Z"}) }()
+		go func() {
+			said <- d.patch("release", release, map[string]any{"status": "success", "end_timestamp": "2026-11-21T12:02:00.000Z"})
+		}()
 		fleettest.Eventually(t, 20*time.Second, func() error {
 			if d.repositories() == before {
 				return fmt.Errorf("nothing is promoted")
