@@ -94,7 +94,9 @@ func (g *given) unused(services []compose.Service, a *asked) []string {
 	}
 	files := slices.Sorted(maps.Keys(g.files))
 	for _, file := range files {
-		used[file] = used[file]
+		if !used[file] {
+			used[file] = false // it is there
+		}
 	}
 	for _, svc := range services {
 		declared, everywhere := g.settings.Secrets(svc.Name, files)

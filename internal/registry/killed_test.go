@@ -137,10 +137,10 @@ func TestAKilledCollectionLosesNothingAndLeavesNothing(t *testing.T) {
 				_ = res.Body.Close()
 			}
 		}()
-		for now := before; now == before; now = len(w.blobs()) {
+		for over := false; !over && len(w.blobs()) == before; {
 			select {
 			case <-ended:
-				now = -1
+				over = true
 			default:
 			}
 		}

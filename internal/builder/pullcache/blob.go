@@ -296,14 +296,6 @@ func (f *flight) await(ctx context.Context, upTo int64) error {
 	return ctx.Err()
 }
 
-// whole returns when all of it is there and is what it should be.
-func (h *handle) whole() error {
-	if h.flight == nil {
-		return nil
-	}
-	return h.flight.await(h.ctx, h.size+1)
-}
-
 // ReadAt implements io.ReaderAt. The last bytes come when the whole has been compared with its digest.
 func (h *handle) ReadAt(p []byte, off int64) (int, error) {
 	if h.flight != nil {
