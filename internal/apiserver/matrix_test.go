@@ -209,6 +209,7 @@ POST /internal/v1/registry/found        | registry
 POST /internal/v1/registry/usage        | admin
 POST /internal/v1/registry/quota        | admin
 POST /internal/v1/builds                | builder
+POST /internal/v1/builders/ask          | builder
 GET  /internal/v1/builds/{id}           | builder signer
 POST /internal/v1/builds/{id}/images    | builder
 POST /internal/v1/builds/{id}/heartbeat | builder
