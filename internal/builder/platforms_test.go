@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -283,7 +284,7 @@ func TestNobodyBuildsForTheFleetIsSaidBeforeTheUpload(t *testing.T) {
 	if res.StatusCode != http.StatusBadRequest || !strings.Contains(string(text), "no worker of this server builds for linux/armv5e; they build for linux/") {
 		t.Errorf("push: %d %s", res.StatusCode, text)
 	}
-	if n := endless.n; n > 80<<20 {
+	if n := endless.n.Load(); n > 80<<20 {
 		t.Errorf("%d bytes of the source were taken", n)
 	}
 	if r := w.releases.get(1); r.Status != api.StatusFailed || !strings.Contains(r.result.Error, "armv5e") {
@@ -309,10 +310,10 @@ func TestNobodyBuildsForTheFleetIsSaidBeforeTheUpload(t *testing.T) {
 }
 
 // counted is a source without an end that counts what is taken of it.
-type counted struct{ n int64 }
+type counted struct{ n atomic.Int64 }
 
 func (c *counted) Read(p []byte) (int, error) {
-	c.n += int64(len(p))
+	c.n.Add(int64(len(p)))
 	return len(p), nil
 }
 

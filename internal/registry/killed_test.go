@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -29,8 +30,8 @@ import (
 
 // process is a registry in a process of its own, which can be killed.
 type process struct {
-	w   *world
-	cmd *exec.Cmd
+	w    *world
+	kill func() // the one that runs now, as the kernel does when memory runs out; once, whoever says so
 }
 
 // TestRegistryProcess is no test: it is the registry of the tests below.
@@ -67,7 +68,7 @@ func (w *world) apart(cfg registry.Config) *process {
 	_ = free.Close()
 	p := &process{w: w}
 	p.start()
-	w.t.Cleanup(p.kill)
+	w.t.Cleanup(func() { p.kill() })
 	return p
 }
 
@@ -78,14 +79,18 @@ func (p *process) start() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.cmd = exec.Command(os.Args[0], "-test.run", "^TestRegistryProcess$")
-	p.cmd.Env = append(os.Environ(), "REGISTRY_PROCESS="+string(text), "REGISTRY_ADDRESS="+p.w.addr)
-	if _, err := p.cmd.StdinPipe(); err != nil {
+	cmd := exec.Command(os.Args[0], "-test.run", "^TestRegistryProcess$")
+	cmd.Env = append(os.Environ(), "REGISTRY_PROCESS="+string(text), "REGISTRY_ADDRESS="+p.w.addr)
+	if _, err := cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.cmd.Start(); err != nil {
+	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	p.kill = sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
 	deadline := time.Now().Add(30 * time.Second)
 	for {
 		conn, err := net.Dial("tcp", p.w.addr)
@@ -98,12 +103,6 @@ func (p *process) start() {
 		}
 		<-time.After(10 * time.Millisecond)
 	}
-}
-
-// kill ends it as the kernel does when memory runs out.
-func (p *process) kill() {
-	_ = p.cmd.Process.Kill()
-	_ = p.cmd.Wait()
 }
 
 // Killed in the middle of a collection, again and again: whatever is a release stays whole, and what nobody needs is gone in the end.
@@ -169,7 +168,7 @@ func TestAKilledCollectionLosesNothingAndLeavesNothing(t *testing.T) {
 // killing kills the registry when the nth request of a push is on its way.
 type killing struct {
 	next http.RoundTripper
-	p    *process
+	kill func()
 	n    *atomic.Int64
 }
 
@@ -179,9 +178,9 @@ func (k killing) RoundTrip(r *http.Request) (*http.Response, error) {
 	if k.n.Add(-1) == 0 {
 		if r.Body != nil && r.Body != http.NoBody { // half of it arrives
 			r = r.Clone(r.Context())
-			r.Body = &half{ReadCloser: r.Body, left: max(r.ContentLength/2, 1), then: k.p.kill}
+			r.Body = &half{ReadCloser: r.Body, left: max(r.ContentLength/2, 1), then: k.kill}
 		} else {
-			go k.p.kill()
+			go k.kill()
 		}
 	}
 	if k.n.Load() < 0 {
@@ -225,7 +224,7 @@ func TestAKilledPushIsPushedAgain(t *testing.T) {
 		}
 		var n atomic.Int64
 		n.Store(int64(steps))
-		way := killing{w.transport("builder", w.token(grant(repo, "pull", "push"), nil)), p, &n}
+		way := killing{w.transport("builder", w.token(grant(repo, "pull", "push"), nil)), p.kill, &n}
 
 		err = remote.Write(ref, img, remote.WithTransport(way), remote.WithAuth(authn.Anonymous), remote.WithRetryBackoff(remote.Backoff{Steps: 1}), remote.WithJobs(1))
 		if done = n.Load() > 0; done { // it has fewer steps
