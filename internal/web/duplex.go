@@ -44,7 +44,7 @@ type heard struct {
 
 func (h *heard) Read(p []byte) (int, error) {
 	n, err := h.ReadCloser.Read(p)
-	if err == io.EOF { //nolint:errorlint // as net/http says it
+	if err == io.EOF {
 		h.whole.Store(true)
 	}
 	return n, err
