@@ -139,6 +139,18 @@ func (s *Server) canBuild(ctx context.Context, b api.Build, opt options) error {
 	}
 }
 
+// checkPlatforms tells the git role, before a push comes in, when nobody builds for the fleet.
+func (s *Server) checkPlatforms(w http.ResponseWriter, r *http.Request) error {
+	var fleet api.BuildFleet
+	if err := web.Decode(r, &fleet); err != nil {
+		return err
+	}
+	if err := s.pool.Check(r.Context(), target.Names(target.Of(&fleet))...); err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, struct{}{})
+}
+
 // platforms answers people what can be built for, and by which workers.
 func (s *Server) platforms(w http.ResponseWriter, r *http.Request) error {
 	authorization := r.Header.Get("Authorization")

@@ -299,6 +299,19 @@ func TestNobodyBuildsForTheFleetIsSaidBeforeTheUpload(t *testing.T) {
 		t.Errorf("a manifest: %d %s", res.StatusCode, text)
 	}
 
+	for arch, want := range map[string]int{"amd64": http.StatusOK, "armv5e": http.StatusBadRequest} {
+		body := must(json.Marshal(api.BuildFleet{ID: 1, Arch: "amd64", Also: []api.BuildArch{{Arch: arch}}}))(t)
+		for role, want := range map[string]int{api.RoleGit: want, api.RoleEdge: http.StatusForbidden} {
+			peer := must(pki.LoadIdentity(filepath.Join(w.dir, role)))(t).Client(api.RoleBuilder, strings.TrimPrefix(w.edge.URL, "https://"))
+			res := must(peer.HTTP.Post(peer.URL+"/internal/v1/platforms/check", "application/json", bytes.NewReader(body)))(t)
+			text := must(io.ReadAll(res.Body))(t)
+			_ = res.Body.Close()
+			if res.StatusCode != want || want == http.StatusBadRequest && !strings.Contains(string(text), "builds for linux/armv5e") {
+				t.Errorf("%s asks before a push to a fleet of %s: %d %s", role, arch, res.StatusCode, text)
+			}
+		}
+	}
+
 	out := w.build(url.Values{"foreign": {"true"}}, map[string]string{"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
 	if out.failed || !strings.Contains(out.text, "[main linux/armv5e] Note: this builder does not run armv5e programs; RUN steps will fail") {
 		t.Errorf("foreign, without steps:\n%s", out.text)

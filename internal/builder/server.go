@@ -184,6 +184,7 @@ func (s *Server) Handler() http.Handler {
 	}
 	mux.Handle("GET /internal/v1/pull-cache", s.only(s.pullStatus, api.RoleAdmin))
 	mux.Handle("POST /internal/v1/pull-cache/purge", s.only(s.purgePulls, api.RoleAdmin))
+	mux.Handle("POST /internal/v1/platforms/check", s.only(s.checkPlatforms, api.RoleGit))
 	mux.Handle("POST /v3/build", web.FullDuplex(s.only(s.build, api.RoleEdge, api.RoleGit)))
 	return web.Logged(s.log, func(r *http.Request) bool { return pki.PeerRole(r) != "" }, mux)
 }

@@ -29,6 +29,11 @@ type Fleet struct {
 // Builds are all architectures that the fleet is built for.
 func (f *Fleet) Builds() []string { return append([]string{f.Arch}, f.Also...) }
 
+// ForBuilder is what the builder and the git role are told of it.
+func (f *Fleet) ForBuilder() api.BuildFleet {
+	return api.BuildFleet{ID: f.ID, UUID: f.UUID, Slug: f.Slug, DeviceType: f.DeviceType, Arch: f.Arch, Also: BuildsAlso(strings.Join(f.Also, ","))}
+}
+
 const selectFleet = `
 SELECT a.id, a.actor, a.uuid, a.app_name, a.slug, a.is_of__class, t.slug, c.slug, coalesce(a.is_also_built_for, '')
 FROM application a JOIN device_type t ON t.id = a.is_for__device_type JOIN cpu_architecture c ON c.id = t.is_of__cpu_architecture

@@ -23,7 +23,7 @@ const (
 // credentials are what somebody sent over HTTPS, and from where. The zero value sent none.
 type credentials struct{ authorization, address string }
 
-// ask asks the api role. Its own words come back as a coded error; when it does not answer that is Unavailable.
+// ask asks another role, the api role mostly. Its own words come back as a coded error; when it does not answer that is Unavailable.
 func ask[T any](ctx context.Context, peer *pki.Peer, path string, by credentials, in any) (out T, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

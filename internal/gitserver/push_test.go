@@ -2,6 +2,7 @@ package gitserver_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,6 +14,38 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/gitserver"
 )
+
+// A push for machines that nobody builds for is refused at the door, in both protocols: nothing is sent first. A fetch is not.
+func TestNobodyBuildsForTheFleet(t *testing.T) {
+	w := newWorld(t, gitserver.Limits{})
+	nobody := errors.New("no worker of this server builds for linux/armv5e")
+	var with error
+	w.able = func(f api.BuildFleet) error {
+		if f.ID != 7 || f.Arch != "amd64" {
+			t.Errorf("asked about %+v", f)
+		}
+		return with
+	}
+	p := w.person("alice")
+	p.commit("large", strings.Repeat("0123456789abcdef", 200_000))
+	p.must("push", w.url("acme/harbour"), "main")
+	w.next()
+	before := w.refs(7)
+	with = nobody
+	p.commit("more", "more")
+	at := w.door()
+	w.keys.users["rsu_secret"] = "alice"
+	for _, url := range []string{w.url("acme/harbour"), strings.Replace(at, "http://", "http://whoever:rsu_secret@", 1) + "/acme/harbour.git"} {
+		if out := p.refused(nobody.Error(), "push", "--progress", url, "main"); strings.Contains(out, "Writing objects") {
+			t.Errorf("objects were sent before:\n%s", out)
+		}
+		p.must("fetch", url, "main")
+	}
+	w.nothingBuilt()
+	if after := w.refs(7); after != before {
+		t.Errorf("branches: %q, before %q", after, before)
+	}
+}
 
 func TestAPushBuilds(t *testing.T) {
 	w := newWorld(t, gitserver.Limits{})

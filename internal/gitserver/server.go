@@ -246,6 +246,14 @@ func (s *Server) open(ctx context.Context, what verb, by credentials, who api.Gi
 		s.leave(x)
 		return nil, api.Errorf(api.TooLarge, "The repository of %s is full: its newest commit alone takes more than %s (limit repository_bytes).", x.Fleet.Slug, amount(s.cfg.Limits.RepoBytes))
 	}
+	if what == push {
+		// Whether workers are silent for a moment is the build's own matter.
+		_, err := ask[struct{}](x.ctx, s.builder, "/internal/v1/platforms/check", credentials{}, x.Fleet)
+		if errors.Is(err, api.ErrInvalid) {
+			s.leave(x)
+			return nil, err
+		}
+	}
 	return x, nil
 }
 

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -55,6 +56,7 @@ type world struct {
 
 	built chan built // what the builder was given
 	make  func(w http.ResponseWriter, r *http.Request)
+	able  func(f api.BuildFleet) error // whether somebody builds for a fleet
 }
 
 // rules is what the played api role knows.
@@ -181,7 +183,7 @@ func (k *rules) handler() http.Handler {
 		case user == k.viewer:
 			answer(w, nil, api.Errorf(api.Forbidden, "%s may see %s, but neither push to it nor clone it.", user, ask.Path))
 		default:
-			answer(w, api.GitOpen{Ticket: who + "@" + ask.Path, User: user, Fleet: api.BuildFleet{ID: id, Slug: ask.Path}, Branch: k.branch}, nil)
+			answer(w, api.GitOpen{Ticket: who + "@" + ask.Path, User: user, Fleet: api.BuildFleet{ID: id, Slug: ask.Path, Arch: "amd64"}, Branch: k.branch}, nil)
 		}
 	})
 	mux.HandleFunc("POST /internal/v1/git/tickets", func(w http.ResponseWriter, r *http.Request) {
@@ -215,6 +217,18 @@ func (k *rules) handler() http.Handler {
 
 // build plays the builder: it reads the source and says what the test wants.
 func (w *world) build(res http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/internal/v1/platforms/check" && pki.PeerRole(r) == api.RoleGit {
+		var fleet api.BuildFleet
+		if err := json.NewDecoder(r.Body).Decode(&fleet); err != nil {
+			w.t.Errorf("a question about a fleet: %v", err)
+		}
+		if w.able != nil && w.able(fleet) != nil {
+			http.Error(res, strconv.Quote(w.able(fleet).Error()), http.StatusBadRequest)
+			return
+		}
+		_, _ = io.WriteString(res, "{}")
+		return
+	}
 	if r.URL.Path != "/v3/build" || pki.PeerRole(r) != api.RoleGit {
 		http.NotFound(res, r)
 		return

@@ -159,7 +159,7 @@ func (d *Door) Claimed(ctx context.Context, tx *db.Tx, by access.Caller, id int6
 	if err != nil {
 		return answer, err
 	}
-	answer = api.GitOpen{User: by.Name, Fleet: api.BuildFleet{ID: fl.ID, UUID: fl.UUID, Slug: fl.Slug, DeviceType: fl.DeviceType, Arch: fl.Arch}}
+	answer = api.GitOpen{User: by.Name, Fleet: fl.ForBuilder()}
 	answer.Ticket, err = d.write(ticket{User: by.User, Claim: claim, Fleet: fl.ID}, tx.Now)
 	return answer, err
 }
@@ -256,7 +256,7 @@ func (d *Door) let(ctx context.Context, tx *db.Tx, by access.Caller, slug string
 		return answer, err
 	}
 	answer.User = by.Name
-	answer.Fleet = api.BuildFleet{ID: fl.ID, UUID: fl.UUID, Slug: fl.Slug, DeviceType: fl.DeviceType, Arch: fl.Arch}
+	answer.Fleet = fl.ForBuilder()
 	answer.Ticket, err = d.write(ticket{
 		User: by.User, Key: proof.Key.Int64, Login: proof.Login.String, SSH: proof.SSH.Int64, Fleet: fl.ID, Address: by.Address,
 	}, tx.Now)
