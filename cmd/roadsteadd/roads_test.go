@@ -124,7 +124,14 @@ func (s *server) credentials() (all map[string]string, fleet string, bob string)
 	s.get(&invite, "POST", "/v7/organization_invite", session, map[string]any{"invitee": "bob@example.com", "is_invited_to__organization": org})
 	var link api.Invitation
 	s.get(&link, "POST", fmt.Sprintf("/org/v1/invitations/%d/link", invite.ID), session, nil)
+	var source api.BuildSourceSecret
+	s.get(&source, "POST", "/build-source/v1", session, api.NewBuildSource{Fleet: fleet, URL: "https://git.example.com/acme/harbour.git", Form: "github"})
+	var worker api.WorkerInvitation
+	s.ask(api.RoleAdmin, api.RoleAPI, "POST", "/internal/v1/workers/add", api.NewWorker{Name: "arm-1", Seconds: 600}, &worker)
+	var git api.GitOpen
+	s.ask(api.RoleGit, api.RoleAPI, "POST", "/internal/v1/git/open", api.GitOpenRequest{Path: fleet}, &git, "Authorization: Bearer "+session)
 	for name, token := range map[string]string{
+		"secret of a webhook": source.Secret, "a build worker's secret": worker.Secret, "ticket of git": git.Ticket,
 		"scoped key": scoped, "provisioning key": provisioning, "fleet key": reader, "device key": device.APIKey, "registry token": pull.Token,
 		"invitation": link.Token, "signed address": s.signedAddress(session, org),
 	} {
