@@ -420,8 +420,7 @@ func (b *build) images(project *compose.Project, contract json.RawMessage) (map[
 
 // services builds and pushes every service, some at once. The first that fails stops the others.
 func (b *build) services(root *os.Root, project *compose.Project, images map[string]api.BuildImage, pre *aside) error {
-	group, ctx := errgroup.WithContext(b.ctx)
-	group.SetLimit(b.s.cfg.Limits.Services)
+	var products []*product // all of them before the first is begun: what is wrong with one is no reason to stop another's work
 	for _, svc := range project.Services {
 		targets, err := target.Only(b.targets, svc.Platforms)
 		if err != nil {
@@ -431,6 +430,11 @@ func (b *build) services(root *os.Root, project *compose.Project, images map[str
 		for _, t := range targets {
 			p.parts = append(p.parts, &making{build: b, root: root, pre: pre, svc: svc, target: t, several: len(targets) > 1})
 		}
+		products = append(products, p)
+	}
+	group, ctx := errgroup.WithContext(b.ctx)
+	group.SetLimit(b.s.cfg.Limits.Services)
+	for _, p := range products {
 		group.Go(func() error {
 			result, err := p.do(ctx)
 			return b.note(ctx, p, result, err)

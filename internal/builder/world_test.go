@@ -260,7 +260,7 @@ type role interface {
 func newWorld(t testing.TB, buildkit string, limits builder.Limits, change ...func(*registry.Config)) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), releases: &releases{t: t, arch: "amd64", builds: map[int64]*release{}, gone: map[string]bool{}}}
-	check(t, pki.NewTestIdentities(w.dir, api.RoleEdge, api.RoleAPI, api.RoleSigner, api.RoleRegistry, api.RoleBuilder, api.RoleAdmin))
+	check(t, pki.NewTestIdentities(w.dir, api.RoleEdge, api.RoleAPI, api.RoleSigner, api.RoleRegistry, api.RoleBuilder, api.RoleAdmin, api.RoleGit))
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	peers := map[string]string{}
 

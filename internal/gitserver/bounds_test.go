@@ -1,6 +1,7 @@
 package gitserver_test
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -84,7 +85,6 @@ func TestALargePushTakesBoundedMemory(t *testing.T) {
 	for _, over := range []struct{ name, url string }{
 		{"SSH", w.url("acme/harbour")}, {"HTTPS", strings.Replace(at, "http://", "http://x:rsu_secret@", 1) + "/acme/pier.git"},
 	} {
-		before := len(w.log.String())
 		forget(t)
 		began := peak(t)
 		p.must("push", over.url, "main")
@@ -93,16 +93,23 @@ func TestALargePushTakesBoundedMemory(t *testing.T) {
 		if len(b.files) != 202 { // with the Dockerfile
 			t.Errorf("%s: %d files were built", over.name, len(b.files))
 		}
-		m := regexp.MustCompile(`max_rss_kib=(\d+)`).FindStringSubmatch(w.log.String()[before:])
-		if m == nil {
-			t.Fatalf("%s: the log does not say what git took: %s", over.name, w.log.String()[before:])
-		}
-		took, _ := strconv.Atoi(m[1])
-		t.Logf("%s: %d MiB: git took %d MiB, the role %d MiB", over.name, large+20, took>>10, grown>>10)
-		if took > child<<10 || grown > role<<10 {
-			t.Errorf("%s: git took %d MiB of %d, the role %d of %d", over.name, took>>10, child, grown>>10, role)
+		t.Logf("%s: %d MiB: git took less than %d MiB, the role %d MiB", over.name, large+20, child, grown>>10)
+		if grown > role<<10 {
+			t.Errorf("%s: the role took %d MiB of %d", over.name, grown>>10, role)
 		}
 	}
+
+	// The kernel does see to it: what git holds as a whole, as it does up to 16 MiB, needs more than this.
+	w.stopRun()
+	w.limits.Memory = 12 << 20
+	w.start()
+	p.must("config", "--unset", "core.bigFileThreshold")
+	if err := os.WriteFile(filepath.Join(p.dir, "whole"), bytes.Repeat([]byte("0123456789abcde\n"), 15<<16), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.must("add", "whole")
+	p.must("commit", "-q", "-m", "whole")
+	p.refused("ut of memory", "push", w.url("acme/harbour"), "main")
 }
 
 // incoming is a push whose pack comes in as the test wants.

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -69,16 +68,9 @@ func (s *Server) receive(x *session, io streams, args ...string) (code int, wait
 		}
 		s.later(x.repo)
 	}
-	usage(s, cmd, x)
+	s.log.InfoContext(ctx, "git", "verb", string(x.what), "user", x.User, "fleet", x.Fleet.Slug, "session", x.id,
+		"cpu", cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
 	return 0, wait, nil
-}
-
-// usage notes what a push took.
-func usage(s *Server, cmd *exec.Cmd, x *session) {
-	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		s.log.Info("git", "verb", string(x.what), "user", x.User, "fleet", x.Fleet.Slug, "session", x.id, "max_rss_kib", u.Maxrss,
-			"cpu", cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
-	}
 }
 
 // later tidies a repository when there is time.
