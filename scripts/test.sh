@@ -81,8 +81,9 @@ if [ "$what" = all ] || [ "$what" = unit ]; then
 	section "packages, with the race detector"
 	# What tries thousands of requests one after the other runs below instead: nothing in it can race.
 	policy='^(TestPolicyMatrix|TestPolicyOfColumns|TestMutantsOfThePolicyAreCaught|TestEveryRouteWithEveryCredential|TestAKeyDoesWhatIsSaidOfIt|TestOddQuestions|TestCorpus|TestQueriesOfTheCLI)$'
+	# Three packages at a time on two processors: many a test waits more than it works.
 	# shellcheck disable=SC2046
-	CGO_ENABLED=1 proven '^(ok|FAIL)' go test -race -v -timeout 20m -skip "$policy" $(go list ./... | grep -v -e /internal/fleettest -e /internal/repotest -e /bench)
+	CGO_ENABLED=1 proven '^(ok|FAIL)' go test -race -v -p 3 -timeout 25m -skip "$policy" $(go list ./... | grep -v -e /internal/fleettest -e /internal/repotest -e /bench)
 	section "the policy: everybody against everything, and with each rule broken; and what else asks one thing after the other"
 	proven '^(ok|FAIL)|mutants' go test -count=1 -v -timeout 20m -run "$policy" ./internal/apiserver
 fi
