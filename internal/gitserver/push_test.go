@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,23 +19,26 @@ import (
 // A push for machines that nobody builds for is refused at the door, in both protocols: nothing is sent first. A fetch is not.
 func TestNobodyBuildsForTheFleet(t *testing.T) {
 	w := newWorld(t, gitserver.Limits{})
+	w.keys.users["rsu_secret"] = "alice"
 	nobody := errors.New("no worker of this server builds for linux/armv5e")
-	var with error
+	var away atomic.Bool
 	w.able = func(f api.BuildFleet) error {
 		if f.ID != 7 || f.Arch != "amd64" {
 			t.Errorf("asked about %+v", f)
 		}
-		return with
+		if away.Load() {
+			return nobody
+		}
+		return nil
 	}
 	p := w.person("alice")
 	p.commit("large", strings.Repeat("0123456789abcdef", 200_000))
 	p.must("push", w.url("acme/harbour"), "main")
 	w.next()
 	before := w.refs(7)
-	with = nobody
+	away.Store(true)
 	p.commit("more", "more")
 	at := w.door()
-	w.keys.users["rsu_secret"] = "alice"
 	for _, url := range []string{w.url("acme/harbour"), strings.Replace(at, "http://", "http://whoever:rsu_secret@", 1) + "/acme/harbour.git"} {
 		if out := p.refused(nobody.Error(), "push", "--progress", url, "main"); strings.Contains(out, "Writing objects") {
 			t.Errorf("objects were sent before:\n%s", out)
