@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -34,29 +35,34 @@ type process struct {
 	kill func() // the one that runs now, as the kernel does when memory runs out; once, whoever says so
 }
 
-// TestRegistryProcess is no test: it is the registry of the tests below.
-func TestRegistryProcess(t *testing.T) {
+// TestMain lets this program also be the registry of the tests below.
+func TestMain(m *testing.M) {
 	text := os.Getenv("REGISTRY_PROCESS")
 	if text == "" {
-		t.Skip("it is started by other tests")
+		os.Exit(m.Run())
 	}
+	if err := serveAlone([]byte(text)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func serveAlone(text []byte) error {
 	var cfg registry.Config
-	if err := json.Unmarshal([]byte(text), &cfg); err != nil {
-		t.Fatal(err)
+	if err := json.Unmarshal(text, &cfg); err != nil {
+		return err
 	}
 	srv, err := registry.New(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	ln, err := net.Listen("tcp", os.Getenv("REGISTRY_ADDRESS"))
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(context.Background())
 	go func() { _, _ = io.Copy(io.Discard, os.Stdin); cancel() }() // its parent ends
-	if err := srv.Run(ctx, ln); err != nil {
-		t.Fatal(err)
-	}
+	return srv.Run(ctx, ln)
 }
 
 // apart runs the world's registry in a process of its own.
@@ -79,7 +85,7 @@ func (p *process) start() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(os.Args[0], "-test.run", "^TestRegistryProcess$")
+	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "REGISTRY_PROCESS="+string(text), "REGISTRY_ADDRESS="+p.w.addr)
 	if _, err := cmd.StdinPipe(); err != nil {
 		t.Fatal(err)

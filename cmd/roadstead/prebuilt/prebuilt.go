@@ -155,6 +155,9 @@ func (g *Getter) fetch(ctx context.Context, service, ref string, platform v1.Pla
 		g.Say("Taking %s from the local Docker.", ref)
 		return file, g.docker(ctx, "save", "-o", file, ref)
 	}
+	if info, err := os.Stat(ref); err == nil && info.Mode().IsRegular() {
+		return "", api.Errorf(api.Invalid, "--image %s: this is a file; an archive is given as --archive %s=%s", ref, service, ref)
+	}
 	parsed, err := name.ParseReference(ref)
 	if err != nil {
 		return "", api.Errorf(api.Invalid, "--image %s: %v", ref, err)

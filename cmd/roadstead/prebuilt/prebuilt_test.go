@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -60,5 +62,23 @@ func TestImagesThatAreLeftToTheBuilder(t *testing.T) {
 		if all := strings.Join(files, "\n"); !strings.Contains(all, ref) || strings.Contains(all, ".roadstead/images") {
 			t.Errorf("%s: what is sent is %s", ref, all)
 		}
+	}
+}
+
+func TestAnArchiveGivenAsAnImage(t *testing.T) {
+	t.Setenv("PATH", t.TempDir()) // no Docker
+	file := filepath.Join(t.TempDir(), "web.tar")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := source.Scan(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &prebuilt.Getter{Given: map[string]prebuilt.Given{"web": {Image: file}}, Output: io.Discard, Say: func(string, ...any) {}}
+	done, err := g.AddTo(t.Context(), p, "amd64")
+	done()
+	if err == nil || !strings.Contains(err.Error(), "--archive web="+file) {
+		t.Errorf("what it says is %v", err)
 	}
 }

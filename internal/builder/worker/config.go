@@ -129,6 +129,7 @@ func (p place) kit() string       { return filepath.Join(string(p), "k") }
 func (p place) kitSocket() string { return filepath.Join(p.kit(), "api.sock") }
 func (p place) tmp() string       { return filepath.Join(string(p), "tmp") }
 func (p place) plugins() string   { return filepath.Join(string(p), "cni") }
+func (p place) traces() string    { return filepath.Join(string(p), "traces") }
 func (p place) network() string   { return filepath.Join(string(p), "cni.conf") }
 func (p place) settings() string  { return filepath.Join(string(p), "buildkitd.toml") }
 

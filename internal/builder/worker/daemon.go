@@ -50,7 +50,9 @@ func (m *Manager) keep(ctx context.Context, d *daemon) error {
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- m.serve(ctx, d) }()
-	if err := awaitSocket(ctx, d.place.socket(), ended); err != nil {
+	// BuildKit would put a socket of its own, for traces, into every step that begins while it is there: steps have nothing to say to the daemon.
+	err := awaitSocket(ctx, d.place.socket(), ended, func() bool { return os.Remove(d.place.traces()) == nil })
+	if err != nil {
 		cancel()
 		d.err = errors.Join(err, <-ended)
 		return d.err
@@ -61,15 +63,18 @@ func (m *Manager) keep(ctx context.Context, d *daemon) error {
 	return <-ended
 }
 
-// awaitSocket returns when the daemon takes connections; ended keeps a value for the caller when that is what ended.
-func awaitSocket(ctx context.Context, socket string, ended chan error) error {
+// awaitSocket returns when the daemon takes connections and is closed to steps; ended keeps a value for the caller when that is what ended.
+func awaitSocket(ctx context.Context, socket string, ended chan error, closed func() bool) error {
 	deadline := time.NewTimer(startTime)
 	defer deadline.Stop()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		if conn, err := dial(ctx, socket); err == nil {
-			return conn.Close()
+			_ = conn.Close()
+			if closed() {
+				return nil
+			}
 		}
 		select {
 		case err := <-ended:
@@ -127,6 +132,8 @@ func (c Config) settings(p place) []byte {
 	return fmt.Appendf(nil, `insecure-entitlements = []
 [cdi]
   disabled = true
+[otel]
+  socketPath = %q
 [history]
   maxAge = "1h"
   maxEntries = 20
@@ -146,5 +153,5 @@ func (c Config) settings(p place) []byte {
   reservedSpace = %d
   maxUsedSpace = %d
   minFreeSpace = "5%%"
-`, p.network(), p.plugins(), c.Parallel, cache/4, cache)
+`, p.traces(), p.network(), p.plugins(), c.Parallel, cache/4, cache)
 }
