@@ -212,6 +212,14 @@ func (s *Server) Stop() {
 	}
 }
 
+// Restart stops the server and starts it with more flags.
+func (s *Server) Restart(args ...string) {
+	s.t.Helper()
+	s.Stop()
+	s.opt.Args = append(s.opt.Args, args...)
+	s.Start()
+}
+
 // Kill ends the server as a power failure would: at once. Its children notice and end by themselves.
 func (s *Server) Kill() {
 	s.t.Helper()

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -141,11 +142,19 @@ type pushed struct {
 }
 
 // push builds a Dockerfile and calls then when the build says certain words.
-func push(t *testing.T, c *client.Client, slug, dockerfile, words string, then func()) (p pushed) {
+func push(t *testing.T, c *client.Client, slug, dockerfile, words string, then func()) pushed {
+	t.Helper()
+	return pushFiles(t, c, slug, map[string]string{"Dockerfile": dockerfile}, words, then)
+}
+
+func pushFiles(t *testing.T, c *client.Client, slug string, files map[string]string, words string, then func()) (p pushed) {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(dockerfile), 0o644); err != nil {
-		t.Fatal(err)
+	for name, text := range files {
+		file := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	src, err := source.Scan(dir, "")
 	if err != nil {
