@@ -33,7 +33,7 @@ type Stale struct {
 
 // Command is `roadstead base`.
 func Command(a *cmdline.App) *cobra.Command {
-	cmd := cmdline.Group("base", "The server's base images, and which fleets run on old ones", listCommand(a), showCommand(a))
+	cmd := cmdline.Group("base", "The server's base images, and which fleets run on old ones", listCommand(a), showCommand(a), rebuildCommand(a))
 	cmd.Long = `A Dockerfile may start from an image that the server has itself: FROM base/debian. The operator makes these images and has them made
 anew by a schedule (roadsteadd admin base rebuild); a fleet gets the newer one with its next build.`
 	return cmd
@@ -100,21 +100,16 @@ func showCommand(a *cmdline.App) *cobra.Command {
 		Example: "  roadstead base show base/debian\n  roadstead base show base/debian --sbom --platform linux/arm64",
 		Least:   1, Most: 1, Complete: cmdline.First(names(a)),
 		Do: func(ctx context.Context, c *client.Client, args []string) error {
-			views, err := find(ctx, c)
+			v, err := named(ctx, c, args[0])
 			if err != nil {
 				return err
 			}
-			name := "base/" + strings.TrimPrefix(args[0], "base/")
-			i := slices.IndexFunc(views, func(v View) bool { return v.Name == name })
-			if i < 0 {
-				return api.Errorf(api.NotFound, "the server has no base image %s; `roadstead base list` lists those it has", name)
-			}
 			for what, wanted := range map[string]bool{"sbom": sbom, "provenance": provenance, "lock": lock} {
 				if wanted {
-					return record(ctx, a, c, views[i], platform, what)
+					return record(ctx, a, c, v, platform, what)
 				}
 			}
-			return show(a, views[i])
+			return show(a, v)
 		},
 	})
 	cmd.Flags().BoolVar(&sbom, "sbom", false, "print the list of its parts (SPDX)")
@@ -123,6 +118,42 @@ func showCommand(a *cmdline.App) *cobra.Command {
 	cmd.Flags().StringVar(&platform, "platform", "linux/amd64", "the `PLATFORM` of these")
 	cmd.MarkFlagsMutuallyExclusive("sbom", "provenance", "lock")
 	return cmd
+}
+
+// named finds a base image; its name may leave base/ out.
+func named(ctx context.Context, c *client.Client, name string) (View, error) {
+	views, err := find(ctx, c)
+	if err != nil {
+		return View{}, err
+	}
+	name = "base/" + strings.TrimPrefix(name, "base/")
+	i := slices.IndexFunc(views, func(v View) bool { return v.Name == name })
+	if i < 0 {
+		return View{}, api.Errorf(api.NotFound, "the server has no base image %s; `roadstead base list` lists those it has", name)
+	}
+	return views[i], nil
+}
+
+// rebuildCommand is what people look for who know that base images are made anew. It is refused: what all organizations build on is the
+// operator's, who has no account here.
+func rebuildCommand(a *cmdline.App) *cobra.Command {
+	return a.Command(cmdline.Action{
+		Use: "rebuild NAME", Short: "Say how the operator makes a base image anew, and when the schedule did",
+		Example: "  roadstead base rebuild base/debian",
+		Least:   1, Most: 1, Complete: cmdline.First(names(a)),
+		Do: func(ctx context.Context, c *client.Client, args []string) error {
+			v, err := named(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			last := "it was imported, and the schedule does not make it anew"
+			if !v.CheckedAt.IsZero() {
+				last = "the schedule last looked on " + v.CheckedAt.Format(time.DateOnly)
+			}
+			return api.Errorf(api.Forbidden, "%s is for all organizations, so the operator makes it anew, on the server: roadsteadd admin base rebuild %s --data DIR; %s",
+				v.Name, v.Name, last)
+		},
+	})
 }
 
 func record(ctx context.Context, a *cmdline.App, c *client.Client, v View, platform, what string) error {
