@@ -3,7 +3,7 @@
 -- a second use is told apart from a wrong secret; public_key is the SHA-256 of the key by which it is known from then on. connected is what
 -- the builder said last; the columns after it are what the worker said of itself.
 CREATE TABLE build_worker (
-    id               INTEGER PRIMARY KEY,
+    id               INTEGER PRIMARY KEY AUTOINCREMENT,
     created_at       TEXT NOT NULL,
     name             TEXT NOT NULL UNIQUE,
     token_hash       TEXT NOT NULL UNIQUE,
