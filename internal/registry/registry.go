@@ -103,6 +103,7 @@ type Server struct {
 	ledger  *ledger // nil: there is no api role
 	storage *storage
 	damage  *damage
+	beliefs beliefs
 	locks   [64]sync.Mutex
 	collect sync.Mutex // held by the one collection
 	count   counters

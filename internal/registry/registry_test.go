@@ -48,6 +48,7 @@ type store struct {
 	jwks []byte
 	log  *roletest.Log
 	cfg  registry.Config // as it runs
+	srv  *registry.Server
 }
 
 const keyID = "k1"
@@ -82,6 +83,7 @@ func (s *store) run(cfg registry.Config) *store {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.srv = srv
 	ln := roletest.Listen(s.t)
 	s.addr = ln.Addr().String()
 	roletest.Run(s.t, func(ctx context.Context) error { return srv.Run(ctx, ln) })
@@ -432,6 +434,46 @@ func TestChangedBytesAreNotServed(t *testing.T) {
 	_, err = registry.VerifyBlobs(context.Background(), s.cfg)
 	if err == nil || !strings.Contains(err.Error(), blob.Hex) || !strings.Contains(err.Error(), digest.Hex) {
 		t.Errorf("VerifyBlobs: %v, want both damaged blobs named", err)
+	}
+}
+
+// A file is compared once a minute while many ask for it, and again as soon as somebody wrote to it, whatever times they gave it afterwards.
+func TestAWrittenFileIsNotBelieved(t *testing.T) {
+	s := start(t)
+	digest := s.push(mine, image(t))
+	pull := s.token(grant(mine, "pull"), nil)
+	path := "/v2/" + mine + "/manifests/" + digest.String()
+	s.do("edge", pull, "GET", path, nil)
+	if s.srv.Believes(digest.String()) {
+		t.Error("a file is believed that was written just now: the next change might have the same time")
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for !s.srv.Believes(digest.String()) {
+		if res, _ := s.do("edge", pull, "GET", path, nil); res.StatusCode != 200 || time.Now().After(deadline) {
+			t.Fatalf("%d; it is never believed", res.StatusCode)
+		}
+		<-time.After(100 * time.Millisecond)
+	}
+	if res, body := s.do("edge", pull, "GET", path, nil); res.StatusCode != 200 || int64(len(body)) != res.ContentLength {
+		t.Errorf("a file that is believed: %d, %d bytes", res.StatusCode, len(body))
+	}
+	file := filepath.Join(s.dir, "registry", registry.StorageDir, "docker", "registry", "v2", "blobs", "sha256", digest.Hex[:2], digest.Hex, "data")
+	info, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.corrupt(digest)
+	if err := os.Chtimes(file, info.ModTime(), info.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+	if s.srv.Believes(digest.String()) {
+		t.Error("a file is believed that was written to")
+	}
+	if res, body := s.do("edge", pull, "GET", path, nil); res.StatusCode == 200 && int64(len(body)) == res.ContentLength {
+		t.Errorf("what was written was served: %q", body)
+	}
+	if log := s.log.String(); strings.Count(log, "ALARM") != 1 {
+		t.Errorf("the log has no alarm: %s", log)
 	}
 }
 
