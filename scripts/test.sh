@@ -80,7 +80,8 @@ if [ "$what" = all ] || [ "$what" = unit ]; then
 	go test -count=1 ./internal/repotest
 	section "packages, with the race detector"
 	# What tries thousands of requests one after the other runs below instead: nothing in it can race.
-	policy='^(TestPolicyMatrix|TestPolicyOfColumns|TestMutantsOfThePolicyAreCaught|TestEveryRouteWithEveryCredential|TestAKeyDoesWhatIsSaidOfIt|TestOddQuestions|TestCorpus|TestQueriesOfTheCLI)$'
+	policy='^(TestPolicyMatrix|TestPolicyOfColumns|TestMutantsOfThePolicyAreCaught|TestEveryRouteWithEveryCredential|TestAKeyDoesWhatIsSaidOfIt|TestOddQuestions|TestCorpus|TestQueriesOfTheCLI'
+	policy+='|TestNoRouteReachesAnotherTenant|TestEveryResourceIsAuditedWhereItBelongs|TestEveryResourceIsInAPolicyTable|TestHostileInputOfDevices|TestWhatADeviceWritesOfItself)$'
 	# Three packages at a time on two processors: many a test waits more than it works.
 	# shellcheck disable=SC2046
 	CGO_ENABLED=1 proven '^(ok|FAIL)' go test -race -v -p 3 -timeout 25m -skip "$policy" $(go list ./... | grep -v -e /internal/fleettest -e /internal/repotest -e /bench)
