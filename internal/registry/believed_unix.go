@@ -45,7 +45,7 @@ func (st *storage) look(digest string, now time.Time) (stamp, bool) {
 	if err := unix.Stat(filepath.Join(st.dir, blobDir(digest), "data"), &s); err != nil || now.Sub(time.Unix(s.Ctim.Unix())).Abs() < settled {
 		return stamp{}, false
 	}
-	return stamp{int64(s.Dev), int64(s.Ino), s.Size, s.Mtim, s.Ctim}, true //nolint:unconvert // the types differ between platforms
+	return stamp{int64(s.Dev), int64(s.Ino), s.Size, s.Mtim, s.Ctim}, true
 }
 
 // holds reports whether a file was hashed lately, and is as it was.
