@@ -52,6 +52,7 @@ type upFlags struct {
 	sourceCA                     string
 	sources                      gitserver.Sources // what both say
 	baseRebuild                  time.Duration
+	baseMirror                   string
 }
 
 func upCommand() *cobra.Command {
@@ -80,6 +81,7 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	fs.StringVar(&f.buildkitd, "buildkitd", "", "`PATH` of buildkitd; empty means beside this program, else on PATH")
 	fs.StringVar(&f.logFormat, "log-format", "text", "form of the log on standard error: text or json")
 	fs.DurationVar(&f.baseRebuild, "base-rebuild", 7*24*time.Hour, "how often base images are made anew that were made here; 0 means never")
+	fs.StringVar(&f.baseMirror, "base-mirror", "", "the `ADDRESS` (https://…) of the Debian mirror that they are made from; empty means that of this machine's apt")
 	fs.DurationVar(&f.poll, "poll-interval", 10*time.Minute, "how often devices ask for news, unless a variable says otherwise")
 	fs.IntVar(&f.apiProcesses, "api-processes", 1, "how many processes the api role has; more than one needs PostgreSQL")
 	fs.IntVar(&f.admission.DeviceRequests, "device-requests", 0, "how many requests of devices one api process works on at once; 0 means 64")
@@ -137,6 +139,8 @@ func (f upFlags) check() error {
 		return fmt.Errorf("--session-life %s: at least an hour", f.sessionLife)
 	case f.maxAssets < 0 || f.maxAssets > maxMiB:
 		return fmt.Errorf("--max-assets %d: 0 to %d", f.maxAssets, maxMiB)
+	case f.baseMirror != "" && !strings.HasPrefix(f.baseMirror, "https://"):
+		return fmt.Errorf("--base-mirror %s: an address that begins with https://", f.baseMirror)
 	case f.baseRebuild != 0 && f.baseRebuild < time.Hour:
 		return fmt.Errorf("--base-rebuild %s: at least 1h, or 0 for never", f.baseRebuild)
 	case f.poll < time.Second:

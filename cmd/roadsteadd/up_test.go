@@ -431,6 +431,7 @@ func TestBadFlagsAreNamed(t *testing.T) {
 		{append(good, "--poll-interval", "1"), 2, "poll-interval"},
 		{append(good, "--poll-interval", "10ms"), 2, "--poll-interval"},
 		{append(good, "--base-rebuild", "1m"), 2, "--base-rebuild"},
+		{append(good, "--base-mirror", "http://mirror.example.com"), 2, "--base-mirror"},
 		{append(good, "--log-format", "xml"), 2, "--log-format"},
 		{append(good, "--config", config), 2, `"domian"`},
 		{append(good, "--config", config+".none"), 2, "--config"},

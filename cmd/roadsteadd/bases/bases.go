@@ -15,24 +15,39 @@ import (
 	"github.com/spf13/cobra"
 
 	recipes "github.com/roadstead-io/roadstead/base"
+	"github.com/roadstead-io/roadstead/internal/builder/debian"
 	"github.com/roadstead-io/roadstead/internal/builder/fetch"
 	"github.com/roadstead-io/roadstead/internal/builder/recipe"
 )
 
 // place is where recipes and what was fetched for them lie.
-type place struct{ recipes, cache, ca string }
+type place struct{ recipes, cache, ca, mirror string }
 
 func (p *place) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&p.recipes, "recipes", "", "a `DIRECTORY` of recipes, as base/ of the source; empty: those of this program")
 	cmd.Flags().StringVar(&p.cache, "cache", "", "a `DIRECTORY` that keeps what was fetched; empty: yours, below the user's caches")
+	cmd.Flags().StringVar(&p.mirror, "mirror", "", "the `ADDRESS` of a Debian mirror, below which debian and debian-security are; empty: that of this machine's apt")
 	cmd.Flags().StringVar(&p.ca, "ca", "", "a `FILE` with the authorities to trust for mirrors, instead of the system's")
 }
 
 func (p *place) book() (*recipe.Book, error) {
-	if p.recipes == "" {
-		return recipe.Open(recipes.Recipes)
+	files := fs.FS(recipes.Recipes)
+	if p.recipes != "" {
+		files = os.DirFS(p.recipes)
 	}
-	return recipe.Open(os.DirFS(p.recipes))
+	book, err := open(files, p.mirror)
+	if err != nil {
+		return nil, fmt.Errorf("--recipes, --mirror: %w", err)
+	}
+	return book, nil
+}
+
+// open opens recipes at a mirror, or at that of this machine's apt. Where there is neither, recipes can be looked at.
+func open(files fs.FS, mirror string) (*recipe.Book, error) {
+	if mirror == "" {
+		mirror, _ = debian.LocalMirror("/etc/apt")
+	}
+	return recipe.Open(files, mirror)
 }
 
 func (p *place) fetcher(book *recipe.Book, r *recipe.Recipe) (*fetch.Fetcher, error) {

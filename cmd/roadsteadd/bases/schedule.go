@@ -17,7 +17,6 @@ import (
 	recipes "github.com/roadstead-io/roadstead/base"
 	"github.com/roadstead-io/roadstead/internal/builder/fetch"
 	"github.com/roadstead-io/roadstead/internal/builder/rebuild"
-	"github.com/roadstead-io/roadstead/internal/builder/recipe"
 	"github.com/roadstead-io/roadstead/internal/shelf"
 )
 
@@ -29,6 +28,8 @@ type Config struct {
 	Bases string `json:"bases"`
 	// Every says how often an image is made anew; 0 means never.
 	Every time.Duration `json:"every"`
+	// Mirror is Debian's to use; empty means that of this machine's apt.
+	Mirror string `json:"mirror,omitempty"`
 }
 
 // look is how often the role looks whether something is due.
@@ -62,7 +63,7 @@ func Run(ctx context.Context, cfg Config, report *os.File, log *slog.Logger) err
 }
 
 func due(ctx context.Context, cfg Config, log *slog.Logger) error {
-	book, err := recipe.Open(recipes.Recipes)
+	book, err := open(recipes.Recipes, cfg.Mirror)
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,9 @@ type Suite struct {
 	Codename   string   `json:"codename"`   // "trixie", as its Release file says
 	Directory  string   `json:"directory"`  // below dists/; "trixie", "trixie-security"
 	Components []string `json:"components"` // "main"
-	Mirror     string   `json:"mirror"`     // "https://deb.debian.org/debian"
+	// Archive is its name below a mirror, "debian" or "debian-security"; a suite that has a Mirror of its own needs none. See [Suite.At].
+	Archive string `json:"archive,omitempty"`
+	Mirror  string `json:"mirror,omitempty"` // "https://mirror.example.com/debian"
 	// Fallback is where packages are that the mirror does not have any more; {time} stands for when the lock file was made.
 	Fallback string `json:"fallback,omitempty"`
 	// SignedBy are the fingerprints of the keys whose signature counts.
@@ -60,7 +62,9 @@ func (s Suite) Validate() error {
 		return api.Errorf(api.Invalid, "directory: %q is none", s.Directory)
 	case len(s.Components) == 0:
 		return api.Errorf(api.Invalid, "components: is missing")
-	case !strings.HasPrefix(s.Mirror, "https://"):
+	case s.Mirror == "" && !wordForm.MatchString(s.Archive):
+		return api.Errorf(api.Invalid, "archive: %q is none, and there is no mirror", s.Archive)
+	case s.Mirror != "" && !strings.HasPrefix(s.Mirror, "https://"):
 		return api.Errorf(api.Invalid, "mirror: %q is no https address", s.Mirror)
 	case s.Fallback != "" && !strings.HasPrefix(s.Fallback, "https://"):
 		return api.Errorf(api.Invalid, "fallback: %q is no https address", s.Fallback)
@@ -103,6 +107,9 @@ type sum struct {
 
 // open fetches and checks the Release file of a suite. last is what was accepted before, if anything was.
 func open(ctx context.Context, f *fetch.Fetcher, ring *fetch.Keyring, s Suite, last *Seen) (*release, error) {
+	if s.Mirror == "" {
+		return nil, api.Errorf(api.Invalid, "%s: there is no mirror: this machine's apt names none of Debian's; name one (--mirror, up --base-mirror)", s.Directory)
+	}
 	name := s.Directory + "/InRelease"
 	text, err := f.Text(ctx, name, s.Mirror+"/dists/"+name, maxRelease)
 	if err != nil {

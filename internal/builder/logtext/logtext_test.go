@@ -219,7 +219,7 @@ func FuzzClean(f *testing.F) {
 
 func BenchmarkClean(b *testing.B) {
 	c := logtext.New([]string{secret, strings.Repeat("another secret line\n", 50)})
-	line := "#12   Get:17 http://deb.debian.org/debian bookworm/main amd64 libssl-dev amd64 3.0.15-1~deb12u1 [2,439 kB]"
+	line := "#12   Get:17 http://deb.example.com/debian bookworm/main amd64 libssl-dev amd64 3.0.15-1~deb12u1 [2,439 kB]"
 	b.SetBytes(int64(len(line)))
 	for b.Loop() {
 		c.Clean(line)

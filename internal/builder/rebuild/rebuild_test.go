@@ -39,7 +39,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	book, err := recipe.Open(fstest.MapFS{"suites.json": {Data: suites}, "keys/a.asc": {Data: debtest.Armour(t, w.Key)}, "image/recipe.json": {
-		Data: []byte(`{"about": "a test", "platforms": ["amd64", "arm64"], "packages": ["app"], "env": {"A": "b"}, "cmd": ["app"]}`)}})
+		Data: []byte(`{"about": "a test", "platforms": ["amd64", "arm64"], "packages": ["app"], "env": {"A": "b"}, "cmd": ["app"]}`)}}, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -93,6 +93,9 @@ func (b *Book) urls(l *Lock, p LockedPackage) ([]string, error) {
 		if s.Directory != p.Suite {
 			continue
 		}
+		if s.Mirror == "" {
+			return nil, api.Errorf(api.Invalid, "%s: there is no mirror: this machine's apt names none of Debian's; name one (--mirror, up --base-mirror)", s.Directory)
+		}
 		list := []string{s.Mirror + "/" + p.Path}
 		if s.Fallback != "" {
 			at := strings.ReplaceAll(s.Fallback, "{time}", l.Made.UTC().Format("20060102T150405Z"))

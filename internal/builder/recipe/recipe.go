@@ -77,15 +77,20 @@ type Book struct {
 	Suites []debian.Suite
 	Keys   *fetch.Keyring
 	files  fs.FS
+	mirror string
 }
 
 const maxFile = 8 << 20
 
 var nameForm = regexp.MustCompile(`^[a-z0-9]+([._-][a-z0-9]+)*$`)
 
-// Open reads what all recipes share.
-func Open(files fs.FS) (*Book, error) {
-	b := &Book{files: files}
+// Open reads what all recipes share. Suites without a mirror of their own are taken from mirror, see [debian.LocalMirror]; without one
+// nothing can be made of them.
+func Open(files fs.FS, mirror string) (*Book, error) {
+	b := &Book{files: files, mirror: strings.TrimSuffix(mirror, "/")}
+	if mirror != "" && !strings.HasPrefix(mirror, "https://") {
+		return nil, api.Errorf(api.Invalid, "mirror: %q is no https address", mirror)
+	}
 	if err := b.read("suites.json", &b.Suites); err != nil {
 		return nil, err
 	}
@@ -98,6 +103,7 @@ func Open(files fs.FS) (*Book, error) {
 			return nil, api.Errorf(api.Invalid, "suites.json: %s is there twice", s.Directory)
 		}
 		seen[s.Directory] = true
+		b.Suites[i] = s.At(b.mirror)
 	}
 	keys, err := fs.Glob(files, "keys/*.asc")
 	if err != nil {
@@ -149,6 +155,9 @@ func (b *Book) Recipe(name string) (*Recipe, error) {
 			return nil, err
 		}
 		r.applets = strings.Fields(string(text))
+	}
+	for p, text := range r.Files {
+		r.Files[p] = strings.ReplaceAll(text, "{mirror}", strings.TrimPrefix(b.mirror, "https://"))
 	}
 	if err := r.validate(); err != nil {
 		return nil, fmt.Errorf("%s/recipe.json: %w", name, err)

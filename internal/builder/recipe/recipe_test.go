@@ -46,7 +46,7 @@ func newWorld(t *testing.T, recipeText string, debs ...debtest.Deb) *world {
 
 func (w *world) open(t *testing.T) (*recipe.Book, *recipe.Recipe) {
 	t.Helper()
-	book, err := recipe.Open(w.files)
+	book, err := recipe.Open(w.files, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,7 +309,7 @@ func TestRecipesThatAreRefused(t *testing.T) {
 			{"name": "a", "path": "b", "url": "https://example.com/b"}]}`, "is there twice"},
 	} {
 		w := newWorld(t, c.text)
-		book, err := recipe.Open(w.files)
+		book, err := recipe.Open(w.files, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -318,7 +318,7 @@ func TestRecipesThatAreRefused(t *testing.T) {
 		}
 	}
 	w := newWorld(t, plainRecipe)
-	book, _ := recipe.Open(w.files)
+	book, _ := recipe.Open(w.files, "")
 	for _, name := range []string{"", "../image", "base/../image", "Image", "none"} {
 		if _, err := book.Recipe(name); err == nil {
 			t.Errorf("%q: it was found", name)
@@ -356,7 +356,7 @@ func TestAFileThatNobodySigns(t *testing.T) {
 
 // The recipes that we ship are whole, and each has a lock file that fits it.
 func TestOurRecipes(t *testing.T) {
-	book, err := recipe.Open(recipes.Recipes)
+	book, err := recipe.Open(recipes.Recipes, "https://deb.example.com")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -377,6 +377,9 @@ func TestOurRecipes(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
+		}
+		if sources := r.Files["etc/apt/sources.list.d/debian.sources"]; sources != "" && !strings.Contains(sources, "URIs: http://deb.example.com/debian\n") {
+			t.Errorf("%s: apt in the image would ask %s", name, sources)
 		}
 		for _, p := range r.Platforms {
 			if len(l.Images[p]) == 0 {
