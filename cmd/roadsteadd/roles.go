@@ -225,7 +225,7 @@ func roles(f upFlags) []supervise.Role {
 		{
 			Name: roleBases, Quiet: true, Optional: true,
 			Config: func(e supervise.Env) any {
-				return bases.Config{Dir: e.Dir, Bases: e.Layout.Bases(), Every: f.baseRebuild, Mirror: f.baseMirror}
+				return bases.Config{Dir: e.Dir, Bases: e.Layout.Bases(), Every: f.baseRebuild, Mirror: bases.Mirror(f.baseMirror)}
 			},
 			PrepareUser: func(user string) error { return bases.Own(supervise.Layout(f.data).Bases(), user) },
 		},

@@ -42,12 +42,17 @@ func (p *place) book() (*recipe.Book, error) {
 	return book, nil
 }
 
-// open opens recipes at a mirror, or at that of this machine's apt. Where there is neither, recipes can be looked at.
+// open opens recipes at a mirror, or at that of this machine's apt.
 func open(files fs.FS, mirror string) (*recipe.Book, error) {
-	if mirror == "" {
-		mirror, _ = debian.LocalMirror("/etc/apt")
+	return recipe.Open(files, Mirror(mirror))
+}
+
+// Mirror is the one that was named, or that of this machine's apt. Where there is neither it is "", and recipes can be looked at.
+func Mirror(named string) string {
+	if named == "" {
+		named, _ = debian.LocalMirror("/etc/apt")
 	}
-	return recipe.Open(files, mirror)
+	return named
 }
 
 func (p *place) fetcher(book *recipe.Book, r *recipe.Recipe) (*fetch.Fetcher, error) {
