@@ -23,6 +23,8 @@ import (
 // errOlder is what a client runs into that leaves objects out because we had them once, see [Server.cut].
 var errOlder = api.Errorf(api.Conflict, "This commit is older than the history that is kept here. What is kept is thrown away now, so that all of it can come: push again.")
 
+var errArchive = errors.New("git archive")
+
 // checkTree looks at what is to be built before it is unpacked: how much it is, and that it has no parts from elsewhere.
 func (s *Server) checkTree(ctx context.Context, x *session, o order, apart []string, say func(string, ...any)) error {
 	var exit *exec.ExitError
@@ -129,7 +131,7 @@ func (s *Server) build(ctx context.Context, x *session, o order, apart []string,
 	}
 	body := &whole{r: source, end: func() error {
 		if err := archive.Wait(); err != nil {
-			return fmt.Errorf("git archive: %w: %s", err, complaint.String())
+			return fmt.Errorf("%w: %w: %s", errArchive, err, complaint.String())
 		}
 		return nil
 	}}
@@ -150,6 +152,9 @@ func (s *Server) build(ctx context.Context, x *session, o order, apart []string,
 		_ = body.Close()
 		if cause := context.Cause(ctx); cause != nil {
 			return cause
+		}
+		if errors.Is(err, errArchive) {
+			return err // what the builder got was not all of the source
 		}
 		return errors.Join(api.Errorf(api.Unavailable, "the builder does not answer; push again"), err)
 	}

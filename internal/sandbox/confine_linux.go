@@ -16,6 +16,8 @@ import (
 // ConfineCommand is the hidden command of a program with which it calls [Confined] on itself.
 const ConfineCommand = "__confined"
 
+const prlimit = "/usr/bin/prlimit" // of util-linux
+
 // Confine says what a program that a role starts may do: reach the system's programs and libraries, and what is named here; no network.
 type Confine struct {
 	Read  []string `json:"read,omitempty"`  // files and directories that it may read
@@ -47,7 +49,7 @@ func Confined(args []string) error {
 	}
 	runtime.LockOSThread() // what follows belongs to a thread; execve leaves this one
 	for what, max := range map[int]uint64{
-		unix.RLIMIT_DATA: c.Memory, unix.RLIMIT_FSIZE: c.FileBytes, unix.RLIMIT_CPU: c.CPUSeconds, unix.RLIMIT_NOFILE: c.Files,
+		unix.RLIMIT_FSIZE: c.FileBytes, unix.RLIMIT_CPU: c.CPUSeconds, unix.RLIMIT_NOFILE: c.Files,
 	} {
 		if max == 0 {
 			continue
@@ -66,7 +68,12 @@ func Confined(args []string) error {
 	if err := refuse(append(exceptStarting(), unix.SYS_SOCKET, unix.SYS_SOCKETPAIR, unix.SYS_CONNECT, unix.SYS_BIND)); err != nil {
 		return err
 	}
-	return fmt.Errorf("sandbox: start %s: %w", args[1], syscall.Exec(args[1], args[1:], os.Environ()))
+	command := args[1:]
+	if c.Memory > 0 {
+		// This program itself may have more already than the one that it becomes shall get, and could not go on to the end.
+		command = slices.Concat([]string{prlimit, fmt.Sprintf("--data=%d", c.Memory), "--"}, command)
+	}
+	return fmt.Errorf("sandbox: start %s: %w", command[0], syscall.Exec(command[0], command, os.Environ()))
 }
 
 // system is what every program needs.

@@ -50,6 +50,7 @@ func TestAStepSeesOnlyItsOwn(t *testing.T) {
 	go func() { defer close(other); _, _ = stepCtx(ctx, t, c, "echo mine >/only-mine; sleep 77") }()
 	await(t, "the other step runs", func() bool { return len(pgrep(t, "^sleep 77")) > 0 })
 	out, err := step(t, c, strings.Join([]string{
+		"exec 2>&1", // two streams could come in one another's lines
 		"echo sockets; find / -xdev -type s 2>/dev/null; find /dev -type s",
 		"ls -d /var/run/docker.sock /run/docker.sock /run/buildkit /run/containerd " + cfg.Dir + " " + cfg.Socket() + " 2>/dev/null",
 		"echo others; ps | grep 'sleep 7[7]'; find / -xdev -name only-mine 2>/dev/null",

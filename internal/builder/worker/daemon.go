@@ -50,7 +50,8 @@ func (m *Manager) keep(ctx context.Context, d *daemon) error {
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- m.serve(ctx, d) }()
-	// BuildKit would put a socket of its own, for traces, into every step that begins while it is there: steps have nothing to say to the daemon.
+	// BuildKit would put a socket of its own, for traces, into every step that begins while it is there: steps have nothing to say to the
+	// daemon. Once it answers, it has done to that socket all that it does; one that is gone before would end it.
 	err := awaitSocket(ctx, d.place.socket(), ended, func() bool { return os.Remove(d.place.traces()) == nil })
 	if err != nil {
 		cancel()
@@ -63,18 +64,15 @@ func (m *Manager) keep(ctx context.Context, d *daemon) error {
 	return <-ended
 }
 
-// awaitSocket returns when the daemon takes connections and is closed to steps; ended keeps a value for the caller when that is what ended.
+// awaitSocket returns when the daemon answers and is closed to steps; ended keeps a value for the caller when that is what ended.
 func awaitSocket(ctx context.Context, socket string, ended chan error, closed func() bool) error {
 	deadline := time.NewTimer(startTime)
 	defer deadline.Stop()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if conn, err := dial(ctx, socket); err == nil {
-			_ = conn.Close()
-			if closed() {
-				return nil
-			}
+		if answers(ctx, socket) && closed() {
+			return nil
 		}
 		select {
 		case err := <-ended:
@@ -90,6 +88,19 @@ func awaitSocket(ctx context.Context, socket string, ended chan error, closed fu
 		case <-tick.C:
 		}
 	}
+}
+
+// answers says whether a daemon serves its socket: it listens long before, and may die in between. A server of HTTP/2 speaks first.
+func answers(ctx context.Context, socket string) bool {
+	conn, err := dial(ctx, socket)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = conn.Close() }()
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })()
+	_ = conn.SetReadDeadline(time.Now().Add(startTime))
+	_, err = conn.Read(make([]byte, 1))
+	return err == nil
 }
 
 func dial(ctx context.Context, socket string) (net.Conn, error) {
