@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -145,6 +146,16 @@ func TestSecretsThatBeginAlike(t *testing.T) {
 	}
 }
 
+// worked is how long the processor worked for this process: what others do on the machine does not count.
+func worked(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // The attack: secrets and output that are made to be costly to look for.
 func TestTheWorkIsBounded(t *testing.T) {
 	var alike, nested strings.Builder
@@ -157,10 +168,10 @@ func TestTheWorkIsBounded(t *testing.T) {
 	line := strings.Repeat("a", 256<<10)
 	for name, secrets := range map[string][]string{"alike": {alike.String()}, "nested": {nested.String()}, "nearly": {strings.Repeat("a", 100<<10) + "b"}} {
 		c := logtext.New(secrets)
-		began := time.Now()
+		began := worked(t)
 		c.Clean(line)
 		c.Clean(strings.Repeat("%61", 80<<10))
-		if took := time.Since(began); took > 5*time.Second {
+		if took := worked(t) - began; took > 5*time.Second {
 			t.Errorf("%s: %s", name, took)
 		}
 	}
