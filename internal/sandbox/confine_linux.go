@@ -27,10 +27,14 @@ type Confine struct {
 	FileBytes  uint64 `json:"file,omitempty"`   // of one file
 	CPUSeconds uint64 `json:"cpu,omitempty"`
 	Files      uint64 `json:"files,omitempty"` // open at once
+
+	Parent int `json:"parent"` // set by Args: the process whose death ends this one
 }
 
-// Args are the arguments with which this program, started again, becomes the confined program.
+// Args are the arguments with which this program, started again by the calling process, becomes the confined program. It ends with the
+// thread that starts it, which must be one that lasts.
 func (c Confine) Args(program string, args ...string) []string {
+	c.Parent = os.Getpid()
 	data, err := json.Marshal(c)
 	if err != nil {
 		panic(err) // texts and numbers always marshal
@@ -48,6 +52,13 @@ func Confined(args []string) error {
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	runtime.LockOSThread() // what follows belongs to a thread; execve leaves this one
+	// Whoever started this process may have asked for it, but of the first thread, which this one need not be.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("sandbox: end with the parent: %w", err)
+	}
+	if os.Getppid() != c.Parent {
+		return errors.New("sandbox: the parent is gone")
+	}
 	for what, max := range map[int]uint64{
 		unix.RLIMIT_FSIZE: c.FileBytes, unix.RLIMIT_CPU: c.CPUSeconds, unix.RLIMIT_NOFILE: c.Files,
 	} {
