@@ -68,9 +68,9 @@ func beyond(t *testing.T, cfg worker.Config, limit, script string) {
 func TestAForkBombIsEnded(t *testing.T) {
 	cfg := config(t)
 	cfg.Limits.Processes = 300
-	// The step's own shell makes no process once the bomb is lit: it would end when that fails, before anybody ends it. A child that ends
-	// interrupts its wait.
-	beyond(t, cfg, "processes", "mkfifo /tmp/p; b() { b | b & }; (b) & until read x </tmp/p; do :; done; echo survived")
+	// Each process starts two and stays. One that only starts others and ends may meet the end of what the machine has, go out at once, and
+	// leave nothing to be ended. A child that cannot start one ends, which interrupts its parent's wait.
+	beyond(t, cfg, "processes", "ulimit -p 3000; mkfifo /tmp/p; b() { (b) & (b) & until read x </tmp/p; do :; done; }; b; echo survived")
 }
 
 func TestAHungryStepIsEnded(t *testing.T) {

@@ -107,22 +107,28 @@ func (m *Manager) glance(daemons []*daemon, known map[int]bool) bool {
 	if len(pids)-len(known) < min(m.cfg.Limits.Processes/2, 256) {
 		return false
 	}
-	grown := map[string]int{}
+	type step struct {
+		*used
+		daemon *daemon
+	}
+	steps := map[string]step{}
+	for _, d := range daemons {
+		for space, u := range d.steps {
+			steps[space] = step{u, d}
+		}
+	}
 	for _, pid := range pids {
 		if known[pid] {
 			continue
 		}
-		if space, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "ns/pid")); err == nil {
-			grown[space]++
+		space, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "ns/pid"))
+		s, ok := steps[space]
+		if err != nil || !ok {
+			continue
 		}
-	}
-	for _, d := range daemons {
-		for space, u := range d.steps {
-			if n := u.processes + grown[space]; n > m.cfg.Limits.Processes {
-				u.processes = n
-				m.kill(d, u, "processes", m.tooMany())
-				return false
-			}
+		if s.processes++; s.processes > m.cfg.Limits.Processes { // the rest may be tens of thousands, and each takes time
+			m.kill(s.daemon, s.used, "processes", m.tooMany())
+			return false
 		}
 	}
 	return true
