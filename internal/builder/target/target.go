@@ -135,9 +135,10 @@ func Assemble(parts []Part) (*Whole, error) {
 	if len(parts) == 0 {
 		return nil, errors.New("there is no image")
 	}
-	w := &Whole{image: parts[0].Image}
+	w := &Whole{image: plain{parts[0].Image}}
 	var adds []mutate.IndexAddendum
 	for _, p := range parts {
+		p.Image = plain{p.Image}
 		size, err := imagestore.Size(p.Image)
 		if err != nil {
 			return nil, fmt.Errorf("image for %s: %w", p.Target, err)
@@ -171,6 +172,39 @@ func describe(m interface {
 	}
 	kind, err := m.MediaType()
 	return ocispec.Descriptor{MediaType: string(kind), Digest: digest.FromBytes(text), Size: int64(len(text))}, err
+}
+
+// plain is an image whose layers say nothing of another repository. Those of an image that was read from a registry ask to be mounted from where
+// they are, which no repository here allows; and asking makes the pushing of several at once a data race in the library.
+type plain struct{ v1.Image }
+
+// Layers implements v1.Image.
+func (i plain) Layers() ([]v1.Layer, error) {
+	all, err := i.Image.Layers()
+	layers := make([]v1.Layer, len(all))
+	for n, l := range all {
+		layers[n] = unmounted(l)
+	}
+	return layers, err
+}
+
+// LayerByDigest implements v1.Image.
+func (i plain) LayerByDigest(h v1.Hash) (v1.Layer, error) {
+	l, err := i.Image.LayerByDigest(h)
+	return unmounted(l), err
+}
+
+// LayerByDiffID implements v1.Image.
+func (i plain) LayerByDiffID(h v1.Hash) (v1.Layer, error) {
+	l, err := i.Image.LayerByDiffID(h)
+	return unmounted(l), err
+}
+
+func unmounted(l v1.Layer) v1.Layer {
+	if m, ok := l.(*remote.MountableLayer); ok {
+		return m.Layer
+	}
+	return l
 }
 
 // Write pushes everything, the index last.

@@ -1,10 +1,19 @@
 package target_test
 
 import (
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/target"
@@ -48,5 +57,66 @@ func TestOnlyWhatEveryDeviceRuns(t *testing.T) {
 	}
 	if !target.Same("linux/arm64/v8", v1.Platform{OS: "linux", Architecture: "arm64"}) || target.Same("windows/arm64", v1.Platform{OS: "linux", Architecture: "arm64"}) {
 		t.Error("arm64 by another name")
+	}
+}
+
+// What was pushed into one repository is pushed into another whole: nothing is asked to be mounted, which nobody allows.
+func TestNothingIsMounted(t *testing.T) {
+	var asked, uploads atomic.Int64
+	store := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("mount") && r.URL.Query().Has("from") {
+			asked.Add(1)
+		}
+		if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/second/blobs/uploads/") {
+			uploads.Add(1)
+		}
+		if r.Method == http.MethodHead && strings.Contains(r.URL.Path, "/second/blobs/") { // this registry has one store for all
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		store.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
+	host := strings.TrimPrefix(srv.URL, "http://")
+	var parts []target.Part
+	for _, to := range target.Of(&api.BuildFleet{Arch: "amd64", Also: []api.BuildArch{{Arch: "aarch64"}}}) {
+		made, err := random.Image(1000, 5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ref, err := name.NewTag(host + "/first:" + to.Platform.Architecture)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := remote.Write(ref, made); err != nil {
+			t.Fatal(err)
+		}
+		pushed, err := remote.Image(ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts = append(parts, target.Part{Target: to, Image: pushed})
+	}
+	whole, err := target.Assemble(parts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, err := name.NewTag(host + "/second:whole")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := whole.Write(ref); err != nil {
+		t.Fatal(err)
+	}
+	if asked.Load() > 0 || uploads.Load() == 0 {
+		t.Errorf("%d of %d uploads asked for a mount", asked.Load(), uploads.Load())
+	}
+	got, err := remote.Index(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h, err := got.Digest(); err != nil || h.String() != whole.Descriptor.Digest.String() {
+		t.Errorf("pushed %v (%v), meant %s", h, err, whole.Descriptor.Digest)
 	}
 }
