@@ -1,0 +1,70 @@
+package api
+
+import "time"
+
+// The kinds of connections to a device that the api role decides about.
+const (
+	ReachTunnel = "tunnel" // raw bytes to a port, for whoever may enter the device
+	ReachURL    = "url"    // HTTP to the port behind the device's public address
+	ReachSSH    = "ssh"    // SSH to the device's own server, through the gateway
+)
+
+// The ports of what runs on every device.
+const (
+	PortSSH    = 22222 // the agent's SSH server
+	PortDevice = 48484 // the agent's HTTP API
+)
+
+// ReachRequest asks whether one connection to a device may be opened (POST /internal/reach/permit, by the vpn role).
+type ReachRequest struct {
+	Kind        string     `json:"kind"`
+	Credential  string     `json:"credential,omitempty"`  // a session token or an API key
+	Fingerprint string     `json:"fingerprint,omitempty"` // ssh: of the SSH key with which somebody proved who they are, SHA256:…
+	UUID        DeviceUUID `json:"uuid"`
+	Port        int        `json:"port,omitempty"` // url: none, the device's address has one
+	From        string     `json:"from"`           // the IP address that it comes from
+
+	Visit string `json:"visit,omitempty"` // url: what [ReachVisit.Visit] gave the browser
+	Token string `json:"token,omitempty"` // url: the token of the address
+
+	Detail map[string]string `json:"detail,omitempty"` // what the audit log is to tell beside: the service that is entered, say
+}
+
+// ReachPermit lets one connection be opened. It ends on the word of POST /internal/reach/still.
+type ReachPermit struct {
+	Permit   string     `json:"permit"`
+	Device   int64      `json:"device"`
+	UUID     DeviceUUID `json:"uuid"`
+	Fleet    int64      `json:"fleet"`
+	Port     int        `json:"port"`
+	User     int64      `json:"user,omitempty"` // nobody: a visitor of an address that asks for no login
+	Username string     `json:"username,omitempty"`
+	Support  bool       `json:"support,omitempty"` // it is support staff under a grant
+	Until    *time.Time `json:"until,omitempty"`   // when it ends by itself, if that is known
+}
+
+// ReachStill is what a process of the vpn role has open, and what ended since it asked last (POST /internal/reach/still).
+type ReachStill struct {
+	Permits []string     `json:"permits"`
+	Ended   []ReachEnded `json:"ended,omitempty"`
+}
+
+// ReachEnded is a connection that ended.
+type ReachEnded struct {
+	Permit   string            `json:"permit"`
+	BytesIn  int64             `json:"bytes_in"`  // to the device
+	BytesOut int64             `json:"bytes_out"` // from the device
+	Why      string            `json:"why"`
+	Detail   map[string]string `json:"detail,omitempty"` // more for the audit log
+}
+
+// ReachEnd answers it: the permits whose connections must end now, and why.
+type ReachEnd struct {
+	End []ReachOver `json:"end"`
+}
+
+// ReachOver is a permit that holds no longer.
+type ReachOver struct {
+	Permit string `json:"permit"`
+	Why    string `json:"why"`
+}
