@@ -33,6 +33,7 @@ const (
 	RoleBuilder   = "builder"
 	RoleDashboard = "dashboard"
 	RoleGit       = "git"
+	RoleVPN       = "vpn"
 	RoleBus       = "bus"    // the message bus, when there are several api processes
 	RoleParent    = "parent" // the parent process: health checks only
 	RoleAdmin     = "admin"  // `roadsteadd admin`, run by the operator on the server itself

@@ -22,6 +22,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/handover"
 	"github.com/roadstead-io/roadstead/internal/sandbox"
 	"github.com/roadstead-io/roadstead/internal/supervise"
+	"github.com/roadstead-io/roadstead/internal/vpn/cage"
 )
 
 // start is how one role is started, by name: with its configuration, and the listeners it was given.
@@ -35,6 +36,8 @@ type inherited struct {
 	public net.Listener        // of the edge
 	givers map[string]*os.File // of the edge: where it hands connections over, by the first label of the name
 	taker  *os.File            // of a role that takes them
+	takers map[string]*os.File // of one that takes several, by label
+	line   *os.File            // to another role
 	report *os.File            // of a role without a listener
 }
 
@@ -86,7 +89,7 @@ Roles: ` + strings.Join(names, ", ") + `; and builder-worker, which has flags of
 }
 
 // programs says which roles start programs.
-var programs = map[string]sandbox.Programs{roleBuildkit: sandbox.AnyPrograms, api.RoleGit: sandbox.ConfinedPrograms}
+var programs = map[string]sandbox.Programs{roleBuildkit: sandbox.AnyPrograms, api.RoleGit: sandbox.ConfinedPrograms, roleOpenVPN: sandbox.ConfinedPrograms}
 
 func runRole(ctx context.Context, name string, f roleFlags) error {
 	run, ok := starts[name]
@@ -101,6 +104,11 @@ func runRole(ctx context.Context, name string, f roleFlags) error {
 		return err
 	}
 	if plan != nil {
+		if name == roleOpenVPN { // the one thing that needs root: a network of its own
+			if err := cage.Build(f.dir, plan.UID, plan.GID); err != nil {
+				return err
+			}
+		}
 		return plan.Enter() // comes back only when it failed
 	}
 	if err := sandbox.Harden(programs[name]); err != nil {
@@ -137,7 +145,7 @@ func processName(role, dir string) string {
 
 // inherit takes the open sockets that the parent handed over, or opens them by address.
 func inherit(name string, f roleFlags) (inherited, error) {
-	in := inherited{dir: f.dir, givers: map[string]*os.File{}}
+	in := inherited{dir: f.dir, givers: map[string]*os.File{}, takers: map[string]*os.File{}}
 	var err error
 	if f.listen != "" {
 		if in.ln, err = net.Listen("tcp", f.listen); err != nil {
@@ -150,20 +158,23 @@ func inherit(name string, f roleFlags) (inherited, error) {
 	}
 	syscall.CloseOnExec(supervise.FDListener)
 	syscall.CloseOnExec(supervise.FDParent)
-	if name == roleBuildkit || name == roleBases || name == roleLink {
+	if name == roleBuildkit || name == roleBases || name == roleLink || name == roleOpenVPN {
 		in.report = os.NewFile(supervise.FDListener, "report")
-		return in, nil
-	}
-	if in.ln, err = listener(supervise.FDListener); err != nil {
+	} else if in.ln, err = listener(supervise.FDListener); err != nil {
 		return in, fmt.Errorf("no socket was handed over (start it with --listen): %w", err)
 	}
 	for i, more := range f.more {
 		fd := supervise.FDMore + i
 		syscall.CloseOnExec(fd)
 		label, gives := strings.CutPrefix(more, supervise.MoreGiver)
+		taken, takes := strings.CutPrefix(more, supervise.MoreTakes)
 		switch {
 		case gives:
 			in.givers[label] = os.NewFile(uintptr(fd), more)
+		case takes:
+			in.takers[taken] = os.NewFile(uintptr(fd), more)
+		case more == supervise.MoreLine:
+			in.line = os.NewFile(uintptr(fd), more)
 		case more == supervise.MoreOwn:
 			in.own, err = listener(uintptr(fd))
 		case more == supervise.MorePublic:

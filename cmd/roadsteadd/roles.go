@@ -127,6 +127,8 @@ var starts = map[string]start{
 		}
 		return s.Run(ctx, in.ln, in.public)
 	},
+	api.RoleVPN:  runVPN,
+	roleOpenVPN:  runOpenVPN,
 	roleBuildkit: runBuildkit,
 	roleLink:     runLink,
 	roleBases: func(ctx context.Context, in inherited, log *slog.Logger) error {
@@ -254,6 +256,7 @@ func roles(f upFlags) []supervise.Role {
 			},
 		},
 	}
+	list = slices.Insert(list, len(list)-1, f.vpn.roles()...)
 	return slices.Insert(list, 1, apiRoles(f)...)
 }
 
@@ -280,7 +283,7 @@ func gitRole(f upFlags) supervise.Role {
 // apiRoles is the api role: one process with the message bus inside, or several and the bus as a role of its own.
 func apiRoles(f upFlags) []supervise.Role {
 	first := supervise.Role{
-		Name: api.RoleAPI, Serves: "api", Needs: []string{api.RoleSigner, api.RoleBus}, Config: apiConfig(f, 0),
+		Name: api.RoleAPI, Serves: "api", Needs: []string{api.RoleSigner, api.RoleBus, api.RoleVPN}, Config: apiConfig(f, 0),
 		Prepare: func(dir string) error {
 			if err := once(filepath.Join(dir, pepperFile), newPepper); err != nil {
 				return err

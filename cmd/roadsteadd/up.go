@@ -53,6 +53,7 @@ type upFlags struct {
 	sources                      gitserver.Sources // what both say
 	baseRebuild                  time.Duration
 	baseMirror                   string
+	vpn                          vpnFlags
 }
 
 func upCommand() *cobra.Command {
@@ -105,6 +106,7 @@ Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry
 	f.registry.add(fs)
 	f.pulls.add(fs)
 	f.addGit(fs)
+	f.vpn.add(fs)
 	fs.StringVar(&f.workersListen, "workers-listen", "", "`ADDR:PORT` where build workers of other machines connect; empty, or off, means that there are none")
 	fs.StringVar(&f.securityContact, "security-contact", "", "whom to tell of a vulnerability, a `URL` like mailto:security@example.com; empty means security@ the domain")
 	fs.StringVar(&f.providersFile, "sign-in-providers", "", "a `FILE` (YAML or JSON) with the sign-in providers: Google, GitHub, any OpenID Connect")
@@ -218,10 +220,10 @@ func up(cmd *cobra.Command, f upFlags) error {
 		}
 	}
 	reach, err := f.database(log, cmd.Flags().Changed("sql"))
-	if err := errors.Join(err, f.mail.read(), f.registry.read(), f.pulls.read(), f.readSources(), f.check(), cfg.Validate()); err != nil {
+	if err := errors.Join(err, f.mail.read(), f.registry.read(), f.pulls.read(), f.readSources(), f.vpn.decide(), f.check(), cfg.Validate()); err != nil {
 		return usageError{err}
 	}
-	cfg.Roles = roles(f)
+	cfg.Roles, cfg.Off = roles(f), f.vpn.off()
 	if err := cfg.Validate(); err != nil { // what the roles ask for
 		return usageError{err}
 	}

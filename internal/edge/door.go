@@ -23,6 +23,9 @@ const maxUndecided = 8192
 // name they ask for, instead of reading and forwarding their requests. Call it before Run.
 func (s *Server) HandOver(label string, g *handover.Giver) { s.givers[label] = g }
 
+// labelOpenVPN is the label of connections that speak OpenVPN.
+const labelOpenVPN = "openvpn"
+
 // door accepts the public's connections and gives each to who serves the name that it asks for.
 type door struct {
 	*Server
@@ -82,6 +85,12 @@ func (d *door) enter(ctx context.Context, conn net.Conn) {
 		return
 	}
 	label := d.label(name)
+	if name == nameOpenVPN {
+		if label = labelOpenVPN; d.givers[label] == nil {
+			_ = conn.Close() // there is no control channel here
+			return
+		}
+	}
 	giver := d.givers[label]
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok || giver == nil {
@@ -92,6 +101,8 @@ func (d *door) enter(ctx context.Context, conn net.Conn) {
 	case err == nil:
 	case ctx.Err() != nil:
 		_ = conn.Close()
+	case label == labelOpenVPN:
+		_ = conn.Close() // it comes again by itself
 	default:
 		d.log.WarnContext(ctx, "a role did not take a connection", "role", served[label], "error", err)
 		d.turnAway(ctx, served[label], handover.Replayed(conn, read), conn)

@@ -35,7 +35,7 @@ const (
 // served says which role serves a name, by its first label.
 var served = map[string]string{
 	"api": api.RoleAPI, "registry2": api.RoleRegistry, "builder": api.RoleBuilder, "dashboard": api.RoleDashboard,
-	"git": api.RoleGit,
+	"git": api.RoleGit, "tunnel": api.RoleVPN, "devices": api.RoleVPN,
 }
 
 // Config is the edge role's configuration.
@@ -144,8 +144,11 @@ func (s *Server) label(host string) string {
 		return ""
 	}
 	label, ok := strings.CutSuffix(host, "."+s.cfg.Site.Domain)
-	if !ok || label == "" {
+	if !ok || label == "" || label == labelOpenVPN {
 		return "?"
+	}
+	if strings.HasSuffix(label, ".devices") { // every device has a name of its own there
+		return "devices"
 	}
 	return label
 }

@@ -41,6 +41,8 @@ const (
 	MoreOwn    = "own"    // a listener of this process alone, where its role has several
 	MoreGiver  = "giver:" // and the label of a public name: the end of the channel on which the public role hands its connections over, see internal/handover
 	MoreTaker  = "taker"  // its other end, of the role that serves the name
+	MoreTakes  = "taker:" // and the label: the same, of a role that takes several
+	MoreLine   = "line"   // an end of the channel to the one role that has the other
 )
 
 // State is how a role is.
@@ -52,6 +54,7 @@ const (
 	Healthy   State = "healthy"
 	Unhealthy State = "unhealthy"
 	Stopped   State = "stopped" // dead, waiting to be started again, or for good
+	NotHere   State = "off"     // it does not run here, by choice or for want of something
 )
 
 // child keeps one role running.

@@ -21,6 +21,7 @@ type Config struct {
 	// administrator, and neither Domain nor Listen.
 	Alone string
 	Roles []Role   // in the order of their start; they are stopped in reverse
+	Off   []Off    // roles that people may look for in vain
 	Exe   string   // this program
 	Args  []string // that every child gets besides "role NAME --dir DIR"
 	Show  []string // files and directories, besides Dir and Exe, that children must reach
@@ -31,6 +32,9 @@ type Config struct {
 	Stderr   io.Writer        // where the children's lines go
 	Ready    func(url string) // called once, when every role answers
 }
+
+// Off is a role that does not run here, and why.
+type Off struct{ Name, Why string }
 
 // Database is where the data is.
 type Database struct {
@@ -57,6 +61,12 @@ type Role struct {
 	// Serves is the first label of a public name ("api") whose connections the public role hands over to this one. It gets a
 	// certificate for that name alone and ends TLS itself.
 	Serves string
+	// Takes are first labels, besides Serves, whose connections the public role hands over to this one.
+	Takes []string
+	// Names gives the public names of the role's certificate; without it that is the name of Serves.
+	Names func(domain string) []string
+	// Line names a channel between two roles of the list; each of them has one end of it.
+	Line string
 	// Quiet marks a child without a listener, which tells the parent how it is over a pipe.
 	Quiet bool
 	// Needs are the roles that it calls; it learns no other's address.

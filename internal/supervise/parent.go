@@ -54,8 +54,10 @@ type Parent struct {
 	alive    *os.File                // the children's end of a pipe into which nobody writes: its end means that the parent is gone
 	hold     *os.File                // the other end, which only this process has
 	channels map[string]channel      // from the public role to those that serve a public name, by its first label
+	lines    map[string]channel      // between two roles, see Role.Line; the first role of the list has the giver's end
 	giveUp   context.CancelCauseFunc // ends the server for a reason that a person must see
 	isReady  atomic.Bool
+	began    time.Time
 	stopping atomic.Int64 // when the stop began, in Unix nanoseconds
 	saving   sync.Mutex   // covers run/roles.json
 }
@@ -68,7 +70,7 @@ func New(cfg Config) (*Parent, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Parent{cfg: cfg, layout: Layout(cfg.Dir), log: cfg.Log, stderr: &oneAtATime{to: cfg.Stderr}, user: currentUser()}, nil
+	return &Parent{cfg: cfg, layout: Layout(cfg.Dir), log: cfg.Log, stderr: &oneAtATime{to: cfg.Stderr}, user: currentUser(), began: time.Now()}, nil
 }
 
 // Run makes what is missing in the data directory, runs every role until the context ends, and then ends them all.
@@ -108,16 +110,16 @@ func (p *Parent) open() error {
 	if p.alive, p.hold, err = os.Pipe(); err != nil {
 		return err
 	}
-	p.channels = map[string]channel{}
+	p.channels, p.lines = map[string]channel{}, map[string]channel{}
 	for _, r := range p.cfg.Roles {
-		if _, there := p.channels[r.Serves]; r.Serves == "" || there {
-			continue
+		for _, label := range append([]string{r.Serves}, r.Takes...) {
+			if err := pair(p.channels, label); err != nil {
+				return err
+			}
 		}
-		var c channel
-		if c.giver, c.taker, err = handover.Pair(); err != nil {
+		if err := pair(p.lines, r.Line); err != nil {
 			return err
 		}
-		p.channels[r.Serves] = c
 	}
 	p.shared = map[string]*os.File{}
 	p.peers = map[string]string{}
@@ -128,6 +130,20 @@ func (p *Parent) open() error {
 		}
 		p.children = append(p.children, c)
 	}
+	return nil
+}
+
+// pair makes the two ends of a channel that is not there yet.
+func pair(channels map[string]channel, name string) error {
+	if _, there := channels[name]; name == "" || there {
+		return nil
+	}
+	var c channel
+	var err error
+	if c.giver, c.taker, err = handover.Pair(); err != nil {
+		return err
+	}
+	channels[name] = c
 	return nil
 }
 
@@ -196,6 +212,13 @@ func (p *Parent) several(kind string) bool {
 // newChild opens what a child finds open, see FDListener.
 func (p *Parent) newChild(r Role) (*child, error) {
 	c := &child{role: r, state: Starting, since: time.Now(), changed: make(chan struct{}), files: []*os.File{nil, p.alive}}
+	if r.Line != "" {
+		end := p.lines[r.Line].taker
+		if slices.IndexFunc(p.cfg.Roles, func(o Role) bool { return o.Line == r.Line }) == slices.IndexFunc(p.cfg.Roles, func(o Role) bool { return o.Name == r.Name }) {
+			end = p.lines[r.Line].giver
+		}
+		c.files, c.more = append(c.files, end), append(c.more, MoreLine)
+	}
 	if r.Quiet {
 		return c, nil // its pipe is made anew for every start
 	}
@@ -234,6 +257,9 @@ func (p *Parent) newChild(r Role) (*child, error) {
 	}
 	if r.Serves != "" {
 		c.files, c.more = append(c.files, p.channels[r.Serves].taker), append(c.more, MoreTaker)
+	}
+	for _, label := range r.Takes {
+		c.files, c.more = append(c.files, p.channels[label].taker), append(c.more, MoreTakes+label)
 	}
 	return c, nil
 }

@@ -183,6 +183,8 @@ func (p *Parent) certify(c *child) error {
 	switch {
 	case c.role.Public:
 		names = p.publicNames()
+	case c.role.Names != nil:
+		names = c.role.Names(p.cfg.Domain)
 	case c.role.Serves != "":
 		names = []string{c.role.Serves + "." + p.cfg.Domain}
 	}

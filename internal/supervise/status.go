@@ -79,6 +79,9 @@ func (p *Parent) status() Status {
 		}
 		s.Roles = append(s.Roles, r)
 	}
+	for _, off := range p.cfg.Off { // nothing is wrong with that
+		s.Roles = append(s.Roles, RoleStatus{Role: off.Name, State: NotHere, Why: off.Why, Since: p.began.UTC().Truncate(time.Second)})
+	}
 	return s
 }
 

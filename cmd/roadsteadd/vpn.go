@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/handover"
+	"github.com/roadstead-io/roadstead/internal/supervise"
+	"github.com/roadstead-io/roadstead/internal/vpn"
+	"github.com/roadstead-io/roadstead/internal/vpn/cage"
+)
+
+// roleOpenVPN is the process around openvpn, in a network namespace of its own. It talks to the vpn role alone.
+const roleOpenVPN = "openvpn"
+
+// vpnFlags are those of the control channel.
+type vpnFlags struct {
+	mode, network, program string
+	instances              int
+	why                    string // it is off
+}
+
+func (f *vpnFlags) add(fs *pflag.FlagSet) {
+	fs.StringVar(&f.mode, "vpn", "auto", "the control channel: on, off, or auto: on where this machine can and the server is started as root")
+	fs.IntVar(&f.instances, "vpn-instances", 1, "how many openvpn processes share the devices")
+	fs.StringVar(&f.network, "vpn-network", cage.DefaultNetwork, "the `NETWORK` that devices get their tunnel addresses from")
+	fs.StringVar(&f.program, "openvpn", "", "`PATH` of the program openvpn; empty means /usr/sbin/openvpn")
+}
+
+// decide finds out whether the control channel runs here.
+func (f *vpnFlags) decide() error {
+	cfg := f.cage("/")
+	if err := cfg.Validate(); err != nil {
+		return fmt.Errorf("--vpn-instances, --vpn-network: %w", err)
+	}
+	switch f.mode {
+	case "off":
+		f.why = "--vpn is off"
+		return nil
+	case "on", "auto":
+		err := cage.Available(cfg)
+		if err != nil && f.mode == "on" {
+			return fmt.Errorf("--vpn on: %w", err)
+		}
+		if err != nil {
+			f.why = err.Error()
+		}
+		return nil
+	}
+	return fmt.Errorf("--vpn %q: on, off or auto", f.mode)
+}
+
+func (f *vpnFlags) off() []supervise.Off {
+	if f.why == "" {
+		return nil
+	}
+	return []supervise.Off{{Name: api.RoleVPN, Why: f.why}, {Name: roleOpenVPN, Why: f.why}}
+}
+
+func (f *vpnFlags) cage(dir string) cage.Config {
+	return cage.Config{Dir: dir, OpenVPN: f.program, Instances: f.instances, Network: f.network}
+}
+
+// roles are the two processes of the control channel; none where it is off.
+func (f *vpnFlags) roles() []supervise.Role {
+	if f.why != "" {
+		return nil
+	}
+	return []supervise.Role{
+		{
+			Name: roleOpenVPN, Quiet: true, Optional: true, Line: roleOpenVPN,
+			Names:   func(domain string) []string { return []string{"cloudlink." + domain, "vpn." + domain} },
+			Prepare: cage.Prepare,
+			Config:  func(e supervise.Env) any { return f.cage(e.Dir) },
+		},
+		{
+			Name: api.RoleVPN, Needs: []string{api.RoleAPI}, Line: roleOpenVPN, Takes: vpn.Labels,
+			Names: func(domain string) []string {
+				return []string{"tunnel." + domain, "devices." + domain, "*.devices." + domain}
+			},
+			Config: func(e supervise.Env) any { return vpn.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers} },
+		},
+	}
+}
+
+func runVPN(ctx context.Context, in inherited, log *slog.Logger) error {
+	cfg, err := load[vpn.Config](in.dir)
+	if err != nil {
+		return err
+	}
+	if in.line == nil {
+		return errors.New("it needs a parent that gives it the line to the process of openvpn")
+	}
+	s, err := vpn.New(cfg, in.line, log)
+	if err != nil {
+		return err
+	}
+	public := map[string]net.Listener{}
+	for label, end := range in.takers {
+		if public[label], err = handover.NewTaker(end); err != nil {
+			return err
+		}
+	}
+	return s.Run(ctx, in.ln, public)
+}
+
+// runOpenVPN watches over the namespace and keeps openvpn running in it.
+func runOpenVPN(ctx context.Context, in inherited, log *slog.Logger) error {
+	cfg, err := load[cage.Config](in.dir)
+	if err != nil {
+		return err
+	}
+	c, err := cage.New(cfg, in.line, log)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { tell(ctx, in.report, c.Healthy, c.Tells); return nil })
+	group.Go(func() error { return c.Run(ctx) })
+	return group.Wait()
+}

@@ -1,0 +1,34 @@
+package vpn
+
+import (
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pki"
+)
+
+// What the edge hands over to this role, by label: OpenVPN, which it tells by the first bytes, and the names that people use.
+const (
+	LabelOpenVPN = "openvpn"
+	LabelTunnel  = "tunnel"
+	LabelDevices = "devices"
+)
+
+// Labels is all of them.
+var Labels = []string{LabelOpenVPN, LabelTunnel, LabelDevices}
+
+// Config is the vpn role's configuration.
+type Config struct {
+	// Dir is the role's own directory: its identity, and the certificate of its public names (tls.pem, tls.key).
+	Dir string `json:"dir"`
+	// Site is the public name and port.
+	Site api.Site `json:"site"`
+	// Peers says where the api role listens.
+	Peers map[string]string `json:"peers"`
+	// HalfOpen is how many connections may be on their way in at once; 0 means 2000. When there are more, those give way that have
+	// waited longest, of the address that has most of them.
+	HalfOpen int `json:"half_open,omitempty"`
+}
+
+// Validate names the first field that is wrong.
+func (c Config) Validate() error {
+	return pki.CheckConfig(c.Dir, c.Site, c.Peers, api.RoleAPI)
+}
