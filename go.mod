@@ -37,7 +37,11 @@ require (
 	rsc.io/qr v0.2.0
 )
 
-require github.com/cloudflare/circl v1.6.3 // indirect
+require (
+	github.com/cloudflare/circl v1.6.3 // indirect
+	github.com/kr/fs v0.1.0 // indirect
+	github.com/pkg/sftp v1.13.12 // indirect
+)
 
 require (
 	github.com/CycloneDX/cyclonedx-go v0.12.0

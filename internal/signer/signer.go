@@ -69,6 +69,8 @@ type Server struct {
 	audit *auditor
 
 	statements ed25519.PrivateKey // signs statements of where releases come from
+
+	ssh sshAuthorities // sign who may enter a device, and which key is a device's
 }
 
 // New makes the signer; it starts nothing.
@@ -92,8 +94,12 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signer: %w", err)
 	}
+	authorities, err := openSSHAuthorities(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("signer: %w", err)
+	}
 	return &Server{cfg: cfg, log: log, id: id, api: id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI]), key: key, audit: audit,
-		statements: statements}, nil
+		statements: statements, ssh: authorities}, nil
 }
 
 // Handler is the whole list of what the signer does.
@@ -102,6 +108,9 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle("GET /healthz", s.only(s.health))
 	mux.Handle("POST /v1/pull-tokens", s.only(s.pullTokens, api.RoleAPI))
 	mux.Handle("POST /v1/audit-checkpoint", s.only(s.auditCheckpoint, api.RoleAPI))
+	mux.Handle("GET /v1/ssh-authorities", s.only(s.sshPublicKeys, api.RoleAPI))
+	mux.Handle("POST /v1/ssh-user-certificate", s.only(s.userCertificate, api.RoleAPI))
+	mux.Handle("POST /v1/ssh-host-certificate", s.only(s.hostCertificate, api.RoleAPI))
 	mux.Handle("POST /v1/push-token", s.only(s.pushToken, api.RoleBuilder))
 	mux.Handle("POST /v1/statement", s.only(s.statement, api.RoleBuilder))
 	known := func(r *http.Request) bool { return pki.PeerRole(r) != "" }
