@@ -44,7 +44,7 @@ var maskedColumns = map[string]string{
 var writableColumns = map[string]string{
 	"application": `app_name organization is_for__device_type application_type is_of__class uuid is_archived should_track_latest_release
 		should_be_running__release is_stored_at__repository_url is_public is_accessible_by_support_until__date is_discoverable
-		allows_tags_from_devices git_branch is_also_built_for`,
+		allows_tags_from_devices git_branch is_also_built_for is_closed_to_support`,
 	"service":                          "application service_name",
 	"application_environment_variable": "application name value",
 	"application_config_variable":      "application name value",
@@ -93,7 +93,8 @@ const ignoredFromItself = `device_name is_pinned_on__release is_online public_ad
 // decidedAbove are columns that need more than the rest of their row: who may change the row otherwise, and is not of these classes, is refused.
 var decidedAbove = map[string]struct{ bodies, by []string }{
 	"application": {
-		[]string{`{"is_public":true}`, `{"is_discoverable":false}`, `{"is_accessible_by_support_until__date":4102444800000}`},
+		[]string{`{"is_public":true}`, `{"is_discoverable":false}`, `{"is_accessible_by_support_until__date":4102444800000}`,
+			`{"is_closed_to_support":false}`},
 		[]string{"administrator", "whole key"},
 	},
 	"device": {

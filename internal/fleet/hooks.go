@@ -138,7 +138,8 @@ func (f *Fleets) beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) e
 			}
 		}
 	}
-	if _, given := c.Values[rights.SupportColumn]; given {
+	_, closing := c.Values[rights.ClosedColumn]
+	if _, given := c.Values[rights.SupportColumn]; given || closing {
 		f.cfg.Accounts.Revoked(tx, "fleet", c.IDs...) // support may have a log of it open
 	}
 	return nil

@@ -130,6 +130,7 @@ func (f *Fleets) application() *odata.Resource {
 				Name: "is_accessible_by_support_until__date", Type: odata.Date, Null: true,
 				Read: forObservers("is_accessible_by_support_until__date"),
 			},
+			{Name: "is_closed_to_support", Type: odata.Boolean}, // ours: support staff are shut out for good
 			{Name: "is_discoverable", Type: odata.Boolean},
 			{Name: "allows_tags_from_devices", Type: odata.Boolean},                      // ours: whether a device may give itself tags
 			{Name: "git_branch", Type: odata.String, Null: true, MaxLen: maxBranch},      // ours: the branch that builds when it is pushed; null: main and master

@@ -48,11 +48,11 @@ func applicationRules() map[access.Kind]odata.Rule {
 			"app_name", "organization", "is_for__device_type", "application_type", "is_of__class", "uuid", "is_archived",
 			"should_track_latest_release", "should_be_running__release", "is_stored_at__repository_url", "is_public",
 			"is_accessible_by_support_until__date", "is_discoverable", "allows_tags_from_devices", "git_branch",
-			"is_also_built_for",
+			"is_also_built_for", "is_closed_to_support",
 		},
 	}
 	person.Needs = map[string]string{}
-	for _, column := range []string{"is_public", "is_discoverable", "is_accessible_by_support_until__date"} { // who else gets to the fleet
+	for _, column := range []string{"is_public", "is_discoverable", "is_accessible_by_support_until__date", "is_closed_to_support"} { // who else gets to the fleet
 		person.Needs[column] = access.On(access.Members)
 	}
 	key := person

@@ -30,7 +30,8 @@ import (
 // above stands for the tables of the packages above, which account reads.
 const above = `-- +goose Up
 CREATE TABLE application (id INTEGER PRIMARY KEY, actor INTEGER NOT NULL UNIQUE REFERENCES actor (id),
-	organization INTEGER NOT NULL REFERENCES organization (id), slug TEXT, is_accessible_by_support_until__date TEXT);
+	organization INTEGER NOT NULL REFERENCES organization (id), slug TEXT, is_accessible_by_support_until__date TEXT,
+	is_closed_to_support INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE device (id INTEGER PRIMARY KEY, actor INTEGER NOT NULL UNIQUE REFERENCES actor (id), uuid TEXT NOT NULL UNIQUE,
 	belongs_to__application INTEGER REFERENCES application (id), is_frozen INTEGER NOT NULL DEFAULT 0,
 	is_accessible_by_support_until__date TEXT);

@@ -95,8 +95,13 @@ func granted(v access.Verbs) string {
 
 // supported lists the rows of a table, fleets or devices, that their owner has opened to the caller just now, if that is support
 // staff. Support needs a session: a key that lies about somewhere reaches no customer.
+// A fleet that has shut support out for good stays shut, whatever its devices or somebody with the database say of a grant.
 func supported(table string) string {
-	return `SELECT lf.id FROM "user" ls JOIN ` + table + ` lf ON lf.is_accessible_by_support_until__date > @now
+	open := `lf.is_closed_to_support = 0`
+	if table == "device" {
+		open = `NOT EXISTS (SELECT 1 FROM application lc WHERE lc.id = lf.belongs_to__application AND lc.is_closed_to_support = 1)`
+	}
+	return `SELECT lf.id FROM "user" ls JOIN ` + table + ` lf ON lf.is_accessible_by_support_until__date > @now AND ` + open + `
 		WHERE ls.id = @user AND ls.is_support_staff = 1 AND CAST(@key AS BIGINT) = 0`
 }
 

@@ -18,12 +18,44 @@ const SupportColumn = "is_accessible_by_support_until__date"
 // LongestSupport bounds how far ahead support is let in: a grant that nobody remembers must end by itself.
 const LongestSupport = 30 * 24 * time.Hour
 
-// BoundSupport is the hook that keeps support grants short.
-func BoundSupport(_ context.Context, tx *db.Tx, c *odata.Change) error {
-	until, ok := c.Values[SupportColumn].(string)
-	if !ok {
+// ClosedColumn is the column of fleets that says that support is shut out for good. It is set once.
+const ClosedColumn = "is_closed_to_support"
+
+// BoundSupport is the hook that keeps support grants on fleets, or on devices, short, and out of where support is shut out for good.
+func BoundSupport(resource string) odata.Hook {
+	return func(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+		closing, given := c.Values[ClosedColumn].(bool)
+		if given && closing {
+			c.Values[SupportColumn] = nil
+		}
+		until, opening := c.Values[SupportColumn].(string)
+		if opening {
+			if err := boundUntil(tx, until); err != nil {
+				return err
+			}
+		}
+		if c.Op != odata.Update || !opening && (!given || closing) {
+			return nil
+		}
+		of := `x.id`
+		if resource == "device" {
+			of = `x.belongs_to__application`
+		}
+		list, args := db.In(c.IDs)
+		var closed int
+		err := tx.QueryRowContext(ctx, `SELECT count(*) FROM "`+resource+`" x JOIN application f ON f.id = `+of+` WHERE f.is_closed_to_support = 1 AND x.id IN `+list, args...).
+			Scan(&closed)
+		if err != nil {
+			return fmt.Errorf("support: %w", err)
+		}
+		if closed > 0 {
+			return api.Errorf(api.Forbidden, "The fleet has shut support out for good; nobody can undo that.")
+		}
 		return nil
 	}
+}
+
+func boundUntil(tx *db.Tx, until string) error {
 	// A minute more than told: the clocks of those who ask need not agree with ours.
 	if until > db.FormatTime(tx.Now.Add(LongestSupport+time.Minute)) {
 		return api.Errorf(api.Invalid, "%q: support is let in for at most %d days", SupportColumn, int(LongestSupport/(24*time.Hour)))

@@ -63,7 +63,7 @@ func Resources(m odata.Model) {
 		}
 		w.facts = w.factsQuery(byName)
 		if _, ok := w.columns[rights.SupportColumn]; ok {
-			r.Before = append(slices.Clip(r.Before), rights.BoundSupport)
+			r.Before = append(slices.Clip(r.Before), rights.BoundSupport(r.Name))
 		}
 		r.Before = slices.Concat([]odata.Hook{w.deleting}, r.Before, []odata.Hook{w.updating})
 		r.After = append(slices.Clip(r.After), w.created)

@@ -1,0 +1,304 @@
+package devicessh
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/audit"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+// word is what a device may say of a session: no more than a list of names.
+var word = regexp.MustCompile(`[^A-Za-z0-9_.,/ -]`)
+
+func tame(text string) string {
+	text = word.ReplaceAllString(text, "?")
+	return text[:min(len(text), 200)]
+}
+
+// Still says which of a device's open sessions must end: their holder has not what they showed any more, or may not enter any more. It
+// gives those, too, of which it is to be written down that they go on; see [SSH.Seen].
+func (s *SSH) Still(ctx context.Context, tx *db.Tx, by access.Caller, list []api.SSHProgress) (end []int64, stale []api.SSHProgress, err error) {
+	p, err := placeOf(ctx, tx, `d.id = ?`, by.Device)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(list) > mostOpen {
+		return nil, nil, api.Errorf(api.TooLarge, "a device has at most %d SSH sessions", mostOpen)
+	}
+	for _, one := range list {
+		v, err := s.told(ctx, tx, one.Session, one.Token)
+		if err == nil && (v.ended || v.device != by.Device) {
+			err = api.ErrNotFound
+		}
+		if err == nil {
+			err = s.still(ctx, tx, v, p)
+		}
+		switch {
+		case errors.Is(err, api.ErrNotFound) || errors.Is(err, api.ErrForbidden):
+			end = append(end, one.Session)
+		case err != nil:
+			return nil, nil, err
+		case tx.Now.Sub(v.seen) >= seenEvery || v.kind != tame(one.Kind):
+			stale = append(stale, one)
+		}
+	}
+	return end, stale, nil
+}
+
+// still is the refusal of a session whose holder may not be in any more.
+func (s *SSH) still(ctx context.Context, tx *db.Tx, v session, p place) error {
+	person, holds, err := s.holds(ctx, tx, v.proof, v.user)
+	if err != nil {
+		return err
+	}
+	if !holds {
+		return api.ErrNotFound
+	}
+	_, err = mayEnter(ctx, tx, person, p)
+	return err
+}
+
+// Seen writes down how far sessions have got that [SSH.Still] found to go on.
+func (s *SSH) Seen(ctx context.Context, tx *db.Tx, list []api.SSHProgress) error {
+	for _, one := range list {
+		_, err := tx.ExecContext(ctx, `UPDATE device_ssh_session SET seen_at = ?, kind = ?, target = ?, bytes_in = ?, bytes_out = ? WHERE id = ? AND ended_at IS NULL`,
+			tx.NowText(), tame(one.Kind), tame(one.Target), max(0, one.BytesIn), max(0, one.BytesOut), one.Session)
+		if err != nil {
+			return fmt.Errorf("SSH session: %w", err)
+		}
+	}
+	return nil
+}
+
+// End writes down that a session ended. Whoever has its token tells of it: a device that was deleted meanwhile has no key any more. What is
+// told once stays.
+func (s *SSH) End(ctx context.Context, tx *db.Tx, by access.Caller, told api.SSHProgress) error {
+	v, err := s.told(ctx, tx, told.Session, told.Token)
+	if err != nil || v.ended {
+		return err
+	}
+	var code sql.NullInt64
+	if told.Exit != nil {
+		code = sql.NullInt64{Int64: int64(*told.Exit), Valid: true}
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE device_ssh_session SET seen_at = ?1, ended_at = ?1, kind = ?2, target = ?3, bytes_in = ?4, bytes_out = ?5, exit_code = ?6,
+		why = ?7 WHERE id = ?8`, tx.NowText(), tame(told.Kind), tame(told.Target), max(0, told.BytesIn), max(0, told.BytesOut), code, tame(told.Why), v.id)
+	if err != nil {
+		return fmt.Errorf("end SSH session: %w", err)
+	}
+	return s.recordEnd(ctx, tx, by, v, told)
+}
+
+func (s *SSH) recordEnd(ctx context.Context, tx *db.Tx, by access.Caller, v session, told api.SSHProgress) error {
+	detail := map[string]any{
+		"session": v.id, "user": v.name, "kind": tame(told.Kind), "target": tame(told.Target), "bytes_in": told.BytesIn, "bytes_out": told.BytesOut, "why": tame(told.Why),
+	}
+	if told.Exit != nil {
+		detail["exit"] = *told.Exit
+	}
+	return audit.Record(ctx, tx, by, audit.Entry{
+		Act: "device.ssh_end", Kind: "device", ID: v.device, Name: v.uuid, Organization: v.org, Fleet: v.fleet, User: v.user, Support: v.support, Detail: detail,
+	})
+}
+
+// MayRecord says whether a recording of a session is taken now.
+func (s *SSH) MayRecord(ctx context.Context, tx *db.Tx, id int64, token string) error {
+	v, err := s.told(ctx, tx, id, token)
+	if err != nil {
+		return err
+	}
+	if !v.recorded || v.ended && tx.Now.Sub(v.endedAt) > recordingWithin {
+		return api.Errorf(api.Forbidden, "no recording of this session is taken")
+	}
+	return nil
+}
+
+// Record keeps the recording of a session. A second one changes nothing.
+func (s *SSH) Record(ctx context.Context, tx *db.Tx, id int64, token string, data []byte) error {
+	if err := s.MayRecord(ctx, tx, id, token); err != nil {
+		return err
+	}
+	text := strings.ReplaceAll(strings.ToValidUTF8(string(data), "�"), "\x00", "")
+	if _, err := tx.ExecContext(ctx, `INSERT INTO device_ssh_recording (session, data) VALUES (?, ?) ON CONFLICT (session) DO NOTHING`, id, text); err != nil {
+		return fmt.Errorf("recording: %w", err)
+	}
+	return nil
+}
+
+// owners says on which fleets a person may see who was in their devices: by right of their own, which no grant to support is.
+func owners(ctx context.Context, tx *db.Tx, by access.Caller) func(fleet int64) (bool, error) {
+	known := map[int64]bool{}
+	return func(fleet int64) (bool, error) {
+		may, ok := known[fleet]
+		if ok {
+			return may, nil
+		}
+		verbs, err := rights.OwnVerbs(ctx, tx, by, fleet)
+		if err != nil {
+			return false, err
+		}
+		known[fleet] = verbs.Has(access.Read | access.Shell)
+		return known[fleet], nil
+	}
+}
+
+// Sessions lists who was, or is, in a device, newest first. A device that is gone has its sessions still.
+func (s *SSH) Sessions(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID) ([]api.SSHSession, error) {
+	mine := owners(ctx, tx, by)
+	there := false
+	p, err := placeOf(ctx, tx, `d.uuid = ?`, string(uuid))
+	switch {
+	case err == nil:
+		if there, err = mine(p.fleet); err != nil {
+			return nil, err
+		}
+	case !errors.Is(err, api.ErrNotFound):
+		return nil, err
+	}
+	rows, err := tx.QueryContext(ctx, `SELECT s.id, s.application, s.device_uuid, s.user_name, s.is_support = 1, s.let_in_by, s.kind, s.target, s.address, s.created_at,
+			s.ended_at, s.bytes_in, s.bytes_out, s.exit_code, s.why, EXISTS (SELECT 1 FROM device_ssh_recording r WHERE r.session = s.id)
+		FROM device_ssh_session s WHERE s.device_uuid = ? ORDER BY s.id DESC LIMIT ?`, string(uuid), mostListed)
+	if err != nil {
+		return nil, fmt.Errorf("SSH sessions: %w", err)
+	}
+	defer func() { _ = rows.Close() }() // Err tells what there is to tell
+	type row struct {
+		api.SSHSession
+		fleet int64
+	}
+	var all []row
+	for rows.Next() {
+		var one row
+		var ended sql.NullString
+		var code sql.NullInt64
+		if err := rows.Scan(&one.ID, &one.fleet, &one.Device, &one.User, &one.Support, &one.By, &one.Kind, &one.Target, &one.From, &one.BeganAt, &ended,
+			&one.BytesIn, &one.BytesOut, &code, &one.Why, &one.Recording); err != nil {
+			return nil, fmt.Errorf("SSH sessions: %w", err)
+		}
+		one.EndedAt = ended.String
+		if code.Valid {
+			exit := int(code.Int64)
+			one.Exit = &exit
+		}
+		all = append(all, one)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("SSH sessions: %w", err)
+	}
+	list := []api.SSHSession{}
+	for _, one := range all {
+		may, err := mine(one.fleet)
+		if err != nil {
+			return nil, err
+		}
+		if may {
+			list = append(list, one.SSHSession)
+		}
+	}
+	if !there && len(list) == 0 {
+		return nil, api.ErrNotFound
+	}
+	return list, nil
+}
+
+// Recording gives what a session showed. That somebody looked is in the audit log.
+func (s *SSH) Recording(ctx context.Context, tx *db.Tx, by access.Caller, id int64) (data string, err error) {
+	var e audit.Entry
+	var name string
+	err = tx.QueryRowContext(ctx, `SELECT r.data, s.device, s.device_uuid, s.application, s.organization, s."user", s.user_name, s.is_support = 1
+		FROM device_ssh_session s JOIN device_ssh_recording r ON r.session = s.id WHERE s.id = ?`, id).
+		Scan(&data, &e.ID, &e.Name, &e.Fleet, &e.Organization, &e.User, &name, &e.Support)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", api.ErrNotFound
+	}
+	if err != nil {
+		return "", fmt.Errorf("recording: %w", err)
+	}
+	may, err := owners(ctx, tx, by)(e.Fleet)
+	if err != nil {
+		return "", err
+	}
+	if !may {
+		return "", api.ErrNotFound
+	}
+	e.Act, e.Kind, e.Detail = "device.ssh_recording", "device", map[string]any{"session": id, "user": name}
+	return data, audit.Record(ctx, tx, by, e)
+}
+
+// Run ends sessions of devices that went silent, and forgets what is old, until the context ends.
+func (s *SSH) Run(ctx context.Context) error {
+	chore := s.cfg.Only("device SSH sessions", sweepEvery, s.Sweep)
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		if err := chore(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Log.ErrorContext(ctx, "look after SSH sessions of devices", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// Sweep does that once.
+func (s *SSH) Sweep(ctx context.Context) error {
+	return s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		lost, err := db.Column[int64](ctx, tx, `SELECT id FROM device_ssh_session WHERE ended_at IS NULL AND seen_at < ? ORDER BY id LIMIT 1000`,
+			db.FormatTime(tx.Now.Add(-lostAfter)))
+		if err != nil {
+			return fmt.Errorf("lost SSH sessions: %w", err)
+		}
+		for _, id := range lost {
+			if err := s.lose(ctx, tx, id); err != nil {
+				return err
+			}
+		}
+		for query, before := range map[string]time.Time{
+			`DELETE FROM device_ssh_grant WHERE until < ?`:                                 tx.Now.Add(-2 * late),
+			`DELETE FROM device_ssh_session WHERE created_at < ? AND ended_at IS NOT NULL`: tx.Now.Add(-keep),
+		} {
+			if _, err := tx.ExecContext(ctx, query, db.FormatTime(before)); err != nil {
+				return fmt.Errorf("old SSH sessions: %w", err)
+			}
+		}
+		return nil
+	})
+}
+
+// lose ends a session that its device says nothing more of.
+func (s *SSH) lose(ctx context.Context, tx *db.Tx, id int64) error {
+	var v session
+	told := api.SSHProgress{Why: "the device went silent"}
+	err := tx.QueryRowContext(ctx, `UPDATE device_ssh_session SET ended_at = ?, why = ? WHERE id = ? AND ended_at IS NULL
+		RETURNING id, device, device_uuid, application, organization, "user", user_name, is_support = 1, kind, target, bytes_in, bytes_out`, tx.NowText(), told.Why, id).
+		Scan(&v.id, &v.device, &v.uuid, &v.fleet, &v.org, &v.user, &v.name, &v.support, &told.Kind, &told.Target, &told.BytesIn, &told.BytesOut)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("lost SSH session: %w", err)
+	}
+	return s.recordEnd(ctx, tx, access.Itself(), v, told)
+}
+
+// Fingerprints of keys of the caller's that are looked up have this form.
+var fingerprint = regexp.MustCompile(`^SHA256:[A-Za-z0-9+/]{43}$`)
+
+// CheckFingerprint refuses what is none.
+func CheckFingerprint(text string) error {
+	if !fingerprint.MatchString(text) {
+		return api.Errorf(api.Invalid, "fingerprint: is not SHA256:… of a key")
+	}
+	return nil
+}
