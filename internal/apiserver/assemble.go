@@ -25,11 +25,13 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/sshkey"
 	"github.com/roadstead-io/roadstead/internal/apiserver/gitdoor"
 	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
+	"github.com/roadstead-io/roadstead/internal/apiserver/sshdoor"
 	"github.com/roadstead-io/roadstead/internal/audit/watch"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/device/devicelog"
+	"github.com/roadstead-io/roadstead/internal/devicessh"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/gitsource"
 	"github.com/roadstead-io/roadstead/internal/odata"
@@ -71,6 +73,7 @@ func (s *Server) assemble(pepper []byte) error {
 	s.git = gitdoor.New(gitdoor.Config{DB: s.db, Accounts: s.accounts, Sources: s.sources, Authenticate: func(r *http.Request) (access.Caller, error) {
 		return s.authenticate(r, true, access.Git)
 	}})
+	s.ssh = sshdoor.New(sshdoor.Config{DB: s.db, Accounts: s.accounts, SSH: s.deviceSSH, Signer: s.tokens.signer, Site: s.cfg.SSH})
 	s.handler, err = s.routes()
 	return err
 }
@@ -179,7 +182,8 @@ func (s *Server) domain(pepper []byte) error {
 	}); err != nil {
 		return err
 	}
-	s.tasks = append(s.tasks, s.accounts.Run, s.resets.Run, s.mail.Run, s.signin.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run, s.audit.Run, s.notes.Run)
+	s.deviceSSH = devicessh.New(devicessh.Config{DB: s.db, Accounts: s.accounts, Log: s.log, Only: s.leases.Only})
+	s.tasks = append(s.tasks, s.deviceSSH.Run, s.accounts.Run, s.resets.Run, s.mail.Run, s.signin.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run, s.audit.Run, s.notes.Run)
 	return nil
 }
 

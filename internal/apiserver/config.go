@@ -67,6 +67,8 @@ type Config struct {
 	SignIn string `json:"sign_in,omitempty"`
 	// Git says how git over SSH is reached.
 	Git api.GitSite `json:"git,omitzero"`
+	// SSH says how the gateway for SSH into devices is reached.
+	SSH api.SSHSite `json:"ssh,omitzero"`
 	// OData bounds what one request to the resources may ask.
 	OData odata.Limits `json:"odata"`
 	// Registry bounds what organizations keep in the registry.

@@ -20,6 +20,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
+	"github.com/roadstead-io/roadstead/internal/devicessh"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/gitsource"
 	"github.com/roadstead-io/roadstead/internal/job"
@@ -41,7 +42,7 @@ func Migrations() []fs.FS {
 	if err != nil {
 		panic(err) // the folder is part of the program
 	}
-	return []fs.FS{audit.Migrations(), account.Migrations(), factor.Migrations(), fleet.Migrations(), release.Migrations(), stored.Migrations(), workers.Migrations(), device.Migrations(), sub, job.Migrations(), mail.Migrations(), signin.Migrations(), gitsource.Migrations()}
+	return []fs.FS{audit.Migrations(), account.Migrations(), factor.Migrations(), fleet.Migrations(), release.Migrations(), stored.Migrations(), workers.Migrations(), device.Migrations(), sub, job.Migrations(), mail.Migrations(), signin.Migrations(), gitsource.Migrations(), devicessh.Migrations()}
 }
 
 // How long a database server that does not answer is waited for when the role starts. After that the role ends with the reason

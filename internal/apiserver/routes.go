@@ -51,6 +51,7 @@ func (s *Server) list() []route.Route {
 	rs = append(rs, workerroutes.Routes(s.workers, s.db)...)
 	rs = append(rs, providers.Routes(s.signin, s.accounts, s.db)...)
 	rs = append(rs, s.git.Routes()...)
+	rs = append(rs, s.ssh.Routes()...)
 	rs = append(rs, sourcedoor.Routes(sourcedoor.Config{DB: s.db, Sources: s.sources, Git: s.git})...)
 	rs = append(rs, bases.Routes(s.cfg.Bases)...)
 	rs = append(rs, s.fleetRoutes()...)

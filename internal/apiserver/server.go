@@ -29,12 +29,14 @@ import (
 	"github.com/roadstead-io/roadstead/internal/apiserver/gitdoor"
 	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/apiserver/record"
+	"github.com/roadstead-io/roadstead/internal/apiserver/sshdoor"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/audit/watch"
 	"github.com/roadstead-io/roadstead/internal/blob"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
+	"github.com/roadstead-io/roadstead/internal/devicessh"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/gitsource"
 	"github.com/roadstead-io/roadstead/internal/job"
@@ -78,6 +80,8 @@ type Server struct {
 	notes         *watch.Notes
 	leases        *job.Leases // of the chores that one process of the role does
 	git           *gitdoor.Door
+	deviceSSH     *devicessh.SSH
+	ssh           *sshdoor.Door
 	sources       *gitsource.Sources
 
 	handler     http.Handler
