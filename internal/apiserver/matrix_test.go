@@ -159,6 +159,15 @@ POST   /application/{id}/restart                            | - x x - - - - -
 GET    /auth/v1/public-keys/{username}                      | - x x x - - - -
 GET    /access/v1/hostos/{uuid}                             | - x x - - - - -
 GET    /auth/v1/token                                       | - x x x - - - -
+GET    /ssh/v1/authorities                                  | x x x x x x x x
+POST   /ssh/v1/certificate                                  | - x x - - - - -
+GET    /ssh/v1/device/{uuid}/sessions                       | - x x - - - - -
+GET    /ssh/v1/session/{id}/recording                       | - x x - - - - -
+POST   /device/v3/ssh/key                                   | - - - x - - - -
+POST   /device/v3/ssh/begin                                 | - - - x - - - -
+POST   /device/v3/ssh/still                                 | - - - x - - - -
+POST   /device/v3/ssh/end                                   | x x x x x x x x
+PUT    /device/v3/ssh/session/{id}/recording                | x x x x x x x x
 POST   /user/v1/delete                                      | - x - - - - - -
 POST   /user/v1/password                                    | - x - - - - - -
 DELETE /user/v1/sessions                                    | - x - - - - - -
@@ -221,6 +230,9 @@ POST /internal/v1/git/key               | git
 POST /internal/v1/git/open              | git
 POST /internal/v1/git/tickets           | git
 POST /internal/v1/git/fleets            | git
+POST /internal/ssh/key                  | vpn
+POST /internal/ssh/certificate          | vpn
+POST /internal/ssh/host                 | vpn
 POST /internal/v1/workers/add           | admin
 POST /internal/v1/workers/list          | admin
 POST /internal/v1/workers/remove        | admin

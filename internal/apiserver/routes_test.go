@@ -29,6 +29,7 @@ var open = map[string]bool{
 	"GET /audit/v1/keys": true, "GET /provenance/v1/keys": true,
 	"GET /auth/v1/providers": true, "POST /auth/v1/providers/{name}/start": true, "POST /auth/v1/providers/{name}/finish": true,
 	"POST /auth/v1/device/code": true, "POST /auth/v1/device/token": true,
+	"GET /ssh/v1/authorities": true, "POST /device/v3/ssh/end": true, "PUT /device/v3/ssh/session/{id}/recording": true,
 	"POST /auth/webauthn/login/start": true, "POST /auth/webauthn/login": true,
 }
 

@@ -133,6 +133,11 @@ var routesThatName = map[string]naming{
 	"POST /build-source/v1/{id}/build":     {of: ofFleet, ask: at("/build-source/v1/%d/build", func(b *things) any { return b.source })},
 	"DELETE /build-source/v1/{id}":         {of: ofFleet, ask: at("/build-source/v1/%d", func(b *things) any { return b.doomedSource })},
 
+	"GET /ssh/v1/device/{uuid}/sessions": {of: ofFleet, ask: at("/ssh/v1/device/%s/sessions", uuidOf)},
+	"POST /ssh/v1/certificate": {of: ofFleet, offline: true, ask: posting("/ssh/v1/certificate", func(b *things, _ int) any {
+		return api.SSHCertificateAsk{Device: api.DeviceUUID(b.uuid), PublicKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPn3SAl0XNepBrKIwqu97e8GN6u41trFccff+VLRF3Dz"}
+	})},
+
 	"GET /api-key/v1/{id}/explain":        {of: ofPerson, ask: at("/api-key/v1/%d/explain", func(b *things) any { return b.key })},
 	"DELETE /user/v1/sessions/{id}":       {of: ofPerson, ask: at("/user/v1/sessions/%d", func(b *things) any { return b.session })},
 	"GET /auth/v1/public-keys/{username}": {of: ofPerson, ask: at("/auth/v1/public-keys/%s", func(b *things) any { return b.who })},
@@ -147,7 +152,8 @@ var routesThatNameNothing = map[string]string{
 	"POST /org/v1/invitation/{token}": "TestInvitations", "POST /user/v1/invitation/{token}": "TestInvitations",
 	"POST /auth/v1/device/lookup": "signin.TestLoginByCode", "POST /auth/v1/device/approve": "signin.TestLoginByCode",
 	"POST /auth/v1/providers/{name}/start": "signin.TestWhoMayLink", "POST /auth/v1/providers/{name}/finish": "signin.TestWhoMayLink",
-	"GET /base/v1/images": "bases.TestRoutes", "GET /base/v1/images/{digest}/{what}": "bases.TestRoutes", // the same for everybody
+	"GET /ssh/v1/session/{id}/recording": "devicessh.TestWhoSeesSessions",
+	"GET /base/v1/images":                "bases.TestRoutes", "GET /base/v1/images/{digest}/{what}": "bases.TestRoutes", // the same for everybody
 	"GET /actor/v1/whoami": "", "GET /user/v1/whoami": "", "GET /user/v1/refresh-token": "", "POST /user/v1/refresh-token": "", "POST /user/v1/logout": "",
 	"GET /user/v1/sessions": "", "POST /user/v1/sessions": "", "DELETE /user/v1/sessions": "", "GET /user/v1/identities": "", "POST /user/v1/password": "",
 	"POST /user/v1/delete": "", "GET /service-account/v1": "", "GET /transfer/v1": "", "GET /user/v1/factors": "",
