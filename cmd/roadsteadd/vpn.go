@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
@@ -76,9 +77,11 @@ func (f *vpnFlags) roles() []supervise.Role {
 	return []supervise.Role{
 		{
 			Name: roleOpenVPN, Quiet: true, Optional: true, Line: roleOpenVPN,
-			Names:   func(domain string) []string { return []string{"cloudlink." + domain, "vpn." + domain} },
-			Prepare: cage.Prepare,
-			Config:  func(e supervise.Env) any { return f.cage(e.Dir) },
+			Names: func(domain string) []string { return []string{"cloudlink." + domain, "vpn." + domain} },
+			Prepare: func(dir string) error {
+				return cage.Prepare(dir, filepath.Join(dir, "..", api.RoleSigner, channelAuthority))
+			},
+			Config: func(e supervise.Env) any { return f.cage(e.Dir) },
 		},
 		{
 			Name: api.RoleVPN, Needs: []string{api.RoleAPI}, Line: roleOpenVPN, Takes: vpn.Labels,
@@ -126,3 +129,6 @@ func runOpenVPN(ctx context.Context, in inherited, log *slog.Logger) error {
 	group.Go(func() error { return c.Run(ctx) })
 	return group.Wait()
 }
+
+// channelAuthority is the file in the signer's directory that vouches for devices' certificates.
+const channelAuthority = "channel.pem"

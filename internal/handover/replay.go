@@ -29,3 +29,11 @@ func (c *replayed) Read(p []byte) (int, error) {
 	}
 	return n, nil
 }
+
+// Split gives a connection that was handed over as it is, and the bytes that were read from it before; nobody else reads them then.
+func Split(conn net.Conn) (raw net.Conn, read []byte) {
+	if r, ok := conn.(*replayed); ok {
+		return r.Conn, r.read
+	}
+	return conn, nil
+}
