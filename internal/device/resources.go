@@ -35,8 +35,8 @@ const online = `(coalesce({t}.heartbeat_until >= @now, 1 = 0) OR {t}.said_online
 // lastEvent is when that last changed: the later of what heartbeats and people say.
 const (
 	lastBeat  = `(CASE WHEN {t}.heartbeat_until >= @now THEN {t}.online_since ELSE {t}.last_seen END)`
-	lastEvent = `(CASE WHEN {t}.said_online_at IS NOT NULL AND {t}.said_online_at >= coalesce(` + lastBeat + `, '')
-		THEN {t}.said_online_at ELSE ` + lastBeat + ` END)`
+	lastEvent = `coalesce((CASE WHEN {t}.said_online_at IS NOT NULL AND {t}.said_online_at >= coalesce(` + lastBeat + `, '')
+		THEN {t}.said_online_at ELSE ` + lastBeat + ` END), {t}.last_vpn_event)`
 )
 
 const target = `coalesce({t}.is_pinned_on__release,
@@ -64,7 +64,7 @@ func (d *Devices) overall() (status, progress string) {
 	cases := []struct{ when, status, progress string }{
 		{`{t}.is_active = 0`, "inactive", "NULL"},
 		{`{t}.provisioning_state = 'Post-Provisioning'`, "post-provisioning", "{t}.provisioning_progress"},
-		{`{t}.is_connected_to_vpn = 0 AND ({t}.online_since IS NULL AND {t}.said_online_at IS NULL) AND ` + heartbeat + ` = 'unknown'`, "configuring", "{t}.provisioning_progress"},
+		{`{t}.is_connected_to_vpn = 0 AND ({t}.online_since IS NULL AND {t}.said_online_at IS NULL AND {t}.last_vpn_event IS NULL) AND ` + heartbeat + ` = 'unknown'`, "configuring", "{t}.provisioning_progress"},
 		{`{t}.is_connected_to_vpn = 0 AND ` + heartbeat + ` IN ('offline', 'unknown')`, "disconnected", "NULL"},
 		{heartbeat + ` IN ('online', 'timeout') AND {t}.download_progress IS NOT NULL AND {t}.status = 'Downloading'`,
 			"updating", "{t}.download_progress"},
@@ -128,8 +128,10 @@ func (d *Devices) columns() []odata.Column {
 		{Name: "longitude", Type: text, Null: true, SQL: `NULLIF({t}.custom_longitude, '')`},
 		{Name: "location", Type: text, Null: true, SQL: "NULL"},
 		{Name: "is_undervolted", Type: flag},
-		// Ours: when the device was last heard, and what of its release it could not honour.
+		// Ours: when the device was last heard, what of its release it could not honour, and how it proved itself on the control channel:
+		// "certificate", or by its "key" alone, which is the weaker kind.
 		{Name: "last_seen", Type: date, Null: true},
+		{Name: "channel_identity", Type: text, Null: true}, {Name: "channel_address", Type: text, Null: true},
 		{Name: "unsupported_features", Type: odata.JSON, Null: true},
 	}
 	for _, f := range report.Columns {

@@ -120,6 +120,21 @@ func (a *Authority) IssueClient(role string) (Leaf, error) {
 	})
 }
 
+// CertifyClient signs that whoever has the private half of a key is called so, for connections that they open, and says until when.
+func (a *Authority) CertifyClient(name string, key any, life time.Duration) (cert []byte, until time.Time, err error) {
+	now := time.Now()
+	until = now.Add(life).Truncate(time.Second)
+	tmpl := &x509.Certificate{
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-time.Hour), NotAfter: until,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, key, a.key)
+	if err != nil {
+		return nil, until, fmt.Errorf("certify %s: %w", name, err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), until, nil
+}
+
 func (a *Authority) issue(tmpl *x509.Certificate) (Leaf, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -69,6 +69,7 @@ type Server struct {
 	audit *auditor
 
 	statements ed25519.PrivateKey // signs statements of where releases come from
+	devices    *pki.Authority     // certifies what devices show on the control channel
 
 	ssh sshAuthorities // sign who may enter a device, and which key is a device's
 }
@@ -98,8 +99,12 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signer: %w", err)
 	}
+	devices, err := pki.LoadAuthority(filepath.Join(cfg.Dir, ChannelCAFile), filepath.Join(cfg.Dir, ChannelKeyFile))
+	if err != nil {
+		return nil, fmt.Errorf("signer: %w", err)
+	}
 	return &Server{cfg: cfg, log: log, id: id, api: id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI]), key: key, audit: audit,
-		statements: statements, ssh: authorities}, nil
+		statements: statements, ssh: authorities, devices: devices}, nil
 }
 
 // Handler is the whole list of what the signer does.
@@ -107,6 +112,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", s.only(s.health))
 	mux.Handle("POST /v1/pull-tokens", s.only(s.pullTokens, api.RoleAPI))
+	mux.Handle("POST /v1/channel-certificate", s.only(s.channelCertificate, api.RoleAPI))
 	mux.Handle("POST /v1/audit-checkpoint", s.only(s.auditCheckpoint, api.RoleAPI))
 	mux.Handle("GET /v1/ssh-authorities", s.only(s.sshPublicKeys, api.RoleAPI))
 	mux.Handle("POST /v1/ssh-user-certificate", s.only(s.userCertificate, api.RoleAPI))
