@@ -26,6 +26,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/apiserver/gitdoor"
 	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/apiserver/sshdoor"
+	"github.com/roadstead-io/roadstead/internal/apiserver/vpndoor"
 	"github.com/roadstead-io/roadstead/internal/audit/watch"
 	"github.com/roadstead-io/roadstead/internal/bus"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -70,6 +71,7 @@ func (s *Server) assemble(pepper []byte) error {
 			return err
 		}
 	}
+	s.channel.Through(s.engine)
 	s.git = gitdoor.New(gitdoor.Config{DB: s.db, Accounts: s.accounts, Sources: s.sources, Authenticate: func(r *http.Request) (access.Caller, error) {
 		return s.authenticate(r, true, access.Git)
 	}})
@@ -97,6 +99,7 @@ func (s *Server) domain(pepper []byte) error {
 	if err != nil {
 		return err
 	}
+	s.rootCA = ca
 	if s.bus, err = s.openBus(); err != nil {
 		return err
 	}
@@ -144,8 +147,11 @@ func (s *Server) domain(pepper []byte) error {
 	}); err != nil {
 		return fmt.Errorf("sign_in: %w", err)
 	}
+	if s.channel, err = vpndoor.Open(s.db, s.accounts, s.cfg.Channel, s.cfg.Dir, s.signer, s.log); err != nil {
+		return err
+	}
 	s.fleets = fleet.New(fleet.Config{
-		Accounts: s.accounts, Site: s.cfg.Site, PollInterval: s.cfg.pollInterval(), RootCA: ca, Contracts: contracts,
+		Accounts: s.accounts, Site: s.cfg.Site, Channel: s.cfg.Channel, PollInterval: s.cfg.pollInterval(), RootCA: ca, Contracts: contracts,
 		TargetChanged: device.FleetTargetChanged, HandedOver: func(ctx context.Context, tx *db.Tx, id int64) error {
 			return errors.Join(device.FleetHandedOver(ctx, tx, id), gitsource.FleetHandedOver(ctx, tx, id))
 		},
@@ -178,12 +184,14 @@ func (s *Server) domain(pepper []byte) error {
 	}
 	if s.devices, err = device.New(context.Background(), device.Config{
 		DB: s.db, Accounts: s.accounts, Bus: s.bus, Log: s.log, PollInterval: s.cfg.pollInterval(),
-		Only: s.leases.Only, Revoked: s.callers.forget, Logs: devicelog.Config{Quiet: s.cfg.Logs.KeepAlive, OfUser: s.cfg.Logs.OfUser, OfDevice: s.cfg.Logs.OfDevice},
+		ControlChannel: s.cfg.Channel.On(),
+		Only:           s.leases.Only, Revoked: s.callers.forget, Logs: devicelog.Config{Quiet: s.cfg.Logs.KeepAlive, OfUser: s.cfg.Logs.OfUser, OfDevice: s.cfg.Logs.OfDevice},
 	}); err != nil {
 		return err
 	}
 	s.deviceSSH = devicessh.New(devicessh.Config{DB: s.db, Accounts: s.accounts, Log: s.log, Only: s.leases.Only})
 	s.tasks = append(s.tasks, s.deviceSSH.Run, s.accounts.Run, s.resets.Run, s.mail.Run, s.signin.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run, s.audit.Run, s.notes.Run)
+	s.tasks = append(s.tasks, s.channel.Run)
 	return nil
 }
 

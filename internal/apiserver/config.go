@@ -65,6 +65,8 @@ type Config struct {
 	SecurityContact string `json:"security_contact,omitempty"`
 	// SignIn is the file of the sign-in providers, with their secrets. Empty, or no such file: there are none.
 	SignIn string `json:"sign_in,omitempty"`
+	// Channel says how devices reach the control channel. Without a host the server has none.
+	Channel api.ChannelSite `json:"channel,omitzero"`
 	// Git says how git over SSH is reached.
 	Git api.GitSite `json:"git,omitzero"`
 	// SSH says how the gateway for SSH into devices is reached.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/apiserver/vpndoor"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -12,14 +13,18 @@ import (
 // The routes of this file are called by the operating system of a device rather than by its supervisor.
 
 // osConfig is GET /os/v1/config: what a device's system services are configured with. Every field that any version of the
-// device's program demands is there. An empty OpenVPN configuration keeps that service off: there is no control channel yet. Keys
+// device's program demands is there. An empty OpenVPN configuration keeps that service off, where the server has no control channel. Keys
 // for root's SSH are never given out here.
 func (s *Server) osConfig(w http.ResponseWriter, _ *http.Request) error {
 	type text map[string]string
+	openvpn := text{"config": "", "ca": ""}
+	if s.cfg.Channel.On() {
+		openvpn = text{"config": vpndoor.ClientConfig(s.cfg.Channel), "ca": string(s.rootCA)}
+	}
 	w.Header().Set("Cache-Control", "no-store")
 	return web.WriteJSON(w, http.StatusOK, map[string]any{
 		"services": map[string]text{
-			"openvpn": {"config": "", "ca": ""},
+			"openvpn": openvpn,
 			"ssh":     {"authorized_keys": ""},
 		},
 		"config":         map[string]any{"overrides": text{}},

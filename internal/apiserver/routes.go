@@ -13,6 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/apiserver/sourcedoor"
 	"github.com/roadstead-io/roadstead/internal/apiserver/storage"
 	"github.com/roadstead-io/roadstead/internal/apiserver/transfer"
+	"github.com/roadstead-io/roadstead/internal/apiserver/vpndoor"
 	workerroutes "github.com/roadstead-io/roadstead/internal/apiserver/workers"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -54,6 +55,7 @@ func (s *Server) list() []route.Route {
 	rs = append(rs, s.ssh.Routes()...)
 	rs = append(rs, sourcedoor.Routes(sourcedoor.Config{DB: s.db, Sources: s.sources, Git: s.git})...)
 	rs = append(rs, bases.Routes(s.cfg.Bases)...)
+	rs = append(rs, vpndoor.Routes(vpndoor.Config{DB: s.db, Channel: s.channel, RootCA: s.rootCA})...)
 	rs = append(rs, s.fleetRoutes()...)
 	rs = append(rs, s.fileRoutes()...)
 	return append(rs, s.deviceRoutes()...)
@@ -62,7 +64,7 @@ func (s *Server) list() []route.Route {
 // allRoles may ask for the health of a role: every certificate that the internal authority gave out.
 var allRoles = []string{
 	api.RoleEdge, api.RoleAPI, api.RoleSigner, api.RoleRegistry, api.RoleBuilder, api.RoleBus, api.RoleParent,
-	api.RoleAdmin, api.RoleDashboard, api.RoleGit,
+	api.RoleAdmin, api.RoleDashboard, api.RoleGit, api.RoleVPN,
 }
 
 // routes puts the list behind a mux.

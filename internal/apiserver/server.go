@@ -34,6 +34,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/audit/watch"
 	"github.com/roadstead-io/roadstead/internal/blob"
 	"github.com/roadstead-io/roadstead/internal/bus"
+	"github.com/roadstead-io/roadstead/internal/channel"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/devicessh"
@@ -54,6 +55,7 @@ type Server struct {
 	cfg      Config
 	log      *slog.Logger
 	identity *pki.Identity
+	signer   *pki.Peer    // nil: there is none
 	tokens   *tokens      // for the registry
 	caller   deviceCaller // carries requests to devices; nil until there is a control channel
 
@@ -80,6 +82,8 @@ type Server struct {
 	notes         *watch.Notes
 	leases        *job.Leases // of the chores that one process of the role does
 	git           *gitdoor.Door
+	channel       *channel.Channel
+	rootCA        []byte // PEM: who vouches for the public names
 	deviceSSH     *devicessh.SSH
 	ssh           *sshdoor.Door
 	sources       *gitsource.Sources
@@ -127,7 +131,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if addr := cfg.Peers[api.RoleSigner]; addr != "" {
 		signer = identity.Client(api.RoleSigner, addr)
 	}
-	s.tokens = newTokens(signer, log)
+	s.tokens, s.signer = newTokens(signer, log), signer
 	s.notes = watch.NewNotes(database, log)
 	s.audit = audit.New(audit.Config{
 		DB: database, Log: log, Only: s.leases.Only, Sign: record.Signer(signer), Site: cfg.Site.Domain, Keep: cfg.auditRetention(),

@@ -25,15 +25,15 @@ import (
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
-// channel plays the control channel: every device's supervisor is one real HTTP server.
-type channel struct {
+// calls plays the control channel: every device's supervisor is one real HTTP server.
+type calls struct {
 	url string
 
 	mu   sync.Mutex // covers seen
 	seen []string
 }
 
-func (c *channel) CallDevice(ctx context.Context, dev device.Reachable, method, path string, body []byte) (*http.Response, error) {
+func (c *calls) CallDevice(ctx context.Context, dev device.Reachable, method, path string, body []byte) (*http.Response, error) {
 	if strings.HasSuffix(string(dev.UUID), "dead") {
 		return nil, errors.New("no route")
 	}
@@ -51,7 +51,7 @@ func (c *channel) CallDevice(ctx context.Context, dev device.Reachable, method, 
 type supervised struct {
 	*testing.T
 	*Server
-	channel *channel
+	calls   *calls
 	alice   access.Caller
 	bob     access.Caller
 	fleet   int64
@@ -93,7 +93,7 @@ func newSupervised(t *testing.T, uuids ...string) *supervised {
 		_, _ = io.WriteString(w, body)
 	}))
 	t.Cleanup(srv.Close)
-	s.channel = &channel{url: srv.URL}
+	s.calls = &calls{url: srv.URL}
 	s.alice, s.bob = s.person("alice"), s.person("bob")
 	ctx := t.Context()
 	s.must(s.db.Write(ctx, func(tx *db.Tx) error {
@@ -198,10 +198,10 @@ func TestActionsWithoutAControlChannel(t *testing.T) {
 
 func TestActionsOnDevices(t *testing.T) {
 	s := newSupervised(t, oneUUID, twoUUID, strings.Repeat("0", 28)+"dead")
-	s.caller = s.channel
+	s.caller = s.calls
 	one := fmt.Sprintf(`{"deviceId":"%d","appId":%d,"data":{"appId":7}}`, s.devices[0].ID, s.fleet)
 	s.want(s.alice, "/supervisor/v1/restart", one, 200, `{"Data":"OK"}`)
-	if got := s.channel.seen[0]; got != `POST /v1/restart {"appId":7}` {
+	if got := s.calls.seen[0]; got != `POST /v1/restart {"appId":7}` {
 		t.Errorf("the device got %s", got)
 	}
 	uuid := func(path, method string, status int, text string) {
@@ -229,7 +229,7 @@ func TestActionsOnDevices(t *testing.T) {
 
 func TestWhoActsOnDevices(t *testing.T) {
 	s := newSupervised(t, oneUUID, twoUUID)
-	s.caller = s.channel
+	s.caller = s.calls
 	ctx := t.Context()
 	carol := s.person("carol")
 	level := func(role access.Level) {

@@ -271,6 +271,7 @@ func newWorld(t testing.TB, buildkit string, limits builder.Limits, change ...fu
 	check(t, signer.NewKey(key))
 	check(t, signer.NewAuditKey(filepath.Join(w.dir, api.RoleSigner, signer.AuditKeyFile)))
 	check(t, signer.NewStatementKey(filepath.Join(w.dir, api.RoleSigner, signer.StatementKeyFile)))
+	check(t, signer.NewChannelAuthority(filepath.Join(w.dir, api.RoleSigner, signer.ChannelCAFile)))
 	public := must(signer.PublicKeys(key))(t)
 	check(t, os.WriteFile(filepath.Join(w.dir, api.RoleRegistry, registry.PublicKeysFile), public, 0o600))
 	w.serve(api.RoleSigner, peers, must(signer.New(signer.Config{Dir: filepath.Join(w.dir, api.RoleSigner), Site: site, Peers: peers}, log))(t))

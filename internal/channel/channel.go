@@ -43,7 +43,7 @@ type Config struct {
 	Authority *x509.CertPool
 	// Sign has the signer certify the key of a device. Nil: there is no signer.
 	Sign func(ctx context.Context, ask api.ChannelCertificateRequest) (api.ChannelCertificate, error)
-	Log       *slog.Logger // nil: slog's default
+	Log  *slog.Logger // nil: slog's default
 }
 
 // Channel is the running part of the package.

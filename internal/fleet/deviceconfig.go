@@ -143,6 +143,9 @@ func (f *Fleets) DeviceConfig(ctx context.Context, tx *db.Tx, by access.Caller, 
 		APIEndpoint: f.cfg.Site.URL("api"), RegistryEndpoint: f.cfg.Site.Host("registry2"), DeltaEndpoint: f.cfg.Site.URL("delta"),
 		VPNEndpoint: "vpn." + f.cfg.Site.Domain, VPNPort: f.cfg.Site.Port,
 	}
+	if f.cfg.Channel.On() {
+		cfg.VPNEndpoint, cfg.VPNPort = f.cfg.Channel.Host, f.cfg.Channel.Port
+	}
 	if len(f.cfg.RootCA) > 0 {
 		cfg.RootCA = base64.StdEncoding.EncodeToString(f.cfg.RootCA)
 	}

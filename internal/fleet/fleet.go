@@ -27,6 +27,7 @@ func Migrations() fs.FS {
 type Config struct {
 	Accounts     *account.Accounts // makes the provisioning keys in config.json files
 	Site         api.Site          // for the addresses in a device's config.json
+	Channel      api.ChannelSite   // and for that of the control channel, if there is one
 	PollInterval time.Duration     // how often a device asks for its target unless told otherwise; 0 means 10 minutes
 	Contracts    fs.FS             // the operator's own device types, one <slug>.json each; nil: none
 	RootCA       []byte            // PEM of the public root certificate for devices to trust; nil when it is a well-known one

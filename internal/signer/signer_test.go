@@ -63,7 +63,8 @@ func start(t *testing.T) *bench {
 	}))
 	if err := errors.Join(signer.NewKey(filepath.Join(b.dir, "signer", signer.KeyFile)),
 		signer.NewAuditKey(filepath.Join(b.dir, "signer", signer.AuditKeyFile)),
-		signer.NewStatementKey(filepath.Join(b.dir, "signer", signer.StatementKeyFile))); err != nil {
+		signer.NewStatementKey(filepath.Join(b.dir, "signer", signer.StatementKeyFile)),
+		signer.NewChannelAuthority(filepath.Join(b.dir, "signer", signer.ChannelCAFile))); err != nil {
 		t.Fatal(err)
 	}
 	b.run(t, ln.Addr().String())
