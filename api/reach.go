@@ -9,6 +9,12 @@ const (
 	ReachSSH    = "ssh"    // SSH to the device's own server, through the gateway
 )
 
+// What a visitor of a public address is asked for, as the text of the refusal.
+const (
+	VisitLogin = "login"
+	VisitToken = "token"
+)
+
 // The ports of what runs on every device.
 const (
 	PortSSH    = 22222 // the agent's SSH server
@@ -26,6 +32,9 @@ type ReachRequest struct {
 
 	Visit string `json:"visit,omitempty"` // url: what [ReachVisit.Visit] gave the browser
 	Token string `json:"token,omitempty"` // url: the token of the address
+
+	PerUser   int `json:"per_user,omitempty"`   // how many a user may have open, if that is fewer than the api role's own bound
+	PerDevice int `json:"per_device,omitempty"` // the same of a device
 
 	Detail map[string]string `json:"detail,omitempty"` // what the audit log is to tell beside: the service that is entered, say
 }
@@ -67,4 +76,36 @@ type ReachEnd struct {
 type ReachOver struct {
 	Permit string `json:"permit"`
 	Why    string `json:"why"`
+}
+
+// PublicURL is the address of a device that everybody can open in a browser (GET /device-url/v1/<uuid>). It leads to one port.
+type PublicURL struct {
+	Enabled  bool       `json:"enabled"`
+	URL      string     `json:"url"`
+	Port     int        `json:"port"`
+	Login    bool       `json:"login"`           // who opens it logs in, and may see the device
+	HasToken bool       `json:"has_token"`       // or has the token
+	Token    string     `json:"token,omitempty"` // told once, when it is made
+	Allow    []string   `json:"allow"`           // the networks that it may be opened from; none: all
+	Until    *time.Time `json:"until"`           // when it goes off by itself
+}
+
+// PublicURLChange changes it (PUT): what is not given stays. To switch it on anew without an end gives it none.
+type PublicURLChange struct {
+	Enabled *bool      `json:"enabled,omitempty"`
+	Port    *int       `json:"port,omitempty"`
+	Login   *bool      `json:"login,omitempty"`
+	Token   *bool      `json:"token,omitempty"` // true makes a new one, false takes it away
+	Allow   *[]string  `json:"allow,omitempty"`
+	Until   *time.Time `json:"until,omitempty"`
+}
+
+// ReachVisit is a person's leave to open the public address of a device in the browser in which they asked for it. Code is what the
+// dashboard sends the browser back with (POST /device-url/v1/<uuid>/visit, as the person); it is good for a minute, and only with State.
+type ReachVisit struct {
+	State string     `json:"state"` // a hash of what the browser alone knows
+	Code  string     `json:"code,omitempty"`
+	URL   string     `json:"url,omitempty"` // of the address
+	UUID  DeviceUUID `json:"uuid,omitempty"`
+	Visit string     `json:"visit,omitempty"` // what the code is exchanged for (POST /internal/reach/visit, by the vpn role)
 }

@@ -56,7 +56,7 @@ func deviceRules() map[access.Kind]odata.Rule {
 	person := key
 	person.Create, person.Delete = own, own
 	person.Refs = map[string]string{"belongs_to__application": own}
-	person.Needs = map[string]string{"belongs_to__application": own, rights.SupportColumn: access.On(access.Keys)}
+	person.Needs = map[string]string{"belongs_to__application": own, "is_web_accessible": own, rights.SupportColumn: access.On(access.Keys)}
 	key.Create += " and " + access.AllDevices // a key for some devices would not see what it made
 	return map[access.Kind]odata.Rule{
 		access.User: person, access.ScopedKey: key,

@@ -194,6 +194,15 @@ func fleetVerbs(ctx context.Context, tx *db.Tx, by access.Caller, fleet int64, s
 
 // DeviceVerbs is what the caller may do with a device, by its fleet or by a support grant on it alone. A device reads itself.
 func DeviceVerbs(ctx context.Context, tx *db.Tx, by access.Caller, device int64) (access.Verbs, error) {
+	return deviceVerbs(ctx, tx, by, device, access.Support)
+}
+
+// OwnDeviceVerbs is the same without what a support grant gives.
+func OwnDeviceVerbs(ctx context.Context, tx *db.Tx, by access.Caller, device int64) (access.Verbs, error) {
+	return deviceVerbs(ctx, tx, by, device, access.NoVerbs)
+}
+
+func deviceVerbs(ctx context.Context, tx *db.Tx, by access.Caller, device int64, support access.Verbs) (access.Verbs, error) {
 	switch by.Kind {
 	case access.System:
 		return access.AllVerbs, nil
@@ -218,7 +227,7 @@ func DeviceVerbs(ctx context.Context, tx *db.Tx, by access.Caller, device int64)
 	case by.Kind == access.FleetKey:
 		return access.NoVerbs, nil
 	}
-	return verbs(ctx, tx, by, fleet, device, access.Support)
+	return verbs(ctx, tx, by, fleet, device, support)
 }
 
 // verbs gathers what a person has on a fleet, and on one device of it, from wherever it comes, in one statement. The last part is
