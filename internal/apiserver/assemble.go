@@ -37,6 +37,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/gitsource"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/provenance"
+	"github.com/roadstead-io/roadstead/internal/reach"
 	"github.com/roadstead-io/roadstead/internal/release"
 	"github.com/roadstead-io/roadstead/internal/release/stored"
 	"github.com/roadstead-io/roadstead/internal/release/workers"
@@ -191,7 +192,8 @@ func (s *Server) domain(pepper []byte) error {
 	}
 	s.deviceSSH = devicessh.New(devicessh.Config{DB: s.db, Accounts: s.accounts, Log: s.log, Only: s.leases.Only})
 	s.tasks = append(s.tasks, s.deviceSSH.Run, s.accounts.Run, s.resets.Run, s.mail.Run, s.signin.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run, s.audit.Run, s.notes.Run)
-	s.tasks = append(s.tasks, s.channel.Run)
+	s.reach = reach.New(reach.Config{DB: s.db, Accounts: s.accounts, Site: s.cfg.Site, Log: s.log, Only: s.leases.Only})
+	s.tasks = append(s.tasks, s.channel.Run, s.reach.Run)
 	return nil
 }
 

@@ -43,6 +43,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/job"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/reach"
 	"github.com/roadstead-io/roadstead/internal/release"
 	"github.com/roadstead-io/roadstead/internal/release/stored"
 	"github.com/roadstead-io/roadstead/internal/release/workers"
@@ -87,6 +88,7 @@ type Server struct {
 	deviceSSH     *devicessh.SSH
 	ssh           *sshdoor.Door
 	sources       *gitsource.Sources
+	reach         *reach.Reach
 
 	handler     http.Handler
 	name        string       // the public one

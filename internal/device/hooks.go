@@ -15,6 +15,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/device/publicurl"
 	"github.com/roadstead-io/roadstead/internal/device/report"
 	"github.com/roadstead-io/roadstead/internal/device/version"
 	"github.com/roadstead-io/roadstead/internal/fleet"
@@ -142,6 +143,11 @@ func (d *Devices) beforeUpdate(ctx context.Context, tx *db.Tx, c *odata.Change) 
 	}
 	if v, ok := c.Values["is_active"].(bool); ok && !v {
 		if err := checkOffline(ctx, tx, c.IDs); err != nil {
+			return err
+		}
+	}
+	if given(c, "is_web_accessible") {
+		if err := publicurl.Switched(ctx, tx, c.IDs); err != nil {
 			return err
 		}
 	}
