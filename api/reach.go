@@ -48,8 +48,9 @@ type ReachPermit struct {
 	Port     int        `json:"port"`
 	User     int64      `json:"user,omitempty"` // nobody: a visitor of an address that asks for no login
 	Username string     `json:"username,omitempty"`
-	Support  bool       `json:"support,omitempty"` // it is support staff under a grant
-	Until    *time.Time `json:"until,omitempty"`   // when it ends by itself, if that is known
+	Support  bool       `json:"support,omitempty"`  // it is support staff under a grant
+	ByToken  bool       `json:"by_token,omitempty"` // url: the token opened it
+	Until    *time.Time `json:"until,omitempty"`    // when it ends by itself, if that is known
 }
 
 // ReachStill is what a process of the vpn role has open, and what ended since it asked last (POST /internal/reach/still).

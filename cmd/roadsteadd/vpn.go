@@ -16,6 +16,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/supervise"
 	"github.com/roadstead-io/roadstead/internal/vpn"
 	"github.com/roadstead-io/roadstead/internal/vpn/cage"
+	"github.com/roadstead-io/roadstead/internal/vpn/permit"
 )
 
 // roleOpenVPN is the process around openvpn, in a network namespace of its own. It talks to the vpn role alone.
@@ -24,6 +25,7 @@ const roleOpenVPN = "openvpn"
 // vpnFlags are those of the control channel.
 type vpnFlags struct {
 	mode, network, program string
+	limits                 permit.Limits
 	instances              int
 	why                    string // it is off
 }
@@ -32,6 +34,7 @@ func (f *vpnFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.mode, "vpn", "auto", "the control channel: on, off, or auto: on where this machine can and the server is started as root")
 	fs.IntVar(&f.instances, "vpn-instances", 1, "how many openvpn processes share the devices")
 	fs.StringVar(&f.network, "vpn-network", cage.DefaultNetwork, "the `NETWORK` that devices get their tunnel addresses from")
+	fs.Func("vpn-limits", "bounds of what people have open to devices, `NAME=N,…`; see the chapter on tunnels", f.limits.Parse)
 	fs.StringVar(&f.program, "openvpn", "", "`PATH` of the program openvpn; empty means /usr/sbin/openvpn")
 }
 
@@ -88,7 +91,9 @@ func (f *vpnFlags) roles() []supervise.Role {
 			Names: func(domain string) []string {
 				return []string{"tunnel." + domain, "devices." + domain, "*.devices." + domain}
 			},
-			Config: func(e supervise.Env) any { return vpn.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers} },
+			Config: func(e supervise.Env) any {
+				return vpn.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers, Limits: f.limits}
+			},
 		},
 	}
 }

@@ -158,6 +158,9 @@ POST   /supervisor/{path...}                                | - x x x - - - -
 POST   /application/{id}/restart                            | - x x - - - - -
 GET    /auth/v1/public-keys/{username}                      | - x x x - - - -
 GET    /access/v1/hostos/{uuid}                             | - x x - - - - -
+GET    /device-url/v1/{uuid}                                | - x x - - - - -
+PUT    /device-url/v1/{uuid}                                | - x x - - - - -
+POST   /device-url/v1/{uuid}/visit                          | - x - - - - - -
 GET    /auth/v1/token                                       | - x x x - - - -
 GET    /ssh/v1/authorities                                  | x x x x x x x x
 POST   /ssh/v1/certificate                                  | - x x - - - - -
@@ -240,6 +243,9 @@ POST /internal/v1/workers/join          | builder
 POST /internal/v1/workers/open          | builder
 POST /internal/v1/workers/live          | builder
 POST /internal/v1/sources/next          | git
+POST /internal/reach/permit             | vpn
+POST /internal/reach/still              | vpn
+POST /internal/reach/visit              | vpn
 POST /internal/v1/sources/renew         | git
 POST /internal/v1/sources/finish        | git
 `

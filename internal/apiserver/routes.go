@@ -55,7 +55,7 @@ func (s *Server) list() []route.Route {
 	rs = append(rs, s.git.Routes()...)
 	rs = append(rs, s.ssh.Routes()...)
 	rs = append(rs, sourcedoor.Routes(sourcedoor.Config{DB: s.db, Sources: s.sources, Git: s.git})...)
-	rs = append(rs, reachdoor.Routes(reachdoor.Config{DB: s.db, Reach: s.reach, Hasher: s.accounts.Hasher(), Site: s.cfg.Site})...)
+	rs = append(rs, reachdoor.Routes(reachdoor.Config{DB: s.db, Reach: s.reach, Accounts: s.accounts, Site: s.cfg.Site})...)
 	rs = append(rs, bases.Routes(s.cfg.Bases)...)
 	rs = append(rs, vpndoor.Routes(vpndoor.Config{DB: s.db, Channel: s.channel, RootCA: s.rootCA})...)
 	rs = append(rs, s.fleetRoutes()...)

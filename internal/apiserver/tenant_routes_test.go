@@ -87,6 +87,13 @@ var routesThatName = map[string]naming{
 	"POST /api-key/user/full": {of: reading, ask: posting("/api-key/user/full", func(b *things, n int) any {
 		return api.NewKey{Name: fmt.Sprintf("key %d", n), Fleets: []string{b.slug}}
 	})},
+	"GET /device-url/v1/{uuid}": {of: reading, ask: at("/device-url/v1/%s", uuidOf)},
+	"PUT /device-url/v1/{uuid}": {of: ofFleet, ask: func(b *things, n int) (string, any) {
+		return "/device-url/v1/" + b.uuid, map[string]any{"port": 8000 + n}
+	}},
+	"POST /device-url/v1/{uuid}/visit": {of: ofFleet, offline: true, ask: func(b *things, _ int) (string, any) {
+		return "/device-url/v1/" + b.uuid + "/visit", api.ReachVisit{State: "x"}
+	}},
 	"GET /access/v1/hostos/{uuid}": {of: ofFleet, ask: at("/access/v1/hostos/%s", uuidOf)},
 	"POST /supervisor/{path...}": {of: ofFleet, offline: true, ask: posting("/supervisor/v1/blink", func(b *things, _ int) any {
 		return map[string]any{"deviceId": b.device, "uuid": b.uuid}

@@ -172,7 +172,8 @@ func (s *Server) site() http.Handler {
 		"POST /login/with/{provider}": startLogin, "GET /login/callback/{provider}": callback,
 		"GET /login/cli/{callback}": member(cliPage), "POST /login/cli": member(cliAuthorize),
 		"GET /confirm": member(confirmPage), "POST /confirm": member(confirm),
-		"GET /device": member(devicePage), "POST /device": member(deviceAnswer),
+		"GET /device-url/{uuid}": member(deviceURL),
+		"GET /device":            member(devicePage), "POST /device": member(deviceAnswer),
 		"GET /forgot": forgotPage, "POST /forgot": forgot, "GET /reset": resetPage, "POST /reset": reset,
 		"GET /invite/{where}": invitePage, "POST /invite/{where}": invite,
 

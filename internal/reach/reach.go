@@ -92,6 +92,7 @@ type opened struct {
 	proof   account.Proof
 	support bool
 	serial  int64 // of a public address
+	token   bool  // which its token opened
 	until   *time.Time
 }
 
@@ -135,7 +136,7 @@ func (r *Reach) Permit(ctx context.Context, ask api.ReachRequest) (api.ReachPerm
 	r.cfg.Accounts.UsedFrom(o.by)
 	return api.ReachPermit{
 		Permit: o.permit, Device: o.target.id, UUID: o.uuid, Fleet: o.target.fleet, Port: o.port, User: o.by.User, Username: o.by.Name,
-		Support: o.support, Until: o.until,
+		Support: o.support, ByToken: o.token, Until: o.until,
 	}, nil
 }
 
@@ -375,7 +376,8 @@ func (r *Reach) visit(ctx context.Context, tx *db.Tx, ask api.ReachRequest) (o o
 	}
 	o.target, o.port = target{address.Device, address.Fleet, address.Organization}, address.Port
 	o.serial, o.until, o.by.Address = address.Serial, address.Until, ask.From
-	if !address.Login && !address.Token() || address.Opens(r.cfg.Accounts.Hasher(), ask.Token) {
+	o.token = address.Opens(r.cfg.Accounts.Hasher(), ask.Token)
+	if !address.Login && !address.Token() || o.token {
 		return o, nil
 	}
 	if address.Login && ask.Visit != "" {

@@ -86,7 +86,7 @@ func (s *Server) Run(ctx context.Context, internal net.Listener, public map[stri
 		}
 		return web.Serve(ctx, srv, func() error { return srv.ServeTLS(internal, "", "") }, stopGrace)
 	})
-	_ = public
+	s.serve(ctx, group, public)
 	return group.Wait()
 }
 

@@ -8,8 +8,8 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
-	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device/publicurl"
@@ -19,10 +19,10 @@ import (
 
 // Config is what the routes work with.
 type Config struct {
-	DB     *db.DB
-	Reach  *reach.Reach
-	Hasher token.Hasher
-	Site   api.Site
+	DB       *db.DB
+	Reach    *reach.Reach
+	Accounts *account.Accounts
+	Site     api.Site
 }
 
 // Routes lists them.
@@ -87,7 +87,7 @@ func (d door) set(w http.ResponseWriter, r *http.Request) error {
 	}
 	var now api.PublicURL
 	return route.Write(r.Context(), d.cfg.DB, func(tx *db.Tx) (err error) {
-		now, err = publicurl.Set(r.Context(), tx, access.From(r.Context()), d.cfg.Hasher, d.cfg.Site, u, change)
+		now, err = publicurl.Set(r.Context(), tx, access.From(r.Context()), d.cfg.Accounts.Hasher(), d.cfg.Site, u, change)
 		return err
 	}, func() error {
 		w.Header().Set("Cache-Control", "no-store")

@@ -29,11 +29,8 @@ func (l *Limits) fields() []limit.Field {
 	}
 }
 
-// ParseLimits reads "per_user=50,idle_minutes=10".
-func ParseLimits(text string) (l Limits, err error) {
-	err = limit.Parse(l.fields(), text)
-	return l, err
-}
+// Parse reads "per_user=50,idle_minutes=10".
+func (l *Limits) Parse(text string) error { return limit.Parse(l.fields(), text) }
 
 // Validate names the limit that is wrong.
 func (l Limits) Validate() error { return limit.Validate(l.fields()) }
