@@ -66,8 +66,26 @@ type DeviceReport struct {
 	CPUTemp             *int64                `json:"cpu_temp,omitempty"`
 	CPUID               *string               `json:"cpu_id,omitempty"`
 	IsUndervolted       *bool                 `json:"is_undervolted,omitempty"`
+	APIPort             *int                  `json:"api_port,omitempty"`            // of the device's own API
+	APISecret           *string               `json:"api_secret,omitempty"`          // the key to it
+	Channel             *DeviceChannel        `json:"channel,omitempty"`             // ours, not balena's
 	UnsupportedFeatures []string              `json:"unsupported_features,omitzero"` // compose fields the agent refused or ignored, by name; ours, not balena's
 	Apps                map[string]*AppReport `json:"apps,omitempty"`                // by the uuid of the fleet
+}
+
+// States of the control channel as a device has it.
+const (
+	ChannelStateOn      = "on"      // connected
+	ChannelStateWaiting = "waiting" // wanted, and being connected
+	ChannelStateFailed  = "failed"  // wanted, but the device has no means or the server refuses it; Reason says which
+	ChannelStateOff     = "off"     // not wanted
+	ChannelStateLocked  = "locked"  // the device's owner keeps it shut, whatever the server wants
+)
+
+// DeviceChannel is how a device's control channel is.
+type DeviceChannel struct {
+	State  string `json:"state"`
+	Reason string `json:"reason,omitempty"`
 }
 
 // AppReport is one fleet's part of a report.

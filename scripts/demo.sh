@@ -140,7 +140,7 @@ virtual_device() {
 	if scripts/device.sh ip "$device" >/dev/null 2>&1; then
 		say "device: already up"
 	else
-		scripts/device.sh up "$device" "$demo/device" "$demo/config.json" --hosts "$hosts_line" >/dev/null
+		scripts/device.sh up "$device" "$demo/device" "$demo/config.json" --hosts "$hosts_line" --drop-input --strict-out >/dev/null
 		say "device: started, in a network namespace and with an engine of its own"
 	fi
 }

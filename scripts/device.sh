@@ -17,11 +17,13 @@ options of up:
   --hosts "IP NAME..."  a line for the device's /etc/hosts; may be repeated; HOST stands for the host's end of the cable
   --agent FILE          the agent (default: bin/roadstead-agent of this checkout); "none" starts only the engine
   --drop-input          the device refuses every connection from outside, as behind a strict firewall
+  --strict-out          and nothing leaves it but 53/udp, 123/udp and 443/tcp, from itself or from its containers
   --env NAME=VALUE      an environment variable for the agent; may be repeated
 
 CONFIG is copied to DIR/boot/config.json unless the device has one already; the agent works on that copy. Inside the device
-/etc is DIR/etc, /run is DIR/run, and the engine keeps its data in DIR/docker. Logs are in DIR/log. After `down`, removing
-DIR leaves nothing behind.
+/etc is DIR/etc, /run is DIR/run, and the engine keeps its data in DIR/docker. Logs are in DIR/log; power.log tells of reboots, which
+end and start the engine and the agent, and of shutdowns, after which the device is off. After `down`, removing DIR leaves nothing
+behind.
 
 example:
   device.sh up alice /tmp/alice config.json --hosts "HOST api.roadstead.test registry2.roadstead.test"
@@ -125,12 +127,13 @@ prepare_dir() {
 }
 
 up() {
-	local name=$1 dir=$2 config=$3 host_ip="" agent="$HERE/../bin/roadstead-agent" drop=""
+	local name=$1 dir=$2 config=$3 host_ip="" agent="$HERE/../bin/roadstead-agent" drop="" strict=""
 	HOSTS=() ENVIRONMENT=()
 	shift 3
 	while [ $# -gt 0 ]; do
 		case $1 in
 		--drop-input) drop=1; shift; continue ;;
+		--strict-out) strict=1; shift; continue ;;
 		esac
 		[ $# -ge 2 ] || die "$1 needs a value"
 		case $1 in
@@ -154,6 +157,13 @@ up() {
 	need ip iproute2
 	need iptables iptables
 	need dockerd docker.io
+	need openvpn openvpn
+	need nft nftables
+	if [ ! -e /dev/net/tun ]; then # as udev makes it
+		mkdir -p /dev/net
+		mknod /dev/net/tun c 10 200
+		chmod 666 /dev/net/tun
+	fi
 	mkdir -p "$REGISTER" "$dir"
 	dir=$(cd "$dir" && pwd)
 	[ "$agent" = none ] || agent=$(readlink -f "$agent")
@@ -181,6 +191,12 @@ up() {
 	if [ -n "$drop" ]; then
 		nsenter --net="/run/netns/$net" sh -c 'iptables -A INPUT -i lo -j ACCEPT &&
 			iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT && iptables -P INPUT DROP'
+	fi
+	if [ -n "$strict" ]; then # behind everything that the engine does with its containers' packets
+		nsenter --net="/run/netns/$net" sh -c 'iptables -t mangle -A POSTROUTING -o eth0 -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT &&
+			iptables -t mangle -A POSTROUTING -o eth0 -p udp -m multiport --dports 53,123 -j ACCEPT &&
+			iptables -t mangle -A POSTROUTING -o eth0 -p tcp --dport 443 -j ACCEPT && iptables -t mangle -A POSTROUTING -o eth0 -j DROP &&
+			if [ -e /proc/net/if_inet6 ]; then ip6tables -t mangle -A POSTROUTING -o eth0 -p ipv6-icmp -j ACCEPT; ip6tables -t mangle -A POSTROUTING -o eth0 -j DROP; fi'
 	fi
 	prepare_dir "$dir" "$config" "$name" "$host_ip"
 	rm -f "$dir/run/init.pid" "$dir/run/docker.pid" "$dir/run/agent.pid"
@@ -243,6 +259,20 @@ init() {
 	mount --bind /run/opt /opt # containerd would make /opt/containerd on the host
 	cd /
 	unset DEVICE_NAME DEVICE_DIR DEVICE_AGENT DOCKER_HOST DOCKER_CONFIG
+	mkdir -p /etc/roadstead
+	cat >/run/power <<TEXT
+#!/bin/sh
+# What reboot and poweroff are on this device: neither may touch the machine that it is on.
+echo "\$(date -u +%FT%TZ) \$1" >>"$dir/log/power.log"
+case \$1 in
+reboot) find /run/roadstead/services -name '*updates.lock' -delete ;;
+shutdown) touch /run/stopping ;;
+*) exit 2 ;;
+esac
+kill -TERM "\$(cat /run/docker.pid)"
+kill -TERM "\$(cat /run/agent.pid)"
+TEXT
+	chmod 700 /run/power
 	echo "$pid" >/run/init.pid.new
 	mv /run/init.pid.new /run/init.pid
 
@@ -272,7 +302,7 @@ agent_loop() {
 		sleep 0.05
 	done
 	while [ ! -e /run/stopping ]; do
-		env "${variables[@]}" "$2" --config "$1/boot/config.json" --state "$1/state" >>"$1/log/agent.log" 2>&1 &
+		env "${variables[@]}" "$2" --config "$1/boot/config.json" --state "$1/state" --power-command /run/power >>"$1/log/agent.log" 2>&1 &
 		echo $! >/run/agent.pid
 		wait $! || true
 		[ -e /run/stopping ] || sleep 1

@@ -22,13 +22,14 @@ need qemu-aarch64-static qemu-user-static # builds for other processors
 need git git
 need curl curl ca-certificates
 need useradd passwd
+need openvpn openvpn
+need nft nftables
 need flock util-linux
 need column bsdextrautils
 need mkfs.ext4 e2fsprogs
 need pgrep procps
 need dpkg-deb dpkg
 if [ "$what" = test ]; then
-	need openvpn openvpn
 	need gcc gcc libc6-dev # the race detector
 	need strings binutils
 	need node nodejs

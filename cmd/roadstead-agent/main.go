@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/roadstead-io/roadstead/internal/agent"
+	"github.com/roadstead-io/roadstead/internal/agent/channel"
 	"github.com/roadstead-io/roadstead/internal/engine"
 )
 
@@ -59,6 +60,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	runDir := flags.String("run", "/run/roadstead", "directory for what may vanish with a reboot")
 	host := flags.String("engine", engine.DefaultHost, "where the container engine listens: unix:///path or tcp://host:port")
 	certs := flags.String("certs-dir", engine.DefaultCertsDir, "where the engine looks for the certificates of registries")
+	openvpn := flags.String("openvpn", "", "the openvpn program (default: from the PATH)")
+	noChannel := flags.Bool("no-channel", false, "keep the control channel shut, whatever the server says; the file "+channel.OwnerLock+" does the same")
+	power := flags.String("power-command", "", `a program that takes the device down; it gets "reboot" or "shutdown" (default: the system's own reboot and poweroff)`)
+	led := flags.String("led", "", "the file that lights the device's light, such as /sys/class/leds/ACT/brightness")
 	once := flags.Bool("once", false, "apply the target state once, report, and end")
 	level := flags.String("log-level", "info", "debug, info, warn or error")
 	showVersion := flags.Bool("version", false, "print the version and end")
@@ -99,7 +104,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	socket, _ := strings.CutPrefix(*host, "unix://")
 	a, err := agent.New(agent.Config{
 		ConfigPath: *config, StateDir: *state, RunDir: *runDir, Engine: docker, EngineSocket: socket, CertsDir: *certs,
-		Version: version, Log: log,
+		Version: version, Log: log, Channel: &agent.Channel{Program: *openvpn, Locked: *noChannel}, Power: *power, LED: *led,
 	})
 	if err != nil {
 		log.Error("could not start", "error", err)

@@ -1,6 +1,7 @@
 // Package agent is what runs on a device: it makes the device known to the server, asks it what to run, makes the container
 // engine run just that, and tells the server how it goes. It decides purely (package plan) and acts through a small Engine.
-// It may lose power on any line: what it must remember is in files that are replaced as a whole. It listens nowhere.
+// It may lose power on any line: what it must remember is in files that are replaced as a whole. It listens on the tunnel of the control
+// channel while there is one, and for containers that ask for it on a bridge of their own; nowhere else.
 package agent
 
 import (
@@ -8,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +20,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/agent/appkey"
+	"github.com/roadstead-io/roadstead/internal/agent/channel"
+	"github.com/roadstead-io/roadstead/internal/agent/deviceapi"
 	"github.com/roadstead-io/roadstead/internal/agent/host"
 	"github.com/roadstead-io/roadstead/internal/agent/identity"
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
@@ -78,6 +83,19 @@ type Config struct {
 	Log          *slog.Logger
 	Timing       Timing
 	Step         func(string) error // see identity.Provisioner
+
+	Channel     *Channel                // the control channel; nil: the device has none, and no API of its own
+	Power       string                  // a program that takes the device down: it gets "reboot" or "shutdown"; empty: the system's own
+	LED         string                  // the file that lights the device's light; empty: it has none
+	SetHostname func(name string) error // nil: of this system
+}
+
+// Channel says how the control channel is kept. See [channel.Config] for what empty fields mean.
+type Channel struct {
+	Program   string // openvpn
+	OwnerLock string // the file with which the owner keeps the channel shut
+	Locked    bool   // shut for good
+	Timing    channel.Timing
 }
 
 // Timing are the waits. A zero one has the default that its comment gives.
@@ -115,22 +133,32 @@ func (t *Timing) defaults() {
 
 // Agent is one device's agent.
 type Agent struct {
-	cfg    Config
-	log    *slog.Logger
-	conf   *identity.Config
-	who    identity.Identity
-	birth  *identity.Provisioner
-	root   []byte // PEM
-	server *remote.Client
-	store  *store
-	logs   *forwarder
-	meter  host.Meter
-	osName string
-	osKind string
+	cfg     Config
+	log     *slog.Logger
+	conf    *identity.Config
+	who     identity.Identity
+	birth   *identity.Provisioner
+	root    []byte // PEM
+	server  *remote.Client
+	store   *store
+	logs    *forwarder
+	keys    *appkey.Keys
+	channel *channel.Channel // nil: none
+	api     *deviceapi.Server
+	bridge  *bridge
+	meter   host.Meter
+	osName  string
+	osKind  string
 
-	wake  chan struct{} // the applier has something to look at
-	dirty chan struct{} // the reporter has something to say
-	seen  chan struct{} // something changed on the engine
+	wake    chan struct{} // the applier has something to look at
+	dirty   chan struct{} // the reporter has something to say
+	seen    chan struct{} // something changed on the engine
+	pollNow chan struct{} // somebody wants the server asked at once
+	blink   chan struct{} // somebody wants to see which device it is
+	down    chan descent  // a reboot or shutdown to be done
+	acting  chan struct{} // holds a value while somebody changes containers
+
+	confMu sync.Mutex // covers changes of config.json
 
 	mu sync.Mutex // covers what follows; nothing is waited for under it
 	st status
@@ -165,6 +193,7 @@ func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, conf: conf, root: root, meter: host.Meter{Disk: cfg.StateDir},
 		wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1), seen: make(chan struct{}, 1), st: newStatus(),
+		pollNow: make(chan struct{}, 1), blink: make(chan struct{}, 1), down: make(chan descent, 1), acting: make(chan struct{}, 1),
 	}
 	a.osName, a.osKind = a.meter.Host.OS()
 	version := strings.TrimPrefix(cfg.Version, "v")
@@ -188,7 +217,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	defer unlock()
 	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context) error{a.poll, a.apply, a.watch, a.report, a.logs.Run} {
+	parts := []func(context.Context) error{a.poll, a.apply, a.watch, a.report, a.logs.Run, a.goDown, a.blinkOn}
+	if a.channel != nil {
+		parts = append(parts, a.channel.Run)
+		defer a.bridge.shut()
+	}
+	for _, part := range parts {
 		group.Go(func() error { return part(ctx) })
 	}
 	err = group.Wait()
@@ -241,10 +275,35 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 	if a.who, err = a.birth.Run(ctx); err != nil {
 		return nil, err
 	}
+	if err := a.reach(); err != nil {
+		return nil, err
+	}
 	if err := a.remember(); err != nil {
 		a.log.Warn("the last target state cannot be used; waiting for the server's", "error", err)
 	}
 	return held, nil
+}
+
+// reach makes the ways in: the channel, and the API that is reached by it. Nothing is started.
+func (a *Agent) reach() error {
+	if a.cfg.Channel == nil {
+		return nil
+	}
+	var err error
+	if a.keys, err = appkey.Open(a.cfg.StateDir); err != nil {
+		return err
+	}
+	a.api = deviceapi.New(a, a.keys, a.log)
+	a.bridge = &bridge{api: a.api, log: a.log, open: map[netip.Addr]*opening{}}
+	c := a.cfg.Channel
+	a.channel = channel.New(channel.Config{
+		StateDir: a.cfg.StateDir, RunDir: a.cfg.RunDir, UUID: string(a.who.UUID), Key: a.who.Key, Host: a.conf.VPNEndpoint, Port: a.conf.VPNPort,
+		Certify: func(ctx context.Context, ask api.ChannelCertify) (api.ChannelIdentity, error) {
+			return a.server.Certify(ctx, a.who.Key, ask)
+		},
+		OwnerLock: c.OwnerLock, Locked: c.Locked, Program: c.Program, Timing: c.Timing, Log: a.log, Changed: func() { poke(a.dirty) },
+	}, channel.Service{Port: deviceapi.Port, Serve: a.api.Serve})
+	return nil
 }
 
 // lock takes every file or none. The kernel gives them back when the process ends, however it ends.

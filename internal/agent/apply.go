@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/agent/composition"
 	"github.com/roadstead-io/roadstead/internal/agent/plan"
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
 	"github.com/roadstead-io/roadstead/internal/engine"
@@ -22,16 +23,24 @@ import (
 func (a *Agent) apply(ctx context.Context) error {
 	retry := remote.Backoff{Min: a.cfg.Timing.ApplyRetry}
 	var last *desired
+	epoch := 0
 	for {
 		a.mu.Lock()
 		want := a.st.want
-		a.mu.Unlock()
-		if want != last {
+		if want != last || epoch != a.st.epoch {
 			retry.Reset()
 		}
-		last = want
+		last, epoch = want, a.st.epoch
+		a.mu.Unlock()
 		wait := time.Duration(-1) // until woken
-		if err := a.reconcile(ctx); err != nil {
+		err := a.reconcile(ctx)
+		a.mu.Lock()
+		a.st.failed = err != nil
+		a.mu.Unlock()
+		if a.bridge != nil && want != nil {
+			a.bridge.ensure(ctx, want)
+		}
+		if err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -59,7 +68,7 @@ func (a *Agent) pause(ctx context.Context, wait time.Duration, failed bool) bool
 		timeout = t.C
 	}
 	a.mu.Lock()
-	before := a.st.want
+	before, epoch := a.st.want, a.st.epoch
 	a.mu.Unlock()
 	for {
 		select {
@@ -69,7 +78,7 @@ func (a *Agent) pause(ctx context.Context, wait time.Duration, failed bool) bool
 			return true
 		case <-a.wake:
 			a.mu.Lock()
-			fresh := a.st.want != before
+			fresh := a.st.want != before || a.st.epoch != epoch
 			a.mu.Unlock()
 			if fresh || !failed {
 				return true
@@ -82,7 +91,7 @@ func (a *Agent) pause(ctx context.Context, wait time.Duration, failed bool) bool
 func (a *Agent) reconcile(ctx context.Context) error {
 	for range 10 { // a plan that never ends is a fault; it goes on at the next occasion
 		a.mu.Lock()
-		want := a.st.want
+		want, epoch := a.st.want, a.st.epoch
 		a.mu.Unlock()
 		if want == nil {
 			return nil
@@ -91,7 +100,7 @@ func (a *Agent) reconcile(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		p := plan.Make(cur, want.target)
+		p := plan.Make(cur, a.withStopped(want.target))
 		if len(p.Steps) == 0 {
 			return a.finish(want, p)
 		}
@@ -100,7 +109,7 @@ func (a *Agent) reconcile(ctx context.Context) error {
 		a.st.busy = time.Now()
 		a.mu.Unlock()
 		poke(a.dirty)
-		if err := a.execute(ctx, want, p.Steps); err != nil {
+		if err := a.execute(ctx, want, epoch, p.Steps); err != nil {
 			a.mu.Lock()
 			a.st.doing = map[string]string{}
 			a.mu.Unlock()
@@ -108,6 +117,20 @@ func (a *Agent) reconcile(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// withStopped marks the services that somebody stopped.
+func (a *Agent) withStopped(target plan.Target) plan.Target {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.st.stopped) == 0 {
+		return target
+	}
+	target.Services = slices.Clone(target.Services)
+	for i, svc := range target.Services {
+		target.Services[i].Stopped = a.st.stopped[svc.App.UUID+"/"+svc.Name]
+	}
+	return target
 }
 
 func updateStatus(p plan.Plan) string {
@@ -127,6 +150,7 @@ func (a *Agent) finish(want *desired, p plan.Plan) error {
 		a.st.update, a.st.busy = "done", time.Now()
 		poke(a.dirty)
 	}
+	a.st.force = false
 	a.st.pulls = map[string]int{}
 	a.st.applied = want.commits
 	a.mu.Unlock()
@@ -187,42 +211,85 @@ func (a *Agent) refresh(ctx context.Context) error {
 // parallel is how many steps of one kind run at once; all others run one by one.
 var parallel = map[plan.Kind]int{plan.Pull: 3, plan.Stop: 4}
 
-// execute does the steps in order and ends at the first that fails, or when the target state is not the wanted one any more.
-func (a *Agent) execute(ctx context.Context, want *desired, steps []plan.Step) error {
-	for len(steps) > 0 {
+// execute does the steps in order and ends at the first that fails, or when the target state is not the wanted one any more. Nobody else
+// changes containers during a step, but for a download; when somebody did between two, the rest of the plan is void. From the first
+// container that ends it holds the update locks of that container's fleet.
+func (a *Agent) execute(ctx context.Context, want *desired, epoch int, steps []plan.Step) error {
+	unlock := func() {}
+	defer func() { unlock() }()
+	locked := false
+	void := func() bool {
 		a.mu.Lock()
-		superseded := a.st.want != want
-		a.mu.Unlock()
-		if superseded {
-			return nil
-		}
+		defer a.mu.Unlock()
+		return a.st.want != want || a.st.epoch != epoch
+	}
+	for len(steps) > 0 {
 		n := 1
 		for n < len(steps) && parallel[steps[0].Kind] > 0 && steps[n].Kind == steps[0].Kind {
 			n++
 		}
-		stepCtx, cancel := context.WithCancel(ctx)
-		if steps[0].Kind == plan.Pull {
-			a.mu.Lock()
-			a.st.cancelPulls = cancel
-			a.mu.Unlock()
+		release := func() {}
+		if steps[0].Kind != plan.Pull {
+			var err error
+			if release, err = a.hold(ctx); err != nil {
+				return err
+			}
 		}
-		var group errgroup.Group
-		group.SetLimit(max(1, parallel[steps[0].Kind]))
-		for _, s := range steps[:n] {
-			group.Go(func() error { return a.do(stepCtx, s) })
+		if void() {
+			release()
+			return nil
 		}
-		err := group.Wait()
-		a.mu.Lock()
-		a.st.cancelPulls = nil
-		superseded = a.st.want != want
-		a.mu.Unlock()
-		cancel()
-		if err != nil && !superseded {
+		if kind := steps[0].Kind; !locked && (kind == plan.Stop || kind == plan.Remove) {
+			var err error
+			if unlock, err = a.locks().Take(a.lockable(want, ending(steps)), a.overridden(want)); err != nil {
+				unlock = func() {}
+				release()
+				return err
+			}
+			locked = true
+		}
+		err := a.together(ctx, steps[:n])
+		release()
+		if err != nil && !void() {
 			return err
 		}
 		steps = steps[n:]
 	}
 	return nil
+}
+
+// ending are the fleets of which steps end a container.
+func ending(steps []plan.Step) map[string]bool {
+	out := map[string]bool{}
+	for _, s := range steps {
+		if s.Kind == plan.Stop || s.Kind == plan.Remove {
+			out[s.App] = true
+		}
+	}
+	return out
+}
+
+// together does steps of one kind, those that may run at once.
+func (a *Agent) together(ctx context.Context, steps []plan.Step) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	kind := steps[0].Kind
+	if kind == plan.Pull {
+		a.mu.Lock()
+		a.st.cancelPulls = cancel
+		a.mu.Unlock()
+		defer func() {
+			a.mu.Lock()
+			a.st.cancelPulls = nil
+			a.mu.Unlock()
+		}()
+	}
+	var group errgroup.Group
+	group.SetLimit(max(1, parallel[kind]))
+	for _, s := range steps {
+		group.Go(func() error { return a.do(ctx, s) })
+	}
+	return group.Wait()
 }
 
 // do is one step.
@@ -234,7 +301,11 @@ func (a *Agent) do(ctx context.Context, s plan.Step) error {
 	case plan.CreateVolume:
 		return e.CreateVolume(ctx, *s.Volume)
 	case plan.CreateNetwork:
-		return e.CreateNetwork(ctx, *s.Network)
+		err := e.CreateNetwork(ctx, *s.Network)
+		if want := a.wanted(); err == nil && a.bridge != nil && want != nil && s.Network.Name == composition.APINetworkName {
+			a.bridge.ensure(ctx, want) // before a container asks
+		}
+		return err
 	case plan.Create:
 		defer a.doing(s, "Installing")()
 		_, err := e.Create(ctx, *s.Spec)

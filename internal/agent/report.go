@@ -11,6 +11,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent/composition"
+	"github.com/roadstead-io/roadstead/internal/agent/deviceapi"
 	"github.com/roadstead-io/roadstead/internal/agent/host"
 	"github.com/roadstead-io/roadstead/internal/agent/plan"
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
@@ -32,13 +33,18 @@ type status struct {
 	restarts    map[string]restart
 	lives       map[string]life
 	cancelPulls func()
-	omitOld     bool // the server does not know the release that still runs
+	omitOld     bool            // the server does not know the release that still runs
+	epoch       int             // how often somebody acted, or wants the applier to look anew
+	stopped     map[string]bool // fleet/service → somebody stopped it
+	force       bool            // the next update goes through whatever is locked
+	failed      bool            // the last attempt to apply the target state
+	polled      time.Time       // when the server was last reached, or the agent started
 }
 
 func newStatus() status {
 	return status{
 		pulls: map[string]int{}, doing: map[string]string{}, restarts: map[string]restart{}, lives: map[string]life{},
-		images: map[string]bool{},
+		images: map[string]bool{}, stopped: map[string]bool{}, polled: time.Now(),
 	}
 }
 
@@ -55,6 +61,10 @@ func (a *Agent) describe(metrics *host.Metrics) *api.DeviceReport {
 	}
 	if id := a.meter.Host.CPUID(); id != "" {
 		r.CPUID = &id
+	}
+	if a.channel != nil {
+		port, secret, s := deviceapi.Port, a.keys.Device(), a.channel.Status()
+		r.APIPort, r.APISecret, r.Channel = &port, &secret, &api.DeviceChannel{State: s.State, Reason: s.Reason}
 	}
 	if m := metrics; m != nil {
 		r.MemoryUsage, r.MemoryTotal, r.StorageUsage, r.StorageTotal = m.MemoryUsage, m.MemoryTotal, m.StorageUsage, m.StorageTotal

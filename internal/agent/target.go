@@ -28,6 +28,7 @@ type desired struct {
 	device  *api.DeviceTarget
 	target  plan.Target
 	commits map[string]string // fleet → commit
+	apps    []composition.App // with the release that is wanted, if any
 	leftOut []composition.LeftOut
 }
 
@@ -79,7 +80,12 @@ func (a *Agent) poll(ctx context.Context) error {
 		case err == nil:
 			retry.Reset()
 			unmanaged.Reset()
+			a.mu.Lock()
+			a.st.polled = time.Now()
+			a.mu.Unlock()
+			a.confMu.Lock()
 			_ = a.birth.Finish(a.who) // it has logged the error, and is called again
+			a.confMu.Unlock()
 		case remote.StatusOf(err) == http.StatusUnauthorized:
 			wait = unmanaged.Next()
 			a.log.Error("the server does not know this device any more; what runs keeps running", "error", err, "again_in", wait.Round(time.Second))
@@ -88,10 +94,29 @@ func (a *Agent) poll(ctx context.Context) error {
 			wait = remote.Wait(min(retry.Next(), interval), err)
 			a.log.Warn("could not poll", "error", err, "again_in", wait.Round(time.Millisecond))
 		}
-		if remote.Sleep(ctx, wait) != nil {
+		if !a.untilPoll(ctx, wait) {
 			return nil
 		}
 	}
+}
+
+// least is the time between two polls, whoever wants the next one.
+const least = time.Second
+
+// untilPoll waits until the next poll is due or wanted, or for the end, which it answers with false.
+func (a *Agent) untilPoll(ctx context.Context, wait time.Duration) bool {
+	if remote.Sleep(ctx, min(wait, least)) != nil {
+		return false
+	}
+	t := time.NewTimer(max(wait-least, 0))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+	case <-a.pollNow:
+	}
+	return true
 }
 
 // pollOnce fetches the target state and, when it is a new one, hands it to the applier.
@@ -152,6 +177,10 @@ func (a *Agent) take(want *desired, etag string) {
 	a.mu.Lock()
 	before := a.st.want
 	a.st.want, a.st.etag, a.st.rejected, a.st.omitOld = want, etag, nil, false
+	maps.DeleteFunc(a.st.stopped, func(key string, _ bool) bool { // another release, another start
+		app, _, _ := strings.Cut(key, "/")
+		return before == nil || before.commits[app] != want.commits[app]
+	})
 	if a.st.cancelPulls != nil {
 		a.st.cancelPulls()
 	}
@@ -161,6 +190,9 @@ func (a *Agent) take(want *desired, etag string) {
 			a.log.Warn("left out", "field", l.Field, "reason", l.Reason)
 			a.logs.system(fmt.Sprintf("Left out of the release: %s: %s", l.Field, l.Reason))
 		}
+	}
+	if a.channel != nil {
+		a.channel.Set(want.device.Config)
 	}
 	poke(a.wake)
 	poke(a.dirty)
@@ -204,6 +236,7 @@ func (a *Agent) understand(text []byte) (*desired, error) {
 			return nil, fmt.Errorf("%q is not the uuid of a fleet", uuid)
 		}
 		want.target.Apps[uuid] = true
+		want.apps = append(want.apps, composition.App{ID: app.ID, UUID: uuid, Name: app.Name})
 		for _, commit := range slices.Sorted(maps.Keys(app.Releases)) {
 			if app.Releases[commit] == nil || want.commits[uuid] != "" {
 				continue
@@ -213,10 +246,14 @@ func (a *Agent) understand(text []byte) (*desired, error) {
 			}
 			want.commits[uuid] = commit
 			id := composition.App{ID: app.ID, UUID: uuid, Name: app.Name, ReleaseID: app.Releases[commit].ID, Commit: commit}
+			want.apps[len(want.apps)-1] = id
 			if err := a.addRelease(want, id, app.Releases[commit]); err != nil {
 				return nil, err
 			}
 		}
+	}
+	if slices.ContainsFunc(want.target.Services, func(s plan.Service) bool { return s.Spec.Networks[composition.APINetworkName] != nil }) {
+		want.target.Networks = append(want.target.Networks, composition.APINetwork())
 	}
 	return want, nil
 }
@@ -277,8 +314,12 @@ func (a *Agent) device(nameNow string) composition.Device {
 	if m := a.store.get(); m.NameAtInit != "" {
 		name = m.NameAtInit
 	}
+	var keyOf func(string) string
+	if a.keys != nil {
+		keyOf = a.keys.Fleet
+	}
 	return composition.Device{
-		UUID: a.who.UUID, Name: name, Type: a.conf.DeviceType, Arch: host.Arch(), OSVersion: a.osName,
+		APIKeyOf: keyOf, UUID: a.who.UUID, Name: name, Type: a.conf.DeviceType, Arch: host.Arch(), OSVersion: a.osName,
 		APIKey: a.who.Key, APIURL: a.conf.APIEndpoint, EngineSocket: a.cfg.EngineSocket,
 		SharedDir: filepath.Join(a.cfg.RunDir, "services"),
 		Exists: func(path string) bool {

@@ -39,9 +39,10 @@ type Device struct {
 	OSVersion    string
 	APIKey       string
 	APIURL       string
-	EngineSocket string            // path on the device
-	SharedDir    string            // directory for what device and services share: update locks
-	Exists       func(string) bool // whether a path exists on the device
+	EngineSocket string                    // path on the device
+	SharedDir    string                    // directory for what device and services share: update locks
+	APIKeyOf     func(fleet string) string // the key of a fleet, by its uuid, for the device's own API; nil: there is no such API
+	Exists       func(string) bool         // whether a path exists on the device
 }
 
 // App is the fleet and release that a service belongs to.
@@ -61,6 +62,9 @@ type Service struct {
 	Volumes   []string          // names in the composition
 	DependsOn map[string]string // service → service_started or service_healthy
 	Restart   string            // always, unless-stopped, on-failure or no
+	ID        int64
+	ImageID   int64
+	API       bool // it asked for the device's own API
 	LeftOut   []LeftOut
 }
 
@@ -80,6 +84,29 @@ func NetworkName(app App, name string) string { return app.UUID + "_" + name }
 
 // VolumeName is the engine's name of a volume.
 func VolumeName(app App, name string) string { return fmt.Sprintf("%d_%s", app.ID, name) }
+
+// The network by which containers reach the device's own API, and nothing else: not one another, nor the outside.
+const (
+	APINetworkName = "supervisor0" // on the engine, and of the bridge
+	APIPort        = 48484
+)
+
+// Where that network is, as balena's devices have it.
+var (
+	APISubnet  = netip.MustParsePrefix("10.114.104.0/25")
+	APIAddress = netip.MustParseAddr("10.114.104.1")
+)
+
+// APINetwork is that network.
+func APINetwork() engine.Network {
+	n := engine.Network{Name: APINetworkName, Labels: map[string]string{engine.LabelSupervised: "true"}, Options: engine.NetworkOptions{
+		Internal:   true,
+		IPAM:       &network.IPAM{Driver: "default", Config: []network.IPAMConfig{{Subnet: APISubnet, Gateway: APIAddress}}},
+		DriverOpts: map[string]string{"com.docker.network.bridge.name": APINetworkName, "com.docker.network.bridge.enable_icc": "false"},
+	}}
+	n.Labels[LabelConfig] = Hash(n)
+	return n
+}
 
 // ContainerName is the engine's name of a container. [ReleaseOf] reads it back.
 func ContainerName(app App, service string, imageID int64) string {

@@ -118,7 +118,7 @@ func TestLeftOutByName(t *testing.T) {
 		{`{"security_opt":["seccomp=/profile.json"]}`, nil, []string{"web.security_opt[0]"}},
 		{`{"healthcheck":{"test":"x","start_interval":"1s"}}`, nil, []string{"web.healthcheck.start_interval"}},
 		{`{"x-note":1,"image":"a","build":".","expose":["80"],"volumes":null}`, nil, nil},
-		{`{}`, map[string]string{"io.balena.features.supervisor-api": "1"}, []string{"web.labels.io.balena.features.supervisor-api"}},
+		{`{}`, map[string]string{"io.balena.features.supervisor-api": "1"}, []string{"web.labels.io.balena.features.supervisor-api"}}, // where there is no API
 		{`{}`, map[string]string{"io.balena.features.supervisor-api": "0"}, nil},
 		{`{}`, map[string]string{"io.resin.features.dbus": "1"}, []string{"web.labels.io.balena.features.dbus"}},
 		{`{}`, map[string]string{"io.balena.features.kernel-modules": "1"}, nil},

@@ -88,6 +88,7 @@ func (b *builder) finish(target *api.ServiceTarget) (*Service, error) {
 	b.lab[LabelConfig] = Hash(svc.Spec)
 	b.config().Image = target.Image
 	svc.Spec.Name = ContainerName(b.app, svc.Name, target.ImageID)
+	svc.ID, svc.ImageID = target.ID, target.ImageID
 	slices.Sort(svc.Volumes)
 	svc.Volumes = slices.Compact(svc.Volumes)
 	return svc, nil
@@ -112,6 +113,9 @@ func (b *builder) attach() {
 		end.Aliases = slices.Compact(end.Aliases)
 		b.svc.Spec.Networks[NetworkName(b.app, name)] = end
 		b.svc.Networks = append(b.svc.Networks, name)
+	}
+	if b.svc.API {
+		b.svc.Spec.Networks[APINetworkName] = &network.EndpointSettings{}
 	}
 }
 
@@ -185,14 +189,35 @@ func (b *builder) features(env map[string]string) {
 				env[prefix+"API_KEY"] = b.dev.APIKey
 				env[prefix+"API_URL"] = b.dev.APIURL
 			}
+		case "supervisor-api":
+			if b.dev.APIKeyOf == nil {
+				b.leaveOut("labels."+label, "the device has no API of its own")
+				continue
+			}
+			b.ownAPI(env)
 		case "balena-socket":
 			sock := b.dev.EngineSocket
 			b.bindPaths(label, []string{sock + ":/host/run/balena-engine.sock", sock + ":/var/run/balena.sock"})
 			env["DOCKER_HOST"] = "unix:///var/run/balena.sock"
 		case "optional": // says something about contracts only
-		default: // supervisor-api (this agent listens nowhere), gpu, extra-firmware, host-os.board-rev, …
+		default: // gpu, extra-firmware, host-os.board-rev, …
 			b.leaveOut("labels."+label, "this feature is not supported")
 		}
+	}
+}
+
+// ownAPI tells a service how to reach the device's own API, and lets it.
+func (b *builder) ownAPI(env map[string]string) {
+	host := APIAddress.String()
+	if b.host().NetworkMode == "host" {
+		host = "127.0.0.1"
+	}
+	b.svc.API = true
+	for name, val := range map[string]string{
+		"HOST": host, "PORT": strconv.Itoa(APIPort), "ADDRESS": "http://" + host + ":" + strconv.Itoa(APIPort), "API_KEY": b.dev.APIKeyOf(b.app.UUID),
+	} {
+		env["BALENA_SUPERVISOR_"+name] = val
+		env["RESIN_SUPERVISOR_"+name] = val
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"io"
+
+	"github.com/roadstead-io/roadstead/internal/agent/locks"
 )
 
 // Port is where the API listens, on every address that it listens on at all.
@@ -14,7 +16,7 @@ const Port = 48484
 
 // What an act can fail with, beside an error that nobody expected.
 var (
-	ErrLocked   = errors.New("updates are locked")
+	ErrLocked   = locks.ErrHeld
 	ErrNotFound = errors.New("not found")
 	ErrInvalid  = errors.New("not valid")
 	ErrMissing  = errors.New("this device has no means for it")

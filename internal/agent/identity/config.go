@@ -19,6 +19,7 @@ import (
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/durable"
 )
 
 // maxConfig bounds the file.
@@ -100,7 +101,7 @@ func (c *Config) keys() []key {
 		{"logsEndpoint", text(&d.LogsEndpoint)}, {"balenaRootCA", text(&d.RootCA)}, {"deviceId", number(&d.DeviceID)},
 		{"registered_at", number(&d.RegisteredAt)}, {"appUpdatePollInterval", number(&d.AppUpdatePollInterval)},
 		{"initialDeviceName", text(&d.InitialDeviceName)}, {"hostname", text(&d.Hostname)},
-		{"developmentMode", flag(&d.DevelopmentMode)},
+		{"developmentMode", flag(&d.DevelopmentMode)}, {"vpnEndpoint", text(&d.VPNEndpoint)}, {"vpnPort", port(&d.VPNPort)},
 	}
 }
 
@@ -121,6 +122,17 @@ func number(into *int64) func(json.RawMessage) error {
 			return errors.New("must be a whole number that is not negative")
 		}
 		*into = int64(f)
+		return nil
+	}
+}
+
+func port(into *int) func(json.RawMessage) error {
+	return func(raw json.RawMessage) error {
+		var n int64
+		if err := number(&n)(raw); err != nil || n > 65535 {
+			return errors.New("must be the number of a port")
+		}
+		*into = int(n)
 		return nil
 	}
 }
@@ -166,6 +178,22 @@ func (c *Config) check() error {
 	}
 	_, err := c.RootPEM()
 	return err
+}
+
+// SetHostname writes the host name into config.json; everything else stays as it stands there.
+func SetHostname(path, name string) error {
+	c, err := LoadConfig(path)
+	if err != nil {
+		return err
+	}
+	if c.all["hostname"], err = json.Marshal(name); err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(c.all, "", "  ")
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(path, append(text, '\n'), 0o600)
 }
 
 // RootPEM is the root certificate to trust, nil without one.

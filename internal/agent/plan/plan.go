@@ -65,7 +65,8 @@ type Target struct {
 
 // Service is one that should run.
 type Service struct {
-	App composition.App
+	App     composition.App
+	Stopped bool // somebody stopped it: it is not to run, though its container stays
 	*composition.Service
 }
 
@@ -283,6 +284,11 @@ func (p *planner) dependenciesHold(svc Service) bool {
 
 // stops ends what is replaced or not wanted, the dependent before what it depends on.
 func (p *planner) stops(replaced map[string]bool) {
+	for _, m := range slices.Backward(p.matches) {
+		if m.good != nil && m.svc.Stopped {
+			p.stop(*m.good)
+		}
+	}
 	for _, c := range p.unwanted {
 		p.stop(c)
 	}
@@ -312,6 +318,8 @@ func (p *planner) starts(replaced map[string]bool) bool {
 			}
 		}
 		switch {
+		case m.svc.Stopped:
+			continue
 		case m.good == nil && replaced[m.svc.Spec.Name]:
 			step.Container = m.svc.Spec.Name
 			fresh = true

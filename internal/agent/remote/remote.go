@@ -245,6 +245,15 @@ func (c *Client) Report(ctx context.Context, uuid api.DeviceUUID, key string, fi
 	return nil
 }
 
+// Certify asks for a certificate of the device's key for the control channel.
+func (c *Client) Certify(ctx context.Context, key string, ask api.ChannelCertify) (api.ChannelIdentity, error) {
+	var out api.ChannelIdentity
+	if err := c.do(ctx, http.MethodPost, "/device/v3/channel", key, ask, http.StatusOK, &out); err != nil {
+		return out, fmt.Errorf("certify the channel's key: %w", err)
+	}
+	return out, nil
+}
+
 // LogStream sends gzip-compressed NDJSON from r until r ends, and then expects 201. An answer before the end is an error.
 func (c *Client) LogStream(ctx context.Context, uuid api.DeviceUUID, key string, r io.Reader) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.cfg.LogsURL+"/device/v2/"+string(uuid)+"/log-stream", r)

@@ -1,0 +1,333 @@
+package channel_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/agent/channel"
+	"github.com/roadstead-io/roadstead/internal/channel/when"
+)
+
+var (
+	on  = map[string]string{when.Control: "true"}
+	off = map[string]string{when.Control: "false"}
+)
+
+// The channel stands when it is wanted, and nothing but the services' ports is reached by it; otherwise there is neither a process nor a
+// socket, an interface or a rule.
+func TestChannel(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	s := newServer(t)
+	dir := t.TempDir()
+	d := s.device(t, dir, nil)
+	d.Set(on)
+	eventually(t, "connected", d.state(api.ChannelStateOn))
+	if got := d.Status().Address.String(); got != address {
+		t.Errorf("address: got %s, want %s", got, address)
+	}
+	base := "http://" + address
+
+	t.Run("the services are reached, though the device lets nothing in", func(t *testing.T) {
+		eventually(t, "the device API through the tunnel", func() bool { return reaches("srv", base+":48484") == "device API" })
+		if got := reaches("srv", base+":22222"); got != "shell" {
+			t.Errorf("22222 says %q", got)
+		}
+	})
+	t.Run("nothing else is", func(t *testing.T) {
+		sh(t, "iptables -P INPUT ACCEPT; ip -n srv route add 192.168.88.0/24 dev tun0")
+		defer sh(t, "iptables -P INPUT DROP; ip -n srv route delete 192.168.88.0/24 dev tun0")
+		own, err := net.Listen("tcp4", "0.0.0.0:9999")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _ = http.Serve(own, http.NotFoundHandler()) }() //nolint:gosec // a test's
+		defer own.Close()
+		lan := exec.Command("ip", "netns", "exec", "lan", "busybox", "httpd", "-f", "-p", "9999", "-h", "/")
+		if _, err := exec.LookPath("busybox"); err != nil {
+			lan = exec.Command("ip", "netns", "exec", "lan", "python3", "-m", "http.server", "9999")
+		}
+		if err := lan.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = lan.Process.Kill(); _ = lan.Wait() }()
+		if got := reaches("lan", "http://192.168.88.1:9999"); got == "" {
+			t.Error("the LAN does not reach the device's own server: the rest proves nothing")
+		}
+		eventually(t, "the LAN's server answers the device", func() bool {
+			return exec.Command("curl", "-s", "--max-time", "2", "-o", "/dev/null", "http://192.168.88.2:9999").Run() == nil
+		})
+		var asking sync.WaitGroup
+		for from, targets := range map[string][]string{
+			"srv": {base + ":9999", "http://192.168.88.2:9999", "http://192.168.88.1:48484"},
+			"lan": {base + ":48484", base + ":22222", base + ":9999", "http://192.168.88.1:48484", "http://192.168.88.1:22222"},
+		} {
+			for _, target := range targets {
+				asking.Go(func() {
+					if got := reaches(from, target); got != "" {
+						t.Errorf("from %s, %s answers %q", from, target, got)
+					}
+				})
+			}
+		}
+		asking.Wait()
+	})
+	t.Run("nothing that the server pushes is taken but the address", func(t *testing.T) {
+		routes := sh(t, "ip route; ip -6 address show dev "+channel.Interface)
+		for _, bad := range []string{"8.8.8.0", "0.0.0.0/1", "128.0.0.0/1", "default via", "fd00:", "10.240.0.0/"} {
+			if strings.Contains(routes, bad) {
+				t.Errorf("the device has taken %s:\n%s", bad, routes)
+			}
+		}
+	})
+	t.Run("a published port of a container is reached", func(t *testing.T) {
+		// As a container engine publishes it: what asks for port 8080 of any address of the device is sent on to the container.
+		sh(t, `ip netns add box; ip link add to-box type veth peer name eth0 netns box; ip address add 172.30.0.1/24 dev to-box; ip link set to-box up
+			ip -n box address add 172.30.0.2/24 dev eth0; ip -n box link set eth0 up; ip -n box link set lo up; ip -n box route add default via 172.30.0.1
+			iptables -t nat -A PREROUTING -p tcp --dport 8080 -m addrtype --dst-type LOCAL -j DNAT --to-destination 172.30.0.2:80`)
+		box := exec.Command("ip", "netns", "exec", "box", "python3", "-c", "import http.server as h\nclass P(h.BaseHTTPRequestHandler):\n  def do_GET(s): s.send_response(200); s.end_headers(); s.wfile.write(b'box')\nh.HTTPServer(('',80),P).serve_forever()")
+		if err := box.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = box.Process.Kill(); _ = box.Wait() }()
+		eventually(t, "the container's page through the tunnel", func() bool { return reaches("srv", base+":8080") == "box" })
+		if out, err := exec.Command("ip", "netns", "exec", "box", "ping", "-c1", "-W1", "10.240.0.1").CombinedOutput(); err == nil {
+			t.Errorf("a container reaches the server through the tunnel: %s", out)
+		}
+	})
+	t.Run("the key is on no command line, and in no file that others may read", func(t *testing.T) {
+		for pid, line := range openvpns(t) {
+			env, _ := os.ReadFile("/proc/" + pid + "/environ")
+			status, _ := os.ReadFile("/proc/" + pid + "/status")
+			if strings.Contains(line+string(env), "quotes") {
+				t.Error("openvpn's command line or environment has the key")
+			}
+			if strings.Contains(string(status), "Uid:\t0") {
+				t.Error("openvpn runs as root")
+			}
+		}
+		_ = filepath.Walk(dir, func(path string, info os.FileInfo, _ error) error {
+			if info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
+				t.Errorf("%s has mode %v", path, info.Mode())
+			}
+			return nil
+		})
+	})
+	t.Run("a killed openvpn comes back", func(t *testing.T) {
+		for pid := range openvpns(t) {
+			sh(t, "kill -9 "+pid)
+		}
+		eventually(t, "noticed", func() bool { return !d.state(api.ChannelStateOn)() })
+		eventually(t, "connected again", d.state(api.ChannelStateOn))
+	})
+	t.Run("the owner's lock is stronger than the server", func(t *testing.T) {
+		if err := os.WriteFile(d.cfg.OwnerLock, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "locked", d.state(api.ChannelStateLocked))
+		d.Set(map[string]string{when.Control: "true", when.Until: time.Now().Add(time.Hour).Format(time.RFC3339)})
+		nothing(t)
+		if err := os.Remove(d.cfg.OwnerLock); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "connected again", d.state(api.ChannelStateOn))
+	})
+	t.Run("off", func(t *testing.T) {
+		d.Set(off)
+		eventually(t, "off", d.state(api.ChannelStateOff))
+		nothing(t)
+		d.Set(map[string]string{when.Control: "perhaps"})
+		eventually(t, "a reason", func() bool { return strings.Contains(d.Status().Reason, "perhaps") })
+		nothing(t)
+	})
+	s.mu.Lock()
+	if s.asked != 1 {
+		t.Errorf("it asked %d times for a certificate that holds for an hour", s.asked)
+	}
+	s.mu.Unlock()
+}
+
+// nothing says that there is no trace of a channel.
+func nothing(t *testing.T) {
+	t.Helper()
+	eventually(t, "no process", func() bool { return len(openvpns(t)) == 0 })
+	if out := sh(t, "ip -o link; nft list tables; iptables-save; ss -Hxlp; ss -Htanp"); strings.Contains(out, channel.Interface) || strings.Contains(out, "roadstead") ||
+		strings.Contains(out, "ROADSTEAD") || strings.Contains(out, "openvpn.sock") || strings.Contains(out, "48484") {
+		t.Errorf("something is left of the channel:\n%s", out)
+	}
+}
+
+// A channel for a limited time ends by itself while the server is away, and setting the clock back does not open it again, not even for an
+// agent that starts anew.
+func TestLimitedTime(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	s := newServer(t)
+	dir := t.TempDir()
+	var back atomic.Int64
+	clock := func(cfg *channel.Config) {
+		cfg.Now = func() time.Time { return time.Now().Add(-time.Duration(back.Load())) }
+	}
+	d := s.device(t, dir, clock)
+	d.Set(off)
+	eventually(t, "off", d.state(api.ChannelStateOff))
+	end := time.Now().Add(6 * time.Second)
+	limited := map[string]string{when.Control: "false", when.Until: end.Format(time.RFC3339Nano)}
+	d.Set(limited)
+	eventually(t, "on", d.state(api.ChannelStateOn))
+	s.mu.Lock()
+	s.away = true
+	s.mu.Unlock()
+	eventually(t, "off again", d.state(api.ChannelStateOff))
+	if time.Now().Before(end) {
+		t.Error("it ended too early")
+	}
+	nothing(t)
+	back.Store(int64(24 * time.Hour))
+	d.Set(limited)
+	d.stop()
+	again := s.device(t, dir, clock)
+	again.Set(limited)
+	eventually(t, "decided", func() bool { return strings.Contains(again.Status().Reason, "switched off") })
+	nothing(t)
+}
+
+// What is not the right server is not talked to; a proxy is gone through; the process ends with the agent, however that ends.
+func TestWrongServerProxyAndKill(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	s := newServer(t)
+	t.Run("a server of another name", func(t *testing.T) {
+		s.name = "other.device.test"
+		d := s.device(t, t.TempDir(), nil)
+		d.Set(on)
+		eventually(t, "refused", func() bool { return strings.Contains(d.Status().Reason, "openvpn ended") })
+		if d.Status().State == api.ChannelStateOn {
+			t.Error("connected")
+		}
+		s.name = "cloudlink.device.test"
+		d.stop()
+	})
+	t.Run("a wrong key", func(t *testing.T) {
+		d := s.device(t, t.TempDir(), func(c *channel.Config) { c.Key = "wrong" })
+		d.Set(on)
+		eventually(t, "refused", func() bool {
+			return d.Status().State == api.ChannelStateFailed && strings.Contains(d.Status().Reason, "refuses")
+		})
+		d.stop()
+	})
+	t.Run("through a proxy", func(t *testing.T) {
+		through := &proxy{}
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go through.serve(ln)
+		defer ln.Close()
+		d := s.device(t, t.TempDir(), func(c *channel.Config) {
+			c.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse("http://user:secret@" + ln.Addr().String()) }
+		})
+		d.Set(on)
+		eventually(t, "connected", d.state(api.ChannelStateOn))
+		if through.used.Load() == 0 {
+			t.Error("not through the proxy")
+		}
+		for _, line := range openvpns(t) {
+			if strings.Contains(line, "secret") {
+				t.Error("the proxy's password is on the command line")
+			}
+		}
+		d.stop()
+		nothing(t)
+	})
+	t.Run("a killed agent", func(t *testing.T) {
+		cmd := exec.Command(os.Args[0], "-test.run", "^TestAgentToKill$", "-test.v")
+		cmd.Env = append(os.Environ(), "ROADSTEAD_TEST_STATE="+s.seed(t))
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "connected", func() bool { return reaches("srv", "http://"+address+":48484") == "device API" })
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+		eventually(t, "openvpn ends too", func() bool { return len(openvpns(t)) == 0 })
+		nothing := sh(t, "ip -o link")
+		if strings.Contains(nothing, channel.Interface) {
+			t.Errorf("the interface stays: %s", nothing)
+		}
+	})
+}
+
+// seed makes the state of a device that has its certificate, for an agent in another process.
+func (s *server) seed(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	d := s.device(t, dir, nil)
+	d.Set(on)
+	eventually(t, "connected", d.state(api.ChannelStateOn))
+	d.stop()
+	return dir
+}
+
+// TestAgentToKill is the agent of another test.
+func TestAgentToKill(t *testing.T) {
+	dir := os.Getenv("ROADSTEAD_TEST_STATE")
+	if dir == "" {
+		return
+	}
+	s := &server{t: t, away: true}
+	d := s.device(t, dir, nil)
+	d.Set(on)
+	select {} // until it is killed
+}
+
+// proxy is an HTTP proxy that asks for a password.
+type proxy struct{ used atomic.Int64 }
+
+func (p *proxy) serve(ln net.Listener) {
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go p.one(conn)
+	}
+}
+
+func (p *proxy) one(conn net.Conn) {
+	defer conn.Close()
+	req, err := http.ReadRequest(bufio.NewReader(conn))
+	if err != nil || req.Method != http.MethodConnect {
+		return
+	}
+	if req.Header.Get("Proxy-Authorization") != "Basic dXNlcjpzZWNyZXQ=" {
+		fmt.Fprint(conn, "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\n\r\n")
+		return
+	}
+	to, err := net.Dial("tcp", req.Host)
+	if err != nil {
+		return
+	}
+	defer to.Close()
+	p.used.Add(1)
+	fmt.Fprint(conn, "HTTP/1.1 200 OK\r\n\r\n")
+	go func() { _, _ = io.Copy(to, conn); _ = to.(*net.TCPConn).CloseWrite() }()
+	_, _ = io.Copy(conn, to)
+}

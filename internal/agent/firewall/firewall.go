@@ -1,0 +1,205 @@
+// Package firewall says what may come into a device by the control channel: the ports of the device's own services and the published
+// ports of its containers. Nothing is passed on from the tunnel to the network around the device or the other way about, and nobody
+// around the device reaches the tunnel address. It uses nftables by the program nft, else iptables; the rules stand before the tunnel does.
+package firewall
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"strconv"
+	"strings"
+)
+
+// ErrNone says that the device has neither nft nor iptables. Then there is no channel.
+var ErrNone = errors.New("there is neither nft nor iptables to guard the tunnel with")
+
+// Rules are about one tunnel.
+type Rules struct {
+	Interface string
+	Ports     []int      // TCP, of the device itself
+	Address   netip.Addr // of the device in the tunnel; the zero value until it is known: then nothing published is reached
+}
+
+// table is ours alone, so that it can be replaced as a whole.
+const table = "roadstead_channel"
+
+// Raise puts the rules in the place of those that were there.
+func Raise(ctx context.Context, r Rules) error {
+	nft, iptables := found("nft"), found("iptables")
+	switch {
+	case nft != "":
+		if err := run(ctx, r.nft(), nft, "-f", "-"); err != nil {
+			return err
+		}
+	case iptables != "":
+		if err := r.mangle(ctx, iptables); err != nil {
+			return err
+		}
+	default:
+		return ErrNone
+	}
+	if iptables == "" {
+		return nil
+	}
+	return r.admit(ctx, iptables)
+}
+
+// Lower removes the rules. What is not there is fine.
+func Lower(ctx context.Context) error {
+	var errs []error
+	if nft := found("nft"); nft != "" {
+		errs = append(errs, run(ctx, "table inet "+table+"\ndelete table inet "+table+"\n", nft, "-f", "-"))
+	}
+	for _, name := range []string{"iptables", "ip6tables"} {
+		iptables := found(name)
+		if iptables == "" {
+			continue
+		}
+		for _, place := range places {
+			if run(ctx, "", iptables, "-w", "5", "-t", place.table, "-D", place.hook, "-j", place.name) != nil {
+				continue // it was not there
+			}
+			errs = append(errs, run(ctx, "", iptables, "-w", "5", "-t", place.table, "-F", place.name), run(ctx, "", iptables, "-w", "5", "-t", place.table, "-X", place.name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Admit opens a port of the device to a network of its own containers, where the filter table may drop by default.
+func Admit(ctx context.Context, nic string, port int) error {
+	iptables := found("iptables")
+	if iptables == "" {
+		return nil
+	}
+	return inward.set(ctx, iptables, []string{fmt.Sprintf("-i %s -p tcp --dport %d -j ACCEPT", nic, port)})
+}
+
+// place is a chain of ours and where it is called from.
+type place struct{ table, hook, name string }
+
+var (
+	inward   = place{"filter", "INPUT", "ROADSTEAD-BRIDGE"}
+	admitted = place{"filter", "INPUT", "ROADSTEAD-TUNNEL"}
+	arriving = place{"mangle", "INPUT", "ROADSTEAD-ARRIVING"} // before the filter table, where the container engine and others put their own rules first
+	passing  = place{"mangle", "FORWARD", "ROADSTEAD-PASSING"}
+	places   = []place{admitted, arriving, passing}
+)
+
+// nft is the whole of the table. A packet that it accepts still has to pass the tables of others.
+func (r Rules) nft() string {
+	ports := make([]string, len(r.Ports))
+	for i, p := range r.Ports {
+		ports[i] = strconv.Itoa(p)
+	}
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line("table inet %s", table)
+	line("delete table inet %s", table)
+	line("table inet %s {", table)
+	line("chain arriving {")
+	line("type filter hook input priority -160; policy accept;")
+	if r.Address.IsValid() {
+		line("iifname != { %q, \"lo\" } ip daddr %s counter drop", r.Interface, r.Address)
+	}
+	line("iifname %q ct state established,related accept", r.Interface)
+	if len(ports) > 0 {
+		line("iifname %q meta nfproto ipv4 tcp dport { %s } accept", r.Interface, strings.Join(ports, ", "))
+	}
+	line("iifname %q counter drop", r.Interface)
+	line("}")
+	line("chain passing {")
+	line("type filter hook forward priority -160; policy accept;")
+	if r.Address.IsValid() {
+		line("iifname %q ct status dnat ct original ip daddr %s accept", r.Interface, r.Address)
+		line("oifname %q ct status dnat ct state established,related ct original ip daddr %s accept", r.Interface, r.Address)
+	}
+	line("iifname %q counter drop", r.Interface)
+	line("oifname %q counter drop", r.Interface)
+	line("}")
+	line("}")
+	return b.String()
+}
+
+// mangle does the same with iptables.
+func (r Rules) mangle(ctx context.Context, iptables string) error {
+	in := []string{"-i lo -j RETURN"}
+	if r.Address.IsValid() {
+		in = append(in, fmt.Sprintf("-d %s ! -i %s -j DROP", r.Address, r.Interface))
+	}
+	in = append(in, fmt.Sprintf("-i %s -m conntrack --ctstate ESTABLISHED,RELATED -j RETURN", r.Interface))
+	for _, p := range r.Ports {
+		in = append(in, fmt.Sprintf("-i %s -p tcp --dport %d -j RETURN", r.Interface, p))
+	}
+	in = append(in, fmt.Sprintf("-i %s -j DROP", r.Interface))
+	var through []string
+	if r.Address.IsValid() {
+		through = append(through,
+			fmt.Sprintf("-i %s -m conntrack --ctstatus DNAT --ctorigdst %s -j RETURN", r.Interface, r.Address),
+			fmt.Sprintf("-o %s -m conntrack --ctstate ESTABLISHED,RELATED --ctstatus DNAT --ctorigdst %s -j RETURN", r.Interface, r.Address))
+	}
+	drop := []string{fmt.Sprintf("-i %s -j DROP", r.Interface), fmt.Sprintf("-o %s -j DROP", r.Interface)}
+	if err := errors.Join(arriving.set(ctx, iptables, in), passing.set(ctx, iptables, append(through, drop...))); err != nil {
+		return err
+	}
+	ip6tables := found("ip6tables")
+	if ip6tables == "" {
+		return nil // then there is no IPv6 to filter
+	}
+	return errors.Join(arriving.set(ctx, ip6tables, drop[:1]), passing.set(ctx, ip6tables, drop))
+}
+
+// admit opens the services' ports in a filter table that may drop by default.
+func (r Rules) admit(ctx context.Context, iptables string) error {
+	var rules []string
+	for _, p := range r.Ports {
+		rules = append(rules, fmt.Sprintf("-i %s -p tcp --dport %d -j ACCEPT", r.Interface, p))
+	}
+	return admitted.set(ctx, iptables, rules)
+}
+
+// set fills the chain and has it called first.
+func (p place) set(ctx context.Context, iptables string, rules []string) error {
+	_ = run(ctx, "", iptables, "-w", "5", "-t", p.table, "-N", p.name) // it may be there
+	if err := run(ctx, "", iptables, "-w", "5", "-t", p.table, "-F", p.name); err != nil {
+		return err
+	}
+	for _, rule := range rules {
+		args := append([]string{"-w", "5", "-t", p.table, "-A", p.name}, strings.Fields(rule)...)
+		if err := run(ctx, "", iptables, args...); err != nil {
+			return err
+		}
+	}
+	if run(ctx, "", iptables, "-w", "5", "-t", p.table, "-C", p.hook, "-j", p.name) == nil {
+		return nil
+	}
+	return run(ctx, "", iptables, "-w", "5", "-t", p.table, "-I", p.hook, "1", "-j", p.name)
+}
+
+// found gives the path of a program, or nothing.
+func found(name string) string {
+	if path, err := exec.LookPath(name); err == nil {
+		return path
+	}
+	for _, dir := range []string{"/usr/sbin/", "/sbin/"} { // which a service's PATH may lack
+		if path, err := exec.LookPath(dir + name); err == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+func run(ctx context.Context, input, program string, args ...string) error {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Stdin = strings.NewReader(input)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		text := strings.TrimSpace(out.String())
+		return fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, text[:min(len(text), 300)])
+	}
+	return nil
+}
