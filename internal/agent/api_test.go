@@ -150,51 +150,7 @@ func TestDeviceAPI(t *testing.T) {
 	if got := d.w.reported().Channel; got == nil || got.State != api.ChannelStateLocked {
 		t.Errorf("the owner's lock is not told: %+v", got)
 	}
-	t.Run("who asks", func(t *testing.T) {
-		web, solo := d.keyOf("web"), d.keyOf("solo")
-		if web == "" || solo == "" || web == solo || web == d.secret {
-			t.Fatalf("keys of the two fleets: %q, %q", web, solo)
-		}
-		if d.keyOf("writer") != "" {
-			t.Error("a service that did not ask for the API has a key")
-		}
-		for _, c := range []struct {
-			method, path, key, body string
-			status                  int
-		}{
-			{"GET", "/ping", "", "", 200},
-			{"GET", "/v1/healthy", "", "", 200},
-			{"GET", "/v1/device", "", "", 401},
-			{"POST", "/v1/reboot", strings.Repeat("0", 32), "", 401},
-			{"GET", "/v1/device?apikey=" + d.secret, "", "", 200},
-			{"GET", "/v1/device?apikey=" + web, "", "", 200},
-			{"POST", "/v2/applications/7/restart-service", web, `{"serviceName":"web"}`, 200},
-			{"POST", "/v2/applications/8/restart-service", web, `{"serviceName":"solo"}`, 401}, // another fleet's
-			{"POST", "/v2/applications/7/purge", solo, ``, 401},
-			{"POST", "/v1/restart", solo, `{"appId":7}`, 401},
-			{"POST", "/v1/apps/8/stop", web, ``, 401},
-			{"GET", "/v1/apps/8", web, "", 401},
-			{"GET", "/v2/applications/8/state", web, "", 401},
-			{"POST", "/v2/applications/9/restart", web, ``, 401}, // there is none: it looks the same
-			{"POST", "/v2/journal-logs", web, `{"count":1}`, 401},
-			{"POST", "/v2/applications/9/restart", d.secret, ``, 404},
-			{"POST", "/v1/restart", d.secret, `{`, 400},
-			{"POST", "/v1/restart", d.secret, `{"pad":"` + strings.Repeat("x", 2<<20) + `"}`, 413},
-			{"GET", "/nothing", d.secret, "", 404},
-		} {
-			if got, text := d.ask(c.method, c.path, c.key, c.body); got != c.status {
-				t.Errorf("%s %s: got %d %.200q, want %d", c.method, c.path, got, text, c.status)
-			}
-		}
-		for _, path := range []string{"/v2/applications/state", "/v2/state/status", "/v2/containerId"} {
-			if _, text := d.ask("GET", path, web, ""); !strings.Contains(text, "writer") || strings.Contains(text, "solo") {
-				t.Errorf("GET %s with the key of one fleet: %s", path, text)
-			}
-		}
-		if _, text := d.ask("GET", "/v1/apps/8", solo, ""); strings.Contains(text, solo) || !strings.Contains(text, `"A":"b"`) {
-			t.Errorf("the environment that it tells: %s", text)
-		}
-	})
+	t.Run("who asks", func(t *testing.T) { whoAsks(t, d) })
 	t.Run("services", func(t *testing.T) {
 		before := d.id("web")
 		d.want("POST", "/v2/applications/7/restart-service", `{"serviceName":"web"}`, 200, "OK")
@@ -228,31 +184,7 @@ func TestDeviceAPI(t *testing.T) {
 			t.Errorf("purge did: %s", calls)
 		}
 	})
-	t.Run("update locks", func(t *testing.T) {
-		lock := filepath.Join(d.dir, "run", "services", "7", "writer", "updates.lock")
-		if err := os.MkdirAll(filepath.Dir(lock), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(lock, []byte("busy"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		for _, path := range []string{"/v1/reboot", "/v1/shutdown", "/v2/applications/7/restart", "/v2/applications/7/purge", "/v2/applications/7/stop-service"} {
-			d.want("POST", path, `{"serviceName":"web"}`, 423, "locked")
-		}
-		d.want("POST", "/v2/applications/8/restart", ``, 200) // another fleet's lock
-		d.want("POST", "/v2/applications/7/restart-service", `{"serviceName":"web","force":true}`, 200)
-		t.Log("an update waits for the lock, until it is forced")
-		d.w.setTarget(release(commitB, map[string]string{"web": ref(4), "writer": ref(2)}, nil))
-		eventually(t, patience, "it says why it waits", func() bool { return d.w.logged("updates are locked by service") })
-		if got := d.running(); !slices.Contains(got, "web a") {
-			t.Errorf("while updates are locked run %v", got)
-		}
-		d.want("POST", "/v1/update", `{"force":true}`, 204)
-		eventually(t, patience, "the update", func() bool { return slices.Contains(d.running(), "web b") })
-		if err := os.Remove(lock); err != nil {
-			t.Fatalf("the service's lock is gone: %v", err)
-		}
-	})
+	t.Run("update locks", func(t *testing.T) { updateLocks(t, d) })
 	t.Run("update asks the server at once", func(t *testing.T) {
 		target := release(commitB, map[string]string{"web": ref(4), "writer": ref(2)}, nil)
 		target.Config["RESIN_SUPERVISOR_POLL_INTERVAL"] = "86400000"
@@ -309,4 +241,78 @@ func (d *apiDevice) renamed(name string) api.DeviceTarget {
 	}
 	target.Name = name
 	return target
+}
+
+func whoAsks(t *testing.T, d *apiDevice) {
+	t.Helper()
+	web, solo := d.keyOf("web"), d.keyOf("solo")
+	if web == "" || solo == "" || web == solo || web == d.secret {
+		t.Fatalf("keys of the two fleets: %q, %q", web, solo)
+	}
+	if d.keyOf("writer") != "" {
+		t.Error("a service that did not ask for the API has a key")
+	}
+	for _, c := range []struct {
+		method, path, key, body string
+		status                  int
+	}{
+		{"GET", "/ping", "", "", 200},
+		{"GET", "/v1/healthy", "", "", 200},
+		{"GET", "/v1/device", "", "", 401},
+		{"POST", "/v1/reboot", strings.Repeat("0", 32), "", 401},
+		{"GET", "/v1/device?apikey=" + d.secret, "", "", 200},
+		{"GET", "/v1/device?apikey=" + web, "", "", 200},
+		{"POST", "/v2/applications/7/restart-service", web, `{"serviceName":"web"}`, 200},
+		{"POST", "/v2/applications/8/restart-service", web, `{"serviceName":"solo"}`, 401}, // another fleet's
+		{"POST", "/v2/applications/7/purge", solo, ``, 401},
+		{"POST", "/v1/restart", solo, `{"appId":7}`, 401},
+		{"POST", "/v1/apps/8/stop", web, ``, 401},
+		{"GET", "/v1/apps/8", web, "", 401},
+		{"GET", "/v2/applications/8/state", web, "", 401},
+		{"POST", "/v2/applications/9/restart", web, ``, 401}, // there is none: it looks the same
+		{"POST", "/v2/journal-logs", web, `{"count":1}`, 401},
+		{"POST", "/v2/applications/9/restart", d.secret, ``, 404},
+		{"POST", "/v1/restart", d.secret, `{`, 400},
+		{"POST", "/v1/restart", d.secret, `{"pad":"` + strings.Repeat("x", 2<<20) + `"}`, 413},
+		{"GET", "/nothing", d.secret, "", 404},
+	} {
+		if got, text := d.ask(c.method, c.path, c.key, c.body); got != c.status {
+			t.Errorf("%s %s: got %d %.200q, want %d", c.method, c.path, got, text, c.status)
+		}
+	}
+	for _, path := range []string{"/v2/applications/state", "/v2/state/status", "/v2/containerId"} {
+		if _, text := d.ask("GET", path, web, ""); !strings.Contains(text, "writer") || strings.Contains(text, "solo") {
+			t.Errorf("GET %s with the key of one fleet: %s", path, text)
+		}
+	}
+	if _, text := d.ask("GET", "/v1/apps/8", solo, ""); strings.Contains(text, solo) || !strings.Contains(text, `"A":"b"`) {
+		t.Errorf("the environment that it tells: %s", text)
+	}
+}
+
+func updateLocks(t *testing.T, d *apiDevice) {
+	t.Helper()
+	lock := filepath.Join(d.dir, "run", "services", "7", "writer", "updates.lock")
+	if err := os.MkdirAll(filepath.Dir(lock), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(lock, []byte("busy"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/v1/reboot", "/v1/shutdown", "/v2/applications/7/restart", "/v2/applications/7/purge", "/v2/applications/7/stop-service"} {
+		d.want("POST", path, `{"serviceName":"web"}`, 423, "locked")
+	}
+	d.want("POST", "/v2/applications/8/restart", ``, 200) // another fleet's lock
+	d.want("POST", "/v2/applications/7/restart-service", `{"serviceName":"web","force":true}`, 200)
+	t.Log("an update waits for the lock, until it is forced")
+	d.w.setTarget(release(commitB, map[string]string{"web": ref(4), "writer": ref(2)}, nil))
+	eventually(t, patience, "it says why it waits", func() bool { return d.w.logged("updates are locked by service") })
+	if got := d.running(); !slices.Contains(got, "web a") {
+		t.Errorf("while updates are locked run %v", got)
+	}
+	d.want("POST", "/v1/update", `{"force":true}`, 204)
+	eventually(t, patience, "the update", func() bool { return slices.Contains(d.running(), "web b") })
+	if err := os.Remove(lock); err != nil {
+		t.Fatalf("the service's lock is gone: %v", err)
+	}
 }

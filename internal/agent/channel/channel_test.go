@@ -48,44 +48,7 @@ func TestChannel(t *testing.T) {
 			t.Errorf("22222 says %q", got)
 		}
 	})
-	t.Run("nothing else is", func(t *testing.T) {
-		sh(t, "iptables -P INPUT ACCEPT; ip -n srv route add 192.168.88.0/24 dev tun0")
-		defer sh(t, "iptables -P INPUT DROP; ip -n srv route delete 192.168.88.0/24 dev tun0")
-		own, err := net.Listen("tcp4", "0.0.0.0:9999")
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() { _ = http.Serve(own, http.NotFoundHandler()) }() //nolint:gosec // a test's
-		defer own.Close()
-		lan := exec.Command("ip", "netns", "exec", "lan", "busybox", "httpd", "-f", "-p", "9999", "-h", "/")
-		if _, err := exec.LookPath("busybox"); err != nil {
-			lan = exec.Command("ip", "netns", "exec", "lan", "python3", "-m", "http.server", "9999")
-		}
-		if err := lan.Start(); err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = lan.Process.Kill(); _ = lan.Wait() }()
-		if got := reaches("lan", "http://192.168.88.1:9999"); got == "" {
-			t.Error("the LAN does not reach the device's own server: the rest proves nothing")
-		}
-		eventually(t, "the LAN's server answers the device", func() bool {
-			return exec.Command("curl", "-s", "--max-time", "2", "-o", "/dev/null", "http://192.168.88.2:9999").Run() == nil
-		})
-		var asking sync.WaitGroup
-		for from, targets := range map[string][]string{
-			"srv": {base + ":9999", "http://192.168.88.2:9999", "http://192.168.88.1:48484"},
-			"lan": {base + ":48484", base + ":22222", base + ":9999", "http://192.168.88.1:48484", "http://192.168.88.1:22222"},
-		} {
-			for _, target := range targets {
-				asking.Go(func() {
-					if got := reaches(from, target); got != "" {
-						t.Errorf("from %s, %s answers %q", from, target, got)
-					}
-				})
-			}
-		}
-		asking.Wait()
-	})
+	t.Run("nothing else is", func(t *testing.T) { nothingElse(t, base) })
 	t.Run("nothing that the server pushes is taken but the address", func(t *testing.T) {
 		routes := sh(t, "ip route; ip -6 address show dev "+channel.Interface)
 		for _, bad := range []string{"8.8.8.0", "0.0.0.0/1", "128.0.0.0/1", "default via", "fd00:", "10.240.0.0/"} {
@@ -330,4 +293,44 @@ func (p *proxy) one(conn net.Conn) {
 	fmt.Fprint(conn, "HTTP/1.1 200 OK\r\n\r\n")
 	go func() { _, _ = io.Copy(to, conn); _ = to.(*net.TCPConn).CloseWrite() }()
 	_, _ = io.Copy(conn, to)
+}
+
+func nothingElse(t *testing.T, base string) {
+	t.Helper()
+	sh(t, "iptables -P INPUT ACCEPT; ip -n srv route add 192.168.88.0/24 dev tun0")
+	defer sh(t, "iptables -P INPUT DROP; ip -n srv route delete 192.168.88.0/24 dev tun0")
+	own, err := net.Listen("tcp4", "0.0.0.0:9999")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = http.Serve(own, http.NotFoundHandler()) }() //nolint:gosec // a test's
+	defer own.Close()
+	lan := exec.Command("ip", "netns", "exec", "lan", "busybox", "httpd", "-f", "-p", "9999", "-h", "/")
+	if _, err := exec.LookPath("busybox"); err != nil {
+		lan = exec.Command("ip", "netns", "exec", "lan", "python3", "-m", "http.server", "9999")
+	}
+	if err := lan.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = lan.Process.Kill(); _ = lan.Wait() }()
+	if got := reaches("lan", "http://192.168.88.1:9999"); got == "" {
+		t.Error("the LAN does not reach the device's own server: the rest proves nothing")
+	}
+	eventually(t, "the LAN's server answers the device", func() bool {
+		return exec.Command("curl", "-s", "--max-time", "2", "-o", "/dev/null", "http://192.168.88.2:9999").Run() == nil
+	})
+	var asking sync.WaitGroup
+	for from, targets := range map[string][]string{
+		"srv": {base + ":9999", "http://192.168.88.2:9999", "http://192.168.88.1:48484"},
+		"lan": {base + ":48484", base + ":22222", base + ":9999", "http://192.168.88.1:48484", "http://192.168.88.1:22222"},
+	} {
+		for _, target := range targets {
+			asking.Go(func() {
+				if got := reaches(from, target); got != "" {
+					t.Errorf("from %s, %s answers %q", from, target, got)
+				}
+			})
+		}
+	}
+	asking.Wait()
 }
