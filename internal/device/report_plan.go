@@ -51,7 +51,8 @@ type installed struct {
 
 // isNumber says which of the columns that a report may give are numbers.
 var isNumber = func() map[string]bool {
-	number := map[string]bool{"provisioning_progress": true, "download_progress": true, "is_undervolted": true, "is_running__release": true}
+	number := map[string]bool{"provisioning_progress": true, "download_progress": true, "is_undervolted": true, "is_running__release": true,
+		report.PortColumn: true}
 	for _, c := range report.Columns {
 		number[c.Name] = c.Number
 	}

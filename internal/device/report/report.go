@@ -5,6 +5,7 @@ package report
 import (
 	"encoding/json"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -31,6 +32,15 @@ var Columns = []struct {
 	{Name: "storage_usage", Number: true}, {Name: "storage_total", Number: true}, {Name: "storage_block_device", MaxLen: 255},
 	{Name: "cpu_usage", Number: true}, {Name: "cpu_temp", Number: true}, {Name: "cpu_id", MaxLen: 255},
 }
+
+// How the HTTP server of a device's agent is called: its port and the key that it asks for. No resource has a column for them.
+const (
+	PortColumn   = "api_port"
+	SecretColumn = "api_secret"
+)
+
+// secretRule is what agents take as a key.
+var secretRule = regexp.MustCompile(`^\w{1,64}$`)
 
 // Split finds the one device that a report is about.
 func Split(body []byte) (uuid api.DeviceUUID, raw json.RawMessage, err error) {
@@ -101,7 +111,26 @@ func (r *Report) readColumns(fields map[string]json.RawMessage) error {
 			r.Columns["is_undervolted"] = *v
 		}
 	}
+	r.readServer(fields)
 	return r.readUnsupported(fields["unsupported_features"])
+}
+
+// readServer reads how the device is called. What cannot be that is ignored: a refusal would be repeated for ever.
+func (r *Report) readServer(fields map[string]json.RawMessage) {
+	var port *int64
+	if raw, ok := fields[PortColumn]; ok && json.Unmarshal(raw, &port) == nil && (port == nil || *port > 0 && *port <= 65535) {
+		r.Columns[PortColumn] = nil
+		if port != nil {
+			r.Columns[PortColumn] = *port
+		}
+	}
+	var secret *string
+	if raw, ok := fields[SecretColumn]; ok && json.Unmarshal(raw, &secret) == nil && (secret == nil || secretRule.MatchString(*secret)) {
+		r.Columns[SecretColumn] = nil
+		if secret != nil {
+			r.Columns[SecretColumn] = *secret
+		}
+	}
 }
 
 func readColumn(raw json.RawMessage, name string, number bool, maxLen int) (any, error) {
