@@ -77,7 +77,9 @@ func New(cfg Config) *Actions {
 		cfg.Log = slog.Default()
 	}
 	if cfg.Only == nil {
-		cfg.Only = func(_ string, _ time.Duration, chore func(context.Context) error) func(context.Context) error { return chore }
+		cfg.Only = func(_ string, _ time.Duration, chore func(context.Context) error) func(context.Context) error {
+			return chore
+		}
 	}
 	return &Actions{cfg: cfg, wake: make(chan struct{}, 1), listed: map[int64]bool{}}
 }

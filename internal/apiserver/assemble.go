@@ -23,6 +23,8 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/reset"
 	"github.com/roadstead-io/roadstead/internal/account/service"
 	"github.com/roadstead-io/roadstead/internal/account/sshkey"
+	"github.com/roadstead-io/roadstead/internal/action"
+	"github.com/roadstead-io/roadstead/internal/apiserver/devicecall"
 	"github.com/roadstead-io/roadstead/internal/apiserver/gitdoor"
 	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/apiserver/sshdoor"
@@ -32,6 +34,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/device/devicelog"
+	"github.com/roadstead-io/roadstead/internal/device/nudge"
 	"github.com/roadstead-io/roadstead/internal/devicessh"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/gitsource"
@@ -88,7 +91,7 @@ func (s *Server) model() (m odata.Model) {
 	} {
 		m.Resources = append(m.Resources, part...)
 	}
-	m.Resources = append(m.Resources, watch.Resource())
+	m.Resources = append(m.Resources, watch.Resource(), s.actions.Resource())
 	watch.Resources(m)
 	notices.Resources(m, s.accounts)
 	return m
@@ -190,11 +193,24 @@ func (s *Server) domain(pepper []byte) error {
 	}); err != nil {
 		return err
 	}
+	s.openActions()
 	s.deviceSSH = devicessh.New(devicessh.Config{DB: s.db, Accounts: s.accounts, Log: s.log, Only: s.leases.Only})
 	s.tasks = append(s.tasks, s.deviceSSH.Run, s.accounts.Run, s.resets.Run, s.mail.Run, s.signin.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run, s.audit.Run, s.notes.Run)
 	s.reach = reach.New(reach.Config{DB: s.db, Accounts: s.accounts, Site: s.cfg.Site, Log: s.log, Only: s.leases.Only})
 	s.tasks = append(s.tasks, s.channel.Run, s.reach.Run)
 	return nil
+}
+
+// openActions makes what devices are told over the control channel, if there is one, and what waits for those without it.
+func (s *Server) openActions() {
+	cfg := action.Config{DB: s.db, Log: s.log, Only: s.leases.Only}
+	if addr := s.cfg.Peers[api.RoleVPN]; addr != "" {
+		caller := devicecall.New(s.db, s.identity.Client(api.RoleVPN, addr))
+		s.caller, cfg.Caller = caller, caller
+		s.tasks = append(s.tasks, nudge.New(nudge.Config{DB: s.db, Caller: caller, Log: s.log, Only: s.leases.Only}).Run)
+	}
+	s.actions = action.New(cfg)
+	s.tasks = append(s.tasks, s.actions.Run)
 }
 
 // openBus starts the message bus in this process, or connects to the one that several processes share.

@@ -17,10 +17,12 @@ import (
 
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/factor"
+	"github.com/roadstead-io/roadstead/internal/action"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/channel"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
+	"github.com/roadstead-io/roadstead/internal/device/nudge"
 	"github.com/roadstead-io/roadstead/internal/device/publicurl"
 	"github.com/roadstead-io/roadstead/internal/devicessh"
 	"github.com/roadstead-io/roadstead/internal/fleet"
@@ -46,7 +48,8 @@ func Migrations() []fs.FS {
 		panic(err) // the folder is part of the program
 	}
 	return []fs.FS{audit.Migrations(), account.Migrations(), factor.Migrations(), fleet.Migrations(), release.Migrations(), stored.Migrations(), workers.Migrations(), device.Migrations(), sub, job.Migrations(), mail.Migrations(), signin.Migrations(), gitsource.Migrations(), devicessh.Migrations(),
-		channel.Migrations(), publicurl.Migrations(), reach.Migrations()}
+		channel.Migrations(), publicurl.Migrations(), reach.Migrations(),
+		nudge.Migrations(), action.Migrations()}
 }
 
 // How long a database server that does not answer is waited for when the role starts. After that the role ends with the reason

@@ -156,6 +156,10 @@ POST   /device/v2/{uuid}/logs                               | - - - x - - - -
 GET    /device/v2/{uuid}/logs                               | - x x x - - - -
 POST   /supervisor/{path...}                                | - x x x - - - -
 POST   /application/{id}/restart                            | - x x - - - - -
+POST   /device-actions/v1                                   | - x x - - - - -
+POST   /device-actions/v1/{id}/cancel                       | - x x - - - - -
+GET    /device-actions/v1/{id}/result                       | - x x - - - - -
+POST   /device/v3/actions                                   | - - - x - - - -
 GET    /auth/v1/public-keys/{username}                      | - x x x - - - -
 GET    /access/v1/hostos/{uuid}                             | - x x - - - - -
 GET    /device-url/v1/{uuid}                                | - x x - - - - -

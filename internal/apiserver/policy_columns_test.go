@@ -29,6 +29,7 @@ var hiddenColumns = map[string]map[string]string{
 		"fleet key": "build_log dockerfile error_message",
 	},
 	"audit_entry":         {"all": "is_seen"},
+	"device_action":       {"all": "result"},
 	"organization_invite": {"all": "invited token_hash"},
 	"application_invite":  {"all": "invited token_hash"},
 }

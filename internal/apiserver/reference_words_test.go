@@ -53,6 +53,7 @@ var aboutResources = map[string]string{
 	"device_config_variable":                  "A setting of one device.",
 	"device_tag":                              "A note on a device.",
 	"device_history":                          "What a device was, and when.",
+	"device_action":                           "Something that a device was told to do, and what became of it.",
 	"service_instance":                        "A server of the control channel.",
 	"audit_entry":                             "One act in the audit log; nothing in it is a reference, for what it tells of may be gone. 0 is none.",
 }
@@ -64,6 +65,7 @@ var unitsOfColumns = map[string]string{
 	"device.ip_address": "separated by spaces", "device.mac_address": "separated by spaces",
 	"device.latitude": "degrees", "device.longitude": "degrees", "device.custom_latitude": "degrees; empty clears it",
 	"device.custom_longitude": "degrees; empty clears it", "device.uuid": "32 or 62 hexadecimal digits",
+	"device_action.state":        "queued, sent, done, failed, expired or cancelled",
 	"device.overall_status":      "inactive, post-provisioning, configuring, disconnected, updating, reduced-functionality or operational",
 	"device.api_heartbeat_state": "online, offline, timeout or unknown",
 	"image.image_size":           "bytes", "image_install.download_progress": "per cent",
@@ -85,7 +87,7 @@ var exampleQueries = map[string]string{
 }
 
 // emptyResources have no row in the world of the examples.
-var emptyResources = map[string]bool{"service_instance": true}
+var emptyResources = map[string]bool{"service_instance": true, "device_action": true}
 
 var aboutRoutes = map[string]string{
 	"GET /audit/v1/keys":   "The public keys that checkpoints of the audit log are signed with.",
@@ -150,8 +152,11 @@ var aboutRoutes = map[string]string{
 	"POST /device/register":       "Make a device, with a provisioning key.",
 	"GET /device/v3/{uuid}/state": "What a device should run.", "PATCH /device/v3/state": "What a device says of itself.",
 	"GET /device/v2/{uuid}/state": "The same for older supervisors.", "PATCH /device/v2/{uuid}/state": "The same for older supervisors.",
-	"PATCH /device/v3/tags":             "A device's own tags, where its fleet allows them.",
-	"GET /device/v3/fleet/{uuid}/state": "What a device of a fleet would run.", "GET /device/v3/fleet/{uuid}/state/": "The same.",
+	"POST /device-actions/v1": "Have devices do something; see docs/reach.md.", "POST /device-actions/v1/{id}/cancel": "Take an action back that still waits.",
+	"GET /device-actions/v1/{id}/result": "What the device answered to an action.",
+	"POST /device/v3/actions":            "A device takes what it has to do, and says what became of it.",
+	"PATCH /device/v3/tags":              "A device's own tags, where its fleet allows them.",
+	"GET /device/v3/fleet/{uuid}/state":  "What a device of a fleet would run.", "GET /device/v3/fleet/{uuid}/state/": "The same.",
 	"POST /device/v2/{uuid}/logs": "Lines of a device's log.", "POST /device/v2/{uuid}/log-stream": "A device's log as it goes on.",
 	"GET /device/v2/{uuid}/logs": "A device's log: what there is, or as it goes on.",
 	"GET /device-url/v1/{uuid}":  "The public address of a device.", "PUT /device-url/v1/{uuid}": "Change it: on or off, its port, who may open it, for how long.",

@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/apiserver/actiondoor"
 	"github.com/roadstead-io/roadstead/internal/apiserver/bases"
 	"github.com/roadstead-io/roadstead/internal/apiserver/factors"
 	"github.com/roadstead-io/roadstead/internal/apiserver/people"
@@ -55,6 +56,8 @@ func (s *Server) list() []route.Route {
 	rs = append(rs, s.git.Routes()...)
 	rs = append(rs, s.ssh.Routes()...)
 	rs = append(rs, sourcedoor.Routes(sourcedoor.Config{DB: s.db, Sources: s.sources, Git: s.git})...)
+	rs = append(rs, actiondoor.Routes(s.actions, s.db)...)
+	rs = append(rs, (&actiondoor.Supervisor{DB: s.db, Devices: s.devices, Caller: s.caller}).Routes()...)
 	rs = append(rs, reachdoor.Routes(reachdoor.Config{DB: s.db, Reach: s.reach, Accounts: s.accounts, Site: s.cfg.Site})...)
 	rs = append(rs, bases.Routes(s.cfg.Bases)...)
 	rs = append(rs, vpndoor.Routes(vpndoor.Config{DB: s.db, Channel: s.channel, RootCA: s.rootCA})...)

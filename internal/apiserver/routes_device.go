@@ -40,9 +40,6 @@ func (s *Server) deviceRoutes() []route.Route {
 		{Method: "POST", Path: "/device/v2/{uuid}/logs", Handle: s.takeLogLines, Who: itself},
 		{Method: "GET", Path: "/device/v2/{uuid}/logs", Handle: s.readLog, Who: route.PeopleAndDevice, Stream: true},
 
-		{Method: "POST", Path: "/supervisor/{path...}", Handle: s.superviseDevices, Who: route.PeopleAndDevice, Verb: access.Actions},
-		{Method: "POST", Path: "/application/{id}/restart", Handle: s.restartFleet, Who: route.People, Verb: access.Actions},
-
 		{Method: "GET", Path: "/os/v1/config", Handle: s.osConfig, Who: route.Anybody},
 		{Method: "GET", Path: "/auth/v1/public-keys/{username}", Handle: s.publicKeys, Who: route.PeopleAndDevice, Keyed: true},
 		{Method: "GET", Path: "/access/v1/hostos/{uuid}", Handle: s.hostAccess, Who: route.People, Verb: access.Shell},

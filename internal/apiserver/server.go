@@ -26,6 +26,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/reset"
 	"github.com/roadstead-io/roadstead/internal/account/service"
 	"github.com/roadstead-io/roadstead/internal/account/sshkey"
+	"github.com/roadstead-io/roadstead/internal/action"
 	"github.com/roadstead-io/roadstead/internal/apiserver/gitdoor"
 	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/apiserver/record"
@@ -56,9 +57,9 @@ type Server struct {
 	cfg      Config
 	log      *slog.Logger
 	identity *pki.Identity
-	signer   *pki.Peer    // nil: there is none
-	tokens   *tokens      // for the registry
-	caller   deviceCaller // carries requests to devices; nil until there is a control channel
+	signer   *pki.Peer     // nil: there is none
+	tokens   *tokens       // for the registry
+	caller   action.Caller // carries requests to devices; nil without a control channel
 
 	db            *db.DB
 	bus           *bus.Bus
@@ -81,6 +82,7 @@ type Server struct {
 	devices       *device.Devices
 	audit         *audit.Log
 	notes         *watch.Notes
+	actions       *action.Actions
 	leases        *job.Leases // of the chores that one process of the role does
 	git           *gitdoor.Door
 	channel       *channel.Channel

@@ -30,6 +30,7 @@ type things struct {
 	spareSlug                   string // of a fleet to be offered
 	passkey, identity           int64
 	source, doomedSource        int64
+	action                      int64   // that was done, with a result
 	sibling                     *things // another fleet of the same organization, and its device
 }
 
@@ -37,7 +38,7 @@ type things struct {
 var absent = &things{
 	who: "nobody-there", handle: "nobody-there", slug: "nobody-there/nothing", spareSlug: "nobody-there/spare", uuid: strings.Repeat("9", 32), fleetUUID: strings.Repeat("9", 32),
 	fleet: 99_001, device: 99_002, key: 99_003, session: 99_004, doomed: 99_006, keyed: 99_007, toOrganization: 99_008, toFleet: 99_009,
-	outgoing: 99_010, incoming: 99_011, other: 99_012, passkey: 99_013, identity: 99_014, source: 99_015, doomedSource: 99_016,
+	outgoing: 99_010, incoming: 99_011, other: 99_012, passkey: 99_013, identity: 99_014, source: 99_015, doomedSource: 99_016, action: 99_017,
 }
 
 // What a thing belongs to says who may name it.
@@ -144,6 +145,11 @@ var routesThatName = map[string]naming{
 	"POST /ssh/v1/certificate": {of: ofFleet, offline: true, ask: posting("/ssh/v1/certificate", func(b *things, _ int) any {
 		return api.SSHCertificateAsk{Device: api.DeviceUUID(b.uuid), PublicKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPn3SAl0XNepBrKIwqu97e8GN6u41trFccff+VLRF3Dz"}
 	})},
+	"POST /device-actions/v1": {of: ofFleet, ask: posting("/device-actions/v1", func(b *things, _ int) any {
+		return api.NewAction{Devices: []api.DeviceUUID{api.DeviceUUID(b.uuid)}, Verb: api.ActPing}
+	})},
+	"POST /device-actions/v1/{id}/cancel": {of: ofFleet, offline: true, ask: at("/device-actions/v1/%d/cancel", func(b *things) any { return b.action })},
+	"GET /device-actions/v1/{id}/result":  {of: ofFleet, ask: at("/device-actions/v1/%d/result", func(b *things) any { return b.action })},
 
 	"GET /api-key/v1/{id}/explain":        {of: ofPerson, ask: at("/api-key/v1/%d/explain", func(b *things) any { return b.key })},
 	"DELETE /user/v1/sessions/{id}":       {of: ofPerson, ask: at("/user/v1/sessions/%d", func(b *things) any { return b.session })},
@@ -186,6 +192,9 @@ func (s *server) furnish(name, digit, dave string) (session string, b *things) {
 				want(http.StatusCreated).into(&made)
 			*id = made.ID
 		}
+		s.exec(`INSERT INTO device_action (created_at, device, verb, state, expires_at, try_at, result)
+			VALUES ('2026-01-01T00:00:00.000Z', ?, 'ping', 'done', '2026-01-01T00:00:00.000Z', '', '"so it is"')`, in.device)
+		in.action = s.number(`SELECT max(id) FROM device_action WHERE device = ?`, in.device)
 		in.fleetUUID = s.do(session, "GET", fmt.Sprintf("/v7/application(%d)?$select=uuid", in.fleet), nil).rows()[0]["uuid"].(string)
 	}
 	user := s.number(`SELECT id FROM "user" WHERE username = ?`, name)
@@ -228,6 +237,7 @@ func (s *server) holdings() string {
 		`SELECT count(*) FROM fleet_transfer`, `SELECT sum(id * organization) FROM application`, `SELECT count(*) FROM device_config_variable`,
 		`SELECT count(*) FROM organization_membership`, `SELECT count(*) FROM user_application_membership`, `SELECT count(*) FROM passkey`,
 		`SELECT count(*) FROM user_identity`, `SELECT sum(id * made_by) FROM build_source`, `SELECT count(*) FROM build_delivery`,
+		`SELECT count(*) FROM device_action`,
 	} {
 		fmt.Fprintf(&all, "%s: %d\n", query, s.number(query))
 	}

@@ -67,7 +67,9 @@ func New(cfg Config) *Nudge {
 		cfg.Log = slog.Default()
 	}
 	if cfg.Only == nil {
-		cfg.Only = func(_ string, _ time.Duration, chore func(context.Context) error) func(context.Context) error { return chore }
+		cfg.Only = func(_ string, _ time.Duration, chore func(context.Context) error) func(context.Context) error {
+			return chore
+		}
 	}
 	if cfg.Every == 0 {
 		cfg.Every = time.Second

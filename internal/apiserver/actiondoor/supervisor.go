@@ -1,4 +1,4 @@
-package apiserver
+package actiondoor
 
 import (
 	"context"
@@ -15,17 +15,15 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/action"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
+	"github.com/roadstead-io/roadstead/internal/audit"
+	"github.com/roadstead-io/roadstead/internal/audit/watch"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
+	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
-
-// Caller of devices: what carries a request over the control channel to the HTTP server of one device's supervisor.
-type deviceCaller interface {
-	// CallDevice sends a request; path begins with a slash. The caller closes the answer's body.
-	CallDevice(ctx context.Context, dev device.Reachable, method, path string, body []byte) (*http.Response, error)
-}
 
 const (
 	actionTime    = 50 * time.Second // for all devices of one request together
@@ -38,8 +36,23 @@ const textNoAnswer = `{"error":"Bad API response from supervisor"}`
 // plainAnswer is all that a device may say as text to whoever called it.
 var plainAnswer = regexp.MustCompile(`^[A-Za-z0-9\s:'.?!,/-]*$`)
 
-// action is a request to the supervisors of some devices.
-type action struct {
+// Supervisor is the routes by which balena's clients act on devices whose control channels are up.
+type Supervisor struct {
+	DB      *db.DB
+	Devices *device.Devices
+	Caller  action.Caller // nil: this server has no control channel
+}
+
+// Routes lists them.
+func (s *Supervisor) Routes() []route.Route {
+	return []route.Route{
+		{Method: "POST", Path: "/supervisor/{path...}", Handle: s.superviseDevices, Who: route.PeopleAndDevice, Verb: access.Actions},
+		{Method: "POST", Path: "/application/{id}/restart", Handle: s.restartFleet, Who: route.People, Verb: access.Actions},
+	}
+}
+
+// order is a request to the supervisors of some devices.
+type order struct {
 	device.Selector
 	method string
 	path   string
@@ -47,8 +60,8 @@ type action struct {
 }
 
 // superviseDevices is POST /supervisor/<path>: it hands a request on to the supervisors of the devices that the body names.
-func (s *Server) superviseDevices(w http.ResponseWriter, r *http.Request) error {
-	a, err := readAction(r)
+func (s *Supervisor) superviseDevices(w http.ResponseWriter, r *http.Request) error {
+	a, err := readOrder(r)
 	if err != nil {
 		return err
 	}
@@ -56,7 +69,7 @@ func (s *Server) superviseDevices(w http.ResponseWriter, r *http.Request) error 
 }
 
 // restartFleet is POST /application/:id/restart: all services of all devices of a fleet that can be reached.
-func (s *Server) restartFleet(w http.ResponseWriter, r *http.Request) error {
+func (s *Supervisor) restartFleet(w http.ResponseWriter, r *http.Request) error {
 	id, err := route.PathID(r, "Application id must be a number")
 	if err != nil {
 		return err
@@ -65,11 +78,11 @@ func (s *Server) restartFleet(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.act(w, r, action{Selector: device.Selector{Fleet: id}, method: http.MethodPost, path: "/v1/restart", data: data})
+	return s.act(w, r, order{Selector: device.Selector{Fleet: id}, method: http.MethodPost, path: "/v1/restart", data: data})
 }
 
-// readAction reads a body like {"deviceId":1,"appId":2,"data":{…},"method":"GET"}. Ids may come as text.
-func readAction(r *http.Request) (a action, err error) {
+// readOrder reads a body like {"deviceId":1,"appId":2,"data":{…},"method":"GET"}. Ids may come as text.
+func readOrder(r *http.Request) (a order, err error) {
 	var body struct {
 		UUID   *string         `json:"uuid"`
 		Device json.RawMessage `json:"deviceId"`
@@ -126,25 +139,25 @@ func readID(raw json.RawMessage, name string) (int64, error) {
 	return id, nil
 }
 
-func (s *Server) act(w http.ResponseWriter, r *http.Request, a action) error {
+func (s *Supervisor) act(w http.ResponseWriter, r *http.Request, a order) error {
 	var devices []device.Reachable
 	changes := a.method != http.MethodGet && a.method != http.MethodHead
 	by := access.From(r.Context())
-	run := s.db.Read
+	run := s.DB.Read
 	if changes || by.Staff {
-		run = s.db.Write
+		run = s.DB.Write
 	}
 	err := run(r.Context(), func(tx *db.Tx) (err error) {
-		devices, err = s.devices.Reach(r.Context(), tx, by, a.Selector, changes)
+		devices, err = s.Devices.Reach(r.Context(), tx, by, a.Selector, changes)
 		if err == nil && (changes || by.Staff) {
-			err = recordAction(r.Context(), tx, by, devices, a)
+			err = recordOrder(r.Context(), tx, by, devices, a)
 		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	if s.caller == nil {
+	if s.Caller == nil {
 		return api.Errorf(api.NotFound, "No online device(s) found")
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), actionTime)
@@ -161,7 +174,7 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request, a action) error {
 }
 
 // callAll calls every device, a few at a time.
-func (s *Server) callAll(ctx context.Context, devices []device.Reachable, a action) []deviceAnswer {
+func (s *Supervisor) callAll(ctx context.Context, devices []device.Reachable, a order) []deviceAnswer {
 	answers := make([]deviceAnswer, len(devices))
 	slots := make(chan struct{}, actionAtOnce)
 	var wait sync.WaitGroup
@@ -169,7 +182,7 @@ func (s *Server) callAll(ctx context.Context, devices []device.Reachable, a acti
 		slots <- struct{}{}
 		wait.Go(func() {
 			defer func() { <-slots }()
-			answers[i] = call(ctx, s.caller, dev, a)
+			answers[i] = call(ctx, s.Caller, dev, a)
 		})
 	}
 	wait.Wait()
@@ -187,7 +200,7 @@ func badAnswer() deviceAnswer {
 	return deviceAnswer{status: http.StatusInternalServerError, kind: "application/json", body: []byte(textNoAnswer)}
 }
 
-func call(ctx context.Context, to deviceCaller, dev device.Reachable, a action) deviceAnswer {
+func call(ctx context.Context, to action.Caller, dev device.Reachable, a order) deviceAnswer {
 	res, err := to.CallDevice(ctx, dev, a.method, a.path, a.data)
 	if err != nil {
 		text := "the device could not be reached"
@@ -233,4 +246,46 @@ func (d deviceAnswer) write(w http.ResponseWriter) error {
 	w.WriteHeader(d.status)
 	_, _ = w.Write(d.body) // a client that did not wait is its own business
 	return nil
+}
+
+// namedDevices is how many of the devices of one action have an entry of their own; of more there is one for all.
+const namedDevices = 20
+
+// recordOrder writes down that somebody has something done on devices, before they are called: what cannot be recorded is not done.
+func recordOrder(ctx context.Context, tx *db.Tx, by access.Caller, devices []device.Reachable, a order) error {
+	if by.Kind == access.Device {
+		return nil // acts on itself
+	}
+	ids := make([]int64, len(devices))
+	for i, d := range devices {
+		ids[i] = d.Fleet
+	}
+	owners, err := fleet.Organizations(ctx, tx, ids)
+	if err != nil {
+		return err
+	}
+	detail := map[string]any{"method": a.method, "path": a.path}
+	var entries []audit.By
+	if len(devices) <= namedDevices {
+		for _, d := range devices {
+			e := audit.Entry{Act: "device.act", Kind: "device", ID: d.ID, Name: string(d.UUID), Fleet: d.Fleet, Organization: owners[d.Fleet], Detail: detail}
+			entries = append(entries, audit.By{Caller: by, Entry: e})
+		}
+	} else {
+		many := map[int64]int{}
+		for _, d := range devices {
+			many[d.Fleet]++
+		}
+		for f, n := range many {
+			e := audit.Entry{Act: "device.act", Kind: "application", ID: f, Fleet: f, Organization: owners[f],
+				Detail: map[string]any{"method": a.method, "path": a.path, "devices": n}}
+			entries = append(entries, audit.By{Caller: by, Entry: e})
+		}
+	}
+	for i := range entries {
+		if err := watch.Support(ctx, tx, by, &entries[i].Entry); err != nil {
+			return err
+		}
+	}
+	return audit.RecordAll(ctx, tx, entries)
 }
