@@ -137,7 +137,9 @@ func (c *Client) request(ctx context.Context, method, path, key string, body any
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Authorization", "Bearer "+key)
+	if key != "" {
+		req.Header.Set("Authorization", "Bearer "+key)
+	}
 	req.Header.Set("User-Agent", c.cfg.UserAgent)
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
