@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -333,6 +334,8 @@ func TestVirtualDevice(t *testing.T) {
 		t.Error("it removed a volume that is not its own")
 	}
 
+	appsAPI(t, w, v)
+
 	t.Log("an unmanaged device keeps running; a fleet that leaves takes its volumes along")
 	w.setTarget(apiEmpty())
 	eventually(t, patience, "nothing runs", func() bool { return len(strings.Fields(v.exec("docker", "ps", "-aq"))) == 0 })
@@ -341,6 +344,58 @@ func TestVirtualDevice(t *testing.T) {
 	})
 	if sockets := listening(v.agentPID(), v); sockets != "" {
 		t.Errorf("the agent listens: %s", sockets)
+	}
+}
+
+// askRun asks the device's own API, with its own key for its own fleet and for another.
+const askRun = `#!/bin/sh
+api="$BALENA_SUPERVISOR_ADDRESS"
+key="apikey=$BALENA_SUPERVISOR_API_KEY"
+while true; do
+	echo "fleet $BALENA_APP_ID finds $(busybox wget -T 5 -q -O - "$api/v2/containerId?$key")"
+	for app in 7 8; do
+		echo "fleet $BALENA_APP_ID restarts nobody of $app: $(busybox wget -T 5 -q -O - --post-data 'serviceName=none' "$api/v2/applications/$app/restart-service?$key" 2>&1)"
+	done
+	sleep 1
+done
+`
+
+// appsAPI: a container reaches the device's API by a bridge that nobody else is on, and with its key its own fleet only.
+func appsAPI(t *testing.T, w *world, v *virtual) {
+	t.Helper()
+	image := w.push(strings.Repeat("3", 32), map[string]string{"run.sh": askRun})
+	target := release(commitA, map[string]string{"ask": image}, map[string]string{"ask": `{"stop_signal":"SIGKILL"}`})
+	other := release(commitB, map[string]string{"peer": image}, map[string]string{"peer": `{"stop_signal":"SIGKILL"}`}).Apps[fleetUUID]
+	other.ID = 8
+	label := map[string]string{"io.balena.features.supervisor-api": "true"}
+	target.Apps[fleetUUID].Releases[commitA].Services["ask"].Labels = label
+	other.Releases[commitB].Services["peer"].Labels = label
+	target.Apps[otherUUID] = other
+	w.setTarget(target)
+	for own, foreign := range map[string]string{"7": "8", "8": "7"} {
+		eventually(t, patience, "its own fleet", func() bool { return w.logged("fleet " + own + ` finds {"services":{"`) })
+		eventually(t, patience, "its own fleet's services", func() bool {
+			return w.logged("fleet " + own + " restarts nobody of " + own + ": wget: server returned error: HTTP/1.1 404")
+		})
+		eventually(t, patience, "another fleet is refused", func() bool {
+			return w.logged("fleet " + own + " restarts nobody of " + foreign + ": wget: server returned error: HTTP/1.1 401")
+		})
+	}
+	t.Log("from around the device the bridge's address does not answer, even where nothing is filtered")
+	v.exec("iptables", "-P", "INPUT", "ACCEPT")
+	if out, err := exec.Command("ip", "route", "add", "10.114.104.1/32", "via", v.ip).CombinedOutput(); err != nil {
+		t.Fatalf("ip route: %v: %s", err, out)
+	}
+	defer exec.Command("ip", "route", "delete", "10.114.104.1/32", "via", v.ip).Run() //nolint:errcheck // the test is over
+	for _, address := range []string{"10.114.104.1:48484", v.ip + ":48484"} {
+		if conn, err := net.DialTimeout("tcp", address, 3*time.Second); err == nil {
+			_ = conn.Close()
+			t.Errorf("%s answers", address)
+		}
+	}
+	v.exec("iptables", "-P", "INPUT", "DROP")
+	if strings.Contains(v.exec("docker", "network", "inspect", "supervisor0"), `"Internal": false`) {
+		t.Error("the bridge leads out")
 	}
 }
 
