@@ -273,7 +273,7 @@ func (a *Agent) Update(_ context.Context, force, cancel bool) (accepted bool, er
 		return false, nil
 	}
 	a.mu.Lock()
-	a.st.force = a.st.force || force
+	a.st.force, a.st.forcePoll = a.st.force || force, a.st.forcePoll || force
 	if cancel && a.st.cancelPulls != nil {
 		a.st.cancelPulls()
 	}

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent"
@@ -151,6 +152,7 @@ func TestDeviceAPI(t *testing.T) {
 		t.Errorf("the owner's lock is not told: %+v", got)
 	}
 	t.Run("who asks", func(t *testing.T) { whoAsks(t, d) })
+	t.Run("a crowd of idle connections", func(t *testing.T) { crowd(t, strings.TrimPrefix(d.url, "http://")) })
 	t.Run("services", func(t *testing.T) {
 		before := d.id("web")
 		d.want("POST", "/v2/applications/7/restart-service", `{"serviceName":"web"}`, 200, "OK")
@@ -314,5 +316,30 @@ func updateLocks(t *testing.T, d *apiDevice) {
 	eventually(t, patience, "the update", func() bool { return slices.Contains(d.running(), "web b") })
 	if err := os.Remove(lock); err != nil {
 		t.Fatalf("the service's lock is gone: %v", err)
+	}
+}
+
+// crowd: connections that ask nothing are bounded in number, so that none of them costs the agent its memory.
+func crowd(t *testing.T, address string) {
+	t.Helper()
+	http.DefaultClient.CloseIdleConnections()
+	var conns []net.Conn
+	for range 200 {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conns = append(conns, conn)
+	}
+	open := 0
+	for _, conn := range conns {
+		_ = conn.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		if _, err := conn.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+			open++
+		}
+	}
+	if open > 64 || open < 32 {
+		t.Errorf("%d of 200 idle connections stay open", open)
 	}
 }

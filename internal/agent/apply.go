@@ -150,7 +150,9 @@ func (a *Agent) finish(want *desired, p plan.Plan) error {
 		a.st.update, a.st.busy = "done", time.Now()
 		poke(a.dirty)
 	}
-	a.st.force = false
+	if !a.st.forcePoll {
+		a.st.force = false
+	}
 	a.st.pulls = map[string]int{}
 	a.st.applied = want.commits
 	a.mu.Unlock()

@@ -65,6 +65,11 @@ func (b *bridge) set(ctx context.Context, addr netip.Addr, from netip.Prefix, in
 	if have != nil {
 		have.close()
 		delete(b.open, addr)
+		if !addr.IsLoopback() && index == 0 {
+			if err := firewall.Dismiss(ctx); err != nil {
+				b.log.Warn("the rule that admits containers to the device API stays", "error", err)
+			}
+		}
 	}
 	if index == 0 {
 		return

@@ -37,6 +37,7 @@ type status struct {
 	epoch       int             // how often somebody acted, or wants the applier to look anew
 	stopped     map[string]bool // fleet/service → somebody stopped it
 	force       bool            // the next update goes through whatever is locked
+	forcePoll   bool            // and the next poll is to say what that update is
 	failed      bool            // the last attempt to apply the target state
 	polled      time.Time       // when the server was last reached, or the agent started
 }

@@ -82,7 +82,12 @@ func (a *Agent) poll(ctx context.Context) error {
 			unmanaged.Reset()
 			a.mu.Lock()
 			a.st.polled = time.Now()
+			forced := a.st.forcePoll
+			a.st.forcePoll = false
 			a.mu.Unlock()
+			if forced {
+				a.again()
+			}
 			a.confMu.Lock()
 			_ = a.birth.Finish(a.who) // it has logged the error, and is called again
 			a.confMu.Unlock()

@@ -211,6 +211,11 @@ func (c *Channel) decide() decision {
 // Run keeps the channel as it is wanted until the context ends. When it returns, no process is left.
 func (c *Channel) Run(ctx context.Context) error {
 	retry, refused := c.cfg.Timing.Retry, c.cfg.Timing.Refused
+	if _, err := os.Stat(c.cfg.StateDir); err == nil { // an agent that was killed may have left its rules
+		if err := firewall.Lower(ctx); err != nil {
+			c.log.Warn("old firewall rules stay", "error", err)
+		}
+	}
 	for ctx.Err() == nil {
 		d := c.decide()
 		if !d.on {

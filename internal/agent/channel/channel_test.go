@@ -57,21 +57,7 @@ func TestChannel(t *testing.T) {
 			}
 		}
 	})
-	t.Run("a published port of a container is reached", func(t *testing.T) {
-		// As a container engine publishes it: what asks for port 8080 of any address of the device is sent on to the container.
-		sh(t, `ip netns add box; ip link add to-box type veth peer name eth0 netns box; ip address add 172.30.0.1/24 dev to-box; ip link set to-box up
-			ip -n box address add 172.30.0.2/24 dev eth0; ip -n box link set eth0 up; ip -n box link set lo up; ip -n box route add default via 172.30.0.1
-			iptables -t nat -A PREROUTING -p tcp --dport 8080 -m addrtype --dst-type LOCAL -j DNAT --to-destination 172.30.0.2:80`)
-		box := exec.Command("ip", "netns", "exec", "box", "python3", "-c", "import http.server as h\nclass P(h.BaseHTTPRequestHandler):\n  def do_GET(s): s.send_response(200); s.end_headers(); s.wfile.write(b'box')\nh.HTTPServer(('',80),P).serve_forever()")
-		if err := box.Start(); err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = box.Process.Kill(); _ = box.Wait() }()
-		eventually(t, "the container's page through the tunnel", func() bool { return reaches("srv", base+":8080") == "box" })
-		if out, err := exec.Command("ip", "netns", "exec", "box", "ping", "-c1", "-W1", "10.240.0.1").CombinedOutput(); err == nil {
-			t.Errorf("a container reaches the server through the tunnel: %s", out)
-		}
-	})
+	t.Run("a published port of a container is reached", func(t *testing.T) { published(t, base) })
 	t.Run("the key is on no command line, and in no file that others may read", func(t *testing.T) {
 		for pid, line := range openvpns(t) {
 			env, _ := os.ReadFile("/proc/" + pid + "/environ")
@@ -131,6 +117,36 @@ func nothing(t *testing.T) {
 	if out := sh(t, "ip -o link; nft list tables; iptables-save; ss -Hxlp; ss -Htanp"); strings.Contains(out, channel.Interface) || strings.Contains(out, "roadstead") ||
 		strings.Contains(out, "ROADSTEAD") || strings.Contains(out, "openvpn.sock") || strings.Contains(out, "48484") {
 		t.Errorf("something is left of the channel:\n%s", out)
+	}
+}
+
+// Where there is no nft, iptables do the same; where there is neither, there is no channel.
+func TestChannelWithIptables(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	s := newServer(t)
+	sh(t, "mount --bind /dev/null $(readlink -f $(command -v nft || echo /usr/sbin/nft))")
+	d := s.device(t, t.TempDir(), nil)
+	d.Set(on)
+	eventually(t, "connected", d.state(api.ChannelStateOn))
+	if !strings.Contains(sh(t, "iptables-save -t mangle"), "ROADSTEAD-PASSING") {
+		t.Fatal("the rules are not those of iptables")
+	}
+	base := "http://" + address
+	eventually(t, "the device API through the tunnel", func() bool { return reaches("srv", base+":48484") == "device API" })
+	nothingElse(t, base)
+	published(t, base)
+	d.stop()
+	if left := sh(t, "iptables-save; ip6tables-save"); strings.Contains(left, "ROADSTEAD") {
+		t.Errorf("left behind: %s", left)
+	}
+	sh(t, "for p in iptables; do mount --bind /dev/null $(readlink -f $(command -v $p)); done")
+	d = s.device(t, t.TempDir(), nil)
+	d.Set(on)
+	eventually(t, "it says why there is no channel", func() bool { return strings.Contains(d.Status().Reason, "neither nft nor iptables") })
+	if len(openvpns(t)) > 0 {
+		t.Error("openvpn runs without a firewall")
 	}
 }
 
@@ -333,4 +349,21 @@ func nothingElse(t *testing.T, base string) {
 		}
 	}
 	asking.Wait()
+}
+
+func published(t *testing.T, base string) {
+	t.Helper()
+	// As a container engine publishes it: what asks for port 8080 of any address of the device is sent on to the container.
+	sh(t, `ip netns add box; ip link add to-box type veth peer name eth0 netns box; ip address add 172.30.0.1/24 dev to-box; ip link set to-box up
+		ip -n box address add 172.30.0.2/24 dev eth0; ip -n box link set eth0 up; ip -n box link set lo up; ip -n box route add default via 172.30.0.1
+		iptables -t nat -A PREROUTING -p tcp --dport 8080 -m addrtype --dst-type LOCAL -j DNAT --to-destination 172.30.0.2:80`)
+	box := exec.Command("ip", "netns", "exec", "box", "python3", "-c", "import http.server as h\nclass P(h.BaseHTTPRequestHandler):\n  def do_GET(s): s.send_response(200); s.end_headers(); s.wfile.write(b'box')\nh.HTTPServer(('',80),P).serve_forever()")
+	if err := box.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = box.Process.Kill(); _ = box.Wait() }()
+	eventually(t, "the container's page through the tunnel", func() bool { return reaches("srv", base+":8080") == "box" })
+	if out, err := exec.Command("ip", "netns", "exec", "box", "ping", "-c1", "-W1", "10.240.0.1").CombinedOutput(); err == nil {
+		t.Errorf("a container reaches the server through the tunnel: %s", out)
+	}
 }

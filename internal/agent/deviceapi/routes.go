@@ -263,7 +263,8 @@ func (s *Server) journal(q *request) error {
 	} {
 		*into, _ = q.body[name].(string)
 	}
-	_ = http.NewResponseController(q.w).SetReadDeadline(time.Time{}) // it may take long
+	ctl := http.NewResponseController(q.w)
+	_, _ = ctl.SetReadDeadline(time.Time{}), ctl.SetWriteDeadline(time.Time{}) // it may take long
 	return s.acts.Journal(q.r.Context(), what, flusher{q.w})
 }
 

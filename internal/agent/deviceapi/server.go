@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/roadstead-io/roadstead/internal/agent/appkey"
@@ -23,6 +24,7 @@ const (
 	maxBody   = 1 << 20
 	maxHeader = 16 << 10
 	maxBusy   = 32 // requests at once
+	maxConns  = 64 // connections at once to one address; more are closed at once
 )
 
 // Server answers the API.
@@ -60,18 +62,50 @@ func (s *Server) ServeFrom(ctx context.Context, ln net.Listener, from netip.Pref
 func (s *Server) serve(ctx context.Context, ln net.Listener, h http.Handler) error {
 	srv := &http.Server{
 		Handler: h, MaxHeaderBytes: maxHeader, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 30 * time.Second,
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return ctx },
+		WriteTimeout: 10 * time.Minute, // an act may take long; so does nobody's reading
+		ErrorLog:     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	ended := make(chan struct{})
 	defer func() { <-ended }()
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
 	defer close(ended)
-	err := srv.Serve(ln)
+	err := srv.Serve(&bounded{Listener: ln, free: make(chan struct{}, maxConns)})
 	if errors.Is(err, http.ErrServerClosed) {
 		return ctx.Err()
 	}
 	return err
+}
+
+// bounded closes connections that are too many: whoever holds them all locks out nobody but those who come by the same address.
+type bounded struct {
+	net.Listener
+	free chan struct{}
+}
+
+func (b *bounded) Accept() (net.Conn, error) {
+	for {
+		conn, err := b.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case b.free <- struct{}{}:
+			return &held{Conn: conn, release: sync.OnceFunc(func() { <-b.free })}, nil
+		default:
+			_ = conn.Close()
+		}
+	}
+}
+
+type held struct {
+	net.Conn
+	release func()
+}
+
+func (h *held) Close() error {
+	defer h.release()
+	return h.Conn.Close()
 }
 
 // route is one way to ask.

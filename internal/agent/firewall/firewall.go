@@ -54,6 +54,14 @@ func Lower(ctx context.Context) error {
 	if nft := found("nft"); nft != "" {
 		errs = append(errs, run(ctx, "table inet "+table+"\ndelete table inet "+table+"\n", nft, "-f", "-"))
 	}
+	return errors.Join(append(errs, lower(ctx, admitted, arriving, passing))...)
+}
+
+// Dismiss removes what Admit did.
+func Dismiss(ctx context.Context) error { return lower(ctx, inward) }
+
+func lower(ctx context.Context, places ...place) error {
+	var errs []error
 	for _, name := range []string{"iptables", "ip6tables"} {
 		iptables := found(name)
 		if iptables == "" {
@@ -86,7 +94,6 @@ var (
 	admitted = place{"filter", "INPUT", "ROADSTEAD-TUNNEL"}
 	arriving = place{"mangle", "INPUT", "ROADSTEAD-ARRIVING"} // before the filter table, where the container engine and others put their own rules first
 	passing  = place{"mangle", "FORWARD", "ROADSTEAD-PASSING"}
-	places   = []place{admitted, arriving, passing}
 )
 
 // nft is the whole of the table. A packet that it accepts still has to pass the tables of others.
@@ -138,8 +145,8 @@ func (r Rules) mangle(ctx context.Context, iptables string) error {
 	var through []string
 	if r.Address.IsValid() {
 		through = append(through,
-			fmt.Sprintf("-i %s -m conntrack --ctstatus DNAT --ctorigdst %s -j RETURN", r.Interface, r.Address),
-			fmt.Sprintf("-o %s -m conntrack --ctstate ESTABLISHED,RELATED --ctstatus DNAT --ctorigdst %s -j RETURN", r.Interface, r.Address))
+			fmt.Sprintf("-i %s -m conntrack --ctstate DNAT --ctorigdst %s -j RETURN", r.Interface, r.Address),
+			fmt.Sprintf("-o %s -m conntrack --ctstate DNAT --ctdir REPLY --ctorigdst %s -j RETURN", r.Interface, r.Address))
 	}
 	drop := []string{fmt.Sprintf("-i %s -j DROP", r.Interface), fmt.Sprintf("-o %s -j DROP", r.Interface)}
 	if err := errors.Join(arriving.set(ctx, iptables, in), passing.set(ctx, iptables, append(through, drop...))); err != nil {

@@ -160,7 +160,9 @@ func (p *person) dial(user string) *ssh.Client {
 	check := ssh.CertChecker{IsHostAuthority: func(auth ssh.PublicKey, _ string) bool { return line(auth) == line(p.w.hosts.PublicKey()) }}
 	client, err := ssh.Dial("tcp", p.w.addr, &ssh.ClientConfig{
 		User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyAlgorithms: []string{ssh.CertAlgoED25519v01},
-		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error { return check.CheckHostKey(uuid+":22", nil2{}, key) },
+		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+			return check.CheckHostKey(uuid+":22", nil2{}, key)
+		},
 	})
 	p.w.must(err)
 	p.w.Cleanup(func() { _ = client.Close() })
