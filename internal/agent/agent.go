@@ -26,6 +26,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/host"
 	"github.com/roadstead-io/roadstead/internal/agent/identity"
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
+	"github.com/roadstead-io/roadstead/internal/agent/shell"
 	"github.com/roadstead-io/roadstead/internal/engine"
 )
 
@@ -296,13 +297,25 @@ func (a *Agent) reach() error {
 	a.api = deviceapi.New(a, a.keys, a.log)
 	a.bridge = &bridge{api: a.api, log: a.log, open: map[netip.Addr]*opening{}}
 	c := a.cfg.Channel
+	services := []channel.Service{{Port: deviceapi.Port, Serve: a.api.Serve}}
+	var ssh *shell.Shell
+	if docker, ok := a.cfg.Engine.(*engine.Client); ok { // people enter real containers
+		if ssh, err = shell.New(shell.Config{
+			StateDir: a.cfg.StateDir, RunDir: a.cfg.RunDir, UUID: a.who.UUID, Key: func() string { return a.who.Key }, Server: a.server,
+			Engine: docker, Docker: "unix://" + a.cfg.EngineSocket, Log: a.log,
+		}); err != nil {
+			return err
+		}
+		services = append(services, ssh.Service())
+	}
 	a.channel = channel.New(channel.Config{
+		HostKey: ssh.HostKey, Certified: ssh.Certified,
 		StateDir: a.cfg.StateDir, RunDir: a.cfg.RunDir, UUID: string(a.who.UUID), Key: a.who.Key, Host: a.conf.VPNEndpoint, Port: a.conf.VPNPort,
 		Certify: func(ctx context.Context, ask api.ChannelCertify) (api.ChannelIdentity, error) {
 			return a.server.Certify(ctx, a.who.Key, ask)
 		},
 		OwnerLock: c.OwnerLock, Locked: c.Locked, Program: c.Program, Timing: c.Timing, Log: a.log, Changed: func() { poke(a.dirty) },
-	}, channel.Service{Port: deviceapi.Port, Serve: a.api.Serve})
+	}, services...)
 	return nil
 }
 

@@ -127,10 +127,12 @@ func (d *Door) Authorities(ctx context.Context) (api.SSHAuthorities, error) {
 	return known, nil
 }
 
-// Host has the key certified that a device serves SSH with. The caller has found out that it is this device who asks.
-func (d *Door) Host(ctx context.Context, device api.DeviceUUID, publicKey string) (made api.SSHCertificate, err error) {
+// Host has the key certified that a device serves SSH with, and says whose certificates it is to let in. Its caller has found out that it
+// is this device who asks.
+func (d *Door) Host(ctx context.Context, _ access.Caller, device api.DeviceUUID, publicKey string) (users, certificate string, err error) {
+	var made api.SSHCertificate
 	err = d.sign(ctx, http.MethodPost, "/v1/ssh-host-certificate", api.SSHHostAsk{PublicKey: publicKey, Device: string(device)}, &made)
-	return made, err
+	return made.Users, made.Certificate, err
 }
 
 // authorities is GET /ssh/v1/authorities: what a client trusts instead of the first key that it sees.
