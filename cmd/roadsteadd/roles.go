@@ -33,6 +33,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/registry"
 	"github.com/roadstead-io/roadstead/internal/signer"
 	"github.com/roadstead-io/roadstead/internal/supervise"
+	"github.com/roadstead-io/roadstead/internal/vpn/sshgate"
 )
 
 const (
@@ -258,7 +259,7 @@ func roles(f upFlags) []supervise.Role {
 			},
 		},
 	}
-	list = slices.Insert(list, len(list)-1, f.vpn.roles()...)
+	list = slices.Insert(list, len(list)-1, f.vpn.roles(f.listen)...)
 	return slices.Insert(list, 1, apiRoles(f)...)
 }
 
@@ -326,8 +327,13 @@ func apiConfig(f upFlags, process int) func(supervise.Env) any {
 		if err != nil {
 			panic(err) // the role was prepared before any is configured
 		}
+		ssh, err := sshgate.Public(e.Layout.Role(api.RoleVPN), e.Site, e.Own[api.RoleVPN])
+		if err != nil {
+			panic(err) // as above
+		}
 		return apiserver.Config{
 			Git:   git,
+			SSH:   ssh,
 			Blobs: filepath.Join(e.Layout.Role(api.RoleAPI), "blobs"), Contracts: ownContracts(e.Layout), Bases: e.Layout.Bases(),
 			MaxBlob: f.maxUpload << 20, MaxFiles: f.maxAssets << 20, SessionIdle: f.sessionIdle, SessionLife: f.sessionLife,
 			Dir: e.Dir, Site: e.Site, Peers: e.Peers, Process: process, SQL: f.sql, PublicCA: e.Layout.PublicCA(), PollInterval: f.poll,

@@ -17,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/vpn"
 	"github.com/roadstead-io/roadstead/internal/vpn/cage"
 	"github.com/roadstead-io/roadstead/internal/vpn/permit"
+	"github.com/roadstead-io/roadstead/internal/vpn/sshgate"
 )
 
 // roleOpenVPN is the process around openvpn, in a network namespace of its own. It talks to the vpn role alone.
@@ -25,6 +26,7 @@ const roleOpenVPN = "openvpn"
 // vpnFlags are those of the control channel.
 type vpnFlags struct {
 	mode, network, program string
+	ssh                    string // where the SSH gateway listens
 	limits                 permit.Limits
 	instances              int
 	why                    string // it is off
@@ -35,7 +37,26 @@ func (f *vpnFlags) add(fs *pflag.FlagSet) {
 	fs.IntVar(&f.instances, "vpn-instances", 1, "how many openvpn processes share the devices")
 	fs.StringVar(&f.network, "vpn-network", cage.DefaultNetwork, "the `NETWORK` that devices get their tunnel addresses from")
 	fs.Func("vpn-limits", "bounds of what people have open to devices, `NAME=N,…`; see the chapter on tunnels", f.limits.Parse)
+	fs.StringVar(&f.ssh, "ssh-listen", "", "`ADDR:PORT` of the SSH gateway into devices, or off; empty means port "+sshPort+" of the address of --listen")
 	fs.StringVar(&f.program, "openvpn", "", "`PATH` of the program openvpn; empty means /usr/sbin/openvpn")
+}
+
+// sshPort is where the SSH gateway listens unless somebody says otherwise: the usual port of SSH is the machine's own.
+const sshPort = "2223"
+
+// sshAddress is where the gateway listens; "" is nowhere. Nobody asked for the default, so another port does when it is taken.
+func (f *vpnFlags) sshAddress(listen string) (addr string, elsewhere bool) {
+	switch f.ssh {
+	case "off":
+		return "", false
+	case "":
+		host, _, err := net.SplitHostPort(listen)
+		if err != nil {
+			return "", false // refused for what it is elsewhere
+		}
+		return net.JoinHostPort(host, sshPort), true
+	}
+	return f.ssh, false
 }
 
 // decide finds out whether the control channel runs here.
@@ -73,10 +94,11 @@ func (f *vpnFlags) cage(dir string) cage.Config {
 }
 
 // roles are the two processes of the control channel; none where it is off.
-func (f *vpnFlags) roles() []supervise.Role {
+func (f *vpnFlags) roles(listen string) []supervise.Role {
 	if f.why != "" {
 		return nil
 	}
+	ssh, elsewhere := f.sshAddress(listen)
 	return []supervise.Role{
 		{
 			Name: roleOpenVPN, Quiet: true, Optional: true, Line: roleOpenVPN,
@@ -88,6 +110,7 @@ func (f *vpnFlags) roles() []supervise.Role {
 		},
 		{
 			Name: api.RoleVPN, Needs: []string{api.RoleAPI}, Line: roleOpenVPN, Takes: vpn.Labels,
+			Own: ssh, OwnFlag: "--ssh-listen", OwnElsewhere: elsewhere, Prepare: sshgate.Prepare, Tells: tellsSSH,
 			Names: func(domain string) []string {
 				return []string{"tunnel." + domain, "devices." + domain, "*.devices." + domain}
 			},
@@ -111,12 +134,24 @@ func runVPN(ctx context.Context, in inherited, log *slog.Logger) error {
 		return err
 	}
 	public := map[string]net.Listener{}
+	if in.public != nil {
+		public[vpn.LabelSSH] = in.public
+	}
 	for label, end := range in.takers {
 		if public[label], err = handover.NewTaker(end); err != nil {
 			return err
 		}
 	}
 	return s.Run(ctx, in.ln, public)
+}
+
+// tellsSSH says in the status how the gateway is reached.
+func tellsSSH(dir string, site api.Site, own string) (string, error) {
+	at, err := sshgate.Public(dir, site, own)
+	if err != nil || at.Address == "" {
+		return "no SSH gateway (--ssh-listen is off)", err
+	}
+	return "SSH gateway at " + at.Address + ", host key " + at.Fingerprint, nil
 }
 
 // runOpenVPN watches over the namespace and keeps openvpn running in it.

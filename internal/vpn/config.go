@@ -15,7 +15,10 @@ const (
 	LabelDevices = "devices"
 )
 
-// Labels is all of them.
+// LabelSSH is the port of the SSH gateway, which is the role's own.
+const LabelSSH = "ssh"
+
+// Labels is all that is handed over.
 var Labels = []string{LabelOpenVPN, LabelTunnel, LabelDevices}
 
 // Config is the vpn role's configuration.

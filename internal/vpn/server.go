@@ -86,7 +86,9 @@ func (s *Server) Run(ctx context.Context, internal net.Listener, public map[stri
 		}
 		return web.Serve(ctx, srv, func() error { return srv.ServeTLS(internal, "", "") }, stopGrace)
 	})
-	s.serve(ctx, group, public)
+	if err := s.serve(ctx, group, public); err != nil {
+		group.Go(func() error { return fmt.Errorf("vpn: %w", err) }) // ends the rest
+	}
 	return group.Wait()
 }
 

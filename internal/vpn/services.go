@@ -8,6 +8,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/internal/vpn/deviceurl"
 	"github.com/roadstead-io/roadstead/internal/vpn/permit"
+	"github.com/roadstead-io/roadstead/internal/vpn/sshgate"
 	"github.com/roadstead-io/roadstead/internal/vpn/tunnel"
 )
 
@@ -17,7 +18,7 @@ type service interface {
 }
 
 // serve runs the services that people reach devices by, and asks the api role about what they have open.
-func (s *Server) serve(ctx context.Context, group *errgroup.Group, public map[string]net.Listener) {
+func (s *Server) serve(ctx context.Context, group *errgroup.Group, public map[string]net.Listener) error {
 	permits := permit.New(permit.Config{API: s.api, Log: s.log})
 	group.Go(func() error { return permits.Run(ctx) })
 	services := map[string]service{
@@ -26,9 +27,17 @@ func (s *Server) serve(ctx context.Context, group *errgroup.Group, public map[st
 	services[LabelDevices] = deviceurl.New(deviceurl.Config{
 		Permits: permits, API: s.api, Dial: s, TLS: s.tls.PublicTLS(), Site: s.cfg.Site, Log: s.log, Limits: s.cfg.Limits,
 	})
+	if public[LabelSSH] != nil {
+		gate, err := sshgate.New(sshgate.Config{Dir: s.cfg.Dir, Permits: permits, API: s.api, Dial: s, Log: s.log, Limits: s.cfg.Limits})
+		if err != nil {
+			return err
+		}
+		services[LabelSSH] = gate
+	}
 	for label, one := range services {
 		if ln := public[label]; ln != nil {
 			group.Go(func() error { return one.Serve(ctx, ln) })
 		}
 	}
+	return nil
 }

@@ -1,0 +1,73 @@
+package sshgate
+
+import (
+	"regexp"
+	"strings"
+
+	"github.com/roadstead-io/roadstead/api"
+)
+
+const maxCommand = 64 << 10
+
+// usage is what somebody is told who says nothing that we understand.
+const usage = `Say which device, and what in it:
+  ssh … host UUID [COMMAND]             the device itself
+  ssh … service UUID NAME [COMMAND]     a service on it
+  ssh … enter UUID CONTAINER            a container, by its id`
+
+// wish is where somebody wants to be.
+type wish struct {
+	device  api.DeviceUUID
+	user    string // with which the device is entered
+	command string // "" is a shell
+	what    string // for the audit log
+}
+
+var (
+	uuidForm      = regexp.MustCompile(`^([0-9a-f]{32}|[0-9a-f]{62})$`)
+	containerForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+)
+
+// parse reads a command as the command line of balena sends it, or people write it. What follows the device is for the device, as it is.
+func parse(text string) (w wish, err error) {
+	if len(text) > maxCommand {
+		return w, &plain{"the command is too long"}
+	}
+	verb, rest := word(text)
+	uuid, rest := word(rest)
+	if verb != "host" && verb != "enter" && verb != "service" {
+		return w, &plain{usage}
+	}
+	if !uuidForm.MatchString(uuid) {
+		return w, &plain{"a device is named by its whole uuid: 32 digits 0-9 a-f"}
+	}
+	w.device, w.user, w.what = api.DeviceUUID(uuid), "root", "host"
+	if verb != "host" {
+		var name string
+		if name, rest = word(rest); !containerForm.MatchString(name) {
+			return w, &plain{"name the service, or the container"}
+		}
+		if verb == "enter" && strings.TrimSpace(rest) != "" {
+			return w, &plain{"a container is entered without a command; `service` takes one"}
+		}
+		w.user, w.what = api.SSHServicePrefix+name, name
+	}
+	w.command = strings.TrimSpace(rest)
+	return w, nil
+}
+
+// word takes the first word off a text.
+func word(text string) (first, rest string) {
+	first, rest, _ = strings.Cut(strings.TrimLeft(text, " \t"), " ")
+	return first, rest
+}
+
+// printable keeps what came from outside from being more than text on somebody's terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' || r >= 0x7f && r < 0xa0 || r == 0xfffd {
+			return '?'
+		}
+		return r
+	}, text)
+}

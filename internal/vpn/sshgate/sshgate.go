@@ -1,0 +1,288 @@
+// Package sshgate is the gateway for SSH into devices with nothing but ssh: `ssh NAME@ssh.devices.DOMAIN host UUID`. Who somebody is their
+// uploaded key says; whether they may enter the device the api role decides, for each connection. The gateway enters with a certificate
+// that was signed for that one session, and lets no host pass for the device that the authority of hosts does not vouch for.
+package sshgate
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/durable"
+	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/vpn/permit"
+	"github.com/roadstead-io/roadstead/internal/vpn/road"
+)
+
+// KeyFile is the gateway's host key, in the role's directory.
+const (
+	KeyFile       = "ssh_host_ed25519_key"
+	publicKeyFile = "ssh_host_ed25519_key.pub"
+)
+
+const (
+	maxTries    = 10 // keys that one connection offers
+	maxSessions = 8  // of one connection at a time
+	graceTime   = 20 * time.Second
+	askTime     = 10 * time.Second
+	dialTime    = 10 * time.Second
+	aliveEvery  = 30 * time.Second
+	renewBefore = api.SSHHostCertificateLife / 3
+	nameEnding  = "ssh.devices."
+	keyFinger   = "fingerprint"
+	keyUser     = "user"
+)
+
+// Prepare makes the host key, once.
+func Prepare(dir string) error {
+	file := filepath.Join(dir, KeyFile)
+	if _, err := os.Stat(file); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return fmt.Errorf("SSH host key: %w", err)
+	}
+	block, err := ssh.MarshalPrivateKey(private, "roadstead ssh gateway")
+	if err != nil {
+		return fmt.Errorf("SSH host key: %w", err)
+	}
+	key, err := ssh.NewPublicKey(public)
+	if err != nil {
+		return fmt.Errorf("SSH host key: %w", err)
+	}
+	if err := durable.WriteFile(filepath.Join(dir, publicKeyFile), ssh.MarshalAuthorizedKey(key), 0o600); err != nil {
+		return err
+	}
+	return durable.WriteFile(file, pem.EncodeToMemory(block), 0o600)
+}
+
+// Public says how the gateway that keeps its key in dir is reached at an address, for people: "" is not at all.
+func Public(dir string, site api.Site, address string) (api.SSHSite, error) {
+	if address == "" {
+		return api.SSHSite{}, nil
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return api.SSHSite{}, fmt.Errorf("address of the SSH gateway: %w", err)
+	}
+	line, err := os.ReadFile(filepath.Join(dir, publicKeyFile))
+	if err != nil {
+		return api.SSHSite{}, fmt.Errorf("SSH host key: %w", err)
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey(line) //nolint:dogsled // only the key counts
+	if err != nil {
+		return api.SSHSite{}, fmt.Errorf("SSH host key: %w", err)
+	}
+	name := nameEnding + site.Domain
+	known := name
+	if n, err := strconv.Atoi(port); err == nil && n != 22 {
+		known = "[" + name + "]:" + port
+	}
+	return api.SSHSite{
+		Address: net.JoinHostPort(name, port), Fingerprint: ssh.FingerprintSHA256(key), KnownHosts: known + " " + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))),
+	}, nil
+}
+
+// Config is what the gateway works with.
+type Config struct {
+	Dir     string // of the role: the host key
+	Permits *permit.Permits
+	API     *pki.Peer
+	Dial    road.Dialer
+	Log     *slog.Logger
+	Limits  permit.Limits
+}
+
+// Service is the gateway.
+type Service struct {
+	cfg Config
+	key ssh.Signer
+
+	mu        sync.Mutex // covers what follows
+	certified ssh.Signer // nil: not yet
+	until     time.Time
+}
+
+// New reads the host key; it starts nothing.
+func New(cfg Config) (*Service, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	cfg.Limits.Defaults()
+	data, err := os.ReadFile(filepath.Join(cfg.Dir, KeyFile))
+	if err != nil {
+		return nil, fmt.Errorf("SSH host key: %w", err)
+	}
+	key, err := ssh.ParsePrivateKey(data)
+	if err != nil {
+		return nil, fmt.Errorf("SSH host key: %w", err)
+	}
+	return &Service{cfg: cfg, key: key}, nil
+}
+
+// Serve takes connections until the context ends; then it ends those that it has.
+func (s *Service) Serve(ctx context.Context, ln net.Listener) error {
+	return permit.Serve(ctx, ln, s.cfg.Limits.Waiting, s.cfg.Limits.WaitingPerAddress, s.connection)
+}
+
+// certificate is the host key with a certificate, nil when the api role gives none just now: the key itself is known by its fingerprint.
+func (s *Service) certificate(ctx context.Context) ssh.Signer {
+	s.mu.Lock()
+	have, until := s.certified, s.until
+	s.mu.Unlock()
+	if have != nil && time.Until(until) > renewBefore {
+		return have
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	var made api.SSHCertificate
+	ask := api.SSHHostAsk{PublicKey: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.key.PublicKey()))), Gateway: true}
+	if err := permit.Call(ctx, s.cfg.API, "/internal/ssh/host", ask, &made); err != nil {
+		s.cfg.Log.WarnContext(ctx, "the SSH gateway's host key is not certified", "error", err)
+		return have
+	}
+	signer, err := certSigner(made.Certificate, s.key)
+	if err != nil {
+		s.cfg.Log.WarnContext(ctx, "the SSH gateway's host key is not certified", "error", err)
+		return have
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.certified, s.until = signer, made.Until
+	return signer
+}
+
+func certSigner(line string, key ssh.Signer) (ssh.Signer, error) {
+	parsed, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line)) //nolint:dogsled // only the key counts
+	if err != nil {
+		return nil, fmt.Errorf("SSH certificate: %w", err)
+	}
+	cert, ok := parsed.(*ssh.Certificate)
+	if !ok {
+		return nil, errors.New("SSH certificate: it is none")
+	}
+	return ssh.NewCertSigner(cert, key)
+}
+
+// sshConfig is what we speak: keys alone let in, and nothing weak is agreed on.
+func (s *Service) sshConfig(ctx context.Context) *ssh.ServerConfig {
+	cfg := &ssh.ServerConfig{
+		Config: ssh.Config{
+			KeyExchanges: []string{ssh.KeyExchangeMLKEM768X25519, ssh.KeyExchangeCurve25519, "curve25519-sha256@libssh.org", ssh.KeyExchangeECDHP256,
+				ssh.KeyExchangeECDHP384, ssh.KeyExchangeECDHP521},
+			Ciphers: []string{ssh.CipherChaCha20Poly1305, ssh.CipherAES128GCM, ssh.CipherAES256GCM},
+			MACs:    []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM},
+		},
+		PublicKeyAuthAlgorithms: []string{
+			ssh.KeyAlgoED25519, ssh.KeyAlgoSKED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoSKECDSA256,
+			ssh.KeyAlgoRSASHA256, ssh.KeyAlgoRSASHA512,
+		},
+		MaxAuthTries: maxTries, ServerVersion: "SSH-2.0-Roadstead",
+		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) { return s.whose(ctx, key) },
+	}
+	cfg.AddHostKey(s.key)
+	if certified := s.certificate(ctx); certified != nil {
+		cfg.AddHostKey(certified)
+	}
+	return cfg
+}
+
+// whose finds out whose key a client offers. The user name of the connection means nothing: the key says who somebody is.
+func (s *Service) whose(ctx context.Context, key ssh.PublicKey) (*ssh.Permissions, error) {
+	if _, ok := key.(*ssh.Certificate); ok {
+		return nil, errors.New("certificates let nobody in here")
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	found := api.SSHGatewayKey{}
+	ask := api.SSHGatewayKey{Fingerprint: ssh.FingerprintSHA256(key)}
+	if err := permit.Call(ctx, s.cfg.API, "/internal/ssh/key", ask, &found); err != nil {
+		if !errors.Is(err, api.ErrNotFound) {
+			s.cfg.Log.WarnContext(ctx, "an SSH key could not be looked up", "error", err)
+		}
+		return nil, errors.New("this key is nobody's")
+	}
+	return &ssh.Permissions{Extensions: map[string]string{keyFinger: ask.Fingerprint, keyUser: found.User}}, nil
+}
+
+// connection serves one.
+func (s *Service) connection(ctx context.Context, raw net.Conn, admitted func()) {
+	defer func() { _ = raw.Close() }()
+	_ = raw.SetDeadline(time.Now().Add(graceTime))
+	conn, channels, requests, err := ssh.NewServerConn(raw, s.sshConfig(ctx))
+	if err != nil {
+		return
+	}
+	_ = raw.SetDeadline(time.Time{})
+	admitted()
+	from, _, _ := net.SplitHostPort(raw.RemoteAddr().String())
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer func() { _ = conn.Close() }()
+	all.Go(func() { ssh.DiscardRequests(requests) }) // no forwarding, whoever asks
+	all.Go(func() { alive(ctx, conn) })
+	idle := time.AfterFunc(graceTime, func() { _ = conn.Close() }) // a connection without a session
+	defer idle.Stop()
+	room := make(chan struct{}, maxSessions)
+	for fresh := range channels {
+		if fresh.ChannelType() != "session" {
+			_ = fresh.Reject(ssh.Prohibited, "this gateway forwards no ports; `roadstead device tunnel` does")
+			continue
+		}
+		select {
+		case room <- struct{}{}:
+		default:
+			_ = fresh.Reject(ssh.ResourceShortage, "too many sessions on one connection")
+			continue
+		}
+		idle.Stop()
+		all.Go(func() {
+			defer func() {
+				<-room
+				if len(room) == 0 {
+					idle.Reset(graceTime)
+				}
+			}()
+			v := &visit{s: s, fingerprint: conn.Permissions.Extensions[keyFinger], user: conn.Permissions.Extensions[keyUser], from: from}
+			v.session(ctx, fresh)
+		})
+	}
+	cancel()
+}
+
+// alive asks the client now and then whether it is there, and ends the connection of one that is not.
+func alive(ctx context.Context, conn ssh.Conn) {
+	tick := time.NewTicker(aliveEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		late := time.AfterFunc(aliveEvery, func() { _ = conn.Close() })
+		_, _, err := conn.SendRequest("keepalive@openssh.com", true, nil)
+		late.Stop()
+		if err != nil {
+			return
+		}
+	}
+}

@@ -1,0 +1,284 @@
+package sshgate
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/vpn/permit"
+	"github.com/roadstead-io/roadstead/internal/vpn/road"
+)
+
+const maxRequests = 64 // of a session before its command
+
+// visit is one session of somebody in a device.
+type visit struct {
+	s                       *Service
+	fingerprint, user, from string
+}
+
+// session reads what a session wants, and carries it to the device.
+func (v *visit) session(ctx context.Context, fresh ssh.NewChannel) {
+	ch, requests, err := fresh.Accept()
+	if err != nil {
+		return
+	}
+	defer func() { _ = ch.Close() }()
+	silent := time.AfterFunc(graceTime, func() { _ = ch.Close() })
+	defer silent.Stop()
+	var before []*ssh.Request // what comes along: the terminal and the environment
+	for r := range requests {
+		switch r.Type {
+		case "env", "pty-req":
+			if len(before) >= maxRequests {
+				return
+			}
+			before = append(before, &ssh.Request{Type: r.Type, Payload: r.Payload})
+			reply(r, true)
+			continue
+		case "exec", "shell":
+		default:
+			reply(r, false)
+			continue
+		}
+		silent.Stop()
+		var ask struct{ Command string }
+		if r.Type == "exec" && ssh.Unmarshal(r.Payload, &ask) != nil {
+			reply(r, false)
+			return
+		}
+		reply(r, true)
+		want, err := parse(ask.Command)
+		if err == nil {
+			err = v.enter(ctx, want, ch, requests, before)
+		}
+		if err != nil {
+			v.fail(ctx, ch, want, err)
+			go ssh.DiscardRequests(requests) // ends with the channel
+		}
+		return
+	}
+}
+
+func reply(r *ssh.Request, ok bool) {
+	if r.WantReply {
+		_ = r.Reply(ok, nil)
+	}
+}
+
+// fail tells why nothing came of it. Nothing of it is more than text to a terminal.
+func (v *visit) fail(ctx context.Context, ch ssh.Channel, want wish, err error) {
+	text := err.Error()
+	switch e := api.AsError(err); {
+	case errors.Is(err, road.ErrOffline):
+		text = "device " + string(want.device) + " is not connected"
+	case errors.Is(err, road.ErrRefused):
+		text = "device " + string(want.device) + " has no SSH server on its tunnel"
+	case errors.Is(err, api.ErrNotFound):
+		text = "there is no device " + string(want.device) + " that you may enter"
+	case errors.Is(err, api.ErrUnauthorized):
+		text = "your key is not known any more"
+	case e.Code != api.Internal && e.Text != "":
+		text = e.Text
+	case want.device != "" && e.Code == api.Internal && !errors.As(err, new(*plain)):
+		v.s.cfg.Log.ErrorContext(ctx, "SSH into a device failed", "user", v.user, "device", want.device, "error", err)
+		text = "the device could not be entered; the server's log says more"
+	}
+	_, _ = fmt.Fprintf(ch.Stderr(), "%s\r\n", strings.ReplaceAll(printable(text), "\n", "\r\n"))
+	exit(ch, 255)
+}
+
+// plain is an error whose text is for whoever came.
+type plain struct{ text string }
+
+func (e *plain) Error() string { return e.text }
+
+func exit(ch ssh.Channel, code uint32) {
+	_ = ch.CloseWrite()
+	_, _ = ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{code}))
+}
+
+// enter asks for leave, enters the device and carries the session there, until it ends or the leave does. An error is one from before.
+func (v *visit) enter(ctx context.Context, want wish, ch ssh.Channel, requests <-chan *ssh.Request, before []*ssh.Request) error {
+	leave, err := v.s.cfg.Permits.Ask(ctx, api.ReachRequest{
+		Kind: api.ReachSSH, Fingerprint: v.fingerprint, UUID: want.device, Port: api.PortSSH, From: v.from,
+		PerUser: v.s.cfg.Limits.PerUser, PerDevice: v.s.cfg.Limits.PerDevice, Detail: map[string]string{"enters": want.what},
+	})
+	if err != nil {
+		return err
+	}
+	why := "failed"
+	defer func() { leave.End(why) }()
+	there, err := v.connect(ctx, want)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = there.Close() }()
+	far, answers, err := there.OpenChannel("session", nil)
+	if err != nil {
+		return &plain{"the device did not let you in: " + reason(err)}
+	}
+	for _, r := range before {
+		if ok, err := far.SendRequest(r.Type, true, r.Payload); r.Type == "pty-req" && (err != nil || !ok) {
+			return &plain{"the device gives no terminal"}
+		}
+	}
+	kind, payload := "shell", []byte(nil)
+	if want.command != "" {
+		kind, payload = "exec", ssh.Marshal(struct{ Command string }{want.command})
+	}
+	if ok, err := far.SendRequest(kind, true, payload); err != nil || !ok {
+		return &plain{"the device starts no program"}
+	}
+	why = v.carry(ctx, leave, ch, requests, far, answers)
+	return nil
+}
+
+func reason(err error) string {
+	var no *ssh.OpenChannelError
+	if errors.As(err, &no) {
+		return no.Message
+	}
+	return "the connection broke"
+}
+
+// connect makes the SSH connection to the device, with a key and a certificate that are for this session alone.
+func (v *visit) connect(ctx context.Context, want wish) (*ssh.Client, error) {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	key, err := ssh.NewPublicKey(public)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := ssh.NewSignerFromSigner(private)
+	if err != nil {
+		return nil, err
+	}
+	ask := api.SSHGatewayAsk{
+		Fingerprint: v.fingerprint, Device: string(want.device), From: v.from, PublicKey: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))),
+	}
+	var made api.SSHCertificate
+	askCtx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	if err := permit.Call(askCtx, v.s.cfg.API, "/internal/ssh/certificate", ask, &made); err != nil {
+		return nil, err
+	}
+	certified, err := certSigner(made.Certificate, signer)
+	if err != nil {
+		return nil, err
+	}
+	hosts, _, _, _, err := ssh.ParseAuthorizedKey([]byte(made.Hosts)) //nolint:dogsled // only the key counts
+	if err != nil {
+		return nil, fmt.Errorf("SSH authority of hosts: %w", err)
+	}
+	dialCtx, cancelDial := context.WithTimeout(ctx, dialTime)
+	defer cancelDial()
+	raw, err := v.s.cfg.Dial.Dial(dialCtx, string(want.device), api.PortSSH)
+	if err != nil {
+		return nil, err
+	}
+	_ = raw.SetDeadline(time.Now().Add(graceTime))
+	conn, channels, requests, err := ssh.NewClientConn(raw, string(want.device), &ssh.ClientConfig{
+		User: want.user, Auth: []ssh.AuthMethod{ssh.PublicKeys(certified)}, ClientVersion: "SSH-2.0-Roadstead",
+		HostKeyCallback:   isDevice(hosts, string(want.device)),
+		HostKeyAlgorithms: []string{ssh.CertAlgoED25519v01, ssh.CertAlgoECDSA256v01, ssh.CertAlgoECDSA384v01, ssh.CertAlgoECDSA521v01},
+	})
+	if err != nil {
+		_ = raw.Close()
+		v.s.cfg.Log.WarnContext(ctx, "a device's SSH server was not agreed with", "device", want.device, "error", err)
+		return nil, &plain{"the device's SSH server was not agreed with: it is not one that this server vouches for, or it lets nobody in"}
+	}
+	_ = raw.SetDeadline(time.Time{})
+	return ssh.NewClient(conn, channels, requests), nil
+}
+
+// isDevice lets nothing pass for a device but what has a certificate for its uuid, of the authority of hosts.
+func isDevice(hosts ssh.PublicKey, uuid string) ssh.HostKeyCallback {
+	return func(_ string, _ net.Addr, key ssh.PublicKey) error {
+		cert, ok := key.(*ssh.Certificate)
+		if !ok || cert.CertType != ssh.HostCert || len(cert.ValidPrincipals) == 0 || string(cert.SignatureKey.Marshal()) != string(hosts.Marshal()) {
+			return errors.New("it is not certified as this device")
+		}
+		checker := ssh.CertChecker{}
+		return checker.CheckCert(uuid, cert)
+	}
+}
+
+// carry takes bytes and requests both ways, and says why it ended.
+func (v *visit) carry(ctx context.Context, leave *permit.Permit, ch ssh.Channel, requests <-chan *ssh.Request, far ssh.Channel, answers <-chan *ssh.Request) (why string) {
+	why = permit.WhyClosed
+	ended := make(chan struct{})
+	var cutting sync.WaitGroup
+	cutting.Go(func() {
+		cause := "the server stops"
+		select {
+		case <-ended:
+			return
+		case <-leave.Context().Done():
+			cause = context.Cause(leave.Context()).Error()
+		case <-ctx.Done():
+		}
+		_, _ = fmt.Fprintf(ch.Stderr(), "\r\nroadstead: the session was ended: %s\r\n", printable(cause))
+		exit(ch, 255)
+		_ = ch.Close()
+		_ = far.Close()
+	})
+	var in, out sync.WaitGroup
+	in.Go(func() { // until the channel is closed
+		_, _ = io.Copy(countedWriter{far, func(n int) { leave.Count(int64(n), 0) }}, ch)
+		_ = far.CloseWrite()
+	})
+	in.Go(func() {
+		for r := range requests {
+			switch r.Type {
+			case "window-change", "signal":
+				_, _ = far.SendRequest(r.Type, false, r.Payload)
+			}
+			reply(r, false)
+		}
+		_ = far.Close() // the client went away
+	})
+	counted := func(n int) { leave.Count(0, int64(n)) }
+	out.Go(func() { _, _ = io.Copy(countedWriter{ch, counted}, far) })
+	out.Go(func() { _, _ = io.Copy(countedWriter{ch.Stderr(), counted}, far.Stderr()) })
+	var last *ssh.Request
+	for r := range answers { // until the device closes the session
+		if r.Type == "exit-status" || r.Type == "exit-signal" {
+			last = r
+		}
+		reply(r, false)
+	}
+	out.Wait()
+	close(ended)
+	cutting.Wait()
+	if last != nil {
+		_ = ch.CloseWrite()
+		_, _ = ch.SendRequest(last.Type, false, last.Payload)
+	}
+	_ = ch.Close()
+	in.Wait()
+	return why
+}
+
+type countedWriter struct {
+	io.Writer
+	count func(int)
+}
+
+func (w countedWriter) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	w.count(n)
+	return n, err
+}
