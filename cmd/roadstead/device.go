@@ -11,6 +11,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/reach"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -94,6 +95,7 @@ func (a *app) deviceCommand() *cobra.Command {
 		a.devicePinCommand(), a.deviceLocalModeCommand(), a.deviceRemoveCommand())
 	cmd.AddCommand(a.deviceFieldCommands()...)
 	cmd.AddCommand(a.deviceOrderCommands()...)
+	cmd.AddCommand(reach.DeviceCommands(a.App)...)
 	return cmd
 }
 
