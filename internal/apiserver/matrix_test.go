@@ -339,7 +339,7 @@ func (s *server) tryDoor(rt apiserver.RouteInfo, p principal, in bool) {
 // everyRole has a certificate of the server's authority.
 var everyRole = []string{
 	api.RoleEdge, api.RoleAPI, api.RoleSigner, api.RoleRegistry, api.RoleBuilder, api.RoleBus, api.RoleParent, api.RoleAdmin, api.RoleDashboard,
-	api.RoleGit,
+	api.RoleGit, api.RoleVPN,
 }
 
 // doorsOfRoles asks at an internal route as each role that may not; for the public, through the edge, there is no such route.

@@ -73,10 +73,10 @@ func TestWhoReachesADevice(t *testing.T) {
 	c.tunnelTo(c.limited(c.worker, api.NewKey{Networks: []string{"198.51.100.0/24"}}), c.dev.UUID, 80).want(http.StatusUnauthorized)
 
 	// The fleet names the ports that are open; a device closes more, and opens none.
-	c.made(c.owner, "application_config_variable", map[string]any{"application": c.fleet, "name": "ROADSTEAD_TUNNEL_PORTS", "value": "22222, 8000-8080"})
+	c.made(c.owner, "application_config_variable", map[string]any{"application": c.fleet, "name": "BALENA_TUNNEL_PORTS", "value": "22222, 8000-8080"})
 	c.tunnelTo(c.worker, c.dev.UUID, 80).want(http.StatusForbidden)
 	c.opens(c.tunnelTo(c.worker, c.dev.UUID, 8080))
-	variable := c.made(c.worker, "device_config_variable", map[string]any{"device": c.dev.ID, "name": "ROADSTEAD_TUNNEL_PORTS", "value": "80"})
+	variable := c.made(c.worker, "device_config_variable", map[string]any{"device": c.dev.ID, "name": "BALENA_TUNNEL_PORTS", "value": "80"})
 	c.tunnelTo(c.worker, c.dev.UUID, 8080).want(http.StatusForbidden)
 	c.tunnelTo(c.worker, c.dev.UUID, 80).want(http.StatusForbidden)
 	c.do(c.owner, "DELETE", fmt.Sprintf("/v7/device_config_variable(%d)", variable), nil).want(http.StatusOK)
@@ -107,7 +107,7 @@ func TestWhoReachesADevice(t *testing.T) {
 	c.opens(c.permit(few))
 }
 
-func (s *server) fleetOf(session string) int64 { return s.fleet(session, "of its own") }
+func (s *server) fleetOf(session string) int64 { return s.fleet(session, "of-its-own") }
 
 // What is open ends with the right to it: each of these takes one away, and the next question is answered with an end.
 func TestAnOpenConnectionEndsWithItsRight(t *testing.T) {
