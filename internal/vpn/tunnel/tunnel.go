@@ -19,17 +19,18 @@ import (
 )
 
 const (
-	headTime = 10 * time.Second // for the handshake and the request
+	headTime = 10 * time.Second // for the handshake and the request, unless it is said otherwise
 	dialTime = 8 * time.Second  // shorter than the ten seconds for which the command lines wait
 )
 
 // Config is what the service works with.
 type Config struct {
-	Permits *permit.Permits
-	Dial    road.Dialer
-	TLS     *tls.Config // of tunnel.DOMAIN
-	Log     *slog.Logger
-	Limits  permit.Limits
+	Permits  *permit.Permits
+	Dial     road.Dialer
+	TLS      *tls.Config // of tunnel.DOMAIN
+	Log      *slog.Logger
+	Limits   permit.Limits
+	Patience time.Duration // with who says nothing; 0: 10 s
 }
 
 // Service is the service.
@@ -39,6 +40,9 @@ type Service struct{ cfg Config }
 func New(cfg Config) *Service {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
+	}
+	if cfg.Patience <= 0 {
+		cfg.Patience = headTime
 	}
 	cfg.Limits.Defaults()
 	return &Service{cfg}
@@ -52,7 +56,7 @@ func (s *Service) Serve(ctx context.Context, ln net.Listener) error {
 // serve is one connection. admitted is called once it is known whose it is.
 func (s *Service) serve(ctx context.Context, raw net.Conn, admitted func()) {
 	defer func() { _ = raw.Close() }()
-	_ = raw.SetDeadline(time.Now().Add(headTime))
+	_ = raw.SetDeadline(time.Now().Add(s.cfg.Patience))
 	conn := tls.Server(raw, s.cfg.TLS)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return
@@ -65,7 +69,7 @@ func (s *Service) serve(ctx context.Context, raw net.Conn, admitted func()) {
 	if err == nil || errors.Is(err, errNoRequest) {
 		return
 	}
-	_ = raw.SetDeadline(time.Now().Add(headTime))
+	_ = raw.SetDeadline(time.Now().Add(s.cfg.Patience))
 	s.refused(ctx, conn, q, from, err)
 }
 
@@ -100,10 +104,10 @@ func (s *Service) connect(ctx context.Context, conn *tls.Conn, q request, rest [
 		leave.End(err.Error())
 		return err
 	}
-	_ = conn.SetDeadline(time.Now().Add(headTime))
+	_ = conn.SetDeadline(time.Now().Add(s.cfg.Patience))
 	// In a write of its own: the command line of balena throws away what comes with it.
 	if _, err := conn.Write([]byte("HTTP/1.1 200 Connection established\r\n\r\n")); err == nil && len(rest) > 0 {
-		_ = device.SetWriteDeadline(time.Now().Add(headTime))
+		_ = device.SetWriteDeadline(time.Now().Add(s.cfg.Patience))
 		if _, err = device.Write(rest); err == nil {
 			leave.Count(int64(len(rest)), 0)
 		}
