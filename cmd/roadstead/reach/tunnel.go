@@ -45,7 +45,7 @@ func parseMapping(text string) (m mapping, err error) {
 	}
 	host, number := "127.0.0.1", remote
 	if local != "" {
-		if _, err := port(local); err == nil {
+		if _, err := strconv.ParseUint(local, 10, 16); err == nil {
 			number = local
 		} else if i := strings.LastIndexByte(local, ':'); i >= 0 && !strings.HasSuffix(local, "]") {
 			host, number = local[:i], local[i+1:]
