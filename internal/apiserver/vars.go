@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/apiserver/vpndoor"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -18,6 +19,7 @@ func (t *deviceTypes) configVars(w http.ResponseWriter, r *http.Request) error {
 	for name, v := range supervisorVars {
 		properties["BALENA_"+name] = v
 	}
+	maps.Copy(properties, vpndoor.Variables())
 	if name := r.URL.Query().Get("deviceType"); name != "" {
 		doc, err := t.find(r, name)
 		if err != nil && !errors.Is(err, api.ErrNotFound) { // a type that nobody knows has what all have
@@ -139,7 +141,7 @@ var configTxt = map[string]variable{
 // whiteListed are the configuration variables that may be set besides those of a white-listed namespace.
 func whiteListed() []string {
 	names := append(slices.Sorted(maps.Keys(supervisorVars)), "APP_RESTART_POLICY", "APP_RESTART_RETRIES")
-	return bothPrefixes(names...)
+	return append(bothPrefixes(names...), slices.Sorted(maps.Keys(vpndoor.Variables()))...)
 }
 
 func bothPrefixes(names ...string) []string {

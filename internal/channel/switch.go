@@ -58,10 +58,10 @@ func (c *Channel) switches(ctx context.Context, tx *db.Tx, which string, args ..
 
 // read reads variables. What says nothing shuts the channel, as it does on the device.
 func read(config map[string]string, block bool) when.Switch {
-	s, _ := when.Read(config)
-	if s.Control == "" && len(s.Times) == 0 && block {
-		s.Control = "false"
+	if block {
+		config[when.Default] = "false"
 	}
+	s, _ := when.Read(config)
 	return s
 }
 

@@ -48,11 +48,10 @@ const (
 		WHERE i.device = {t}.id AND i.status = 'Downloading' AND i.download_progress IS NOT NULL)`
 	meanDownload = `(SELECT CAST(round(avg(coalesce(i.download_progress, 100))) AS BIGINT) FROM image_install i
 		WHERE i.device = {t}.id AND i.status <> 'deleted' AND (i.status = 'Downloading' OR i.is_provided_by__release = ` + target + `))`
-	vpnWanted = `coalesce((SELECT v.value FROM device_config_variable v WHERE v.device = {t}.id
-			AND v.name IN ('RESIN_SUPERVISOR_VPN_CONTROL', 'BALENA_SUPERVISOR_VPN_CONTROL') ORDER BY v.name LIMIT 1),
-		(SELECT v.value FROM application_config_variable v WHERE v.application = {t}.belongs_to__application
-			AND v.name IN ('RESIN_SUPERVISOR_VPN_CONTROL', 'BALENA_SUPERVISOR_VPN_CONTROL') ORDER BY v.name LIMIT 1),
-		'true') <> 'false'`
+	vpnWanted = `coalesce((SELECT v.value FROM device_config_variable v WHERE v.device = {t}.id AND v.name IN ` + vpnControls + ` ORDER BY v.name LIMIT 1),
+		(SELECT v.value FROM application_config_variable v WHERE v.application = {t}.belongs_to__application AND v.name IN ` + vpnControls + ` ORDER BY v.name LIMIT 1),
+		(SELECT 'false' FROM application f WHERE f.id = {t}.belongs_to__application AND f.is_of__class = 'block'), 'true') <> 'false'`
+	vpnControls = `('RESIN_SUPERVISOR_VPN_CONTROL', 'BALENA_SUPERVISOR_VPN_CONTROL', 'ROADSTEAD_VPN_CONTROL')`
 )
 
 // overall gives the two columns that sum a device up, row by row as clients expect: the first case that holds decides.

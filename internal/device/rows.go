@@ -33,6 +33,8 @@ func variableOf(name, synonym string, validate odata.Hook) *odata.Resource {
 	if name == "device_environment_variable" {
 		r.Columns = append(r.Columns, odata.Column{Name: "created_at", Type: odata.Date})
 		r.Before = append(r.Before, fleet.StampCreated)
+	} else {
+		r.After = []odata.Hook{fleet.CheckChannel(name)}
 	}
 	return r
 }

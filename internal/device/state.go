@@ -15,6 +15,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/channel/when"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -248,7 +249,7 @@ func (d *Devices) config(ofFleet, ofDevice map[string]string) map[string]string 
 		poll = max(time.Duration(min(ms, int64(24*time.Hour/time.Millisecond)))*time.Millisecond, min(shortestPoll, d.cfg.PollInterval))
 	}
 	config[pollVariable] = strconv.FormatInt(poll.Milliseconds(), 10)
-	return config
+	return when.ForDevice(config)
 }
 
 // pollInterval is how often a device with a configuration polls: the newer name of the variable wins on the device.

@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/channel/when"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
 
@@ -157,7 +158,9 @@ func readPart(ctx context.Context, tx *db.Tx, key partKey) (*part, error) {
 	if key.bare {
 		vars = slices.DeleteFunc(vars, func(v variable) bool { return v.rank != envOfImage && v.rank != labelOfImage })
 	}
-	p.config = vars.config()
+	if p.config = vars.config(); p.app.Class == "block" {
+		p.config[when.Default] = "false"
+	}
 	if p.commit == "" {
 		return p, nil
 	}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/channel/when"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -82,6 +84,9 @@ func CheckServiceName(name string) error {
 
 func isReserved(name string) bool { return name == "RESIN" || name == "BALENA" || name == "USER" }
 
+// ours reports whether a configuration variable is one of ours that no supervisor knows.
+func ours(name string) bool { return when.Ours(name) }
+
 func inNamespace(name string) bool {
 	return strings.HasPrefix(name, "RESIN_") || strings.HasPrefix(name, "BALENA_")
 }
@@ -106,7 +111,7 @@ func checkConfigVarName(name string) error {
 		return api.Errorf(api.Invalid, "Configuration variables RESIN, BALENA, USER are reserved")
 	case !configVarName.MatchString(name):
 		return api.Errorf(api.Invalid, "Configuration variable names can only contain alphanumeric characters, underscores or a colon")
-	case !inNamespace(name):
+	case !inNamespace(name) && !ours(name):
 		return api.Errorf(api.Invalid, "Configuration variables must be part of one of the following namespaces: RESIN_, BALENA_")
 	case len(name) > maxName:
 		return api.Errorf(api.Invalid, "Configuration variable names can be at most %d characters long.", maxName)
@@ -129,6 +134,26 @@ func ValidateEnvVar(_ context.Context, _ *db.Tx, c *odata.Change) error {
 // ValidateConfigVar is the same for configuration variables.
 func ValidateConfigVar(_ context.Context, _ *db.Tx, c *odata.Change) error {
 	return validateVar(c, checkConfigVarName)
+}
+
+// CheckChannel is a hook for a resource of configuration variables: those that switch the control channel have values that a device
+// understands, for what it does not understand shuts the channel.
+func CheckChannel(resource string) odata.Hook {
+	return func(ctx context.Context, tx *db.Tx, c *odata.Change) error {
+		if name, given := c.Values["name"].(string); c.Op == odata.Delete || given && !slices.Contains(when.Names(), name) {
+			return nil
+		}
+		for _, id := range c.IDs {
+			var name, value string
+			if err := tx.QueryRowContext(ctx, `SELECT name, value FROM `+resource+` WHERE id = ?`, id).Scan(&name, &value); err != nil {
+				return fmt.Errorf("check a configuration variable: %w", err)
+			}
+			if err := when.Check(name, value); err != nil {
+				return api.Errorf(api.Invalid, "%v", err)
+			}
+		}
+		return nil
+	}
 }
 
 func validateVar(c *odata.Change, check func(string) error) error {

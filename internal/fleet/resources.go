@@ -235,6 +235,7 @@ func applicationConfigVar() *odata.Resource {
 		Keys:   [][]string{{"application", "name"}},
 		Rules:  owned(access.Settings, onApplication, ownParent, "application", "name", "value"),
 		Before: []odata.Hook{ValidateConfigVar},
+		After:  []odata.Hook{CheckChannel("application_config_variable")},
 	}
 }
 

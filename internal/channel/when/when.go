@@ -4,6 +4,7 @@ package when
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 )
@@ -14,6 +15,9 @@ const (
 	Until    = "ROADSTEAD_VPN_UNTIL"    // RFC 3339: on until then, whatever else is said
 	Schedule = "ROADSTEAD_VPN_SCHEDULE" // on at these times only; see [ParseTimes]
 
+	// Default is given by the server alone: "false" where the channel is off unless somebody says otherwise.
+	Default = "ROADSTEAD_VPN_DEFAULT"
+
 	SupervisorControl       = "BALENA_SUPERVISOR_VPN_CONTROL"
 	SupervisorControlLegacy = "RESIN_SUPERVISOR_VPN_CONTROL"
 )
@@ -21,7 +25,7 @@ const (
 // controls are the names of one and the same variable, the strongest first.
 var controls = []string{Control, SupervisorControl, SupervisorControlLegacy}
 
-// Names lists every variable of the channel.
+// Names lists every variable of the channel that people write.
 func Names() []string { return append(slices.Clone(controls), Until, Schedule) }
 
 // Ours reports whether a configuration variable is one of the channel's that no supervisor knows.
@@ -30,6 +34,7 @@ func Ours(name string) bool { return name == Control || name == Until || name ==
 // Switch is what the variables say.
 type Switch struct {
 	Control  string    // "true", "false", or "" when nothing is said
+	Off      bool      // what it is then
 	Until    time.Time // zero: no end is set
 	Schedule string    // as it was written
 	Times    Times     // and what it means; none: at all times
@@ -38,6 +43,7 @@ type Switch struct {
 // Read reads the configuration of a target state, or any other set of variables. A value that says nothing is an error: then the channel
 // stays shut, for somebody may have meant to shut it.
 func Read(config map[string]string) (s Switch, err error) {
+	s.Off = config[Default] == "false"
 	for _, name := range controls {
 		if value := config[name]; value != "" {
 			on, err := truth(name, value)
@@ -109,7 +115,7 @@ func (s Switch) On(now time.Time) (on bool, why string) {
 	case s.Control == "true":
 		return true, "switched on"
 	default:
-		return true, "on, as nothing says otherwise"
+		return !s.Off, map[bool]string{true: "off", false: "on"}[s.Off] + " by default"
 	}
 }
 
@@ -126,34 +132,32 @@ func (s Switch) Next(now time.Time) time.Time {
 }
 
 // ForDevice completes the configuration that a device gets. A supervisor knows but one variable: while an end is set that has not come it is
-// told "true", and what was said before goes under our own name. offByDefault is a fleet whose devices have the channel off unless
-// somebody switches it on. The map that was given stays as it is.
-func ForDevice(config map[string]string, offByDefault bool) map[string]string {
-	said := slices.ContainsFunc(controls, func(name string) bool { return config[name] != "" })
-	timed := config[Until] != ""
-	if !timed && (said || !offByDefault || config[Schedule] != "") {
+// told "true", and what was said before goes under our own name; where the channel is off by default it is told "false". The map that was
+// given stays as it is.
+func ForDevice(config map[string]string) map[string]string {
+	off := config[Default] == "false"
+	said := ""
+	for _, name := range controls {
+		if said == "" {
+			said = config[name]
+		}
+	}
+	if config[Until] == "" && (said != "" || !off || config[Schedule] != "") {
 		return config
 	}
-	out := make(map[string]string, len(config)+2)
-	for name, value := range config {
-		out[name] = value
-	}
-	if timed {
-		for _, name := range controls {
-			if out[Control] == "" {
-				out[Control] = config[name]
-			}
-		}
-		if out[Control] == "" && offByDefault && config[Schedule] == "" {
-			out[Control] = "false"
-		}
-		if out[Control] == "" {
-			delete(out, Control)
-		}
-		delete(out, SupervisorControlLegacy)
-		out[SupervisorControl] = "true"
+	out := maps.Clone(config)
+	if config[Until] == "" {
+		out[SupervisorControl] = "false"
 		return out
 	}
-	out[SupervisorControl] = "false"
+	delete(out, SupervisorControlLegacy)
+	out[SupervisorControl] = "true"
+	if said == "" && off && config[Schedule] == "" {
+		said = "false"
+	}
+	if out[Control] = said; said == "" {
+		// Nothing was said: after the end it is as it is by default, which "true" is as well.
+		delete(out, Control)
+	}
 	return out
 }

@@ -28,6 +28,9 @@ func TestWhenTheChannelIsWanted(t *testing.T) {
 	}{
 		"nothing is said":               {nil, "2026-11-23T12:00:00Z", true, ""},
 		"on":                            {map[string]string{when.SupervisorControl: "true"}, "2026-11-23T12:00:00Z", true, ""},
+		"off by default":                {map[string]string{when.Default: "false"}, "2026-11-23T12:00:00Z", false, ""},
+		"on where it is off by default": {map[string]string{when.Default: "false", when.SupervisorControl: "true"}, "2026-11-23T12:00:00Z", true, ""},
+		"a schedule there":              {map[string]string{when.Default: "false", when.Schedule: office}, "2026-11-23T12:00:00Z", true, "2026-11-23T18:00:00Z"},
 		"off":                           {map[string]string{when.SupervisorControl: "false"}, "2026-11-23T12:00:00Z", false, ""},
 		"off by the old name":           {map[string]string{when.SupervisorControlLegacy: "0"}, "2026-11-23T12:00:00Z", false, ""},
 		"our name is the strongest":     {map[string]string{when.SupervisorControl: "true", when.Control: "false"}, "2026-11-23T12:00:00Z", false, ""},
@@ -97,7 +100,7 @@ func TestValuesThatSayNothingShutTheChannel(t *testing.T) {
 func TestWhatADeviceIsTold(t *testing.T) {
 	for name, tt := range map[string]struct {
 		config map[string]string
-		block  bool
+		off    bool
 		want   map[string]string
 	}{
 		"nothing":              {map[string]string{"A": "1"}, false, map[string]string{"A": "1"}},
@@ -108,8 +111,12 @@ func TestWhatADeviceIsTold(t *testing.T) {
 		"an end, else off":     {map[string]string{when.Until: "x", when.SupervisorControlLegacy: "false"}, false, map[string]string{when.Until: "x", when.SupervisorControl: "true", when.Control: "false"}},
 		"an end, off as block": {map[string]string{when.Until: "x"}, true, map[string]string{when.Until: "x", when.SupervisorControl: "true", when.Control: "false"}},
 	} {
+		if tt.off {
+			tt.config, tt.want = maps.Clone(tt.config), maps.Clone(tt.want)
+			tt.config[when.Default], tt.want[when.Default] = "false", "false"
+		}
 		before := maps.Clone(tt.config)
-		if got := when.ForDevice(tt.config, tt.block); !maps.Equal(got, tt.want) {
+		if got := when.ForDevice(tt.config); !maps.Equal(got, tt.want) {
 			t.Errorf("%s: got %v, want %v", name, got, tt.want)
 		}
 		if !maps.Equal(before, tt.config) {

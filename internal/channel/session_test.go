@@ -1,0 +1,251 @@
+package channel_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/channel/when"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+// Every other report comes to another process of the api role: see [world.report].
+func TestADeviceIsConnectedByItsNewestSession(t *testing.T) {
+	w := newWorld(t)
+	d, weak := w.certified(w.device(w.hers)), w.device(w.hers)
+	made := w.in(d, "0", "one")
+	if got := w.row(d); !got.connected || got.address != made.Address || got.identity != api.IdentityCertificate || got.event == "" {
+		t.Errorf("after its session began: %+v", got)
+	}
+	if w.in(weak, "1", "weak"); w.row(weak).identity != api.IdentityKey {
+		t.Errorf("the weaker kind is not marked: %+v", w.row(weak))
+	}
+	if got := w.status(w.alice, weak); got.Certified || got.Identity != api.IdentityKey || !got.Connected || got.From != "192.0.2.7" {
+		t.Errorf("status of the weaker kind: %+v", got)
+	}
+	var beat any
+	if w.scan(`SELECT heartbeat_until FROM device WHERE id = ?`, []any{d.ID}, &beat); beat != nil {
+		t.Errorf("the channel counts as a heartbeat: %v", beat)
+	}
+
+	// It comes anew on another instance: the newest session is the device's, the old one is cut, and its end changes nothing.
+	w.in(d, "1", "two")
+	if got := w.cut("0"); got != "one" {
+		t.Errorf("to be cut on the first instance: %q", got)
+	}
+	if got := w.cut("1"); got != "" {
+		t.Errorf("to be cut on the second: %q", got)
+	}
+	w.report(api.ChannelReport{Instance: "0", Down: down("one")})
+	if !w.row(d).connected || w.cut("0") != "" {
+		t.Error("the end of the old session took the new one along")
+	}
+	// Both changes in one report, and an end that comes before its beginning is told of.
+	w.report(api.ChannelReport{Instance: "1", Up: []api.ChannelUp{up(made, "three")}, Down: down("two")})
+	if !w.row(d).connected {
+		t.Error("a reconnection ended in no connection")
+	}
+	w.report(api.ChannelReport{Instance: "1", Up: []api.ChannelUp{up(made, "four")}, Down: append(down("three"), down("four")...)})
+	if got := w.row(d); got.connected || got.address != "" || got.identity != "" {
+		t.Errorf("after the last session: %+v", got)
+	}
+	if got := w.status(w.alice, d); got.Connected || got.Since == "" || !got.Certified {
+		t.Errorf("status after it: %+v", got)
+	}
+	// An end is told of twice, or is one that nobody knows.
+	w.report(api.ChannelReport{Instance: "1", Down: append(down("three"), down("never")...)})
+	for what, r := range map[string]api.ChannelReport{
+		"no instance": {Boot: "b"}, "a strange one": {Instance: "a b", Boot: "b"}, "no boot": {Instance: "0"},
+		"too many":     {Instance: "0", Boot: "b", Down: make([]api.ChannelDown, api.MaxChannelReport+1)},
+		"no address":   {Instance: "0", Boot: "b", Up: []api.ChannelUp{{UUID: made.UUID, Session: "x", Identity: api.IdentityKey}}},
+		"no identity":  {Instance: "0", Boot: "b", Up: []api.ChannelUp{{UUID: made.UUID, Session: "x", Address: made.Address}}},
+		"not a device": {Instance: "0", Boot: "b", Up: []api.ChannelUp{{UUID: "x", Session: "x", Address: made.Address, Identity: api.IdentityKey}}},
+	} {
+		if _, err := w.Report(t.Context(), r); !errors.Is(err, api.ErrInvalid) {
+			t.Errorf("a report with %s: got %v", what, err)
+		}
+	}
+}
+
+// The vpn role is killed, comes back, or does not: what the rows say becomes right by itself.
+func TestWhatASilentInstanceHadIsNotConnected(t *testing.T) {
+	w := newWorld(t)
+	stays, goes, elsewhere := w.device(w.hers), w.device(w.hers), w.device(w.hers)
+	s, g := w.in(stays, "0", "s1"), w.in(goes, "0", "g1")
+	w.in(elsewhere, "1", "e1")
+	// A new process: it has one device so far.
+	answer, err := w.Report(t.Context(), api.ChannelReport{Instance: "0", Boot: "second", Up: []api.ChannelUp{up(s, "s2")}})
+	if w.must(err); !answer.Again || !w.row(goes).connected {
+		t.Errorf("a process that is not known: %+v", answer)
+	}
+	w.report(api.ChannelReport{Instance: "0", Boot: "second", Full: true, Up: []api.ChannelUp{up(s, "s2")}})
+	if !w.row(stays).connected || w.row(goes).connected || !w.row(elsewhere).connected {
+		t.Errorf("after a full report: %+v %+v %+v", w.row(stays), w.row(goes), w.row(elsewhere))
+	}
+	// A report of the dead one is late.
+	if answer, err = w.other.Report(t.Context(), api.ChannelReport{Instance: "0", Boot: "first", Up: []api.ChannelUp{up(g, "g1")}}); err != nil || !answer.Again || w.row(goes).connected {
+		t.Errorf("a late report: %+v, %v, %+v", answer, err, w.row(goes))
+	}
+	// One instance is silent, the other is not.
+	for range 6 {
+		w.pass(2 * time.Second)
+		w.report(api.ChannelReport{Instance: "1"})
+		w.must(w.ExpireOnce(t.Context()))
+		w.must(w.other.ExpireOnce(t.Context()))
+	}
+	if w.row(stays).connected || !w.row(elsewhere).connected {
+		t.Errorf("after ten seconds: %+v, %+v", w.row(stays), w.row(elsewhere))
+	}
+	if answer, err := w.Report(t.Context(), api.ChannelReport{Instance: "0", Boot: "second"}); err != nil || !answer.Again {
+		t.Errorf("it speaks again: %+v, %v; want to be told everything", answer, err)
+	}
+	w.report(api.ChannelReport{Instance: "0", Boot: "second", Full: true, Up: []api.ChannelUp{up(s, "s2")}})
+	if !w.row(stays).connected {
+		t.Error("a device that was there all the time is not connected")
+	}
+	// Without sessions there is nothing to say.
+	w.report(api.ChannelReport{Instance: "0", Boot: "second", Down: down("s2")})
+	w.pass(time.Minute)
+	w.must(w.ExpireOnce(t.Context()))
+	if answer, err := w.other.Report(t.Context(), api.ChannelReport{Instance: "0", Boot: "second", Up: []api.ChannelUp{up(s, "s3")}}); err != nil || answer.Again || !w.row(stays).connected {
+		t.Errorf("after a silence without sessions: %+v, %v", answer, err)
+	}
+}
+
+// Attack: who was let in stays when the right to be there has ended.
+func TestWhoHasNoRightAnyMoreIsCut(t *testing.T) {
+	w := newWorld(t)
+	second := w.fleet(w.alice, "second")
+	for what, take := range map[string]func(d *known){
+		"the device is deleted":       func(d *known) { w.remove(w.alice, "device", d.ID) },
+		"its key is revoked":          func(d *known) { w.remove(w.alice, "api_key", d.by.Key) },
+		"it is in another fleet":      func(d *known) { w.update(w.alice, "device", d.ID, map[string]any{"belongs_to__application": second}) },
+		"it is frozen":                func(d *known) { w.exec(`UPDATE device SET is_frozen = 1 WHERE id = ?`, d.ID) },
+		"it came by its key alone":    func(d *known) { w.certified(d) },
+		"its channel is switched off": func(d *known) { w.flip(d, api.ChannelSwitch{Mode: api.ChannelOff}) },
+	} {
+		d := w.device(w.hers)
+		w.in(d, "0", "s")
+		if got := w.cut("0"); got != "" {
+			t.Errorf("before %s: %q is to be cut", what, got)
+		}
+		if take(d); w.cut("0") != "s" {
+			t.Errorf("%s: its session is not cut", what)
+		}
+		if w.cut("0") != "s" {
+			t.Errorf("%s: it was said once only", what)
+		}
+		w.report(api.ChannelReport{Instance: "0", Down: down("s")})
+		if got := w.cut("0"); got != "" {
+			t.Errorf("%s: after its end %q is to be cut", what, got)
+		}
+	}
+}
+
+func (w *world) flip(d *known, s api.ChannelSwitch) {
+	w.Helper()
+	w.write(func(tx *db.Tx) error { return w.SwitchDevice(w.Context(), tx, w.alice, string(d.UUID), s) })
+}
+
+func TestSwitches(t *testing.T) {
+	w := newWorld(t)
+	d := w.device(w.hers)
+	fleet := func(s api.ChannelSwitch) {
+		t.Helper()
+		w.write(func(tx *db.Tx) error { return w.SwitchFleet(t.Context(), tx, w.alice, w.hers, s) })
+	}
+	want := func(what string, wanted bool, mode string) {
+		t.Helper()
+		if got := w.status(w.alice, d); got.Wanted != wanted || got.Mode != mode {
+			t.Errorf("%s: got %+v", what, got)
+		}
+	}
+	config := func() map[string]string {
+		t.Helper()
+		var target map[string]string
+		w.must(w.db.Read(t.Context(), func(tx *db.Tx) error {
+			made, err := w.devices.Target(t.Context(), tx, d.by, d.UUID, "")
+			for _, state := range made.State() {
+				target = state.Config
+			}
+			return err
+		}))
+		return target
+	}
+	want("at first", true, api.ChannelAuto)
+	fleet(api.ChannelSwitch{Mode: api.ChannelOff})
+	want("the fleet is off", false, api.ChannelAuto)
+	w.flip(d, api.ChannelSwitch{Mode: api.ChannelOn, Seconds: 60})
+	want("on for a minute", true, api.ChannelAuto)
+	if got := config(); got[when.SupervisorControl] != "true" || got[when.Control] != "false" || got[when.Until] == "" {
+		t.Errorf("what a device is told that is on for a minute: %v", got)
+	}
+	w.must(w.EndSwitchesOnce(t.Context()))
+	want("before the minute is over", true, api.ChannelAuto)
+	w.in(d, "0", "s")
+	w.pass(time.Minute)
+	want("after it", false, api.ChannelAuto)
+	if got := w.cut("0"); got != "s" {
+		t.Errorf("after the minute %q is to be cut", got)
+	}
+	w.must(w.EndSwitchesOnce(t.Context()))
+	if got := config(); got[when.SupervisorControl] != "false" || got[when.Control] != "" || got[when.Until] != "" {
+		t.Errorf("what a device is told after the minute: %v", got)
+	}
+	w.flip(d, api.ChannelSwitch{Mode: api.ChannelOn})
+	want("the device alone is on", true, api.ChannelOn)
+	fleet(api.ChannelSwitch{Mode: api.ChannelOn, Schedule: "daily 00:00-24:00"})
+	w.flip(d, api.ChannelSwitch{Mode: api.ChannelOff})
+	want("the device alone is off", false, api.ChannelOff)
+	fleet(api.ChannelSwitch{Mode: api.ChannelOn, Seconds: 60})
+	w.flip(d, api.ChannelSwitch{Mode: api.ChannelOff})
+	want("off is off, though the fleet is on for a minute", false, api.ChannelOff)
+	w.flip(d, api.ChannelSwitch{Mode: api.ChannelAuto})
+	want("as the fleet again", true, api.ChannelAuto)
+	fleet(api.ChannelSwitch{Mode: api.ChannelAuto})
+	w.exec(`UPDATE application SET is_of__class = 'block' WHERE id = ?`, w.hers)
+	want("a block", false, api.ChannelAuto)
+	if got := config()[when.SupervisorControl]; got != "false" {
+		t.Errorf("a block's device is told %q", got)
+	}
+	w.flip(d, api.ChannelSwitch{Mode: api.ChannelOn})
+	want("a block that is switched on", true, api.ChannelOn)
+
+	for what, s := range map[string]api.ChannelSwitch{
+		"no mode": {}, "a strange mode": {Mode: "maybe"}, "off for a time": {Mode: api.ChannelOff, Seconds: 5}, "a long time": {Mode: api.ChannelOn, Seconds: 1 << 40},
+		"a negative time": {Mode: api.ChannelOn, Seconds: -1}, "two ends": {Mode: api.ChannelOn, Seconds: 5, Schedule: "daily 00:00-01:00"}, "no schedule": {Mode: api.ChannelOn, Schedule: "always"},
+	} {
+		err := w.db.Write(t.Context(), func(tx *db.Tx) error { return w.SwitchDevice(t.Context(), tx, w.alice, string(d.UUID), s) })
+		if !errors.Is(err, api.ErrInvalid) {
+			t.Errorf("%s: got %v", what, err)
+		}
+	}
+	for what, by := range map[string]access.Caller{"a stranger": w.bob, "the device itself": d.by} {
+		no := api.ErrNotFound
+		if by.Kind == access.Device {
+			no = api.ErrForbidden
+		}
+		on := api.ChannelSwitch{Mode: api.ChannelOn}
+		if err := w.db.Write(t.Context(), func(tx *db.Tx) error { return w.SwitchDevice(t.Context(), tx, by, string(d.UUID), on) }); !errors.Is(err, no) {
+			t.Errorf("%s switches: got %v", what, err)
+		}
+		if err := w.db.Write(t.Context(), func(tx *db.Tx) error { return w.SwitchFleet(t.Context(), tx, by, w.hers, on) }); !errors.Is(err, no) {
+			t.Errorf("%s switches the fleet: got %v", what, err)
+		}
+	}
+	if n := w.acts("channel.switch"); n != 10 {
+		t.Errorf("the audit log has %d switches, want 10", n)
+	}
+	// What a device would not understand is not written.
+	for name, value := range map[string]string{when.Schedule: "now and then", when.Until: "soon", when.SupervisorControl: "yes", "ROADSTEAD_OTHER": "1"} {
+		err := w.db.Write(t.Context(), func(tx *db.Tx) error {
+			_, err := w.engine.Insert(t.Context(), tx, w.alice, "application_config_variable", map[string]any{"application": w.hers, "name": name, "value": value})
+			return err
+		})
+		if !errors.Is(err, api.ErrInvalid) {
+			t.Errorf("%s = %q: got %v", name, value, err)
+		}
+	}
+}
