@@ -160,6 +160,12 @@ POST   /device-actions/v1                                   | - x x - - - - -
 POST   /device-actions/v1/{id}/cancel                       | - x x - - - - -
 GET    /device-actions/v1/{id}/result                       | - x x - - - - -
 POST   /device/v3/actions                                   | - - - x - - - -
+POST   /device/v3/channel                                   | - - - x - - - -
+GET    /channel/v1/device/{uuid}                            | - x x - - - - -
+PUT    /channel/v1/device/{uuid}                            | - x x - - - - -
+POST   /channel/v1/device/{uuid}/reset                      | - x x - - - - -
+GET    /channel/v1/fleet/{id}                               | - x x - - - - -
+PUT    /channel/v1/fleet/{id}                               | - x x - - - - -
 GET    /auth/v1/public-keys/{username}                      | - x x x - - - -
 GET    /access/v1/hostos/{uuid}                             | - x x - - - - -
 GET    /device-url/v1/{uuid}                                | - x x - - - - -
@@ -200,8 +206,10 @@ var doorKinds = []access.Kind{
 
 // internalDoors are the routes of the listener between roles, with the roles that get in.
 const internalDoors = `
-GET  /healthz                           | edge api signer registry builder bus parent admin dashboard git
+GET  /healthz                           | edge api signer registry builder bus parent admin dashboard git vpn
 GET  /internal/v1/load                  | parent admin
+POST /internal/channel/login            | vpn
+POST /internal/channel/sessions         | vpn
 POST /internal/v1/bootstrap             | parent
 POST /internal/v1/users                 | admin
 POST /internal/v1/users/password        | admin

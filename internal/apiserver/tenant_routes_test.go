@@ -67,7 +67,14 @@ func posting(path string, body func(b *things, n int) any) func(b *things, n int
 }
 
 func uuidOf(b *things) any      { return b.uuid }
+func fleetOf(b *things) any     { return b.fleet }
 func fleetUUIDOf(b *things) any { return b.fleetUUID }
+
+func switching(format string, what func(b *things) any) func(b *things, n int) (string, any) {
+	return func(b *things, _ int) (string, any) {
+		return fmt.Sprintf(format, what(b)), api.ChannelSwitch{Mode: api.ChannelOff}
+	}
+}
 
 func variableOf(b *things, n int) any {
 	return map[string]any{"device": b.device, "name": fmt.Sprintf("RESIN_HOST_N%d", n), "value": "v"}
@@ -145,6 +152,11 @@ var routesThatName = map[string]naming{
 	"POST /ssh/v1/certificate": {of: ofFleet, offline: true, ask: posting("/ssh/v1/certificate", func(b *things, _ int) any {
 		return api.SSHCertificateAsk{Device: api.DeviceUUID(b.uuid), PublicKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPn3SAl0XNepBrKIwqu97e8GN6u41trFccff+VLRF3Dz"}
 	})},
+	"GET /channel/v1/device/{uuid}":        {of: reading, ask: at("/channel/v1/device/%s", uuidOf)},
+	"PUT /channel/v1/device/{uuid}":        {of: ofFleet, ask: switching("/channel/v1/device/%s", uuidOf)},
+	"POST /channel/v1/device/{uuid}/reset": {of: ofFleet, ask: at("/channel/v1/device/%s/reset", uuidOf)},
+	"GET /channel/v1/fleet/{id}":           {of: reading, ask: at("/channel/v1/fleet/%d", fleetOf)},
+	"PUT /channel/v1/fleet/{id}":           {of: ofFleet, ask: switching("/channel/v1/fleet/%d", fleetOf)},
 	"POST /device-actions/v1": {of: ofFleet, ask: posting("/device-actions/v1", func(b *things, _ int) any {
 		return api.NewAction{Devices: []api.DeviceUUID{api.DeviceUUID(b.uuid)}, Verb: api.ActPing}
 	})},
