@@ -129,7 +129,8 @@ type QueuedAction struct {
 	Service string     `json:"service,omitempty"`
 	Force   bool       `json:"force,omitempty"`
 	Lines   int        `json:"lines,omitempty"`
-	Expires int64      `json:"expires"` // seconds from now; a device that did not begin by then does not begin
+	Expires int64      `json:"expires"`         // seconds from now; a device that did not begin by then does not begin
+	Again   bool       `json:"again,omitempty"` // the device was given it before, and has not said what became of it
 }
 
 // ActionResult is what a device says of an action that it took.

@@ -113,9 +113,9 @@ func give(ctx context.Context, tx *db.Tx, by access.Caller) ([]api.QueuedAction,
 	if err != nil {
 		return nil, err
 	}
-	rows, err := tx.QueryContext(ctx, `SELECT a.id, a.verb, coalesce(a.service_name, ''), a.is_forced, a.lines, a.expires_at, d.belongs_to__application
+	rows, err := tx.QueryContext(ctx, `SELECT a.id, a.verb, coalesce(a.service_name, ''), a.is_forced, a.lines, a.expires_at, a.sent_at < ?, d.belongs_to__application
 		FROM device_action a JOIN device d ON d.id = a.device WHERE a.device = ? AND a.state = 'sent' AND a.road = 'queue' ORDER BY a.id LIMIT ?`,
-		by.Device, api.MaxActionsOpen)
+		tx.NowText(), by.Device, api.MaxActionsOpen)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +124,7 @@ func give(ctx context.Context, tx *db.Tx, by access.Caller) ([]api.QueuedAction,
 	for rows.Next() {
 		var q api.QueuedAction
 		var expires string
-		if err := rows.Scan(&q.ID, &q.Verb, &q.Service, &q.Force, &q.Lines, &expires, &q.Fleet); err != nil {
+		if err := rows.Scan(&q.ID, &q.Verb, &q.Service, &q.Force, &q.Lines, &expires, &q.Again, &q.Fleet); err != nil {
 			return nil, err
 		}
 		at, err := db.ParseTime(expires)
