@@ -216,7 +216,7 @@ func (a *Actions) insert(ctx context.Context, tx *db.Tx, by access.Caller, want 
 			CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS TEXT))`, values)
 		rows, err := tx.QueryContext(ctx, `INSERT INTO device_action (created_at, device, is_made_by__user, verb, service_name, is_forced, lines, is_queued,
 				expires_at, try_at, state)
-			SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column1, 'queued' FROM (VALUES `+list+`) AS b
+			SELECT DISTINCT column1, column2, column3, column4, column5, column6, column7, column8, column9, column1, 'queued' FROM (VALUES `+list+`) AS b
 			WHERE 1 = 1 RETURNING id, device`, args...)
 		if err != nil {
 			return err

@@ -1,0 +1,317 @@
+package action_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/action"
+	"github.com/roadstead-io/roadstead/internal/db"
+)
+
+func TestActionsGoOverTheChannel(t *testing.T) {
+	w := newWorld(t)
+	dev := w.device(w.hers, 1, true)
+	for _, tt := range []struct {
+		want   api.NewAction
+		status int
+		answer string
+		err    error
+		call   string
+		state  api.ActionState
+		words  string
+	}{
+		{api.NewAction{Verb: api.ActPing}, 200, "OK", nil, "GET /ping", api.ActionDone, ""},
+		{api.NewAction{Verb: api.ActIdentify}, 200, "OK", nil, "POST /v1/blink", api.ActionDone, ""},
+		{api.NewAction{Verb: api.ActRestart, Force: true}, 200, "OK", nil, fmt.Sprintf(`POST /v1/restart {"appId":%d,"force":true}`, w.hers), api.ActionDone, ""},
+		{api.NewAction{Verb: api.ActPurge}, 423, `{"status":"failed","message":"web \u001b]0;x\u0007holds one"}`, nil, "POST /v1/purge", api.ActionFailed, "update lock: web ]0;xholds one"},
+		{
+			api.NewAction{Verb: api.ActStopService, Service: "web"}, 404, "Service \x1b[2Jnot found", nil,
+			fmt.Sprintf(`POST /v2/applications/%d/stop-service {"appId":%d,"force":false,"serviceName":"web"}`, w.hers, w.hers), api.ActionFailed, "answers 404: Service [2Jnot found",
+		},
+		{api.NewAction{Verb: api.ActUpdate}, 204, "", nil, "POST /v1/update", api.ActionDone, ""},
+		{api.NewAction{Verb: api.ActUpdate}, 401, "Unauthorized", nil, "POST /v1/update", api.ActionFailed, "key"},
+		{api.NewAction{Verb: api.ActShutdown}, 202, `{"Data":"OK"}`, nil, "POST /v1/shutdown", api.ActionDone, "switches off"},
+		{api.NewAction{Verb: api.ActState}, 200, `{"status":`, nil, "GET /v2/state/status", api.ActionFailed, "cannot be read"},
+		{api.NewAction{Verb: api.ActJournal}, 200, strings.Repeat("line\n", 100_000), nil, "POST /v2/journal-logs", api.ActionDone, ""},
+		{api.NewAction{Verb: api.ActPing}, 302, "elsewhere", nil, "GET /ping", api.ActionFailed, "answers 302"},
+		{api.NewAction{Verb: api.ActPing}, 0, "", context.DeadlineExceeded, "GET /ping", api.ActionFailed, "may have done it"},
+		{api.NewAction{Verb: api.ActPing}, 0, "", action.ErrNotSent, "GET /ping", api.ActionQueued, "waits for the device"},
+		{api.NewAction{Verb: api.ActPing, NoQueue: true}, 0, "", fmt.Errorf("call: %w", action.ErrNotSent), "GET /ping", api.ActionFailed, "could not be reached"},
+	} {
+		w.answer = func(string) (*http.Response, error) {
+			if tt.err != nil {
+				return nil, tt.err
+			}
+			return says(tt.status, tt.answer), nil
+		}
+		tt.want.Devices = []api.DeviceUUID{uuidOf(1)}
+		made, err := w.create(w.alice, tt.want)
+		w.must(err)
+		id := made.Actions[0].ID
+		w.must(w.actions.SendOne(t.Context(), id))
+		w.is(id, tt.state, tt.words)
+		if got := w.calls[len(w.calls)-1]; !strings.HasPrefix(got, "1 "+tt.call) {
+			t.Errorf("%s: the device got %s, want %s", tt.want.Verb, got, tt.call)
+		}
+	}
+	if n := w.text(`SELECT CAST(max(length(result)) AS TEXT) FROM device_action`); n > "99999" || len(n) > 5 {
+		t.Errorf("a journal of %s bytes is kept", n)
+	}
+
+	// A reboot is done when the device is back: with another start if its agent tells of starts, and with its channel if not.
+	w.answer = func(string) (*http.Response, error) { return says(202, `{"Data":"OK"}`), nil }
+	stranger := w.tell(1, api.ActReboot)
+	w.must(w.actions.SendOne(t.Context(), stranger))
+	w.is(stranger, api.ActionSent, "restarts")
+	w.must(w.actions.TendOnce(t.Context()))
+	w.is(stranger, api.ActionSent, "")
+	w.pass(time.Second)
+	w.exec(`UPDATE device SET last_vpn_event = ?`, db.FormatTime(w.now()))
+	w.must(w.actions.TendOnce(t.Context()))
+	w.is(stranger, api.ActionDone, "back")
+	_, err := w.exchange(dev, "first")
+	w.must(err)
+	ours := w.tell(1, api.ActReboot)
+	w.must(w.actions.SendOne(t.Context(), ours))
+	w.pass(time.Second)
+	w.exec(`UPDATE device SET last_vpn_event = ?`, db.FormatTime(w.now()))
+	_, err = w.exchange(dev, "first")
+	w.must(errors.Join(err, w.actions.TendOnce(t.Context())))
+	w.is(ours, api.ActionSent, "")
+	_, err = w.exchange(dev, "second")
+	w.must(err)
+	w.is(ours, api.ActionDone, "back")
+}
+
+func TestActionsWaitForTheirDevice(t *testing.T) {
+	w := newWorld(t)
+	dev, other := w.device(w.hers, 1, false), w.device(w.hers, 2, false)
+	version := `SELECT target_version FROM device WHERE uuid = '` + string(uuidOf(1)) + `'`
+	before := w.text(version)
+	purge := w.tell(1, api.ActPurge)
+	if w.text(version) == before {
+		t.Error("the device's next poll would be a 304, and it would not ask")
+	}
+	w.is(purge, api.ActionQueued, "")
+	out, err := w.exchange(other, "x")
+	w.must(err)
+	if len(out.Actions) != 0 {
+		t.Errorf("another device takes %+v", out.Actions)
+	}
+	for range 2 { // the answer may be lost
+		out, err = w.exchange(dev, "x")
+		w.must(err)
+		if len(out.Actions) != 1 || out.Actions[0].ID != purge || out.Actions[0].Verb != api.ActPurge || out.Actions[0].Fleet != w.hers {
+			t.Fatalf("the device takes %+v", out)
+		}
+		w.pass(time.Second)
+	}
+	if !out.Actions[0].Again {
+		t.Error("given again, it looks new")
+	}
+	w.is(purge, api.ActionSent, "")
+	if err := w.cancel(w.alice, purge); !errors.Is(err, api.ErrConflict) {
+		t.Errorf("cancel what the device has: %v", err)
+	}
+
+	// What means nothing: the result of another's action, a second result, a state that no device gives.
+	done := api.ActionResult{ID: purge, State: api.ActionDone, Message: "by me\x1b[0m", Result: []byte(`"x"`)}
+	_, err = w.exchange(other, "x", done)
+	w.must(err)
+	w.is(purge, api.ActionSent, "")
+	out, err = w.exchange(dev, "x", done)
+	w.must(err)
+	if len(out.Actions) != 0 || len(out.Heard) != 1 || out.Heard[0] != purge {
+		t.Errorf("after the result: %+v", out)
+	}
+	w.is(purge, api.ActionDone, "by me[0m")
+	_, err = w.exchange(dev, "x", api.ActionResult{ID: purge, State: api.ActionFailed, Message: "replayed"})
+	w.must(err)
+	w.is(purge, api.ActionDone, "by me")
+	waiting := w.tell(1, api.ActPing)
+	_, err = w.exchange(dev, "x", api.ActionResult{ID: waiting, State: api.ActionDone}) // which it was not given
+	w.must(err)
+	w.is(waiting, api.ActionSent, "")
+	for _, bad := range []api.ActionResult{
+		{ID: waiting, State: api.ActionCancelled},
+		{ID: waiting, State: api.ActionDone, Result: []byte(`"` + strings.Repeat("x", api.MaxActionResult) + `"`)},
+	} {
+		if _, err := w.exchange(dev, "x", bad); err == nil {
+			t.Errorf("%s with %d bytes is taken", bad.State, len(bad.Result))
+		}
+	}
+	if _, err := w.exchange(dev, "x", make([]api.ActionResult, 101)...); !errors.Is(err, api.ErrTooLarge) {
+		t.Errorf("101 results: %v", err)
+	}
+	if _, err := w.actions.Exchange(t.Context(), w.alice, api.ActionExchange{}); !errors.Is(err, api.ErrUnauthorized) {
+		t.Errorf("a person takes a device's actions: %v", err)
+	}
+	huge := api.ActionResult{ID: waiting, State: api.ActionFailed, Message: strings.Repeat("é", api.MaxActionMessage)}
+	_, err = w.exchange(dev, "x", huge)
+	w.must(err)
+	if n := len(w.text(`SELECT message FROM device_action WHERE id = ?`, waiting)); n > api.MaxActionMessage {
+		t.Errorf("words of %d bytes are kept", n)
+	}
+
+	// It ends by itself, or is taken back.
+	late, back := w.tell(1, api.ActReboot), w.tell(1, api.ActReboot)
+	w.must(w.cancel(w.alice, back))
+	w.is(back, api.ActionCancelled, "")
+	w.pass(61 * time.Minute)
+	w.must(w.actions.TendOnce(t.Context()))
+	w.is(late, api.ActionExpired, "in time")
+	if out, err = w.exchange(dev, "x"); err != nil || len(out.Actions) != 0 {
+		t.Errorf("late: %+v %v", out, err)
+	}
+
+	// Of those that wait there is no end of a kind, and of the old ones neither.
+	for range api.MaxActionsOpen {
+		w.tell(1, api.ActPing)
+	}
+	if _, err := w.create(w.alice, api.NewAction{Devices: []api.DeviceUUID{uuidOf(1)}, Verb: api.ActPing}); !errors.Is(err, api.ErrRateLimited) {
+		t.Errorf("one more than may wait: %v", err)
+	}
+	w.pass(31 * 24 * time.Hour)
+	w.must(errors.Join(w.actions.TendOnce(t.Context()), w.actions.ForgetOnce(t.Context())))
+	if n := w.text(`SELECT CAST(count(*) AS TEXT) FROM device_action`); n != "0" {
+		t.Errorf("%s actions are kept for ever", n)
+	}
+}
+
+func (w *world) cancel(by access.Caller, id int64) error {
+	return w.db.Write(w.Context(), func(tx *db.Tx) error { return w.actions.Cancel(w.Context(), tx, by, id) })
+}
+
+func TestWhoHasDevicesDoSomething(t *testing.T) {
+	w := newWorld(t)
+	w.device(w.hers, 1, false)
+	w.device(w.hers, 2, true)
+	far := w.device(w.his, 3, true)
+	three := []api.DeviceUUID{uuidOf(1), uuidOf(2), uuidOf(3), uuidOf(4), uuidOf(1)}
+	made, err := w.create(w.alice, api.NewAction{Devices: three, Verb: api.ActReboot, NoQueue: true})
+	w.must(err)
+	if len(made.Actions) != 1 || made.Actions[0].UUID != uuidOf(2) || len(made.Refused) != 3 {
+		t.Errorf("of three devices: %+v", made)
+	}
+	for _, r := range made.Refused {
+		switch {
+		case r.UUID == uuidOf(1) && r.Code == api.Unavailable && strings.Contains(r.Message, "not connected"):
+		case r.UUID != uuidOf(1) && r.Code == api.NotFound && r.Name == "" && r.Message == "There is no such device.": // bob's is as absent as none
+		default:
+			t.Errorf("refused: %+v", r)
+		}
+	}
+	made, err = w.create(w.alice, api.NewAction{Fleet: "alice/harbour", Verb: api.ActRestartService, Service: "web"})
+	w.must(err)
+	if len(made.Actions) != 2 || len(made.Refused) != 0 {
+		t.Errorf("of the fleet: %+v", made)
+	}
+	id := made.Actions[0].ID
+	for name, try := range map[string]error{
+		"bob's device": second(w.create(w.alice, api.NewAction{Devices: three[2:3], Verb: api.ActPing})),
+		"bob's fleet":  second(w.create(w.alice, api.NewAction{Fleet: "bob/harbour", Verb: api.ActPing})),
+		"her action":   w.cancel(w.bob, id), "none": w.cancel(w.bob, 99999),
+	} {
+		if !errors.Is(try, api.ErrNotFound) {
+			t.Errorf("%s: %v", name, try)
+		}
+	}
+	if _, err := w.create(far, api.NewAction{Devices: three[2:3], Verb: api.ActPing}); !errors.Is(err, api.ErrUnauthorized) {
+		t.Errorf("a device has something done: %v", err)
+	}
+	w.exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role) VALUES ('', ?, ?, ?)`,
+		w.bob.User, w.hers, int(access.Observer))
+	if _, err := w.create(w.bob, api.NewAction{Devices: three[:1], Verb: api.ActPing}); !errors.Is(err, api.ErrForbidden) {
+		t.Errorf("an observer: %v", err)
+	}
+	if err := w.cancel(w.bob, id); !errors.Is(err, api.ErrForbidden) {
+		t.Errorf("an observer cancels: %v", err)
+	}
+	w.must(w.cancel(w.alice, id))
+	one := []api.DeviceUUID{uuidOf(1)}
+	for _, bad := range []api.NewAction{
+		{Devices: one, Verb: "brew"}, {Devices: one}, {Verb: api.ActPing}, {Devices: one, Fleet: "x", Verb: api.ActPing}, {Devices: one, Verb: api.ActStopService},
+		{Devices: one, Verb: api.ActStopService, Service: "../x"}, {Devices: one, Verb: api.ActPing, Service: "web"}, {Devices: one, Verb: api.ActPing, Force: true},
+		{Devices: one, Verb: api.ActPing, Expires: -1}, {Devices: one, Verb: api.ActPing, Expires: 1 << 40}, {Devices: one, Verb: api.ActJournal, Lines: 1 << 20},
+		{Devices: []api.DeviceUUID{"../etc"}, Verb: api.ActPing},
+	} {
+		if _, err := w.create(w.alice, bad); !errors.Is(err, api.ErrInvalid) {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+	if got := w.text(`SELECT CAST(count(*) AS TEXT) || min(detail) FROM audit_entry WHERE act = 'device.act'`); !strings.HasPrefix(got, "3") || !strings.Contains(got, "verb") {
+		t.Errorf("the audit log has %s", got)
+	}
+	if got := w.text(`SELECT CAST(count(*) AS TEXT) FROM audit_entry WHERE act = 'device.act.cancel'`); got != "1" {
+		t.Errorf("the audit log has %s cancellations", got)
+	}
+}
+
+func second(_ api.ActionsMade, err error) error { return err }
+
+// Several processes, and the device itself, reach for the same actions.
+func TestAnActionIsSentOnce(t *testing.T) {
+	w := newWorld(t)
+	const devices = 40
+	many := make([]api.DeviceUUID, devices)
+	keys := make([]access.Caller, devices)
+	for i := range many {
+		many[i], keys[i] = uuidOf(i+1), w.device(w.hers, i+1, true)
+	}
+	idle := action.New(action.Config{DB: w.db, Caller: w}) // it finds what others left
+	run, stop := context.WithCancel(t.Context())
+	var wait sync.WaitGroup
+	for _, a := range []*action.Actions{w.actions, idle} {
+		wait.Go(func() {
+			if err := a.Run(run); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	made, err := w.create(w.alice, api.NewAction{Devices: many, Verb: api.ActPing})
+	w.must(err)
+	if len(made.Actions) != devices {
+		t.Errorf("%d actions are made for %d devices", len(made.Actions), devices)
+	}
+	took := 0
+	for _, a := range made.Actions {
+		wait.Go(func() {
+			if err := idle.SendOne(run, a.ID); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for _, by := range keys[:5] {
+		out, err := w.exchange(by, "x")
+		w.must(err)
+		took += len(out.Actions)
+		for _, q := range out.Actions {
+			_, err := w.exchange(by, "x", api.ActionResult{ID: q.ID, State: api.ActionDone})
+			w.must(err)
+		}
+	}
+	// What this process was not told of, because another one took the request and died, is sent too.
+	w.exec(`INSERT INTO device_action (created_at, device, verb, state, expires_at, try_at) SELECT ?1, id, 'identify', 'queued', '9999', ?1 FROM device`,
+		db.FormatTime(w.now().Add(-time.Minute)))
+	limit := time.After(time.Minute)
+	for w.text(`SELECT CAST(count(*) AS TEXT) FROM device_action WHERE state <> 'done'`) != "0" {
+		select {
+		case <-limit:
+			t.Fatalf("not all is done: %s", w.text(`SELECT CAST(count(*) AS TEXT) FROM device_action WHERE state <> 'done'`))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	stop()
+	wait.Wait()
+	if got := len(w.calls) + took; got != 2*devices {
+		t.Errorf("%d actions were done %d times", 2*devices, got)
+	}
+}
