@@ -25,6 +25,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/deviceapi"
 	"github.com/roadstead-io/roadstead/internal/agent/host"
 	"github.com/roadstead-io/roadstead/internal/agent/identity"
+	"github.com/roadstead-io/roadstead/internal/agent/queue"
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
 	"github.com/roadstead-io/roadstead/internal/agent/shell"
 	"github.com/roadstead-io/roadstead/internal/engine"
@@ -147,6 +148,7 @@ type Agent struct {
 	channel *channel.Channel // nil: none
 	api     *deviceapi.Server
 	bridge  *bridge
+	queue   *queue.Queue // what waits at the server
 	meter   host.Meter
 	osName  string
 	osKind  string
@@ -218,7 +220,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	defer unlock()
 	group, ctx := errgroup.WithContext(ctx)
-	parts := []func(context.Context) error{a.poll, a.apply, a.watch, a.report, a.logs.Run, a.goDown, a.blinkOn}
+	parts := []func(context.Context) error{a.poll, a.apply, a.watch, a.report, a.logs.Run, a.goDown, a.blinkOn, a.queue.Run}
 	if a.channel != nil {
 		parts = append(parts, a.channel.Run)
 		defer a.bridge.shut()
@@ -277,6 +279,9 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 		return nil, err
 	}
 	if err := a.reach(); err != nil {
+		return nil, err
+	}
+	if err := a.openQueue(); err != nil {
 		return nil, err
 	}
 	if err := a.remember(); err != nil {

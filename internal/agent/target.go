@@ -133,6 +133,7 @@ func (a *Agent) pollOnce(ctx context.Context) error {
 	if err != nil || text == nil {
 		return err
 	}
+	a.queue.Poke() // an action that begins to wait makes a new tag
 	want, err := a.understand(text)
 	if err != nil {
 		// Nothing changes on the device. The file keeps the target that works; the next start will see this one again.

@@ -256,6 +256,18 @@ func (c *Client) Certify(ctx context.Context, key string, ask api.ChannelCertify
 	return out, nil
 }
 
+// Actions says what became of actions, and asks what there is to do. A server that knows none has none.
+func (c *Client) Actions(ctx context.Context, key string, said api.ActionExchange) (out api.ActionsWaiting, err error) {
+	err = c.do(ctx, http.MethodPost, "/device/v3/actions", key, said, http.StatusOK, &out)
+	if StatusOf(err) == http.StatusNotFound {
+		return out, nil
+	}
+	if err != nil {
+		return out, fmt.Errorf("exchange actions: %w", err)
+	}
+	return out, nil
+}
+
 // LogStream sends gzip-compressed NDJSON from r until r ends, and then expects 201. An answer before the end is an error.
 func (c *Client) LogStream(ctx context.Context, uuid api.DeviceUUID, key string, r io.Reader) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.cfg.LogsURL+"/device/v2/"+string(uuid)+"/log-stream", r)

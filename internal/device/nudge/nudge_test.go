@@ -1,0 +1,230 @@
+package nudge_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/audit"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/db/dbtest"
+	"github.com/roadstead-io/roadstead/internal/device"
+	"github.com/roadstead-io/roadstead/internal/device/nudge"
+	"github.com/roadstead-io/roadstead/internal/fleet"
+	"github.com/roadstead-io/roadstead/internal/job"
+	"github.com/roadstead-io/roadstead/internal/release"
+)
+
+// world is a fleet with devices on a real database, and a control channel that writes down who was told.
+type world struct {
+	*testing.T
+	db       *db.DB
+	fleet    int64
+	releases []int64
+
+	mu    sync.Mutex // covers what follows
+	told  map[api.DeviceUUID]int
+	hangs map[api.DeviceUUID]bool // do not answer
+}
+
+func newWorld(t *testing.T, devices int) *world {
+	w := &world{T: t, told: map[api.DeviceUUID]int{}, hangs: map[api.DeviceUUID]bool{}}
+	w.db = dbtest.Open(t, nil, audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations(), job.Migrations(), nudge.Migrations())
+	ctx := t.Context()
+	accounts, err := account.New(account.Config{DB: w.db, Pepper: []byte(strings.Repeat("p", 32)), Log: slog.New(slog.DiscardHandler)})
+	w.must(err)
+	fleets := fleet.New(fleet.Config{Accounts: accounts, Site: api.Site{Domain: "roadstead.test", Port: 443}})
+	_, err = accounts.CreateUser(ctx, api.NewUser{Email: "alice@example.com", Username: "alice", Password: "correct horse battery alice"})
+	w.must(err)
+	w.must(w.db.Write(ctx, func(tx *db.Tx) error {
+		if err := fleets.Prepare(ctx, tx); err != nil {
+			return err
+		}
+		actor, err := account.NewActor(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if err := tx.QueryRowContext(ctx, `INSERT INTO application (created_at, actor, organization, app_name, slug, is_for__device_type, application_type, uuid)
+			SELECT '', ?, o.id, 'harbour', 'alice/harbour', t.id, (SELECT min(id) FROM application_type), 'f' FROM organization o, device_type t
+			WHERE o.handle = 'alice' AND t.slug = 'generic-amd64' RETURNING id`, actor).Scan(&w.fleet); err != nil {
+			return err
+		}
+		for i := range 2 {
+			var id int64
+			if err := tx.QueryRowContext(ctx, `INSERT INTO "release" (created_at, belongs_to__application, "commit", composition, status, source,
+				start_timestamp, update_timestamp, revision, semver_major, semver_minor, semver_patch) VALUES ('', ?, ?, '{}', 'success', 'local', '', '', ?, 0, 0, ?) RETURNING id`,
+				w.fleet, fmt.Sprint("commit", i), i, i).Scan(&id); err != nil {
+				return err
+			}
+			w.releases = append(w.releases, id)
+		}
+		for i := range devices {
+			if actor, err = account.NewActor(ctx, tx); err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, `INSERT INTO device (created_at, modified_at, actor, uuid, device_name, is_of__device_type, belongs_to__application,
+				is_connected_to_vpn) SELECT '', '', ?, ?, 'device', is_for__device_type, id, 1 FROM application WHERE id = ?`, actor, string(uuidOf(i)), w.fleet); err != nil {
+				return err
+			}
+		}
+		_, err = tx.ExecContext(ctx, `DELETE FROM target_change`)
+		return err
+	}))
+	return w
+}
+
+func uuidOf(n int) api.DeviceUUID { return api.DeviceUUID(fmt.Sprintf("%032x", n)) }
+
+func (w *world) must(err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *world) exec(query string, args ...any) {
+	w.Helper()
+	w.must(w.db.Write(w.Context(), func(tx *db.Tx) error {
+		_, err := tx.ExecContext(w.Context(), query, args...)
+		return err
+	}))
+}
+
+func (w *world) CallDevice(ctx context.Context, dev device.Reachable, method, path string, _ []byte) (*http.Response, error) {
+	w.mu.Lock()
+	w.told[dev.UUID]++
+	hangs := w.hangs[dev.UUID]
+	w.mu.Unlock()
+	if method != http.MethodPost || path != "/v1/update" {
+		w.Errorf("it is told %s %s", method, path)
+	}
+	if hangs {
+		<-ctx.Done()
+		return nil, errors.New("no answer")
+	}
+	return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody}, nil
+}
+
+// run runs n processes of the role.
+func (w *world) run(n int, cfg nudge.Config) {
+	ctx, stop := context.WithCancel(context.WithoutCancel(w.Context()))
+	var wait sync.WaitGroup
+	for range n {
+		c := cfg
+		c.DB, c.Caller, c.Log, c.Only = w.db, w, slog.New(slog.NewTextHandler(w.Output(), nil)), job.NewLeases(w.db).Only
+		wait.Go(func() {
+			if err := nudge.New(c).Run(ctx); err != nil {
+				w.Error(err)
+			}
+		})
+		if w.db.Dialect() == db.SQLite {
+			break // it has a single process
+		}
+	}
+	w.Cleanup(func() {
+		stop()
+		wait.Wait()
+	})
+}
+
+// await waits until devices were told so often, and gives how long that took.
+func (w *world) await(what string, ok func(told map[api.DeviceUUID]int) bool) time.Duration {
+	w.Helper()
+	began := time.Now()
+	limit := time.After(time.Minute)
+	for {
+		w.mu.Lock()
+		done := ok(w.told)
+		w.mu.Unlock()
+		if done {
+			return time.Since(began)
+		}
+		select {
+		case <-limit:
+			w.Fatalf("%s: %d devices were told", what, len(w.told))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func TestWhatChangesATargetTellsItsDevices(t *testing.T) {
+	w := newWorld(t, 4)
+	w.exec(`UPDATE device SET is_connected_to_vpn = 0 WHERE uuid = ?`, string(uuidOf(3)))
+	w.run(3, nudge.Config{Every: 50 * time.Millisecond})
+	one, all := []int{0}, []int{0, 1, 2}
+	for _, c := range []struct {
+		name, query string
+		args        []any
+		who         []int
+	}{
+		{"a release for the fleet", `UPDATE application SET should_be_running__release = ?`, []any{w.releases[0]}, all},
+		{"a variable of the fleet", `INSERT INTO application_environment_variable (created_at, application, name, value) VALUES ('', ?, 'A', 'b')`, []any{w.fleet}, all},
+		{"a pin", `UPDATE device SET is_pinned_on__release = ? WHERE uuid = ?`, []any{w.releases[1], string(uuidOf(0))}, one},
+		{"a variable of a device", `INSERT INTO device_environment_variable (created_at, device, name, value) SELECT '', id, 'A', 'b' FROM device WHERE uuid = ?`,
+			[]any{string(uuidOf(0))}, one},
+		{"a report", `UPDATE device SET cpu_usage = 7, last_seen = 'x', is_connected_to_vpn = is_connected_to_vpn`, nil, nil},
+		{"a move, or all that changes its row", `UPDATE device SET belongs_to__application = belongs_to__application WHERE uuid = ?`, []any{string(uuidOf(0))}, one},
+	} {
+		w.mu.Lock()
+		clear(w.told)
+		w.mu.Unlock()
+		w.exec(c.query, c.args...)
+		took := w.await(c.name, func(told map[api.DeviceUUID]int) bool { return len(told) >= len(c.who) })
+		w.await("all is taken", func(map[api.DeviceUUID]int) bool { return w.left() == 0 })
+		w.mu.Lock()
+		if len(w.told) != len(c.who) {
+			t.Errorf("%s: %v were told, want %v", c.name, w.told, c.who)
+		}
+		for _, i := range c.who {
+			if w.told[uuidOf(i)] != 1 {
+				t.Errorf("%s: device %d was told %d times", c.name, i, w.told[uuidOf(i)])
+			}
+		}
+		w.mu.Unlock()
+		if took > 10*time.Second {
+			t.Errorf("%s: the devices were told after %s", c.name, took)
+		}
+	}
+}
+
+func (w *world) left() (n int) {
+	w.must(w.db.Read(w.Context(), func(tx *db.Tx) error {
+		return tx.QueryRowContext(w.Context(), `SELECT count(*) FROM target_change`).Scan(&n)
+	}))
+	return n
+}
+
+// A fleet of thousands, some of whose devices hang: the others are told all the same, soon and not all at the same moment, and each once
+// however much changed.
+func TestManyDevicesAreTold(t *testing.T) {
+	const devices = 3000
+	w := newWorld(t, devices)
+	for i := range 20 {
+		w.hangs[uuidOf(i*100)] = true
+	}
+	for i := range 10 {
+		w.exec(`UPDATE application SET should_be_running__release = ?`, w.releases[i%2])
+		w.exec(`UPDATE device SET is_pinned_on__release = NULL`)
+	}
+	w.run(1, nudge.Config{Every: 20 * time.Millisecond, Wait: time.Second})
+	took := w.await("a large fleet", func(told map[api.DeviceUUID]int) bool { return len(told) == devices })
+	if took < time.Second {
+		t.Errorf("%d devices were told within %s: they come all at once", devices, took)
+	}
+	w.await("those that hang are told again", func(told map[api.DeviceUUID]int) bool { return told[uuidOf(0)] == 2 && told[uuidOf(1900)] == 2 })
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for uuid, n := range w.told {
+		if n != 1 && !w.hangs[uuid] {
+			t.Fatalf("%s was told %d times", uuid, n)
+		}
+	}
+}
