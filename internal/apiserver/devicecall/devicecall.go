@@ -11,27 +11,31 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/action"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/pki"
 )
 
-// Why a device was not called. Any other error leaves open whether it was.
+// Why a device was not called; both are [action.ErrNotSent]. Any other error leaves open whether it was.
 var (
-	ErrOffline = errors.New("the device has no control channel")
-	ErrRefused = errors.New("nothing on the device listens")
+	ErrOffline = fmt.Errorf("%w: it has no control channel", action.ErrNotSent)
+	ErrRefused = fmt.Errorf("%w: nothing on it listens", action.ErrNotSent)
 )
 
 const (
 	callTime    = 50 * time.Second // of a call whose context says nothing shorter
 	defaultPort = 48484
-	maxBody     = 1<<20 + 1 // bytes of a device's answer: one more than anybody takes
-	maxAnswer   = 4 << 20   // bytes of the vpn role's, which has that in it
+	maxBody     = 1<<20 + 1         // bytes of a device's answer: one more than anybody takes
+	maxAnswer   = 8 << 20           // bytes of the vpn role's, which has that in it
+	textRefused = "nothing listens" // in what the vpn role says of a device that refused the connection
 )
 
 // Caller calls devices.
@@ -106,6 +110,9 @@ func (c *Caller) send(ctx context.Context, call api.DeviceCall) (answer api.Devi
 	}
 	req.Header.Set("Content-Type", "application/json")
 	res, err := c.vpn.HTTP.Do(req)
+	if op := new(net.OpError); errors.As(err, &op) && op.Op == "dial" {
+		return answer, fmt.Errorf("%w: the vpn role is away: %w", action.ErrNotSent, err)
+	}
 	if err != nil {
 		return answer, err
 	}
@@ -115,7 +122,11 @@ func (c *Caller) send(ctx context.Context, call api.DeviceCall) (answer api.Devi
 	case http.StatusNotFound:
 		return answer, ErrOffline
 	case http.StatusBadGateway:
-		return answer, ErrRefused
+		text, err := io.ReadAll(io.LimitReader(res.Body, 1000))
+		if err == nil && strings.Contains(string(text), textRefused) {
+			return answer, ErrRefused
+		}
+		return answer, errors.New("the device's answer broke off")
 	case http.StatusGatewayTimeout:
 		return answer, context.DeadlineExceeded
 	default:
