@@ -2,6 +2,7 @@ package vpn
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -30,6 +32,18 @@ type Server struct {
 	api  *pki.Peer
 	line *line.Client
 	tls  *pki.KeyPair // of the public names
+	boot string       // of this process, for the api role
+
+	calls chan struct{} // holds a token for each request to a device
+	work  sync.WaitGroup
+	life  context.Context // of what outlives the event that it comes from; ends with the role
+	stop  context.CancelFunc
+
+	mu        sync.Mutex // covers what follows, and the instances
+	instances []*instance
+	devices   map[string]*session // who is in, by uuid
+	buckets   map[string]*bucket  // connections by address
+	away      error               // the process around openvpn
 }
 
 var _ road.Dialer = (*Server)(nil)
@@ -51,13 +65,20 @@ func New(cfg Config, end *os.File, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("vpn: %w", err)
 	}
-	return &Server{cfg: cfg, log: log, id: id, api: id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI]), line: client, tls: pair}, nil
+	s := &Server{
+		cfg: cfg, log: log, id: id, api: id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI]), line: client, tls: pair, boot: newID(),
+		calls: make(chan struct{}, callsAtOnce), devices: map[string]*session{}, buckets: map[string]*bucket{},
+		away: errors.New("the process around openvpn has not answered yet"),
+	}
+	s.life, s.stop = context.WithCancel(context.Background())
+	return s, nil
 }
 
 // Handler is the whole list of what the role answers to other roles.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", s.only(s.health))
+	mux.Handle("POST /device/call", s.only(s.deviceCall, api.RoleAPI))
 	return web.Logged(s.log, func(r *http.Request) bool { return pki.PeerRole(r) != "" }, mux)
 }
 
@@ -73,6 +94,16 @@ func (s *Server) only(h web.HandlerFunc, roles ...string) http.Handler {
 }
 
 func (s *Server) health(w http.ResponseWriter, _ *http.Request) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.away != nil {
+		return api.Errorf(api.Unavailable, "%v", s.away)
+	}
+	for _, i := range s.instances {
+		if !i.known {
+			return api.Errorf(api.Unavailable, "openvpn %d is away", i.number)
+		}
+	}
 	return web.WriteJSON(w, http.StatusOK, "ok")
 }
 
@@ -89,8 +120,45 @@ func (s *Server) Run(ctx context.Context, internal net.Listener, public map[stri
 	if err := s.serve(ctx, group, public); err != nil {
 		group.Go(func() error { return fmt.Errorf("vpn: %w", err) }) // ends the rest
 	}
-	return group.Wait()
+	group.Go(func() error { return s.line.Run(ctx) })
+	group.Go(func() error { s.meet(ctx); return nil })
+	if ln := public[LabelOpenVPN]; ln != nil {
+		group.Go(func() error { return s.handOn(ctx, ln) })
+	}
+	err := group.Wait()
+	s.stop()
+	s.work.Wait()
+	return err
 }
 
-// Dial implements [road.Dialer].
-func (s *Server) Dial(context.Context, string, int) (net.Conn, error) { return nil, road.ErrOffline }
+// meet waits for the process around openvpn, and then attends to each of its instances.
+func (s *Server) meet(ctx context.Context) {
+	var hello line.Hello
+	for {
+		var err error
+		if hello, err = s.line.Hello(ctx); err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		s.mu.Lock()
+		s.away = err
+		s.mu.Unlock()
+		pause(ctx, again)
+	}
+	var attending sync.WaitGroup
+	defer attending.Wait()
+	for _, of := range hello.Instances {
+		i, err := newInstance(s, of)
+		if err != nil {
+			s.log.ErrorContext(ctx, "an instance is of no use", "instance", of.Number, "error", err)
+			continue
+		}
+		s.mu.Lock()
+		s.instances, s.away = append(s.instances, i), nil
+		s.mu.Unlock()
+		attending.Go(func() { i.attend(ctx) })
+		attending.Go(func() { i.reports(ctx) })
+	}
+}

@@ -111,7 +111,7 @@ func (c *Cage) Healthy(context.Context) error {
 
 // Tells is for people.
 func (c *Cage) Tells() string {
-	return fmt.Sprintf("%d openvpn in a namespace of its own, devices in %s, every closed way tested each %s", len(c.instances), c.cfg.Network, watchEvery)
+	return fmt.Sprintf("%d openvpn in a namespace of its own, devices in %s, every closed way tested each %s", len(c.instances), c.cfg.Network, c.cfg.watch())
 }
 
 var errNoInstance = errors.New("there is no such instance")

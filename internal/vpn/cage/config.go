@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"time"
 )
 
 // DefaultNetwork is where devices get their tunnel addresses from.
@@ -27,6 +28,8 @@ type Config struct {
 	Instances int `json:"instances"`
 	// Network holds the tunnel addresses of all devices; each instance has an equal part of it.
 	Network string `json:"network"`
+	// Watch is how often every closed way is tried, in milliseconds; 0 means 30 seconds.
+	Watch int `json:"watch,omitempty"`
 }
 
 // Validate names the first field that is wrong.
@@ -41,10 +44,17 @@ func (c Config) Validate() error {
 	switch {
 	case err != nil || !p.Addr().Is4() || p.Masked() != p:
 		return fmt.Errorf("network: %q is no IPv4 network like %s", c.Network, DefaultNetwork)
-	case p.Bits() < 8 || p.Bits() > 20:
-		return fmt.Errorf("network: %s: between /8 and /20", c.Network)
+	case p.Bits() < 8 || p.Bits() > 16:
+		return fmt.Errorf("network: %s: between /8 and /16", c.Network)
 	}
 	return nil
+}
+
+func (c Config) watch() time.Duration {
+	if c.Watch > 0 {
+		return time.Duration(c.Watch) * time.Millisecond
+	}
+	return watchEvery
 }
 
 func (c Config) program() string {

@@ -180,7 +180,7 @@ func (w *watcher) stir() {
 
 // Run tries every way, again and again. It ends with an error as soon as one is open.
 func (w *watcher) Run(ctx context.Context) error {
-	every := time.NewTicker(watchEvery)
+	every := time.NewTicker(w.cfg.watch())
 	defer every.Stop()
 	for {
 		select {
