@@ -332,9 +332,10 @@ func apiConfig(f upFlags, process int) func(supervise.Env) any {
 			panic(err) // as above
 		}
 		return apiserver.Config{
-			Git:   git,
-			SSH:   ssh,
-			Blobs: filepath.Join(e.Layout.Role(api.RoleAPI), "blobs"), Contracts: ownContracts(e.Layout), Bases: e.Layout.Bases(),
+			Git:     git,
+			SSH:     ssh,
+			Channel: f.vpn.site(e.Site),
+			Blobs:   filepath.Join(e.Layout.Role(api.RoleAPI), "blobs"), Contracts: ownContracts(e.Layout), Bases: e.Layout.Bases(),
 			MaxBlob: f.maxUpload << 20, MaxFiles: f.maxAssets << 20, SessionIdle: f.sessionIdle, SessionLife: f.sessionLife,
 			Dir: e.Dir, Site: e.Site, Peers: e.Peers, Process: process, SQL: f.sql, PublicCA: e.Layout.PublicCA(), PollInterval: f.poll,
 			Admission: f.admission, Logs: f.logs, OData: f.odata, Registry: f.registry.rows(), AuditDays: f.auditRetention, BuildDays: f.buildRetention, Mail: f.mail.Server, SecurityContact: f.securityContact, SignIn: filepath.Join(e.Dir, signInFile),

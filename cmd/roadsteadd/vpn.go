@@ -13,6 +13,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/handover"
+	"github.com/roadstead-io/roadstead/internal/signer"
 	"github.com/roadstead-io/roadstead/internal/supervise"
 	"github.com/roadstead-io/roadstead/internal/vpn"
 	"github.com/roadstead-io/roadstead/internal/vpn/cage"
@@ -93,6 +94,17 @@ func (f *vpnFlags) cage(dir string) cage.Config {
 	return cage.Config{Dir: dir, OpenVPN: f.program, Instances: f.instances, Network: f.network}
 }
 
+// channelName is the first label of the server's name in the control channel.
+const channelName = "cloudlink"
+
+// site is how devices reach the control channel; nowhere, when it is off.
+func (f *vpnFlags) site(site api.Site) api.ChannelSite {
+	if f.why != "" {
+		return api.ChannelSite{}
+	}
+	return api.ChannelSite{Host: channelName + "." + site.Domain, Port: site.Port}
+}
+
 // roles are the two processes of the control channel; none where it is off.
 func (f *vpnFlags) roles(listen string) []supervise.Role {
 	if f.why != "" {
@@ -102,9 +114,9 @@ func (f *vpnFlags) roles(listen string) []supervise.Role {
 	return []supervise.Role{
 		{
 			Name: roleOpenVPN, Quiet: true, Optional: true, Line: roleOpenVPN,
-			Names: func(domain string) []string { return []string{"cloudlink." + domain, "vpn." + domain} },
+			Names: func(domain string) []string { return []string{channelName + "." + domain, "vpn." + domain} },
 			Prepare: func(dir string) error {
-				return cage.Prepare(dir, filepath.Join(dir, "..", api.RoleSigner, channelAuthority))
+				return cage.Prepare(dir, filepath.Join(dir, "..", api.RoleSigner, signer.ChannelCAFile))
 			},
 			Config: func(e supervise.Env) any { return f.cage(e.Dir) },
 		},
@@ -169,6 +181,3 @@ func runOpenVPN(ctx context.Context, in inherited, log *slog.Logger) error {
 	group.Go(func() error { return c.Run(ctx) })
 	return group.Wait()
 }
-
-// channelAuthority is the file in the signer's directory that vouches for devices' certificates.
-const channelAuthority = "channel.pem"

@@ -38,6 +38,7 @@ type Options struct {
 	SQL           string        // address of a PostgreSQL database; "": that of ROADSTEAD_TEST_SQL, else SQLite
 	NotStarted    bool          // the test calls Start itself
 	Builds        bool          // skip the test unless buildkitd and the base image are there, and give them to the server
+	VPN           bool          // run the control channel; it needs root, openvpn and nft
 	LogEverything bool          // copy the server's log to the test's, also when the test passes
 }
 
@@ -132,7 +133,7 @@ func NewServerWith(t testing.TB, opt Options) *Server {
 func (s *Server) Start() {
 	s.t.Helper()
 	args := append([]string{"up", "--data", s.Dir, "--domain", s.Domain, "--listen", s.Addr, "--git-listen", s.Git,
-		"--poll-interval", s.opt.PollInterval.String()}, s.opt.Args...)
+		"--poll-interval", s.opt.PollInterval.String(), "--vpn", onOff(s.opt.VPN), "--ssh-listen", "127.0.0.1:0"}, s.opt.Args...)
 	if file := Buildkitd(); file != "" {
 		args = append(args, "--buildkitd", file)
 	}
@@ -185,6 +186,13 @@ func (s *Server) Start() {
 		s.RunAdmin("base", "import", "base/busybox", made("ROADSTEAD_BASE_BUSYBOX", ".cache/base/busybox.tar"))
 		s.based = true
 	}
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
 }
 
 // RunAdmin runs `roadsteadd admin` on the server's directory and gives back what it prints.
