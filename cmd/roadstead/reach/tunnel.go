@@ -27,7 +27,7 @@ type reach struct{ *cmdline.App }
 // DeviceCommands are those of this package that stand under `roadstead device`.
 func DeviceCommands(app *cmdline.App) []*cobra.Command {
 	a := reach{app}
-	return []*cobra.Command{a.tunnel(), a.url()}
+	return []*cobra.Command{a.tunnel(), a.url(), a.vpn()}
 }
 
 // mapping is one -p: a port of the device, and where it is found here.
