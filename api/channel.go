@@ -139,5 +139,7 @@ type ChannelStatus struct {
 	Identity  string `json:"identity,omitempty"` // of the session: certificate or key
 	Certified bool   `json:"certified"`          // it has a certificate, and does not get in without it
 	ExpiresAt string `json:"expires_at,omitempty"`
+	Said      string `json:"said,omitempty"`   // by the device, with its last report: on, waiting, failed, off, or locked by its owner
+	Reason    string `json:"reason,omitempty"` // of that
 	ChannelMode
 }

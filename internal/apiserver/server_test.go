@@ -39,6 +39,7 @@ type server struct {
 	peers   map[string]string // of the next start
 	bounds  apiserver.Admission
 	mail    mail.Server
+	site    api.ChannelSite
 	cost    password.Cost // of a hash; zero: next to nothing
 	asked   int           // requests of [server.asking]
 }
@@ -67,7 +68,7 @@ func (s *server) start() {
 		PasswordCost: cmp.Or(s.cost, password.Cost{Memory: 64, Passes: 1}), Checked: checked.Swap(true),
 		Dir: filepath.Join(s.dir, api.RoleAPI), Site: api.Site{Domain: "roadstead.test", Port: 443},
 		PublicCA: filepath.Join(s.dir, api.RoleAPI, "ca.pem"), PollInterval: time.Minute, Peers: s.peers, SQL: s.sql,
-		Admission: s.bounds, Mail: s.mail,
+		Admission: s.bounds, Mail: s.mail, Channel: s.site,
 	}, slog.New(slog.NewTextHandler(s.log, nil)))
 	s.must(err)
 	s.running = srv

@@ -146,15 +146,16 @@ func (c *Channel) Status(ctx context.Context, tx *db.Tx, by access.Caller, uuid 
 	if err != nil {
 		return s, err
 	}
-	var address, from, identity, since, event, expires sql.NullString
-	err = tx.QueryRowContext(ctx, `SELECT d.is_connected_to_vpn, d.last_vpn_event, s.address, s.came_from, s.identity, s.since, i.expires_at FROM device d
+	var address, from, identity, since, event, expires, said, reason sql.NullString
+	err = tx.QueryRowContext(ctx, `SELECT d.is_connected_to_vpn, d.last_vpn_event, d.channel_state, d.channel_reason, s.address, s.came_from, s.identity, s.since, i.expires_at FROM device d
 		LEFT JOIN channel_session s ON s.id = (SELECT max(x.id) FROM channel_session x WHERE x.device = d.id)
 		LEFT JOIN channel_identity i ON i.device = d.id WHERE d.id = ?`, o.id).
-		Scan(&s.Connected, &event, &address, &from, &identity, &since, &expires)
+		Scan(&s.Connected, &event, &said, &reason, &address, &from, &identity, &since, &expires)
 	if err != nil {
 		return s, fmt.Errorf("channel of device %s: %w", uuid, err)
 	}
 	s.UUID, s.Certified, s.ExpiresAt, s.Since = uuid, expires.Valid, expires.String, event.String
+	s.Said, s.Reason = said.String, reason.String
 	if s.Connected && since.Valid {
 		s.Address, s.From, s.Identity, s.Since = address.String, from.String, identity.String, since.String
 	}

@@ -30,6 +30,13 @@ func TestADeviceIsConnectedByItsNewestSession(t *testing.T) {
 		t.Errorf("the channel counts as a heartbeat: %v", beat)
 	}
 
+	// What the device says is kept beside that.
+	w.must(w.devices.Report(t.Context(), d.by, []byte(`{"`+string(d.UUID)+`": {"channel": {"state": "locked", "reason": "the owner"}}}`), "192.0.2.7"))
+	w.must(w.devices.Report(t.Context(), d.by, []byte(`{"`+string(d.UUID)+`": {"channel": {"state": "rubbish"}}}`), "192.0.2.7"))
+	if got := w.status(w.alice, d); got.Said != api.ChannelStateLocked || got.Reason != "the owner" {
+		t.Errorf("what the device says of its channel: %+v", got)
+	}
+
 	// It comes anew on another instance: the newest session is the device's, the old one is cut, and its end changes nothing.
 	w.in(d, "1", "two")
 	if got := w.cut("0"); got != "one" {

@@ -88,6 +88,9 @@ func (a reach) ask(ctx context.Context, c *client.Client, t *target, args []stri
 			g.Add("Certificate", "until "+local(s.ExpiresAt))
 		}
 		addMode(g, s.ChannelMode)
+		if s.Said != "" {
+			g.Add("The device says", terminal.Printable(said(s)))
+		}
 		return g
 	})
 }
@@ -121,6 +124,17 @@ func proof(s api.ChannelStatus) string {
 		return "its key and a certificate, good until " + local(s.ExpiresAt)
 	}
 	return "its key alone (weaker: it has no certificate)"
+}
+
+func said(s api.ChannelStatus) string {
+	text := s.Said
+	if s.Said == api.ChannelStateLocked {
+		text = "locked: its owner keeps the channel shut on the device"
+	}
+	if s.Reason != "" {
+		text += " (" + s.Reason + ")"
+	}
+	return text
 }
 
 // local writes a time as people read it here.

@@ -112,6 +112,7 @@ func (r *Report) readColumns(fields map[string]json.RawMessage) error {
 		}
 	}
 	r.readServer(fields)
+	r.readChannel(fields["channel"])
 	return r.readUnsupported(fields["unsupported_features"])
 }
 
@@ -130,6 +131,19 @@ func (r *Report) readServer(fields map[string]json.RawMessage) {
 		if secret != nil {
 			r.Columns[SecretColumn] = *secret
 		}
+	}
+}
+
+// readChannel reads how a device says that its control channel is. As above, what means nothing is ignored.
+func (r *Report) readChannel(raw json.RawMessage) {
+	var said api.DeviceChannel
+	states := []string{api.ChannelStateOn, api.ChannelStateWaiting, api.ChannelStateFailed, api.ChannelStateOff, api.ChannelStateLocked}
+	if raw == nil || json.Unmarshal(raw, &said) != nil || !slices.Contains(states, said.State) {
+		return
+	}
+	r.Columns["channel_state"], r.Columns["channel_reason"] = said.State, nil
+	if said.Reason != "" {
+		r.Columns["channel_reason"] = Cut(Plain(said.Reason), 200)
 	}
 }
 
