@@ -105,6 +105,7 @@ type Action struct {
 	Message   string      `json:"message,omitempty"`
 	CreatedAt time.Time   `json:"created_at"`
 	ExpiresAt time.Time   `json:"expires_at"`
+	Connected bool        `json:"connected"` // its channel is up: it is told at once
 }
 
 // ActionRefused is a device of a [NewAction] on which nothing is done, and why.

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/act"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/reach"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
@@ -94,7 +95,7 @@ func (a *app) deviceCommand() *cobra.Command {
 		a.deviceWaitCommand(), a.deviceTargetCommand(), a.deviceHistoryCommand(), a.deviceRenameCommand(), a.deviceMoveCommand(),
 		a.devicePinCommand(), a.deviceLocalModeCommand(), a.deviceRemoveCommand())
 	cmd.AddCommand(a.deviceFieldCommands()...)
-	cmd.AddCommand(a.deviceOrderCommands()...)
+	cmd.AddCommand(act.Commands(a.App)...)
 	cmd.AddCommand(reach.DeviceCommands(a.App)...)
 	return cmd
 }

@@ -184,45 +184,6 @@ func (a *app) deviceHistoryCommand() *cobra.Command {
 	return cmd
 }
 
-// orders are what a device that can be reached is told to do: the path on its supervisor and whether it takes --force.
-func (a *app) deviceOrderCommands() []*cobra.Command {
-	var list []*cobra.Command
-	for _, o := range []struct{ name, short, path, done string }{
-		{"reboot", "Restart a device", "/v1/reboot", "restarts"},
-		{"shutdown", "Switch a device off", "/v1/shutdown", "switches off"},
-		{"restart", "Restart the services of a device", "/v1/restart", "restarts its services"},
-		{"purge", "Have a device delete what its services stored", "/v1/purge", "deletes its services' data"},
-		{"update", "Have a device look for an update now", "/v1/update", "looks for an update"},
-		{"identify", "Have a device blink, so that it can be told from others", "/v1/blink", "blinks"},
-	} {
-		var force bool
-		cmd := a.Command(cmdline.Action{
-			Use: o.name + " DEVICE", Short: o.short, Example: "  roadstead device " + o.name + " kitchen", Least: 1, Most: 1,
-			Complete: cmdline.First(a.Devices()),
-			Do: func(ctx context.Context, c *client.Client, args []string) error {
-				d, err := c.FindDevice(ctx, args[0], client.Query{Select: "id,uuid,device_name,belongs_to__application"})
-				if err != nil {
-					return err
-				}
-				body := map[string]any{"deviceId": d.ID, "data": map[string]any{"appId": d.Fleet.ID, "force": force}}
-				if o.name == "identify" {
-					body = map[string]any{"uuid": d.UUID}
-				}
-				if err := c.Do(ctx, http.MethodPost, "/supervisor"+o.path, body, nil); err != nil {
-					return fmt.Errorf("%s: %w", d.Name, err)
-				}
-				a.Say("%s %s.", d.Name, o.done)
-				return nil
-			},
-		})
-		if o.name != "identify" {
-			cmd.Flags().BoolVar(&force, "force", false, "even if a service holds an update lock")
-		}
-		list = append(list, cmd)
-	}
-	return list
-}
-
 func (a *app) deviceRegisterCommand() *cobra.Command {
 	var uuid, deviceType string
 	cmd := a.Command(cmdline.Action{

@@ -203,7 +203,7 @@ func TestWhoHasDevicesDoSomething(t *testing.T) {
 	}
 	for _, r := range made.Refused {
 		switch {
-		case r.UUID == uuidOf(1) && r.Code == api.Unavailable && strings.Contains(r.Message, "not connected"):
+		case r.UUID == uuidOf(1) && r.Code == api.Conflict && strings.Contains(r.Message, "not connected"):
 		case r.UUID != uuidOf(1) && r.Code == api.NotFound && r.Name == "" && r.Message == "There is no such device.": // bob's is as absent as none
 		default:
 			t.Errorf("refused: %+v", r)

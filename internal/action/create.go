@@ -71,7 +71,6 @@ type target struct {
 	name      string
 	connected bool
 	open      int
-	boot      sql.NullString
 }
 
 // Create has something done on devices. What the caller may not see is refused as not there. Devices whose channel is up are told as soon as
@@ -126,8 +125,8 @@ func (a *Actions) Create(ctx context.Context, tx *db.Tx, by access.Caller, want 
 // targets finds the devices that are meant; one that is not there has no id.
 func (a *Actions) targets(ctx context.Context, tx *db.Tx, by access.Caller, want api.NewAction) ([]target, error) {
 	const columns = `SELECT d.id, d.belongs_to__application, d.uuid, d.device_name, d.is_connected_to_vpn,
-		(SELECT count(*) FROM device_action a WHERE a.device = d.id AND a.state IN ` + openList + `), b.boot
-		FROM device d LEFT JOIN device_boot b ON b.device = d.id WHERE d.is_frozen = 0 AND `
+		(SELECT count(*) FROM device_action a WHERE a.device = d.id AND a.state IN ` + openList + `)
+		FROM device d WHERE d.is_frozen = 0 AND `
 	var list []target
 	read := func(where string, args ...any) error {
 		rows, err := tx.QueryContext(ctx, columns+where+` ORDER BY d.id`, args...)
@@ -137,9 +136,10 @@ func (a *Actions) targets(ctx context.Context, tx *db.Tx, by access.Caller, want
 		defer func() { _ = rows.Close() }()
 		for rows.Next() {
 			var t target
-			if err := rows.Scan(&t.id, &t.fleet, &t.uuid, &t.name, &t.connected, &t.open, &t.boot); err != nil {
+			if err := rows.Scan(&t.id, &t.fleet, &t.uuid, &t.name, &t.connected, &t.open); err != nil {
 				return fmt.Errorf("find devices: %w", err)
 			}
+			t.connected = t.connected && a.cfg.Caller != nil
 			list = append(list, t)
 		}
 		return rows.Err()
@@ -183,7 +183,7 @@ func (a *Actions) refusal(ctx context.Context, tx *db.Tx, by access.Caller, t *t
 	}
 	switch {
 	case !t.connected && want.NoQueue:
-		return api.Errorf(api.Unavailable, "The device is not connected, and the action was not to wait for it.")
+		return api.Errorf(api.Conflict, "The device is not connected, and the action was not to wait for it.")
 	case t.open >= api.MaxActionsOpen:
 		return api.Errorf(api.RateLimited, "%d actions wait for the device already; cancel one first.", t.open)
 	}
@@ -208,7 +208,7 @@ func (a *Actions) insert(ctx context.Context, tx *db.Tx, by access.Caller, want 
 			byID[t.id] = t
 			values = append(values, []any{tx.NowText(), t.id, user, string(want.Verb), service, number(want.Force), want.Lines, number(!want.NoQueue),
 				db.FormatTime(expires)})
-			if !t.connected || a.cfg.Caller == nil {
+			if !t.connected {
 				waiting = append(waiting, t.id)
 			}
 		}
@@ -230,8 +230,8 @@ func (a *Actions) insert(ctx context.Context, tx *db.Tx, by access.Caller, want 
 				}
 				t := byID[dev]
 				out.Actions = append(out.Actions, api.Action{ID: id, Device: dev, UUID: t.uuid, Name: t.name, Verb: want.Verb, Service: want.Service,
-					Force: want.Force, State: api.ActionQueued, CreatedAt: tx.Now, ExpiresAt: expires})
-				if t.connected && a.cfg.Caller != nil {
+					Force: want.Force, State: api.ActionQueued, CreatedAt: tx.Now, ExpiresAt: expires, Connected: t.connected})
+				if t.connected {
 					ready = append(ready, id)
 				}
 			}
