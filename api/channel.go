@@ -22,7 +22,7 @@ const (
 type ChannelLogin struct {
 	UUID        string `json:"uuid"`        // what it says that it is: the user name
 	Key         string `json:"key"`         // the password
-	Certificate string `json:"certificate"` // PEM; "" when it showed none. TLS has proved that it has the key
+	Certificate string `json:"certificate"` // SHA-256 of it in hexadecimal digits; "" when it showed none. TLS has proved that it holds, and its key
 	From        string `json:"from"`        // its IP address
 	Instance    string `json:"instance"`    // which OpenVPN it came to
 	Network     string `json:"network"`     // whose devices have addresses in this network; the first one is the server's

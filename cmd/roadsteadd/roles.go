@@ -20,7 +20,6 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/cmd/roadsteadd/bases"
 	"github.com/roadstead-io/roadstead/internal/apiserver"
-	"github.com/roadstead-io/roadstead/internal/apiserver/vpndoor"
 	"github.com/roadstead-io/roadstead/internal/builder"
 	"github.com/roadstead-io/roadstead/internal/builder/remote"
 	"github.com/roadstead-io/roadstead/internal/builder/worker"
@@ -291,7 +290,7 @@ func apiRoles(f upFlags) []supervise.Role {
 			if err := once(filepath.Join(dir, pepperFile), newPepper); err != nil {
 				return err
 			}
-			if err := errors.Join(f.giveProviders(dir), giveStatementKey(dir), giveChannelCA(dir)); err != nil || f.apiProcesses > 1 {
+			if err := errors.Join(f.giveProviders(dir), giveStatementKey(dir)); err != nil || f.apiProcesses > 1 {
 				return err
 			}
 			return takeOver(api.RoleBus, dir)
@@ -313,7 +312,7 @@ func apiRoles(f upFlags) []supervise.Role {
 				if err != nil {
 					return err
 				}
-				return errors.Join(durable.WriteFile(filepath.Join(dir, pepperFile), pepper, 0o600), f.giveProviders(dir), giveStatementKey(dir), giveChannelCA(dir))
+				return errors.Join(durable.WriteFile(filepath.Join(dir, pepperFile), pepper, 0o600), f.giveProviders(dir), giveStatementKey(dir))
 			},
 		})
 	}
@@ -384,15 +383,6 @@ func giveStatementKey(dir string) error {
 		return err
 	}
 	return apiserver.AddStatementKey(dir, key)
-}
-
-// giveChannelCA tells an api process who signs the certificates of devices.
-func giveChannelCA(dir string) error {
-	data, err := os.ReadFile(filepath.Join(dir, "..", api.RoleSigner, signer.ChannelCAFile))
-	if err != nil {
-		return err
-	}
-	return durable.WriteFile(filepath.Join(dir, vpndoor.CAFile), data, 0o600)
 }
 
 // pepperFile is the name of the key under which tokens are hashed.

@@ -31,6 +31,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/apiserver/vpndoor"
 	"github.com/roadstead-io/roadstead/internal/audit/watch"
 	"github.com/roadstead-io/roadstead/internal/bus"
+	"github.com/roadstead-io/roadstead/internal/channel"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/device/devicelog"
@@ -151,7 +152,9 @@ func (s *Server) domain(pepper []byte) error {
 	}); err != nil {
 		return fmt.Errorf("sign_in: %w", err)
 	}
-	if s.channel, err = vpndoor.Open(s.db, s.accounts, s.cfg.Channel, s.cfg.Dir, s.signer, s.log); err != nil {
+	if s.channel, err = channel.New(channel.Config{
+		DB: s.db, Accounts: s.accounts, Site: s.cfg.Channel, Sign: vpndoor.Signer(s.signer), Log: s.log,
+	}); err != nil {
 		return err
 	}
 	s.fleets = fleet.New(fleet.Config{

@@ -6,7 +6,6 @@ package channel
 
 import (
 	"context"
-	"crypto/x509"
 	"embed"
 	"errors"
 	"io/fs"
@@ -39,8 +38,6 @@ type Config struct {
 	Accounts *account.Accounts
 	// Site is how devices reach the channel; without a host there is none.
 	Site api.ChannelSite
-	// Authority is who signs the certificates of devices: the signer's for the channel. Nil: none has one.
-	Authority *x509.CertPool
 	// Sign has the signer certify the key of a device. Nil: there is no signer.
 	Sign func(ctx context.Context, ask api.ChannelCertificateRequest) (api.ChannelCertificate, error)
 	Log  *slog.Logger // nil: slog's default

@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
@@ -17,6 +18,9 @@ import (
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 )
+
+// certificates is how many of one device hold at the same time.
+const certificates = 5
 
 const (
 	maxPublicKey = 4 << 10
@@ -53,7 +57,10 @@ func (c *Channel) Certify(ctx context.Context, by access.Caller, uuid api.Device
 		_, err := tx.ExecContext(ctx, `INSERT INTO channel_identity (device, key_sha256, certified_at, expires_at) VALUES (?, ?, ?, ?)
 			ON CONFLICT (device) DO UPDATE SET certified_at = excluded.certified_at, expires_at = excluded.expires_at`,
 			by.Device, sum, tx.NowText(), made.ExpiresAt)
-		if err != nil || known {
+		if err != nil {
+			return err
+		}
+		if err := keep(ctx, tx, by.Device, made); err != nil || known {
 			return err
 		}
 		e := audit.Entry{Act: "channel.certify", Kind: "device", ID: by.Device, Name: string(uuid), Detail: map[string]any{"key_sha256": sum}}
@@ -66,6 +73,23 @@ func (c *Channel) Certify(ctx context.Context, by access.Caller, uuid api.Device
 		return api.ChannelCertificate{}, fmt.Errorf("certify device %d: %w", by.Device, err)
 	}
 	return made, nil
+}
+
+// keep remembers a certificate, and the few before it that may be in use still.
+func keep(ctx context.Context, tx *db.Tx, device int64, made api.ChannelCertificate) error {
+	block, _ := pem.Decode([]byte(made.Certificate))
+	expires, err := time.Parse(time.RFC3339, made.ExpiresAt)
+	if block == nil || err != nil {
+		return fmt.Errorf("the signer's certificate cannot be read: until %q", made.ExpiresAt)
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO channel_certificate (sha256, device, created_at, expires_at) VALUES (?, ?, ?, ?)`,
+		sumOf(block.Bytes), device, tx.NowText(), db.FormatTime(expires))
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `DELETE FROM channel_certificate WHERE device = ? AND sha256 NOT IN
+		(SELECT sha256 FROM channel_certificate WHERE device = ? ORDER BY created_at DESC, expires_at DESC LIMIT ?)`, device, device, certificates)
+	return err
 }
 
 // publicKey reads a key and gives the sum by which it is known.
@@ -132,8 +156,10 @@ func (c *Channel) Reset(ctx context.Context, tx *db.Tx, by access.Caller, uuid s
 	if err := rights.Needs(may|access.Read, access.Devices|access.Keys); err != nil {
 		return err
 	}
-	if _, err := tx.ExecContext(ctx, `DELETE FROM channel_identity WHERE device = ?`, o.id); err != nil {
-		return fmt.Errorf("reset the channel of device %s: %w", uuid, err)
+	for _, table := range []string{"channel_identity", "channel_certificate"} {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE device = ?`, o.id); err != nil {
+			return fmt.Errorf("reset the channel of device %s: %w", uuid, err)
+		}
 	}
 	return audit.Record(ctx, tx, by, audit.Entry{
 		Act: "channel.reset", Kind: "device", ID: o.id, Name: uuid, Fleet: o.fleet, Organization: o.org,

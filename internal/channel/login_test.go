@@ -11,7 +11,6 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
-	"github.com/roadstead-io/roadstead/internal/pki"
 )
 
 // Attack: whoever knocks with something wrong is told the same, whatever it is, and gets no address.
@@ -25,15 +24,12 @@ func TestWhoIsNotLetIn(t *testing.T) {
 	w.write(func(tx *db.Tx) error {
 		return w.SwitchDevice(t.Context(), tx, w.alice, string(off.UUID), api.ChannelSwitch{Mode: api.ChannelOff})
 	})
-	strange, err := pki.NewAuthority("another")
-	w.must(err)
-	forged, err := certify(strange, string(certified.UUID), certified.pem, time.Now().Add(time.Hour))
-	w.must(err)
-	own := newKey(w)
-	unknown, err := certify(w.signer, string(certified.UUID), own, time.Now().Add(time.Hour))
-	w.must(err)
-	ended, err := certify(w.signer, string(certified.UUID), certified.pem, time.Now().Add(-time.Minute))
-	w.must(err)
+	old := w.certified(w.device(w.hers))
+	w.exec(`UPDATE channel_certificate SET expires_at = ? WHERE sha256 = ?`, db.FormatTime(time.Now().Add(-time.Minute)), old.cert)
+	lost := w.certified(w.device(w.hers))
+	past := lost.cert
+	w.write(func(tx *db.Tx) error { return w.Reset(t.Context(), tx, w.alice, string(lost.UUID)) })
+	w.certified(lost)
 
 	type asked struct {
 		of     *known
@@ -43,37 +39,36 @@ func TestWhoIsNotLetIn(t *testing.T) {
 	cert := func(c string) func(*api.ChannelLogin) { return func(l *api.ChannelLogin) { l.Certificate = c } }
 	name := func(n string) func(*api.ChannelLogin) { return func(l *api.ChannelLogin) { l.UUID = n } }
 	for what, a := range map[string]asked{
-		"a wrong key":                        {plain, key("wrong")},
-		"no key":                             {plain, key("")},
-		"a key of 10 KB":                     {plain, key(strings.Repeat("k", 10<<10))},
-		"a key with quotes":                  {plain, key(`' OR '1'='1" --`)},
-		"a key with a newline and zero":      {plain, key(plain.APIKey + "\n\x00")},
-		"a key that is no text":              {plain, key("\xff\xfe")},
-		"another device's key":               {plain, key(other.APIKey)},
-		"a provisioning key":                 {plain, key(w.key(account.OfFleet, w.hers))},
-		"a key of its owner":                 {plain, key(w.key(account.OfUser, w.alice.User))},
-		"no uuid":                            {plain, name("")},
-		"a path for a uuid":                  {plain, name("../" + string(plain.UUID))},
-		"quotes in the uuid":                 {plain, name(string(plain.UUID) + `'"`)},
-		"a newline in the uuid":              {plain, name(string(plain.UUID) + "\n")},
-		"a uuid of 10 KB":                    {plain, name(strings.Repeat("a", 10<<10))},
-		"a uuid in capitals":                 {plain, name(strings.ToUpper("abcdef" + string(plain.UUID)[6:]))},
-		"a device that never was":            {plain, name(strings.Repeat("f", 32))},
-		"a deleted device":                   {deleted, func(*api.ChannelLogin) {}},
-		"a revoked key":                      {revoked, func(*api.ChannelLogin) {}},
-		"a frozen device":                    {frozen, func(*api.ChannelLogin) {}},
-		"a channel that is switched off":     {off, func(*api.ChannelLogin) {}},
-		"a certified device by its key":      {certified, cert("")},
-		"a certificate of another device":    {certified, cert(other.cert)},
-		"and by one that has none":           {plain, cert(other.cert)},
-		"the other's name with its own":      {certified, func(l *api.ChannelLogin) { l.UUID, l.Key = string(other.UUID), other.APIKey }},
-		"the other's name and certificate":   {certified, func(l *api.ChannelLogin) { l.UUID, l.Certificate = string(other.UUID), other.cert }},
-		"a certificate of another authority": {certified, cert(forged.Certificate)},
-		"a certificate for an unknown key":   {certified, cert(unknown.Certificate)},
-		"a certificate that has ended":       {certified, cert(ended.Certificate)},
-		"the authority's own":                {certified, cert(string(w.signer.PEM()))},
-		"no certificate at all":              {certified, cert("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")},
-		"a certificate of 20 KB":             {certified, cert(certified.cert + strings.Repeat("\n", 20<<10))},
+		"a wrong key":                      {plain, key("wrong")},
+		"no key":                           {plain, key("")},
+		"a key of 10 KB":                   {plain, key(strings.Repeat("k", 10<<10))},
+		"a key with quotes":                {plain, key(`' OR '1'='1" --`)},
+		"a key with a newline and zero":    {plain, key(plain.APIKey + "\n\x00")},
+		"a key that is no text":            {plain, key("\xff\xfe")},
+		"another device's key":             {plain, key(other.APIKey)},
+		"a provisioning key":               {plain, key(w.key(account.OfFleet, w.hers))},
+		"a key of its owner":               {plain, key(w.key(account.OfUser, w.alice.User))},
+		"no uuid":                          {plain, name("")},
+		"a path for a uuid":                {plain, name("../" + string(plain.UUID))},
+		"quotes in the uuid":               {plain, name(string(plain.UUID) + `'"`)},
+		"a newline in the uuid":            {plain, name(string(plain.UUID) + "\n")},
+		"a uuid of 10 KB":                  {plain, name(strings.Repeat("a", 10<<10))},
+		"a uuid in capitals":               {plain, name(strings.ToUpper("abcdef" + string(plain.UUID)[6:]))},
+		"a device that never was":          {plain, name(strings.Repeat("f", 32))},
+		"a deleted device":                 {deleted, func(*api.ChannelLogin) {}},
+		"a revoked key":                    {revoked, func(*api.ChannelLogin) {}},
+		"a frozen device":                  {frozen, func(*api.ChannelLogin) {}},
+		"a channel that is switched off":   {off, func(*api.ChannelLogin) {}},
+		"a certified device by its key":    {certified, cert("")},
+		"a certificate of another device":  {certified, cert(other.cert)},
+		"and by one that has none":         {plain, cert(other.cert)},
+		"the other's name with its own":    {certified, func(l *api.ChannelLogin) { l.UUID, l.Key = string(other.UUID), other.APIKey }},
+		"the other's name and certificate": {certified, func(l *api.ChannelLogin) { l.UUID, l.Certificate = string(other.UUID), other.cert }},
+		"a certificate that nobody gave":   {certified, cert(strings.Repeat("a", 64))},
+		"a certificate that has ended":     {old, func(*api.ChannelLogin) {}},
+		"a certificate of before a reset":  {lost, cert(past)},
+		"no certificate at all":            {certified, cert("unknown")},
+		"a certificate of 20 KB":           {certified, cert(certified.cert + strings.Repeat("\n", 20<<10))},
 	} {
 		ask := a.of.knock()
 		ask.From = netip.AddrFrom4([4]byte{198, 51, byte(len(what)), what[len(what)-1]}).String() // each from elsewhere: nobody waits for another

@@ -5,22 +5,15 @@ package vpndoor
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"log/slog"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
 	"github.com/roadstead-io/roadstead/internal/channel"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -36,25 +29,6 @@ type Config struct {
 	RootCA []byte
 	// SSH certifies the host key of a device, and says whom it is to believe that people may enter. Nil: there is no SSH.
 	SSH func(ctx context.Context, by access.Caller, uuid api.DeviceUUID, hostKey string) (userCA, hostCertificate string, err error)
-}
-
-// CAFile is who signs the certificates of devices, in the api role's directory.
-const CAFile = "channel.pem"
-
-// Open makes the channel of an api process. Without a file of who signs for devices none has a certificate that holds.
-func Open(d *db.DB, accounts *account.Accounts, site api.ChannelSite, dir string, signer *pki.Peer, log *slog.Logger) (*channel.Channel, error) {
-	cfg := channel.Config{DB: d, Accounts: accounts, Site: site, Sign: Signer(signer), Log: log}
-	data, err := os.ReadFile(filepath.Join(dir, CAFile))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("authority of devices: %w", err)
-	}
-	if err == nil {
-		cfg.Authority = x509.NewCertPool()
-		if !cfg.Authority.AppendCertsFromPEM(data) {
-			return nil, fmt.Errorf("authority of devices: %s holds no certificate", CAFile)
-		}
-	}
-	return channel.New(cfg)
 }
 
 type routes struct{ Config }

@@ -15,6 +15,15 @@ CREATE TABLE channel_identity (
     expires_at   TEXT COLLATE "C" NOT NULL
 );
 
+-- The certificates that they were given and that hold still.
+CREATE TABLE channel_certificate (
+    sha256     TEXT COLLATE "C" PRIMARY KEY NOT NULL,
+    device     BIGINT NOT NULL REFERENCES device (id) ON DELETE CASCADE,
+    created_at TEXT COLLATE "C" NOT NULL,
+    expires_at TEXT COLLATE "C" NOT NULL
+);
+CREATE INDEX channel_certificate_device ON channel_certificate (device);
+
 -- Who has sessions, and when it last said so.
 CREATE TABLE channel_instance (
     name    TEXT COLLATE "C" PRIMARY KEY NOT NULL,

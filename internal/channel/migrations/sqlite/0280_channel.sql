@@ -15,6 +15,15 @@ CREATE TABLE channel_identity (
     expires_at   TEXT NOT NULL
 );
 
+-- The certificates that they were given and that hold still.
+CREATE TABLE channel_certificate (
+    sha256     TEXT PRIMARY KEY NOT NULL,
+    device     INTEGER NOT NULL REFERENCES device (id) ON DELETE CASCADE,
+    created_at TEXT NOT NULL,
+    expires_at TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX channel_certificate_device ON channel_certificate (device);
+
 -- Who has sessions, and when it last said so.
 CREATE TABLE channel_instance (
     name    TEXT PRIMARY KEY NOT NULL,
