@@ -59,7 +59,7 @@ func newDisk(t *testing.T, fleet, name string) *device {
 
 func (d *device) up(t *testing.T) {
 	t.Helper()
-	must(t, filepath.Join(p.top, "scripts/device.sh"), "up", d.name, d.dir, d.config, "--hosts", p.hostsLine, "--drop-input")
+	must(t, filepath.Join(p.top, "scripts/device.sh"), "up", d.name, d.dir, d.config, "--hosts", p.hostsLine, "--drop-input", "--strict-out")
 }
 
 func (d *device) down(t *testing.T) {
