@@ -278,8 +278,9 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 	if a.who, err = a.birth.Run(ctx); err != nil {
 		return nil, err
 	}
-	if err := a.reach(); err != nil {
-		return nil, err
+	if err := a.reach(); err != nil { // what the device runs does not depend on being reached
+		a.log.Error("there will be no control channel until the agent starts anew", "error", err)
+		a.channel, a.bridge, a.keys = nil, nil, nil
 	}
 	if err := a.openQueue(); err != nil {
 		return nil, err
