@@ -203,6 +203,15 @@ func TestWrongServerProxyAndKill(t *testing.T) {
 		s.name = "cloudlink.device.test"
 		d.stop()
 	})
+	t.Run("a server that another authority vouches for", func(t *testing.T) {
+		right := s.caPEM
+		s.caPEM = otherAuthority(t)
+		d := s.device(t, t.TempDir(), nil)
+		d.Set(on)
+		eventually(t, "refused", func() bool { return strings.Contains(d.Status().Reason, "openvpn ended") })
+		d.stop()
+		s.caPEM = right
+	})
 	t.Run("a wrong key", func(t *testing.T) {
 		d := s.device(t, t.TempDir(), func(c *channel.Config) { c.Key = "wrong" })
 		d.Set(on)

@@ -111,12 +111,8 @@ func newServer(t *testing.T) *server {
 		iptables -A INPUT -i lo -j ACCEPT; iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT; iptables -P INPUT DROP`)
 	s := &server{t: t, dir: t.TempDir(), name: "cloudlink.device.test", expiry: time.Hour}
 	s.caKey = newKey(t)
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &s.caKey.PublicKey, s.caKey)
-	if err != nil {
-		t.Fatal(err)
-	}
+	der := authority(t, s.caKey)
+	var err error
 	if s.ca, err = x509.ParseCertificate(der); err != nil {
 		t.Fatal(err)
 	}
@@ -135,6 +131,24 @@ func newServer(t *testing.T) *server {
 	s.start()
 	t.Cleanup(s.stop)
 	return s
+}
+
+// authority is the certificate of one, in DER.
+func authority(t *testing.T, key *ecdsa.PrivateKey) []byte {
+	t.Helper()
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+// otherAuthority is one of the same name with another key.
+func otherAuthority(t *testing.T) string {
+	t.Helper()
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority(t, newKey(t))}))
 }
 
 func newKey(t *testing.T) *ecdsa.PrivateKey {
