@@ -25,6 +25,7 @@ func uuid(n int) string { return fmt.Sprintf("%032x", 0xabc000+n) }
 
 // TestControlChannel is one world with real openvpn on both ends.
 func TestControlChannel(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1, 0)
 	w.start("openvpn")
 	w.start(api.RoleVPN)
@@ -33,6 +34,12 @@ func TestControlChannel(t *testing.T) {
 	// As a balenaOS device: user name and password alone, and the framing of compression.
 	clientA, clientB := a.connect(), b.connect("--comp-lzo", "--allow-compression", "asym")
 	upA, upB := clientA.online(), clientB.online()
+
+	// A device that loses its cable says nothing. It is found out while the rest is tested.
+	gone := w.device(uuid(3))
+	upGone := gone.connect().online()
+	sh(t, "ip", "-n", gone.name, "link", "set", "eth0", "down")
+	unplugged := time.Now()
 
 	t.Run("who came in", func(t *testing.T) {
 		if upA.From != a.address || upB.From != b.address {
@@ -58,6 +65,16 @@ func TestControlChannel(t *testing.T) {
 	t.Run("the newest session wins", func(t *testing.T) { testNewest(t, w) })
 	t.Run("cut", func(t *testing.T) { testCut(t, w) })
 	t.Run("a flood of those who never come in", func(t *testing.T) { testFlood(t, w) })
+	t.Run("who is silent is gone", func(t *testing.T) {
+		eventually(t, "the session is still there", func() bool { _, ok := w.api.of(gone.uuid); return !ok })
+		w.api.mu.Lock()
+		defer w.api.mu.Unlock()
+		for _, down := range w.api.downs {
+			if at, _ := time.Parse(time.RFC3339Nano, down.At); down.Session == upGone.Session && at.Sub(unplugged) > time.Minute {
+				t.Errorf("that took %s", at.Sub(unplugged))
+			}
+		}
+	})
 	t.Run("whatever dies", func(t *testing.T) { testDeaths(t, w, clientA, clientB) })
 }
 
@@ -221,7 +238,7 @@ func testManagement(t *testing.T, w *world) {
 	if _, err := os.Stat(socket); err != nil {
 		t.Fatal(err)
 	}
-	for _, uid := range []int{uidVPN, 65534} {
+	for _, uid := range []int{w.uid + 1, 65534} {
 		cmd := exec.Command("/usr/bin/test", "-S", socket)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
 		if cmd.Run() == nil {
@@ -231,7 +248,7 @@ func testManagement(t *testing.T, w *world) {
 	// Neither process has a privilege left, and openvpn cannot get out of its namespace.
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.openvpnPID(0)))
 	must(t, err)
-	for _, want := range []string{"CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "Uid:\t" + strconv.Itoa(uidOpenVPN)} {
+	for _, want := range []string{"CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "Uid:\t" + strconv.Itoa(w.uid)} {
 		if !strings.Contains(string(status), want) {
 			t.Errorf("openvpn: no %q in\n%s", want, status)
 		}
@@ -366,10 +383,45 @@ func testDeaths(t *testing.T, w *world, a, b *client) {
 	must(t, w.api.srv.Close())
 	d := w.device(uuid(15))
 	c := d.connect()
-	eventually(t, "the device does not knock", func() bool { return strings.Contains(c.log.String(), "PUSH_REQUEST") || strings.Contains(c.log.String(), "Peer Connection Initiated") })
+	eventually(t, "the device does not knock", func() bool {
+		return strings.Contains(c.log.String(), "PUSH_REQUEST") || strings.Contains(c.log.String(), "Peer Connection Initiated")
+	})
 	ln, err := net.Listen("tcp", w.api.addr)
 	must(t, err)
 	w.api.serve(ln)
 	c.online()
 	eventually(t, "the device is not reached", reached)
+}
+
+// The process ends when one of its walls is open, and does not begin without them.
+func TestWatcher(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2, 150)
+	ways := []string{"neighbour", "server", "internet", "spoofed", "multicast", "fragments", "ipv6"}
+	var gone []string
+	for _, way := range ways {
+		gone = append(gone, "flush chain netdev arriving refuse_"+way)
+	}
+	for nft, words := range map[string][]string{
+		strings.Join(append(gone, "flush chain inet namespace input"), "; "): append(ways, "connect", "no rule closes"),
+		"flush ruleset": {"a packet passes that must not"},
+		"insert rule netdev arriving arriving accept; insert rule inet namespace forward accept": {"a packet passes that must not"},
+	} {
+		p := w.start("openvpn")
+		w.openvpnPID(1)
+		sh(t, "nsenter", "-t", strconv.Itoa(p.cmd.Process.Pid), "-n", "nft", nft)
+		select {
+		case <-p.done:
+		case <-time.After(patience):
+			t.Fatalf("after %q the process goes on", nft)
+		}
+		for _, word := range append(words, "does not hold") {
+			if log := p.log.String(); !strings.Contains(log, word) {
+				t.Errorf("after %q it says nothing of %q\n%s", nft, word, log)
+			}
+		}
+		if out, err := exec.Command("pgrep", "-u", strconv.Itoa(w.uid)).Output(); err == nil {
+			t.Errorf("after %q something still runs: %s", nft, out)
+		}
+	}
 }

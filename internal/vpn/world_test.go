@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -34,12 +35,13 @@ import (
 )
 
 const (
-	domain = "vpn.test"
-	pool   = "10.208.0.0/12"
-	// The roles' users: nobody else's on a test machine.
-	uidOpenVPN, uidVPN = 64731, 64732
-	patience           = 40 * time.Second
+	domain   = "vpn.test"
+	pool     = "10.208.0.0/12"
+	patience = 40 * time.Second
 )
+
+// users of the roles: nobody else's on a test machine, and each world has its own.
+var users atomic.Int32
 
 // world is an edge, the two processes of the control channel, and an api role that the test plays.
 type world struct {
@@ -56,7 +58,7 @@ type world struct {
 	alive  *os.File
 	vpnAt  string
 	role   map[string]*process
-	health func() string
+	uid    int // of the process around openvpn; the vpn role has the next one
 }
 
 type process struct {
@@ -93,7 +95,7 @@ func newWorld(t *testing.T, instances, watch int) *world {
 	dir, err := os.MkdirTemp("", "rsv-")
 	must(t, err)
 	must(t, os.Chmod(dir, 0o755)) //nolint:gosec // the roles' users go through
-	w := &world{t: t, dir: dir, role: map[string]*process{}}
+	w := &world{t: t, dir: dir, role: map[string]*process{}, uid: 64700 + 2*int(users.Add(1))}
 	t.Cleanup(func() {
 		if t.Failed() {
 			for name, p := range w.role {
@@ -123,7 +125,7 @@ func newWorld(t *testing.T, instances, watch int) *world {
 	apiLn := roletest.Listen(t)
 	w.api = newFakeAPI(t, dir, apiLn)
 	w.config(api.RoleVPN, vpn.Config{Dir: filepath.Join(dir, api.RoleVPN), Site: api.Site{Domain: domain}, Peers: map[string]string{api.RoleAPI: apiLn.Addr().String()}})
-	for role, uid := range map[string]int{"openvpn": uidOpenVPN, api.RoleVPN: uidVPN} {
+	for role, uid := range map[string]int{"openvpn": w.uid, api.RoleVPN: w.uid + 1} {
 		sh(t, "chown", "-R", fmt.Sprintf("%d:%d", uid, uid), filepath.Join(dir, role))
 	}
 	w.lines[0], w.lines[1], err = handover.Pair()
@@ -169,9 +171,9 @@ func (w *world) config(role string, cfg any) {
 // start starts a role as the parent does.
 func (w *world) start(role string) *process {
 	w.t.Helper()
-	uid, files, more := uidOpenVPN, []*os.File{nil, w.alive, w.lines[0]}, "line"
+	uid, files, more := w.uid, []*os.File{nil, w.alive, w.lines[0]}, "line"
 	if role == api.RoleVPN {
-		uid, files, more = uidVPN, []*os.File{w.ln, w.alive, w.lines[1], w.taker}, "line,taker:"+vpn.LabelOpenVPN
+		uid, files, more = w.uid+1, []*os.File{w.ln, w.alive, w.lines[1], w.taker}, "line,taker:"+vpn.LabelOpenVPN
 	}
 	if files[0] == nil {
 		null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)

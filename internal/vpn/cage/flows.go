@@ -20,7 +20,7 @@ import (
 // Bounds of a connection of the public.
 const (
 	// deadAfter is how long what was sent may go unacknowledged, and how long a silent peer is believed: openvpn sends a ping each ten seconds.
-	deadAfter = 25 * time.Second
+	deadAfter = 20 * time.Second
 	// knownBy is when a connection must have become a device's session; the vpn role writes a note on it then.
 	knownBy = 45 * time.Second
 )

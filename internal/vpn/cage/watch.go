@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -204,24 +205,34 @@ func (w *watcher) RunOnce(ctx context.Context) error {
 	open := w.cfg.ways()
 	sent := map[uint32]way{}
 	for n := range attempts {
-		if open = w.try(ctx, open, sent, firstTrace<<n); len(open) == 0 || ctx.Err() != nil {
-			break
+		open = w.try(ctx, open, sent, firstTrace<<n)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if one, passes := w.leak(sent); passes {
+			return fmt.Errorf("a packet passes that must not: %s", one.name)
+		}
+		if len(open) == 0 {
+			return nil
 		}
 	}
-	if ctx.Err() != nil {
-		return nil
+	var names []string
+	for _, one := range open {
+		names = append(names, fmt.Sprintf("%s (%s)", one.name, one.prefix))
 	}
+	return fmt.Errorf("no rule closes these ways any more: %s", strings.Join(names, ", "))
+}
+
+// leak finds a packet that came out where none may.
+func (w *watcher) leak(sent map[uint32]way) (way, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for id := range w.passed {
 		if one, ours := sent[id]; ours {
-			return fmt.Errorf("a packet passes that must not: %s", one.name)
+			return one, true
 		}
 	}
-	for _, one := range open {
-		return fmt.Errorf("the rule is gone that closes the way %s (%s)", one.name, one.prefix)
-	}
-	return nil
+	return way{}, false
 }
 
 // try sends a packet down each way and waits for their traces. It gives the ways that are not known to be closed.

@@ -150,7 +150,9 @@ func (w *world) browser() *http.Client {
 		Timeout: 30 * time.Second,
 		Transport: &http.Transport{
 			DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: w.roots},
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", w.addr) },
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, "tcp", w.addr)
+			},
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -286,7 +288,9 @@ func TestWhoOpensAnAddress(t *testing.T) {
 
 // A browser logs in at the dashboard and comes back with a code that is good for it alone; where it comes back to is on this address.
 func TestLogin(t *testing.T) {
-	w := newWorld(t, func(rw http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(rw, "for "+r.Header.Get("Cookie")) })
+	w := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(rw, "for "+r.Header.Get("Cookie"))
+	})
 	if res, _ := w.get(at(login, "/data.json")); res.StatusCode != http.StatusUnauthorized {
 		t.Errorf("what is no browser: %d", res.StatusCode)
 	}
