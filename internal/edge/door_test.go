@@ -31,7 +31,7 @@ func openDoor(t *testing.T, roles map[string]http.Handler) *doorstep {
 	t.Helper()
 	d := &doorstep{ends: map[string]*os.File{}}
 	givers := map[string]*handover.Giver{}
-	for _, label := range []string{"api", "dashboard"} {
+	for _, label := range []string{"api", "dashboard", "openvpn", "devices"} {
 		giver, taker, err := handover.Pair()
 		if err != nil {
 			t.Fatal(err)
@@ -369,4 +369,84 @@ func (d *dripping) Write(p []byte) (int, error) {
 		}
 	}
 	return len(p), nil
+}
+
+// A connection that begins as OpenVPN is handed over as it is, however its first bytes arrive; one that only looks a little like it is not.
+func TestOpenVPNIsToldFromTLS(t *testing.T) {
+	d := openDoor(t, nil)
+	k, err := handover.NewTaker(d.ends["openvpn"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := make(chan []byte, 8)
+	go func() {
+		for {
+			c, err := k.Accept()
+			if err != nil {
+				close(taken)
+				return
+			}
+			b := make([]byte, 16)
+			n, _ := io.ReadFull(c, b)
+			_ = c.Close()
+			taken <- b[:n]
+		}
+	}()
+	defer func() { _ = k.Close() }()
+	reset := []byte{0, 14, 7 << 3, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0}
+	v3 := append([]byte{1, 44, 10 << 3}, make([]byte, 300)...)
+	for name, parts := range map[string][][]byte{
+		"at once": {reset}, "in drops": {reset[:1], reset[1:2], reset[2:5], reset[5:]}, "version 3": {v3},
+	} {
+		c, err := net.Dial("tcp", d.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := bytes.Join(parts, nil)
+		for _, p := range parts {
+			if _, err := c.Write(p); err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(20 * time.Millisecond) // so that it is a packet of its own
+		}
+		if got := <-taken; !bytes.Equal(got, all[:16]) {
+			t.Errorf("%s: %x was handed over", name, got)
+		}
+		_ = c.Close()
+	}
+	for name, first := range map[string][]byte{
+		"another opcode": {0, 14, 4 << 3, 1}, "another key": {0, 14, 7<<3 | 1, 1}, "too short": {0, 3, 7 << 3, 1}, "too long": {0x20, 0, 7 << 3, 1}, "HTTP": []byte("GET / HTTP/1.1\r\n\r\n"),
+	} {
+		c, err := net.Dial("tcp", d.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = c.Write(first)
+		_ = c.(*net.TCPConn).CloseWrite()
+		_, _ = io.Copy(io.Discard, c) // until the edge has had enough of it
+		_ = c.Close()
+		select {
+		case got := <-taken:
+			t.Errorf("%s was handed over: %x", name, got)
+		default:
+		}
+	}
+	// The devices' own names go to the same place as the name above them.
+	named, err := handover.NewTaker(d.ends["devices"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = named.Close() }()
+	for _, name := range []string{"devices.", "0123456789abcdef0123456789abcdef.devices."} {
+		c, err := net.Dial("tcp", d.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _ = tls.Client(c, &tls.Config{ServerName: name + domain, RootCAs: d.pool}).HandshakeContext(t.Context()) }()
+		got, err := named.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = got.Close(), c.Close()
+	}
 }
