@@ -12,7 +12,7 @@ import (
 
 // What does not run is shown with the reason, and is nothing to be alarmed about.
 func TestAControlChannelThatIsOff(t *testing.T) {
-	s := start(t, openDir(t), "--vpn", "off")
+	s := up(t, openDir(t), "127.0.0.1:0", "--vpn", "off")
 	out, text, code := run(t, nil, "status", "--data", s.dir, "-o", "json")
 	var status supervise.Status
 	if err := json.Unmarshal([]byte(out), &status); err != nil {
