@@ -135,7 +135,9 @@ func take(ctx context.Context, tx *db.Tx, r api.ChannelReport) error {
 	}
 	if r.Full {
 		for name := range have {
-			ended[name] = ended[name] || !still[name]
+			if !still[name] {
+				ended[name] = true
+			}
 		}
 	}
 	for part := range slices.Chunk(slices.Sorted(maps.Keys(ended)), atOnce) {
@@ -144,10 +146,8 @@ func take(ctx context.Context, tx *db.Tx, r api.ChannelReport) error {
 			return err
 		}
 	}
-	for name, is := range ended {
-		if is {
-			touched[have[name].device] = true
-		}
+	for name := range ended {
+		touched[have[name].device] = true
 	}
 	for part := range slices.Chunk(begun, atOnce) {
 		if err := begin(ctx, tx, r.Instance, part, touched); err != nil {

@@ -91,6 +91,12 @@ func TestWhatASilentInstanceHadIsNotConnected(t *testing.T) {
 	if !w.row(stays).connected || w.row(goes).connected || !w.row(elsewhere).connected {
 		t.Errorf("after a full report: %+v %+v %+v", w.row(stays), w.row(goes), w.row(elsewhere))
 	}
+	// It has told of everything before: nothing changes.
+	before := w.row(stays)
+	w.report(api.ChannelReport{Instance: "0", Boot: "second", Full: true, Up: []api.ChannelUp{up(s, "s2")}})
+	if got := w.status(w.alice, stays); w.row(stays) != before || got.Address != s.Address {
+		t.Errorf("after the same full report: %+v, %+v, before %+v", w.row(stays), got, before)
+	}
 	// A report of the dead one is late.
 	if answer, err = w.other.Report(t.Context(), api.ChannelReport{Instance: "0", Boot: "first", Up: []api.ChannelUp{up(g, "g1")}}); err != nil || !answer.Again || w.row(goes).connected {
 		t.Errorf("a late report: %+v, %v, %+v", answer, err, w.row(goes))
