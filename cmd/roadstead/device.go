@@ -13,6 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadstead/act"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/reach"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/shell"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 )
 
@@ -97,6 +98,7 @@ func (a *app) deviceCommand() *cobra.Command {
 	cmd.AddCommand(a.deviceFieldCommands()...)
 	cmd.AddCommand(act.Commands(a.App)...)
 	cmd.AddCommand(reach.DeviceCommands(a.App)...)
+	cmd.AddCommand(shell.DeviceCommands(a.App)...)
 	return cmd
 }
 

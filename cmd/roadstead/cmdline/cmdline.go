@@ -39,6 +39,11 @@ type App struct {
 // ErrDifferent ends a command that compared and was asked to tell by its exit code; nothing more is said.
 var ErrDifferent = errors.New("different")
 
+// ExitError ends the program with the code of another that it ran; nothing more is said.
+type ExitError struct{ Code int }
+
+func (e *ExitError) Error() string { return fmt.Sprintf("exit code %d", e.Code) }
+
 // usageError marks an error as a mistake in the call.
 type usageError struct{ error }
 
@@ -60,6 +65,9 @@ func (a *App) Run(ctx context.Context, root *cobra.Command, args []string) int {
 	if ctx.Err() != nil {
 		a.Say("interrupted")
 		return exitInterrupted
+	}
+	if exit := new(ExitError); errors.As(err, &exit) {
+		return exit.Code // what was run in our place has said why
 	}
 	if errors.Is(err, terminal.ErrDeclined) || errors.Is(err, ErrDifferent) {
 		return exitFailed // who said no knows, and a difference was printed

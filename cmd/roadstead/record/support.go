@@ -15,7 +15,7 @@ const until = "is_accessible_by_support_until__date"
 
 func (a record) support() *cobra.Command {
 	cmd := cmdline.Group("support", "Let support staff reach devices for a time, and see what they did", a.supportEnable(), a.supportDisable(),
-		a.supportList(), a.supportLog())
+		a.supportClose(), a.supportList(), a.supportLog())
 	cmd.Long = `Support staff see nothing of yours until you open a device or a fleet to them for a time, at most 30 days. Until that is over they may look at it, change its
 devices and their variables, act on them and enter them. They make, delete and move no device, make no key, and cannot prolong it. It ends by
 itself, and open connections with it; everything that they do and look at is in the audit log.`
@@ -100,6 +100,32 @@ func (a record) supportDisable() *cobra.Command {
 		Do:      func(ctx context.Context, c *client.Client, args []string) error { return t.set(ctx, a, c, args, nil) },
 	})
 	t.register(a, cmd)
+	return cmd
+}
+
+func (a record) supportClose() *cobra.Command {
+	var sure bool
+	cmd := a.Command(cmdline.Action{
+		Use: "close FLEET", Short: "Shut support staff out of a fleet for good", Least: 1, Most: 1, Complete: a.Fleets(),
+		Long: `Shut support staff out of a fleet and of its devices for good. Nobody opens it to them again: neither you nor whoever runs the server, by no
+command and no grant. A device that is to be reached by support some day has to be moved to another fleet.`,
+		Example: "  roadstead support close hello",
+		Do: func(ctx context.Context, c *client.Client, args []string) error {
+			f, err := c.FindFleet(ctx, args[0], client.Query{Select: "id,slug"})
+			if err != nil {
+				return err
+			}
+			if err := a.Confirm(sure, "Shut support staff out of fleet "+f.Slug+" for good? This cannot be undone."); err != nil {
+				return err
+			}
+			if err := c.Patch(ctx, client.ID("application", f.ID), client.Query{}, map[string]any{"is_closed_to_support": true}); err != nil {
+				return err
+			}
+			a.Say("Support staff are shut out of fleet %s for good.", f.Slug)
+			return nil
+		},
+	})
+	cmd.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask")
 	return cmd
 }
 
