@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -129,10 +130,14 @@ func (c *Client) Register(ctx context.Context, device api.Register) (*api.Regist
 // VarNames says which names of variables are the platform's own.
 type VarNames struct {
 	ReservedNamespaces []string `json:"reservedNamespaces"`
+	WhiteListedNames   []string `json:"whiteListedNames"`
 }
 
 // IsConfig reports whether a variable of that name configures the device rather than its services.
 func (v VarNames) IsConfig(name string) bool {
+	if slices.Contains(v.WhiteListedNames, name) {
+		return true
+	}
 	for _, prefix := range v.ReservedNamespaces {
 		if strings.HasPrefix(name, prefix) {
 			return true

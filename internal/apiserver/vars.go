@@ -20,6 +20,7 @@ func (t *deviceTypes) configVars(w http.ResponseWriter, r *http.Request) error {
 		properties["BALENA_"+name] = v
 	}
 	maps.Copy(properties, vpndoor.Variables())
+	properties[fleet.SSHRecord] = onOff("false", "Whether what SSH sessions show is recorded, and kept beside the list of them")
 	if name := r.URL.Query().Get("deviceType"); name != "" {
 		doc, err := t.find(r, name)
 		if err != nil && !errors.Is(err, api.ErrNotFound) { // a type that nobody knows has what all have
@@ -141,7 +142,7 @@ var configTxt = map[string]variable{
 // whiteListed are the configuration variables that may be set besides those of a white-listed namespace.
 func whiteListed() []string {
 	names := append(slices.Sorted(maps.Keys(supervisorVars)), "APP_RESTART_POLICY", "APP_RESTART_RETRIES")
-	return append(bothPrefixes(names...), slices.Sorted(maps.Keys(vpndoor.Variables()))...)
+	return append(bothPrefixes(names...), append(slices.Sorted(maps.Keys(vpndoor.Variables())), fleet.SSHRecord)...)
 }
 
 func bothPrefixes(names ...string) []string {

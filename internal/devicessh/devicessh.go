@@ -21,6 +21,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/fleet"
 )
 
 //go:embed migrations
@@ -42,10 +43,9 @@ const (
 	// recordingWithin is how long after its end a session's recording is taken.
 	recordingWithin = 10 * time.Minute
 
-	mostOpen    = 64 // sessions of one device at a time
-	mostListed  = 200
-	sweepEvery  = 30 * time.Second
-	recordNames = `'ROADSTEAD_SSH_RECORD', 'BALENA_SSH_RECORD', 'RESIN_SSH_RECORD'`
+	mostOpen   = 64 // sessions of one device at a time
+	mostListed = 200
+	sweepEvery = 30 * time.Second
 )
 
 // Config is what the package works with.
@@ -293,8 +293,9 @@ func notFoundFor(err error) error {
 func records(ctx context.Context, tx *db.Tx, p place) (on bool, err error) {
 	var value string
 	err = tx.QueryRowContext(ctx, `SELECT value FROM (
-			SELECT 0 AS place, value FROM device_config_variable WHERE device = ? AND name IN (`+recordNames+`)
-			UNION ALL SELECT 1, value FROM application_config_variable WHERE application = ? AND name IN (`+recordNames+`)) v ORDER BY place LIMIT 1`, p.id, p.fleet).Scan(&value)
+			SELECT 0 AS place, value FROM device_config_variable WHERE device = ? AND name = ?
+			UNION ALL SELECT 1, value FROM application_config_variable WHERE application = ? AND name = ?) v ORDER BY place LIMIT 1`,
+		p.id, fleet.SSHRecord, p.fleet, fleet.SSHRecord).Scan(&value)
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, nil
 	}

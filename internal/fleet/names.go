@@ -85,7 +85,10 @@ func CheckServiceName(name string) error {
 func isReserved(name string) bool { return name == "RESIN" || name == "BALENA" || name == "USER" }
 
 // ours reports whether a configuration variable is one of ours that no supervisor knows.
-func ours(name string) bool { return when.Ours(name) }
+func ours(name string) bool { return when.Ours(name) || name == SSHRecord }
+
+// SSHRecord is the configuration variable, "true" or "false", that says whether what SSH sessions on devices show is recorded.
+const SSHRecord = "ROADSTEAD_SSH_RECORD"
 
 func inNamespace(name string) bool {
 	return strings.HasPrefix(name, "RESIN_") || strings.HasPrefix(name, "BALENA_")
