@@ -32,7 +32,7 @@ func (a reach) change(ctx context.Context, c *client.Client, ref string, change 
 		method, body = "PUT", change
 	}
 	var now api.PublicURL
-	if err := c.Do(ctx, method, "/device-url/v1/"+string(d.UUID), body, &now); err != nil {
+	if err := c.Do(ctx, method, "/device-url/v1/"+d.UUID, body, &now); err != nil {
 		return err
 	}
 	return a.Show(now, func() *terminal.Grid {
