@@ -12,7 +12,6 @@ import (
 
 const (
 	leaveIdle = 30 * time.Second // after the last request of a visitor their permit ends
-	noFor     = time.Second      // a refusal is as good for the next request
 	maxLeaves = 20_000           // visitors known at a time
 )
 
@@ -48,7 +47,7 @@ func (l *leaves) take(ctx context.Context, ask api.ReachRequest) (*permit.Permit
 	who := visitor{ask.UUID, ask.From, ask.Visit, ask.Token}
 	l.mu.Lock()
 	h := l.of[who]
-	if h != nil && h.leave != nil && h.leave.Context().Err() != nil { // it ended; perhaps there is another
+	if h != nil && (h.leave != nil && h.leave.Context().Err() != nil || h.err != nil && h.users == 0) { // it ended; perhaps there is another
 		l.drop(who, h)
 		h = nil
 	}
@@ -68,14 +67,19 @@ func (l *leaves) take(ctx context.Context, ask api.ReachRequest) (*permit.Permit
 	done := func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if h.users--; h.users == 0 {
-			h.timer.Reset(h.keep())
+		h.users--
+		switch {
+		case h.users > 0 || l.of[who] != h:
+		case h.err != nil: // a refusal holds for those who waited for it together
+			l.drop(who, h)
+		default:
+			h.timer.Reset(leaveIdle)
 		}
 	}
 	select {
 	case <-h.ready:
 	case <-ctx.Done():
-		done()
+		done() // whatever the answer will be, it is kept for a while
 		return nil, nil, ctx.Err()
 	}
 	if h.err != nil {
@@ -83,14 +87,6 @@ func (l *leaves) take(ctx context.Context, ask api.ReachRequest) (*permit.Permit
 		return nil, nil, h.err
 	}
 	return h.leave, done, nil
-}
-
-// keep is for how long an answer is kept that nobody uses. The lock is held.
-func (h *held) keep() time.Duration {
-	if h.err != nil {
-		return noFor
-	}
-	return leaveIdle
 }
 
 // ask gets the answer. It ends by itself: the question is bounded in time.
