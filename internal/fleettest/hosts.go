@@ -12,7 +12,7 @@ import (
 )
 
 // services are the names that a server has under its domain.
-var services = []string{"api", "dashboard", "registry2", "builder", "git", "cloudlink", "tunnel", "devices"}
+var services = []string{"api", "dashboard", "registry2", "builder", "git", "cloudlink", "tunnel", "devices", "ssh.devices"}
 
 const (
 	hostsFile = "/etc/hosts"

@@ -89,6 +89,7 @@ func TestMainJob(t *testing.T) {
 		}
 	})
 	t.Run("the control channel needs no way in, and no way out but 443", func(t *testing.T) { throughTheChannel(t, d) })
+	t.Run("its owner enters it and its services", func(t *testing.T) { entered(t, d) })
 	t.Run("a killed agent and a killed container come back", func(t *testing.T) {
 		before := d.containers(t)
 		if out, err := d.exec(t, "sh", "-c", "kill -9 $(cat /run/agent.pid)"); err != nil {

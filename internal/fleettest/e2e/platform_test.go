@@ -138,7 +138,7 @@ func newPlatform(bin string) (*platform, error) {
 // network adds the server's address to the loopback interface and lets its names resolve.
 func (pl *platform) network() error {
 	names := []string{pl.domain}
-	for _, s := range []string{"api", "dashboard", "registry2", "builder", "git", "cloudlink", "vpn", "tunnel", "devices"} {
+	for _, s := range []string{"api", "dashboard", "registry2", "builder", "git", "cloudlink", "vpn", "tunnel", "devices", "ssh.devices"} {
 		names = append(names, s+"."+pl.domain)
 	}
 	pl.hostsLine = pl.address + " " + strings.Join(names, " ")
