@@ -289,7 +289,7 @@ func (i *instance) judge(ctx context.Context, e management.Event) (one *session,
 	}
 	login := api.ChannelLogin{UUID: uuid, Key: e.Env["password"], From: one.from, Instance: i.name(), Network: i.network.String(), Certificate: fingerprint(e)}
 	if name := e.Env["X509_0_CN"]; login.Certificate != "" && name != uuid {
-		return one, "the certificate is another device's", nil
+		return one, no, nil // it is another device's certificate
 	}
 	var device api.ChannelDevice
 	for {
