@@ -159,7 +159,7 @@ func waitBelow(b *testing.B, w *world, of int) { waitFor(b, w, func(n int) bool 
 
 func waitFor(b *testing.B, w *world, enough func(int) bool) {
 	b.Helper()
-	ctx, cancel := context.WithTimeout(b.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(b.Context(), 2*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
