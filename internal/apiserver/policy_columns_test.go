@@ -155,7 +155,8 @@ func (w *world) columnCells(p *who, r policyRow, def *odata.Resource) (cells []c
 			decides(body)
 		}
 	}
-	if r.name == "device" && p.isPerson() && strings.Contains(own, "u") && !strings.Contains(own, "d") { // support staff move none
+	if r.name == "device" && p.isPerson() && strings.Contains(own, "u") && !strings.Contains(own, "d") { // support staff move none, and give none an address that outlives them
+		decides(`{"note":"x","is_web_accessible":true}`)
 		decides(fmt.Sprintf(`{"note":"x","belongs_to__application":%d}`, w.places["own"].ids["fleet"]))
 	}
 	return cells
