@@ -48,6 +48,8 @@ func (c *Channel) Login(ctx context.Context, ask api.ChannelLogin, request strin
 	if seen.why != "" {
 		return made, c.refuse(ctx, ask, seen, request)
 	}
+	seen.by.Address, seen.by.Request = ask.From, request
+	c.cfg.Accounts.Used(seen.by, access.Read)
 	made = api.ChannelDevice{Device: seen.device, UUID: ask.UUID, Key: seen.by.Key, Identity: seen.identity}
 	if !seen.slot.Valid || seen.forgive || seen.lastFrom.String != networkOf(ask.From) {
 		if seen.slot.Int64, err = c.settle(ctx, ask, seen, network); err != nil {
