@@ -154,6 +154,9 @@ func (s *SSH) Open(ctx context.Context, tx *db.Tx, by access.Caller, ask api.SSH
 	if err != nil {
 		return out, err
 	}
+	if e.support && by.SSHKey == 0 {
+		return out, api.Errorf(api.Forbidden, "support staff enter a device with their SSH key, through the gateway, in no other way")
+	}
 	if ask.Forward && !e.forward {
 		return out, api.Errorf(api.Forbidden, "support staff enter a device; they forward no ports through it")
 	}

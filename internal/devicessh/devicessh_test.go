@@ -30,6 +30,16 @@ func (w *world) sshKey(by access.Caller) (id int64, fingerprint string) {
 	return id, ssh.FingerprintSHA256(key)
 }
 
+// bySSHKey is who comes to the gateway with a key.
+func (w *world) bySSHKey(fingerprint string) (c access.Caller) {
+	w.Helper()
+	w.read(func(tx *db.Tx) (err error) {
+		c, err = w.accounts.BySSHKey(w.Context(), tx, fingerprint)
+		return err
+	})
+	return c
+}
+
 // Who may enter a device gets a certificate for it, and is known there by their key; everybody else is told that there is no such thing.
 func TestWhoMayEnter(t *testing.T) {
 	w := newWorld(t)
@@ -171,19 +181,26 @@ func TestARightThatEndsEndsTheSession(t *testing.T) {
 func TestSupportEntersByAGrantAlone(t *testing.T) {
 	w := newWorld(t)
 	_, fingerprint := w.sshKey(w.sue)
+	byKey := w.bySSHKey(fingerprint)
+	if _, err := w.open(byKey, false); !errors.Is(err, api.ErrNotFound) {
+		t.Errorf("without a grant: %v", err)
+	}
 	w.grant(2 * time.Minute)
-	ask, err := w.open(w.sue, false)
+	if _, err := w.open(w.sue, false); !errors.Is(err, api.ErrForbidden) {
+		t.Errorf("support without an SSH key: %v", err)
+	}
+	ask, err := w.open(byKey, false)
 	if err != nil || ask.Until.After(w.now().Add(2*time.Minute)) || ask.Forward {
 		t.Fatalf("%+v %v", ask, err)
 	}
-	if _, err := w.open(w.sue, true); !errors.Is(err, api.ErrForbidden) {
+	if _, err := w.open(byKey, true); !errors.Is(err, api.ErrForbidden) {
 		t.Errorf("forwarded ports for support: %v", err)
 	}
 	answer, err := w.key(w.device, fingerprint)
 	if err != nil || answer.User != "sue" || answer.Until.IsZero() || answer.Forward {
 		t.Errorf("%+v %v", answer, err)
 	}
-	one := w.enters(w.sue)
+	one := w.enters(byKey)
 	if !w.stays(one) {
 		t.Error("it ends before the grant")
 	}
@@ -201,12 +218,12 @@ func TestSupportEntersByAGrantAlone(t *testing.T) {
 	if w.stays(one) {
 		t.Error("it outlives the grant")
 	}
-	if _, err := w.open(w.sue, false); !errors.Is(err, api.ErrNotFound) {
+	if _, err := w.open(byKey, false); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("after the grant: %v", err)
 	}
 
 	w.grant(time.Hour)
-	one = w.enters(w.sue)
+	one = w.enters(byKey)
 	fleet := fmt.Sprintf("application(%d)", w.fleet)
 	w.want(w.sue, "PATCH", fleet, map[string]any{rights.ClosedColumn: true}, 200, "") // which changes nothing, as of what one may not change
 	if !w.stays(one) {
@@ -216,7 +233,7 @@ func TestSupportEntersByAGrantAlone(t *testing.T) {
 	if w.stays(one) {
 		t.Error("it outlives that support is shut out")
 	}
-	if _, err := w.open(w.sue, false); !errors.Is(err, api.ErrNotFound) {
+	if _, err := w.open(byKey, false); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("support in a fleet that shut it out: %v", err)
 	}
 	until := w.now().Add(time.Hour).UnixMilli()
@@ -227,7 +244,7 @@ func TestSupportEntersByAGrantAlone(t *testing.T) {
 	}
 	w.exec(`UPDATE device SET is_accessible_by_support_until__date = ?`, db.FormatTime(w.now().Add(time.Hour))) // whoever has the database
 	w.exec(`UPDATE application SET is_accessible_by_support_until__date = ?`, db.FormatTime(w.now().Add(time.Hour)))
-	if _, err := w.open(w.sue, false); !errors.Is(err, api.ErrNotFound) {
+	if _, err := w.open(byKey, false); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("a grant in a fleet that shut support out: %v", err)
 	}
 	if n := w.number(`SELECT count(*) FROM audit_entry WHERE act = 'application.update' AND detail LIKE '%is_closed_to_support%'`); n != 1 {
