@@ -17,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/account/member"
+	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/account/sshkey"
 	"github.com/roadstead-io/roadstead/internal/audit"
@@ -60,7 +61,7 @@ func newWorld(t *testing.T) *world {
 	w.must(err)
 	t.Cleanup(func() { _ = messages.Close() })
 	w.accounts, err = account.New(account.Config{
-		DB: w.db, Pepper: []byte(strings.Repeat("p", 32)), Log: quiet, Now: w.now, Revoked: func(what string, id int64) { w.devices.Revoked(what, id) },
+		DB: w.db, Pepper: []byte(strings.Repeat("p", 32)), Log: quiet, Now: w.now, PasswordCost: password.Cost{Memory: 64, Passes: 1}, Revoked: func(what string, id int64) { w.devices.Revoked(what, id) },
 	})
 	w.must(err)
 	site := api.Site{Domain: "roadstead.test", Port: 443}
@@ -149,10 +150,10 @@ func (w *world) number(query string, args ...any) (n int64) {
 // person is somebody who has just logged in.
 func (w *world) person(name string) access.Caller {
 	w.Helper()
-	password := "correct horse battery " + name
-	_, err := w.accounts.CreateUser(w.Context(), api.NewUser{Email: name + "@example.com", Username: name, Password: password})
+	secret := "correct horse battery " + name
+	_, err := w.accounts.CreateUser(w.Context(), api.NewUser{Email: name + "@example.com", Username: name, Password: secret})
 	w.must(err)
-	token, err := w.accounts.Login(w.Context(), api.Login{Username: name, Password: password}, account.From{Address: "192.0.2.1"})
+	token, err := w.accounts.Login(w.Context(), api.Login{Username: name, Password: secret}, account.From{Address: "192.0.2.1"})
 	w.must(err)
 	var c access.Caller
 	w.read(func(tx *db.Tx) (err error) {

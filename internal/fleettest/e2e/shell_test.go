@@ -97,6 +97,7 @@ func gateway(t *testing.T, d *device, dir string) {
 	if out, errs, code := p.try(t, "/usr/bin/ssh", append(args, "service "+d.uuid+" writer echo in")...); code != 0 || out != "in\n" {
 		t.Errorf("a service through the gateway: %d %q %q", code, out, errs)
 	}
+	balenaEnters(t, d, dir, port)
 	// A key that is removed ends what it has open.
 	open := exec.Command("/usr/bin/ssh", append(args, "host "+d.uuid+" echo here; sleep 4000")...)
 	pipe, err := open.StdoutPipe()
@@ -122,4 +123,35 @@ func gateway(t *testing.T, d *device, dir string) {
 		out, _ := d.exec(t, "sh", "-c", "pgrep -f 'sleep 4000' || true")
 		return strings.TrimSpace(out) == ""
 	})
+}
+
+// balenaEnters enters as `balena device ssh` does: the device, and a service, which it finds by asking the device's engine.
+func balenaEnters(t *testing.T, d *device, dir, port string) {
+	t.Helper()
+	cli := os.Getenv("ROADSTEAD_BALENA_CLI")
+	if cli == "" {
+		return // make test sets it
+	}
+	socket := filepath.Join(dir, "agent")
+	agent := exec.Command("ssh-agent", "-D", "-a", socket)
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = agent.Process.Kill(); _ = agent.Wait() }()
+	eventually(t, time.Minute, "the key is in ssh-agent", func() bool {
+		add := exec.Command("ssh-add", "-q", filepath.Join(dir, "id"))
+		add.Env = append(os.Environ(), "SSH_AUTH_SOCK="+socket)
+		return add.Run() == nil
+	})
+	if out, errs, code := p.try(t, cli, "login", "--token", p.admin.APIKey); code != 0 {
+		t.Fatalf("balena login: %d %s %s", code, out, errs)
+	}
+	for name, args := range map[string][]string{"device": {d.uuid}, "service": {d.uuid, "writer"}} {
+		cmd := p.command(cli, append(append([]string{"device", "ssh"}, args...), "--port", port)...)
+		cmd.Env = append(cmd.Env, "SSH_AUTH_SOCK="+socket)
+		cmd.Stdin = strings.NewReader("echo i''n the $((6*7))\nexit\n")
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "in the 42") {
+			t.Errorf("balena device ssh into the %s: %v %s", name, err, out)
+		}
+	}
 }
