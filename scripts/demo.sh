@@ -170,6 +170,7 @@ Everything runs. In another shell:
   . .demo/env                                   both command lines are logged in by this
   roadstead device list
   roadstead device logs ${uuid:0:7} -f
+  roadstead device vpn status ${uuid:0:7}         its control channel
   curl http://$address/
   edit examples/hello/web/index.html, then:  roadstead push $fleet examples/hello
   roadstead login --url \$ROADSTEAD_URL --email \$ROADSTEAD_EMAIL --password "\$ROADSTEAD_PASSWORD"
@@ -208,9 +209,9 @@ down() {
 	ip address delete "$address/32" dev lo 2>/dev/null || true
 	rm -rf "$demo"
 	# The system users of the roles go too, unless another server on this machine runs as them.
-	for u in edge api signer registry builder buildkit; do
-		if id "roadstead-$u" >/dev/null 2>&1 && ! pgrep -u "roadstead-$u" >/dev/null && ! pgrep -f 'roadsteadd up' >/dev/null; then
-			userdel "roadstead-$u" 2>/dev/null || true
+	for u in $(sed -n 's/^\(roadstead-[a-z]*\):.*/\1/p' /etc/passwd); do
+		if ! pgrep -u "$u" >/dev/null && ! pgrep -f 'roadsteadd up' >/dev/null; then
+			userdel "$u" 2>/dev/null || true
 		fi
 	done
 	say "demo: everything is gone"
