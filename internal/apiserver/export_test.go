@@ -28,6 +28,9 @@ func Routes() []RouteInfo {
 	return all
 }
 
+// TidyReach does the chore of connections to devices once.
+func (s *Server) TidyReach(ctx context.Context) error { return s.reach.TidyOnce(ctx) }
+
 // HoldDevices takes all places for requests of devices but some, as so many slow requests would.
 func (s *Server) HoldDevices(ctx context.Context, but int) (leave func(), err error) {
 	return hold(but, or(s.cfg.Admission.DeviceRequests, 64), func() (func(), error) { return s.gates.devices.Enter(ctx) })

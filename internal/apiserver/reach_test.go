@@ -73,10 +73,10 @@ func TestWhoReachesADevice(t *testing.T) {
 	c.tunnelTo(c.limited(c.worker, api.NewKey{Networks: []string{"198.51.100.0/24"}}), c.dev.UUID, 80).want(http.StatusUnauthorized)
 
 	// The fleet names the ports that are open; a device closes more, and opens none.
-	c.made(c.owner, "application_config_variable", map[string]any{"application": c.fleet, "name": "BALENA_TUNNEL_PORTS", "value": "22222, 8000-8080"})
+	c.made(c.owner, "application_config_variable", map[string]any{"application": c.fleet, "name": "ROADSTEAD_TUNNEL_PORTS", "value": "22222, 8000-8080"})
 	c.tunnelTo(c.worker, c.dev.UUID, 80).want(http.StatusForbidden)
 	c.opens(c.tunnelTo(c.worker, c.dev.UUID, 8080))
-	variable := c.made(c.worker, "device_config_variable", map[string]any{"device": c.dev.ID, "name": "BALENA_TUNNEL_PORTS", "value": "80"})
+	variable := c.made(c.worker, "device_config_variable", map[string]any{"device": c.dev.ID, "name": "ROADSTEAD_TUNNEL_PORTS", "value": "80"})
 	c.tunnelTo(c.worker, c.dev.UUID, 8080).want(http.StatusForbidden)
 	c.tunnelTo(c.worker, c.dev.UUID, 80).want(http.StatusForbidden)
 	c.do(c.owner, "DELETE", fmt.Sprintf("/v7/device_config_variable(%d)", variable), nil).want(http.StatusOK)
@@ -292,4 +292,27 @@ func TestPublicAddress(t *testing.T) {
 	c.opens(c.permit(ask))
 	c.do(c.owner, "PATCH", fmt.Sprintf("/v7/device(%d)", c.dev.ID), map[string]any{"is_web_accessible": false}).want(http.StatusOK)
 	off("switched off")
+}
+
+// Connections of a process that went away end in the audit log, and an address whose time is over is off in the device's row too.
+func TestWhatNobodySpeaksOfEnds(t *testing.T) {
+	c := newCrew(t)
+	permit := c.opens(c.tunnelTo(c.owner, c.dev.UUID, 80))
+	on, soon := true, time.Now().Add(time.Hour)
+	path := "/device-url/v1/" + string(c.dev.UUID)
+	c.do(c.owner, "PUT", path, api.PublicURLChange{Enabled: &on, Until: &soon}).want(http.StatusOK)
+	c.must(c.running.TidyReach(t.Context()))
+	if why := c.ends(permit); why != "" {
+		t.Errorf("what is spoken of ends: %s", why)
+	}
+	c.exec(`UPDATE reach_permit SET seen_at = '2026-01-01T00:00:00.000Z'`)
+	c.exec(`UPDATE device_public_url SET until = '2026-01-01T00:00:00.000Z'`)
+	c.must(c.running.TidyReach(t.Context()))
+	if n := len(c.entries(c.owner, "act eq 'tunnel.close'")); n != 1 || c.ends(permit) == "" {
+		t.Errorf("%d ends are told, and it ends with %q", n, c.ends(permit))
+	}
+	row := c.do(c.owner, "GET", fmt.Sprintf("/v7/device(%d)?$select=is_web_accessible", c.dev.ID), nil).want(http.StatusOK).rows()[0]
+	if row["is_web_accessible"] != false {
+		t.Errorf("the device says %v", row)
+	}
 }

@@ -20,6 +20,7 @@ func (t *deviceTypes) configVars(w http.ResponseWriter, r *http.Request) error {
 		properties["BALENA_"+name] = v
 	}
 	maps.Copy(properties, vpndoor.Variables())
+	properties[fleet.TunnelPorts] = text("Which ports of devices tunnels may lead to: a list such as 22222,8000-8099, or all, or none")
 	properties[fleet.SSHRecord] = onOff("false", "Whether what SSH sessions show is recorded, and kept beside the list of them")
 	if name := r.URL.Query().Get("deviceType"); name != "" {
 		doc, err := t.find(r, name)
@@ -142,7 +143,7 @@ var configTxt = map[string]variable{
 // whiteListed are the configuration variables that may be set besides those of a white-listed namespace.
 func whiteListed() []string {
 	names := append(slices.Sorted(maps.Keys(supervisorVars)), "APP_RESTART_POLICY", "APP_RESTART_RETRIES")
-	return append(bothPrefixes(names...), append(slices.Sorted(maps.Keys(vpndoor.Variables())), fleet.SSHRecord)...)
+	return append(bothPrefixes(names...), append(slices.Sorted(maps.Keys(vpndoor.Variables())), fleet.SSHRecord, fleet.TunnelPorts)...)
 }
 
 func bothPrefixes(names ...string) []string {

@@ -85,10 +85,14 @@ func CheckServiceName(name string) error {
 func isReserved(name string) bool { return name == "RESIN" || name == "BALENA" || name == "USER" }
 
 // ours reports whether a configuration variable is one of ours that no supervisor knows.
-func ours(name string) bool { return when.Ours(name) || name == SSHRecord }
+func ours(name string) bool { return when.Ours(name) || name == SSHRecord || name == TunnelPorts }
 
 // SSHRecord is the configuration variable, "true" or "false", that says whether what SSH sessions on devices show is recorded.
 const SSHRecord = "ROADSTEAD_SSH_RECORD"
+
+// TunnelPorts is the configuration variable of a fleet, and of a device, that says which ports tunnels may lead to: "22222, 8000-8099", "all"
+// or "none". Where both have one, both must let a port through: who may change a device opens nothing that the fleet closed. Without it, all.
+const TunnelPorts = "ROADSTEAD_TUNNEL_PORTS"
 
 func inNamespace(name string) bool {
 	return strings.HasPrefix(name, "RESIN_") || strings.HasPrefix(name, "BALENA_")

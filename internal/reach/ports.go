@@ -7,17 +7,13 @@ import (
 	"strings"
 
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/fleet"
 )
 
-// PortsVariable is the configuration variable of a fleet, and of a device, that says which ports tunnels may lead to: "22222, 8000-8099", "all"
-// or "none". Where both have one, both must let a port through: who may change a device opens nothing that the fleet closed. Without it, all.
-const PortsVariable = "BALENA_TUNNEL_PORTS"
-
-const formerName = "RESIN_TUNNEL_PORTS" // the same variable, as every one has two names
-
+// portOpen says whether a port is open to tunnels, see [fleet.TunnelPorts].
 func portOpen(ctx context.Context, tx *db.Tx, t target, port int) (bool, error) {
-	lists, err := db.Column[string](ctx, tx, `SELECT value FROM application_config_variable WHERE application = ? AND name IN (?, ?)
-		UNION ALL SELECT value FROM device_config_variable WHERE device = ? AND name IN (?, ?)`, t.fleet, PortsVariable, formerName, t.id, PortsVariable, formerName)
+	lists, err := db.Column[string](ctx, tx, `SELECT value FROM application_config_variable WHERE application = ? AND name = ?
+		UNION ALL SELECT value FROM device_config_variable WHERE device = ? AND name = ?`, t.fleet, fleet.TunnelPorts, t.id, fleet.TunnelPorts)
 	if err != nil {
 		return false, fmt.Errorf("reach: ports: %w", err)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device/publicurl"
+	"github.com/roadstead-io/roadstead/internal/fleet"
 )
 
 //go:embed migrations
@@ -238,7 +239,7 @@ func may(ctx context.Context, tx *db.Tx, by access.Caller, kind string, t target
 	}
 	open, err := portOpen(ctx, tx, t, port)
 	if err == nil && !open {
-		err = api.Errorf(api.Forbidden, "port %d of this device is not open to tunnels, see the variable %s of the fleet or the device", port, PortsVariable)
+		err = api.Errorf(api.Forbidden, "port %d of this device is not open to tunnels, see the variable %s of the fleet or the device", port, fleet.TunnelPorts)
 	}
 	return support, err
 }

@@ -83,7 +83,7 @@ func (a reach) tunnel() *cobra.Command {
 through the server; the device needs no address of its own. Without a local port it has the number of the remote one, and without an address
 only this computer can connect. While the device is away for a moment, connections wait for it.
 
-Everything that listens on the device can be reached, unless the fleet's variable BALENA_TUNNEL_PORTS names the ports that may be.`,
+Everything that listens on the device can be reached, unless the fleet's variable ROADSTEAD_TUNNEL_PORTS names the ports that may be.`,
 		Example: `  roadstead device tunnel kitchen -p 22222:4321
   roadstead device tunnel kitchen -p 80:8080 -p 5432
   roadstead device tunnel kitchen -p 80:192.168.1.5:8080`,

@@ -26,12 +26,14 @@ import (
 var (
 	ErrAway = errors.New("it could not be asked whether the connection may go on")
 	ErrOver = errors.New("the right to the connection ended")
+	ErrStop = errors.New("the server stops")
 )
 
 const (
 	askTime   = 15 * time.Second
 	maxAnswer = 1 << 20
-	maxEnded  = 10_000 // told at a time
+	maxAsked  = 5000 // about in one question
+	maxEnded  = 1000 // told in one question
 )
 
 // Config says whom to ask, and how often. Zero durations are those of the house.
@@ -102,7 +104,7 @@ func (p *Permits) Ask(ctx context.Context, ask api.ReachRequest) (*Permit, error
 	return one, nil
 }
 
-// Context ends with the permit; its cause is then [ErrOver] or [ErrAway], and context.Canceled when the holder ended it.
+// Context ends with the permit; its cause is then [ErrOver], [ErrAway] or [ErrStop], and context.Canceled when the holder ended it.
 func (o *Permit) Context() context.Context { return o.ctx }
 
 // Count adds bytes that went to the device (in) and came from it (out).
@@ -172,7 +174,7 @@ func (p *Permits) Run(ctx context.Context) error {
 		}
 		timer.Stop()
 	}
-	p.cut(ErrAway)
+	p.cut(ErrStop)
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.Every)
 	defer cancel()
 	p.RunOnce(last) // what ended with us, as far as it goes: the api role finds out by itself too
@@ -185,39 +187,61 @@ func (p *Permits) busy() bool {
 	return len(p.open) > 0 || len(p.ended) > 0
 }
 
-// RunOnce asks once.
+// RunOnce asks about everything that is open, and tells all that ended, in questions of a bounded size.
 func (p *Permits) RunOnce(ctx context.Context) {
 	p.mu.Lock()
-	ask := api.ReachStill{Permits: slices.Sorted(maps.Keys(p.open)), Ended: p.ended[:min(len(p.ended), maxEnded)]}
+	open := slices.Sorted(maps.Keys(p.open))
+	p.mu.Unlock()
+	for first := true; first || len(open) > 0 || p.toTell() >= maxEnded; first = false {
+		n := min(len(open), maxAsked)
+		if err := p.ask(ctx, open[:n]); err != nil {
+			p.cfg.Log.WarnContext(ctx, "ask whether connections to devices may go on", "open", p.Open(), "error", err)
+			p.mu.Lock()
+			away := len(p.open) > 0 && time.Since(p.good) >= p.cfg.Away
+			p.mu.Unlock()
+			if away {
+				p.cut(ErrAway)
+			}
+			return
+		}
+		open = open[n:]
+	}
+	p.mu.Lock()
+	p.good = time.Now()
+	p.mu.Unlock()
+}
+
+func (p *Permits) toTell() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.ended)
+}
+
+// ask asks about some permits, and tells some of what ended.
+func (p *Permits) ask(ctx context.Context, open []string) error {
+	p.mu.Lock()
+	ask := api.ReachStill{Permits: open, Ended: slices.Clone(p.ended[:min(len(p.ended), maxEnded)])}
 	p.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, max(p.cfg.Away/3, p.cfg.Every))
 	defer cancel()
 	var answer api.ReachEnd
-	err := Call(ctx, p.cfg.API, "/internal/reach/still", ask, &answer)
-	if err != nil {
-		p.cfg.Log.WarnContext(ctx, "ask whether connections to devices may go on", "open", len(ask.Permits), "error", err)
-		p.mu.Lock()
-		away := len(p.open) > 0 && time.Since(p.good) >= p.cfg.Away
-		p.mu.Unlock()
-		if away {
-			p.cut(ErrAway)
-		}
-		return
+	if err := Call(ctx, p.cfg.API, "/internal/reach/still", ask, &answer); err != nil {
+		return err
 	}
 	p.mu.Lock()
-	p.good = time.Now()
+	defer p.mu.Unlock()
 	p.ended = slices.Clone(p.ended[len(ask.Ended):])
-	var over []*Permit
+	over := 0
 	for _, end := range answer.End {
 		if one := p.open[end.Permit]; one != nil {
-			over = append(over, one)
+			over++
 			one.cancel(fmt.Errorf("%w: %s", ErrOver, end.Why))
 		}
 	}
-	p.mu.Unlock()
-	if len(over) > 0 {
-		p.cfg.Log.InfoContext(ctx, "connections to devices are ended", "count", len(over))
+	if over > 0 {
+		p.cfg.Log.InfoContext(ctx, "connections to devices are ended", "count", over)
 	}
+	return nil
 }
 
 // cut ends everything.

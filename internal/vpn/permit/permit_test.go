@@ -181,6 +181,12 @@ func TestNothingIsOpenWithoutTheAPI(t *testing.T) {
 	if e := a.told(t, one); e.Why != permit.ErrAway.Error() {
 		t.Errorf("told: %+v", e)
 	}
+	var last *permit.Permit
+	for range 1100 { // more than is told in one question
+		last = a.ask(t, p)
+		last.End("closed")
+	}
+	a.told(t, last)
 	again := a.ask(t, p)
 	if again.Context().Err() != nil {
 		t.Error("a new connection is over already")
