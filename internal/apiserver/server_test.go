@@ -103,7 +103,7 @@ func (s *server) another() *server {
 	if s.sql == "" {
 		return s
 	}
-	more := &server{TB: s.TB, dir: s.TempDir(), log: &bytes.Buffer{}, sql: s.sql, admin: s.admin}
+	more := &server{TB: s.TB, dir: s.TempDir(), log: &bytes.Buffer{}, sql: s.sql, admin: s.admin, site: s.site}
 	more.identify()
 	more.start()
 	return more
