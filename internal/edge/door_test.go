@@ -442,7 +442,9 @@ func TestOpenVPNIsToldFromTLS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		go func() { _ = tls.Client(c, &tls.Config{ServerName: name + domain, RootCAs: d.pool}).HandshakeContext(t.Context()) }()
+		go func() {
+			_ = tls.Client(c, &tls.Config{ServerName: name + domain, RootCAs: d.pool}).HandshakeContext(t.Context())
+		}()
 		got, err := named.Accept()
 		if err != nil {
 			t.Fatal(err)
