@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -185,7 +186,7 @@ func (w *world) start(role string) *process {
 	cmd := exec.Command(program, "role", role, "--dir", filepath.Join(w.dir, role), "--more", more)
 	cmd.ExtraFiles, cmd.Dir = files, "/"
 	plan := sandbox.Plan{UID: uid, GID: uid, Show: []string{program}}
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", plan.Env()}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GORACE=halt_on_error=1", plan.Env()}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Unshareflags: syscall.CLONE_NEWNS}
 	p := &process{cmd: cmd, done: make(chan struct{}), log: &roletest.Log{}}
 	cmd.Stdout, cmd.Stderr = p.log, p.log
@@ -206,7 +207,7 @@ func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	fleettest.Eventually(t, patience, func() error {
 		if !condition() {
-			return fmt.Errorf("%s", what)
+			return errors.New(what)
 		}
 		return nil
 	})
@@ -325,6 +326,12 @@ func (f *fakeAPI) sessions(w http.ResponseWriter, r *http.Request) {
 func instanceOf(address string) string {
 	b := net.ParseIP(address).To4()
 	return fmt.Sprintf("vpn-%d", int(b[1]-208)/4)
+}
+
+// gatewayOf is the server's end there.
+func gatewayOf(address string) string {
+	b := net.ParseIP(address).To4()
+	return fmt.Sprintf("10.%d.0.1", b[1]&^3)
 }
 
 // of gives the session of a device.
