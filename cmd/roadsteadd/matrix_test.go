@@ -201,7 +201,7 @@ func TestNoRoleHoldsAnothersSecret(t *testing.T) {
 	roles := filepath.Join(s.dir, "roles")
 	secrets := map[string]string{ // file → the only directory that may hold its content
 		"api/pepper": "api", "signer/token.key": "signer", "edge/tls.key": "edge", "api/tls.key": "api", "dashboard/tls.key": "dashboard",
-		"git/ssh_host_ed25519_key": "git",
+		"git/ssh_host_ed25519_key": "git", "signer/ssh-users.key": "signer", "signer/ssh-hosts.key": "signer",
 	}
 	for _, r := range append([]string{"parent", "admin"}, allRoles...) {
 		secrets[r+"/key.pem"] = r
