@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -160,6 +161,10 @@ func (c *Channel) Reset(ctx context.Context, tx *db.Tx, by access.Caller, uuid s
 		if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE device = ?`, o.id); err != nil {
 			return fmt.Errorf("reset the channel of device %s: %w", uuid, err)
 		}
+	}
+	// It may have knocked all the time, and is not to wait for what it did without its key.
+	if _, err := tx.ExecContext(ctx, `DELETE FROM channel_refusal WHERE counter = 'pair' AND key LIKE ?`, "% "+strconv.FormatInt(o.id, 10)); err != nil {
+		return fmt.Errorf("reset the channel of device %s: %w", uuid, err)
 	}
 	return audit.Record(ctx, tx, by, audit.Entry{
 		Act: "channel.reset", Kind: "device", ID: o.id, Name: uuid, Fleet: o.fleet, Organization: o.org,

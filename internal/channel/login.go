@@ -64,17 +64,16 @@ func (c *Channel) Login(ctx context.Context, ask api.ChannelLogin, request strin
 
 // look is what the rows say of a device that knocks.
 type look struct {
-	why       string // it is not let in; "" when it is
-	count     bool   // the refusal counts: somebody showed what is wrong
-	device    int64  // 0: there is none of that uuid
-	fleet     int64
-	org       int64
-	identity  string
-	by        access.Caller
-	slot      sql.NullInt64
-	lastFrom  sql.NullString // the network that it came in from last
-	forgive   bool           // there were refusals before
-	throttled bool
+	why      string // it is not let in; "" when it is
+	count    bool   // the refusal counts: somebody showed what is wrong
+	device   int64  // 0: there is none of that uuid
+	fleet    int64
+	org      int64
+	identity string
+	by       access.Caller
+	slot     sql.NullInt64
+	lastFrom sql.NullString // the network that it came in from last
+	forgive  bool           // there were refusals before
 }
 
 func (c *Channel) look(ctx context.Context, tx *db.Tx, ask api.ChannelLogin) (l look, err error) {

@@ -78,7 +78,7 @@ func (c *Channel) held(ctx context.Context, tx *db.Tx, ask api.ChannelLogin, l *
 		}
 		l.forgive = l.forgive || n.name == "pair" && failures > 0
 		if tx.Now.Sub(last) < n.limit.delay(failures) {
-			l.why, l.count, l.throttled = "too much was refused before", false, true
+			l.why, l.count = "too much was refused before", false
 		}
 	}
 	return nil

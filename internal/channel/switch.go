@@ -105,7 +105,7 @@ type owner struct {
 	org      int64
 }
 
-// DeviceMode says whether the channel of a device is wanted, and why. Who calls has seen to it that the caller sees the device.
+// deviceMode says whether the channel of a device is wanted, and why. Who calls has seen to it that the caller sees the device.
 func (c *Channel) deviceMode(ctx context.Context, tx *db.Tx, device int64) (api.ChannelMode, error) {
 	said, err := c.switches(ctx, tx, `d.id = ?`, device)
 	if err != nil {
