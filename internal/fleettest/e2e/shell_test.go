@@ -120,7 +120,7 @@ func gateway(t *testing.T, d *device, dir string) {
 		t.Logf("a removed key ended its session after %s", took)
 	}
 	eventually(t, time.Minute, "the program on the device ends", func() bool {
-		out, _ := d.exec(t, "sh", "-c", "pgrep -f 'sleep 4000' || true")
+		out, _ := d.exec(t, "sh", "-c", "pgrep -f '^sleep 4000' || true")
 		return strings.TrimSpace(out) == ""
 	})
 }
