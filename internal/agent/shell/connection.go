@@ -74,7 +74,7 @@ func (s *Shell) connection(ctx context.Context, raw net.Conn) {
 		defer end.Stop()
 	}
 	s.enter(c)
-	defer s.leave(c)
+	defer s.leave(ctx, c)
 	s.cfg.Log.InfoContext(ctx, "SSH session", "session", c.begun.Session, "user", c.begun.User)
 	c.serve(channels, requests)
 }
@@ -108,7 +108,7 @@ func (s *Shell) enter(c *connection) {
 }
 
 // leave tells of the end, for as long as it takes within reason, without keeping whoever left.
-func (s *Shell) leave(c *connection) {
+func (s *Shell) leave(ctx context.Context, c *connection) {
 	s.mu.Lock()
 	delete(s.open, c.begun.Session)
 	s.mu.Unlock()
@@ -120,13 +120,18 @@ func (s *Shell) leave(c *connection) {
 		told.Why = "the channel was closed"
 	}
 	data := c.log.finish()
-	s.reports.Go(func() { s.tell(told, data) })
+	s.reports.Go(func() { s.tell(ctx, told, data) })
 }
 
-// tell reports the end of a session and sends what it showed.
-func (s *Shell) tell(told api.SSHProgress, data []byte) {
+// tell reports the end of a session and sends what it showed. When the server of shells ends, there is a moment for it and no more: what
+// is not told the server finds out by itself.
+func (s *Shell) tell(ctx context.Context, told api.SSHProgress, data []byte) {
+	life, over := context.WithCancel(context.WithoutCancel(ctx))
+	defer over()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(lastWords, over) })
+	defer stop()
 	for pause := 500 * time.Millisecond; ; pause *= 2 {
-		ctx, cancel := context.WithTimeout(context.Background(), askTime)
+		ctx, cancel := context.WithTimeout(life, askTime)
 		err := s.cfg.Server.SSHEnd(ctx, told)
 		if err == nil && data != nil {
 			err = s.cfg.Server.SSHRecording(ctx, told.Session, told.Token, data)
@@ -135,11 +140,14 @@ func (s *Shell) tell(told api.SSHProgress, data []byte) {
 		if err == nil {
 			return
 		}
-		if pause > 8*time.Second || errors.Is(err, api.ErrNotFound) || errors.Is(err, api.ErrForbidden) {
+		if pause > 8*time.Second || life.Err() != nil || errors.Is(err, api.ErrNotFound) || errors.Is(err, api.ErrForbidden) {
 			s.cfg.Log.Warn("the end of an SSH session could not be told", "session", told.Session, "error", err)
 			return
 		}
-		<-time.After(pause)
+		select {
+		case <-life.Done():
+		case <-time.After(pause):
+		}
 	}
 }
 

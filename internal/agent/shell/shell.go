@@ -43,6 +43,7 @@ const (
 	graceTime      = 20 * time.Second // to say who one is
 	askTime        = 10 * time.Second
 	hangUp         = 2 * time.Second // between asking a program to end and ending it
+	lastWords      = 5 * time.Second // for what is to be told when everything ends
 )
 
 // Server is who knows whom to let in. [remote.Client] is one, with the device's key.
