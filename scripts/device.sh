@@ -265,7 +265,7 @@ init() {
 # What reboot and poweroff are on this device: neither may touch the machine that it is on.
 echo "\$(date -u +%FT%TZ) \$1" >>"$dir/log/power.log"
 case \$1 in
-reboot) find /run/roadstead/services -name '*updates.lock' -delete ;;
+reboot) find /run/roadstead/services -name '*updates.lock' -delete; rm -f /run/roadstead/boot ;;
 shutdown) touch /run/stopping ;;
 *) exit 2 ;;
 esac
