@@ -48,7 +48,7 @@ func TestActionsOnARealDevice(t *testing.T) {
 	t.Run("over the channel", func(t *testing.T) {
 		act("answers", "ping", d.uuid)
 		act("blinks", "identify", d.uuid)
-		act("web", "state", d.uuid, "-o", "json")
+		act("has sent its state", "state", d.uuid, "-o", "json")
 		before := started("web")
 		act("restarted", "restart", d.uuid, "web")
 		eventually(t, 20*time.Second, "web was started anew", func() bool { now := started("web"); return now != "" && now != before })
