@@ -260,7 +260,7 @@ func second(_ api.ActionsMade, err error) error { return err }
 // Several processes, and the device itself, reach for the same actions.
 func TestAnActionIsSentOnce(t *testing.T) {
 	w := newWorld(t)
-	const devices = 40
+	const devices = 24
 	many := make([]api.DeviceUUID, devices)
 	keys := make([]access.Caller, devices)
 	for i := range many {

@@ -15,6 +15,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/action"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
@@ -45,7 +46,8 @@ func newWorld(t *testing.T) *world {
 	w.db = dbtest.Open(t, w.now, audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations(),
 		nudge.Migrations(), action.Migrations())
 	var err error
-	w.accounts, err = account.New(account.Config{DB: w.db, Pepper: []byte(strings.Repeat("p", 32)), Log: slog.New(slog.DiscardHandler), Now: w.now})
+	w.accounts, err = account.New(account.Config{DB: w.db, Pepper: []byte(strings.Repeat("p", 32)), Log: slog.New(slog.DiscardHandler), Now: w.now,
+		PasswordCost: password.Cost{Memory: 64, Passes: 1}})
 	w.must(err)
 	fleets := fleet.New(fleet.Config{Accounts: w.accounts, Site: api.Site{Domain: "roadstead.test", Port: 443}})
 	w.write(func(tx *db.Tx) error { return fleets.Prepare(t.Context(), tx) })

@@ -17,6 +17,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
+	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/action"
 	"github.com/roadstead-io/roadstead/internal/apiserver/devicecall"
 	"github.com/roadstead-io/roadstead/internal/audit"
@@ -178,7 +179,8 @@ func newHostile(t *testing.T, reached *atomic.Int32) *httptest.Server {
 func newDevice(t *testing.T, d *db.DB) device.Reachable {
 	t.Helper()
 	dev := device.Reachable{UUID: api.DeviceUUID(strings.Repeat("a", 32))}
-	accounts, err := account.New(account.Config{DB: d, Pepper: []byte(strings.Repeat("p", 32)), Log: slog.New(slog.DiscardHandler)})
+	accounts, err := account.New(account.Config{DB: d, Pepper: []byte(strings.Repeat("p", 32)), Log: slog.New(slog.DiscardHandler),
+		PasswordCost: password.Cost{Memory: 64, Passes: 1}})
 	must(t, err)
 	fleets := fleet.New(fleet.Config{Accounts: accounts, Site: api.Site{Domain: "roadstead.test", Port: 443}})
 	_, err = accounts.CreateUser(t.Context(), api.NewUser{Email: "alice@example.com", Username: "alice", Password: "correct horse battery alice"})
