@@ -88,8 +88,14 @@ func New(cfg Config) *Actions {
 func (a *Actions) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.send(ctx) })
+	tend := a.cfg.Only("actions", pushEvery, a.TendOnce)
 	g.Go(func() error {
-		return job.Every(ctx, a.cfg.Log, "actions of devices", pushEvery, a.cfg.Only("actions", pushEvery, a.TendOnce))
+		return job.Every(ctx, a.cfg.Log, "actions of devices", pushEvery, func(ctx context.Context) error {
+			if open, err := a.open(ctx); err != nil || !open {
+				return err // to hold a lease costs a write
+			}
+			return tend(ctx)
+		})
 	})
 	g.Go(func() error {
 		return job.Every(ctx, a.cfg.Log, "old actions of devices", time.Hour, a.cfg.Only("old actions", time.Hour, a.ForgetOnce))

@@ -137,23 +137,24 @@ func give(ctx context.Context, tx *db.Tx, by access.Caller) ([]api.QueuedAction,
 	return list, rows.Err()
 }
 
-// TendOnce sends what waits for devices whose channel is up by now, and ends what took too long.
-func (a *Actions) TendOnce(ctx context.Context) error {
-	open := false
-	err := a.cfg.DB.ReadOne(ctx, func(tx *db.Tx) error {
+// open says whether any action is not over.
+func (a *Actions) open(ctx context.Context) (open bool, err error) {
+	err = a.cfg.DB.ReadOne(ctx, func(tx *db.Tx) error {
 		var one int
 		err := tx.QueryRowContext(ctx, `SELECT 1 FROM device_action WHERE state IN `+openList+` LIMIT 1`).Scan(&one)
+		open = err == nil
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}
-		open = true
 		return err
 	})
-	if err != nil || !open {
-		return err
-	}
+	return open, err
+}
+
+// TendOnce sends what waits for devices whose channel is up by now, and ends what took too long.
+func (a *Actions) TendOnce(ctx context.Context) error {
 	var ready []int64
-	err = a.cfg.DB.Write(ctx, func(tx *db.Tx) (err error) {
+	err := a.cfg.DB.Write(ctx, func(tx *db.Tx) (err error) {
 		for _, end := range []struct{ set, where string }{
 			{`state = 'expired', message = 'the device did not come in time'`, `state = 'queued' AND expires_at <= ?1`},
 			{`state = 'done', message = 'the device is back'`, `state = 'sent' AND road = 'channel' AND verb = 'reboot' AND boot IS NULL AND EXISTS

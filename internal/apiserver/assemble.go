@@ -210,7 +210,7 @@ func (s *Server) openActions() {
 	if addr := s.cfg.Peers[api.RoleVPN]; addr != "" {
 		caller := devicecall.New(s.db, s.identity.Client(api.RoleVPN, addr))
 		s.caller, cfg.Caller = caller, caller
-		s.tasks = append(s.tasks, nudge.New(nudge.Config{DB: s.db, Caller: caller, Log: s.log, Only: s.leases.Only}).Run)
+		s.tasks = append(s.tasks, nudge.New(nudge.Config{DB: s.db, Caller: caller, Log: s.log}).Run)
 	}
 	s.actions = action.New(cfg)
 	s.tasks = append(s.tasks, s.actions.Run)

@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	lookEvery  = 500 * time.Millisecond
+	lookFirst  = 50 * time.Millisecond // after that twice as long each time
+	lookEvery  = time.Second
 	rowsAtOnce = 100 // of one question
 )
 
@@ -131,7 +132,7 @@ func (w *waiting) follow(ctx context.Context, views map[int64]view) error {
 	ctx, cancel := context.WithTimeout(ctx, w.flags.timeout)
 	defer cancel()
 	said := map[int64]bool{}
-	for len(open) > 0 {
+	for pause := lookFirst; len(open) > 0; pause = min(2*pause, lookEvery) {
 		rows, err := w.look(ctx, open)
 		if err != nil && ctx.Err() == nil && !errors.Is(err, api.ErrUnavailable) {
 			return err
@@ -165,7 +166,7 @@ func (w *waiting) follow(ctx context.Context, views map[int64]view) error {
 				return fmt.Errorf("gave up waiting after %s; %d devices are not done yet. `roadstead device actions` shows them", w.flags.timeout, len(open))
 			}
 			return ctx.Err()
-		case <-time.After(lookEvery):
+		case <-time.After(pause):
 		}
 	}
 	return nil

@@ -1,5 +1,5 @@
 // Package nudge tells devices with a control channel at once that they have something new to run, so that they need not find out by
-// polling. What changed is written down by the database in the transaction of the change; one process reads it, once a second, and tells.
+// polling. What changed is written down by the database in the transaction of the change; whichever process takes it, tells.
 // It tells a device no more than to look: one that was not told finds out with its next poll.
 package nudge
 
@@ -40,8 +40,6 @@ type Config struct {
 	DB     *db.DB
 	Caller Caller
 	Log    *slog.Logger
-	// Only makes of a chore one that a single process of the server does; nil: there is one process.
-	Only   func(name string, period time.Duration, chore func(ctx context.Context) error) func(ctx context.Context) error
 	Every  time.Duration // how often it looks for changes: 1 s
 	Pace   time.Duration // least time between two devices, so that not all come at the same moment: 1 ms
 	AtOnce int           // devices that are being told at the same time: 64
@@ -66,11 +64,6 @@ func New(cfg Config) *Nudge {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	if cfg.Only == nil {
-		cfg.Only = func(_ string, _ time.Duration, chore func(context.Context) error) func(context.Context) error {
-			return chore
-		}
-	}
 	if cfg.Every == 0 {
 		cfg.Every = time.Second
 	}
@@ -90,9 +83,7 @@ func New(cfg Config) *Nudge {
 func (n *Nudge) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.tell(ctx) })
-	g.Go(func() error {
-		return job.Every(ctx, n.cfg.Log, "changes of targets", n.cfg.Every, n.cfg.Only("changes of targets", n.cfg.Every, n.LookOnce))
-	})
+	g.Go(func() error { return job.Every(ctx, n.cfg.Log, "changes of targets", n.cfg.Every, n.LookOnce) })
 	return g.Wait()
 }
 
@@ -112,7 +103,8 @@ func Touch(ctx context.Context, tx *db.Tx, devices []int64) error {
 	return nil
 }
 
-// LookOnce takes the changes that were written down and puts the devices in line that they are about and that have a channel.
+// LookOnce takes the changes that were written down and puts the devices in line that they are about and that have a channel. Of several
+// processes that look, one gets each change.
 func (n *Nudge) LookOnce(ctx context.Context) error {
 	var some int
 	err := n.cfg.DB.ReadOne(ctx, func(tx *db.Tx) error {

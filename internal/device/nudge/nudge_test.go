@@ -20,7 +20,6 @@ import (
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/device/nudge"
 	"github.com/roadstead-io/roadstead/internal/fleet"
-	"github.com/roadstead-io/roadstead/internal/job"
 	"github.com/roadstead-io/roadstead/internal/release"
 )
 
@@ -38,7 +37,7 @@ type world struct {
 
 func newWorld(t *testing.T, devices int) *world {
 	w := &world{T: t, told: map[api.DeviceUUID]int{}, hangs: map[api.DeviceUUID]bool{}}
-	w.db = dbtest.Open(t, nil, audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations(), job.Migrations(), nudge.Migrations())
+	w.db = dbtest.Open(t, nil, audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations(), nudge.Migrations())
 	ctx := t.Context()
 	accounts, err := account.New(account.Config{DB: w.db, Pepper: []byte(strings.Repeat("p", 32)), Log: slog.New(slog.DiscardHandler),
 		PasswordCost: password.Cost{Memory: 64, Passes: 1}})
@@ -121,15 +120,12 @@ func (w *world) run(n int, cfg nudge.Config) {
 	var wait sync.WaitGroup
 	for range n {
 		c := cfg
-		c.DB, c.Caller, c.Log, c.Only = w.db, w, slog.New(slog.NewTextHandler(w.Output(), nil)), job.NewLeases(w.db).Only
+		c.DB, c.Caller, c.Log = w.db, w, slog.New(slog.NewTextHandler(w.Output(), nil))
 		wait.Go(func() {
 			if err := nudge.New(c).Run(ctx); err != nil {
 				w.Error(err)
 			}
 		})
-		if w.db.Dialect() == db.SQLite {
-			break // it has a single process
-		}
 	}
 	w.Cleanup(func() {
 		stop()
