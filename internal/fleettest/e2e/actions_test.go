@@ -35,15 +35,7 @@ func TestActionsOnARealDevice(t *testing.T) {
 		}
 		t.Logf("device %s: %v", args[0], time.Since(began).Round(time.Millisecond))
 	}
-	started := func(service string) string {
-		for _, c := range d.containers(t) {
-			if strings.HasPrefix(c, service+"_") {
-				out, _ := d.exec(t, "docker", "inspect", "--format", "{{.Id}} {{.State.StartedAt}}", c)
-				return out
-			}
-		}
-		return ""
-	}
+	started := func(service string) string { return d.started(t, service) }
 
 	t.Run("over the channel", func(t *testing.T) {
 		act("answers", "ping", d.uuid)
@@ -132,4 +124,16 @@ func TestActionsOnARealDevice(t *testing.T) {
 			return strings.Contains(string(log), " shutdown")
 		})
 	})
+}
+
+// started says since when which container of a service runs; nothing when none does.
+func (d *device) started(t *testing.T, service string) string {
+	t.Helper()
+	for _, c := range d.containers(t) {
+		if strings.HasPrefix(c, service+"_") {
+			out, _ := d.exec(t, "docker", "inspect", "--format", "{{.Id}} {{.State.StartedAt}}", c)
+			return out
+		}
+	}
+	return ""
 }
