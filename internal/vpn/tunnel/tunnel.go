@@ -101,6 +101,10 @@ func (s *Service) connect(ctx context.Context, conn *tls.Conn, q request, rest [
 	defer stop()
 	device, err := s.cfg.Dial.Dial(dialing, string(q.uuid), q.port)
 	if err != nil {
+		if !errors.Is(err, road.ErrOffline) && !errors.Is(err, road.ErrRefused) {
+			s.cfg.Log.WarnContext(ctx, "tunnel", "uuid", q.uuid, "port", q.port, "error", err)
+			err = refuse(http.StatusInternalServerError, "The device does not answer")
+		}
 		leave.End(err.Error())
 		return err
 	}
@@ -131,8 +135,6 @@ func (s *Service) refused(ctx context.Context, conn net.Conn, q request, from st
 		status, text = http.StatusServiceUnavailable, "The device is offline"
 	case errors.Is(err, road.ErrRefused):
 		text = fmt.Sprintf("Nothing listens on port %d of the device", q.port)
-	case errors.Is(err, context.DeadlineExceeded):
-		text = "The device does not answer"
 	case e.Code == api.Unauthorized || e.Code == api.NotFound || e.Code == api.Invalid:
 		status = http.StatusProxyAuthRequired
 	case e.Code == api.Forbidden:
