@@ -67,9 +67,10 @@ func TestTunnelsAndPublicAddress(t *testing.T) {
 			t.Errorf("on: %d %s", status, body)
 		}
 		p.roadstead(t, "device", "url", "off", d.name)
-		if status, _ := p.visit(t, d.uuid); status != http.StatusNotFound {
-			t.Errorf("after it is off: %d", status)
-		}
+		eventually(t, 30*time.Second, "the address is closed", func() bool {
+			status, _ := p.visit(t, d.uuid)
+			return status == http.StatusNotFound
+		})
 	})
 	t.Run("a session that ends", func(t *testing.T) {
 		session := p.call(t, "POST", "api", "/login_", "", map[string]string{"username": p.admin.Email, "password": p.admin.Password})
