@@ -19,6 +19,7 @@ var staleIsEnough = map[string]string{
 	"POST /auth/v1/providers/{name}/start":  "signs in; linking asks, see signin.TestWhoMayLink",
 	"POST /auth/v1/providers/{name}/finish": "signs in; linking asks, see signin.TestWhoMayLink",
 	"POST /auth/v1/device/lookup":           "says who waits",
+	"POST /device-url/v1/{uuid}/visit":      "opens one address, for as long as the session holds",
 	"POST /user/v1/refresh-token":           "takes the password",
 	"POST /user/v1/logout":                  "ends what may be a thief's",
 	"DELETE /user/v1/sessions":              "ends what may be a thief's",

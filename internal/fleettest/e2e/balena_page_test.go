@@ -24,7 +24,7 @@ var (
 		"device ssh":           "refused while the device has no control channel",
 		"device start-service": "refused while the device has no control channel",
 		"device stop-service":  "refused while the device has no control channel",
-		"device tunnel":        "refused while the device has no control channel",
+		"device tunnel":        "works while the device is on the control channel",
 		"fleet restart":        "refused while no device of the fleet has a control channel",
 		"os download":          "not yet: the server keeps no OS images, and says so",
 	}
