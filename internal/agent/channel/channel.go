@@ -63,7 +63,7 @@ type Config struct {
 // Timing are the waits. A zero one has the default that its comment gives.
 type Timing struct {
 	Retry   remote.Backoff // between connections: 1 s to 1 min
-	Refused remote.Backoff // after the server refused the device, or cannot be asked for a certificate: 10 s to 15 min
+	Refused remote.Backoff // after the server refused the device or its certificate: 10 s to 15 min
 	Steady  time.Duration  // a connection that lasted so long was a good one: 30 s
 	Look    time.Duration  // how often the owner's lock and the end of a limited time are looked at while the channel is on: 2 s
 	Locked  time.Duration  // how often the lock is looked at while it holds: 30 s
@@ -316,8 +316,11 @@ func (c *Channel) connect(ctx context.Context) (connected bool, err error) {
 		return false, refusal{err}
 	}
 	id, err := c.identity.load(ctx, c.cfg, c.clock.Now())
-	if err != nil {
+	if status := remote.StatusOf(err); status >= 400 && status < 500 && status != http.StatusTooManyRequests {
 		return false, refusal{err}
+	}
+	if err != nil {
+		return false, err
 	}
 	if c.cfg.Certified != nil {
 		c.cfg.Certified(id.Answer)

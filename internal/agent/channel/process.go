@@ -35,6 +35,9 @@ type process struct {
 	last string     // line that it wrote
 }
 
+// comeAgain is what a server says that does not refuse the device but cannot ask anybody about it just now.
+const comeAgain = "come again"
+
 // nobody is whom openvpn runs as where the device has no user for it.
 const nobody = 65534
 
@@ -200,6 +203,8 @@ func (p *process) talk(ctx context.Context, ln *net.UnixListener, pid int, up fu
 			}
 		case event == ">PASSWORD" && strings.HasPrefix(text, "Need "):
 			return refusal{errors.New("openvpn asks for another password than the device's: " + shorten(text))}
+		case event == ">PASSWORD" && strings.HasPrefix(text, "Verification Failed") && strings.Contains(text, comeAgain):
+			return errors.New("the server cannot decide now: " + shorten(text))
 		case event == ">PASSWORD" && strings.HasPrefix(text, "Verification Failed"):
 			return refusal{errors.New("the server refuses the device: " + shorten(text))}
 		case event == ">STATE" && !isUp:
