@@ -81,7 +81,7 @@ func newVirtual(t *testing.T, w *world, agentPath string) *virtual {
 		if t.Failed() {
 			for _, log := range []string{"init.log", "agent.log", "dockerd.log"} {
 				text, _ := os.ReadFile(filepath.Join(v.dir, "log", log))
-				t.Logf("%s:\n%s", log, text[max(0, len(text)-3000):])
+				t.Logf("%s:\n%s", log, text[max(0, len(text)-6000):])
 			}
 		}
 		if text, err := exec.Command(script(t), "down", v.name).CombinedOutput(); err != nil {

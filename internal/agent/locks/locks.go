@@ -84,21 +84,27 @@ func (d Dir) Take(list []Service, force bool) (release func(), err error) {
 	return release, nil
 }
 
-// take makes the file. One that an agent before us left is as good.
+// take makes the file, complete with its owner at once: an agent that is killed on any line leaves no lock that looks like a service's. One
+// that an agent before us left is as good.
 func take(path string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|syscall.O_NOFOLLOW, 0o400)
+	f, err := os.CreateTemp(filepath.Dir(path), ".agent-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if os.Geteuid() == 0 {
+		err = f.Chown(agent, agent)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	err = os.Link(f.Name(), path)
 	if errors.Is(err, fs.ErrExist) {
 		if info, statErr := os.Lstat(path); statErr == nil && ours(info) {
 			return nil
 		}
 	}
-	if err != nil {
-		return err
-	}
-	if os.Geteuid() == 0 {
-		err = f.Chown(agent, agent)
-	}
-	return errors.Join(err, f.Close())
+	return err
 }
 
 func ours(info fs.FileInfo) bool {
