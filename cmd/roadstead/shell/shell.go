@@ -124,6 +124,15 @@ func (a shell) prepare(ctx context.Context, c *client.Client, ref string, forwar
 	if err != nil {
 		return nil, err
 	}
+	up, err := client.Get[struct {
+		Connected bool `json:"is_connected_to_vpn"`
+	}](ctx, c, "device", client.Query{Select: "id,is_connected_to_vpn", Filter: client.Where("uuid eq ?", d.UUID)})
+	if err != nil {
+		return nil, err
+	}
+	if len(up) == 1 && !up[0].Connected {
+		return nil, fmt.Errorf("device %s is offline: its control channel is not up (see `roadstead device vpn status`)", d.Name)
+	}
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
