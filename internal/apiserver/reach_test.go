@@ -62,7 +62,7 @@ func TestWhoReachesADevice(t *testing.T) {
 	membership := c.join("observer")
 	c.tunnelTo(c.worker, c.dev.UUID, 80).want(http.StatusForbidden)
 	c.do(c.owner, "DELETE", membership, nil).want(http.StatusOK)
-	membership = c.join("operator")
+	c.join("operator")
 	c.opens(c.tunnelTo(c.worker, c.dev.UUID, api.PortSSH))
 	c.opens(c.tunnelTo(c.key, c.dev.UUID, api.PortDevice))
 	c.tunnelTo(c.limited(c.worker, api.NewKey{Verbs: []string{"devices"}}), c.dev.UUID, 80).want(http.StatusForbidden)
