@@ -66,7 +66,8 @@ secrets, restarted when it dies. An empty DIR is filled with all that is needed:
 administrator in DIR/admin.json. When every role answers, one line "ready https://dashboard.DOMAIN:PORT" goes to standard
 output. SIGTERM stops it; started again on the same DIR it goes on.
 
-Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry2., builder. and git. under DOMAIN to this machine.`,
+Devices and clients must trust DIR/ca.pem and resolve api., dashboard., registry2., builder. and git. under DOMAIN to this machine; for the
+control channel also cloudlink., tunnel. and *.devices.`,
 		Example: `  roadsteadd up --data /var/lib/roadstead --domain roadstead.test --listen 0.0.0.0:443
   roadsteadd up --config /etc/roadstead.yaml
   ROADSTEAD_DATA=/srv/rs roadsteadd up --domain fleet.example.com --listen [::]:8443 --poll-interval 1m`,

@@ -113,8 +113,13 @@ func (s *Server) enter(ctx context.Context, conn net.Conn) error {
 		return err
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, one := range to.clients {
+		if one.port == port {
+			return nil // it is in already: a device is quicker than word of it
+		}
+	}
 	to.knocks[port] = &knock{from: from, at: now}
-	s.mu.Unlock()
 	return nil
 }
 

@@ -259,7 +259,7 @@ func (i *instance) decide(ctx context.Context, e management.Event) {
 		s.mu.Lock()
 		if in := i.clients[e.Client]; in != nil {
 			s.end(in)
-			go i.kill(in) //nolint:gosec // it outlives the event that it comes from
+			go i.kill(in) // it outlives the event that it comes from
 		}
 		s.mu.Unlock()
 	}
@@ -284,8 +284,13 @@ func (i *instance) judge(ctx context.Context, e management.Event) (one *session,
 		return one, no, nil
 	}
 	one.uuid = uuid
+	if one.from == "" { // it came to a vpn role before this one, or was quicker than the word that it was handed on
+		if f, ok := s.line.Flow(ctx, i.number, one.port); ok {
+			one.from = f.From
+		}
+	}
 	if one.from == "" {
-		return one, "come again", nil // it came to a vpn role before this one
+		return one, "come again", nil
 	}
 	login := api.ChannelLogin{UUID: uuid, Key: e.Env["password"], From: one.from, Instance: i.name(), Network: i.network.String(), Certificate: fingerprint(e)}
 	if name := e.Env["X509_0_CN"]; login.Certificate != "" && name != uuid {

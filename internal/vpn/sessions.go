@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -62,7 +63,7 @@ func (s *Server) begin(one *session) {
 	one.in = true
 	if old := s.devices[one.uuid]; old != nil && old != one {
 		s.end(old)
-		go old.instance.kill(old) //nolint:gosec // it outlives the event that it comes from
+		go old.instance.kill(old) // it outlives the event that it comes from
 	}
 	s.devices[one.uuid] = one
 	one.instance.clients[one.client] = one
@@ -160,9 +161,9 @@ func (i *instance) report(ctx context.Context) (again bool, err error) {
 		i.full, again = true, !r.Full
 	}
 	var cut []*session
-	for _, name := range answer.Cut {
-		for _, one := range i.clients {
-			if one.id == name || one.uuid == name {
+	for _, of := range s.instances { // it may have moved meanwhile
+		for _, one := range of.clients {
+			if slices.Contains(answer.Cut, one.id) || slices.Contains(answer.Cut, one.uuid) {
 				cut = append(cut, one)
 			}
 		}
@@ -172,7 +173,7 @@ func (i *instance) report(ctx context.Context) (again bool, err error) {
 	}
 	s.mu.Unlock()
 	for _, one := range cut {
-		go i.kill(one) //nolint:gosec // the next report does not wait for it
+		go one.instance.kill(one) // the next report does not wait for it
 	}
 	return again, nil
 }

@@ -311,11 +311,13 @@ func testCut(t *testing.T, w *world) {
 // Connections that begin as OpenVPN and go no further, more than there may be: a device gets in all the same.
 func testFlood(t *testing.T, w *world) {
 	reset := []byte{0, 14, 0x38, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0}
+	before := w.open()
 	var flood []net.Conn
 	defer func() {
 		for _, c := range flood {
 			_ = c.Close()
 		}
+		eventually(t, "the flood has left files open", func() bool { return w.open() <= before+10 })
 	}()
 	for range 2200 {
 		c, err := net.Dial("tcp", "127.0.0.1:"+w.addr)

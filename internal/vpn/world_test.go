@@ -227,6 +227,16 @@ func (w *world) openvpnPID(instance int) int {
 	return pid
 }
 
+// open counts the files that both processes have open.
+func (w *world) open() (n int) {
+	for _, p := range w.role {
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+		must(w.t, err)
+		n += len(entries)
+	}
+	return n
+}
+
 // counter reads what the firewall has counted.
 func (w *world) counter(table, name string) int {
 	w.t.Helper()
@@ -358,14 +368,13 @@ func (f *fakeAPI) add(uuid, key string) {
 
 // device is a network namespace with a cable to this machine.
 type device struct {
-	w        *world
-	name     string // of the namespace
-	address  string
-	gateway  string
-	uuid     string
-	key      string
-	settings []string // besides the usual ones
-	cert     []byte   // PEM of certificate and key
+	w       *world
+	name    string // of the namespace
+	address string
+	gateway string
+	uuid    string
+	key     string
+	cert    []byte // PEM of certificate and key
 }
 
 var devices struct {

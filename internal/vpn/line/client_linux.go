@@ -184,6 +184,15 @@ func (c *Client) Flows(ctx context.Context, instance int) (all []Flow, err error
 	}
 }
 
+// Flow finds one of them by its port.
+func (c *Client) Flow(ctx context.Context, instance, port int) (Flow, bool) {
+	a, _, err := c.ask(ctx, Request{Verb: VerbFlows, Instance: instance, After: port - 1}, nil)
+	if err != nil || len(a.Flows) == 0 || a.Flows[0].Port != port {
+		return Flow{}, false
+	}
+	return a.Flows[0], true
+}
+
 // Note writes on a connection what the next vpn role is to know of it.
 func (c *Client) Note(ctx context.Context, instance, port int, note string) error {
 	_, _, err := c.ask(ctx, Request{Verb: VerbNote, Instance: instance, Port: port, Note: note}, nil)
