@@ -169,6 +169,7 @@ func TestWhatChangesATargetTellsItsDevices(t *testing.T) {
 		{"a variable of a device", `INSERT INTO device_environment_variable (created_at, device, name, value) SELECT '', id, 'A', 'b' FROM device WHERE uuid = ?`,
 			[]any{string(uuidOf(0))}, one},
 		{"a report", `UPDATE device SET cpu_usage = 7, last_seen = 'x', is_connected_to_vpn = is_connected_to_vpn`, nil, nil},
+		{"a channel that comes up", `UPDATE device SET is_connected_to_vpn = 1`, nil, []int{3}},
 		{"a move, or all that changes its row", `UPDATE device SET belongs_to__application = belongs_to__application WHERE uuid = ?`, []any{string(uuidOf(0))}, one},
 	} {
 		w.mu.Lock()

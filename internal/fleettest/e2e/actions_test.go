@@ -68,8 +68,12 @@ func TestActionsOnARealDevice(t *testing.T) {
 			t.Fatalf("balena login: %s%s", out, stderr)
 		}
 		for _, args := range [][]string{{"identify", d.uuid}, {"restart", d.uuid, "--service", "web"}, {"stop-service", d.uuid, "web"}, {"start-service", d.uuid, "web"}, {"purge", d.uuid}, {"restart", d.uuid}, {"reboot", d.uuid}} {
+			before := started("writer")
 			if out, stderr, code := p.try(t, cli, append([]string{"device"}, args...)...); code != 0 {
 				t.Errorf("balena device %v: exit code %d: %s%s", args, code, out, stderr)
+			}
+			if args[0] == "reboot" {
+				eventually(t, time.Minute, "it restarts", func() bool { now := started("writer"); return now != "" && now != before })
 			}
 		}
 	})

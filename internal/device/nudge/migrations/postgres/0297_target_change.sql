@@ -32,3 +32,6 @@ CREATE TRIGGER change_fleet AFTER UPDATE OF version ON fleet_target
     FOR EACH ROW EXECUTE FUNCTION change_of_fleet();
 CREATE TRIGGER change_device AFTER UPDATE OF target_version ON device
     FOR EACH ROW WHEN (NEW.is_connected_to_vpn = 1) EXECUTE FUNCTION change_of_device();
+-- What changed while its channel was down, a device learns when it is up.
+CREATE TRIGGER change_channel AFTER UPDATE OF is_connected_to_vpn ON device
+    FOR EACH ROW WHEN (NEW.is_connected_to_vpn = 1 AND OLD.is_connected_to_vpn = 0) EXECUTE FUNCTION change_of_device();

@@ -21,3 +21,11 @@ BEGIN
     INSERT INTO target_change (kind, thing) VALUES ('device', NEW.id) ON CONFLICT (kind, thing) DO UPDATE SET serial = serial + 1;
 END;
 -- +goose StatementEnd
+
+-- What changed while its channel was down, a device learns when it is up.
+-- +goose StatementBegin
+CREATE TRIGGER change_channel AFTER UPDATE OF is_connected_to_vpn ON device WHEN NEW.is_connected_to_vpn = 1 AND OLD.is_connected_to_vpn = 0
+BEGIN
+    INSERT INTO target_change (kind, thing) VALUES ('device', NEW.id) ON CONFLICT (kind, thing) DO UPDATE SET serial = serial + 1;
+END;
+-- +goose StatementEnd
