@@ -92,7 +92,7 @@ func TestActionsOnARealDevice(t *testing.T) {
 		poll("3600000")
 		p.roadstead(t, "env", "set", "GREETING", "good morning", "--device", d.uuid)
 		since := time.Now()
-		eventually(t, 10*time.Second, "a device that polls every hour runs with the new variable", func() bool {
+		eventually(t, 30*time.Second, "a device that polls every hour runs with the new variable", func() bool {
 			for _, c := range d.containers(t) {
 				if out, _ := d.exec(t, "docker", "inspect", "--format", "{{.Config.Env}}", c); strings.HasPrefix(c, "web_") && strings.Contains(out, "GREETING=good morning") {
 					return true
