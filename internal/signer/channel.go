@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"net/http"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -28,7 +29,10 @@ func NewChannelAuthority(certFile string) error {
 	if err != nil {
 		return err
 	}
-	return ca.Save(certFile, filepath.Join(filepath.Dir(certFile), ChannelKeyFile))
+	if err := ca.Save(certFile, filepath.Join(filepath.Dir(certFile), ChannelKeyFile)); err != nil {
+		return err
+	}
+	return os.Chmod(certFile, 0o600) // the parent gives it to whom it concerns
 }
 
 // channelCertificate certifies the key of a device, whose API key the api role has seen.

@@ -155,6 +155,15 @@ func (c *connection) program(ctx context.Context, cancel context.CancelCauseFunc
 		c.log.head(want.size.cols, want.size.rows)
 		out, errs = io.MultiWriter(ch, c.log), io.MultiWriter(errs, c.log)
 	}
+	cut := sync.OnceValue(func() bool {
+		cause := context.Cause(c.ctx)
+		if cause == nil || errors.Is(cause, errClosed) || errors.Is(cause, context.Canceled) {
+			return false
+		}
+		_, _ = fmt.Fprintf(raw.Stderr(), "\r\nroadstead: the session was ended: %s\r\n", cause)
+		return true
+	})
+	defer context.AfterFunc(c.ctx, func() { cut() })() // at once: the program may take its time to end, and the connection does not wait for it
 	p, err := c.prepare(ctx, want)
 	if err != nil {
 		_, _ = fmt.Fprintf(errs, "%s\r\n", printable(err.Error()))
@@ -170,8 +179,7 @@ func (c *connection) program(ctx context.Context, cancel context.CancelCauseFunc
 		cancel(errClosed)
 	})
 	code, signal, err := p.run(ctx, ch, out, errs)
-	if cause := context.Cause(c.ctx); cause != nil && !errors.Is(cause, errClosed) && !errors.Is(cause, context.Canceled) {
-		_, _ = fmt.Fprintf(raw.Stderr(), "\r\nroadstead: the session was ended: %s\r\n", cause)
+	if c.ctx.Err() != nil && cut() {
 		code = 255
 	} else if err != nil {
 		_, _ = fmt.Fprintf(errs, "%s\r\n", printable(err.Error()))

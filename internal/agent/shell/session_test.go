@@ -283,12 +283,12 @@ func TestSessionsEnd(t *testing.T) {
 	// A grant's end ends the session by itself; and so does silence.
 	guest := w.person()
 	w.locked(func() {
-		w.keys[ssh.FingerprintSHA256(guest.key.PublicKey())] = api.SSHKeyAnswer{User: "sue", Until: time.Now().Add(2 * time.Second)}
+		w.keys[ssh.FingerprintSHA256(guest.key.PublicKey())] = api.SSHKeyAnswer{User: "sue", Until: time.Now().Add(4 * time.Second)}
 	})
 	if r := guest.ssh("sue@127.0.0.1", "sleep 2000.6"); r.code != 255 || !strings.Contains(r.err, "the permission ended") {
 		t.Errorf("a grant: %+v", r)
 	}
-	still := newWorld(t, func(c *shell.Config) { c.Idle = 500 * time.Millisecond })
+	still := newWorld(t, func(c *shell.Config) { c.Idle = 3 * time.Second })
 	if r := still.certified().ssh("root@127.0.0.1", "sleep 2000.7"); r.code != 255 || !strings.Contains(r.err, "nothing went over it") {
 		t.Errorf("an idle session: %+v", r)
 	}

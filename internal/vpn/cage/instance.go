@@ -143,6 +143,9 @@ func (i *instance) healthy() error {
 // management connects to the management interface. openvpn talks to one at a time: the next one waits.
 func (i *instance) management(ctx context.Context) (net.Conn, error) {
 	var d net.Dialer
+	if err := os.Chmod(i.socket(), 0o600); err != nil { // openvpn leaves it open to everybody, behind the directory's door
+		return nil, err
+	}
 	conn, err := d.DialContext(ctx, "unix", i.socket())
 	i.mu.Lock()
 	defer i.mu.Unlock()
