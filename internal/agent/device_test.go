@@ -386,7 +386,7 @@ func appsAPI(t *testing.T, w *world, v *virtual) {
 	if out, err := exec.Command("ip", "route", "add", "10.114.104.1/32", "via", v.ip).CombinedOutput(); err != nil {
 		t.Fatalf("ip route: %v: %s", err, out)
 	}
-	defer exec.Command("ip", "route", "delete", "10.114.104.1/32", "via", v.ip).Run() //nolint:errcheck // the test is over
+	defer exec.Command("ip", "route", "delete", "10.114.104.1/32", "via", v.ip).Run()
 	for _, address := range []string{"10.114.104.1:48484", v.ip + ":48484"} {
 		if conn, err := net.DialTimeout("tcp", address, 3*time.Second); err == nil {
 			_ = conn.Close()

@@ -377,7 +377,7 @@ func (c *Channel) serve(ctx context.Context, address netip.Addr) error {
 			return err
 		}
 		running.Go(func() {
-			defer ln.Close()
+			defer func() { _ = ln.Close() }()
 			if err := s.Serve(ctx, ln); ctx.Err() == nil {
 				failed <- fmt.Errorf("the service on port %d ended: %w", s.Port, err)
 			}

@@ -49,7 +49,7 @@ func (p *process) run(ctx context.Context, config string, up func(context.Contex
 	if err != nil {
 		return err
 	}
-	defer ln.Close() // and removes the socket's file
+	defer func() { _ = ln.Close() }() // and removes the socket's file
 	cmd := exec.Command(p.program, "--config", "stdin", "--management", ln.Addr().String(), "unix", "--management-client",
 		"--management-query-passwords", "--management-signal")
 	cmd.Env, cmd.Dir, cmd.Stdin = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, "/", strings.NewReader(config)
@@ -68,7 +68,7 @@ func (p *process) run(ctx context.Context, config string, up func(context.Contex
 	following.Go(func() {
 		runtime.LockOSThread() // the kernel ends the child with the thread that made it, so that thread stays for it alone
 		defer runtime.UnlockOSThread()
-		defer out.Close()
+		defer func() { _ = out.Close() }() // it never fails
 		err := cmd.Start()
 		started <- err
 		if err == nil {
@@ -99,7 +99,11 @@ func (p *process) run(ctx context.Context, config string, up func(context.Contex
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return fmt.Errorf("openvpn ended (%v): %s", exit, p.last)
+	how := "by itself"
+	if exit != nil {
+		how = exit.Error()
+	}
+	return fmt.Errorf("openvpn ended (%s): %s", how, p.last)
 }
 
 // uid is whom openvpn runs as, -1 for the agent's own user.
@@ -181,7 +185,7 @@ func (p *process) talk(ctx context.Context, ln *net.UnixListener, pid int, up fu
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	_ = conn.SetDeadline(time.Now().Add(p.within))
 	if _, err := io.WriteString(conn, "state on\n"); err != nil {
 		return err

@@ -91,7 +91,7 @@ func take(path string) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
+	defer func() { _ = os.Remove(f.Name()) }() // one that stays is no lock
 	if os.Geteuid() == 0 {
 		err = f.Chown(agent, agent)
 	}
