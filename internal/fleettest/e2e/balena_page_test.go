@@ -15,17 +15,17 @@ import (
 // are exact; the reasons stand in docs/compatibility.md.
 var (
 	refusedCommands = map[string]string{
-		"device identify":      "refused while the device has no control channel",
+		"device identify":      "works while the device is on the control channel",
 		"device init":          "not yet: the server keeps no OS images; the device that it registers is removed again",
-		"device purge":         "refused while the device has no control channel",
-		"device reboot":        "refused while the device has no control channel",
-		"device restart":       "refused while the device has no control channel",
-		"device shutdown":      "refused while the device has no control channel",
-		"device ssh":           "refused while the device has no control channel",
-		"device start-service": "refused while the device has no control channel",
-		"device stop-service":  "refused while the device has no control channel",
+		"device purge":         "works while the device is on the control channel",
+		"device reboot":        "works while the device is on the control channel",
+		"device restart":       "works while the device is on the control channel",
+		"device shutdown":      "works while the device is on the control channel",
+		"device ssh":           "works while the device is on the control channel",
+		"device start-service": "works while the device is on the control channel",
+		"device stop-service":  "works while the device is on the control channel",
 		"device tunnel":        "works while the device is on the control channel",
-		"fleet restart":        "refused while no device of the fleet has a control channel",
+		"fleet restart":        "works for devices that are on the control channel",
 		"os download":          "not yet: the server keeps no OS images, and says so",
 	}
 	otherCommands = map[string]string{
