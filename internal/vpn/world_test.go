@@ -59,6 +59,7 @@ type world struct {
 	alive  *os.File
 	vpnAt  string
 	role   map[string]*process
+	all    []*process
 	uid    int // of the process around openvpn; the vpn role has the next one
 }
 
@@ -99,8 +100,8 @@ func newWorld(t *testing.T, instances, watch int) *world {
 	w := &world{t: t, dir: dir, role: map[string]*process{}, uid: 64700 + 2*int(users.Add(1))}
 	t.Cleanup(func() {
 		if t.Failed() {
-			for name, p := range w.role {
-				t.Logf("%s:\n%s", name, p.log)
+			for _, p := range w.all {
+				t.Logf("%s:\n%s", p.cmd.Args[2], p.log)
 			}
 		}
 		_ = os.RemoveAll(dir)
@@ -192,7 +193,7 @@ func (w *world) start(role string) *process {
 	cmd.Stdout, cmd.Stderr = p.log, p.log
 	must(w.t, cmd.Start())
 	go func() { defer close(p.done); _ = cmd.Wait() }()
-	w.role[role] = p
+	w.role[role], w.all = p, append(w.all, p)
 	w.t.Cleanup(func() { p.kill() })
 	return p
 }
