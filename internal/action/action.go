@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
@@ -130,6 +129,3 @@ func (a *Actions) Resource() *odata.Resource {
 
 // openList is the states of an action of which more is to come.
 const openList = `('queued', 'sent')`
-
-// reboots says whether a verb ends only with the device's coming back.
-func reboots(v api.ActionVerb) bool { return v == api.ActReboot }

@@ -113,7 +113,7 @@ func (s *Server) userCertificate(w http.ResponseWriter, r *http.Request) error {
 		Permissions: ssh.Permissions{Extensions: map[string]string{"permit-pty": ""}},
 	}
 	if ask.Forward {
-		cert.Permissions.Extensions["permit-port-forwarding"] = ""
+		cert.Extensions["permit-port-forwarding"] = ""
 	}
 	return s.certify(w, r, cert, s.ssh.users, now, ask.Until)
 }
