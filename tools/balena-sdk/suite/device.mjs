@@ -77,7 +77,9 @@ describe('models.device', () => {
 		assert.equal((await asDevice(fresh, 'GET', `/device/v3/${fresh.uuid}/state`)).status, 200);
 		const row = await sdk.models.device.get(fresh.uuid, { $select: ['api_heartbeat_state', 'overall_status'] });
 		assert.equal(row.api_heartbeat_state, 'online');
-		assert.equal(row.overall_status, 'operational', 'nothing is missing on a server without a control channel');
+		assert.equal(row.overall_status, 'reduced-functionality', 'it polls, and is not on the control channel');
+		await sdk.models.device.configVar.set(fresh.uuid, 'RESIN_SUPERVISOR_VPN_CONTROL', 'false');
+		assert.equal(await sdk.models.device.getStatus(fresh.uuid), 'operational', 'nothing is missing where no control channel is wanted');
 		assert.equal(await sdk.models.device.isOnline(fresh.uuid), false, 'nothing is connected to a control channel');
 	});
 
