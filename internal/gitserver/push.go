@@ -132,6 +132,8 @@ func exitCode(cmd *exec.Cmd) int {
 
 // upload serves a fetch.
 func (s *Server) upload(x *session, io streams, args ...string) (code int, wait func(), err error) {
+	x.repo.reads.RLock()
+	defer x.repo.reads.RUnlock()
 	cmd := s.command(x.ctx, walls{read: x.repo.path}, nil, append(append([]string{"upload-pack", "--strict", "--timeout=120"}, args...), x.repo.path)...)
 	late := time.AfterFunc(time.Duration(s.cfg.Limits.Minutes)*time.Minute, func() { x.cancel(errSlow) })
 	defer late.Stop()

@@ -3,6 +3,7 @@ package gitserver_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -356,6 +357,52 @@ func TestLeftoversOfAKilledRole(t *testing.T) {
 	if err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
+}
+
+// What a fetch began with stays until it ends: a history that is cut meanwhile would leave it with objects that it does not expect.
+func TestAFetchEndsBeforeHistoryIsCut(t *testing.T) {
+	w := newWorld(t, gitserver.Limits{Commits: 8})
+	p := w.person("alice")
+	p.must("push", w.url("acme/harbour"), "main")
+	slow, err := p.dial().NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = slow.Close() }()
+	asks, err := slow.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	told, err := slow.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := slow.Start("git-upload-pack 'acme/harbour.git'"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(told, make([]byte, 4)); err != nil { // it is told what there is
+		t.Fatal(err)
+	}
+	for i := range 30 {
+		p.commit("n", strings.Repeat("x", i))
+	}
+	p.must("push", w.url("acme/harbour"), "main")
+	cut := func() bool {
+		_, err := os.Stat(filepath.Join(w.repo(7), "shallow"))
+		return err == nil
+	}
+	for range 10 {
+		clone := filepath.Join(t.TempDir(), "clone")
+		p.must("clone", "-q", w.url("acme/harbour"), clone) // others need not wait
+		if cut() {
+			t.Fatal("the history was cut while it was fetched")
+		}
+	}
+	_, err = io.WriteString(asks, "0000") // nothing is wanted
+	if err := errors.Join(err, slow.Wait()); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "the history is cut", cut)
 }
 
 // A repository keeps so many commits; pushes, forced ones too, and clones go on.

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/roadstead-io/roadstead/internal/durable"
 )
@@ -23,6 +24,7 @@ type repository struct {
 	fleet int64
 	path  string
 	turn  chan struct{} // holds one token while a push is built or the repository is tidied
+	reads sync.RWMutex  // read by fetches, and written while history is cut: a fetch that has begun sees what it began with
 
 	mu     sync.Mutex // covers what follows, and the removing of what is left of pushes
 	pushes int        // that are coming in or being built
@@ -184,17 +186,42 @@ func (s *Server) tidy(ctx context.Context, r *repository) error {
 		if keep == commits && !long && packs <= manyPacks && !full || keep == 1 && !full {
 			return nil
 		}
-		if long {
-			if err := s.cut(ctx, r, keep); err != nil {
-				return err
-			}
-		}
-		// What nobody reaches any more goes at once: a push that goes on beside this has its own objects in a place of their own. All
-		// objects are in packs, for that is how pushes are kept.
-		if _, err := s.output(ctx, walls{write: r.path}, nil, "--git-dir="+r.path, "repack", "-q", "-a", "-d"); err != nil {
+		if err := s.pack(ctx, r, keep, long); err != nil {
 			return err
 		}
 		bytes, packs = size(r.path)
+	}
+	return nil
+}
+
+// pack packs a repository, and cuts its history to so many commits before when that is too long.
+func (s *Server) pack(ctx context.Context, r *repository, keep int, long bool) error {
+	if long {
+		if err := r.alone(ctx); err != nil {
+			return err
+		}
+		defer r.reads.Unlock()
+		if err := s.cut(ctx, r, keep); err != nil {
+			return err
+		}
+	}
+	// What nobody reaches any more goes at once: a push that goes on beside this has its own objects in a place of their own. All
+	// objects are in packs, for that is how pushes are kept.
+	_, err := s.output(ctx, walls{write: r.path}, nil, "--git-dir="+r.path, "repack", "-q", "-a", "-d")
+	return err
+}
+
+// alone waits until no fetch goes on, and keeps new ones waiting until r.reads is unlocked. While it waits new ones begin all the same: a slow one
+// must not keep the others.
+func (r *repository) alone(ctx context.Context) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !r.reads.TryLock() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("cut the history: somebody fetches it all the time: %w", ctx.Err())
+		case <-tick.C:
+		}
 	}
 	return nil
 }
