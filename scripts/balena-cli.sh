@@ -21,10 +21,10 @@ if [ "$(cat "$done" 2>/dev/null)" != "$want" ]; then
 	mkdir -p "$dir/node"
 	quiet=(--ignore-scripts --no-audit --no-fund --loglevel=error)
 	echo '{"private": true}' >"$dir/node/package.json"
-	(cd "$dir/node" && npm install "${quiet[@]}" --no-save --force "node-linux-$arch@$node_version" "npm@$npm_version" >&2)
+	(cd "$dir/node" && "$top/scripts/again.sh" npm install "${quiet[@]}" --no-save --force "node-linux-$arch@$node_version" "npm@$npm_version" >&2)
 	node=$dir/node/node_modules/node-linux-$arch/bin/node
 	cp "$top"/tools/balena-cli/package*.json "$dir/"
-	(cd "$dir" && PATH=$(dirname "$node"):$PATH "$node" "$dir/node/node_modules/npm/bin/npm-cli.js" ci "${quiet[@]}" >&2)
+	(cd "$dir" && PATH=$(dirname "$node"):$PATH "$top/scripts/again.sh" "$node" "$dir/node/node_modules/npm/bin/npm-cli.js" ci "${quiet[@]}" >&2)
 	parser=$dir/node_modules/@balena/compose-parser
 	(cd "$parser" && CGO_ENABLED=0 GOFLAGS=-mod=mod go build -C lib -ldflags='-s -w' -o ../bin/balena-compose-parser >&2)
 	printf '#!/bin/sh\nexec "%s" "%s" "$@"\n' "$node" "$dir/node_modules/balena-cli/bin/run.js" >"$cli"

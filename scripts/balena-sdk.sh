@@ -15,7 +15,7 @@ if [ "$(cat "$done" 2>/dev/null)" != "$want" ]; then
 	rm -rf "$dir"
 	mkdir -p "$dir"
 	cp "$top"/tools/balena-sdk/package*.json "$dir/"
-	(cd "$dir" && PATH=$(dirname "$node"):$PATH "$node" "$modules/npm/bin/npm-cli.js" ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2)
+	(cd "$dir" && PATH=$(dirname "$node"):$PATH "$top/scripts/again.sh" "$node" "$modules/npm/bin/npm-cli.js" ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2)
 	ln -s "$top/tools/balena-sdk/suite" "$dir/suite" # its files are the checkout's, its packages are those here
 	printf '#!/bin/sh\ncd "%s" && exec "%s" --preserve-symlinks --preserve-symlinks-main "$@"\n' "$dir" "$node" >"$dir/run"
 	chmod 755 "$dir/run"

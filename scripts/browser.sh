@@ -10,7 +10,7 @@ if [ "$(cat "$dir/done" 2>/dev/null)" != "$want" ]; then
 	rm -rf "$dir"
 	mkdir -p "$dir"
 	cp "$top"/tools/browser/package*.json "$top/tools/browser/drive.mjs" "$dir/"
-	(cd "$dir" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2)
+	(cd "$dir" && "$top/scripts/again.sh" npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2)
 	printf '#!/bin/sh\nexec node "%s/drive.mjs" "%s"\n' "$dir" "$chromium" >"$dir/browser"
 	chmod 755 "$dir/browser"
 	echo "$want" >"$dir/done"
