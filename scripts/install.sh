@@ -21,6 +21,7 @@ need slirp4netns slirp4netns
 need qemu-aarch64-static qemu-user-static # builds for other processors
 need git git
 need curl curl ca-certificates
+need ssh openssh-client # of git, and of who enters devices
 need useradd passwd
 need openvpn openvpn
 need nft nftables
