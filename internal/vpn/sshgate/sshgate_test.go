@@ -230,7 +230,9 @@ func newWorld(t *testing.T) *world {
 	w.must(err)
 	w.addr = w.serve(gate.Serve)
 	key, private := signer(t)
+	w.mu.Lock()
 	w.mine = ssh.FingerprintSHA256(key.PublicKey())
+	w.mu.Unlock()
 	block, err := ssh.MarshalPrivateKey(private, "")
 	w.must(err)
 	w.must(os.WriteFile(filepath.Join(w.dir, "id"), pem.EncodeToMemory(block), 0o600))
@@ -257,6 +259,13 @@ func (w *world) ssh(input string, args ...string) (out, errs string, code int) {
 		w.Fatal(err)
 	}
 	return o.String(), e.String(), cmd.ProcessState.ExitCode()
+}
+
+// ask is a question for a permit, by its number.
+func (w *world) ask(n int) api.ReachRequest {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.asked[n]
 }
 
 func (w *world) eventually(what string, f func() bool) {
@@ -297,7 +306,7 @@ func TestGateway(t *testing.T) {
 	w.eventually("the end is told", func() bool {
 		return len(w.ended) == 4 && w.ended[0].BytesOut == int64(len("in\noh\n")) && w.ended[0].Why == permit.WhyClosed
 	})
-	if a := w.asked[3]; a.Kind != api.ReachSSH || a.Fingerprint != w.mine || a.Port != api.PortSSH || a.From != "127.0.0.1" || a.Detail["enters"] != "0123456789ab" {
+	if a := w.ask(3); a.Kind != api.ReachSSH || a.Fingerprint != w.mine || a.Port != api.PortSSH || a.From != "127.0.0.1" || a.Detail["enters"] != "0123456789ab" {
 		t.Errorf("asked: %+v", a)
 	}
 	for name, tt := range map[string]struct{ command, says string }{
