@@ -137,28 +137,29 @@ type LogLine struct {
 
 // DeviceConfig is config.json, what a device is born with. Keys we do not know are kept by whoever rewrites the file.
 type DeviceConfig struct {
-	ApplicationID         int64      `json:"applicationId"`
-	ApplicationName       string     `json:"applicationName,omitempty"`
-	DeviceType            string     `json:"deviceType"`
-	APIEndpoint           string     `json:"apiEndpoint"`
-	RegistryEndpoint      string     `json:"registryEndpoint,omitempty"` // host[:port]
-	APIKey                string     `json:"apiKey,omitempty"`           // the provisioning key; destroyed after registration
-	AppUpdatePollInterval int64      `json:"appUpdatePollInterval,omitempty"`
-	RootCA                string     `json:"balenaRootCA,omitempty"` // base64 of PEM
-	UUID                  DeviceUUID `json:"uuid,omitempty"`
-	DeviceAPIKey          string     `json:"deviceApiKey,omitempty"`
-	DeviceID              int64      `json:"deviceId,omitempty"`
-	RegisteredAt          int64      `json:"registered_at,omitempty"` // milliseconds since 1970
-	InitialDeviceName     string     `json:"initialDeviceName,omitempty"`
-	Hostname              string     `json:"hostname,omitempty"`
-	UserID                int64      `json:"userId,omitempty"`
-	Username              string     `json:"username,omitempty"`
-	ListenPort            int        `json:"listenPort,omitempty"`
-	VPNPort               int        `json:"vpnPort,omitempty"`
-	VPNEndpoint           string     `json:"vpnEndpoint,omitempty"`
-	DeltaEndpoint         string     `json:"deltaEndpoint,omitempty"`
-	LogsEndpoint          string     `json:"logsEndpoint,omitempty"`
-	MixpanelToken         string     `json:"mixpanelToken,omitempty"`
-	Version               string     `json:"version,omitempty"`
-	DevelopmentMode       bool       `json:"developmentMode,omitempty"`
+	ApplicationID         int64        `json:"applicationId"`
+	ApplicationName       string       `json:"applicationName,omitempty"`
+	DeviceType            string       `json:"deviceType"`
+	APIEndpoint           string       `json:"apiEndpoint"`
+	RegistryEndpoint      string       `json:"registryEndpoint,omitempty"` // host[:port]
+	APIKey                string       `json:"apiKey,omitempty"`           // the provisioning key; destroyed after registration
+	AppUpdatePollInterval int64        `json:"appUpdatePollInterval,omitempty"`
+	RootCA                string       `json:"balenaRootCA,omitempty"`   // base64 of PEM
+	Trust                 *ConfigTrust `json:"roadsteadTrust,omitempty"` // ours, not balena's
+	UUID                  DeviceUUID   `json:"uuid,omitempty"`
+	DeviceAPIKey          string       `json:"deviceApiKey,omitempty"`
+	DeviceID              int64        `json:"deviceId,omitempty"`
+	RegisteredAt          int64        `json:"registered_at,omitempty"` // milliseconds since 1970
+	InitialDeviceName     string       `json:"initialDeviceName,omitempty"`
+	Hostname              string       `json:"hostname,omitempty"`
+	UserID                int64        `json:"userId,omitempty"`
+	Username              string       `json:"username,omitempty"`
+	ListenPort            int          `json:"listenPort,omitempty"`
+	VPNPort               int          `json:"vpnPort,omitempty"`
+	VPNEndpoint           string       `json:"vpnEndpoint,omitempty"`
+	DeltaEndpoint         string       `json:"deltaEndpoint,omitempty"`
+	LogsEndpoint          string       `json:"logsEndpoint,omitempty"`
+	MixpanelToken         string       `json:"mixpanelToken,omitempty"`
+	Version               string       `json:"version,omitempty"`
+	DevelopmentMode       bool         `json:"developmentMode,omitempty"`
 }
