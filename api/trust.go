@@ -103,6 +103,7 @@ type ReleaseListing struct {
 // TrustHave asks for what a device lacks: POST /trust/v1/device/UUID/bundle, with the device's key.
 type TrustHave struct {
 	Nonce    string           `json:"nonce"`              // 16 to 64 characters
+	Fleet    string           `json:"fleet,omitempty"`    // uuid of the fleet whose metadata are wanted; empty: the device's
 	Commit   string           `json:"commit,omitempty"`   // of the target state that is to be checked; empty: none
 	Versions map[string]int64 `json:"versions,omitempty"` // by role, bins too
 	Log      int64            `json:"log,omitempty"`      // size of the newest checkpoint that it believes
@@ -115,7 +116,7 @@ type TrustBundle struct {
 	Fleet    string        `json:"fleet"`              // uuid
 	Roots    [][]byte      `json:"roots,omitempty"`    // of versions after the one it has, in order; at most 32
 	Files    []TrustFile   `json:"files,omitempty"`    // in the order in which they are to be read
-	Director []byte        `json:"director"`           // signed for this device, with its nonce
+	Director []byte        `json:"director,omitempty"` // signed for this device, with its nonce; of a fleet that it is in only
 	Document []byte        `json:"document,omitempty"` // the release's
 	Proof    *TrustLogging `json:"proof,omitempty"`    // that the release stands in the log
 }
@@ -252,6 +253,18 @@ type TrustCommand struct {
 	Force   bool       `json:"force,omitempty"`
 	Nonce   string     `json:"nonce"`
 	Expires time.Time  `json:"expires"`
+}
+
+// NeedsCommand says whether a device that verifies does a verb of its own API, or one that waited, only with a signed command.
+func (v ActionVerb) NeedsCommand(force bool) bool {
+	switch v {
+	case ActReboot, ActShutdown, ActRestart, ActRestartService, ActStopService, ActStartService, ActPurge:
+		return true
+	case ActUpdate:
+		return force // without it, it is but a poll
+	default:
+		return false
+	}
 }
 
 // TrustCommandHeader carries a signed command to a device's own API, in base64.
