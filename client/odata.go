@@ -24,7 +24,8 @@ type Query struct {
 	Top, Skip                       int
 }
 
-func (q Query) encode() string {
+// Encode is the query as it stands in an address, with its question mark; nothing for none.
+func (q Query) Encode() string {
 	var parts []string
 	add := func(name, value string) {
 		if value != "" {
@@ -122,7 +123,7 @@ type rows[T any] struct {
 // Get reads the rows of a resource (or of a row address made by [ID] or [Key]) that the caller may see.
 func Get[T any](ctx context.Context, c *Client, resource string, q Query) ([]T, error) {
 	var answer rows[T]
-	if err := c.Do(ctx, http.MethodGet, odataRoot+resource+q.encode(), nil, &answer); err != nil {
+	if err := c.Do(ctx, http.MethodGet, odataRoot+resource+q.Encode(), nil, &answer); err != nil {
 		return nil, fmt.Errorf("read %s: %w", bare(resource), err)
 	}
 	return answer.D, nil
@@ -145,7 +146,7 @@ func Count(ctx context.Context, c *Client, resource, filter string) (int, error)
 	var answer struct {
 		D int `json:"d"`
 	}
-	if err := c.Do(ctx, http.MethodGet, odataRoot+resource+"/$count"+Query{Filter: filter}.encode(), nil, &answer); err != nil {
+	if err := c.Do(ctx, http.MethodGet, odataRoot+resource+"/$count"+Query{Filter: filter}.Encode(), nil, &answer); err != nil {
 		return 0, fmt.Errorf("count %s: %w", resource, err)
 	}
 	return answer.D, nil
@@ -166,7 +167,7 @@ func (c *Client) Patch(ctx context.Context, resource string, q Query, body any) 
 	if err := addressed(resource, q); err != nil {
 		return err
 	}
-	if err := c.Do(ctx, http.MethodPatch, odataRoot+resource+q.encode(), body, nil); err != nil {
+	if err := c.Do(ctx, http.MethodPatch, odataRoot+resource+q.Encode(), body, nil); err != nil {
 		return fmt.Errorf("change %s: %w", bare(resource), err)
 	}
 	return nil
@@ -177,7 +178,7 @@ func (c *Client) Delete(ctx context.Context, resource string, q Query) error {
 	if err := addressed(resource, q); err != nil {
 		return err
 	}
-	if err := c.Do(ctx, http.MethodDelete, odataRoot+resource+q.encode(), nil, nil); err != nil {
+	if err := c.Do(ctx, http.MethodDelete, odataRoot+resource+q.Encode(), nil, nil); err != nil {
 		return fmt.Errorf("delete %s: %w", bare(resource), err)
 	}
 	return nil

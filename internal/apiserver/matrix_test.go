@@ -176,6 +176,7 @@ GET    /ssh/v1/authorities                                  | x x x x x x x x
 POST   /ssh/v1/certificate                                  | - x x - - - - -
 GET    /ssh/v1/device/{uuid}/sessions                       | - x x - - - - -
 GET    /ssh/v1/session/{id}/recording                       | - x x - - - - -
+POST   /ssh/v1/session/{id}/end                             | - x x - - - - -
 POST   /device/v3/ssh/key                                   | - - - x - - - -
 POST   /device/v3/ssh/begin                                 | - - - x - - - -
 POST   /device/v3/ssh/still                                 | - - - x - - - -

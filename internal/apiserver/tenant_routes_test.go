@@ -177,8 +177,8 @@ var routesThatNameNothing = map[string]string{
 	"POST /org/v1/invitation/{token}": "TestInvitations", "POST /user/v1/invitation/{token}": "TestInvitations",
 	"POST /auth/v1/device/lookup": "signin.TestLoginByCode", "POST /auth/v1/device/approve": "signin.TestLoginByCode",
 	"POST /auth/v1/providers/{name}/start": "signin.TestWhoMayLink", "POST /auth/v1/providers/{name}/finish": "signin.TestWhoMayLink",
-	"GET /ssh/v1/session/{id}/recording": "devicessh.TestWhoSeesSessions",
-	"GET /base/v1/images":                "bases.TestRoutes", "GET /base/v1/images/{digest}/{what}": "bases.TestRoutes", // the same for everybody
+	"GET /ssh/v1/session/{id}/recording": "devicessh.TestWhoSeesSessions", "POST /ssh/v1/session/{id}/end": "devicessh.TestAnOrderEndsASession",
+	"GET /base/v1/images": "bases.TestRoutes", "GET /base/v1/images/{digest}/{what}": "bases.TestRoutes", // the same for everybody
 	"GET /actor/v1/whoami": "", "GET /user/v1/whoami": "", "GET /user/v1/refresh-token": "", "POST /user/v1/refresh-token": "", "POST /user/v1/logout": "",
 	"GET /user/v1/sessions": "", "POST /user/v1/sessions": "", "DELETE /user/v1/sessions": "", "GET /user/v1/identities": "", "POST /user/v1/password": "",
 	"POST /user/v1/delete": "", "GET /service-account/v1": "", "GET /transfer/v1": "", "GET /user/v1/factors": "",

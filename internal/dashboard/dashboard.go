@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/dashboard/devices"
 	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -186,6 +187,9 @@ func (s *Server) site() http.Handler {
 		"POST /account/passkeys/{id}/remove": member(removePasskey),
 	} {
 		mux.Handle(pattern, s.serve(h))
+	}
+	for pattern, h := range devices.Routes() {
+		mux.Handle(pattern, s.serve(member(func(v *visit) error { return h(v.toDevices()) })))
 	}
 	static, err := fs.Sub(staticFiles, "static")
 	if err != nil {

@@ -38,12 +38,13 @@ type house struct {
 func newHouse(t testing.TB) *house {
 	t.Helper()
 	h := &house{TB: t, dir: t.TempDir(), log: &roletest.Log{}}
-	h.must(pki.NewTestIdentities(h.dir, api.RoleAPI, api.RoleDashboard, api.RoleEdge, api.RoleParent, api.RoleBuilder))
+	h.must(pki.NewTestIdentities(h.dir, api.RoleAPI, api.RoleDashboard, api.RoleEdge, api.RoleParent, api.RoleBuilder, api.RoleAdmin))
 	h.must(os.WriteFile(filepath.Join(h.dir, api.RoleAPI, "pepper"), []byte("0123456789abcdef0123456789abcdef"), 0o600))
 	h.must(dashboard.NewKey(filepath.Join(h.dir, api.RoleDashboard, dashboard.KeyFile)))
 	dbtest.File(t, filepath.Join(h.dir, api.RoleAPI, "roadstead.db"), apiserver.Migrations()...)
 	srv, err := apiserver.New(apiserver.Config{
 		PasswordCost: password.Cost{Memory: 64, Passes: 1}, Checked: true, Dir: filepath.Join(h.dir, api.RoleAPI), Site: site, PollInterval: time.Minute,
+		Channel: api.ChannelSite{Host: "cloudlink.roadstead.test", Port: 443},
 	}, h.log.Logger())
 	h.must(err)
 	behind := roletest.Listen(t)

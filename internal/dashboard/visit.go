@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"embed"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/dashboard/devices"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -202,6 +204,13 @@ func (v *visit) show(status int, name string, data view) error {
 	return nil
 }
 
+// toDevices is the visit as the pages about devices have it.
+func (v *visit) toDevices() *devices.Visit {
+	return &devices.Visit{W: v.w, R: v.r, Call: v.call, Show: func(status int, name string, p devices.Page) error {
+		return v.show(status, name, view{Title: p.Title, Error: p.Error, Notice: p.Notice, Data: p.Data})
+	}}
+}
+
 // again shows a form once more with what was wrong about it. Errors of ours are not for the form.
 func (v *visit) again(err error, name string, data view) error {
 	e := api.AsError(err)
@@ -227,25 +236,25 @@ func parsePages() (map[string]*template.Template, error) {
 			return "never"
 		},
 	}
-	layout, err := template.New("layout").Funcs(funcs).ParseFS(pageFiles, "pages/layout.html")
-	if err != nil {
-		return nil, err
-	}
-	files, err := pageFiles.ReadDir("pages")
+	layout, err := template.New("layout").Funcs(funcs).Funcs(devices.Funcs()).ParseFS(pageFiles, "pages/layout.html")
 	if err != nil {
 		return nil, err
 	}
 	pages := map[string]*template.Template{}
-	for _, f := range files {
-		name, _ := strings.CutSuffix(f.Name(), ".html")
-		if name == "layout" {
-			continue
-		}
-		t, err := template.Must(layout.Clone()).ParseFS(pageFiles, "pages/"+f.Name())
+	for _, from := range []embed.FS{pageFiles, devices.Pages} {
+		files, err := from.ReadDir("pages")
 		if err != nil {
 			return nil, err
 		}
-		pages[name] = t
+		for _, f := range files {
+			name, _ := strings.CutSuffix(f.Name(), ".html")
+			if name == "layout" {
+				continue
+			}
+			if pages[name], err = template.Must(layout.Clone()).ParseFS(from, "pages/"+f.Name()); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return pages, nil
 }

@@ -317,7 +317,7 @@ type session struct {
 	id, device, user int64
 	proof            account.Proof
 	seen             time.Time
-	ended            bool
+	ended, toEnd     bool
 	endedAt          time.Time
 	recorded         bool
 	uuid             string
@@ -330,9 +330,9 @@ type session struct {
 func (s *SSH) told(ctx context.Context, tx *db.Tx, id int64, token string) (v session, err error) {
 	var hash, seen string
 	var ended sql.NullString
-	err = tx.QueryRowContext(ctx, `SELECT id, device, "user", proof_key, proof_login, proof_ssh, seen_at, ended_at, is_recorded = 1, token, device_uuid,
+	err = tx.QueryRowContext(ctx, `SELECT id, device, "user", proof_key, proof_login, proof_ssh, seen_at, ended_at, is_recorded = 1, is_to_end = 1, token, device_uuid,
 			application, organization, user_name, kind, is_support = 1 FROM device_ssh_session WHERE id = ?`, id).
-		Scan(&v.id, &v.device, &v.user, &v.proof.Key, &v.proof.Login, &v.proof.SSH, &seen, &ended, &v.recorded, &hash, &v.uuid, &v.fleet, &v.org, &v.name, &v.kind, &v.support)
+		Scan(&v.id, &v.device, &v.user, &v.proof.Key, &v.proof.Login, &v.proof.SSH, &seen, &ended, &v.recorded, &v.toEnd, &hash, &v.uuid, &v.fleet, &v.org, &v.name, &v.kind, &v.support)
 	if errors.Is(err, sql.ErrNoRows) {
 		return v, api.ErrNotFound
 	}

@@ -307,3 +307,42 @@ func TestWhoSeesSessions(t *testing.T) {
 		t.Errorf("a recording that nobody wants: %v", err)
 	}
 }
+
+// Who may enter a device ends anybody's session in it; to others there is none. It is told to its device, once, and is in the audit log.
+func TestAnOrderEndsASession(t *testing.T) {
+	w := newWorld(t)
+	one := w.enters(w.alice)
+	order := func(by access.Caller, id int64) error {
+		return w.db.Write(t.Context(), func(tx *db.Tx) error { return w.ssh.Order(t.Context(), tx, by, id) })
+	}
+	w.grant(time.Hour)
+	for _, by := range []access.Caller{w.bob, w.sue} {
+		if err := order(by, one.Session); !errors.Is(err, api.ErrNotFound) {
+			t.Errorf("%s ends a session: %v", by.Name, err)
+		}
+	}
+	w.exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role) VALUES (?, ?, ?, ?)`,
+		db.FormatTime(w.now()), w.bob.User, w.fleet, int(access.Observer))
+	if err := order(w.bob, one.Session); !errors.Is(err, api.ErrNotFound) {
+		t.Errorf("an observer ends a session: %v", err)
+	}
+	if err := order(w.alice, one.Session+1); !errors.Is(err, api.ErrNotFound) {
+		t.Errorf("a session that is not there: %v", err)
+	}
+	if !w.stays(one) {
+		t.Fatal("the session ends without an order")
+	}
+	for range 2 {
+		w.must(order(w.alice, one.Session))
+	}
+	if w.stays(one) {
+		t.Error("the session outlives the order")
+	}
+	w.must(w.end(w.device, one))
+	if err := order(w.alice, one.Session); !errors.Is(err, api.ErrConflict) {
+		t.Errorf("a session that is over: %v", err)
+	}
+	if n := w.number(`SELECT count(*) FROM audit_entry WHERE act = 'device.ssh_cut'`); n != 1 {
+		t.Errorf("the audit log has %d orders", n)
+	}
+}

@@ -36,7 +36,7 @@ func (s *SSH) Still(ctx context.Context, tx *db.Tx, by access.Caller, list []api
 	}
 	for _, one := range list {
 		v, err := s.told(ctx, tx, one.Session, one.Token)
-		if err == nil && (v.ended || v.device != by.Device) {
+		if err == nil && (v.ended || v.toEnd || v.device != by.Device) {
 			err = api.ErrNotFound
 		}
 		if err == nil {
@@ -232,6 +232,41 @@ func (s *SSH) Recording(ctx context.Context, tx *db.Tx, by access.Caller, id int
 	}
 	e.Act, e.Kind, e.Detail = "device.ssh_recording", "device", map[string]any{"session": id, "user": name}
 	return data, audit.Record(ctx, tx, by, e)
+}
+
+// Order has an open session ended, for those who may enter the device by right of their own: the device is told when it next asks, within a
+// second or so. A second order changes nothing.
+func (s *SSH) Order(ctx context.Context, tx *db.Tx, by access.Caller, id int64) error {
+	e := audit.Entry{Act: "device.ssh_cut", Kind: "device"}
+	var name string
+	var ended sql.NullString
+	err := tx.QueryRowContext(ctx, `SELECT device, device_uuid, application, organization, "user", user_name, is_support = 1, ended_at FROM device_ssh_session WHERE id = ?`, id).
+		Scan(&e.ID, &e.Name, &e.Fleet, &e.Organization, &e.User, &name, &e.Support, &ended)
+	if errors.Is(err, sql.ErrNoRows) {
+		return api.ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("end SSH session: %w", err)
+	}
+	may, err := owners(ctx, tx, by)(e.Fleet)
+	if err != nil {
+		return err
+	}
+	if !may {
+		return api.ErrNotFound
+	}
+	if ended.Valid {
+		return api.Errorf(api.Conflict, "The session has ended already.")
+	}
+	changed, err := tx.ExecContext(ctx, `UPDATE device_ssh_session SET is_to_end = 1 WHERE id = ? AND is_to_end = 0`, id)
+	if err != nil {
+		return fmt.Errorf("end SSH session: %w", err)
+	}
+	if n, err := changed.RowsAffected(); err != nil || n == 0 {
+		return err
+	}
+	e.Detail = map[string]any{"session": id, "user": name}
+	return audit.Record(ctx, tx, by, e)
 }
 
 // Run ends sessions of devices that went silent, and forgets what is old, until the context ends.

@@ -251,13 +251,13 @@ roadstead device ssh does that by itself.`,
 }
 
 func (a shell) sessions() *cobra.Command {
-	var recording int64
+	var recording, end int64
 	cmd := a.Command(cmdline.Action{
 		Use: "sessions DEVICE", Short: "List who was in a device over SSH, and is", Least: 0, Most: 1, Complete: cmdline.First(a.Devices()),
 		Long: `List who was in a device over SSH, and who is, newest first: from where, for how long, what for, and how it ended. A device that is gone is named
 by its whole uuid. What sessions show is recorded where the variable ROADSTEAD_SSH_RECORD of the device or its fleet is true; --recording
-prints it, as asciicast.`,
-		Example: "  roadstead device sessions kitchen\n  roadstead device sessions --recording 17 >17.cast",
+prints it, as asciicast. --end ends a session that is open.`,
+		Example: "  roadstead device sessions kitchen\n  roadstead device sessions --recording 17 >17.cast\n  roadstead device sessions --end 18",
 		Do: func(ctx context.Context, c *client.Client, args []string) error {
 			if recording != 0 {
 				var text string
@@ -267,12 +267,20 @@ prints it, as asciicast.`,
 				_, err := io.WriteString(a.Out, text)
 				return err
 			}
+			if end != 0 {
+				if err := c.Do(ctx, http.MethodPost, fmt.Sprintf("/ssh/v1/session/%d/end", end), nil, nil); err != nil {
+					return err
+				}
+				a.Say("Session %d is told to end.", end)
+				return nil
+			}
 			if len(args) == 0 {
 				return cmdline.Usagef("name a device")
 			}
 			return a.list(ctx, c, args[0])
 		},
 	})
+	cmd.Flags().Int64Var(&end, "end", 0, "end the session with this `ID`")
 	cmd.Flags().Int64Var(&recording, "recording", 0, "print the recording of the session with this `ID`")
 	return cmd
 }

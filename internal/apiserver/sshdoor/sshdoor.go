@@ -57,6 +57,7 @@ func (d *Door) Routes() []route.Route {
 		{Method: "POST", Path: "/ssh/v1/certificate", Handle: d.certificate, Who: route.People, Verb: access.Shell, Channel: access.Tunnel},
 		{Method: "GET", Path: "/ssh/v1/device/{uuid}/sessions", Handle: d.sessions, Who: route.People, Verb: access.Shell},
 		{Method: "GET", Path: "/ssh/v1/session/{id}/recording", Handle: d.recording, Who: route.People, Verb: access.Shell},
+		{Method: "POST", Path: "/ssh/v1/session/{id}/end", Handle: d.order, Who: route.People, Verb: access.Shell},
 
 		{Method: "POST", Path: "/device/v3/ssh/key", Handle: d.key, Who: itself},
 		{Method: "POST", Path: "/device/v3/ssh/begin", Handle: d.begin, Who: itself},
@@ -192,6 +193,15 @@ func (d *Door) recording(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Cache-Control", "no-store")
 		return web.WriteText(w, http.StatusOK, data)
 	})
+}
+
+// order is POST /ssh/v1/session/{id}/end: somebody wants it to end.
+func (d *Door) order(w http.ResponseWriter, r *http.Request) error {
+	id, err := route.PathID(r, "That is no SSH session.")
+	if err != nil {
+		return err
+	}
+	return route.Write(r.Context(), d.cfg.DB, func(tx *db.Tx) error { return d.cfg.SSH.Order(r.Context(), tx, access.From(r.Context()), id) }, route.Done(w))
 }
 
 func (d *Door) key(w http.ResponseWriter, r *http.Request) error {
