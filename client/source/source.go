@@ -12,7 +12,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"github.com/moby/patternmatcher/ignorefile"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // ImagesDir is where a builder looks for images that were built elsewhere, one <service>.tar each.
@@ -45,7 +45,7 @@ type entry struct {
 
 var (
 	composeNames   = []string{"docker-compose.yml", "docker-compose.yaml", "compose.yml", "compose.yaml"}
-	servicePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+	servicePattern = pattern.New(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 )
 
 // Service is a directory of a project that an image is built from: what builds it is sent even if it is ignored.

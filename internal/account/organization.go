@@ -3,7 +3,6 @@ package account
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -12,6 +11,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 const (
@@ -20,8 +20,8 @@ const (
 )
 
 var (
-	handleForm  = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
-	notInHandle = regexp.MustCompile(`[^a-z0-9]+`)
+	handleForm  = pattern.New(`^[a-z0-9][a-z0-9_-]*$`)
+	notInHandle = pattern.New(`[^a-z0-9]+`)
 )
 
 // freeHandle makes a handle of a name: lower case, and numbered when it is taken.

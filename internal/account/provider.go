@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/mail"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // This file is what sign-in providers need of accounts. What it changes it changes for whoever calls: the package signin decides
@@ -63,7 +63,7 @@ func HasPassword(ctx context.Context, tx *db.Tx, user int64) (bool, error) {
 	return true, nil
 }
 
-var notInUserName = regexp.MustCompile(`[^a-z0-9_-]+`)
+var notInUserName = pattern.New(`[^a-z0-9_-]+`)
 
 // CreateUserOfProvider makes a user without a password, named like the wanted name or as near to it as is free. An e-mail address that
 // somebody has is a conflict: it does not make the two the same person.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/mail"
-	"regexp"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -15,9 +14,10 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
-var userName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{1,38}[a-z0-9]$`)
+var userName = pattern.New(`^[a-z0-9][a-z0-9_-]{1,38}[a-z0-9]$`)
 
 // IsUserName reports whether somebody may have a name: 3 to 40 lower-case letters, digits, _ and -.
 func IsUserName(name string) bool { return userName.MatchString(name) }

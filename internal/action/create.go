@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device/nudge"
 	"github.com/roadstead-io/roadstead/internal/fleet"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 const (
@@ -28,7 +28,7 @@ const (
 	rowsAtOnce   = 200
 )
 
-var serviceRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$`)
+var serviceRule = pattern.New(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$`)
 
 // check completes what is wanted, and names the field that is wrong.
 func check(want *api.NewAction) error {

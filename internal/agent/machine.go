@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/identity"
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
 	"github.com/roadstead-io/roadstead/internal/durable"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // farewell is how long a device that is to go down keeps talking, so that who asked hears of it.
@@ -140,7 +140,7 @@ func (a *Agent) blinkOn(ctx context.Context) error {
 	}
 }
 
-var hostnameRule = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$`)
+var hostnameRule = pattern.New(`^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$`)
 
 // HostConfig tells the host name.
 func (a *Agent) HostConfig(context.Context) (deviceapi.HostConfig, error) {
@@ -208,7 +208,7 @@ func (a *Agent) Journal(ctx context.Context, what deviceapi.Journal, to io.Write
 	return nil
 }
 
-var hexRule = regexp.MustCompile(`^[0-9a-f]{12,64}$`)
+var hexRule = pattern.New(`^[0-9a-f]{12,64}$`)
 
 func orShort(format string) string {
 	if format == "" {

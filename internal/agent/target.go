@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/plan"
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
 	"github.com/roadstead-io/roadstead/internal/engine"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // desired is a target state in the form that the planner takes.
@@ -33,8 +33,8 @@ type desired struct {
 }
 
 var (
-	imageRule  = regexp.MustCompile(`^[a-z0-9.-]+(:[0-9]+)?/[a-z0-9/._-]+@sha256:[0-9a-f]{64}$`)
-	commitRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9.-]{0,127}$`) // no underscore: it separates the parts of a container's name
+	imageRule  = pattern.New(`^[a-z0-9.-]+(:[0-9]+)?/[a-z0-9/._-]+@sha256:[0-9a-f]{64}$`)
+	commitRule = pattern.New(`^[a-zA-Z0-9][a-zA-Z0-9.-]{0,127}$`) // no underscore: it separates the parts of a container's name
 )
 
 // defaultPollInterval holds until a target state or config.json says otherwise.

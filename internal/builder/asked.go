@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +13,7 @@ import (
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
 
 	"github.com/roadstead-io/roadstead/internal/compose"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // asked is which secrets a build asks for: in its Dockerfiles, or of the session, as a step does that a base image brought along. A
@@ -39,7 +39,7 @@ func (a *asked) has(id string) bool {
 	return a.any || a.ids[id]
 }
 
-var secretMount = regexp.MustCompile(`--mount=["']?(\S*\btype=secret\b[^\s"']*)`)
+var secretMount = pattern.New(`--mount=["']?(\S*\btype=secret\b[^\s"']*)`)
 
 // read finds the secrets that the steps of a Dockerfile ask for.
 func (a *asked) read(dockerfile string) {

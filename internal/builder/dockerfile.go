@@ -8,13 +8,13 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // How an image came to be, in the words that balena's dashboards know.
@@ -96,9 +96,9 @@ func readDockerfile(root *os.Root, file, kind, service string, info api.Build) (
 }
 
 var (
-	templateName = regexp.MustCompile(`%%(?:BALENA|RESIN)_([A-Z_]+)%%`)
+	templateName = pattern.New(`%%(?:BALENA|RESIN)_([A-Z_]+)%%`)
 	// templateValue is what may stand in a Dockerfile anywhere: it ends no instruction, word or string, and begins none.
-	templateValue = regexp.MustCompile(`^[\pL\pN][\pL\pN_.-]*$`)
+	templateValue = pattern.New(`^[\pL\pN][\pL\pN_.-]*$`)
 )
 
 // fillTemplate puts values in place of their names. They are looked at where they are used: whatever a server lets a fleet be called, a name must
@@ -151,7 +151,7 @@ func withSecrets(text string, ids []string) string {
 	return strings.Join(lines, "")
 }
 
-var runWord = regexp.MustCompile(`^(?i)\s*run`)
+var runWord = pattern.New(`^(?i)\s*run`)
 
 // layDockerfile writes a Dockerfile, and the ignore file that goes with it, into a directory of its own for BuildKit.
 func layDockerfile(dir string, root *os.Root, file, text string) error {

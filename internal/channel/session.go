@@ -7,16 +7,16 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"regexp"
 	"slices"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
-var instanceName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+var instanceName = pattern.New(`^[A-Za-z0-9._-]{1,64}$`)
 
 // atOnce is how many rows one statement writes or asks for.
 const atOnce = 100

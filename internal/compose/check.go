@@ -5,10 +5,10 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"regexp"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // Finding is what becomes of one thing that a project says.
@@ -107,7 +107,7 @@ func (r *Report) checkFile(ctx context.Context, root *os.Root) {
 }
 
 // strangeField is what plain makes of a field that the format does not have.
-var strangeField = regexp.MustCompile(`^([\w.-]+): unknown field "([\w-]+)"$`)
+var strangeField = pattern.New(`^([\w.-]+): unknown field "([\w-]+)"$`)
 
 // aboutField splits a sentence of the normaliser's, which begins with the path of the field that it is about.
 func aboutField(text string, s Support) (string, Support, string) {

@@ -13,7 +13,6 @@ import (
 	"maps"
 	"os"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -21,6 +20,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // Project is what was read.
@@ -181,7 +181,7 @@ func (noOtherFiles) Load(_ context.Context, p string) (string, error) {
 	return "", fmt.Errorf("extends: %q is another file; a service can extend only one of the same file", p)
 }
 
-var unknownField = regexp.MustCompile(`([\w.-]+)\.([\w-]+) false schema(?: \w+)?`)
+var unknownField = pattern.New(`([\w.-]+)\.([\w-]+) false schema(?: \w+)?`)
 
 // plain words a parser's error for people.
 func plain(err error) string {

@@ -7,13 +7,13 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // normaliser turns a parsed file into the composition of a release, collecting what it refuses and ignores.
@@ -115,7 +115,7 @@ func lookup(table []Field, name string) Field {
 	return Field{Name: name, Support: Refused, Note: "this field is not known"}
 }
 
-var nameRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+var nameRule = pattern.New(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
 
 func (n *normaliser) project(p *types.Project) map[string]any {
 	services := map[string]any{}
@@ -424,7 +424,7 @@ func (n *normaliser) networks(at string, nets map[string]*types.ServiceNetworkCo
 	return out
 }
 
-var platformForm = regexp.MustCompile(`^linux/[a-z0-9]{1,20}(/[a-z0-9]{1,10})?$`)
+var platformForm = pattern.New(`^linux/[a-z0-9]{1,20}(/[a-z0-9]{1,10})?$`)
 
 // platforms are those that a service is made for. Whether the fleet is built for them is the builder's to know.
 func (n *normaliser) platforms(at string, s types.ServiceConfig) []string {

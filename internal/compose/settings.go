@@ -9,12 +9,12 @@ import (
 	"maps"
 	"os"
 	"path"
-	"regexp"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // Settings is what a project says about its builds beside its compose file, in .balena/balena.yml: variables and secrets, of
@@ -54,8 +54,8 @@ const (
 )
 
 var (
-	variableRule = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]{0,254}$`)
-	secretRule   = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}(/[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}){0,7}$`)
+	variableRule = pattern.New(`^[a-zA-Z_][a-zA-Z0-9_]{0,254}$`)
+	secretRule   = pattern.New(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}(/[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}){0,7}$`)
 )
 
 // CheckVariable refuses a build variable that no Dockerfile could name, or that is too long.

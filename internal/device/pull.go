@@ -3,7 +3,6 @@ package device
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -11,12 +10,13 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 const maxScopes = 100
 
 // scope is repository:<name>[:tag|@digest]:<actions>; only names that the api role gives out are looked at.
-var scope = regexp.MustCompile(`^repository:(v2/[0-9a-f]{32})(?::[\w.-]+|@sha256:[0-9a-f]{64})?:([a-z,*]+)$`)
+var scope = pattern.New(`^repository:(v2/[0-9a-f]{32})(?::[\w.-]+|@sha256:[0-9a-f]{64})?:([a-z,*]+)$`)
 
 // PullGrants says which of the asked scopes the caller may have: pulls of images of the release that the device should run, and of those of its host and supervisor; or
 // of fleets that the user may use. Everything else is left out, and nobody may push. What a device says that it runs counts for

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 
@@ -14,10 +13,11 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // word is what a device may say of a session: no more than a list of names.
-var word = regexp.MustCompile(`[^A-Za-z0-9_.,/ -]`)
+var word = pattern.New(`[^A-Za-z0-9_.,/ -]`)
 
 func tame(text string) string {
 	text = word.ReplaceAllString(text, "?")
@@ -328,7 +328,7 @@ func (s *SSH) lose(ctx context.Context, tx *db.Tx, id int64) error {
 }
 
 // Fingerprints of keys of the caller's that are looked up have this form.
-var fingerprint = regexp.MustCompile(`^SHA256:[A-Za-z0-9+/]{43}$`)
+var fingerprint = pattern.New(`^SHA256:[A-Za-z0-9+/]{43}$`)
 
 // CheckFingerprint refuses what is none.
 func CheckFingerprint(text string) error {

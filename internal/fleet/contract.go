@@ -9,9 +9,10 @@ import (
 	"io"
 	"io/fs"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // One hw.device-type contract a file, named by its slug.
@@ -27,7 +28,7 @@ const (
 // architectures are all that a device type may name.
 var architectures = []string{"aarch64", "amd64", "armv5e", "armv7hf", "i386", "i386-nlp", "rpi"}
 
-var contractSlug = regexp.MustCompile(`^[a-z0-9]+(?:-[a-z0-9]+)*$`)
+var contractSlug = pattern.New(`^[a-z0-9]+(?:-[a-z0-9]+)*$`)
 
 // Contract is what a device type's contract says. Fields that we do not read are kept in the raw text, which the API serves.
 type Contract struct {

@@ -3,7 +3,6 @@ package fleet
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -12,18 +11,19 @@ import (
 	"github.com/roadstead-io/roadstead/internal/channel/when"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/odata"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // The texts below are matched by balena's clients and their tests.
 
 var (
-	appName       = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`)
-	uuid4         = regexp.MustCompile(`^[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}$`)
-	envVarName    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	configVarName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_:]*$`)
-	serviceName   = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
-	branchName    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$`)
-	labelName     = regexp.MustCompile("^[!#-&(-_a-~]+$") // printable ASCII without space, quotes and backtick
+	appName       = pattern.New(`^[a-zA-Z0-9_-]+$`)
+	uuid4         = pattern.New(`^[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}$`)
+	envVarName    = pattern.New(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	configVarName = pattern.New(`^[A-Za-z_][A-Za-z0-9_:]*$`)
+	serviceName   = pattern.New(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+	branchName    = pattern.New(`^[A-Za-z0-9_][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$`)
+	labelName     = pattern.New("^[!#-&(-_a-~]+$") // printable ASCII without space, quotes and backtick
 )
 
 const maxName = 255 // what supervisors accept of any name

@@ -10,13 +10,13 @@ import (
 	"net/http"
 	"net/url"
 	"os/exec"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"unicode"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -232,7 +232,7 @@ func follow(r io.Reader, say func(string, ...any)) error {
 	return nil
 }
 
-var escapes = regexp.MustCompile(`\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?)`)
+var escapes = pattern.New(`\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?)`)
 
 // clean is a line without what would move a terminal's cursor: what a build prints is not ours.
 func clean(text string) string {

@@ -1,10 +1,10 @@
 package gitserver
 
 import (
-	"regexp"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // verb is one of the two things that a client can ask for.
@@ -21,8 +21,8 @@ const maxSlug = 255
 var (
 	// command is the only form of a command: one of two words, one blank, and a path in single quotes. There is no shell here; what would
 	// mean something to one is simply no name of a fleet.
-	command = regexp.MustCompile(`^(git-receive-pack|git-upload-pack) '(/?[^'\\]+)'$`)
-	slug    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*/[A-Za-z0-9_-]+$`)
+	command = pattern.New(`^(git-receive-pack|git-upload-pack) '(/?[^'\\]+)'$`)
+	slug    = pattern.New(`^[A-Za-z0-9][A-Za-z0-9_-]*/[A-Za-z0-9_-]+$`)
 )
 
 const onlyGit = "This server takes `git push` and `git fetch` of <organization>/<fleet>.git, and nothing else."

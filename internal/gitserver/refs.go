@@ -1,10 +1,10 @@
 package gitserver
 
 import (
-	"regexp"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // update is one thing that a push wants to do.
@@ -28,7 +28,7 @@ const (
 	branchEmulated = "balena-emulated"
 )
 
-var objectID = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+var objectID = pattern.New(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 
 func (u update) deletes() bool { return strings.Trim(u.now, "0") == "" }
 

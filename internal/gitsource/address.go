@@ -4,13 +4,13 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 const (
@@ -20,13 +20,13 @@ const (
 )
 
 var (
-	hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
-	userName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+	hostName = pattern.New(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
+	userName = pattern.New(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 	// pathForm is what the path of a repository is made of: nothing that means something to a shell, to git or in a statement.
-	pathForm = regexp.MustCompile(`^(/[A-Za-z0-9_.~+-]+)+/?$`)
-	scpForm  = regexp.MustCompile(`^([A-Za-z0-9_.-]+@)?[A-Za-z0-9.-]+:[^/]`)
-	refForm  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_./+#=@-]*$`)
-	tagsForm = regexp.MustCompile(`^[A-Za-z0-9_*?][A-Za-z0-9_./+*?-]*$`)
+	pathForm = pattern.New(`^(/[A-Za-z0-9_.~+-]+)+/?$`)
+	scpForm  = pattern.New(`^([A-Za-z0-9_.-]+@)?[A-Za-z0-9.-]+:[^/]`)
+	refForm  = pattern.New(`^[A-Za-z0-9_][A-Za-z0-9_./+#=@-]*$`)
+	tagsForm = pattern.New(`^[A-Za-z0-9_*?][A-Za-z0-9_./+*?-]*$`)
 )
 
 // parseURL takes the address of a repository, in the one spelling that is kept.

@@ -3,7 +3,6 @@ package provenance
 import (
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // The types that stand in a statement.
@@ -117,9 +117,9 @@ const (
 )
 
 var (
-	digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-	anyDigest  = regexp.MustCompile(`^(sha256:[0-9a-f]{64}|sha1:[0-9a-f]{40})?$`)
-	hexForm    = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+	digestForm = pattern.New(`^sha256:[0-9a-f]{64}$`)
+	anyDigest  = pattern.New(`^(sha256:[0-9a-f]{64}|sha1:[0-9a-f]{40})?$`)
+	hexForm    = pattern.New(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 )
 
 // Invocation is the id of a release's build on a server.
@@ -244,7 +244,7 @@ func gitURI(site api.Site, build api.Build, git *api.GitSource) string {
 }
 
 // repositoryForm is what the address of a repository looks like in a statement: it holds no password.
-var repositoryForm = regexp.MustCompile(`^(https://|ssh://([A-Za-z0-9_.-]+@)?)[^/@?#]+/[^@?#]+$`)
+var repositoryForm = pattern.New(`^(https://|ssh://([A-Za-z0-9_.-]+@)?)[^/@?#]+/[^@?#]+$`)
 
 // digestSet is in-toto's form of "sha256:…".
 func digestSet(digest string) map[string]string {
@@ -329,7 +329,7 @@ func checkSBOM(b *api.ImageSBOM) error {
 	return nil
 }
 
-var platformForm = regexp.MustCompile(`^linux/[a-z0-9]{1,20}(/[a-z0-9]{1,10})?$`)
+var platformForm = pattern.New(`^linux/[a-z0-9]{1,20}(/[a-z0-9]{1,10})?$`)
 
 // checkPlatforms checks the images of an index.
 func checkPlatforms(i api.StatementImage) error {

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path"
-	"regexp"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 const (
@@ -18,7 +18,7 @@ const (
 	firstCollect = 30 * time.Second // after the start: what was begun before it is finished soon
 )
 
-var repositoryForm = regexp.MustCompile(`^v2/[0-9a-f]{32}(-[0-9]{1,3})?$`)
+var repositoryForm = pattern.New(`^v2/[0-9a-f]{32}(-[0-9]{1,3})?$`)
 
 // collecting collects now and then until the context ends.
 func (s *Server) collecting(ctx context.Context) {

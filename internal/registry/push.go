@@ -14,18 +14,18 @@ import (
 	"maps"
 	"net/http"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
 var (
-	uploadForm = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+	uploadForm = pattern.New(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 	// referrersTag is the tag of the list of what refers to an image, where the specification puts it.
-	referrersTag = regexp.MustCompile(`^sha256-[0-9a-f]{64}$`)
+	referrersTag = pattern.New(`^sha256-[0-9a-f]{64}$`)
 )
 
 // write lets the builder's request through, within the limits. Giving an upload up is always possible.

@@ -13,7 +13,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/distribution/distribution/v3/configuration"
@@ -21,6 +20,8 @@ import (
 	"github.com/distribution/distribution/v3/registry/storage/driver/factory"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem" // the drivers register themselves by name
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/s3-aws"
+
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // The library's layout below the root of a storage.
@@ -42,7 +43,7 @@ type storage struct {
 	shown  string // where it is, without any secret
 }
 
-var bucketForm = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
+var bucketForm = pattern.New(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
 
 // parseStorage reads the address of a storage: empty for files in dir, or s3://BUCKET/PREFIX?endpoint=URL&region=NAME&path_style=true.
 func parseStorage(dir, address string) (*storage, error) {

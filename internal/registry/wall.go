@@ -4,9 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"regexp"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -14,9 +14,9 @@ import (
 // route is what the wall lets through: a manifest, a blob, an upload, or what refers to an image of one repository. Lists of
 // what there is (the catalogue, tags) are not there for anybody: that is the api role's knowledge. The strict form of the name
 // leaves no room for a path that the wall reads one way and the library another.
-var route = regexp.MustCompile(`^/v2/(v2/[0-9a-f]{32}(?:-[0-9]{1,3})?)/(manifests|blobs/uploads|blobs|referrers)/([^/]*)$`)
+var route = pattern.New(`^/v2/(v2/[0-9a-f]{32}(?:-[0-9]{1,3})?)/(manifests|blobs/uploads|blobs|referrers)/([^/]*)$`)
 
-var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+var digestForm = pattern.New(`^sha256:[0-9a-f]{64}$`)
 
 // request is one request as the wall understands it.
 type request struct {

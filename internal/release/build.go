@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/fleet"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // A build is a release that a builder works on: [Releases.Open], [Releases.AddImages], a [Releases.Heartbeat] every few seconds,
@@ -29,7 +29,7 @@ const (
 	maxText     = 64 << 10 // of a Dockerfile, an error
 )
 
-var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+var digestForm = pattern.New(`^sha256:[0-9a-f]{64}$`)
 
 // Open begins a build for a fleet of which the caller may make releases.
 func (r *Releases) Open(ctx context.Context, tx *db.Tx, by access.Caller, ask api.BuildRequest) (api.Build, error) {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/odata"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // A deployment is a release that a client makes row by row, of images that it built itself, as balena deploy does: it makes the
@@ -38,7 +38,7 @@ const (
 	maxMessage = 300_000
 )
 
-var commitForm = regexp.MustCompile(`^[0-9a-f]{32}([0-9a-f]{8})?$`)
+var commitForm = pattern.New(`^[0-9a-f]{32}([0-9a-f]{8})?$`)
 
 // givenOnce are the columns of a release that are said when it is made, and never again.
 var givenOnce = []string{"belongs_to__application", "commit", "composition", "source", "start_timestamp", "contract", "is_created_by__user"}
@@ -353,7 +353,7 @@ func alongside(ctx context.Context, tx *db.Tx, c *odata.Change) error {
 }
 
 // quarantineScope is what a client asks for: repository:v2/<32 hex>[:tag]:pull,push.
-var quarantineScope = regexp.MustCompile(`^repository:(v2/[0-9a-f]{32})(?::[\w.-]+)?:([a-z,*]+)$`)
+var quarantineScope = pattern.New(`^repository:(v2/[0-9a-f]{32})(?::[\w.-]+)?:([a-z,*]+)$`)
 
 // PushGrants says into which places in quarantine a caller may push: those of a release of their own that is being pushed right now,
 // in a fleet of which they may make releases. It leaves out everything else, as the protocol wants.

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/odata"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // Operating systems and supervisors are releases of fleets of the server itself: balena_os/<device type> and
@@ -26,8 +26,8 @@ var supervisorBoards = map[string]string{
 }
 
 var (
-	imageForm   = regexp.MustCompile(`^([a-z0-9][a-z0-9.-]*(?::\d+)?(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)+)@(sha256:[0-9a-f]{64})$`)
-	variantForm = regexp.MustCompile(`^[a-z0-9-]{0,50}$`)
+	imageForm   = pattern.New(`^([a-z0-9][a-z0-9.-]*(?::\d+)?(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)+)@(sha256:[0-9a-f]{64})$`)
+	variantForm = pattern.New(`^[a-z0-9-]{0,50}$`)
 )
 
 // ImportOS brings in releases of operating systems and supervisors, all or none. One that is there already keeps what it is, and

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -35,7 +35,7 @@ const (
 	stopGrace  = 2 * time.Second
 )
 
-var repositoryName = regexp.MustCompile(`^v2/[0-9a-f]{32}(-[0-9]{1,3})?$`)
+var repositoryName = pattern.New(`^v2/[0-9a-f]{32}(-[0-9]{1,3})?$`)
 
 // Config is the signer role's configuration.
 type Config struct {

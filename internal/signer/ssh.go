@@ -8,13 +8,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -27,9 +27,9 @@ const (
 )
 
 var (
-	deviceUUID = regexp.MustCompile(`^[0-9a-f]{32}$`)
+	deviceUUID = pattern.New(`^[0-9a-f]{32}$`)
 	// wordOfKeyID is what may stand in a key id: it comes into the logs of devices.
-	wordOfKeyID = regexp.MustCompile(`^[A-Za-z0-9_.@-]{1,128}$`)
+	wordOfKeyID = pattern.New(`^[A-Za-z0-9_.@-]{1,128}$`)
 )
 
 // sshAuthorities sign certificates.

@@ -10,13 +10,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
 
 	"github.com/roadstead-io/roadstead/internal/egress"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // Kind is how a provider is spoken to.
@@ -202,7 +202,7 @@ func ValidateAll(list []Provider) error {
 	return nil
 }
 
-var providerName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,38}$`)
+var providerName = pattern.New(`^[a-z0-9][a-z0-9-]{0,38}$`)
 
 // Validate names the field that is wrong.
 func (p Provider) Validate() error {

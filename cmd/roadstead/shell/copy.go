@@ -3,7 +3,6 @@ package shell
 import (
 	"context"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,6 +10,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // place is one end of a copy.
@@ -20,7 +20,7 @@ type place struct {
 	path    string
 }
 
-var serviceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+var serviceName = pattern.New(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 
 // parsePlace reads PATH, DEVICE:PATH or DEVICE:SERVICE:PATH. A path here with a colon in it begins with ./ or /.
 func parsePlace(text string) place {

@@ -8,12 +8,13 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // accepted is what the server may set on the device: its address, and how the two ends keep the connection. No route, no name server, no
@@ -21,8 +22,8 @@ import (
 var accepted = []string{"ifconfig ", "ping ", "ping-exit ", "ping-restart ", "peer-id ", "cipher ", "auth-token", "tun-mtu ", "key-derivation ", "protocol-flags "}
 
 var (
-	hostRule  = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9.-]{0,252}$`)
-	proxyRule = regexp.MustCompile(`^[\x21\x23-\x5b\x5d-\x7e]{1,200}$`) // no space, quote or backslash
+	hostRule  = pattern.New(`^[a-zA-Z0-9][a-zA-Z0-9.-]{0,252}$`)
+	proxyRule = pattern.New(`^[\x21\x23-\x5b\x5d-\x7e]{1,200}$`) // no space, quote or backslash
 )
 
 // options is the whole configuration of openvpn, which reads it from its standard input: nothing in it comes to a file or a command line.

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -19,6 +18,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/engine"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // Labels of ours on containers, networks and volumes, beside [engine.LabelSupervised].
@@ -74,7 +74,7 @@ type LeftOut struct {
 	Reason string
 }
 
-var nameRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+var nameRule = pattern.New(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
 // ValidName reports whether a service, network or volume may have that name.
 func ValidName(name string) bool { return len(name) <= 128 && nameRule.MatchString(name) }

@@ -8,12 +8,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // Host is where to look; the zero value looks at this machine.
@@ -54,7 +55,7 @@ func Arch() string {
 }
 
 // inner are the interfaces that lead to containers, not to the outside.
-var inner = regexp.MustCompile(`^(lo|(balena|docker|rce|tun)[0-9]+|resin-vpn|roadstead-vpn|resin-dns|supervisor0|.*-redsocks|br-[0-9a-f]{12}|veth.*)$`)
+var inner = pattern.New(`^(lo|(balena|docker|rce|tun)[0-9]+|resin-vpn|roadstead-vpn|resin-dns|supervisor0|.*-redsocks|br-[0-9a-f]{12}|veth.*)$`)
 
 // Addresses gives the device's addresses to the outside, space separated: MAC in upper case, then IP.
 func Addresses() (macs, ips string) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // Bounds of one session before its program.
@@ -51,9 +51,9 @@ type program interface {
 }
 
 // envName is what of a client's environment comes along: its language, and how colourful its terminal is.
-var envName = regexp.MustCompile(`^(LANG|LC_[A-Z]+|COLORTERM|NO_COLOR)$`)
+var envName = pattern.New(`^(LANG|LC_[A-Z]+|COLORTERM|NO_COLOR)$`)
 
-var envValue = regexp.MustCompile(`^[A-Za-z0-9_.@:+-]{0,64}$`)
+var envValue = pattern.New(`^[A-Za-z0-9_.@:+-]{0,64}$`)
 
 // target is where somebody wants to be: "" is the device itself. The name of whoever logs in, and root, are the device; every other is a
 // service's. service/NAME is always a service.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +21,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/fleet"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -34,7 +34,7 @@ const (
 const textNoAnswer = `{"error":"Bad API response from supervisor"}`
 
 // plainAnswer is all that a device may say as text to whoever called it.
-var plainAnswer = regexp.MustCompile(`^[A-Za-z0-9\s:'.?!,/-]*$`)
+var plainAnswer = pattern.New(`^[A-Za-z0-9\s:'.?!,/-]*$`)
 
 // Supervisor is the routes by which balena's clients act on devices whose control channels are up.
 type Supervisor struct {

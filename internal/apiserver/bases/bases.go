@@ -7,10 +7,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 	"github.com/roadstead-io/roadstead/internal/shelf"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
@@ -42,7 +42,7 @@ func list(w http.ResponseWriter, dir string) error {
 // kinds are what is kept of an image, and the names of the files.
 var kinds = map[string]string{"sbom": "spdx.json", "provenance": "provenance.json", "lock": "lock.json"}
 
-var digestForm = regexp.MustCompile(`^sha256:([0-9a-f]{64})$`)
+var digestForm = pattern.New(`^sha256:([0-9a-f]{64})$`)
 
 // text gives what is kept of one image, also of one that was replaced.
 func text(w http.ResponseWriter, dir, digest, what string) error {

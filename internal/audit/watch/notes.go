@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,6 +16,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // How notes are kept.
@@ -77,10 +77,10 @@ func NewNotes(d *db.DB, log *slog.Logger) *Notes {
 }
 
 var (
-	uuids  = regexp.MustCompile(`\b[0-9a-f]{62}\b|\b[0-9a-f]{32}\b`)
-	keys   = regexp.MustCompile(`\b(device|application)\((\d{1,18})\)`)
-	ofOne  = regexp.MustCompile(`^/(?:v[0-9]/(?:device|application)\(|device/v[0-9]/|access/)`) // paths of a device or a fleet
-	equals = regexp.MustCompile(`\b(device|application|belongs_to__application|appId|deviceId)(?:/id)?(?: eq |=)(\d{1,18})\b`)
+	uuids  = pattern.New(`\b[0-9a-f]{62}\b|\b[0-9a-f]{32}\b`)
+	keys   = pattern.New(`\b(device|application)\((\d{1,18})\)`)
+	ofOne  = pattern.New(`^/(?:v[0-9]/(?:device|application)\(|device/v[0-9]/|access/)`) // paths of a device or a fleet
+	equals = pattern.New(`\b(device|application|belongs_to__application|appId|deviceId)(?:/id)?(?: eq |=)(\d{1,18})\b`)
 )
 
 // mostNamed is how many things are looked for in one address.

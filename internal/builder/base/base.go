@@ -12,7 +12,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -26,12 +25,13 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/source"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // prefix starts the name of every base image.
 const prefix = "base/"
 
-var nameForm = regexp.MustCompile(`^base/[a-z0-9]+([._-][a-z0-9]+)*$`)
+var nameForm = pattern.New(`^base/[a-z0-9]+([._-][a-z0-9]+)*$`)
 
 // bounds of an imported archive. An operator gives it, but it may have come from anywhere.
 var bounds = source.Limits{Bytes: 4 << 30, Entries: 1_000_000}

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // Image is one base image for one platform.
@@ -17,7 +19,7 @@ type Image struct {
 }
 
 // chosen finds lines of a Dockerfile whose image is known only when its variables are.
-var chosen = regexp.MustCompile(`(?im)(^\s*FROM\s|--from=|[,\s]from=).*\$`)
+var chosen = pattern.New(`(?im)(^\s*FROM\s|--from=|[,\s]from=).*\$`)
 
 // Named gives the images that a Dockerfile may start from or copy from, by the names that it has for them: today's, and former ones by
 // digest. What it does not name is left out, for each is copied to the build; where a variable decides, all of today's may be meant.

@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/fetch"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // Package is one package of an archive, as far as we look at it.
@@ -30,7 +30,7 @@ type Package struct {
 	provides  string
 }
 
-var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{0,127}$`)
+var nameForm = pattern.New(`^[a-z0-9][a-z0-9+.-]{0,127}$`)
 
 // CheckName refuses what is no package's name.
 func CheckName(name string) error {

@@ -14,7 +14,6 @@ import (
 	"io"
 	"net/http"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -23,6 +22,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/fetch"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 const (
@@ -49,8 +49,8 @@ type Suite struct {
 }
 
 var (
-	wordForm      = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,60}$`)
-	directoryForm = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,60}(/[a-z0-9][a-z0-9.-]{0,60})?$`)
+	wordForm      = pattern.New(`^[a-z0-9][a-z0-9.-]{0,60}$`)
+	directoryForm = pattern.New(`^[a-z0-9][a-z0-9.-]{0,60}(/[a-z0-9][a-z0-9.-]{0,60})?$`)
 )
 
 // Validate names the field that is wrong.

@@ -3,11 +3,11 @@ package debian
 import (
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // shelf holds the newest of every package for one architecture.
@@ -34,7 +34,7 @@ func (s *shelf) add(p Package) error {
 	return nil
 }
 
-var relationForm = regexp.MustCompile(`^([a-z0-9][a-z0-9+.-]*)(?::[a-z0-9-]+)?(?:\s*\(\s*(<<|<=|=|>=|>>)\s*([^\s)]+)\s*\))?`)
+var relationForm = pattern.New(`^([a-z0-9][a-z0-9+.-]*)(?::[a-z0-9-]+)?(?:\s*\(\s*(<<|<=|=|>=|>>)\s*([^\s)]+)\s*\))?`)
 
 // relation reads "name (>= version)".
 func relation(text string) (name, op, version string, ok bool) {

@@ -1,12 +1,13 @@
 package debian
 
 import (
-	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
-var versionForm = regexp.MustCompile(`^([0-9]{1,9}:)?[0-9A-Za-z.+~-]{1,200}$`)
+var versionForm = pattern.New(`^([0-9]{1,9}:)?[0-9A-Za-z.+~-]{1,200}$`)
 
 // Compare orders two versions as Debian's policy says: negative when a is the older one.
 func Compare(a, b string) int {

@@ -15,12 +15,12 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/egress"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 const (
@@ -86,7 +86,7 @@ type Locked struct {
 	Size   int64
 }
 
-var digestForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
+var digestForm = pattern.New(`^[0-9a-f]{64}$`)
 
 // CheckSHA256 refuses what is no SHA-256.
 func CheckSHA256(s string) error {

@@ -1,14 +1,14 @@
 package progress
 
 import (
-	"regexp"
 	"strconv"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // stepName is how BuildKit names a step of a Dockerfile: "[2/5] RUN make", "[linux/arm64 build 2/5] RUN make".
-var stepName = regexp.MustCompile(`^\[(?:[^\]]* )?([0-9]{1,4})/([0-9]{1,4})\] (.*)$`)
+var stepName = pattern.New(`^\[(?:[^\]]* )?([0-9]{1,4})/([0-9]{1,4})\] (.*)$`)
 
 // maxStepName bounds the name of a step where it is only shown for a while.
 const maxStepName = 200

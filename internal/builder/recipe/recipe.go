@@ -12,13 +12,13 @@ import (
 	"io/fs"
 	"net/url"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/debian"
 	"github.com/roadstead-io/roadstead/internal/builder/fetch"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // Recipe says what belongs into a base image.
@@ -82,7 +82,7 @@ type Book struct {
 
 const maxFile = 8 << 20
 
-var nameForm = regexp.MustCompile(`^[a-z0-9]+([._-][a-z0-9]+)*$`)
+var nameForm = pattern.New(`^[a-z0-9]+([._-][a-z0-9]+)*$`)
 
 // Open reads what all recipes share. Suites without a mirror of their own are taken from mirror, see [debian.LocalMirror]; without one
 // nothing can be made of them.

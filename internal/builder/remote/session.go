@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder/worker"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // Why a worker's connection ended, for the log and for those whose build it ended.
@@ -243,7 +243,7 @@ const (
 	maxWords     = 300
 )
 
-var platformForm = regexp.MustCompile(`^[a-z0-9]{1,20}/[a-z0-9]{1,20}(/[a-z0-9]{1,10})?$`)
+var platformForm = pattern.New(`^[a-z0-9]{1,20}/[a-z0-9]{1,20}(/[a-z0-9]{1,10})?$`)
 
 // plain is a text without what would steer a terminal, and not longer than so many bytes.
 func plain(text string, most int) string {

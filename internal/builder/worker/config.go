@@ -4,10 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // Config says where and how builds run. The zero value of every field but Dir works.
@@ -133,7 +134,7 @@ func (p place) traces() string    { return filepath.Join(string(p), "traces") }
 func (p place) network() string   { return filepath.Join(string(p), "cni.conf") }
 func (p place) settings() string  { return filepath.Join(string(p), "buildkitd.toml") }
 
-var domainForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+var domainForm = pattern.New(`^[a-z0-9][a-z0-9-]{0,62}$`)
 
 // checkDomain refuses what could not be the name of a directory of ours.
 func checkDomain(domain string) error {

@@ -5,11 +5,11 @@ package report
 import (
 	"encoding/json"
 	"math"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 const (
@@ -40,7 +40,7 @@ const (
 )
 
 // secretRule is what agents take as a key.
-var secretRule = regexp.MustCompile(`^\w{1,64}$`)
+var secretRule = pattern.New(`^\w{1,64}$`)
 
 // Split finds the one device that a report is about.
 func Split(body []byte) (uuid api.DeviceUUID, raw json.RawMessage, err error) {

@@ -3,9 +3,10 @@ package version
 
 import (
 	"cmp"
-	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // Version is a version of an operating system or a supervisor, as far as it decides which of two is newer.
@@ -14,8 +15,8 @@ type Version struct {
 	prerelease, Variant           string
 }
 
-var versionForm = regexp.MustCompile(`(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?:-([0-9A-Za-z.-]+))?(?:\+([0-9A-Za-z.-]+))?`)
-var revisionForm = regexp.MustCompile(`(?:^|\.)rev(\d{1,6})(?:\.|$)`)
+var versionForm = pattern.New(`(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?:-([0-9A-Za-z.-]+))?(?:\+([0-9A-Za-z.-]+))?`)
+var revisionForm = pattern.New(`(?:^|\.)rev(\d{1,6})(?:\.|$)`)
 
 // Parse finds a version in a text like "balenaOS 2.98.33+rev1.prod".
 func Parse(text string) (v Version, ok bool) {

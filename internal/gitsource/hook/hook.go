@@ -13,12 +13,12 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // late is how old, or how far ahead, what is signed with its time may be.
@@ -102,7 +102,7 @@ const (
 
 const maxName = 100 // of an event and of an id of a delivery
 
-var object = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+var object = pattern.New(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 
 // payload are the fields that are read; the three forms agree on them as far as they have them.
 type payload struct {

@@ -12,11 +12,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // Request is one request, as the registry's wall has understood and allowed it.
@@ -30,10 +31,10 @@ type Request struct {
 }
 
 var (
-	digestForm = regexp.MustCompile(`^sha256:([0-9a-f]{64})$`)
-	tagForm    = regexp.MustCompile(`^\w[\w.-]{0,127}$`)
-	uploadForm = regexp.MustCompile(`^[A-Z2-7]{26}$`)
-	nameForm   = regexp.MustCompile(`^v2/([0-9a-f]{32})$`)
+	digestForm = pattern.New(`^sha256:([0-9a-f]{64})$`)
+	tagForm    = pattern.New(`^\w[\w.-]{0,127}$`)
+	uploadForm = pattern.New(`^[A-Z2-7]{26}$`)
+	nameForm   = pattern.New(`^v2/([0-9a-f]{32})$`)
 )
 
 // protocolError is an answer of the registry protocol.

@@ -9,11 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"regexp"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 //go:embed migrations
@@ -61,8 +61,8 @@ func New(cfg Config) *Rows {
 }
 
 var (
-	repositoryForm = regexp.MustCompile(`^v2/[0-9a-f]{32}(-[0-9]{1,3})?$`)
-	digestForm     = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+	repositoryForm = pattern.New(`^v2/[0-9a-f]{32}(-[0-9]{1,3})?$`)
+	digestForm     = pattern.New(`^sha256:[0-9a-f]{64}$`)
 )
 
 // owner is whose a repository is.

@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"regexp"
 	"slices"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/token"
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 //go:embed migrations
@@ -44,9 +44,9 @@ const (
 )
 
 var (
-	nameForm     = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
-	keyForm      = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	platformForm = regexp.MustCompile(`^[a-z0-9]{1,20}/[a-z0-9]{1,20}(/[a-z0-9]{1,10})?$`)
+	nameForm     = pattern.New(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
+	keyForm      = pattern.New(`^[0-9a-f]{64}$`)
+	platformForm = pattern.New(`^[a-z0-9]{1,20}/[a-z0-9]{1,20}(/[a-z0-9]{1,10})?$`)
 )
 
 // Rows are the package's functions with what they need.

@@ -9,10 +9,10 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"regexp"
 	"runtime/debug"
 	"strings"
 
+	"github.com/roadstead-io/roadstead/internal/pattern"
 	"github.com/roadstead-io/roadstead/internal/sbom"
 )
 
@@ -33,9 +33,9 @@ const (
 )
 
 var (
-	distInfo = regexp.MustCompile(`(^|/)[^/]+\.(dist-info/METADATA|egg-info/PKG-INFO)$`)
-	nodeFile = regexp.MustCompile(`(^|/)node_modules/(@[^/]+/)?[^/]+/package\.json$`)
-	rpmFile  = regexp.MustCompile(`^(var/lib/rpm|usr/lib/sysimage/rpm)/(Packages|Packages\.db|rpmdb\.sqlite)$`)
+	distInfo = pattern.New(`(^|/)[^/]+\.(dist-info/METADATA|egg-info/PKG-INFO)$`)
+	nodeFile = pattern.New(`(^|/)node_modules/(@[^/]+/)?[^/]+/package\.json$`)
+	rpmFile  = pattern.New(`^(var/lib/rpm|usr/lib/sysimage/rpm)/(Packages|Packages\.db|rpmdb\.sqlite)$`)
 )
 
 // readerOf tells who reads the file at a path; nil: nobody does by its name.
@@ -160,7 +160,7 @@ func apk(r io.Reader) (f finding) {
 	return f
 }
 
-var systemForm = regexp.MustCompile(`^[a-z0-9._-]{1,40}$`)
+var systemForm = pattern.New(`^[a-z0-9._-]{1,40}$`)
 
 func osRelease(r io.Reader) (f finding) {
 	var id, version string

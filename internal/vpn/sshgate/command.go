@@ -1,10 +1,10 @@
 package sshgate
 
 import (
-	"regexp"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 const maxCommand = 64 << 10
@@ -24,8 +24,8 @@ type wish struct {
 }
 
 var (
-	uuidForm      = regexp.MustCompile(`^([0-9a-f]{32}|[0-9a-f]{62})$`)
-	containerForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+	uuidForm      = pattern.New(`^([0-9a-f]{32}|[0-9a-f]{62})$`)
+	containerForm = pattern.New(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
 )
 
 // parse reads a command as the command line of balena sends it, or people write it. What follows the device is for the device, as it is.

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
 // maxHead bounds the request line and the headers together.
@@ -62,7 +62,7 @@ func readHead(r io.Reader) (head string, rest []byte, err error) {
 }
 
 // host is the only kind of name that leads anywhere: a device's, under an ending that is nobody's domain. Nothing is ever looked up.
-var host = regexp.MustCompile(`^([0-9a-f]{32}|[0-9a-f]{62})\.(?:balena|resin|roadstead|vpn)(?::([0-9]{1,5}))?$`)
+var host = pattern.New(`^([0-9a-f]{32}|[0-9a-f]{62})\.(?:balena|resin|roadstead|vpn)(?::([0-9]{1,5}))?$`)
 
 // parse reads a request, strictly: what one reader could take for something else than another is refused.
 func parse(head string) (q request, err error) {
