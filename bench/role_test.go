@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
-	"github.com/roadstead-io/roadstead/internal/apiserver"
+	"github.com/roadstead-io/roadstead/internal/heap"
 )
 
 // The names of what a process of ours is told.
@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 // playRole serves the api role and the signer behind plain HTTP on loopback, as the peer's API was measured: no TLS, no edge.
 // It says its address on standard output and ends when standard input does.
 func playRole(b *testing.B, sql string) {
-	ballast := apiserver.SteadyHeap(apiserver.Ballast)
+	ballast := heap.Steady(heap.Ballast)
 	defer runtime.KeepAlive(ballast)
 	handler, chain := openAPIRole(b, sql)
 	if file := os.Getenv(profileEnv); file != "" {

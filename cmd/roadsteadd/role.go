@@ -20,6 +20,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/handover"
+	"github.com/roadstead-io/roadstead/internal/heap"
 	"github.com/roadstead-io/roadstead/internal/sandbox"
 	"github.com/roadstead-io/roadstead/internal/supervise"
 	"github.com/roadstead-io/roadstead/internal/vpn/cage"
@@ -129,6 +130,7 @@ func runRole(ctx context.Context, name string, f roleFlags) error {
 		defer cancel()
 		go orphan(cancel) // ends with the process
 	}
+	defer heap.Watch(ctx)()
 	if err := run(ctx, in, log); err != nil {
 		return fmt.Errorf("role %s: %w", name, err)
 	}

@@ -29,6 +29,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/edge"
 	"github.com/roadstead-io/roadstead/internal/gitserver"
 	"github.com/roadstead-io/roadstead/internal/handover"
+	"github.com/roadstead-io/roadstead/internal/heap"
 	"github.com/roadstead-io/roadstead/internal/registry"
 	"github.com/roadstead-io/roadstead/internal/signer"
 	"github.com/roadstead-io/roadstead/internal/supervise"
@@ -71,7 +72,7 @@ var starts = map[string]start{
 		if err != nil {
 			return err
 		}
-		ballast := apiserver.SteadyHeap(apiserver.Ballast)
+		ballast := heap.Steady(heap.Ballast)
 		defer runtime.KeepAlive(ballast)
 		s, err := apiserver.New(cfg, log)
 		if err != nil {
@@ -87,7 +88,7 @@ var starts = map[string]start{
 	},
 	api.RoleBus: serve(busserver.New),
 	api.RoleSigner: func(ctx context.Context, in inherited, log *slog.Logger) error {
-		ballast := apiserver.SteadyHeap(apiserver.SignerBallast)
+		ballast := heap.Steady(heap.SignerBallast)
 		defer runtime.KeepAlive(ballast)
 		return serve(signer.New)(ctx, in, log)
 	},

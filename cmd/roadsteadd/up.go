@@ -18,6 +18,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/builder/worker"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/gitserver"
+	"github.com/roadstead-io/roadstead/internal/heap"
 	"github.com/roadstead-io/roadstead/internal/odata"
 	"github.com/roadstead-io/roadstead/internal/signin"
 	"github.com/roadstead-io/roadstead/internal/supervise"
@@ -250,6 +251,7 @@ func up(cmd *cobra.Command, f upFlags) error {
 		return usageError{err}
 	}
 	log.Info("starting", "role", "parent", "version", version, "data", cfg.Dir, "domain", cfg.Domain, "listen", cfg.Listen)
+	defer heap.Watch(cmd.Context())()
 	if err := p.Run(cmd.Context()); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/internal/builder/remote"
 	"github.com/roadstead-io/roadstead/internal/builder/worker"
+	"github.com/roadstead-io/roadstead/internal/heap"
 	"github.com/roadstead-io/roadstead/internal/supervise"
 )
 
@@ -140,6 +141,7 @@ func builderWorker(cmd *cobra.Command, f linkFlags) error {
 	if err != nil {
 		return usageError{err}
 	}
+	defer heap.Watch(cmd.Context())()
 	return p.Run(cmd.Context())
 }
 
