@@ -36,6 +36,8 @@ if [ "$what" = test ]; then
 	need node nodejs
 	need npm npm
 	need setpriv util-linux
+	need pkcs11-tool opensc # keys of owners on tokens
+	need softhsm2-util softhsm2
 	command -v chromium-browser >/dev/null 2>&1 || need chromium chromium
 	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 fi

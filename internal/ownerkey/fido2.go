@@ -1,0 +1,128 @@
+package ownerkey
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/crypto/chacha20poly1305"
+)
+
+const (
+	party  = "roadstead.owner" // who asks the token; it is no web site's name
+	person = "owner"
+)
+
+// FIDO2 is how a token works out the key of a file: HMAC, with a secret that never leaves it, of the salt.
+type FIDO2 struct {
+	Party      string `json:"party"`
+	Credential []byte `json:"credential"`
+	Salt       []byte `json:"salt"`
+}
+
+func (k *FIDO2) check() error {
+	if k == nil || k.Party == "" || strings.ContainsAny(k.Party, "\x00\n") || len(k.Credential) == 0 || len(k.Credential) > 1024 || len(k.Salt) != 32 {
+		return errors.New("it is damaged: how the token opens it")
+	}
+	return nil
+}
+
+// CreateFIDO2 makes a new key in a file that only a FIDO2 token opens: the token is touched when it is made and each time that it signs.
+func CreateFIDO2(ctx context.Context, path string, u Unlock) (*File, error) {
+	device, err := device(ctx, u.FIDO2)
+	if err != nil {
+		return nil, err
+	}
+	u.say("Touch the FIDO2 token to make a credential on it.")
+	out, err := run(ctx, nil, lines(base64.StdEncoding.EncodeToString(random(32)), party, person, base64.StdEncoding.EncodeToString(random(32))),
+		fido2Cred, "-M", "-h", device)
+	if err != nil {
+		return nil, fmt.Errorf("make a credential on the FIDO2 token: %w", err)
+	}
+	const credential = 4 // the fifth line
+	got := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if len(got) <= credential {
+		return nil, fmt.Errorf("%s printed %d lines, and the credential is in the fifth", fido2Cred, len(got))
+	}
+	id, err := base64.StdEncoding.DecodeString(got[credential])
+	if err != nil {
+		return nil, fmt.Errorf("%s: the credential: %w", fido2Cred, err)
+	}
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	f, err := newFile(KindFIDO2, public)
+	if err != nil {
+		return nil, err
+	}
+	f.FIDO2 = &FIDO2{Party: party, Credential: id, Salt: random(32)}
+	u.FIDO2 = device
+	key, err := f.FIDO2.key(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.seal(key, private.Seed()); err != nil {
+		return nil, err
+	}
+	return f, f.write(path)
+}
+
+// key has the token work out the key of a file.
+func (k *FIDO2) key(ctx context.Context, u Unlock) ([]byte, error) {
+	device, err := device(ctx, u.FIDO2)
+	if err != nil {
+		return nil, err
+	}
+	u.say("Touch the FIDO2 token to open the key.")
+	out, err := run(ctx, nil, lines(base64.StdEncoding.EncodeToString(random(32)), k.Party, base64.StdEncoding.EncodeToString(k.Credential),
+		base64.StdEncoding.EncodeToString(k.Salt)), fido2Assert, "-G", "-h", "-t", "up=true", device)
+	if err != nil {
+		return nil, fmt.Errorf("ask the FIDO2 token: %w", err)
+	}
+	const hmac = 4 // the fifth line: the credential is not resident, so that no user's id stands before it
+	got := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if len(got) <= hmac {
+		return nil, errors.New("the FIDO2 token gave no secret: it does not know the extension hmac-secret, or not this credential")
+	}
+	secret, err := base64.StdEncoding.DecodeString(got[hmac])
+	if err != nil || len(secret) != 32 {
+		return nil, fmt.Errorf("%s: what it printed as the secret is none", fido2Assert)
+	}
+	return hkdf.Key(sha256.New, secret, k.Salt, "roadstead owner key 1", chacha20poly1305.KeySize)
+}
+
+// device is the token to ask: the one that is named, or the only one there is.
+func device(ctx context.Context, named string) (string, error) {
+	if named != "" {
+		if strings.HasPrefix(named, "-") || !strings.ContainsAny(named, "/:") {
+			return "", fmt.Errorf("%q is no FIDO2 device: they are called as `fido2-token -L` lists them", named)
+		}
+		return named, nil
+	}
+	out, err := run(ctx, nil, nil, fido2Token, "-L")
+	if err != nil {
+		return "", err
+	}
+	var found []string
+	for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
+		if name, _, ok := strings.Cut(line, ": "); ok {
+			found = append(found, name)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", errors.New("there is no FIDO2 token: plug it in; `fido2-token -L` lists those that this user may use")
+	case 1:
+		return found[0], nil
+	}
+	return "", fmt.Errorf("there are %d FIDO2 tokens: name one of %s", len(found), strings.Join(found, ", "))
+}
+
+func lines(list ...string) []byte { return []byte(strings.Join(list, "\n") + "\n") }
