@@ -37,6 +37,7 @@ const TrustBinBits = 8
 
 // TrustMark is the member "x-roadstead" of every signed part of a fleet's metadata. Fields that a role does not use are left out.
 type TrustMark struct {
+	Role     string    `json:"role"`      // as root, builder-3f, director: a file is taken for no other one
 	Fleet    string    `json:"fleet"`     // uuid
 	SignedAt time.Time `json:"signed_at"` // whole seconds, UTC: a device's clock is never before the newest that it has seen
 
