@@ -163,3 +163,10 @@ type DeviceConfig struct {
 	Version               string       `json:"version,omitempty"`
 	DevelopmentMode       bool         `json:"developmentMode,omitempty"`
 }
+
+// Tag is a row of application_tag, device_tag or release_tag.
+type Tag struct {
+	ID    int64  `json:"id"`
+	Key   string `json:"tag_key"`
+	Value string `json:"value"`
+}

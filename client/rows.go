@@ -1,6 +1,10 @@
 package client
 
-import "encoding/json"
+import (
+	"encoding/json"
+
+	"github.com/roadstead-io/roadstead/api"
+)
 
 // The rows below are the columns of the resource model that our programs read. A field is zero when it was not selected;
 // times stay in the server's text form (see [ParseTime]).
@@ -130,11 +134,7 @@ type Release struct {
 }
 
 // Tag is a row of application_tag, device_tag or release_tag.
-type Tag struct {
-	ID    int64  `json:"id"`
-	Key   string `json:"tag_key"`
-	Value string `json:"value"`
-}
+type Tag = api.Tag
 
 // Variable is a row of one of the variables' resources.
 type Variable struct {

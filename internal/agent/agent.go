@@ -25,6 +25,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/deviceapi"
 	"github.com/roadstead-io/roadstead/internal/agent/host"
 	"github.com/roadstead-io/roadstead/internal/agent/identity"
+	"github.com/roadstead-io/roadstead/internal/agent/proxy"
 	"github.com/roadstead-io/roadstead/internal/agent/queue"
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
 	"github.com/roadstead-io/roadstead/internal/agent/shell"
@@ -142,6 +143,7 @@ type Agent struct {
 	birth   *identity.Provisioner
 	root    []byte // PEM
 	server  *remote.Client
+	proxy   *proxy.Store
 	store   *store
 	logs    *forwarder
 	keys    *appkey.Keys
@@ -158,6 +160,7 @@ type Agent struct {
 	seen    chan struct{} // something changed on the engine
 	pollNow chan struct{} // somebody wants the server asked at once
 	blink   chan struct{} // somebody wants to see which device it is
+	tags    chan struct{} // there are tags to send
 	down    chan descent  // a reboot or shutdown to be done
 	acting  chan struct{} // holds a value while somebody changes containers
 
@@ -196,13 +199,16 @@ func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, conf: conf, root: root, meter: host.Meter{Disk: cfg.StateDir},
 		wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1), seen: make(chan struct{}, 1), st: newStatus(),
-		pollNow: make(chan struct{}, 1), blink: make(chan struct{}, 1), down: make(chan descent, 1), acting: make(chan struct{}, 1),
+		pollNow: make(chan struct{}, 1), blink: make(chan struct{}, 1), down: make(chan descent, 1), tags: make(chan struct{}, 1), acting: make(chan struct{}, 1),
 	}
 	a.osName, a.osKind = a.meter.Host.OS()
 	version := strings.TrimPrefix(cfg.Version, "v")
 	a.cfg.Version = version[:min(20, len(version))]
+	if a.proxy, err = proxy.Open(filepath.Join(cfg.StateDir, "proxy.json")); err != nil {
+		a.log.Error("the proxy that was set is not used", "error", err)
+	}
 	a.server, err = remote.New(remote.Config{
-		Endpoint: conf.APIEndpoint, LogsURL: conf.LogsEndpoint, RootCA: root,
+		Endpoint: conf.APIEndpoint, LogsURL: conf.LogsEndpoint, RootCA: root, Proxy: a.proxy.For,
 		UserAgent: fmt.Sprintf("roadstead-agent/%s (Linux; %s)", a.cfg.Version, a.osName),
 	})
 	if err != nil {
@@ -220,7 +226,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	defer unlock()
 	group, ctx := errgroup.WithContext(ctx)
-	parts := []func(context.Context) error{a.poll, a.apply, a.watch, a.report, a.logs.Run, a.goDown, a.blinkOn, a.queue.Run}
+	parts := []func(context.Context) error{a.poll, a.apply, a.watch, a.report, a.logs.Run, a.goDown, a.blinkOn, a.sendTags, a.queue.Run}
 	if a.channel != nil {
 		parts = append(parts, a.channel.Run)
 		defer a.bridge.shut()
@@ -317,6 +323,7 @@ func (a *Agent) reach() error {
 	a.channel = channel.New(channel.Config{
 		HostKey: ssh.HostKey, Certified: ssh.Certified,
 		StateDir: a.cfg.StateDir, RunDir: a.cfg.RunDir, UUID: string(a.who.UUID), Key: a.who.Key, Host: a.conf.VPNEndpoint, Port: a.conf.VPNPort,
+		Proxy: a.proxy.For,
 		Certify: func(ctx context.Context, ask api.ChannelCertify) (api.ChannelIdentity, error) {
 			return a.server.Certify(ctx, a.who.Key, ask)
 		},

@@ -10,13 +10,10 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/roadstead-io/roadstead/internal/agent/deviceapi"
-	"github.com/roadstead-io/roadstead/internal/agent/identity"
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
-	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/pattern"
 )
 
@@ -138,42 +135,6 @@ func (a *Agent) blinkOn(ctx context.Context) error {
 			}
 		}
 	}
-}
-
-var hostnameRule = pattern.New(`^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$`)
-
-// HostConfig tells the host name.
-func (a *Agent) HostConfig(context.Context) (deviceapi.HostConfig, error) {
-	name, err := os.Hostname()
-	return deviceapi.HostConfig{Hostname: &name}, err
-}
-
-// SetHostConfig sets the host name; an empty one is the beginning of the uuid.
-func (a *Agent) SetHostConfig(_ context.Context, change deviceapi.HostConfig, _ bool) error {
-	if change.Hostname == nil {
-		return nil
-	}
-	name := *change.Hostname
-	if name == "" {
-		name = string(a.who.UUID[:7])
-	}
-	if !hostnameRule.MatchString(name) {
-		return fmt.Errorf("%w: %.80q is no host name", deviceapi.ErrInvalid, name)
-	}
-	set := a.cfg.SetHostname
-	if set == nil {
-		set = setHostname
-	}
-	a.confMu.Lock()
-	defer a.confMu.Unlock()
-	if err := identity.SetHostname(a.cfg.ConfigPath, name); err != nil {
-		return err
-	}
-	return set(name)
-}
-
-func setHostname(name string) error {
-	return errors.Join(durable.WriteFile("/etc/hostname", []byte(name+"\n"), 0o644), syscall.Sethostname([]byte(name)))
 }
 
 // Journal runs journalctl. Every value goes to it within one argument, so none can be taken for an option.

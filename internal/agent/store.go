@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,10 +18,11 @@ import (
 // one or the new one.
 type memory struct {
 	ETag       string            `json:"etag"`
-	Target     json.RawMessage   `json:"target"`       // the last one that could be used, as the server sent it
-	NameAtInit string            `json:"name_at_init"` // of the device when it was first seen
-	Pulled     []string          `json:"pulled"`       // references by digest: the images that are ours to remove
-	Applied    map[string]string `json:"applied"`      // fleet → commit of the release last applied in full
+	Target     json.RawMessage   `json:"target"`         // the last one that could be used, as the server sent it
+	NameAtInit string            `json:"name_at_init"`   // of the device when it was first seen
+	Pulled     []string          `json:"pulled"`         // references by digest: the images that are ours to remove
+	Applied    map[string]string `json:"applied"`        // fleet → commit of the release last applied in full
+	Tags       map[string]string `json:"tags,omitempty"` // of this device, that the server is to get
 }
 
 type store struct {
@@ -51,7 +53,7 @@ func (s *store) get() memory {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := s.mem
-	m.Pulled = slices.Clone(m.Pulled)
+	m.Pulled, m.Tags = slices.Clone(m.Pulled), maps.Clone(m.Tags)
 	return m
 }
 

@@ -14,12 +14,14 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -45,6 +47,7 @@ type world struct {
 	states   int                       // state requests
 	full     int                       // those that were answered with 200
 	logs     []api.LogLine
+	tags     map[string]string // of the only device
 }
 
 type known struct {
@@ -63,6 +66,9 @@ func newWorld(t *testing.T) *world {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /device/register", w.register)
 	mux.HandleFunc("GET /v7/device", w.find)
+	mux.HandleFunc("GET /ping", func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "OK") })
+	mux.HandleFunc("GET /v7/device_tag", w.listTags)
+	mux.HandleFunc("PATCH /device/v3/tags", w.setTags)
 	mux.HandleFunc("GET /device/v3/{uuid}/state", w.state)
 	mux.HandleFunc("PATCH /device/v3/state", w.report)
 	mux.HandleFunc("POST /device/v2/{uuid}/log-stream", w.logStream)
@@ -268,6 +274,48 @@ func (w *world) report(rw http.ResponseWriter, r *http.Request) {
 		for name, val := range fields {
 			k.report[name] = val
 		}
+	}
+}
+
+func (w *world) listTags(rw http.ResponseWriter, r *http.Request) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for uuid := range w.devices {
+		if !strings.Contains(r.URL.Query().Get("$filter"), string(uuid)) || w.allowed(rw, r, uuid) == nil {
+			return
+		}
+	}
+	rows := []api.Tag{}
+	for i, key := range slices.Sorted(maps.Keys(w.tags)) {
+		rows = append(rows, api.Tag{ID: int64(i + 1), Key: key, Value: w.tags[key]})
+	}
+	_ = json.NewEncoder(rw).Encode(map[string]any{"d": rows})
+}
+
+func (w *world) setTags(rw http.ResponseWriter, r *http.Request) {
+	var all map[api.DeviceUUID]map[string]string
+	if err := json.NewDecoder(r.Body).Decode(&all); err != nil {
+		rw.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for uuid, tags := range all {
+		if w.allowed(rw, r, uuid) == nil {
+			return
+		}
+		now := maps.Clone(w.tags)
+		if now == nil {
+			now = map[string]string{}
+		}
+		for key, val := range tags {
+			if strings.HasPrefix(key, "io.balena.") {
+				http.Error(rw, "Tag keys beginning with io.balena. are reserved.", http.StatusBadRequest)
+				return
+			}
+			now[key] = val
+		}
+		w.tags = now
 	}
 }
 

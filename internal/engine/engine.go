@@ -33,6 +33,9 @@ type Spec struct {
 	Networks map[string]*network.EndpointSettings `json:",omitempty"` // by the engine's name of the network
 }
 
+// ErrInUse says that a container, ours or another, has what was to be removed.
+var ErrInUse = errors.New("a container uses it")
+
 // Container is one that exists.
 type Container struct {
 	ID     string
@@ -261,9 +264,13 @@ func (c *Client) CreateVolume(ctx context.Context, v Volume) error {
 	return nil
 }
 
-// RemoveVolume removes a volume and what is in it. One that does not exist is fine.
+// RemoveVolume removes a volume and what is in it. One that does not exist is fine; one that a container has is ErrInUse.
 func (c *Client) RemoveVolume(ctx context.Context, name string) error {
-	if _, err := c.docker.VolumeRemove(ctx, name, client.VolumeRemoveOptions{}); err != nil && !cerrdefs.IsNotFound(err) {
+	_, err := c.docker.VolumeRemove(ctx, name, client.VolumeRemoveOptions{})
+	if cerrdefs.IsConflict(err) {
+		return fmt.Errorf("remove volume %s: %w: %w", name, ErrInUse, err)
+	}
+	if err != nil && !cerrdefs.IsNotFound(err) {
 		return fmt.Errorf("remove volume %s: %w", name, err)
 	}
 	return nil

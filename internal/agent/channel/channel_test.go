@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -165,17 +166,19 @@ func TestLimitedTime(t *testing.T) {
 	d := s.device(t, dir, clock)
 	d.Set(off)
 	eventually(t, "off", d.state(api.ChannelStateOff))
-	end := time.Now().Add(6 * time.Second)
+	end := time.Now().Add(time.Hour)
 	limited := map[string]string{when.Control: "false", when.Until: end.Format(time.RFC3339Nano)}
 	d.Set(limited)
 	eventually(t, "on", d.state(api.ChannelStateOn))
 	s.mu.Lock()
 	s.away = true
 	s.mu.Unlock()
-	eventually(t, "off again", d.state(api.ChannelStateOff))
-	if time.Now().Before(end) {
+	back.Store(-int64(59 * time.Minute))
+	if !d.state(api.ChannelStateOn)() {
 		t.Error("it ended too early")
 	}
+	back.Store(-int64(2 * time.Hour))
+	eventually(t, "off again", d.state(api.ChannelStateOff))
 	nothing(t)
 	back.Store(int64(24 * time.Hour))
 	d.Set(limited)
@@ -193,24 +196,23 @@ func TestWrongServerProxyAndKill(t *testing.T) {
 	}
 	s := newServer(t)
 	t.Run("a server of another name", func(t *testing.T) {
-		s.name = "other.device.test"
+		s.call("other.device.test")
 		d := s.device(t, t.TempDir(), nil)
 		d.Set(on)
 		eventually(t, "refused", func() bool { return strings.Contains(d.Status().Reason, "openvpn ended") })
 		if d.Status().State == api.ChannelStateOn {
 			t.Error("connected")
 		}
-		s.name = "cloudlink.device.test"
 		d.stop()
+		s.call("cloudlink.device.test")
 	})
 	t.Run("a server that another authority vouches for", func(t *testing.T) {
-		right := s.caPEM
-		s.caPEM = otherAuthority(t)
+		right := s.vouch(otherAuthority(t))
 		d := s.device(t, t.TempDir(), nil)
 		d.Set(on)
 		eventually(t, "refused", func() bool { return strings.Contains(d.Status().Reason, "openvpn ended") })
 		d.stop()
-		s.caPEM = right
+		s.vouch(right)
 	})
 	t.Run("a wrong key", func(t *testing.T) {
 		d := s.device(t, t.TempDir(), func(c *channel.Config) { c.Key = "wrong" })
@@ -243,6 +245,32 @@ func TestWrongServerProxyAndKill(t *testing.T) {
 		}
 		d.stop()
 		nothing(t)
+	})
+	t.Run("through a SOCKS proxy", func(t *testing.T) {
+		through := &proxy{}
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go through.serveSOCKS(ln)
+		defer ln.Close()
+		d := s.device(t, t.TempDir(), func(c *channel.Config) {
+			c.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse("socks5://" + ln.Addr().String()) }
+		})
+		d.Set(on)
+		eventually(t, "connected", d.state(api.ChannelStateOn))
+		if through.used.Load() == 0 {
+			t.Error("not through the proxy")
+		}
+		d.stop()
+	})
+	t.Run("a SOCKS proxy with a password", func(t *testing.T) {
+		d := s.device(t, t.TempDir(), func(c *channel.Config) {
+			c.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse("socks5://user:secret@127.0.0.1:1") }
+		})
+		d.Set(on)
+		eventually(t, "said", func() bool { return strings.Contains(d.Status().Reason, "SOCKS proxy with a user and password") })
+		d.stop()
 	})
 	t.Run("a killed agent", func(t *testing.T) {
 		cmd := exec.Command(os.Args[0], "-test.run", "^TestAgentToKill$", "-test.v")
@@ -316,6 +344,61 @@ func (p *proxy) one(conn net.Conn) {
 	defer to.Close()
 	p.used.Add(1)
 	fmt.Fprint(conn, "HTTP/1.1 200 OK\r\n\r\n")
+	go func() { _, _ = io.Copy(to, conn); _ = to.(*net.TCPConn).CloseWrite() }()
+	_, _ = io.Copy(conn, to)
+}
+
+// serveSOCKS is a SOCKS proxy of version 5 without passwords.
+func (p *proxy) serveSOCKS(ln net.Listener) {
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go p.oneSOCKS(conn)
+	}
+}
+
+func (p *proxy) oneSOCKS(conn net.Conn) {
+	defer conn.Close()
+	head := make([]byte, 2)
+	if _, err := io.ReadFull(conn, head); err != nil || head[0] != 5 {
+		return
+	}
+	if _, err := io.ReadFull(conn, make([]byte, head[1])); err != nil {
+		return
+	}
+	_, _ = conn.Write([]byte{5, 0})
+	ask := make([]byte, 4)
+	if _, err := io.ReadFull(conn, ask); err != nil {
+		return
+	}
+	var host string
+	switch ask[3] {
+	case 1:
+		ip := make([]byte, 4)
+		_, _ = io.ReadFull(conn, ip)
+		host = net.IP(ip).String()
+	case 3:
+		n := make([]byte, 1)
+		_, _ = io.ReadFull(conn, n)
+		name := make([]byte, n[0])
+		_, _ = io.ReadFull(conn, name)
+		host = string(name)
+	default:
+		return
+	}
+	port := make([]byte, 2)
+	if _, err := io.ReadFull(conn, port); err != nil {
+		return
+	}
+	to, err := net.Dial("tcp", net.JoinHostPort(host, strconv.Itoa(int(port[0])<<8|int(port[1]))))
+	if err != nil {
+		return
+	}
+	defer to.Close()
+	p.used.Add(1)
+	_, _ = conn.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0})
 	go func() { _, _ = io.Copy(to, conn); _ = to.(*net.TCPConn).CloseWrite() }()
 	_, _ = io.Copy(conn, to)
 }

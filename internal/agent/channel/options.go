@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"os/exec"
@@ -94,15 +95,21 @@ func (c *Channel) proxy(host string, port int, line func(string, ...any)) error 
 	if err != nil || through == nil {
 		return err
 	}
-	if through.Scheme != "http" {
-		return fmt.Errorf("openvpn cannot use the proxy %s: only http:// ones", through.Redacted())
-	}
 	at := through.Port()
 	if at == "" {
-		at = "80"
+		at = map[string]string{"http": "80", "socks5": "1080"}[through.Scheme]
 	}
-	if !hostRule.MatchString(through.Hostname()) {
+	if _, err := netip.ParseAddr(through.Hostname()); err != nil && !hostRule.MatchString(through.Hostname()) {
 		return fmt.Errorf("the proxy %s is none", through.Redacted())
+	}
+	switch {
+	case through.Scheme == "socks5" && through.User == nil:
+		line("socks-proxy %s %s", through.Hostname(), at)
+		return nil
+	case through.Scheme == "socks5":
+		return errors.New("openvpn cannot use a SOCKS proxy with a user and password") // it would want them in a file
+	case through.Scheme != "http":
+		return fmt.Errorf("openvpn cannot use the proxy %s: only http:// and socks5:// ones", through.Redacted())
 	}
 	if through.User == nil {
 		line("http-proxy %s %s", through.Hostname(), at)

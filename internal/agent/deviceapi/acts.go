@@ -8,7 +8,9 @@ import (
 	"errors"
 	"io"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent/locks"
+	"github.com/roadstead-io/roadstead/internal/agent/proxy"
 )
 
 // Port is where the API listens, on every address that it listens on at all.
@@ -27,6 +29,7 @@ type Acts interface {
 	Machine
 	Fleets
 	System
+	Belongings
 	Teller
 }
 
@@ -73,16 +76,35 @@ const (
 // System is the operating system under the agent.
 type System interface {
 	HostConfig(ctx context.Context) (HostConfig, error)
-	SetHostConfig(ctx context.Context, change HostConfig, force bool) error
+	// SetHostConfig checks everything before it sets anything. A proxy by which the server is not reached is refused, but with force.
+	SetHostConfig(ctx context.Context, change HostChange, force bool) error
 	// Journal writes entries of the system's journal until there are no more, or for ever when they are to be followed.
 	Journal(ctx context.Context, what Journal, to io.Writer) error
 	// RenewKey replaces a key: of the fleet with that uuid, or the device's own when it is empty.
 	RenewKey(ctx context.Context, fleet string) (string, error)
 }
 
-// HostConfig is what of the operating system can be set. A nil field is left alone.
+// Belongings are what the device has beside its containers.
+type Belongings interface {
+	// Tags are the device's, as the server has them.
+	Tags(ctx context.Context) ([]api.Tag, error)
+	// SetTags remembers tags until the server has them. Others stay as they are.
+	SetTags(ctx context.Context, tags map[string]string) error
+	// CleanVolumes removes the volumes that no wanted release names and no container has: those of one fleet or, without a uuid, of all.
+	CleanVolumes(ctx context.Context, fleet string) error
+}
+
+// HostConfig is what of the operating system can be told, and set.
 type HostConfig struct {
+	Hostname string
+	Proxy    *proxy.Setting // nil: none
+}
+
+// HostChange is what is to be set. A nil field is left alone.
+type HostChange struct {
 	Hostname *string
+	Proxy    *proxy.Change
+	NoProxy  bool // there shall be none
 }
 
 // Journal says which entries are wanted.

@@ -43,16 +43,19 @@ func (s *Server) routes() []route {
 			return q.success("info", map[string]string{"arch": q.state.Arch, "deviceType": q.state.Type})
 		}},
 		{pattern: "POST /v2/journal-logs", do: s.journal},
-		{pattern: "GET /v2/device/tags", do: unsupported},
-		{pattern: "PATCH /v2/device/tags", do: unsupported},
-		{pattern: "GET /v2/cleanup-volumes", do: unsupported},
-		{pattern: "GET /v2/local/target-state", do: unsupported},
-		{pattern: "POST /v2/local/target-state", do: unsupported},
-		{pattern: "GET /v2/local/logs", do: unsupported},
+		{pattern: "GET /v2/device/tags", do: s.tags},
+		{pattern: "PATCH /v2/device/tags", do: s.setTags},
+		{pattern: "GET /v2/cleanup-volumes", do: s.cleanVolumes},
+		{pattern: "GET /v2/local/target-state", do: noLocalMode},
+		{pattern: "POST /v2/local/target-state", do: noLocalMode},
+		{pattern: "GET /v2/local/logs", do: noLocalMode},
 	}
 }
 
-func unsupported(*request) error { return fmt.Errorf("%w: this agent does not support it", ErrInvalid) }
+func (q *request) failed(status int, why string) error {
+	q.json(status, map[string]string{"status": "failed", "message": why})
+	return nil
+}
 
 func (q *request) success(name string, val any) error {
 	q.json(http.StatusOK, map[string]any{"status": "success", name: val})
@@ -198,41 +201,6 @@ func (s *Server) device(q *request) error {
 	out["update_downloaded"] = downloaded
 	q.json(http.StatusOK, out)
 	return nil
-}
-
-func (s *Server) hostConfig(q *request) error {
-	conf, err := s.acts.HostConfig(q.r.Context())
-	if err != nil {
-		return err
-	}
-	network := map[string]any{}
-	if conf.Hostname != nil {
-		network["hostname"] = *conf.Hostname
-	}
-	q.json(http.StatusOK, map[string]any{"network": network})
-	return nil
-}
-
-func (s *Server) setHostConfig(q *request) error {
-	network, ok := q.body["network"].(map[string]any)
-	if !ok {
-		return fmt.Errorf("%w: missing network", ErrInvalid)
-	}
-	var change HostConfig
-	if given, ok := network["hostname"]; ok {
-		name, ok := given.(string)
-		if !ok {
-			return fmt.Errorf("%w: the host name must be a text", ErrInvalid)
-		}
-		change.Hostname = &name
-	}
-	if _, ok := network["proxy"]; ok {
-		return fmt.Errorf("%w: this agent does not set a proxy", ErrInvalid)
-	}
-	if err := s.acts.SetHostConfig(q.r.Context(), change, q.force()); err != nil {
-		return err
-	}
-	return q.ok()
 }
 
 func (s *Server) service(verb Verb) func(*request) error {

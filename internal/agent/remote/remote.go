@@ -27,7 +27,8 @@ type Config struct {
 	LogsURL   string // the same for logs; empty means Endpoint
 	RootCA    []byte // PEM; empty means the roots of the system
 	UserAgent string
-	Timeout   time.Duration // of a whole request except a log stream; 0 means 59 s
+	Proxy     func(*http.Request) (*url.URL, error) // nil: what the environment says
+	Timeout   time.Duration                         // of a whole request except a log stream; 0 means 59 s
 }
 
 // Client talks with one server.
@@ -57,6 +58,9 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 59 * time.Second
 	}
+	if cfg.Proxy == nil {
+		cfg.Proxy = http.ProxyFromEnvironment
+	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
 	if len(cfg.RootCA) > 0 {
 		conf.RootCAs = x509.NewCertPool()
@@ -66,7 +70,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 60 * time.Second}
 	transport := &http.Transport{
-		Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, TLSClientConfig: conf,
+		Proxy: cfg.Proxy, DialContext: dialer.DialContext, TLSClientConfig: conf,
 		TLSHandshakeTimeout: 30 * time.Second, ResponseHeaderTimeout: 0, // a log stream is answered at its end
 		MaxIdleConns: 2, IdleConnTimeout: 90 * time.Second, WriteBufferSize: 4 << 10, ReadBufferSize: 4 << 10,
 	}
@@ -74,6 +78,41 @@ func New(cfg Config) (*Client, error) {
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
+}
+
+// Reached tries whether the server can be reached through other proxies than now. Any answer of it will do.
+func (c *Client) Reached(ctx context.Context, proxy func(*http.Request) (*url.URL, error)) error {
+	conf := c.cfg
+	conf.Proxy = proxy
+	other, err := New(conf)
+	if err != nil {
+		return err
+	}
+	defer other.Close()
+	if err := other.do(ctx, http.MethodGet, "/ping", "", nil, http.StatusOK, nil); err != nil && StatusOf(err) == 0 {
+		return err
+	}
+	return nil
+}
+
+// Tags fetches the device's tags.
+func (c *Client) Tags(ctx context.Context, uuid api.DeviceUUID, key string) ([]api.Tag, error) {
+	var rows struct {
+		D []api.Tag `json:"d"`
+	}
+	path := "/v7/device_tag?$select=id,tag_key,value&$orderby=tag_key&$filter=" + url.PathEscape("device/uuid eq '"+string(uuid)+"'")
+	if err := c.do(ctx, http.MethodGet, path, key, nil, http.StatusOK, &rows); err != nil {
+		return nil, fmt.Errorf("fetch this device's tags: %w", err)
+	}
+	return rows.D, nil
+}
+
+// SetTags makes tags of the device, and changes them.
+func (c *Client) SetTags(ctx context.Context, uuid api.DeviceUUID, key string, tags map[string]string) error {
+	if err := c.do(ctx, http.MethodPatch, "/device/v3/tags", key, map[api.DeviceUUID]map[string]string{uuid: tags}, http.StatusOK, nil); err != nil {
+		return fmt.Errorf("send this device's tags: %w", err)
+	}
+	return nil
 }
 
 // Close ends idle connections.

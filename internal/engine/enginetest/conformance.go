@@ -2,6 +2,7 @@ package enginetest
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -192,6 +193,9 @@ func (c *conformance) containers(command []string) {
 	await(c.t, c.events, "start")
 	c.fails("remove an image in use", e.RemoveImage(ctx, c.image))
 	c.fails("remove a network in use", e.RemoveNetwork(ctx, "conform-net"))
+	if err := e.RemoveVolume(ctx, "conform-vol"); !errors.Is(err, engine.ErrInUse) {
+		c.t.Errorf("remove a volume in use: %v", err)
+	}
 	c.ok(e.Rename(ctx, id, "conform-new"))
 	c.sees("after rename", "conform-new running")
 	await(c.t, c.events, "rename")
@@ -212,7 +216,7 @@ func (c *conformance) containers(command []string) {
 
 func await(t *testing.T, events <-chan string, want string) {
 	t.Helper()
-	if !hears(events, want, 10*time.Second) {
+	if !hears(events, want, time.Minute) {
 		t.Fatalf("no event %q", want)
 	}
 }

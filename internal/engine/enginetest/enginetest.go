@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/moby/moby/api/types/mount"
+
 	"github.com/roadstead-io/roadstead/internal/engine"
 )
 
@@ -353,6 +355,12 @@ func (e *Engine) RemoveVolume(_ context.Context, name string) error {
 	defer e.mu.Unlock()
 	if err := e.call("remove volume " + name); err != nil {
 		return err
+	}
+	for _, b := range e.containers {
+		if slices.ContainsFunc(b.Spec.Host.Binds, func(bind string) bool { return strings.HasPrefix(bind, name+":") }) ||
+			slices.ContainsFunc(b.Spec.Host.Mounts, func(m mount.Mount) bool { return m.Source == name }) {
+			return fmt.Errorf("remove volume %s: %w", name, engine.ErrInUse)
+		}
 	}
 	delete(e.volumes, name)
 	return nil
