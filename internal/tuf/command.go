@@ -149,3 +149,29 @@ func explain(what string, message []byte, signatures []signature, keys map[strin
 	}
 	return Refuse(what, ReasonThreshold, absent, want, digits(int64(len(valid)))+" valid")
 }
+
+// Signers gives the ids of those keys whose signature on a file is valid, each key once, in the order of the keys.
+func Signers(file []byte, keys []*metadata.Key) ([]string, error) {
+	e, message, err := open("file", file)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSignatures("file", e.Signatures); err != nil {
+		return nil, err
+	}
+	var ids []string
+	seen := map[string]bool{}
+	for _, key := range keys {
+		p, err := publicKey("key", key)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range e.Signatures {
+			if sig, err := hex.DecodeString(s.Sig); err == nil && s.KeyID == KeyID(key) && p.verify(message, sig) && !seen[p.bytes] {
+				seen[p.bytes] = true
+				ids = append(ids, s.KeyID)
+			}
+		}
+	}
+	return ids, nil
+}

@@ -210,3 +210,26 @@ func TestFollow(t *testing.T) {
 		}
 	}
 }
+
+// Whoever counts signatures before there are enough counts the valid ones of each key once.
+func TestSigners(t *testing.T) {
+	r := newRepo(t, api.ApprovalBuilder)
+	file := must[[]byte](t)(r.targets.Make(signer("a")))
+	file = must[[]byte](t)(tuf.AddSignature(file, signer("b")))
+	file = must[[]byte](t)(tuf.AddSignature(file, signer("b")))
+	copied := must[[]byte](t)(r.targets.Make(signer("c")))
+	file = must[[]byte](t)(tuf.MergeSignatures(file, copied))
+	keys := append(public(signer("a"), signer("c"), signer("d")), signer("c").Public())
+	ids, err := tuf.Signers(file, keys)
+	want := fmt.Sprint([]string{tuf.KeyID(signer("a").Public()), tuf.KeyID(signer("c").Public())})
+	if err != nil || fmt.Sprint(ids) != want {
+		t.Errorf("Signers: %v %v, want %v", ids, err, want)
+	}
+	r.targets.Version = 2
+	if _, err := tuf.MergeSignatures(file, must[[]byte](t)(r.targets.Make(signer("c")))); err == nil {
+		t.Error("MergeSignatures of two versions: no error")
+	}
+	if ids, err := tuf.Signers(must[[]byte](t)(r.targets.Make()), keys); err != nil || len(ids) != 0 {
+		t.Errorf("Signers of an unsigned file: %v %v", ids, err)
+	}
+}
