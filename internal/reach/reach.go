@@ -28,7 +28,7 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// Migrations gives the table of this package, number 0285; see [db.DB.Migrate].
+// Migrations gives the tables of this package, numbers 0285 and 0321; see [db.DB.Migrate].
 func Migrations() fs.FS { return db.Folder(migrations) }
 
 // Bounds of what is open at the same time, unless the vpn role is told lower ones.
@@ -94,6 +94,7 @@ type opened struct {
 	support bool
 	serial  int64 // of a public address
 	token   bool  // which its token opened
+	visitor int64 // row of whom nobody asked who they are; 0: they are known
 	until   *time.Time
 }
 
@@ -119,6 +120,12 @@ func (r *Reach) Permit(ctx context.Context, ask api.ReachRequest) (api.ReachPerm
 	err = r.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		if err := o.count(ctx, tx, ask); err != nil {
 			return err
+		}
+		if o.by.User == 0 {
+			var err error
+			if o.visitor, err = came(ctx, tx, o); err != nil {
+				return err
+			}
 		}
 		if err := o.insert(ctx, tx); err != nil {
 			return err
@@ -293,10 +300,10 @@ func alive(tx *db.Tx) string { return db.FormatTime(tx.Now.Add(-lostAfter)) }
 
 func (o opened) insert(ctx context.Context, tx *db.Tx) error {
 	_, err := tx.ExecContext(ctx, `INSERT INTO reach_permit (permit, kind, created_at, seen_at, device, uuid, application, organization, port, "user",
-			username, api_key, login, ssh_key, address, is_support, serial)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			username, api_key, login, ssh_key, address, is_support, serial, visitor)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		o.permit, o.kind, tx.NowText(), tx.NowText(), o.target.id, o.uuid, o.target.fleet, o.target.organization, o.port, o.by.User,
-		o.by.Name, o.proof.Key, o.proof.Login, o.proof.SSH, o.by.Address, o.support, o.serial)
+		o.by.Name, o.proof.Key, o.proof.Login, o.proof.SSH, o.by.Address, o.support, o.serial, o.visitor)
 	if err != nil {
 		return fmt.Errorf("reach: %w", err)
 	}

@@ -69,7 +69,7 @@ type row struct {
 	seen    string
 }
 
-const rowColumns = `permit, kind, seen_at, device, uuid, application, organization, port, "user", username, api_key, login, ssh_key, address, is_support, serial`
+const rowColumns = `permit, kind, seen_at, device, uuid, application, organization, port, "user", username, api_key, login, ssh_key, address, is_support, serial, visitor`
 
 func rowsOf(ctx context.Context, tx *db.Tx, where string, args ...any) (list []row, err error) {
 	rows, err := tx.QueryContext(ctx, `SELECT `+rowColumns+` FROM reach_permit WHERE `+where, args...)
@@ -80,7 +80,7 @@ func rowsOf(ctx context.Context, tx *db.Tx, where string, args ...any) (list []r
 	for rows.Next() {
 		var o row
 		if err := rows.Scan(&o.permit, &o.kind, &o.seen, &o.target.id, &o.uuid, &o.target.fleet, &o.target.organization, &o.port, &o.user, &o.name,
-			&o.proof.Key, &o.proof.Login, &o.proof.SSH, &o.address, &o.support, &o.serial); err != nil {
+			&o.proof.Key, &o.proof.Login, &o.proof.SSH, &o.address, &o.support, &o.serial, &o.visitor); err != nil {
 			return nil, fmt.Errorf("reach: %w", err)
 		}
 		list = append(list, o)
@@ -195,9 +195,13 @@ func over(ctx context.Context, tx *db.Tx, ended []api.ReachEnded) error {
 		told[e.Permit] = e
 	}
 	var entries []audit.By
+	carried := map[int64]api.ReachEnded{} // by visitors
 	for _, o := range list {
 		e := told[o.permit]
 		if o.user == 0 {
+			sum := carried[o.visitor]
+			sum.BytesIn, sum.BytesOut = sum.BytesIn+max(0, e.BytesIn), sum.BytesOut+max(0, e.BytesOut)
+			carried[o.visitor] = sum
 			continue
 		}
 		more := detail(e.Detail)
@@ -205,6 +209,9 @@ func over(ctx context.Context, tx *db.Tx, ended []api.ReachEnded) error {
 		entries = append(entries, audit.By{Caller: o.whose(), Entry: o.entry("close", more)})
 	}
 	if err := audit.RecordAll(ctx, tx, entries); err != nil {
+		return err
+	}
+	if err := left(ctx, tx, carried); err != nil {
 		return err
 	}
 	if _, err := tx.ExecContext(ctx, `DELETE FROM reach_permit WHERE permit IN `+these, args...); err != nil {
@@ -233,19 +240,23 @@ func (r *Reach) Run(ctx context.Context) error {
 	}
 }
 
-// TidyOnce writes down the end of connections that went with the process that had them, and switches public addresses off whose time
-// is over.
+// TidyOnce writes down the end of connections that went with the process that had them, and who visited public addresses, and switches off
+// those whose time is over.
 func (r *Reach) TidyOnce(ctx context.Context) error {
 	var idle bool
 	err := r.cfg.DB.Read(ctx, func(tx *db.Tx) error {
 		return tx.QueryRowContext(ctx, `SELECT NOT EXISTS (SELECT 1 FROM reach_permit WHERE seen_at <= ?)
-			AND NOT EXISTS (SELECT 1 FROM device_public_url WHERE until <= ?)`, alive(tx), tx.NowText()).Scan(&idle)
+			AND NOT EXISTS (SELECT 1 FROM device_public_url WHERE until <= ?) AND NOT EXISTS (SELECT 1 FROM reach_visitor WHERE told = 0 OR hour < ?)`,
+			alive(tx), tx.NowText(), hourOf(tx)).Scan(&idle)
 	})
 	if err != nil || idle {
 		return err
 	}
 	return r.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		if err := publicurl.EndOnce(ctx, tx); err != nil {
+			return err
+		}
+		if err := tellVisitors(ctx, tx); err != nil {
 			return err
 		}
 		list, err := rowsOf(ctx, tx, `seen_at <= ? ORDER BY permit LIMIT 500`, alive(tx))
