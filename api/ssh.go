@@ -12,6 +12,9 @@ const (
 	SSHHostCertificateLife = 90 * 24 * time.Hour
 	// MaxSSHRecording bounds the recording of one connection, in bytes.
 	MaxSSHRecording = 1 << 20
+	// MaxSSHCommands and MaxSSHCommand bound which of a session's commands are told of, and how much of each, in bytes.
+	MaxSSHCommands = 10
+	MaxSSHCommand  = 200
 	// SSHServicePrefix begins the user name with which one enters a service and not the device: "service/main".
 	SSHServicePrefix = "service/"
 )
@@ -53,6 +56,23 @@ type SSHCertificateAsk struct {
 	Forward   bool       `json:"forward,omitempty"`
 }
 
+// How somebody enters a device.
+const (
+	SSHByCertificate = "certificate" // with a certificate for this one session, through a tunnel
+	SSHByGateway     = "gateway"     // with an uploaded key of their own, through the gateway
+)
+
+// SSHWay says how whoever asks may enter a device (GET /ssh/v1/device/<uuid>/way).
+type SSHWay struct {
+	Way     string `json:"way"`
+	Support bool   `json:"support,omitempty"` // they are let in by a support grant alone
+	// OwnServer says that the device has an SSH server which is none of ours, as balenaOS has: it knows no certificates.
+	OwnServer bool    `json:"own_server,omitempty"`
+	User      string  `json:"user"`            // whose uploaded keys the gateway knows them by
+	Hosts     string  `json:"hosts,omitempty"` // the authority that vouches for the gateway, a line of authorized_keys
+	Gateway   SSHSite `json:"gateway"`
+}
+
 // SSHKeyAsk is what a device asks (POST /device/v3/ssh/key): whether the owner of a key may enter it.
 type SSHKeyAsk struct {
 	Fingerprint string `json:"fingerprint"` // SHA256:…
@@ -89,6 +109,9 @@ type SSHProgress struct {
 	Target   string `json:"target,omitempty"` // host, or names of services
 	BytesIn  int64  `json:"bytes_in"`         // to the device
 	BytesOut int64  `json:"bytes_out"`
+	// Commands are what it was asked to run, the first of them; while it is open only what was not told yet. A shell's are nobody's business.
+	Commands     []string `json:"commands,omitempty"`
+	CommandCount int      `json:"command_count,omitempty"` // how many there were
 
 	Exit      *int   `json:"exit,omitempty"`      // at the end: of the last program
 	Why       string `json:"why,omitempty"`       // at the end: closed, idle, revoked …
@@ -99,25 +122,30 @@ type SSHProgress struct {
 type SSHStill struct {
 	Sessions []SSHProgress `json:"sessions,omitempty"`
 	End      []int64       `json:"end,omitempty"`
+	// Why says why each of those ends.
+	Why map[int64]string `json:"why,omitempty"`
 }
 
 // SSHSession is one entry of a device's SSH sessions, as its owners read it.
 type SSHSession struct {
-	ID        int64  `json:"id"`
-	Device    string `json:"device"` // uuid
-	User      string `json:"user"`
-	Support   bool   `json:"support,omitempty"` // it was let in by a support grant
-	By        string `json:"by"`                // certificate or key
-	Kind      string `json:"kind"`
-	Target    string `json:"target"`
-	From      string `json:"from,omitempty"` // address of the person
-	BeganAt   string `json:"began_at"`
-	EndedAt   string `json:"ended_at,omitempty"`
-	BytesIn   int64  `json:"bytes_in"`
-	BytesOut  int64  `json:"bytes_out"`
-	Exit      *int   `json:"exit,omitempty"`
-	Why       string `json:"why,omitempty"`
-	Recording bool   `json:"recording,omitempty"` // there is one
+	ID       int64  `json:"id"`
+	Device   string `json:"device"` // uuid
+	User     string `json:"user"`
+	Support  bool   `json:"support,omitempty"` // it was let in by a support grant
+	By       string `json:"by"`                // certificate or key
+	Kind     string `json:"kind"`
+	Target   string `json:"target"`
+	From     string `json:"from,omitempty"` // address of the person
+	BeganAt  string `json:"began_at"`
+	EndedAt  string `json:"ended_at,omitempty"`
+	BytesIn  int64  `json:"bytes_in"`
+	BytesOut int64  `json:"bytes_out"`
+	Exit     *int   `json:"exit,omitempty"`
+	Why      string `json:"why,omitempty"`
+	// Commands are what it was asked to run, the first of them, cut and escaped; CommandCount is how many there were.
+	Commands     []string `json:"commands,omitempty"`
+	CommandCount int      `json:"command_count,omitempty"`
+	Recording    bool     `json:"recording,omitempty"` // there is one
 }
 
 // SSHGatewayKey is what the gateway asks (POST /internal/ssh/key) with the fingerprint of a key that signed: whose it is.

@@ -174,6 +174,7 @@ POST   /device-url/v1/{uuid}/visit                          | - x - - - - - -
 GET    /auth/v1/token                                       | - x x x - - - -
 GET    /ssh/v1/authorities                                  | x x x x x x x x
 POST   /ssh/v1/certificate                                  | - x x - - - - -
+GET    /ssh/v1/device/{uuid}/way                            | - x x - - - - -
 GET    /ssh/v1/device/{uuid}/sessions                       | - x x - - - - -
 GET    /ssh/v1/session/{id}/recording                       | - x x - - - - -
 POST   /ssh/v1/session/{id}/end                             | - x x - - - - -

@@ -27,7 +27,7 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// Migrations gives the tables of this package, numbered 0290; see [db.DB.Migrate].
+// Migrations gives the tables of this package, numbered 0290, 0320 and 0322; see [db.DB.Migrate].
 func Migrations() fs.FS { return db.Folder(migrations) }
 
 const (
@@ -142,6 +142,23 @@ func mayEnter(ctx context.Context, tx *db.Tx, by access.Caller, p place) (e entr
 		return e, api.ErrNotFound
 	}
 	return e, nil
+}
+
+// Way says how a person may enter a device. Support staff come with an uploaded key, through the gateway.
+func (s *SSH) Way(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID) (way api.SSHWay, err error) {
+	p, err := placeOf(ctx, tx, `d.uuid = ?`, string(uuid))
+	if err != nil {
+		return way, err
+	}
+	e, err := mayEnter(ctx, tx, by, p)
+	if err != nil {
+		return way, err
+	}
+	way = api.SSHWay{Way: api.SSHByCertificate, Support: e.support, User: by.Name}
+	if e.support {
+		way.Way = api.SSHByGateway
+	}
+	return way, nil
 }
 
 // Open gives a person a permission to enter a device for some minutes, which a certificate for a key is then signed with.
@@ -324,6 +341,8 @@ type session struct {
 	fleet, org       int64
 	name, kind       string
 	support          bool
+	commands         string // as they are kept
+	count            int
 }
 
 // told finds the session that a token tells of.

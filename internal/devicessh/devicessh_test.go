@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -136,10 +137,12 @@ func TestARightThatEndsEndsTheSession(t *testing.T) {
 	if w.stays(byKey) || !w.stays(byLogin) {
 		t.Error("a removed key ends its session and no other")
 	}
+	w.ended(byKey, "SSH key")
 	w.exec(`DELETE FROM user_application_membership`)
 	if w.stays(byLogin) || !w.stays(hers) {
 		t.Error("a lost role ends the session")
 	}
+	w.ended(byLogin, "the right to be here ended")
 	// A device that is deleted tells of the end all the same, and its owner reads of it.
 	w.want(w.alice, "DELETE", fmt.Sprintf("device(%d)", w.device.Device), nil, 200, "")
 	code := 137
@@ -157,7 +160,8 @@ func TestARightThatEndsEndsTheSession(t *testing.T) {
 	if s := list[0]; s.User != "alice" || s.By != "certificate" || s.From != "192.0.2.1" || s.Exit == nil || *s.Exit != 137 || s.Why != "the server ??31mdoes not know" || s.EndedAt == "" || s.BytesOut != 20 {
 		t.Errorf("%+v", s)
 	}
-	if n := w.number(`SELECT count(*) FROM audit_entry WHERE act = 'device.ssh_end' AND detail LIKE '%"exit":137%' AND thing_name = ?`, string(w.uuid)); n != 1 {
+	if n := w.number(`SELECT count(*) FROM audit_entry WHERE act = 'device.ssh_end' AND detail LIKE '%"exit":137%' AND thing_name = ?
+			AND by_kind = 'device' AND by_name = 'd_' || thing_name`, string(w.uuid)); n != 1 {
 		t.Errorf("the audit log has %d ends", n)
 	}
 	if n := w.number(`SELECT count(*) FROM audit_entry WHERE act IN ('device.ssh_begin', 'device.ssh_certificate')`); n != 5 {
@@ -177,6 +181,46 @@ func TestARightThatEndsEndsTheSession(t *testing.T) {
 	}
 }
 
+// What a session was asked to run is with the session and in the audit log, while it is open and when its device went silent: bounded, and
+// nothing but text.
+func TestCommandsAreNamed(t *testing.T) {
+	w := newWorld(t)
+	one, lost := w.enters(w.alice), w.enters(w.alice)
+	one.Kind, one.Commands, one.CommandCount = "exec", []string{"reboot \x1b[2J\u202e\\", strings.Repeat("ж", api.MaxSSHCommand)}, 2
+	lost.Commands, lost.CommandCount = []string{"id -u"}, 1
+	if !w.stays(one) || !w.stays(lost) {
+		t.Fatal("they end")
+	}
+	list, err := w.sessions(w.alice)
+	w.must(err)
+	want := []string{`reboot \x1b[2J\u202e\\`, strings.Repeat("ж", api.MaxSSHCommand/2) + "…"}
+	if got := list[1]; !slices.Equal(got.Commands, want) || got.CommandCount != 2 {
+		t.Errorf("while it is open: %q of %d", got.Commands, got.CommandCount)
+	}
+	for len(one.Commands) < 50 {
+		one.Commands = append(one.Commands, "true")
+	}
+	one.CommandCount = 1000
+	w.must(w.end(access.Nobody(), one))
+	w.pass(2 * time.Minute)
+	w.must(w.ssh.Sweep(t.Context()))
+	if list, err = w.sessions(w.alice); err != nil || len(list[1].Commands) != api.MaxSSHCommands || list[1].CommandCount != 1000 || !slices.Equal(list[0].Commands, []string{"id -u"}) {
+		t.Errorf("at the end: %+v %v", list, err)
+	}
+	for by, want := range map[string][]string{"device": list[1].Commands, "system": list[0].Commands} {
+		var text string
+		w.read(func(tx *db.Tx) error {
+			return tx.QueryRowContext(t.Context(), `SELECT detail FROM audit_entry WHERE act = 'device.ssh_end' AND by_kind = ?`, by).Scan(&text)
+		})
+		var detail struct {
+			Commands []string `json:"commands"`
+		}
+		if err := json.Unmarshal([]byte(text), &detail); err != nil || !slices.Equal(detail.Commands, want) {
+			t.Errorf("the audit log by the %s: %s %v", by, text, err)
+		}
+	}
+}
+
 // Support staff enter with a live grant, until it ends and no longer; a fleet that shut them out stays shut.
 func TestSupportEntersByAGrantAlone(t *testing.T) {
 	w := newWorld(t)
@@ -188,6 +232,15 @@ func TestSupportEntersByAGrantAlone(t *testing.T) {
 	w.grant(2 * time.Minute)
 	if _, err := w.open(w.sue, false); !errors.Is(err, api.ErrForbidden) {
 		t.Errorf("support without an SSH key: %v", err)
+	}
+	if way, err := w.way(w.sue); err != nil || way.Way != api.SSHByGateway || !way.Support || way.User != "sue" {
+		t.Errorf("the way of support: %+v %v", way, err)
+	}
+	if way, err := w.way(w.alice); err != nil || way.Way != api.SSHByCertificate || way.Support {
+		t.Errorf("the way of the owner: %+v %v", way, err)
+	}
+	if _, err := w.way(w.bob); !errors.Is(err, api.ErrNotFound) {
+		t.Errorf("the way of a stranger: %v", err)
 	}
 	ask, err := w.open(byKey, false)
 	if err != nil || ask.Until.After(w.now().Add(2*time.Minute)) || ask.Forward {
@@ -218,6 +271,7 @@ func TestSupportEntersByAGrantAlone(t *testing.T) {
 	if w.stays(one) {
 		t.Error("it outlives the grant")
 	}
+	w.ended(one, "the support grant ended")
 	if _, err := w.open(byKey, false); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("after the grant: %v", err)
 	}

@@ -3,8 +3,10 @@ package devicessh
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,52 +21,111 @@ import (
 // word is what a device may say of a session: no more than a list of names.
 var word = pattern.New(`[^A-Za-z0-9_.,/ -]`)
 
+// commands are those that a device tells of, cut and made plain text on any terminal, as they are kept.
+func commands(told api.SSHProgress) (text string, count int) {
+	out := make([]string, 0, api.MaxSSHCommands)
+	for _, one := range told.Commands[:min(len(told.Commands), api.MaxSSHCommands)] {
+		out = append(out, escape(one))
+	}
+	if len(out) == 0 {
+		return "", 0
+	}
+	data, err := json.Marshal(out)
+	if err != nil {
+		return "", 0 // texts do not fail
+	}
+	return string(data), min(max(told.CommandCount, len(out)), 1_000_000)
+}
+
+// escape writes what is no printable character as Go does, and cuts what is too long.
+func escape(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		part := string(r)
+		if !strconv.IsPrint(r) || r == '\\' {
+			quoted := strconv.QuoteRune(r)
+			part = quoted[1 : len(quoted)-1]
+		}
+		if b.Len()+len(part) > api.MaxSSHCommand {
+			return b.String() + "…"
+		}
+		b.WriteString(part)
+	}
+	return b.String()
+}
+
+// commandsOf reads what commands wrote.
+func commandsOf(text string) (out []string) {
+	if text != "" {
+		_ = json.Unmarshal([]byte(text), &out) // we wrote it
+	}
+	return out
+}
+
 func tame(text string) string {
 	text = word.ReplaceAllString(text, "?")
 	return text[:min(len(text), 200)]
 }
 
-// Still says which of a device's open sessions must end: their holder has not what they showed any more, or may not enter any more. It
-// gives those, too, of which it is to be written down that they go on; see [SSH.Seen].
-func (s *SSH) Still(ctx context.Context, tx *db.Tx, by access.Caller, list []api.SSHProgress) (end []int64, stale []api.SSHProgress, err error) {
+// Still says which of a device's open sessions must end, and why: their holder has not what they showed any more, or may not enter any
+// more. It gives those, too, of which it is to be written down that they go on; see [SSH.Seen].
+func (s *SSH) Still(ctx context.Context, tx *db.Tx, by access.Caller, list []api.SSHProgress) (answer api.SSHStill, stale []api.SSHProgress, err error) {
 	p, err := placeOf(ctx, tx, `d.id = ?`, by.Device)
 	if err != nil {
-		return nil, nil, err
+		return answer, nil, err
 	}
 	if len(list) > mostOpen {
-		return nil, nil, api.Errorf(api.TooLarge, "a device has at most %d SSH sessions", mostOpen)
+		return answer, nil, api.Errorf(api.TooLarge, "a device has at most %d SSH sessions", mostOpen)
 	}
 	for _, one := range list {
 		v, err := s.told(ctx, tx, one.Session, one.Token)
-		if err == nil && (v.ended || v.toEnd || v.device != by.Device) {
-			err = api.ErrNotFound
-		}
-		if err == nil {
-			err = s.still(ctx, tx, v, p)
-		}
+		why := ""
 		switch {
-		case errors.Is(err, api.ErrNotFound) || errors.Is(err, api.ErrForbidden):
-			end = append(end, one.Session)
+		case errors.Is(err, api.ErrNotFound) || err == nil && (v.ended || v.device != by.Device):
+			why = "the server does not know this session any more"
 		case err != nil:
-			return nil, nil, err
-		case tx.Now.Sub(v.seen) >= seenEvery || v.kind != tame(one.Kind):
+			return answer, nil, err
+		case v.toEnd:
+			why = "somebody ended it"
+		default:
+			if why, err = s.why(ctx, tx, v, p); err != nil {
+				return answer, nil, err
+			}
+		}
+		if why != "" {
+			if answer.Why == nil {
+				answer.Why = map[int64]string{}
+			}
+			answer.End, answer.Why[one.Session] = append(answer.End, one.Session), why
+			continue
+		}
+		if tx.Now.Sub(v.seen) >= seenEvery || v.kind != tame(one.Kind) || len(one.Commands) > 0 {
 			stale = append(stale, one)
 		}
 	}
-	return end, stale, nil
+	return answer, stale, nil
 }
 
-// still is the refusal of a session whose holder may not be in any more.
-func (s *SSH) still(ctx context.Context, tx *db.Tx, v session, p place) error {
+// why says why the holder of a session may not be in any more; "" when they may.
+func (s *SSH) why(ctx context.Context, tx *db.Tx, v session, p place) (string, error) {
 	person, holds, err := s.holds(ctx, tx, v.proof, v.user)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if !holds {
-		return api.ErrNotFound
+		return "the SSH key, the login or the API key that it was begun with ended", nil
 	}
-	_, err = mayEnter(ctx, tx, person, p)
-	return err
+	switch _, err = mayEnter(ctx, tx, person, p); {
+	case err == nil:
+		return "", nil
+	case !errors.Is(err, api.ErrNotFound) && !errors.Is(err, api.ErrForbidden):
+		return "", err
+	case p.frozen:
+		return "the device is frozen", nil
+	case v.support:
+		return "the support grant ended", nil
+	}
+	return "the right to be here ended", nil
 }
 
 // Seen writes down how far sessions have got that [SSH.Still] found to go on.
@@ -74,6 +135,11 @@ func (s *SSH) Seen(ctx context.Context, tx *db.Tx, list []api.SSHProgress) error
 			tx.NowText(), tame(one.Kind), tame(one.Target), max(0, one.BytesIn), max(0, one.BytesOut), one.Session)
 		if err != nil {
 			return fmt.Errorf("SSH session: %w", err)
+		}
+		if text, count := commands(one); count > 0 {
+			if _, err := tx.ExecContext(ctx, `UPDATE device_ssh_session SET commands = ?, command_count = ? WHERE id = ? AND ended_at IS NULL`, text, count, one.Session); err != nil {
+				return fmt.Errorf("SSH session: %w", err)
+			}
 		}
 	}
 	return nil
@@ -90,12 +156,17 @@ func (s *SSH) End(ctx context.Context, tx *db.Tx, by access.Caller, told api.SSH
 	if told.Exit != nil {
 		code = sql.NullInt64{Int64: int64(*told.Exit), Valid: true}
 	}
+	text, count := commands(told)
 	_, err = tx.ExecContext(ctx, `UPDATE device_ssh_session SET seen_at = ?1, ended_at = ?1, kind = ?2, target = ?3, bytes_in = ?4, bytes_out = ?5, exit_code = ?6,
-		why = ?7 WHERE id = ?8`, tx.NowText(), tame(told.Kind), tame(told.Target), max(0, told.BytesIn), max(0, told.BytesOut), code, tame(told.Why), v.id)
+		why = ?7, commands = ?8, command_count = ?9 WHERE id = ?10`,
+		tx.NowText(), tame(told.Kind), tame(told.Target), max(0, told.BytesIn), max(0, told.BytesOut), code, tame(told.Why), text, count, v.id)
 	if err != nil {
 		return fmt.Errorf("end SSH session: %w", err)
 	}
-	return s.recordEnd(ctx, tx, by, v, told)
+	v.commands, v.count = text, count
+	// Whoever has the token is the device, whether or not it has its key still.
+	device := access.Caller{Kind: access.Device, Device: v.device, Fleet: v.fleet, Name: api.DeviceRegistryUser(api.DeviceUUID(v.uuid)), Address: by.Address, Request: by.Request}
+	return s.recordEnd(ctx, tx, device, v, told)
 }
 
 func (s *SSH) recordEnd(ctx context.Context, tx *db.Tx, by access.Caller, v session, told api.SSHProgress) error {
@@ -104,6 +175,9 @@ func (s *SSH) recordEnd(ctx context.Context, tx *db.Tx, by access.Caller, v sess
 	}
 	if told.Exit != nil {
 		detail["exit"] = *told.Exit
+	}
+	if v.count > 0 {
+		detail["commands"], detail["command_count"] = commandsOf(v.commands), v.count
 	}
 	return audit.Record(ctx, tx, by, audit.Entry{
 		Act: "device.ssh_end", Kind: "device", ID: v.device, Name: v.uuid, Organization: v.org, Fleet: v.fleet, User: v.user, Support: v.support, Detail: detail,
@@ -165,7 +239,7 @@ func (s *SSH) Sessions(ctx context.Context, tx *db.Tx, by access.Caller, uuid ap
 		return nil, err
 	}
 	rows, err := tx.QueryContext(ctx, `SELECT s.id, s.application, s.device_uuid, s.user_name, s.is_support = 1, s.let_in_by, s.kind, s.target, s.address, s.created_at,
-			s.ended_at, s.bytes_in, s.bytes_out, s.exit_code, s.why, EXISTS (SELECT 1 FROM device_ssh_recording r WHERE r.session = s.id)
+			s.ended_at, s.bytes_in, s.bytes_out, s.exit_code, s.why, s.commands, s.command_count, EXISTS (SELECT 1 FROM device_ssh_recording r WHERE r.session = s.id)
 		FROM device_ssh_session s WHERE s.device_uuid = ? ORDER BY s.id DESC LIMIT ?`, string(uuid), mostListed)
 	if err != nil {
 		return nil, fmt.Errorf("SSH sessions: %w", err)
@@ -180,11 +254,12 @@ func (s *SSH) Sessions(ctx context.Context, tx *db.Tx, by access.Caller, uuid ap
 		var one row
 		var ended sql.NullString
 		var code sql.NullInt64
+		var ran string
 		if err := rows.Scan(&one.ID, &one.fleet, &one.Device, &one.User, &one.Support, &one.By, &one.Kind, &one.Target, &one.From, &one.BeganAt, &ended,
-			&one.BytesIn, &one.BytesOut, &code, &one.Why, &one.Recording); err != nil {
+			&one.BytesIn, &one.BytesOut, &code, &one.Why, &ran, &one.CommandCount, &one.Recording); err != nil {
 			return nil, fmt.Errorf("SSH sessions: %w", err)
 		}
-		one.EndedAt = ended.String
+		one.EndedAt, one.Commands = ended.String, commandsOf(ran)
 		if code.Valid {
 			exit := int(code.Int64)
 			one.Exit = &exit
@@ -194,20 +269,20 @@ func (s *SSH) Sessions(ctx context.Context, tx *db.Tx, by access.Caller, uuid ap
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("SSH sessions: %w", err)
 	}
-	list := []api.SSHSession{}
+	out := []api.SSHSession{}
 	for _, one := range all {
 		may, err := mine(one.fleet)
 		if err != nil {
 			return nil, err
 		}
 		if may {
-			list = append(list, one.SSHSession)
+			out = append(out, one.SSHSession)
 		}
 	}
-	if !there && len(list) == 0 {
+	if !there && len(out) == 0 {
 		return nil, api.ErrNotFound
 	}
-	return list, nil
+	return out, nil
 }
 
 // Recording gives what a session showed. That somebody looked is in the audit log.
@@ -316,8 +391,9 @@ func (s *SSH) lose(ctx context.Context, tx *db.Tx, id int64) error {
 	var v session
 	told := api.SSHProgress{Why: "the device went silent"}
 	err := tx.QueryRowContext(ctx, `UPDATE device_ssh_session SET ended_at = ?, why = ? WHERE id = ? AND ended_at IS NULL
-		RETURNING id, device, device_uuid, application, organization, "user", user_name, is_support = 1, kind, target, bytes_in, bytes_out`, tx.NowText(), told.Why, id).
-		Scan(&v.id, &v.device, &v.uuid, &v.fleet, &v.org, &v.user, &v.name, &v.support, &told.Kind, &told.Target, &told.BytesIn, &told.BytesOut)
+		RETURNING id, device, device_uuid, application, organization, "user", user_name, is_support = 1, kind, target, bytes_in, bytes_out, commands, command_count`, tx.NowText(), told.Why, id).
+		Scan(&v.id, &v.device, &v.uuid, &v.fleet, &v.org, &v.user, &v.name, &v.support, &told.Kind, &told.Target, &told.BytesIn, &told.BytesOut,
+			&v.commands, &v.count)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}

@@ -47,6 +47,7 @@ type world struct {
 	fleet           int64
 	device          access.Caller
 	uuid            api.DeviceUUID
+	why             string // what stays was told
 
 	mu  sync.Mutex // covers off
 	off time.Duration
@@ -232,14 +233,31 @@ func (w *world) enters(by access.Caller) api.SSHProgress {
 // stays reports whether a session may go on.
 func (w *world) stays(one api.SSHProgress) bool {
 	w.Helper()
-	var end []int64
+	var answer api.SSHStill
 	var stale []api.SSHProgress
 	w.read(func(tx *db.Tx) (err error) {
-		end, stale, err = w.ssh.Still(w.Context(), tx, w.device, []api.SSHProgress{one})
+		answer, stale, err = w.ssh.Still(w.Context(), tx, w.device, []api.SSHProgress{one})
 		return err
 	})
 	w.write(func(tx *db.Tx) error { return w.ssh.Seen(w.Context(), tx, stale) })
-	return len(end) == 0
+	w.why = answer.Why[one.Session]
+	return len(answer.End) == 0
+}
+
+// ended wants a session to end for a reason.
+func (w *world) ended(one api.SSHProgress, why string) {
+	w.Helper()
+	if w.stays(one) || !strings.Contains(w.why, why) {
+		w.Errorf("it was told %q", w.why)
+	}
+}
+
+func (w *world) way(by access.Caller) (way api.SSHWay, err error) {
+	err = w.db.Read(w.Context(), func(tx *db.Tx) (err error) {
+		way, err = w.ssh.Way(w.Context(), tx, by, w.uuid)
+		return err
+	})
+	return way, err
 }
 
 func (w *world) end(by access.Caller, told api.SSHProgress) error {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/internal/pattern"
@@ -39,10 +38,11 @@ func parsePlace(text string) place {
 }
 
 func (a shell) copy() *cobra.Command {
-	return a.Command(cmdline.Action{
+	var identity string
+	cmd := a.Command(cmdline.Action{
 		Use: "cp SOURCE... DESTINATION", Short: "Copy files and directories to a device or from it", Least: 2, Most: -1,
 		Long: `Copy files and directories, with their times and modes, between here and a device, or a service on it, with the machine's own scp. An end on a
-device is DEVICE:PATH, one in a service DEVICE:SERVICE:PATH. On a terminal the progress is shown.`,
+device is DEVICE:PATH, one in a service DEVICE:SERVICE:PATH. On a terminal the progress is shown. Who may, and with what, is as for device ssh.`,
 		Example: `  roadstead device cp app.conf kitchen:/etc/app.conf
   roadstead device cp kitchen:/var/log ./logs
   roadstead device cp ./assets kitchen:web:/srv/assets
@@ -57,26 +57,30 @@ device is DEVICE:PATH, one in a service DEVICE:SERVICE:PATH. On a terminal the p
 			if err != nil {
 				return err
 			}
-			p, err := a.prepare(ctx, c, far.device, false)
+			p, err := a.prepare(ctx, c, far.device, false, identity)
 			if err != nil {
 				return err
 			}
 			defer p.forget()
-			user := "root"
-			if far.service != "" {
-				user = api.SSHServicePrefix + far.service
+			user, host := login(far.service), string(p.uuid)
+			if p.gateway != "" { // where the device stands in the place of the user
+				if user, host = string(p.uuid), p.gateway; far.service != "" {
+					user += "+" + far.service
+				}
 			}
 			with := append(p.options, "-o", "User="+user, "-r", "-p", "--")
 			for _, one := range places {
 				if one.device == "" {
 					with = append(with, here(one.path))
 				} else {
-					with = append(with, string(p.uuid)+":"+one.path)
+					with = append(with, host+":"+one.path)
 				}
 			}
 			return a.run("scp", with)
 		},
 	})
+	cmd.Flags().StringVarP(&identity, "identity", "i", "", "`FILE` of the uploaded SSH key to enter with, where one is needed")
+	return cmd
 }
 
 // farEnd is the one device that a copy is with.

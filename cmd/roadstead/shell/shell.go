@@ -39,20 +39,26 @@ func DeviceCommands(app *cmdline.App) []*cobra.Command {
 func (a shell) ssh() *cobra.Command {
 	var forward []string
 	var known bool
+	var identity string
 	cmd := a.Command(cmdline.Action{
 		Use: "ssh DEVICE [SERVICE] [-- COMMAND...]", Short: "Enter a device, or a service on it, over SSH", Most: -1, Complete: cmdline.First(a.Devices()),
 		Long: `Enter a device, or one of its services, with the machine's own ssh. There is no password and no key to be put anywhere: the server signs a
 certificate for this one device, which opens a connection within five minutes and holds for no other. Its end is that of ssh.
 
-The device's host key is certified too: nothing else passes for the device, not even the first time. Escapes (~.) and terminals work as ever.`,
+The device's host key is certified too: nothing else passes for the device, not even the first time. Escapes (~.) and terminals work as ever.
+
+Support staff whom an owner let in enter with an SSH key that they uploaded (roadstead ssh-key add), through the server's gateway: the one in ssh-agent or
+in ~/.ssh/id_*, or the one that -i names. They forward no ports.`,
 		Example: `  roadstead device ssh kitchen
   roadstead device ssh kitchen web
   roadstead device ssh kitchen -- uname -a
   roadstead device ssh kitchen web -- cat /etc/hostname
   roadstead device ssh kitchen -L 8080:localhost:80
+  roadstead device ssh kitchen -i ~/.ssh/support
   roadstead device ssh --known-hosts >>~/.ssh/known_hosts`,
 	})
 	cmd.Flags().StringArrayVarP(&forward, "forward", "L", nil, "forward `[ADDRESS:]PORT:HOST:PORT` to the device's own ports (HOST is localhost) or a service's (its name)")
+	cmd.Flags().StringVarP(&identity, "identity", "i", "", "`FILE` of the uploaded SSH key to enter with, where one is needed")
 	cmd.Flags().BoolVar(&known, "known-hosts", false, "print the lines for known_hosts, with which plain ssh knows the gateway and devices, and end")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx := cmd.Context()
@@ -70,23 +76,29 @@ The device's host key is certified too: nothing else passes for the device, not 
 		if len(names) < 1 || len(names) > 2 {
 			return cmdline.Usagef("name a device, and if you like a service on it; a command comes after --")
 		}
-		user := "root"
+		service := ""
 		if len(names) == 2 {
-			user = api.SSHServicePrefix + names[1]
+			if service = names[1]; !serviceName.MatchString(service) {
+				return cmdline.Usagef("%q is no name of a service", service)
+			}
 		}
-		p, err := a.prepare(ctx, c, names[0], len(forward) > 0)
+		p, err := a.prepare(ctx, c, names[0], len(forward) > 0, identity)
 		if err != nil {
 			return err
 		}
 		defer p.forget()
-		more := []string{"-l", user}
+		var more []string
 		for _, f := range forward {
 			more = append(more, "-L", f)
 		}
-		if len(command) > 0 && isTerminal(a.In) && isTerminal(a.Out) {
+		both := isTerminal(a.In) && isTerminal(a.Out)
+		if both && (len(command) > 0 || p.gateway != "") {
 			more = append(more, "-t")
 		}
-		more = append(more, string(p.uuid))
+		if p.gateway != "" {
+			return a.run("ssh", slices.Concat(p.options, more, []string{"-l", p.user, p.gateway, p.wish(service, command)}))
+		}
+		more = append(more, "-l", login(service), string(p.uuid))
 		return a.run("ssh", slices.Concat(p.options, more, command))
 	}
 	return cmd
@@ -114,12 +126,32 @@ type pass struct {
 	uuid    api.DeviceUUID
 	dir     string
 	options []string
+	gateway string // its name, where the way leads through it: to the device itself otherwise
+	user    string // at the gateway
+}
+
+// login is the user name with which one enters a device, or a service on it.
+func login(service string) string {
+	if service == "" {
+		return "root"
+	}
+	return api.SSHServicePrefix + service
+}
+
+// wish is the command that tells the gateway where to go and what to do there.
+func (p *pass) wish(service string, command []string) string {
+	words := []string{"host", string(p.uuid)}
+	if service != "" {
+		words = []string{"service", string(p.uuid), service}
+	}
+	return strings.Join(append(words, command...), " ")
 }
 
 func (p *pass) forget() { _ = os.RemoveAll(p.dir) }
 
-// prepare makes a key for one session and has a certificate signed for it.
-func (a shell) prepare(ctx context.Context, c *client.Client, ref string, forward bool) (p *pass, err error) {
+// prepare finds the way into a device, and makes what ssh needs for it: a key for one session with a certificate for it, or what the gateway
+// asks for.
+func (a shell) prepare(ctx context.Context, c *client.Client, ref string, forward bool, identity string) (p *pass, err error) {
 	d, err := c.FindDevice(ctx, ref, client.Query{Select: "id,uuid,device_name"})
 	if err != nil {
 		return nil, err
@@ -133,6 +165,24 @@ func (a shell) prepare(ctx context.Context, c *client.Client, ref string, forwar
 	if len(up) == 1 && !up[0].Connected {
 		return nil, fmt.Errorf("device %s is offline: its control channel is not up (see `roadstead device vpn status`)", d.Name)
 	}
+	way, err := askWay(ctx, c, d)
+	if err != nil {
+		return nil, err
+	}
+	if way.Way == api.SSHByGateway {
+		if forward {
+			return nil, fmt.Errorf("device %s is entered through the gateway, which forwards no ports", d.Name)
+		}
+		if p, err = a.gatewayPass(ctx, c, d, way, identity); err == nil {
+			p.user = way.User
+		}
+		return p, err
+	}
+	return a.certified(ctx, c, d, forward)
+}
+
+// certified makes a key for one session and has a certificate signed for it.
+func (a shell) certified(ctx context.Context, c *client.Client, d *client.Device, forward bool) (p *pass, err error) {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
@@ -171,14 +221,11 @@ func (a shell) prepare(ctx context.Context, c *client.Client, ref string, forwar
 		return nil, err
 	}
 	p = &pass{uuid: api.DeviceUUID(d.UUID), dir: dir}
-	for _, option := range []string{
-		"IdentityFile=" + filepath.Join(dir, "id"), "CertificateFile=" + filepath.Join(dir, "id-cert.pub"), "IdentitiesOnly=yes", "IdentityAgent=none",
-		"UserKnownHostsFile=" + filepath.Join(dir, "known_hosts"), "GlobalKnownHostsFile=none", "StrictHostKeyChecking=yes", "HostKeyAlias=" + d.UUID,
-		"PreferredAuthentications=publickey", "ServerAliveInterval=15", "LogLevel=ERROR", "ProxyCommand=" + way,
-	} {
-		p.options = append(p.options, "-o", option)
-	}
-	p.options = append([]string{"-F", "none"}, p.options...)
+	p.options = append([]string{"-F", "none"}, options(
+		"IdentityFile="+filepath.Join(dir, "id"), "CertificateFile="+filepath.Join(dir, "id-cert.pub"), "IdentitiesOnly=yes", "IdentityAgent=none",
+		"UserKnownHostsFile="+filepath.Join(dir, "known_hosts"), "GlobalKnownHostsFile=none", "StrictHostKeyChecking=yes", "HostKeyAlias="+d.UUID,
+		"PreferredAuthentications=publickey", "ServerAliveInterval=15", "LogLevel=ERROR", "ProxyCommand="+way,
+	)...)
 	return p, nil
 }
 
@@ -309,10 +356,26 @@ func (a shell) list(ctx context.Context, c *client.Client, ref string) error {
 			if s.Exit != nil {
 				exit = fmt.Sprint(*s.Exit) + exit
 			}
-			g.Add(fmt.Sprint(s.ID), who, s.From, local(s.BeganAt), local(s.EndedAt), s.Kind, s.Target, amount(s.BytesIn), amount(s.BytesOut), exit, s.Why)
+			g.Add(fmt.Sprint(s.ID), who, s.From, local(s.BeganAt), local(s.EndedAt), doing(s), s.Target, amount(s.BytesIn), amount(s.BytesOut), exit, s.Why)
 		}
 		return g
 	})
+}
+
+// doing is what a session was for, with the first thing that it was asked to run.
+func doing(s api.SSHSession) string {
+	if len(s.Commands) == 0 {
+		return s.Kind
+	}
+	first := []rune(s.Commands[0])
+	text := s.Kind + ": " + string(first[:min(len(first), 40)])
+	if len(first) > 40 {
+		text += "…"
+	}
+	if s.CommandCount > 1 {
+		text += fmt.Sprintf(" (and %d more)", s.CommandCount-1)
+	}
+	return text
 }
 
 // local is a moment as the clock of whoever reads it has it.

@@ -33,6 +33,9 @@ type connection struct {
 	mu      sync.Mutex // covers what follows
 	kinds   []string
 	targets []string
+	ran     []string // commands, the first of them
+	count   int      // of commands
+	told    int      // of commands, of which the server has heard
 	exit    *int
 }
 
@@ -113,7 +116,7 @@ func (s *Shell) leave(ctx context.Context, c *connection) {
 	delete(s.open, c.begun.Session)
 	s.mu.Unlock()
 	c.cancel(errClosed)
-	told := c.progress()
+	told := c.progress(true)
 	told.Exit = c.exit
 	told.Why = context.Cause(c.ctx).Error()
 	if errors.Is(context.Cause(c.ctx), context.Canceled) {
@@ -151,14 +154,34 @@ func (s *Shell) tell(ctx context.Context, told api.SSHProgress, data []byte) {
 	}
 }
 
-// progress is what there is to tell of it.
-func (c *connection) progress() api.SSHProgress {
+// progress is what there is to tell of it: all of its commands, or none if the server has heard of them.
+func (c *connection) progress(all bool) api.SSHProgress {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return api.SSHProgress{
+	told := api.SSHProgress{
 		Session: c.begun.Session, Token: c.begun.Token, Kind: strings.Join(c.kinds, ","), Target: strings.Join(c.targets, ","),
-		BytesIn: c.in.Load(), BytesOut: c.out.Load(),
+		BytesIn: c.in.Load(), BytesOut: c.out.Load(), CommandCount: c.count,
 	}
+	if all || c.told < c.count {
+		told.Commands = slices.Clone(c.ran)
+	}
+	return told
+}
+
+// command remembers what the connection was asked to run.
+func (c *connection) command(text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.count++; len(c.ran) < api.MaxSSHCommands {
+		c.ran = append(c.ran, strings.ToValidUTF8(text[:min(len(text), api.MaxSSHCommand)], ""))
+	}
+}
+
+// heard remembers that the server has heard of so many commands.
+func (c *connection) heard(count int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.told = max(c.told, count)
 }
 
 // did remembers what was done on the connection.

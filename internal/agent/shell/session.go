@@ -148,6 +148,7 @@ func (c *connection) program(ctx context.Context, cancel context.CancelCauseFunc
 	out := io.Writer(ch)
 	if kind == "exec" {
 		c.did("exec", "")
+		c.command(want.command)
 	} else {
 		c.did("shell", "")
 	}

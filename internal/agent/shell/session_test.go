@@ -265,7 +265,12 @@ func TestSessionsEnd(t *testing.T) {
 		})
 	}
 	ends("the right to be here ended", "root", "2000.1", func() { w.cut[w.next] = true })
-	ends("the right to be here ended", "main", "2000.2", func() { w.cut[w.next] = true })
+	ends("the key is gone?[2J", "main", "2000.2", func() { w.why, w.cut[w.next] = "the key is gone\x1b[2J", true })
+	w.locked(func() {
+		if n := strings.Count(strings.Join(w.heard, "\n"), "sleep 2000.2"); n == 0 {
+			t.Errorf("a command was not told of while it ran: %q", w.heard)
+		}
+	})
 	// A device that is deleted tells of the end nevertheless.
 	ends("does not know this device", "root", "2000.3", func() { w.deleted = true })
 	w.locked(func() { w.deleted = false })

@@ -256,7 +256,7 @@ func (s *Shell) ask(ctx context.Context) {
 	var told api.SSHStill
 	s.mu.Lock()
 	for _, c := range s.open {
-		told.Sessions = append(told.Sessions, c.progress())
+		told.Sessions = append(told.Sessions, c.progress(false))
 	}
 	s.mu.Unlock()
 	if len(told.Sessions) == 0 {
@@ -270,9 +270,18 @@ func (s *Shell) ask(ctx context.Context) {
 	switch {
 	case err == nil:
 		s.answered = time.Now()
+		for _, one := range told.Sessions {
+			if c := s.open[one.Session]; c != nil {
+				c.heard(one.CommandCount)
+			}
+		}
 		for _, id := range answer.End {
 			if c := s.open[id]; c != nil {
-				c.cut("the right to be here ended")
+				why := "the right to be here ended"
+				if told := answer.Why[id]; told != "" {
+					why = printable(told)
+				}
+				c.cut(why)
 			}
 		}
 	case errors.Is(err, api.ErrUnauthorized) || errors.Is(err, api.ErrForbidden) || errors.Is(err, api.ErrNotFound):

@@ -1,6 +1,7 @@
 package shell_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,6 +22,19 @@ func TestWhoIsLetIn(t *testing.T) {
 	told := w.last()
 	if told.Kind != "exec" || told.Target != "host" || told.Exit == nil || *told.Exit != 7 || told.BytesOut != 2 || told.Why != "closed" {
 		t.Errorf("told: %+v", told)
+	}
+	if len(told.Commands) != 1 || told.Commands[0] != "id -u; exit 7" || told.CommandCount != 1 {
+		t.Errorf("told of the command: %q", told.Commands)
+	}
+	client := w.certified().dial("root")
+	for i := range 12 {
+		session, err := client.NewSession()
+		w.must(err)
+		w.must(session.Run(fmt.Sprint("true ", i, " ", strings.Repeat("é", api.MaxSSHCommand))))
+	}
+	w.must(client.Close())
+	if told = w.last(); len(told.Commands) != api.MaxSSHCommands || told.CommandCount != 12 || len(told.Commands[9]) > api.MaxSSHCommand || !strings.HasPrefix(told.Commands[9], "true 9 é") {
+		t.Errorf("told of many commands: %d %q", told.CommandCount, told.Commands)
 	}
 	owner := w.person()
 	w.locked(func() { w.keys[ssh.FingerprintSHA256(owner.key.PublicKey())] = api.SSHKeyAnswer{User: "ann"} })

@@ -55,6 +55,8 @@ type world struct {
 	next    int64
 	open    map[int64]api.SSHProgress
 	cut     map[int64]bool
+	why     string   // they are cut; "": it is not said
+	heard   []string // commands of sessions that were open
 	ended   map[int64]api.SSHProgress
 	shown   map[int64]string
 }
@@ -209,8 +211,9 @@ func (w *world) vouch(rw http.ResponseWriter, r *http.Request) {
 		_ = json.Unmarshal(body, &ask)
 		for _, one := range ask.Sessions {
 			w.open[one.Session] = one
+			w.heard = append(w.heard, one.Commands...)
 			if w.cut[one.Session] {
-				end.End = append(end.End, one.Session)
+				end.End, end.Why = append(end.End, one.Session), map[int64]string{one.Session: w.why}
 			}
 		}
 		answer(http.StatusOK, end)

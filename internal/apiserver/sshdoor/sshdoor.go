@@ -55,6 +55,7 @@ func (d *Door) Routes() []route.Route {
 	return []route.Route{
 		{Method: "GET", Path: "/ssh/v1/authorities", Handle: d.authorities, Who: route.Anybody},
 		{Method: "POST", Path: "/ssh/v1/certificate", Handle: d.certificate, Who: route.People, Verb: access.Shell, Channel: access.Tunnel},
+		{Method: "GET", Path: "/ssh/v1/device/{uuid}/way", Handle: d.way, Who: route.People, Verb: access.Shell, Channel: access.Tunnel},
 		{Method: "GET", Path: "/ssh/v1/device/{uuid}/sessions", Handle: d.sessions, Who: route.People, Verb: access.Shell},
 		{Method: "GET", Path: "/ssh/v1/session/{id}/recording", Handle: d.recording, Who: route.People, Verb: access.Shell},
 		{Method: "POST", Path: "/ssh/v1/session/{id}/end", Handle: d.order, Who: route.People, Verb: access.Shell},
@@ -174,6 +175,26 @@ func (d *Door) certificate(w http.ResponseWriter, r *http.Request) error {
 	return web.WriteJSON(w, http.StatusOK, made)
 }
 
+// way is GET /ssh/v1/device/{uuid}/way: how the caller may enter a device.
+func (d *Door) way(w http.ResponseWriter, r *http.Request) error {
+	var way api.SSHWay
+	err := d.cfg.DB.Read(r.Context(), func(tx *db.Tx) (err error) {
+		way, err = d.cfg.SSH.Way(r.Context(), tx, access.From(r.Context()), api.DeviceUUID(r.PathValue("uuid")))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if way.Way == api.SSHByGateway {
+		known, err := d.Authorities(r.Context())
+		if err != nil {
+			return err
+		}
+		way.Hosts, way.Gateway = known.Hosts, d.cfg.Site
+	}
+	return web.WriteJSON(w, http.StatusOK, way)
+}
+
 func (d *Door) sessions(w http.ResponseWriter, r *http.Request) error {
 	return route.Read(w, r, d.cfg.DB, func(ctx context.Context, tx *db.Tx, by access.Caller) ([]api.SSHSession, error) {
 		return d.cfg.SSH.Sessions(ctx, tx, by, api.DeviceUUID(r.PathValue("uuid")))
@@ -245,7 +266,7 @@ func (d *Door) still(w http.ResponseWriter, r *http.Request) error {
 	answer := api.SSHStill{}
 	var stale []api.SSHProgress
 	err := d.cfg.DB.Read(r.Context(), func(tx *db.Tx) (err error) {
-		answer.End, stale, err = d.cfg.SSH.Still(r.Context(), tx, access.From(r.Context()), ask.Sessions)
+		answer, stale, err = d.cfg.SSH.Still(r.Context(), tx, access.From(r.Context()), ask.Sessions)
 		return err
 	})
 	if err == nil && len(stale) > 0 {

@@ -13,13 +13,15 @@ const maxCommand = 64 << 10
 const usage = `Say which device, and what in it:
   ssh … host UUID [COMMAND]             the device itself
   ssh … service UUID NAME [COMMAND]     a service on it
-  ssh … enter UUID CONTAINER            a container, by its id`
+  ssh … enter UUID CONTAINER            a container, by its id
+Files come by scp or sftp, with the device in the place of the user: UUID@…, or UUID+NAME@… for a service.`
 
 // wish is where somebody wants to be.
 type wish struct {
 	device  api.DeviceUUID
 	user    string // with which the device is entered
 	command string // "" is a shell
+	files   bool   // the subsystem sftp, and no command
 	what    string // for the audit log
 }
 
@@ -53,6 +55,19 @@ func parse(text string) (w wish, err error) {
 		w.user, w.what = api.SSHServicePrefix+name, name
 	}
 	w.command = strings.TrimSpace(rest)
+	return w, nil
+}
+
+// files reads whose files somebody wants, from the user name that they come with.
+func files(login string) (w wish, err error) {
+	uuid, service, inside := strings.Cut(login, "+")
+	if !uuidForm.MatchString(uuid) || inside && !containerForm.MatchString(service) {
+		return w, &plain{usage}
+	}
+	w = wish{device: api.DeviceUUID(uuid), user: "root", what: "files of the host", files: true}
+	if inside {
+		w.user, w.what = api.SSHServicePrefix+service, "files of "+service
+	}
 	return w, nil
 }
 

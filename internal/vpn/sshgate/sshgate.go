@@ -261,7 +261,7 @@ func (s *Service) connection(ctx context.Context, raw net.Conn, admitted func())
 					idle.Reset(graceTime)
 				}
 			}()
-			v := &visit{s: s, fingerprint: conn.Permissions.Extensions[keyFinger], user: conn.Permissions.Extensions[keyUser], from: from}
+			v := &visit{s: s, fingerprint: conn.Permissions.Extensions[keyFinger], user: conn.Permissions.Extensions[keyUser], from: from, login: conn.User()}
 			v.session(ctx, fresh)
 		})
 	}

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -331,6 +332,44 @@ func TestGateway(t *testing.T) {
 	if _, errs, code := w.ssh("", "-W", "127.0.0.1:22", "ann@127.0.0.1"); code != 255 || !strings.Contains(errs, "forwarding failed") {
 		t.Errorf("a forwarded port: %q %d", errs, code)
 	}
+}
+
+// Files come and go by scp, where the device is named in the place of the user; anybody else's name leads nowhere.
+func TestFilesThroughTheGateway(t *testing.T) {
+	w := newWorld(t)
+	there := filepath.Join(t.TempDir(), "there")
+	here := filepath.Join(w.dir, "here")
+	w.must(os.WriteFile(here, []byte("content"), 0o600))
+	if out, code := w.scp(here, uuid+"@127.0.0.1:"+there); code != 0 {
+		t.Fatalf("to the device: %d %s", code, out)
+	}
+	if data, err := os.ReadFile(there); err != nil || string(data) != "content" {
+		t.Errorf("on the device: %q %v", data, err)
+	}
+	if out, code := w.scp(uuid+"@127.0.0.1:"+there, here+"2"); code != 0 {
+		t.Errorf("from the device: %d %s", code, out)
+	}
+	if a := w.ask(0); a.UUID != uuid || a.Kind != api.ReachSSH || a.Detail["enters"] != "files of the host" {
+		t.Errorf("asked: %+v", a)
+	}
+	for user, says := range map[string]string{
+		"ann": "in the place of the user", offline: "is not connected", hidden: "there is no device " + hidden, uuid + "+..": "in the place of the user",
+		uuid + "+web": "", // there is no engine
+	} {
+		if out, code := w.scp(user+"@127.0.0.1:"+there, here+"3"); code == 0 || !strings.Contains(out, says) {
+			t.Errorf("%s: %d %s", user, code, out)
+		}
+	}
+}
+
+// scp runs OpenSSH's scp as [world.command] runs ssh.
+func (w *world) scp(args ...string) (out string, code int) {
+	cmd := w.command()
+	with := slices.Clone(cmd.Args[1:])
+	with[slices.Index(with, "-p")] = "-P"
+	cmd = exec.CommandContext(w.Context(), "scp", append(with, args...)...)
+	text, _ := cmd.CombinedOutput()
+	return string(text), cmd.ProcessState.ExitCode()
 }
 
 // A permit that ends ends the session; a key that is nobody's, and a password, do not get in at all.

@@ -25,6 +25,7 @@ const maxRequests = 64 // of a session before its command
 type visit struct {
 	s                       *Service
 	fingerprint, user, from string
+	login                   string // the user name that they gave
 }
 
 // session reads what a session wants, and carries it to the device.
@@ -46,19 +47,24 @@ func (v *visit) session(ctx context.Context, fresh ssh.NewChannel) {
 			before = append(before, &ssh.Request{Type: r.Type, Payload: r.Payload})
 			reply(r, true)
 			continue
-		case "exec", "shell":
+		case "exec", "shell", "subsystem":
 		default:
 			reply(r, false)
 			continue
 		}
 		silent.Stop()
-		var ask struct{ Command string }
-		if r.Type == "exec" && ssh.Unmarshal(r.Payload, &ask) != nil {
+		var ask struct{ Text string } // the command, or the subsystem
+		if r.Type != "shell" && ssh.Unmarshal(r.Payload, &ask) != nil || r.Type == "subsystem" && ask.Text != "sftp" {
 			reply(r, false)
 			return
 		}
 		reply(r, true)
-		want, err := parse(ask.Command)
+		var want wish
+		if r.Type == "subsystem" {
+			want, err = files(v.login)
+		} else {
+			want, err = parse(ask.Text)
+		}
 		if err == nil {
 			err = v.enter(ctx, want, ch, requests, before)
 		}
@@ -136,6 +142,9 @@ func (v *visit) enter(ctx context.Context, want wish, ch ssh.Channel, requests <
 	kind, payload := "shell", []byte(nil)
 	if want.command != "" {
 		kind, payload = "exec", ssh.Marshal(struct{ Command string }{want.command})
+	}
+	if want.files {
+		kind, payload = "subsystem", ssh.Marshal(struct{ Name string }{"sftp"})
 	}
 	if ok, err := far.SendRequest(kind, true, payload); err != nil || !ok {
 		return &plain{"the device starts no program"}
