@@ -102,6 +102,7 @@ func (c *Config) keys() []key {
 		{"registered_at", number(&d.RegisteredAt)}, {"appUpdatePollInterval", number(&d.AppUpdatePollInterval)},
 		{"initialDeviceName", text(&d.InitialDeviceName)}, {"hostname", text(&d.Hostname)},
 		{"developmentMode", flag(&d.DevelopmentMode)}, {"vpnEndpoint", text(&d.VPNEndpoint)}, {"vpnPort", port(&d.VPNPort)},
+		{"roadsteadTrust", trust(&d.Trust)},
 	}
 }
 
@@ -122,6 +123,20 @@ func number(into *int64) func(json.RawMessage) error {
 			return errors.New("must be a whole number that is not negative")
 		}
 		*into = int64(f)
+		return nil
+	}
+}
+
+func trust(into **api.ConfigTrust) func(json.RawMessage) error {
+	return func(raw json.RawMessage) error {
+		var given api.ConfigTrust
+		if err := json.Unmarshal(raw, &given); err != nil || given.Fleet == "" || len(given.Root) == 0 {
+			return errors.New(`must be an object with "fleet", a uuid, and "root", base64 of the fleet's root.json`)
+		}
+		if !api.DeviceUUID(given.Fleet).Valid() {
+			return fmt.Errorf("fleet must be a uuid, not %q", given.Fleet)
+		}
+		*into = &given
 		return nil
 	}
 }

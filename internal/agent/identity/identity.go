@@ -29,6 +29,55 @@ type Identity struct {
 	RegisteredAt  int64          `json:"registered_at"`
 	APIEndpoint   string         `json:"api_endpoint"`
 	ApplicationID int64          `json:"application_id"` // of the fleet that the device was registered into
+	Trust         *Mark          `json:"trust,omitempty"`
+}
+
+// Mark says that the device verifies what it is told to run, and what it believed last: nothing older is believed any more, whatever
+// becomes of the files of that.
+type Mark struct {
+	Fleet    string    `json:"fleet"`              // uuid
+	Sequence int64     `json:"sequence"`           // of the state last stored
+	Root     int64     `json:"root"`               // version
+	Counter  int64     `json:"counter,omitempty"`  // of the release accepted last
+	SHA256   string    `json:"sha256,omitempty"`   // and of its document
+	SignedAt time.Time `json:"signed_at,omitzero"` // newest time that was signed
+}
+
+// Remember writes the mark into identity.json; everything else stays as it stands there.
+func Remember(stateDir string, m Mark) error {
+	path := filepath.Join(stateDir, fileName)
+	who, err := Read(stateDir)
+	if err != nil {
+		return err
+	}
+	if who.Trust != nil && *who.Trust == m {
+		return nil
+	}
+	who.Trust = &m
+	return write(path, who)
+}
+
+// Read gives what stands in identity.json.
+func Read(stateDir string) (who Identity, err error) {
+	path := filepath.Join(stateDir, fileName)
+	text, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(text, &who)
+	}
+	if err != nil {
+		return who, fmt.Errorf("%s: %w", path, err)
+	}
+	return who, nil
+}
+
+const fileName = "identity.json"
+
+func write(path string, who Identity) error {
+	text, err := json.MarshalIndent(who, "", "  ")
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(path, text, 0o600)
 }
 
 // Registered reports whether the server knows the device.
@@ -112,7 +161,7 @@ func (p *Provisioner) Finish(who Identity) error {
 	return nil
 }
 
-func (p *Provisioner) path() string { return filepath.Join(p.StateDir, "identity.json") }
+func (p *Provisioner) path() string { return filepath.Join(p.StateDir, fileName) }
 
 // load reads the identity, or makes one and stores it before anybody hears of it.
 func (p *Provisioner) load(conf *Config) (Identity, error) {
@@ -169,13 +218,7 @@ func random(n int) string {
 	return hex.EncodeToString(b)
 }
 
-func (p *Provisioner) store(who Identity) error {
-	text, err := json.MarshalIndent(who, "", "  ")
-	if err != nil {
-		return err
-	}
-	return durable.WriteFile(p.path(), text, 0o600)
-}
+func (p *Provisioner) store(who Identity) error { return write(p.path(), who) }
 
 // register makes one attempt. The answer may have been lost the last time, so every refusal is followed by the question
 // whether the server knows us already.
