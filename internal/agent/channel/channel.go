@@ -51,6 +51,8 @@ type Config struct {
 	// HostKey is the device's SSH host key, to be certified with the rest; Certified hears the answer, also the stored one.
 	HostKey   func() string
 	Certified func(api.ChannelIdentity)
+	// Allowed says whether the channel may stand, whatever the settings want, and why not; nil: it may.
+	Allowed   func() (ok bool, why string)
 	OwnerLock string // empty: [OwnerLock]
 	Locked    bool   // by a flag of the agent
 	Program   string // empty: openvpn, from the PATH or /usr/sbin
@@ -145,6 +147,11 @@ func (c *Channel) Set(config map[string]string) {
 	c.mu.Lock()
 	c.want, c.bad, c.set = want, err, true
 	c.mu.Unlock()
+	c.Look()
+}
+
+// Look decides anew, because what [Config.Allowed] says may have changed.
+func (c *Channel) Look() {
 	select {
 	case c.changed <- struct{}{}:
 	default:
@@ -199,6 +206,11 @@ func (c *Channel) decide() decision {
 		want.Until = time.Time{} // it is over, even where the clock was set back since
 	}
 	on, why := want.On(now)
+	if on && c.cfg.Allowed != nil {
+		if ok, no := c.cfg.Allowed(); !ok {
+			return decision{state: api.ChannelStateOff, why: no, again: c.cfg.Timing.Locked}
+		}
+	}
 	d := decision{on: on, state: api.ChannelStateOff, why: why, again: -1}
 	if on {
 		d.again = c.cfg.Timing.Look

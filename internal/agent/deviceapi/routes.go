@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/roadstead-io/roadstead/api"
 )
 
 // routes is the whole API.
@@ -13,23 +15,23 @@ func (s *Server) routes() []route {
 		{pattern: "GET /ping", open: true, do: (*request).ok},
 		{pattern: "GET /v1/healthy", open: true, do: s.healthy},
 		{pattern: "POST /v1/blink", do: s.blink},
-		{pattern: "POST /v1/update", do: s.update},
-		{pattern: "POST /v1/reboot", do: func(q *request) error { return q.power(s.acts.Reboot(q.r.Context(), q.force())) }},
-		{pattern: "POST /v1/shutdown", do: func(q *request) error { return q.power(s.acts.Shutdown(q.r.Context(), q.force())) }},
-		{pattern: "POST /v1/restart", do: s.restartApp},
-		{pattern: "POST /v1/purge", do: s.purge},
-		{pattern: "POST /v1/apps/{app}/stop", do: s.onlyService(Stop)},
-		{pattern: "POST /v1/apps/{app}/start", do: s.onlyService(Start)},
+		{pattern: "POST /v1/update", changes: api.ActUpdate, do: s.update},
+		{pattern: "POST /v1/reboot", changes: api.ActReboot, do: func(q *request) error { return q.power(s.acts.Reboot(q.r.Context(), q.force())) }},
+		{pattern: "POST /v1/shutdown", changes: api.ActShutdown, do: func(q *request) error { return q.power(s.acts.Shutdown(q.r.Context(), q.force())) }},
+		{pattern: "POST /v1/restart", changes: api.ActRestart, do: s.restartApp},
+		{pattern: "POST /v1/purge", changes: api.ActPurge, do: s.purge},
+		{pattern: "POST /v1/apps/{app}/stop", changes: api.ActStopService, do: s.onlyService(Stop)},
+		{pattern: "POST /v1/apps/{app}/start", changes: api.ActStartService, do: s.onlyService(Start)},
 		{pattern: "GET /v1/apps/{app}", do: s.app},
-		{pattern: "POST /v1/regenerate-api-key", do: s.renewKey},
+		{pattern: "POST /v1/regenerate-api-key", changes: unsaid, do: s.renewKey},
 		{pattern: "GET /v1/device", do: s.device},
 		{pattern: "GET /v1/device/host-config", do: s.hostConfig},
-		{pattern: "PATCH /v1/device/host-config", do: s.setHostConfig},
-		{pattern: "POST /v2/applications/{app}/restart-service", do: s.service(Restart)},
-		{pattern: "POST /v2/applications/{app}/stop-service", do: s.service(Stop)},
-		{pattern: "POST /v2/applications/{app}/start-service", do: s.service(Start)},
-		{pattern: "POST /v2/applications/{app}/restart", do: s.restartApp},
-		{pattern: "POST /v2/applications/{app}/purge", do: s.purge},
+		{pattern: "PATCH /v1/device/host-config", changes: unsaid, do: s.setHostConfig},
+		{pattern: "POST /v2/applications/{app}/restart-service", changes: api.ActRestartService, do: s.service(Restart)},
+		{pattern: "POST /v2/applications/{app}/stop-service", changes: api.ActStopService, do: s.service(Stop)},
+		{pattern: "POST /v2/applications/{app}/start-service", changes: api.ActStartService, do: s.service(Start)},
+		{pattern: "POST /v2/applications/{app}/restart", changes: api.ActRestart, do: s.restartApp},
+		{pattern: "POST /v2/applications/{app}/purge", changes: api.ActPurge, do: s.purge},
 		{pattern: "GET /v2/applications/state", do: s.states},
 		{pattern: "GET /v2/applications/{app}/state", do: s.appState},
 		{pattern: "GET /v2/state/status", do: s.status},
@@ -45,7 +47,7 @@ func (s *Server) routes() []route {
 		{pattern: "POST /v2/journal-logs", do: s.journal},
 		{pattern: "GET /v2/device/tags", do: s.tags},
 		{pattern: "PATCH /v2/device/tags", do: s.setTags},
-		{pattern: "GET /v2/cleanup-volumes", do: s.cleanVolumes},
+		{pattern: "GET /v2/cleanup-volumes", changes: unsaid, do: s.cleanVolumes},
 		{pattern: "GET /v2/local/target-state", do: noLocalMode},
 		{pattern: "POST /v2/local/target-state", do: noLocalMode},
 		{pattern: "GET /v2/local/logs", do: noLocalMode},
@@ -141,6 +143,9 @@ func (s *Server) onlyService(verb Verb) func(*request) error {
 		if err != nil {
 			return err
 		}
+		if err := q.commanded(f.Services[0].Name); err != nil {
+			return err
+		}
 		if err := s.acts.Service(q.r.Context(), f.App, f.Services[0].Service, verb, q.force()); err != nil {
 			return err
 		}
@@ -214,11 +219,25 @@ func (s *Server) service(verb Verb) func(*request) error {
 		if which == (Service{}) && len(f.Services) > 1 {
 			return fmt.Errorf("%w: missing serviceName or imageId", ErrInvalid)
 		}
+		if err := q.commanded(f.named(which)); err != nil {
+			return err
+		}
 		if err := s.acts.Service(q.r.Context(), f.App, which, verb, q.force()); err != nil {
 			return err
 		}
 		return q.ok()
 	}
+}
+
+// named is the name of a service that a request names somehow; the only one needs no name.
+func (f *FleetState) named(which Service) string {
+	for _, svc := range f.Services {
+		if which.Name != "" && svc.Name == which.Name || which.Name == "" && which.ImageID != 0 && svc.ImageID == which.ImageID ||
+			which == (Service{}) && len(f.Services) == 1 {
+			return svc.Name
+		}
+	}
+	return which.Name
 }
 
 func (s *Server) journal(q *request) error {

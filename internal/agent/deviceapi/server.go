@@ -2,6 +2,7 @@ package deviceapi
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent/appkey"
 )
 
@@ -33,20 +35,29 @@ type Server struct {
 	keys *appkey.Keys
 	log  *slog.Logger
 	busy chan struct{}
-	mux  *http.ServeMux
+	mux  *http.ServeMux // for containers
+	far  *http.ServeMux // for who comes by the tunnel
+
+	// Commanded checks the signed command of a request: that it is for just this, and was not done before. Whoever has the
+	// device's key or comes by the tunnel needs one; nil: nobody does.
+	Commanded func(what api.TrustCommand, command []byte) error
 }
+
+// ErrCommand says that a device which verifies was not given the command for what it is to do.
+var ErrCommand = errors.New("not commanded")
 
 // New makes a server; it listens nowhere yet.
 func New(acts Acts, keys *appkey.Keys, log *slog.Logger) *Server {
-	s := &Server{acts: acts, keys: keys, log: log, busy: make(chan struct{}, maxBusy), mux: http.NewServeMux()}
+	s := &Server{acts: acts, keys: keys, log: log, busy: make(chan struct{}, maxBusy), mux: http.NewServeMux(), far: http.NewServeMux()}
 	for _, r := range s.routes() {
-		s.mux.HandleFunc(r.pattern, s.handle(r))
+		s.mux.HandleFunc(r.pattern, s.handle(r, false))
+		s.far.HandleFunc(r.pattern, s.handle(r, true))
 	}
 	return s
 }
 
-// Serve answers on a listener until the context ends.
-func (s *Server) Serve(ctx context.Context, ln net.Listener) error { return s.serve(ctx, ln, s.mux) }
+// Serve answers on a listener of the tunnel until the context ends.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error { return s.serve(ctx, ln, s.far) }
 
 // ServeFrom is Serve for those within a network only: a packet for one of a device's addresses may come by any of its interfaces.
 func (s *Server) ServeFrom(ctx context.Context, ln net.Listener, from netip.Prefix) error {
@@ -111,9 +122,13 @@ func (h *held) Close() error {
 // route is one way to ask.
 type route struct {
 	pattern string
-	open    bool // without a key
+	open    bool           // without a key
+	changes api.ActionVerb // what it does to the device: where commands are needed, it needs one
 	do      func(*request) error
 }
+
+// unsaid is what changes a device and what no command says.
+const unsaid api.ActionVerb = "-"
 
 // request is a request whose key was checked.
 type request struct {
@@ -122,10 +137,14 @@ type request struct {
 	scope appkey.Scope
 	state State
 	body  map[string]any
+
+	changes api.ActionVerb
+	far     bool
+	server  *Server
 }
 
 // handle checks the key and renders errors. Each request ends up in the log at most once.
-func (s *Server) handle(rt route) http.HandlerFunc {
+func (s *Server) handle(rt route, far bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case s.busy <- struct{}{}:
@@ -134,7 +153,7 @@ func (s *Server) handle(rt route) http.HandlerFunc {
 			http.Error(w, "too many requests at once", http.StatusServiceUnavailable)
 			return
 		}
-		q := &request{w: w, r: r}
+		q := &request{w: w, r: r, changes: rt.changes, far: far, server: s}
 		var err error
 		if !rt.open {
 			if q.state, err = s.acts.State(r.Context()); err == nil && !q.authenticate(s.keys) {
@@ -145,6 +164,9 @@ func (s *Server) handle(rt route) http.HandlerFunc {
 		if err == nil {
 			err = q.read()
 		}
+		if err == nil && !rt.changes.OfService() {
+			err = q.commanded("") // a service is known later
+		}
 		if err == nil {
 			err = rt.do(q)
 		}
@@ -152,6 +174,33 @@ func (s *Server) handle(rt route) http.HandlerFunc {
 			s.fail(q, err)
 		}
 	}
+}
+
+// commanded checks the signed command of a request that needs one.
+func (q *request) commanded(service string) error {
+	s := q.server
+	if s.Commanded == nil || q.changes == "" || !q.far && !q.scope.Device {
+		return nil
+	}
+	if q.changes == unsaid {
+		return fmt.Errorf("%w: this device does what its fleet's key signed, and for this there is no command", ErrCommand)
+	}
+	what := api.TrustCommand{Verb: q.changes, Service: service, Force: q.force()}
+	if !what.Verb.NeedsCommand(what.Force) {
+		return nil
+	}
+	given := q.r.Header.Get(api.TrustCommandHeader)
+	if given == "" {
+		return fmt.Errorf("%w: this device does what its fleet's key signed, and the header %s is missing", ErrCommand, api.TrustCommandHeader)
+	}
+	command, err := base64.StdEncoding.DecodeString(given)
+	if err != nil {
+		return fmt.Errorf("%w: the header %s is not base64", ErrCommand, api.TrustCommandHeader)
+	}
+	if err := s.Commanded(what, command); err != nil {
+		return fmt.Errorf("%w: %w", ErrCommand, err)
+	}
+	return nil
 }
 
 // authenticate finds out what the request's key reaches.
@@ -204,6 +253,9 @@ func (s *Server) fail(q *request, err error) {
 	switch {
 	case errors.Is(err, errUnauthorized):
 		http.Error(q.w, "Unauthorized", http.StatusUnauthorized)
+	case errors.Is(err, ErrCommand):
+		s.log.Warn("the device API refused what was asked", "path", q.r.URL.Path, "error", err)
+		http.Error(q.w, err.Error(), http.StatusForbidden)
 	case errors.Is(err, ErrLocked):
 		q.json(http.StatusLocked, map[string]string{"status": "failed", "message": err.Error()})
 	case errors.As(err, &large):

@@ -36,9 +36,11 @@ type Config struct {
 	Acts deviceapi.Acts
 	// Exchange tells the server results, and asks it what there is to do.
 	Exchange func(ctx context.Context, said api.ActionExchange) (api.ActionsWaiting, error)
-	Retry    remote.Backoff // between attempts to reach the server
-	Log      *slog.Logger
-	Now      func() time.Time // nil: the real one
+	// Commanded checks the signed command of an action: that it is for just this, and was not done before; nil: none is needed.
+	Commanded func(what api.TrustCommand, command []byte) error
+	Retry     remote.Backoff // between attempts to reach the server
+	Log       *slog.Logger
+	Now       func() time.Time // nil: the real one
 }
 
 // How far an action is on the device.
@@ -53,9 +55,10 @@ const (
 type entry struct {
 	Action api.QueuedAction  `json:"action"`
 	State  string            `json:"state"`
-	Boot   string            `json:"boot"`  // during which it was begun
-	At     time.Time         `json:"at"`    // when it was begun
-	Until  time.Time         `json:"until"` // it is not begun later
+	Boot   string            `json:"boot"`             // during which it was begun
+	At     time.Time         `json:"at"`               // when it was begun
+	Until  time.Time         `json:"until"`            // it is not begun later
+	Signed bool              `json:"signed,omitempty"` // its command was checked
 	Result *api.ActionResult `json:"result,omitempty"`
 }
 
@@ -246,6 +249,11 @@ func (q *Queue) do(ctx context.Context, e *entry) error {
 		q.end(e, api.ActionExpired, "the device came to it too late", nil)
 		return q.write()
 	}
+	if err := q.commanded(e); err != nil {
+		q.cfg.Log.Warn("an action that waited at the server is refused", "verb", e.Action.Verb, "service", e.Action.Service, "action", e.Action.ID, "error", err)
+		q.end(e, api.ActionFailed, "refused: "+err.Error(), nil)
+		return q.write()
+	}
 	e.State, e.Boot, e.At = begun, q.cfg.Boot, q.cfg.Now()
 	if err := q.write(); err != nil {
 		e.State = taken
@@ -267,6 +275,22 @@ func (q *Queue) do(ctx context.Context, e *entry) error {
 		q.end(e, api.ActionDone, words, result)
 	}
 	return q.write()
+}
+
+// commanded checks the command of an action that needs one. It counts once, also where the agent ends before the action begins.
+func (q *Queue) commanded(e *entry) error {
+	if q.cfg.Commanded == nil || e.Signed || !e.Action.Verb.NeedsCommand(e.Action.Force) {
+		return nil
+	}
+	if len(e.Action.Command) == 0 {
+		return errors.New("this device does what its fleet's key signed, and this action has no command")
+	}
+	what := api.TrustCommand{Verb: e.Action.Verb, Service: e.Action.Service, Force: e.Action.Force}
+	if err := q.cfg.Commanded(what, e.Action.Command); err != nil {
+		return err
+	}
+	e.Signed = true
+	return nil
 }
 
 // end writes the result of an action into its entry.

@@ -39,6 +39,10 @@ func (s *Shell) sshConfig(ctx context.Context) (*ssh.ServerConfig, error) {
 		MaxAuthTries:  maxTries,
 		ServerVersion: "SSH-2.0-Roadstead",
 		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			if s.cfg.Allowed != nil && !s.cfg.Allowed() {
+				s.cfg.Log.WarnContext(ctx, "nobody may enter: the metadata of this device's fleet forbid it")
+				return nil, errStranger
+			}
 			if cert, ok := key.(*ssh.Certificate); ok {
 				return s.byCertificate(cert, time.Now())
 			}

@@ -65,6 +65,7 @@ type Config struct {
 	Engine   *engine.Client
 	Docker   string // address of the engine for programs of a session, unix:///…; "" means the engine's own default
 	Log      *slog.Logger
+	Allowed  func() bool // whether the server may say who comes in; nil: it may
 
 	Idle  time.Duration // a connection over which nothing goes is ended: 30 min
 	Every time.Duration // between questions whether who is in may stay: 1 s
@@ -265,9 +266,14 @@ func (s *Shell) ask(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, max(s.cfg.Every, s.cfg.Away/3))
 	defer cancel()
 	answer, err := s.cfg.Server.SSHStill(ctx, s.cfg.Key(), told)
+	allowed := s.cfg.Allowed == nil || s.cfg.Allowed()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case !allowed:
+		for _, c := range s.open {
+			c.cut("the metadata of this device's fleet forbid it")
+		}
 	case err == nil:
 		s.answered = time.Now()
 		for _, one := range told.Sessions {
