@@ -130,8 +130,8 @@ type QueuedAction struct {
 	Service string     `json:"service,omitempty"`
 	Force   bool       `json:"force,omitempty"`
 	Lines   int        `json:"lines,omitempty"`
-	Expires int64      `json:"expires"`         // seconds from now; a device that did not begin by then does not begin
-	Again   bool       `json:"again,omitempty"` // the device was given it before, and has not said what became of it
+	Expires int64      `json:"expires"`           // seconds from now; a device that did not begin by then does not begin
+	Again   bool       `json:"again,omitempty"`   // the device was given it before, and has not said what became of it
 	Command []byte     `json:"command,omitempty"` // a signed [TrustCommand] for this action
 }
 

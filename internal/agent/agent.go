@@ -29,6 +29,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/queue"
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
 	"github.com/roadstead-io/roadstead/internal/agent/shell"
+	"github.com/roadstead-io/roadstead/internal/agent/trust"
 	"github.com/roadstead-io/roadstead/internal/engine"
 )
 
@@ -88,6 +89,7 @@ type Config struct {
 	Step         func(string) error // see identity.Provisioner
 
 	Channel     *Channel                // the control channel; nil: the device has none, and no API of its own
+	Now         func() time.Time        // the wall clock, for what expires; nil: time.Now
 	Power       string                  // a program that takes the device down: it gets "reboot" or "shutdown"; empty: the system's own
 	LED         string                  // the file that lights the device's light; empty: it has none
 	SetHostname func(name string) error // nil: of this system
@@ -151,6 +153,8 @@ type Agent struct {
 	api     *deviceapi.Server
 	bridge  *bridge
 	queue   *queue.Queue // what waits at the server
+	checks  *trust.Trust // nil: this device runs what it is told, unverified
+	waiting waiting      // of the poll; nobody else touches it
 	meter   host.Meter
 	osName  string
 	osKind  string
@@ -250,6 +254,7 @@ func (a *Agent) Once(ctx context.Context) error {
 	if err := a.pollOnce(ctx); err != nil {
 		return err
 	}
+	a.tell(ctx)
 	applyErr := a.reconcile(ctx)
 	if err := a.refresh(ctx); err != nil {
 		return errors.Join(applyErr, err)
@@ -284,6 +289,9 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 	if a.who, err = a.birth.Run(ctx); err != nil {
 		return nil, err
 	}
+	if err := a.openTrust(); err != nil {
+		return nil, err
+	}
 	if err := a.reach(); err != nil { // what the device runs does not depend on being reached
 		a.log.Error("there will be no control channel until the agent starts anew", "error", err)
 		a.channel, a.bridge, a.keys = nil, nil, nil
@@ -307,6 +315,7 @@ func (a *Agent) reach() error {
 		return err
 	}
 	a.api = deviceapi.New(a, a.keys, a.log)
+	a.api.Commanded = a.commanded()
 	a.bridge = &bridge{api: a.api, log: a.log, open: map[netip.Addr]*opening{}}
 	c := a.cfg.Channel
 	services := []channel.Service{{Port: deviceapi.Port, Serve: a.api.Serve}}
@@ -314,13 +323,18 @@ func (a *Agent) reach() error {
 	if docker, ok := a.cfg.Engine.(*engine.Client); ok { // people enter real containers
 		if ssh, err = shell.New(shell.Config{
 			StateDir: a.cfg.StateDir, RunDir: a.cfg.RunDir, UUID: a.who.UUID, Key: func() string { return a.who.Key }, Server: a.server,
-			Engine: docker, Docker: "unix://" + a.cfg.EngineSocket, Log: a.log,
+			Engine: docker, Docker: "unix://" + a.cfg.EngineSocket, Log: a.log, Allowed: a.checks.Shell,
 		}); err != nil {
 			return err
 		}
 		services = append(services, ssh.Service())
 	}
+	var allowed func() (bool, string)
+	if a.checks != nil {
+		allowed = a.checks.Channel
+	}
 	a.channel = channel.New(channel.Config{
+		Allowed: allowed,
 		HostKey: ssh.HostKey, Certified: ssh.Certified,
 		StateDir: a.cfg.StateDir, RunDir: a.cfg.RunDir, UUID: string(a.who.UUID), Key: a.who.Key, Host: a.conf.VPNEndpoint, Port: a.conf.VPNPort,
 		Proxy: a.proxy.For,

@@ -79,6 +79,11 @@ func (a *Agent) describe(metrics *host.Metrics) *api.DeviceReport {
 	if a.st.want != nil {
 		r.UnsupportedFeatures = leftOutNames(a.st.want.leftOut)
 		r.Apps = a.st.apps(time.Now(), a.cfg.Timing.Steady)
+	} else if len(a.st.rejected) > 0 { // the first one that it was given
+		r.Apps = map[string]*api.AppReport{}
+		for app, commit := range a.st.rejected {
+			r.Apps[app] = &api.AppReport{Releases: map[string]*api.ReleaseReport{commit: {UpdateStatus: "rejected", Services: map[string]*api.ServiceReport{}}}}
+		}
 	}
 	return r
 }
@@ -107,7 +112,9 @@ func (s *status) apps(now time.Time, steady time.Duration) map[string]*api.AppRe
 		} else {
 			rep.ReleaseUUID = ""
 		}
-		if bad := s.rejected[app]; bad != "" && bad != commit {
+		if bad := s.rejected[app]; bad != "" && bad == commit { // it was changed since it was accepted
+			rep.Releases[bad].UpdateStatus = "rejected"
+		} else if bad != "" {
 			rep.Releases[bad] = &api.ReleaseReport{UpdateStatus: "rejected", Services: map[string]*api.ServiceReport{}}
 		}
 		for _, svc := range s.want.target.Services {

@@ -88,6 +88,8 @@ func (a *Agent) poll(ctx context.Context) error {
 			if forced {
 				a.again()
 			}
+			a.tell(ctx)
+			wait = a.waiting.sooner(wait)
 			a.confMu.Lock()
 			_ = a.birth.Finish(a.who) // it has logged the error, and is called again
 			a.confMu.Unlock()
@@ -130,22 +132,28 @@ func (a *Agent) pollOnce(ctx context.Context) error {
 	etag := a.st.etag
 	a.mu.Unlock()
 	text, etag, err := a.server.Target(ctx, a.who.UUID, a.who.Key, etag)
-	if err != nil || text == nil {
+	switch {
+	case err != nil:
 		return err
+	case text != nil:
+		a.queue.Poke() // an action that begins to wait makes a new tag
+		a.waiting.text = nil
+	case a.waiting.text != nil: // it could not be accepted the last time
+		text = a.waiting.text
+	default:
+		a.renew(ctx)
+		return nil
 	}
-	a.queue.Poke() // an action that begins to wait makes a new tag
 	want, err := a.understand(text)
+	if err == nil {
+		err = a.verify(ctx, want, text)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if err != nil {
 		// Nothing changes on the device. The file keeps the target that works; the next start will see this one again.
-		a.mu.Lock()
-		changed := a.st.etag != etag
-		a.st.etag, a.st.rejected = etag, rejectedOf(a.who.UUID, text)
-		a.mu.Unlock()
-		if changed {
-			a.log.Error("the target state is rejected", "error", err)
-			a.logs.system(fmt.Sprintf("Could not move to new release: %v", err))
-			poke(a.dirty)
-		}
+		a.reject(etag, text, err)
 		return nil
 	}
 	if err := a.store.change(func(m *memory) {
@@ -168,6 +176,9 @@ func (a *Agent) remember() error {
 		return nil
 	}
 	want, err := a.understand(m.Target)
+	if err == nil && a.checks != nil {
+		err = a.checks.Remembered(want.device)
+	}
 	if err != nil {
 		return err
 	}

@@ -30,6 +30,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/agent/trust/trusttest"
 )
 
 // world is a server as a device sees it: registration, target states, reports, logs and a registry, over real TLS with a root
@@ -47,7 +48,10 @@ type world struct {
 	states   int                       // state requests
 	full     int                       // those that were answered with 200
 	logs     []api.LogLine
-	tags     map[string]string // of the only device
+	fleets   map[string]*trusttest.Fleet  // whose metadata are served, by uuid
+	checked  []api.TrustReport            // what devices said of their checks
+	instead  func(rw http.ResponseWriter) // answers in place of the metadata; nil: they are served
+	tags     map[string]string            // of the only device
 }
 
 type known struct {
@@ -73,6 +77,8 @@ func newWorld(t *testing.T) *world {
 	mux.HandleFunc("PATCH /device/v3/state", w.report)
 	mux.HandleFunc("POST /device/v2/{uuid}/log-stream", w.logStream)
 	mux.HandleFunc("GET /auth/v1/token", w.token)
+	mux.HandleFunc("POST /trust/v1/device/{uuid}/bundle", w.bundle)
+	mux.HandleFunc("POST /trust/v1/device/{uuid}/report", w.trustReport)
 	images := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	mux.Handle("/v2/", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer pull" && r.Method != http.MethodPost && r.Method != http.MethodPut && r.Method != http.MethodPatch {

@@ -188,6 +188,11 @@ func (c *Client) request(ctx context.Context, method, path, key string, body any
 
 // do sends a request and hands over the answer's body when the status is the expected one.
 func (c *Client) do(ctx context.Context, method, path, key string, body any, want int, into any) error {
+	return c.doWithin(ctx, maxAnswer, method, path, key, body, want, into)
+}
+
+// doWithin is do with a bound of its own for the answer.
+func (c *Client) doWithin(ctx context.Context, bound int64, method, path, key string, body any, want int, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	req, err := c.request(ctx, method, path, key, body)
@@ -206,7 +211,12 @@ func (c *Client) do(ctx context.Context, method, path, key string, body any, wan
 		_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer))
 		return err
 	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(into); err != nil {
+	limited := &io.LimitedReader{R: resp.Body, N: bound + 1}
+	err = json.NewDecoder(limited).Decode(into)
+	switch {
+	case limited.N <= 0:
+		return fmt.Errorf("the server's answer is larger than %d bytes", bound)
+	case err != nil:
 		return fmt.Errorf("the server's answer: %w", err)
 	}
 	return nil

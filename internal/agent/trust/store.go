@@ -1,0 +1,181 @@
+package trust
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/agent/identity"
+	"github.com/roadstead-io/roadstead/internal/durable"
+)
+
+// Names of the two copies of the state, in the directory trust/FLEET of the state directory. Both hold the same; each is replaced as a
+// whole, one after the other, so that one is whole whatever happens to the other.
+var copies = [2]string{"state-a.json", "state-b.json"}
+
+// maxState bounds a copy: a root, some metadata, two documents and the nonces of commands.
+const maxState = 8 << 20
+
+// state is what survives. What it says was verified before it was stored, but for the first root, which came with config.json.
+type state struct {
+	Sequence int64                 `json:"sequence"` // grows with every store
+	Fleet    string                `json:"fleet"`
+	Files    []api.TrustFile       `json:"files"`            // the newest metadata that are believed, root and director's statement too
+	Floor    time.Time             `json:"floor,omitzero"`   // the newest time that was signed: it is not earlier
+	Accepted *acceptance           `json:"accepted"`         // nil: nothing yet
+	Before   *acceptance           `json:"before,omitempty"` // what a loss of power may have left to run
+	Said     *statement            `json:"said,omitempty"`   // by the director
+	Log      *believed             `json:"log,omitempty"`
+	Nonces   map[string]int64      `json:"nonces,omitempty"` // of commands that were done → seconds since 1970 when they expire
+	Left     map[string]leftBehind `json:"left,omitempty"`   // fleets that the device was in, by uuid
+}
+
+// leftBehind is what was believed of a fleet that the device left: should it come back, nothing older counts.
+type leftBehind struct {
+	Root    int64  `json:"root"`
+	Counter int64  `json:"counter"`
+	SHA256  string `json:"sha256"`
+}
+
+// prune forgets the nonces of commands that cannot be repeated any more. The clock has no say in this: it may be set back.
+func (s *state) prune() {
+	maps.DeleteFunc(s.Nonces, func(_ string, expires int64) bool { return time.Unix(expires, 0).Before(s.Floor) })
+}
+
+// acceptance is a release that was checked in full. One without a commit says that the device is to run nothing.
+type acceptance struct {
+	Commit   string       `json:"commit"`
+	Counter  int64        `json:"counter"`
+	SHA256   string       `json:"sha256"`
+	Document []byte       `json:"document,omitempty"`
+	Approval api.Approval `json:"approval,omitempty"`
+}
+
+// statement is the newest one of the director.
+type statement struct {
+	Commit    string            `json:"commit"`
+	Channel   *api.TrustChannel `json:"channel,omitempty"`
+	Fetched   time.Time         `json:"fetched"`
+	Expires   time.Time         `json:"expires"`
+	Variables string            `json:"variables"` // digest of the configuration variables of the channel that were known then
+}
+
+// half is when a new one is due.
+func (s *statement) half() time.Time { return s.Fetched.Add(s.Expires.Sub(s.Fetched) / 2) }
+
+// believed is the transparency log as it was last seen.
+type believed struct {
+	api.TrustLogKey
+	Checkpoint string `json:"checkpoint"`
+	Size       int64  `json:"size"`
+}
+
+// store keeps the state of one fleet.
+type store struct {
+	dir string
+}
+
+// errNone says that there is no copy at all, as before the first start.
+var errNone = errors.New("there are no files of trust")
+
+// load reads the copy that is whole and newest. Nothing older than the mark is believed. again says that a copy is bad and must be written
+// anew.
+func (s store) load(fleet string, mark *identity.Mark) (best *state, again error, err error) {
+	var bad []error
+	none := 0
+	for _, name := range copies {
+		st, err := readCopy(filepath.Join(s.dir, name))
+		if err == nil && st.Fleet != fleet {
+			err = fmt.Errorf("is about the fleet %s", st.Fleet)
+		}
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				none++
+			}
+			bad = append(bad, fmt.Errorf("%s: %w", name, err))
+			continue
+		}
+		if best == nil || st.Sequence > best.Sequence {
+			best = st
+		}
+	}
+	switch {
+	case best == nil && none == len(copies) && mark == nil:
+		return nil, nil, errNone
+	case best == nil:
+		return nil, nil, fmt.Errorf("in %s: %w", s.dir, errors.Join(bad...))
+	case mark != nil && best.Sequence < mark.Sequence:
+		return nil, nil, fmt.Errorf("those in %s are older (%d) than what this device believed last (%d): %w",
+			s.dir, best.Sequence, mark.Sequence, errors.Join(append(bad, errors.New("a copy of before does not count"))...))
+	}
+	return best, errors.Join(bad...), nil
+}
+
+// readCopy reads one copy: a line with the digest of what follows, and JSON.
+func readCopy(path string) (*state, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxState+1))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	digest, body, ok := bytes.Cut(text, []byte("\n"))
+	switch {
+	case len(text) == 0:
+		return nil, errors.New("is empty")
+	case len(text) > maxState:
+		return nil, fmt.Errorf("is larger than %d bytes", maxState)
+	case !ok || string(digest) != digestOf(body):
+		return nil, errors.New("is corrupt: its digest is another one")
+	}
+	st := &state{}
+	if err := json.Unmarshal(body, st); err != nil {
+		return nil, fmt.Errorf("is corrupt: %w", err)
+	}
+	return st, nil
+}
+
+// save stores a state as both copies, and answers the mark that is to be stored after it.
+func (s store) save(st *state, root int64) (m identity.Mark, err error) {
+	body, err := json.Marshal(st)
+	if err != nil {
+		return m, err
+	}
+	text := append([]byte(digestOf(body)+"\n"), body...)
+	if len(text) > maxState {
+		return m, fmt.Errorf("what is to be believed has %d bytes, more than %d", len(text), maxState)
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return m, err
+	}
+	if err := durable.SyncDir(filepath.Dir(s.dir)); err != nil {
+		return m, err
+	}
+	for _, name := range copies {
+		if err := durable.WriteFile(filepath.Join(s.dir, name), text, 0o600); err != nil {
+			return m, err
+		}
+	}
+	m = identity.Mark{Fleet: st.Fleet, Sequence: st.Sequence, Root: root, SignedAt: st.Floor}
+	if st.Accepted != nil {
+		m.Counter, m.SHA256 = st.Accepted.Counter, st.Accepted.SHA256
+	}
+	return m, nil
+}
+
+func digestOf(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
