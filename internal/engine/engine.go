@@ -79,6 +79,7 @@ type Event struct {
 // Client is the real engine.
 type Client struct {
 	docker *client.Client
+	gate   string // see ThroughGate
 }
 
 // New makes a client; nothing is asked of the engine yet. The host is "unix:///path" or "tcp://host:port".
@@ -90,7 +91,7 @@ func New(host string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("engine at %s: %w", host, err)
 	}
-	return &Client{docker: docker}, nil
+	return &Client{docker: docker, gate: GateAddress}, nil
 }
 
 // Close ends idle connections.
@@ -116,7 +117,7 @@ func (c *Client) Containers(ctx context.Context) ([]Container, error) {
 	}
 	var out []Container
 	for _, s := range list.Items {
-		got := Container{ID: s.ID, Image: s.Image, Labels: s.Labels, State: string(s.State)}
+		got := Container{ID: s.ID, Image: CanonicalRef(c.gate, s.Image), Labels: s.Labels, State: string(s.State)}
 		if len(s.Names) > 0 {
 			got.Name = strings.TrimPrefix(s.Names[0], "/")
 		}
@@ -152,6 +153,11 @@ func (c *Client) Create(ctx context.Context, spec Spec) (string, error) {
 			}
 		}
 	})
+	image, err := c.present(ctx, spec.Config.Image)
+	if err != nil {
+		return "", fmt.Errorf("create container %s: %w", spec.Name, err)
+	}
+	spec.Config.Image = image
 	opts := client.ContainerCreateOptions{Name: spec.Name, Config: &spec.Config, HostConfig: &spec.Host}
 	if len(names) > 0 { // engines before API 1.44 take only one network here
 		opts.NetworkingConfig = &network.NetworkingConfig{

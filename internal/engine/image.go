@@ -22,7 +22,8 @@ type Auth struct {
 	Password string
 }
 
-// Images lists the references by digest ("host/name@sha256:…") of every image on the engine, also those that others pulled.
+// Images lists the references by digest ("host/name@sha256:…") of every image on the engine, also those that others pulled. What was pulled through
+// the agent stands there by its real name.
 func (c *Client) Images(ctx context.Context) ([]string, error) {
 	list, err := c.docker.ImageList(ctx, client.ImageListOptions{})
 	if err != nil {
@@ -30,7 +31,9 @@ func (c *Client) Images(ctx context.Context) ([]string, error) {
 	}
 	var out []string
 	for _, image := range list.Items {
-		out = append(out, image.RepoDigests...)
+		for _, ref := range image.RepoDigests {
+			out = append(out, CanonicalRef(c.gate, ref))
+		}
 	}
 	return out, nil
 }
@@ -64,9 +67,11 @@ func (c *Client) Pull(ctx context.Context, ref string, auth Auth, progress func(
 // RemoveImage gives up one reference by digest; the engine keeps the image as long as others name it. A reference that does
 // not exist is fine, one that a container uses is an error.
 func (c *Client) RemoveImage(ctx context.Context, ref string) error {
-	_, err := c.docker.ImageRemove(ctx, ref, client.ImageRemoveOptions{PruneChildren: true})
-	if err != nil && !cerrdefs.IsNotFound(err) {
-		return fmt.Errorf("remove image %s: %w", ref, err)
+	for _, name := range c.names(ref) {
+		_, err := c.docker.ImageRemove(ctx, name, client.ImageRemoveOptions{PruneChildren: true})
+		if err != nil && !cerrdefs.IsNotFound(err) {
+			return fmt.Errorf("remove image %s: %w", ref, err)
+		}
 	}
 	return nil
 }

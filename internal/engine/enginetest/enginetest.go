@@ -373,6 +373,7 @@ func (e *Engine) Images(context.Context) ([]string, error) {
 }
 
 func (e *Engine) Pull(ctx context.Context, ref string, _ engine.Auth, progress func(int)) error {
+	ref = engine.CanonicalRef(engine.GateAddress, ref) // the real one shows what came through the gate by its real name
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := e.call("pull " + ref); err != nil {
