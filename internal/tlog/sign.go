@@ -1,6 +1,7 @@
 package tlog
 
 import (
+	"crypto"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
@@ -26,7 +27,7 @@ type key struct {
 	name    string
 	kind    byte
 	public  ed25519.PublicKey
-	private ed25519.PrivateKey
+	private crypto.Signer
 	now     func() time.Time // of a cosignature
 }
 
@@ -44,11 +45,15 @@ func VerifierKey(name string, public ed25519.PublicKey) (string, error) {
 }
 
 // NewWitness cosigns checkpoints (c2sp.org/tlog-cosignature, version 1): it says that it saw this one at that time, and none that does not fit.
-func NewWitness(name string, private ed25519.PrivateKey, now func() time.Time) (note.Signer, error) {
-	if len(private) != ed25519.PrivateKeySize {
+func NewWitness(name string, private crypto.Signer, now func() time.Time) (note.Signer, error) {
+	if k, ok := private.(ed25519.PrivateKey); ok && len(k) != ed25519.PrivateKeySize {
 		return nil, errKey
 	}
-	return key{name: name, kind: kindCosignature, public: private.Public().(ed25519.PublicKey), private: private, now: now}, goodName(name)
+	public, ok := private.Public().(ed25519.PublicKey)
+	if !ok {
+		return nil, errKey
+	}
+	return key{name: name, kind: kindCosignature, public: public, private: private, now: now}, goodName(name)
 }
 
 // WitnessKey is a witness's public key as text.
@@ -97,14 +102,15 @@ func (k key) KeyHash() uint32 {
 // Sign implements note.Signer.
 func (k key) Sign(msg []byte) ([]byte, error) {
 	if k.kind == kindEd25519 {
-		return ed25519.Sign(k.private, msg), nil
+		return k.private.Sign(nil, msg, crypto.Hash(0))
 	}
 	at := k.now().Unix()
 	if at < 0 {
 		return nil, fmt.Errorf("cosign at %d: not a time", at)
 	}
 	sig := binary.BigEndian.AppendUint64(nil, uint64(at))
-	return append(sig, ed25519.Sign(k.private, cosigned(at, msg))...), nil
+	by, err := k.private.Sign(nil, cosigned(at, msg), crypto.Hash(0))
+	return append(sig, by...), err
 }
 
 // Verify implements note.Verifier.
