@@ -28,6 +28,7 @@ const (
 	KindPassphrase = "passphrase" // Ed25519, the file is sealed with a passphrase
 	KindPKCS11     = "pkcs11"     // ECDSA P-256, the file says where the key is
 	KindFIDO2      = "fido2"      // Ed25519, the file is sealed with what only a token can work out
+	KindPublic     = "public"     // the public half of a key that is elsewhere
 )
 
 const (
@@ -98,6 +99,8 @@ func (f *File) Describe() string {
 		return "PKCS#11 token (" + f.Token + ")"
 	case KindFIDO2:
 		return "file that a FIDO2 token opens"
+	case KindPublic:
+		return "public half; the key is elsewhere"
 	}
 	return "file under a passphrase"
 }
@@ -178,6 +181,8 @@ func parse(data []byte) (*File, error) {
 		return f, err
 	case f.Kind == KindFIDO2:
 		return f, f.FIDO2.check()
+	case f.Kind == KindPublic:
+		return f, nil
 	}
 	return nil, fmt.Errorf("it has a key of kind %q, which this program does not know", f.Kind)
 }
@@ -200,6 +205,8 @@ func (f *File) Open(ctx context.Context, u Unlock) (Signer, error) {
 	switch f.Kind {
 	case KindPKCS11:
 		return openToken(ctx, f, u)
+	case KindPublic:
+		return nil, fmt.Errorf("this is the public half of the key %s, which cannot sign: name the key's own file", f.ID[:8])
 	case KindFIDO2:
 		var err error
 		if key, err = f.FIDO2.key(ctx, u); err != nil {
@@ -348,4 +355,10 @@ func PassphraseFrom(path string) ([]byte, error) {
 		return nil, fmt.Errorf("the passphrase: the first line of %s is empty", path)
 	}
 	return []byte(line), nil
+}
+
+// WritePublic writes the public half of a key to a file of its own.
+func (f *File) WritePublic(path string) (*File, error) {
+	public := &File{Format: format, Kind: KindPublic, ID: f.ID, Public: f.Public, Created: f.Created}
+	return public, public.write(path)
 }
