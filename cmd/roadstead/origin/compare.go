@@ -26,6 +26,7 @@ type service struct {
 	volumes     map[string]string
 	labels      map[string]string
 	privileges  []string
+	settings    map[string]string // all else in the composition; only of documents that are signed
 }
 
 // serviceDiff is what differs in one service.
@@ -39,6 +40,7 @@ type serviceDiff struct {
 	Ports       []change   `json:"ports,omitempty"`
 	Volumes     []change   `json:"volumes,omitempty"`
 	Labels      []change   `json:"labels,omitempty"`
+	Settings    []change   `json:"settings,omitempty"`
 	Gained      []string   `json:"privileges_gained,omitempty"`
 	Lost        []string   `json:"privileges_lost,omitempty"`
 }
@@ -65,7 +67,7 @@ func compare(before, after map[string]service) []serviceDiff {
 		b, had := before[n]
 		a, has := after[n]
 		d := serviceDiff{Service: n, Change: "changed", Environment: values(b.environment, a.environment), Ports: values(b.ports, a.ports),
-			Volumes: values(b.volumes, a.volumes), Labels: values(b.labels, a.labels),
+			Volumes: values(b.volumes, a.volumes), Labels: values(b.labels, a.labels), Settings: values(b.settings, a.settings),
 			Gained: less(a.privileges, b.privileges), Lost: less(b.privileges, a.privileges)}
 		switch {
 		case !had:
@@ -82,7 +84,7 @@ func compare(before, after map[string]service) []serviceDiff {
 				d.Packages = values(b.packages, a.packages)
 			}
 		}
-		if d.Change != "changed" || d.Image != nil || len(d.Environment)+len(d.Ports)+len(d.Volumes)+len(d.Labels)+len(d.Gained)+len(d.Lost) > 0 {
+		if d.Change != "changed" || d.Image != nil || len(d.Environment)+len(d.Ports)+len(d.Volumes)+len(d.Labels)+len(d.Settings)+len(d.Gained)+len(d.Lost) > 0 {
 			list = append(list, d)
 		}
 	}

@@ -164,7 +164,7 @@ func (a origin) tell(v diffView) {
 		for _, part := range []struct {
 			what string
 			list []change
-		}{{"package", s.Packages}, {"environment", s.Environment}, {"port", s.Ports}, {"volume", s.Volumes}, {"label", s.Labels}} {
+		}{{"package", s.Packages}, {"environment", s.Environment}, {"port", s.Ports}, {"volume", s.Volumes}, {"label", s.Labels}, {"setting", s.Settings}} {
 			for _, c := range part.list {
 				g.Add(s.Service, part.what, c.Name, side(c.Before), side(c.After))
 			}
