@@ -16,6 +16,7 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/origin"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust"
 )
 
 // releaseView is the JSON form of a release.
@@ -80,6 +81,7 @@ func (a *app) releaseCommand() *cobra.Command {
 		a.releaseListCommand(), a.releaseShowCommand(), a.releaseCancelCommand(), a.releaseFinalizeCommand(),
 		a.releaseRemoveCommand(), a.releaseAssetCommand(), origin.DiffCommand(a.App))
 	cmd.AddCommand(a.releaseFieldCommands()...)
+	cmd.AddCommand(trust.ReleaseCommands(a.App)...)
 	return cmd
 }
 

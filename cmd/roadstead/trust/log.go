@@ -1,0 +1,572 @@
+package trust
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	xtlog "golang.org/x/mod/sumdb/tlog"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
+	"github.com/roadstead-io/roadstead/internal/ownerkey"
+	"github.com/roadstead-io/roadstead/internal/tlog"
+	"github.com/roadstead-io/roadstead/internal/tuf"
+)
+
+func (a trust) log() *cobra.Command {
+	cmd := cmdline.Group("log", "The transparency log: what was said about releases and trust, to everybody", a.logTail(), a.logProve(), a.logAudit(), a.logCompare(), a.logWitness())
+	cmd.Long = `Every release that is listed, and every root, set of targets and delegation, is an entry of the server's transparency log: a Merkle tree that only grows. Devices
+run a release only when it stands there. A server that shows one history to some and another to others is found out by whoever compares: "log audit" keeps the
+state that it saw and checks that the log goes on from it; "log compare" takes the state that somebody else has, as a device.`
+	return cmd
+}
+
+// seen is what is kept of a log: the checkpoint that was audited last, and the subtrees that it consists of.
+type seen struct {
+	Key        api.TrustLogKey `json:"key"`
+	Checkpoint string          `json:"checkpoint"` // the note
+	Size       int64           `json:"size"`
+	Subtrees   []string        `json:"subtrees"` // hashes, largest first; hex
+
+	hashes []tlog.Hash
+	path   string
+}
+
+// seenFile is where it is kept, by the log's name.
+func seenFile(origin string) string {
+	return filepath.Join(home(), "logs", tuf.Digest([]byte(origin))[:16]+".json")
+}
+
+// loadSeen reads what is kept of a log; of a log that was never audited that is the empty one.
+func loadSeen(key api.TrustLogKey, file string) (*seen, error) {
+	if file == "" {
+		file = seenFile(key.Origin)
+	}
+	s := &seen{Key: key, path: file}
+	dir := &store{filepath.Dir(file)}
+	if err := dir.readJSON(filepath.Base(file), s); err != nil {
+		return nil, err
+	}
+	if s.Key != key {
+		return nil, fmt.Errorf("the log's key is %s now, and was %s when it was audited (%s): two logs, or a server that was set up anew. Trust it only when you know why", key.Key, s.Key.Key, file)
+	}
+	for _, text := range s.Subtrees {
+		h, err := parseHash(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s is damaged: %w", file, err)
+		}
+		s.hashes = append(s.hashes, h)
+	}
+	if s.Size > 0 {
+		c, _, err := tlog.Open(s.Checkpoint, key)
+		if err != nil || c.Size != s.Size || c.Root != s.root() {
+			return nil, fmt.Errorf("%s is damaged: it does not fit its own checkpoint", file)
+		}
+	}
+	return s, nil
+}
+
+func parseHash(text string) (h tlog.Hash, err error) {
+	raw, err := hex.DecodeString(text)
+	if err != nil || len(raw) != len(h) {
+		return h, fmt.Errorf("%q is no hash", text)
+	}
+	return tlog.Hash(raw), nil
+}
+
+// add appends a leaf: two subtrees of a size become one.
+func (s *seen) add(leaf tlog.Hash) {
+	for n := s.Size; n&1 == 1; n >>= 1 {
+		leaf = xtlog.NodeHash(s.hashes[len(s.hashes)-1], leaf)
+		s.hashes = s.hashes[:len(s.hashes)-1]
+	}
+	s.hashes = append(s.hashes, leaf)
+	s.Size++
+}
+
+// root is that of all leaves so far, of which there must be one.
+func (s *seen) root() (root tlog.Hash) {
+	for i := len(s.hashes) - 1; i >= 0; i-- {
+		if i == len(s.hashes)-1 {
+			root = s.hashes[i]
+		} else {
+			root = xtlog.NodeHash(s.hashes[i], root)
+		}
+	}
+	return root
+}
+
+// checkpoint is the state that is kept.
+func (s *seen) checkpoint() tlog.Checkpoint {
+	if s.Size == 0 {
+		return tlog.Checkpoint{}
+	}
+	return tlog.Checkpoint{Origin: s.Key.Origin, Size: s.Size, Root: s.root()}
+}
+
+func (s *seen) save(note string) error {
+	s.Checkpoint, s.Subtrees = note, nil
+	for _, h := range s.hashes {
+		s.Subtrees = append(s.Subtrees, hex.EncodeToString(h[:]))
+	}
+	dir := &store{filepath.Dir(s.path)}
+	return dir.writeJSON(filepath.Base(s.path), s)
+}
+
+// newest asks for the newest checkpoint and verifies its signature.
+func newest(ctx context.Context, c *client.Client) (*api.TrustCheckpoint, tlog.Checkpoint, error) {
+	var out api.TrustCheckpoint
+	if err := c.Do(ctx, http.MethodGet, at+"/log/checkpoint", nil, &out); err != nil {
+		return nil, tlog.Checkpoint{}, fmt.Errorf("ask for the log's checkpoint: %w", err)
+	}
+	cp, _, err := tlog.Open(out.Checkpoint, out.Key)
+	return &out, cp, err
+}
+
+// entries asks for some leaves, and checks that each is what its hash says.
+func entries(ctx context.Context, c *client.Client, start, end int64) ([]api.TrustLeaf, []tlog.Hash, error) {
+	var list []api.TrustLeaf
+	if err := c.Do(ctx, http.MethodGet, fmt.Sprintf("%s/log/entries?start=%d&end=%d", at, start, end), nil, &list); err != nil {
+		return nil, nil, fmt.Errorf("ask for entries of the log: %w", err)
+	}
+	if len(list) == 0 || int64(len(list)) > end-start {
+		return nil, nil, fmt.Errorf("the log gave %d entries from %d to %d", len(list), start, end)
+	}
+	hashes := make([]tlog.Hash, len(list))
+	for i, l := range list {
+		h, err := parseHash(l.Hash)
+		if err != nil || l.Index != start+int64(i) {
+			return nil, nil, fmt.Errorf("entry %d of the log cannot be read", start+int64(i))
+		}
+		if len(l.Entry) > 0 && tlog.LeafHash(l.Entry) != h {
+			return nil, nil, fmt.Errorf("entry %d of the log is not what its hash says: the server shows something that is not in the log", l.Index)
+		}
+		hashes[i] = h
+	}
+	return list, hashes, nil
+}
+
+// entryView is an entry as it is printed.
+type entryView struct {
+	Index int64  `json:"index"`
+	Hash  string `json:"hash"`
+	*api.TrustEntry
+}
+
+func viewEntry(l api.TrustLeaf) entryView {
+	v := entryView{Index: l.Index, Hash: l.Hash}
+	var e api.TrustEntry
+	if len(l.Entry) > 0 && json.Unmarshal(l.Entry, &e) == nil {
+		v.TrustEntry = &e
+	}
+	return v
+}
+
+func (a trust) logTail() *cobra.Command {
+	var n int64
+	cmd := a.Command(cmdline.Action{
+		Use: "tail", Short: "Print the newest entries of the log", Example: "  roadstead log tail\n  roadstead log tail --lines 200 -o json",
+		Long: "Print the newest entries of the log. Of fleets that you may not read, only the hash is there.",
+		Do: func(ctx context.Context, c *client.Client, _ []string) error {
+			if n < 1 || n > api.MaxTrustEntries {
+				return cmdline.Usagef("--lines %d is not from 1 to %d", n, api.MaxTrustEntries)
+			}
+			_, cp, err := newest(ctx, c)
+			if err != nil {
+				return err
+			}
+			views := []entryView{}
+			if cp.Size > 0 {
+				list, _, err := entries(ctx, c, max(0, cp.Size-n), cp.Size)
+				if err != nil {
+					return err
+				}
+				for _, l := range list {
+					views = append(views, viewEntry(l))
+				}
+			}
+			return a.Show(views, func() *terminal.Grid {
+				g := &terminal.Grid{Head: []string{"Entry", "Kind", "Name", "Version", "By", "Fleet", "SHA-256"}}
+				for _, v := range views {
+					if e := v.TrustEntry; e != nil {
+						g.Add(fmt.Sprint(v.Index), e.Kind, short12(e.Name), fmt.Sprint(e.Version), e.By, short(e.Fleet), short12(e.SHA256))
+					} else {
+						g.Add(fmt.Sprint(v.Index), "(of another's)", "", "", "", "", short12(v.Hash))
+					}
+				}
+				return g
+			})
+		},
+	})
+	cmd.Flags().Int64VarP(&n, "lines", "n", 20, "so many")
+	return cmd
+}
+
+func short12(s string) string { return s[:min(12, len(s))] }
+
+func (a trust) logProve() *cobra.Command {
+	return a.Command(cmdline.Action{
+		Use: "prove RELEASE", Short: "Prove that a release stands in the log, and that the log goes on from what was audited here", Least: 1, Most: 1,
+		Complete: cmdline.First(a.Releases()), Example: "  roadstead log prove 4f0c1aa\n  roadstead log prove 4f0c1aa -o json",
+		Do: func(ctx context.Context, c *client.Client, args []string) error {
+			rel, err := c.FindRelease(ctx, args[0], client.Query{Select: "id,commit", Expand: "belongs_to__application($select=id,slug,uuid)"})
+			if err != nil {
+				return err
+			}
+			head, _, err := newest(ctx, c)
+			if err != nil {
+				return err
+			}
+			s, err := loadSeen(head.Key, "")
+			if err != nil {
+				return err
+			}
+			var proof api.TrustLogging
+			path := fmt.Sprintf("%s/proofs/%s?from=%d", fleetPath(rel.Fleet.Get().UUID), url.PathEscape(rel.Commit), s.Size)
+			if err := c.Do(ctx, http.MethodGet, path, nil, &proof); err != nil {
+				return fmt.Errorf("ask for the proof: %w", err)
+			}
+			cp, err := tlog.Check(proof, head.Key, s.checkpoint())
+			if err != nil {
+				return err
+			}
+			var e api.TrustEntry
+			if err := json.Unmarshal(proof.Entry, &e); err != nil || e.Kind != "release" || e.Name != rel.Commit || e.Fleet != rel.Fleet.Get().UUID {
+				return fmt.Errorf("the proof is about another entry: %s", terminal.Printable(string(proof.Entry)))
+			}
+			if a.Output == "json" {
+				return a.JSON(proof)
+			}
+			a.Say("Release %s with counter %d (document %s) is entry %d of the %d of %s.", rel.Commit, e.Version, e.SHA256, proof.Index, cp.Size, cp.Origin)
+			if s.Size > 0 {
+				a.Say("The log goes on from the %d entries that were audited here.", s.Size)
+			}
+			return nil
+		},
+	})
+}
+
+// alarm is something that an audit found.
+type alarm struct {
+	Index int64  `json:"index"`
+	Says  string `json:"says"`
+}
+
+// audit is the JSON form of `log audit`.
+type audit struct {
+	Origin string  `json:"origin"`
+	From   int64   `json:"from"`
+	Size   int64   `json:"size"`
+	Root   string  `json:"root"`
+	Alarms []alarm `json:"alarms"`
+}
+
+func (a trust) logAudit() *cobra.Command {
+	var state, write string
+	cmd := a.Command(cmdline.Action{
+		Use: "audit", Short: "Check that the log goes on from what was seen before, and hide nothing",
+		Long: `Read the entries of the log that are new since the last audit, from the very first one where there was none, and work out the root of its tree from them: it must be
+the one that the server signed. Entries about fleets whose trust is kept here are compared with what was signed here: a root or a set of targets that your keys did
+not make is an alarm.
+
+What was seen is kept in ~/.config/roadstead/trust/logs, or in the file of --state.`,
+		Example: "  roadstead log audit\n  roadstead log audit --write checkpoint.txt",
+		Do: func(ctx context.Context, c *client.Client, _ []string) error {
+			head, v, err := a.audit(ctx, c, state)
+			if err != nil {
+				return err
+			}
+			if write != "" {
+				if err := os.WriteFile(write, []byte(head.Checkpoint), 0o644); err != nil {
+					return err
+				}
+			}
+			return a.report(v)
+		},
+	})
+	cmd.Flags().StringVar(&state, "state", "", "keep what was seen in this `FILE`")
+	cmd.Flags().StringVar(&write, "write", "", "write the checkpoint that was audited to this `FILE`, for `log compare` elsewhere")
+	return cmd
+}
+
+func (a trust) report(v *audit) error {
+	if a.Output == "json" {
+		if err := a.JSON(v); err != nil {
+			return err
+		}
+	}
+	for _, al := range v.Alarms {
+		a.Say("!! entry %d: %s", al.Index, al.Says)
+	}
+	if len(v.Alarms) > 0 {
+		a.Say("%d alarms.", len(v.Alarms))
+		return cmdline.ErrDifferent
+	}
+	a.Say("The log %s has %d entries, of which %d are new since the last audit here; their root is the one that it signed.", v.Origin, v.Size, v.Size-v.From)
+	return nil
+}
+
+// audit walks the log from what was seen to the newest checkpoint.
+func (a trust) audit(ctx context.Context, c *client.Client, state string) (*api.TrustCheckpoint, *audit, error) {
+	head, cp, err := newest(ctx, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := loadSeen(head.Key, state)
+	if err != nil {
+		return nil, nil, err
+	}
+	before := s.checkpoint()
+	v := &audit{Origin: cp.Origin, From: before.Size, Size: cp.Size, Root: hex.EncodeToString(cp.Root[:]), Alarms: []alarm{}}
+	if err := consistent(ctx, c, before, cp); err != nil {
+		return nil, nil, fmt.Errorf("the log does NOT go on from what was seen here (kept in %s): %w", s.path, err)
+	}
+	look := newWatch()
+	bar := a.Counter("entries", cp.Size-before.Size)
+	defer bar.End()
+	for s.Size < cp.Size {
+		list, hashes, err := entries(ctx, c, s.Size, min(cp.Size, s.Size+api.MaxTrustEntries))
+		if err != nil {
+			return nil, nil, err
+		}
+		for i, l := range list {
+			s.add(hashes[i])
+			if says, err := look.at(viewEntry(l)); err != nil {
+				return nil, nil, err
+			} else if says != "" {
+				v.Alarms = append(v.Alarms, alarm{l.Index, says})
+			}
+		}
+		bar.Add(int64(len(list)))
+	}
+	if cp.Size > 0 && s.root() != cp.Root {
+		return nil, nil, fmt.Errorf("the entries of the log do not give the root that it signed: %s has %d entries with the root %s, and they give %s. The server shows another history than it signed",
+			cp.Origin, cp.Size, cp.Root, s.root())
+	}
+	return head, v, s.save(head.Checkpoint)
+}
+
+// consistent asks for the proof that a log goes on from one checkpoint to another, and checks it.
+func consistent(ctx context.Context, c *client.Client, from, to tlog.Checkpoint) error {
+	var proof api.TrustLogging
+	if from.Size > 0 && from.Size < to.Size {
+		if err := c.Do(ctx, http.MethodGet, fmt.Sprintf("%s/log/consistency?from=%d&to=%d", at, from.Size, to.Size), nil, &proof); err != nil {
+			return fmt.Errorf("ask for the proof of consistency: %w", err)
+		}
+	}
+	return tlog.CheckConsistency(from, to, proof.Consistency)
+}
+
+// watch looks at entries for what should not be.
+type watch struct {
+	said   map[string]string // what stands in the log, by fleet, kind, name, version and who said it
+	stores map[string]*store
+}
+
+func newWatch() *watch { return &watch{map[string]string{}, map[string]*store{}} }
+
+// at gives what is wrong with an entry, or "".
+func (w *watch) at(v entryView) (string, error) {
+	e := v.TrustEntry
+	if e == nil {
+		return "", nil
+	}
+	key := strings.Join([]string{e.Fleet, e.Kind, e.Name, fmt.Sprint(e.Version), e.By}, " ")
+	if before, twice := w.said[key]; twice && before != e.SHA256 {
+		return fmt.Sprintf("%s %s %d of the fleet %s stands there twice, with different contents (%s, %s)", e.Kind, e.Name, e.Version, e.Fleet, before, e.SHA256), nil
+	}
+	w.said[key] = e.SHA256
+	if e.Kind == "release" {
+		return "", nil
+	}
+	s := w.stores[e.Fleet]
+	if s == nil {
+		var err error
+		if s, err = openStore("", e.Fleet); err != nil {
+			return "", nil //nolint:nilerr // an entry whose fleet has no proper name is not one of ours
+		}
+		w.stores[e.Fleet] = s
+	}
+	return s.unknown(e)
+}
+
+// unknown says whether an entry is about something of ours that was not signed here.
+func (s *store) unknown(e *api.TrustEntry) (string, error) {
+	name := e.Name
+	if e.Kind == api.TrustRoot {
+		name = fmt.Sprintf("%d.root", e.Version)
+	}
+	if name != filepath.Base(name) {
+		return "", nil
+	}
+	pinned, err := s.metadata(api.TrustRoot)
+	if err != nil || pinned == nil {
+		return "", err
+	}
+	root, err := tuf.ReadRoot(pinned)
+	if err != nil {
+		return "", err
+	}
+	first, err := s.firstOwned()
+	if err != nil {
+		return "", err
+	}
+	mine, err := s.metadata(name)
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case e.Kind == api.TrustRoot && e.Version > root.Version:
+		return fmt.Sprintf("root %d of the fleet %s is newer than the root %d that is kept here: did another owner sign it? `roadstead trust status` verifies it", e.Version, e.Fleet, root.Version), nil
+	case e.Kind == api.TrustRoot && e.Version >= first && mine == nil:
+		return fmt.Sprintf("root %d of the fleet %s was not signed here", e.Version, e.Fleet), nil
+	case mine == nil:
+		return "", nil
+	}
+	version, _, err := versionOf(e.Kind, mine)
+	if err != nil {
+		return "", nil //nolint:nilerr // a role that is not ours to know
+	}
+	if version == e.Version && !strings.EqualFold(tuf.Digest(mine), e.SHA256) && e.Version >= first {
+		return fmt.Sprintf("%s %d of the fleet %s is not the one that is kept here (%s, here %s)", e.Name, e.Version, e.Fleet, e.SHA256, tuf.Digest(mine)), nil
+	}
+	return "", nil
+}
+
+// firstOwned is the version of the first root that is the owner's, of those that are kept.
+func (s *store) firstOwned() (int64, error) {
+	kept, err := s.kept()
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range kept {
+		if f.Role != api.TrustRoot {
+			break
+		}
+		if r, err := tuf.ReadRoot(f.Data); err == nil && r.Mark.HeldBy == api.HeldByOwner {
+			return r.Version, nil
+		}
+	}
+	return 0, nil
+}
+
+func (a trust) logCompare() *cobra.Command {
+	return a.Command(cmdline.Action{
+		Use: "compare FILE", Short: "Compare a checkpoint that somebody else has with the log that is shown here", Least: 1, Most: 1,
+		Long: `Compare a checkpoint that a device, a witness or somebody else has ("log audit --write", "roadstead-agent trust") with the log that the server shows here. Two that do not fit are
+proof that the server shows two histories; both files are evidence, since it signed them.`,
+		Complete: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveDefault
+		},
+		Example: "  roadstead log compare checkpoint.txt",
+		Do: func(ctx context.Context, c *client.Client, args []string) error {
+			text, err := os.ReadFile(args[0])
+			if err != nil {
+				return err
+			}
+			head, cp, err := newest(ctx, c)
+			if err != nil {
+				return err
+			}
+			theirs, cosigned, err := tlog.Open(string(text), head.Key)
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			if theirs.Size > cp.Size {
+				return fmt.Errorf("%s has %d entries, and the server shows %d: it hides entries, or was restored from a backup. Keep the file, it is signed by the log", args[0], theirs.Size, cp.Size)
+			}
+			if err := consistent(ctx, c, theirs, cp); err != nil {
+				return fmt.Errorf("TWO HISTORIES: the log that the server shows does not go on from %s. Keep both, they are evidence: %w", args[0], err)
+			}
+			a.Say("The log of %d entries goes on from the %d entries of %s%s.", cp.Size, theirs.Size, args[0], strings.TrimSuffix(", cosigned by "+strings.Join(cosigned, ", "), ", cosigned by "))
+			return nil
+		},
+	})
+}
+
+func (a trust) logWitness() *cobra.Command {
+	k := &keyFlags{}
+	var name, state string
+	cmd := a.Command(cmdline.Action{
+		Use: "witness", Short: "Audit the log, and cosign its checkpoint with a key of your own",
+		Long: `Audit the log and cosign its checkpoint (c2sp.org/tlog-cosignature): you say that you saw this state, and none before that does not fit. The key is one of
+"roadstead trust key", an Ed25519 key in a file; a witness's key need not be a fleet's. Run it from time to time on a machine that is not the server's.`,
+		Example: "  roadstead trust key witness.key\n  roadstead log witness --key witness.key --name witness.example.com",
+		Do: func(ctx context.Context, c *client.Client, _ []string) error {
+			if len(k.files) != 1 || name == "" {
+				return cmdline.Usagef("name one key by --key, and the witness by --name")
+			}
+			f, err := ownerkey.Read(k.files[0])
+			if err != nil {
+				return err
+			}
+			public, err := f.Public.ToPublicKey()
+			if err != nil {
+				return err
+			}
+			ed, ok := public.(ed25519.PublicKey)
+			if !ok {
+				return errors.New("a witness cosigns with an Ed25519 key, and that of a PKCS#11 token is none: make one by `roadstead trust key`")
+			}
+			signer, err := a.openKey(ctx, k, f)
+			if err != nil {
+				return err
+			}
+			by, err := tlog.NewWitness(name, cosigner{signer, ed}, time.Now)
+			if err != nil {
+				return err
+			}
+			head, v, err := a.audit(ctx, c, state)
+			if err != nil {
+				return err
+			}
+			if len(v.Alarms) > 0 {
+				return errors.Join(a.report(v), errors.New("nothing was cosigned"))
+			}
+			note, err := tlog.Cosign(head.Checkpoint, by)
+			if err != nil {
+				return err
+			}
+			cosigned := api.TrustCosignature{Witness: tlog.WitnessKey(name, ed), Checkpoint: note}
+			if err := c.Do(ctx, http.MethodPost, at+"/log/cosignature", cosigned, nil); err != nil {
+				return fmt.Errorf("send the cosignature: %w", err)
+			}
+			if a.Output == "json" {
+				return a.JSON(cosigned)
+			}
+			a.Say("Cosigned the checkpoint of %d entries as %s.", v.Size, cosigned.Witness)
+			return nil
+		},
+	})
+	k.register(cmd)
+	cmd.Flags().StringVar(&name, "name", "", "what the witness is called, as witness.example.com")
+	cmd.Flags().StringVar(&state, "state", "", "keep what was seen in this `FILE`")
+	return cmd
+}
+
+// cosigner lets a key of package ownerkey cosign.
+type cosigner struct {
+	tuf.Signer
+	public ed25519.PublicKey
+}
+
+func (c cosigner) Public() crypto.PublicKey { return c.public }
+
+func (c cosigner) Sign(_ io.Reader, message []byte, _ crypto.SignerOpts) ([]byte, error) {
+	return c.Signer.Sign(message)
+}

@@ -1,0 +1,192 @@
+package trust
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
+	"github.com/roadstead-io/roadstead/internal/ownerkey"
+	"github.com/roadstead-io/roadstead/internal/tuf"
+)
+
+// statusView is the JSON form of `trust status`.
+type statusView struct {
+	api.TrustStatus
+	Verified bool      `json:"verified"` // from the root that is believed here
+	Problem  string    `json:"problem,omitempty"`
+	Root     string    `json:"root"` // SHA-256 of the newest root that follows
+	Notes    []string  `json:"notes"`
+	Here     []keyView `json:"keys_here"`
+}
+
+// keyView is a key that is kept here.
+type keyView struct {
+	ID   string `json:"id"`
+	Kind string `json:"kind"`
+	File string `json:"file"`
+}
+
+func (a trust) status() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use: "status [FLEET]", Short: "Show who vouches for a fleet, what expires, what waits for signatures, and what devices say",
+		Long: `Show the trust of a fleet: who holds the root, whose word a release needs, the versions and expiries, what waits for signatures, and what devices say of their
+checks. Without a fleet, one line for each fleet.
+
+Where this machine believes a root of the fleet, what the server says is verified from that; "verified" tells.`,
+		Example: "  roadstead trust status\n  roadstead trust status hello\n  roadstead trust status hello -o json",
+		Args:    cmdline.Args(0, 1), ValidArgsFunction: cmdline.First(a.Fleets()),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.Connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if fleet := cmdline.FleetOr(strings.Join(args, "")); fleet != "" {
+				return a.statusOf(cmd.Context(), c, fleet, dir)
+			}
+			return a.statuses(cmd.Context(), c)
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", "", "`DIRECTORY` of the fleet's keys and metadata, in place of ~/.config/roadstead/trust/UUID")
+	return cmd
+}
+
+// statuses prints a line for each fleet.
+func (a trust) statuses(ctx context.Context, c *client.Client) error {
+	fleets, err := client.Get[client.Fleet](ctx, c, "application", client.Query{Select: "id,slug,uuid", Filter: client.MyFleets, OrderBy: "slug asc"})
+	if err != nil {
+		return err
+	}
+	list := []api.TrustStatus{}
+	for _, f := range fleets {
+		var s api.TrustStatus
+		if err := c.Do(ctx, http.MethodGet, fleetPath(f.UUID), nil, &s); err != nil {
+			return fmt.Errorf("fleet %s: %w", f.Slug, err)
+		}
+		list = append(list, s)
+	}
+	return a.Show(list, func() *terminal.Grid {
+		g := &terminal.Grid{Head: []string{"Fleet", "Held by", "Approval", "Shell", "Waiting", "Unsigned", "Devices"}}
+		for _, s := range list {
+			g.Add(s.Slug, heldBy(s.HeldBy), string(s.Approval), s.Shell, fmt.Sprint(len(s.Pending)), fmt.Sprint(len(s.Unsigned)), counts(s.Devices))
+		}
+		return g
+	})
+}
+
+// heldBy says it so that the weaker state is seen.
+func heldBy(who string) string {
+	if who == api.HeldByServer {
+		return "server (weaker)"
+	}
+	return who
+}
+
+// counts are devices by state; what matters most comes first.
+func counts(devices map[string]int64) string {
+	var list []string
+	for _, state := range []string{api.TrustRejected, api.TrustWaiting, api.TrustUnverified, api.TrustVerified} {
+		if n := devices[state]; n > 0 {
+			list = append(list, fmt.Sprintf("%d %s", n, state))
+		}
+	}
+	if len(list) == 0 {
+		return "none"
+	}
+	return strings.Join(list, ", ")
+}
+
+func (a trust) statusOf(ctx context.Context, c *client.Client, fleet, dir string) error {
+	f, err := c.FindFleet(ctx, fleet, client.Query{})
+	if err != nil {
+		return err
+	}
+	b, err := gather(ctx, c, f.UUID, want{owned: true})
+	if err != nil {
+		return err
+	}
+	s, err := openStore(dir, f.UUID)
+	if err != nil {
+		return err
+	}
+	v := statusView{TrustStatus: *b.Status, Notes: []string{}, Here: []keyView{}}
+	h, err := hold(b, s)
+	if err != nil {
+		v.Problem = err.Error()
+	} else {
+		v.Verified, v.Root = !h.first, tuf.Digest(h.file)
+		v.Notes = append(v.Notes, h.notes...)
+		v.Notes = append(v.Notes, h.expired(time.Now())...)
+		v.HeldBy, v.Approval, v.Shell = h.root.Mark.HeldBy, h.targets.Mark.Approval, h.targets.Mark.Shell // as it is signed, not as it is said
+	}
+	for _, r := range v.Roles {
+		if r.Name != api.TrustRoot && r.Name != api.TrustTargets && !r.Expires.After(time.Now()) && !strings.Contains(r.Name, "-") {
+			v.Notes = append(v.Notes, fmt.Sprintf("%s EXPIRED on %s: the server signs it; is its signer running?", r.Name, r.Expires.Format(time.DateOnly)))
+		}
+	}
+	keys, err := s.keys()
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		v.Here = append(v.Here, keyView{k.ID, k.Kind, k.Path()})
+	}
+	if a.Output == "json" {
+		return a.JSON(v)
+	}
+	a.tell(v, keys)
+	if v.Problem != "" {
+		return fmt.Errorf("what the server says does NOT verify: %s", v.Problem)
+	}
+	return nil
+}
+
+func (a trust) tell(v statusView, keys []*ownerkey.File) {
+	says := "from the root that this machine believes"
+	if !v.Verified {
+		says = "no: this machine knows no root of the fleet and takes the server's word"
+	}
+	g := &terminal.Grid{Rows: [][]string{
+		{"Fleet", v.Slug}, {"UUID", v.Fleet}, {"Held by", heldBy(v.HeldBy)}, {"Approval", string(v.Approval)}, {"Server's SSH authority", v.Shell},
+		{"Root", v.Root}, {"Verified", says}, {"Devices", counts(v.Devices)},
+	}}
+	for _, k := range keys {
+		g.Add("Key here", short(k.ID)+" "+k.Describe())
+	}
+	a.Table(g)
+	fmt.Fprintln(a.Out)
+	roles := &terminal.Grid{Head: []string{"Role", "Version", "Expires", "Signed by"}}
+	for _, r := range v.Roles {
+		roles.Add(r.Name, fmt.Sprint(r.Version), r.Expires.Format(time.DateOnly), fmt.Sprintf("%d of %s", r.Threshold, strings.Join(shortIDs(r.Keys), ", ")))
+	}
+	a.Table(roles)
+	for _, p := range v.Pending {
+		a.Say("%s %d waits for signatures: %d of %d are there (%s). `roadstead trust sign %s`", p.Role, p.Version, len(p.Signed), p.Threshold, strings.Join(shortIDs(p.Signed), ", "), v.Slug)
+	}
+	for _, u := range v.Unsigned {
+		a.Say("Release %s waits for the owner, since %s: `roadstead release sign %s`", terminal.Short(u.Commit), u.CreatedAt.Local().Format("2006-01-02 15:04"), terminal.Short(u.Commit))
+	}
+	for _, d := range v.Rejecting {
+		a.Say("Device %s (%s) refuses what it is told: %s", d.Name, terminal.Short(string(d.UUID)), Refusal(d.Rejection))
+	}
+	for _, n := range v.Notes {
+		a.Say("%s", n)
+	}
+	if v.HeldBy == api.HeldByServer {
+		a.Say("The root is the server's, which is the weaker state: `roadstead trust init %s` makes it yours.", v.Slug)
+	}
+	if n := v.Devices[api.TrustUnverified]; n > 0 {
+		a.Say("%d devices check nothing: balena supervisors, and agents that were given no root.", n)
+	}
+}
+
+// Refusal puts a rejection into one line.
+func Refusal(r api.TrustRejection) string { return (&tuf.Refused{TrustRejection: r}).Error() }
