@@ -42,13 +42,16 @@ type ChannelDevice struct {
 type ChannelReport struct {
 	Instance string        `json:"instance"`
 	Boot     string        `json:"boot"` // of the process that reports; a new one begins with a full report
-	Full     bool          `json:"full"` // Up is all that there is
+	Full     bool          `json:"full"` // Up is all that there is, of the sessions whose names are after After and not after To
+	After    string        `json:"after,omitempty"`
+	To       string        `json:"to,omitempty"` // empty: the last one
 	Up       []ChannelUp   `json:"up"`
 	Down     []ChannelDown `json:"down"`
 }
 
-// MaxChannelReport bounds each list of a report. A full report that is longer goes on in others that are not full.
-const MaxChannelReport = 2000
+// MaxChannelReport bounds each list of a report. A full report that is longer comes in parts, in the order of the sessions' names: each
+// says what there is of its part, so that what has not been told of yet stays as it was.
+const MaxChannelReport = 1500
 
 // ChannelUp is a session that has begun.
 type ChannelUp struct {

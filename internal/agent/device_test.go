@@ -327,8 +327,8 @@ func TestVirtualDevice(t *testing.T) {
 		return len(strings.Fields(v.exec("docker", "ps", "-aq"))) == 2
 	})
 	eventually(t, patience, "no old image", func() bool { return len(strings.Fields(v.exec("docker", "images", "-q"))) == 2 })
-	if len(w.devices) != 1 {
-		t.Errorf("%d devices", len(w.devices))
+	if w.count() != 1 {
+		t.Errorf("%d devices", w.count())
 	}
 	if !strings.Contains(v.exec("docker", "volume", "ls", "-q"), "not-ours") {
 		t.Error("it removed a volume that is not its own")

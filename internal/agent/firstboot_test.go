@@ -51,8 +51,8 @@ func (d *device) bootUntil(t *testing.T, step string) {
 func (d *device) checkBooted(t *testing.T, w *world) {
 	t.Helper()
 	w.mu.Lock()
-	if len(w.devices) != 1 {
-		t.Errorf("%d devices", len(w.devices))
+	if w.count() != 1 {
+		t.Errorf("%d devices", w.count())
 	}
 	w.mu.Unlock()
 	conf, err := identity.LoadConfig(d.config)
@@ -163,8 +163,8 @@ func TestTakenUUID(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Run(ctx); err == nil || len(w.devices) != 1 {
-		t.Errorf("Run: %v, %d devices", err, len(w.devices))
+	if err := a.Run(ctx); err == nil || w.count() != 1 {
+		t.Errorf("Run: %v, %d devices", err, w.count())
 	}
 
 	t.Log("the first device's key still works")
@@ -180,8 +180,8 @@ func TestTakenUUID(t *testing.T) {
 		t.Fatal(err)
 	}
 	second.bootUntil(t, "")
-	if len(w.devices) != 2 || w.devices["eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee"] == nil {
-		t.Errorf("%d devices", len(w.devices))
+	if w.count() != 2 || !w.knows("eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee") {
+		t.Errorf("%d devices", w.count())
 	}
 }
 
@@ -354,13 +354,13 @@ func TestKeyIsDestroyedWhenTheConfigBecomesWritable(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
 	defer func() { cancel(); <-done }()
-	eventually(t, 5*time.Second, "it polls", func() bool {
+	eventually(t, patience, "it polls", func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return w.states > 0
 	})
 	broken.Store(false)
-	eventually(t, 5*time.Second, "the key is gone", func() bool {
+	eventually(t, patience, "the key is gone", func() bool {
 		conf, err := identity.LoadConfig(d.config)
 		return err == nil && conf.APIKey == ""
 	})

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -67,10 +66,10 @@ func TestReportsLookAsRecorded(t *testing.T) {
 	w := newWorld(t)
 	d := newDevice(t, w)
 	d.run(t)
-	eventually(t, 5*time.Second, "registered", registered(w))
+	eventually(t, patience, "registered", registered(w))
 	d.engine.Publish(ref(1))
 	w.setTarget(release(commitA, map[string]string{"web": ref(1)}, nil))
-	eventually(t, 5*time.Second, "running", func() bool { return w.serviceStatus(fleetUUID, commitA, "web") == "Running" })
+	eventually(t, patience, "running", func() bool { return w.serviceStatus(fleetUUID, commitA, "web") == "Running" })
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	optional := []string{"cpu_temp", "cpu_id", "os_variant", "cpu_usage"} // not every machine has them

@@ -404,6 +404,33 @@ func (w *world) reported() api.DeviceReport {
 	return out
 }
 
+// count is how many devices there are.
+func (w *world) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.devices)
+}
+
+func (w *world) knows(uuid api.DeviceUUID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.devices[uuid] != nil
+}
+
+// saidOnce says whether a report has ever had that text.
+func (w *world) saidOnce(text string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, k := range w.devices {
+		for _, raw := range k.raw {
+			if strings.Contains(raw, text) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // logged says whether a line with that text has arrived.
 func (w *world) logged(text string) bool {
 	w.mu.Lock()

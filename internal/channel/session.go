@@ -52,7 +52,7 @@ func (c *Channel) Report(ctx context.Context, r api.ChannelReport) (answer api.C
 		if err != nil {
 			return err
 		}
-		if answer.Again = !known && !r.Full; answer.Again {
+		if answer.Again = !known && (!r.Full || r.After != ""); answer.Again {
 			return nil
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO channel_instance (name, boot, seen_at) VALUES (?, ?, ?)
@@ -81,9 +81,14 @@ func checkReport(r api.ChannelReport) error {
 	if len(r.Up) > api.MaxChannelReport || len(r.Down) > api.MaxChannelReport {
 		return api.Errorf(api.Invalid, "a report has at most %d sessions", api.MaxChannelReport)
 	}
+	if len(r.After) > maxName || len(r.To) > maxName || !r.Full && r.After+r.To != "" || r.To != "" && r.To <= r.After {
+		return api.Errorf(api.Invalid, "after and to are the bounds of a part of a full report")
+	}
 	for _, u := range r.Up {
 		_, err := netip.ParseAddr(u.Address)
 		switch {
+		case u.Session <= r.After && r.Full || r.To != "" && u.Session > r.To:
+			return api.Errorf(api.Invalid, "session %.40s is not of this part of the report", u.Session)
 		case u.Session == "" || len(u.Session) > maxName || !api.DeviceUUID(u.UUID).Valid():
 			return api.Errorf(api.Invalid, "a session needs a name and a device")
 		case err != nil:
@@ -157,11 +162,14 @@ func take(ctx context.Context, tx *db.Tx, r api.ChannelReport) error {
 	return connect(ctx, tx, touched)
 }
 
-// sessions are those of an instance that a report is about: all, when it is full.
+// sessions are those of an instance that a report is about: all of its part, when it is full.
 func sessions(ctx context.Context, tx *db.Tx, r api.ChannelReport) (map[string]held, error) {
 	out := map[string]held{}
 	if r.Full {
-		return out, find(ctx, tx, out, `instance = ?`, r.Instance)
+		if r.To == "" {
+			return out, find(ctx, tx, out, `instance = ? AND session > ?`, r.Instance, r.After)
+		}
+		return out, find(ctx, tx, out, `instance = ? AND session > ? AND session <= ?`, r.Instance, r.After, r.To)
 	}
 	names := make([]string, 0, len(r.Up)+len(r.Down))
 	for _, u := range r.Up {

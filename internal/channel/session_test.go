@@ -2,6 +2,7 @@ package channel_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/channel/when"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/fleet"
 )
 
 // Every other report comes to another process of the api role: see [world.report].
@@ -72,6 +74,48 @@ func TestADeviceIsConnectedByItsNewestSession(t *testing.T) {
 	} {
 		if _, err := w.Report(t.Context(), r); !errors.Is(err, api.ErrInvalid) {
 			t.Errorf("a report with %s: got %v", what, err)
+		}
+	}
+}
+
+// A full report that comes in parts takes nobody off the air who is of a part that has not come yet, and everybody who is missing in one that has.
+func TestAFullReportInParts(t *testing.T) {
+	w := newWorld(t)
+	a, b, c, gone := w.device(w.hers), w.device(w.hers), w.device(w.hers), w.device(w.hers)
+	first, second, third := w.in(a, "0", "a"), w.in(b, "0", "m"), w.in(c, "0", "x")
+	w.in(gone, "0", "b")
+	on := func(what string, want ...bool) {
+		t.Helper()
+		for i, d := range []*known{a, b, c, gone} {
+			if got := w.row(d).connected; got != want[i] {
+				t.Errorf("%s: device %d is connected: %v", what, i, got)
+			}
+		}
+	}
+	part := func(after, to string, up ...api.ChannelUp) api.ChannelReport {
+		return api.ChannelReport{Instance: "0", Boot: "second", Full: true, After: after, To: to, Up: up}
+	}
+	if answer, err := w.Report(t.Context(), part("g", "", up(third, "x"))); err != nil || !answer.Again {
+		t.Errorf("a later part of a process that is not known: %+v, %v", answer, err)
+	}
+	on("before the first part", true, true, true, true)
+	w.report(part("", "g", up(first, "a")))
+	on("after the first part", true, true, true, false)
+	w.report(part("g", "n", up(second, "m")))
+	on("after the second part", true, true, true, false)
+	w.report(part("n", ""))
+	on("after the last part", true, true, false, false)
+	w.report(part("", "g", up(first, "a"))) // told twice
+	w.report(part("", "", up(first, "a"), up(second, "m")))
+	on("after it all, at once", true, true, false, false)
+	for what, r := range map[string]api.ChannelReport{
+		"a session of another part":   part("g", "n", up(first, "a")),
+		"a session of a later part":   part("", "g", up(second, "m")),
+		"bounds the wrong way round":  part("n", "g"),
+		"bounds where it is not full": {Instance: "0", Boot: "second", After: "g"},
+	} {
+		if _, err := w.Report(t.Context(), r); !errors.Is(err, api.ErrInvalid) {
+			t.Errorf("%s: got %v", what, err)
 		}
 	}
 }
@@ -259,6 +303,44 @@ func TestSwitches(t *testing.T) {
 		})
 		if !errors.Is(err, api.ErrInvalid) {
 			t.Errorf("%s = %q: got %v", name, value, err)
+		}
+	}
+}
+
+// Which ports are open to tunnels is checked when it is written, for fleets and for devices, also by a change.
+func TestTheListOfPortsIsChecked(t *testing.T) {
+	w := newWorld(t)
+	d := w.device(w.hers)
+	for _, of := range []struct {
+		resource, column string
+		id               int64
+	}{{"application_config_variable", "application", w.hers}, {"device_config_variable", "device", d.ID}} {
+		var row int64
+		for value, good := range map[string]bool{
+			"all": true, "none": true, "22222": true, "22222, 8000-8099": true, "80 443": true, "65535": true,
+			"": false, "0": false, "65536": false, "80-": false, "-80": false, "90-80": false, "http": false, "80;443": false, "all, 80": false, "none,80": false,
+		} {
+			err := w.db.Write(t.Context(), func(tx *db.Tx) (err error) {
+				if row == 0 {
+					row, err = w.engine.Insert(t.Context(), tx, w.alice, of.resource, map[string]any{of.column: of.id, "name": fleet.TunnelPorts, "value": "all"})
+					if err != nil {
+						return err
+					}
+				}
+				return w.engine.Update(t.Context(), tx, w.alice, of.resource, row, map[string]any{"value": value})
+			})
+			if good && err != nil || !good && (!errors.Is(err, api.ErrInvalid) || !strings.Contains(err.Error(), fleet.TunnelPorts)) {
+				t.Errorf("%s: %q: got %v", of.resource, value, err)
+			}
+			if err != nil {
+				row = 0 // it was taken back
+				w.exec(`DELETE FROM `+of.resource+` WHERE `+of.column+` = ?`, of.id)
+			}
+		}
+	}
+	for port, open := range map[int]bool{22222: true, 8000: true, 8099: true, 8100: false, 1: false} {
+		if fleet.InPorts("22222, 8000-8099", port) != open || !fleet.InPorts("all", port) || fleet.InPorts("none", port) || fleet.InPorts("rubbish", port) {
+			t.Errorf("port %d", port)
 		}
 	}
 }

@@ -143,17 +143,22 @@ func ValidateConfigVar(_ context.Context, _ *db.Tx, c *odata.Change) error {
 	return validateVar(c, checkConfigVarName)
 }
 
-// CheckChannel is a hook for a resource of configuration variables: those that switch the control channel have values that a device
-// understands, for what it does not understand shuts the channel.
+// CheckChannel is a hook for a resource of configuration variables: those that switch the control channel, and the one that says which ports
+// are open to tunnels, have values that are understood, for what is not shuts the channel or the ports.
 func CheckChannel(resource string) odata.Hook {
 	return func(ctx context.Context, tx *db.Tx, c *odata.Change) error {
-		if name, given := c.Values["name"].(string); c.Op == odata.Delete || given && !slices.Contains(when.Names(), name) {
+		if name, given := c.Values["name"].(string); c.Op == odata.Delete || given && name != TunnelPorts && !slices.Contains(when.Names(), name) {
 			return nil
 		}
 		for _, id := range c.IDs {
 			var name, value string
 			if err := tx.QueryRowContext(ctx, `SELECT name, value FROM `+resource+` WHERE id = ?`, id).Scan(&name, &value); err != nil {
 				return fmt.Errorf("check a configuration variable: %w", err)
+			}
+			if name == TunnelPorts {
+				if _, err := ports(value); err != nil {
+					return err
+				}
 			}
 			if err := when.Check(name, value); err != nil {
 				return api.Errorf(api.Invalid, "%v", err)

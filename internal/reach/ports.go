@@ -3,8 +3,6 @@ package reach
 import (
 	"context"
 	"fmt"
-	"strconv"
-	"strings"
 
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/fleet"
@@ -18,31 +16,9 @@ func portOpen(ctx context.Context, tx *db.Tx, t target, port int) (bool, error) 
 		return false, fmt.Errorf("reach: ports: %w", err)
 	}
 	for _, list := range lists {
-		if !inPorts(list, port) {
+		if !fleet.InPorts(list, port) {
 			return false, nil
 		}
 	}
 	return true, nil
-}
-
-// inPorts reports whether a port is in a list. What cannot be read opens nothing.
-func inPorts(list string, port int) bool {
-	for part := range strings.FieldsFuncSeq(list, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' }) {
-		if strings.EqualFold(part, "all") {
-			return true
-		}
-		low, high, ranged := strings.Cut(part, "-")
-		if !ranged {
-			high = low
-		}
-		from, err := strconv.ParseUint(low, 10, 16)
-		if err != nil {
-			continue
-		}
-		to, err := strconv.ParseUint(high, 10, 16)
-		if err == nil && uint64(port) >= from && uint64(port) <= to {
-			return true
-		}
-	}
-	return false
 }

@@ -29,7 +29,8 @@ type instance struct {
 	clients map[int]*session // admitted, by openvpn's number
 	up      []api.ChannelUp  // to be reported
 	down    []api.ChannelDown
-	full    bool
+	full    bool   // everything is to be told
+	told    string // and is, up to the session of this name
 }
 
 func newInstance(s *Server, of line.Instance) (*instance, error) {
@@ -136,7 +137,8 @@ func (i *instance) findOut(ctx context.Context, m *management.Conn, fresh map[in
 		}
 		s.begin(one)
 	}
-	i.known, i.full = true, true
+	i.known = true
+	i.everything()
 	s.mu.Unlock()
 	i.kick()
 	for _, id := range strangers { // they come again, and are asked about

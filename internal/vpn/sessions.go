@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -121,6 +122,35 @@ func (i *instance) reports(ctx context.Context) {
 	}
 }
 
+// everything has all sessions told of from the beginning. Called with the server's lock.
+func (i *instance) everything() { i.full, i.told = true, "" }
+
+// toTell is the next report. Called with the server's lock.
+func (i *instance) toTell() api.ChannelReport {
+	r := api.ChannelReport{Instance: i.name(), Boot: i.server.boot, Full: i.full, Up: []api.ChannelUp{}, Down: []api.ChannelDown{}}
+	if !i.full {
+		up, down := min(len(i.up), api.MaxChannelReport), min(len(i.down), api.MaxChannelReport)
+		r.Up, r.Down = append(r.Up, i.up[:up]...), append(r.Down, i.down[:down]...)
+		i.up, i.down = i.up[up:], i.down[down:]
+		return r
+	}
+	if r.After = i.told; r.After == "" {
+		i.up, i.down = nil, nil // what comes from now on is told after the last part
+	}
+	for _, one := range i.clients {
+		if one.in && one.id > r.After {
+			r.Up = append(r.Up, one.report())
+		}
+	}
+	slices.SortFunc(r.Up, func(a, b api.ChannelUp) int { return strings.Compare(a.Session, b.Session) })
+	if i.full = len(r.Up) > api.MaxChannelReport; i.full {
+		r.Up = r.Up[:api.MaxChannelReport]
+		r.To = r.Up[len(r.Up)-1].Session
+	}
+	i.told = r.To
+	return r
+}
+
 // report sends what there is to tell; again is true while there is more.
 func (i *instance) report(ctx context.Context) (again bool, err error) {
 	s := i.server
@@ -129,20 +159,9 @@ func (i *instance) report(ctx context.Context) (again bool, err error) {
 		s.mu.Unlock()
 		return false, nil
 	}
-	r := api.ChannelReport{Instance: i.name(), Boot: s.boot, Full: i.full, Up: []api.ChannelUp{}, Down: []api.ChannelDown{}}
-	if i.full {
-		i.up, i.down = nil, nil
-		for _, one := range i.clients {
-			if one.in {
-				i.up = append(i.up, one.report())
-			}
-		}
-	}
-	idle := len(i.up)+len(i.down)+len(i.clients) == 0 && !i.full
-	up, down := min(len(i.up), api.MaxChannelReport), min(len(i.down), api.MaxChannelReport)
-	r.Up, r.Down = append(r.Up, i.up[:up]...), append(r.Down, i.down[:down]...)
-	i.up, i.down, i.full = i.up[up:], i.down[down:], false
-	again = len(i.up)+len(i.down) > 0
+	r := i.toTell()
+	again = len(i.up)+len(i.down) > 0 || i.full
+	idle := !r.Full && len(r.Up)+len(r.Down)+len(i.clients) == 0
 	s.mu.Unlock()
 	if idle {
 		return false, nil
@@ -152,13 +171,14 @@ func (i *instance) report(ctx context.Context) (again bool, err error) {
 	var answer api.ChannelAnswer
 	if err := call(ctx, s.api, "/internal/channel/sessions", r, &answer); err != nil {
 		s.mu.Lock()
-		i.full = true // it may have heard it or not: everything, then
+		i.everything() // it may have heard it or not
 		s.mu.Unlock()
 		return false, err
 	}
 	s.mu.Lock()
 	if answer.Again {
-		i.full, again = true, !r.Full
+		i.everything()
+		again = !r.Full || r.After != ""
 	}
 	var cut []*session
 	for _, of := range s.instances { // it may have moved meanwhile

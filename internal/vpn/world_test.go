@@ -38,7 +38,7 @@ import (
 const (
 	domain   = "vpn.test"
 	pool     = "10.208.0.0/12"
-	patience = 40 * time.Second
+	patience = 3 * time.Minute
 )
 
 // users of the roles: nobody else's on a test machine, and each world has its own.

@@ -44,7 +44,7 @@ func newDocker(t *testing.T) *docker {
 	t.Cleanup(func() {
 		_, _ = d.try("rm", "-f", "main_1_2")
 		_ = cmd.Process.Signal(syscall.SIGTERM)
-		late := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
+		late := time.AfterFunc(3*time.Minute, func() { _ = cmd.Process.Kill() })
 		_ = cmd.Wait()
 		late.Stop()
 		mounts, _ := os.ReadFile("/proc/self/mounts")
@@ -60,7 +60,7 @@ func newDocker(t *testing.T) *docker {
 	})
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for late := time.After(time.Minute); ; {
+	for late := time.After(3 * time.Minute); ; {
 		if _, err := d.try("version"); err == nil {
 			break
 		}
