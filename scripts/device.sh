@@ -246,7 +246,11 @@ mount_cgroups() {
 # init is the first process of the device. It starts the engine and the agent and starts them again when they die, as the
 # init system of a real device does. When it ends, the kernel kills everything else on the device.
 init() {
-	local pid dir=$DEVICE_DIR agent=$DEVICE_AGENT
+	local pid fd dir=$DEVICE_DIR agent=$DEVICE_AGENT
+	for fd in /proc/self/fd/*; do # a device that outlives who started it keeps none of its files, and so none of its locks
+		fd=${fd##*/}
+		[ "$fd" -le 2 ] || eval "exec $fd>&-"
+	done
 	read -r pid _ </proc/self/stat # /proc is still the host's: this is the pid that `down` can use
 	trap 'touch /run/stopping; [ ! -s /run/docker.pid ] || kill -TERM "$(cat /run/docker.pid)" 2>/dev/null' TERM
 	mount -t proc proc /proc

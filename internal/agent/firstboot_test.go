@@ -50,11 +50,9 @@ func (d *device) bootUntil(t *testing.T, step string) {
 // checkBooted says what must hold after a first boot, however it went.
 func (d *device) checkBooted(t *testing.T, w *world) {
 	t.Helper()
-	w.mu.Lock()
 	if w.count() != 1 {
 		t.Errorf("%d devices", w.count())
 	}
-	w.mu.Unlock()
 	conf, err := identity.LoadConfig(d.config)
 	if err != nil {
 		t.Fatal(err)

@@ -26,6 +26,8 @@ type verb struct {
 	must        bool           // a service is named
 	asks        string         // what it means for several devices, for the question; empty: it is not asked
 	done        string         // what is said of a device that did it
+	asksOne     string         // the same where a service is named: of the service, and the devices
+	doneOne     string         // and of the service
 }
 
 var verbs = []verb{
@@ -35,10 +37,16 @@ var verbs = []verb{
 	{name: "shutdown", does: api.ActShutdown, short: "Switch a device off", asks: "Switch off %s? Somebody has to go there to switch them on.", done: "switches off"},
 	{
 		name: "restart", does: api.ActRestart, service: api.ActRestartService, short: "Restart the services of a device, or one of them",
-		asks: "Restart the services of %s?", done: "has restarted its services",
+		asks: "Restart the services of %s?", done: "has restarted its services", asksOne: "Restart the service %s of %s?", doneOne: "has restarted the service %s",
 	},
-	{name: "stop", service: api.ActStopService, must: true, short: "Stop a service of a device", asks: "Stop the service on %s?", done: "has stopped it"},
-	{name: "start", service: api.ActStartService, must: true, short: "Start a service of a device that was stopped", asks: "Start the service on %s?", done: "has started it"},
+	{
+		name: "stop", service: api.ActStopService, must: true, short: "Stop a service of a device",
+		asksOne: "Stop the service %s of %s?", doneOne: "has stopped the service %s",
+	},
+	{
+		name: "start", service: api.ActStartService, must: true, short: "Start a service of a device that was stopped",
+		asksOne: "Start the service %s of %s?", doneOne: "has started the service %s",
+	},
 	{
 		name: "purge", does: api.ActPurge, short: "Have a device delete what its services stored",
 		asks: "Delete the data of the services on %s?", done: "has deleted its services' data",
@@ -80,7 +88,7 @@ func (v verb) command(a *cmdline.App) *cobra.Command {
 	named := map[bool]string{true: " SERVICE", false: " [SERVICE]"}[v.must]
 	if v.service != "" {
 		use, most = v.name+" DEVICE[,DEVICE...]"+named, 2
-		complete = cmdline.Each(a.Devices(), services(a))
+		complete = deviceAndService(a, f)
 	}
 	cmd := a.Command(cmdline.Action{
 		Use: use, Short: v.short, Long: v.short + "." + about, Example: v.examples(), Least: least, Most: most, Complete: complete,
@@ -186,13 +194,32 @@ func (f *flags) find(ctx context.Context, c *client.Client) (what string, many b
 	return strings.Join(names, ", "), len(names) > 1, nil
 }
 
+// question is what a terminal is asked; empty: nothing.
+func (v verb) question(service, what string) string {
+	switch {
+	case service != "":
+		return fmt.Sprintf(v.asksOne, service, what)
+	case v.asks != "":
+		return fmt.Sprintf(v.asks, what)
+	}
+	return ""
+}
+
+// said is what is said of a device that has done it.
+func (v verb) said(service string) string {
+	if service != "" {
+		return fmt.Sprintf(v.doneOne, service)
+	}
+	return v.done
+}
+
 func (v verb) run(ctx context.Context, a *cmdline.App, c *client.Client, f *flags) error {
 	what, many, err := f.find(ctx, c)
 	if err != nil {
 		return err
 	}
-	if many && v.asks != "" {
-		if err := a.Confirm(f.sure, fmt.Sprintf(v.asks, what)); err != nil {
+	if question := v.question(f.Service, what); many && question != "" {
+		if err := a.Confirm(f.sure, question); err != nil {
 			return err
 		}
 	}
@@ -207,18 +234,39 @@ func (v verb) run(ctx context.Context, a *cmdline.App, c *client.Client, f *flag
 	return w.run(ctx)
 }
 
-// services completes the services of the device that is named before.
-func services(a *cmdline.App) cmdline.Completer {
+// deviceAndService completes a device and then a service of it, or with --fleet a service of that fleet.
+func deviceAndService(a *cmdline.App, f *flags) cmdline.Completer {
+	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		parts := []cmdline.Completer{a.Devices(), services(a, f)}
+		if f.Fleet != "" {
+			parts = parts[1:]
+		}
+		return cmdline.Each(parts...)(cmd, args, typed)
+	}
+}
+
+// services completes the services of the fleet, or of the device that is named before.
+func services(a *cmdline.App, f *flags) cmdline.Completer {
 	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 		return a.Remote(func(ctx context.Context, c *client.Client) ([]string, error) {
-			first, _, _ := strings.Cut(args[0], ",")
-			d, err := c.FindDevice(ctx, first, client.Query{Select: "belongs_to__application"})
-			if err != nil {
-				return nil, err
+			var of int64
+			if f.Fleet != "" {
+				fl, err := c.FindFleet(ctx, f.Fleet, client.Query{Select: "id"})
+				if err != nil {
+					return nil, err
+				}
+				of = fl.ID
+			} else {
+				first, _, _ := strings.Cut(args[0], ",")
+				d, err := c.FindDevice(ctx, first, client.Query{Select: "belongs_to__application"})
+				if err != nil {
+					return nil, err
+				}
+				of = d.Fleet.ID
 			}
 			found, err := client.Get[struct {
 				Name string `json:"service_name"`
-			}](ctx, c, "service", client.Query{Select: "service_name", Filter: client.Where("application eq ?", d.Fleet.ID), OrderBy: "service_name asc"})
+			}](ctx, c, "service", client.Query{Select: "service_name", Filter: client.Where("application eq ?", of), OrderBy: "service_name asc"})
 			var list []string
 			for _, s := range found {
 				list = append(list, s.Name)

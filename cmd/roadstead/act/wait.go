@@ -217,7 +217,7 @@ func (w *waiting) ended(ctx context.Context, r row, v view) (view, error) {
 	case v.Message != "" && r.Verb != string(api.ActReboot) && r.Verb != string(api.ActShutdown):
 		w.Say("%s: %s.", v.Device, v.Message)
 	default:
-		w.Say("%s %s.", v.Device, w.verb.done)
+		w.Say("%s %s.", v.Device, w.verb.said(text(r.Service)))
 	}
 	return v, nil
 }

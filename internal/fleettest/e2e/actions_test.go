@@ -42,11 +42,11 @@ func TestActionsOnARealDevice(t *testing.T) {
 		act("blinks", "identify", d.uuid)
 		act("has sent its state", "state", d.uuid, "-o", "json")
 		before := started("web")
-		act("restarted", "restart", d.uuid, "web")
+		act("has restarted the service web", "restart", d.uuid, "web")
 		eventually(t, 20*time.Second, "web was started anew", func() bool { now := started("web"); return now != "" && now != before })
-		act("stopped", "stop", d.uuid, "web")
+		act("has stopped the service web", "stop", d.uuid, "web")
 		eventually(t, 20*time.Second, "web is stopped", func() bool { return started("web") == "" })
-		act("started", "start", d.uuid, "web")
+		act("has started the service web", "start", d.uuid, "web")
 		eventually(t, 20*time.Second, "web runs", func() bool { return started("web") != "" })
 		act("deleted", "purge", d.uuid)
 		eventually(t, 20*time.Second, "both run after the purge", func() bool { return started("web") != "" && started("writer") != "" })
@@ -123,11 +123,30 @@ func TestActionsOnARealDevice(t *testing.T) {
 			t.Errorf("the actions: %s", states)
 		}
 		act("switches off", "shutdown", d.uuid, "--wait", "--timeout", "1m")
-		eventually(t, 30*time.Second, "the device is off", func() bool {
-			log, _ := os.ReadFile(filepath.Join(d.dir, "log/power.log"))
-			return strings.Contains(string(log), " shutdown")
-		})
+		eventually(t, time.Minute, "the device is off", func() bool { return d.shutdowns() == 1 })
 	})
+
+	t.Run("the balena CLI switches it off, which is its end", func(t *testing.T) {
+		cli := os.Getenv("ROADSTEAD_BALENA_CLI")
+		if cli == "" {
+			t.Skip("ROADSTEAD_BALENA_CLI names no balena CLI; make test installs it")
+		}
+		p.roadstead(t, "device", "vpn", "auto", d.uuid)
+		d.down(t)
+		d.up(t)
+		eventually(t, 2*time.Minute, "the channel is up after somebody switched the device on", connected(true))
+		if out, stderr, code := p.try(t, cli, "device", "shutdown", d.uuid); code != 0 {
+			t.Fatalf("balena device shutdown: exit code %d: %s%s", code, out, stderr)
+		}
+		eventually(t, time.Minute, "the device is off", func() bool { return d.shutdowns() == 2 })
+		eventually(t, 2*time.Minute, "and is known to be", connected(false))
+	})
+}
+
+// shutdowns is how often the device was told to switch itself off.
+func (d *device) shutdowns() int {
+	log, _ := os.ReadFile(filepath.Join(d.dir, "log/power.log"))
+	return strings.Count(string(log), " shutdown")
 }
 
 // started says since when which container of a service runs; nothing when none does.
