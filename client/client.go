@@ -44,6 +44,8 @@ type Config struct {
 	CA *x509.CertPool
 	// UserAgent names the program, for the server's log.
 	UserAgent string
+	// Proxy answers the proxy for a request, and for a tunnel; nil means what the environment says (HTTPS_PROXY, NO_PROXY).
+	Proxy func(*http.Request) (*url.URL, error)
 	// Timeout bounds a request that is not a stream; 0 means DefaultTimeout.
 	Timeout time.Duration
 	// IdleTimeout is how long a stream may stay silent before it is taken for dead; 0 means DefaultIdleTimeout.
@@ -70,6 +72,9 @@ func New(cfg Config) (*Client, error) {
 	if cfg.IdleTimeout == 0 {
 		cfg.IdleTimeout = DefaultIdleTimeout
 	}
+	if cfg.Proxy == nil {
+		cfg.Proxy = http.ProxyFromEnvironment
+	}
 	if cfg.UserAgent == "" {
 		cfg.UserAgent = "roadstead-client"
 	}
@@ -80,7 +85,7 @@ func New(cfg Config) (*Client, error) {
 		cfg: cfg, base: base, builder: serviceURL(base, "builder"),
 		http: &http.Client{
 			Transport: &http.Transport{
-				Proxy:                 http.ProxyFromEnvironment,
+				Proxy:                 cfg.Proxy,
 				DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 				TLSClientConfig:       &tls.Config{RootCAs: cfg.CA, MinVersion: tls.VersionTLS12},
 				TLSHandshakeTimeout:   15 * time.Second,

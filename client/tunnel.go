@@ -45,12 +45,13 @@ func (c *Client) tunnel(ctx context.Context, uuid api.DeviceUUID, port int) (_ n
 	}
 	ctx, cancel := context.WithTimeout(ctx, tunnelTime)
 	defer cancel()
-	dialer := tls.Dialer{
-		NetDialer: &net.Dialer{KeepAlive: 30 * time.Second},
-		Config:    &tls.Config{RootCAs: c.cfg.CA, MinVersion: tls.VersionTLS12, ServerName: u.Hostname()},
-	}
-	conn, err := dialer.DialContext(ctx, "tcp", addr)
+	raw, err := c.dial(ctx, addr)
 	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(raw, &tls.Config{RootCAs: c.cfg.CA, MinVersion: tls.VersionTLS12, ServerName: u.Hostname()})
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })

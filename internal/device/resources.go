@@ -1,7 +1,9 @@
 package device
 
 import (
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
+	"github.com/roadstead-io/roadstead/internal/channel/when"
 	"github.com/roadstead-io/roadstead/internal/device/report"
 	"github.com/roadstead-io/roadstead/internal/odata"
 )
@@ -48,11 +50,22 @@ const (
 		WHERE i.device = {t}.id AND i.status = 'Downloading' AND i.download_progress IS NOT NULL)`
 	meanDownload = `(SELECT CAST(round(avg(coalesce(i.download_progress, 100))) AS BIGINT) FROM image_install i
 		WHERE i.device = {t}.id AND i.status <> 'deleted' AND (i.status = 'Downloading' OR i.is_provided_by__release = ` + target + `))`
-	vpnWanted = `coalesce((SELECT v.value FROM device_config_variable v WHERE v.device = {t}.id AND v.name IN ` + vpnControls + ` ORDER BY v.name LIMIT 1),
-		(SELECT v.value FROM application_config_variable v WHERE v.application = {t}.belongs_to__application AND v.name IN ` + vpnControls + ` ORDER BY v.name LIMIT 1),
-		(SELECT 'false' FROM application f WHERE f.id = {t}.belongs_to__application AND f.is_of__class = 'block'), 'true') <> 'false'`
-	vpnControls = `('RESIN_SUPERVISOR_VPN_CONTROL', 'BALENA_SUPERVISOR_VPN_CONTROL', 'ROADSTEAD_VPN_CONTROL')`
 )
+
+// vpnWanted says whether a device is to have a control channel now, as [when.Switch.On] does, but for schedules: whether it is time for one is
+// what the device itself says, which reads it with the same code. One that says nothing, as a supervisor, lacks nothing. An end that has come is
+// removed within moments, see the package channel.
+var vpnWanted = func() string {
+	config := func(name string) string {
+		return `coalesce((SELECT v.value FROM device_config_variable v WHERE v.device = {t}.id AND v.name = '` + name + `'),
+			(SELECT v.value FROM application_config_variable v WHERE v.application = {t}.belongs_to__application AND v.name = '` + name + `'), '')`
+	}
+	control := `coalesce(nullif(` + config(when.Control) + `, ''), nullif(` + config(when.SupervisorControl) + `, ''), ` + config(when.SupervisorControlLegacy) + `)`
+	return `(CASE WHEN ` + config(when.Until) + ` <> '' THEN 1 WHEN ` + control + ` IN ('false', '0', 'off') THEN 0
+		WHEN ` + config(when.Schedule) + ` <> '' THEN CASE WHEN coalesce({t}.channel_state, '` + api.ChannelStateOff + `') = '` + api.ChannelStateOff + `' THEN 0 ELSE 1 END
+		WHEN ` + control + ` <> '' THEN 1
+		WHEN EXISTS (SELECT 1 FROM application f WHERE f.id = {t}.belongs_to__application AND f.is_of__class = 'block') THEN 0 ELSE 1 END) = 1`
+}()
 
 // overall gives the two columns that sum a device up, row by row as clients expect: the first case that holds decides.
 func (d *Devices) overall() (status, progress string) {
