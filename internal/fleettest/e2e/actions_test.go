@@ -126,21 +126,25 @@ func TestActionsOnARealDevice(t *testing.T) {
 		eventually(t, time.Minute, "the device is off", func() bool { return d.shutdowns() == 1 })
 	})
 
-	t.Run("the balena CLI switches it off, which is its end", func(t *testing.T) {
-		cli := os.Getenv("ROADSTEAD_BALENA_CLI")
-		if cli == "" {
-			t.Skip("ROADSTEAD_BALENA_CLI names no balena CLI; make test installs it")
-		}
-		p.roadstead(t, "device", "vpn", "auto", d.uuid)
-		d.down(t)
-		d.up(t)
-		eventually(t, 2*time.Minute, "the channel is up after somebody switched the device on", connected(true))
-		if out, stderr, code := p.try(t, cli, "device", "shutdown", d.uuid); code != 0 {
-			t.Fatalf("balena device shutdown: exit code %d: %s%s", code, out, stderr)
-		}
-		eventually(t, time.Minute, "the device is off", func() bool { return d.shutdowns() == 2 })
-		eventually(t, 2*time.Minute, "and is known to be", connected(false))
-	})
+	t.Run("the balena CLI switches it off, which is its end", func(t *testing.T) { switchedOff(t, d, connected(true), connected(false)) })
+}
+
+// switchedOff switches a device on again that is off, and off by the real balena CLI.
+func switchedOff(t *testing.T, d *device, connected, gone func() bool) {
+	t.Helper()
+	cli := os.Getenv("ROADSTEAD_BALENA_CLI")
+	if cli == "" {
+		t.Skip("ROADSTEAD_BALENA_CLI names no balena CLI; make test installs it")
+	}
+	p.roadstead(t, "device", "vpn", "auto", d.uuid)
+	d.down(t)
+	d.up(t)
+	eventually(t, 2*time.Minute, "the channel is up after somebody switched the device on", connected)
+	if out, stderr, code := p.try(t, cli, "device", "shutdown", d.uuid); code != 0 {
+		t.Fatalf("balena device shutdown: exit code %d: %s%s", code, out, stderr)
+	}
+	eventually(t, time.Minute, "the device is off", func() bool { return d.shutdowns() == 2 })
+	eventually(t, 2*time.Minute, "and is known to be", gone)
 }
 
 // shutdowns is how often the device was told to switch itself off.
