@@ -343,7 +343,7 @@ func (t *Trusted) alive(f file) error {
 	return nil
 }
 
-// Timestamp takes a timestamp. The same again is no error; another one of the same version is refused.
+// Timestamp takes a timestamp. One of the version that is held already, if it is rightly signed, changes nothing, whatever it says.
 func (t *Trusted) Timestamp(data []byte) error {
 	r, err := parse[metadata.TimestampType](api.TrustTimestamp, data)
 	if err != nil {
@@ -355,10 +355,13 @@ func (t *Trusted) Timestamp(data []byte) error {
 	}
 	set := &trustedmetadata.TrustedMetadata{Root: t.set.Root, Timestamp: t.set.Timestamp, Targets: map[string]*metadata.Metadata[metadata.TargetsType]{}}
 	if old, ok := t.held[api.TrustTimestamp]; ok {
-		if err := t.notOlder(old, h); err != nil {
-			return err
+		if h.version < old.version {
+			return Refuse(h.what, ReasonRollback, "", "at least "+digits(old.version), digits(h.version))
 		}
 		if old.version == h.version {
+			if err := set.Root.VerifyDelegate(api.TrustTimestamp, r.Metadata); err != nil {
+				return t.because(h, err)
+			}
 			return t.alive(old.file)
 		}
 		before, after := t.set.Timestamp.Signed.Meta["snapshot.json"].Version, r.Signed.Meta["snapshot.json"].Version

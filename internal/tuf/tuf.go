@@ -175,6 +175,17 @@ func Delegates(role string) (by string, ok bool) {
 	return "", false
 }
 
+// Check compares a release's document with what is listed.
+func (l Listed) Check(what string, document []byte) error {
+	if int64(len(document)) != l.Length {
+		return Refuse(what, ReasonSize, "", digits(l.Length)+" bytes", digits(int64(len(document))))
+	}
+	if got := Digest(document); got != l.SHA256 {
+		return Refuse(what, ReasonDigest, "", l.SHA256, got)
+	}
+	return nil
+}
+
 // Digest is the SHA-256 of bytes, in hexadecimal.
 func Digest(data []byte) string {
 	sum := sha256.Sum256(data)

@@ -43,6 +43,8 @@ type repo struct {
 	snapshot  tuf.Snapshot
 	timestamp tuf.Timestamp
 	files     map[string][]byte
+
+	snapshotKey, timestampKey tuf.Signer
 }
 
 func mark(at time.Time) api.TrustMark { return api.TrustMark{Fleet: fleetID, SignedAt: at} }
@@ -56,7 +58,7 @@ func public(signers ...tuf.Signer) []*metadata.Key {
 }
 
 func newRepo(t testing.TB, approval api.Approval) *repo {
-	r := &repo{t: t, now: start, bins: map[string]tuf.Bin{}, files: map[string][]byte{}}
+	r := &repo{t: t, now: start, bins: map[string]tuf.Bin{}, files: map[string][]byte{}, snapshotKey: signer("snapshot"), timestampKey: signer("timestamp")}
 	rootKey := signer("root")
 	r.rootBy, r.targetsBy, r.ownerBy = []tuf.Signer{rootKey}, []tuf.Signer{rootKey}, []tuf.Signer{signer("owner")}
 	m := mark(start)
@@ -130,10 +132,10 @@ func (r *repo) make() {
 		r.files[role] = b(bin.Make(by...))
 		r.snapshot.Files[role] = tuf.Meta{Version: bin.Version}
 	}
-	r.files[api.TrustSnapshot] = b(r.snapshot.Make(signer("snapshot")))
+	r.files[api.TrustSnapshot] = b(r.snapshot.Make(r.snapshotKey))
 	r.timestamp.Version++
 	r.timestamp.Snapshot = tuf.MetaOf(r.snapshot.Version, r.files[api.TrustSnapshot])
-	r.files[api.TrustTimestamp] = b(r.timestamp.Make(signer("timestamp")))
+	r.files[api.TrustTimestamp] = b(r.timestamp.Make(r.timestampKey))
 }
 
 // below gives the roles below root in the order in which they are read.
