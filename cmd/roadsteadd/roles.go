@@ -213,6 +213,7 @@ func roles(f upFlags) []supervise.Role {
 			Prepare: func(dir string) error {
 				return errors.Join(once(filepath.Join(dir, signer.KeyFile), signer.NewKey), once(filepath.Join(dir, signer.AuditKeyFile), signer.NewAuditKey),
 					once(filepath.Join(dir, signer.StatementKeyFile), signer.NewStatementKey),
+					once(filepath.Join(dir, signer.TrustKeyFile), signer.NewTrustKey),
 					once(filepath.Join(dir, signer.ChannelCAFile), signer.NewChannelAuthority))
 			},
 		},
@@ -335,6 +336,7 @@ func apiConfig(f upFlags, process int) func(supervise.Env) any {
 			Git:     git,
 			SSH:     ssh,
 			Channel: f.vpn.site(e.Site),
+			Trust:   f.trust == "on",
 			Blobs:   filepath.Join(e.Layout.Role(api.RoleAPI), "blobs"), Contracts: ownContracts(e.Layout), Bases: e.Layout.Bases(),
 			MaxBlob: f.maxUpload << 20, MaxFiles: f.maxAssets << 20, SessionIdle: f.sessionIdle, SessionLife: f.sessionLife,
 			Dir: e.Dir, Site: e.Site, Peers: e.Peers, Process: process, SQL: f.sql, PublicCA: e.Layout.PublicCA(), PollInterval: f.poll,

@@ -42,6 +42,7 @@ type upFlags struct {
 	auditRetention               int               // days
 	buildRetention               int               // days
 	sessionIdle, sessionLife     time.Duration
+	trust                        string
 	mail                         mailFlags
 	registry                     registryFlags
 	pulls                        pullFlags
@@ -99,6 +100,7 @@ control channel also cloudlink., tunnel. and *.devices.`,
 	fs.DurationVar(&f.logs.KeepAlive, "log-keep-alive", 0, "how long a log that is followed may be quiet before an empty line is sent; 0 means 58s")
 	fs.IntVar(&f.logs.OfUser, "user-log-streams", 0, "how many logs one person may follow at a time in one api process; 0 means 20")
 	fs.Int64Var(&f.maxUpload, "max-upload", 0, "how large one uploaded file may be, in `MiB`; 0 means 2048")
+	fs.StringVar(&f.trust, "trust", "off", "whether config.json of new devices has a root of trust, so that they check what they run: `on` or off")
 	fs.DurationVar(&f.sessionIdle, "session-idle", 0, "how `LONG` a session of a person holds that nobody uses; 0 means 30 days")
 	fs.DurationVar(&f.sessionLife, "session-life", 0, "how `LONG` one holds since its user proved who they are; 0 means 90 days")
 	fs.Int64Var(&f.maxAssets, "max-assets", 0, "how large the release assets of one organization may be together, in `MiB`; 0 means 20480")
@@ -137,6 +139,8 @@ func (f upFlags) check() error {
 		return fmt.Errorf("--build-retention %d: 0 to %d", f.buildRetention, maxAuditDays)
 	case f.maxUpload < 0 || f.maxUpload > maxMiB:
 		return fmt.Errorf("--max-upload %d: 0 to %d", f.maxUpload, maxMiB)
+	case f.trust != "on" && f.trust != "off":
+		return fmt.Errorf("--trust %.20q: on or off", f.trust)
 	case f.sessionIdle != 0 && f.sessionIdle < time.Hour:
 		return fmt.Errorf("--session-idle %s: at least an hour", f.sessionIdle)
 	case f.sessionLife != 0 && f.sessionLife < time.Hour:

@@ -28,6 +28,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/apiserver/gitdoor"
 	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/apiserver/sshdoor"
+	"github.com/roadstead-io/roadstead/internal/apiserver/trustdoor"
 	"github.com/roadstead-io/roadstead/internal/apiserver/vpndoor"
 	"github.com/roadstead-io/roadstead/internal/audit/watch"
 	"github.com/roadstead-io/roadstead/internal/bus"
@@ -46,6 +47,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/release/stored"
 	"github.com/roadstead-io/roadstead/internal/release/workers"
 	"github.com/roadstead-io/roadstead/internal/signin"
+	"github.com/roadstead-io/roadstead/internal/trust"
 )
 
 // assemble makes the domain packages, from the lowest to the highest, brings the schema up to date, and puts the resources and
@@ -196,11 +198,16 @@ func (s *Server) domain(pepper []byte) error {
 	}); err != nil {
 		return err
 	}
+	if s.trust, err = trust.New(trust.Config{
+		DB: s.db, Log: s.log, On: s.cfg.Trust, Ask: trustdoor.Signer(s.signer), Switches: s.channel.Switches, Only: s.leases.Only,
+	}); err != nil {
+		return err
+	}
 	s.openActions()
 	s.deviceSSH = devicessh.New(devicessh.Config{DB: s.db, Accounts: s.accounts, Log: s.log, Only: s.leases.Only})
 	s.tasks = append(s.tasks, s.deviceSSH.Run, s.accounts.Run, s.resets.Run, s.mail.Run, s.signin.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run, s.audit.Run, s.notes.Run)
 	s.reach = reach.New(reach.Config{DB: s.db, Accounts: s.accounts, Site: s.cfg.Site, Log: s.log, Only: s.leases.Only})
-	s.tasks = append(s.tasks, s.channel.Run, s.reach.Run)
+	s.tasks = append(s.tasks, s.channel.Run, s.reach.Run, s.trust.Run)
 	return nil
 }
 

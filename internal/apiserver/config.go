@@ -71,6 +71,8 @@ type Config struct {
 	Git api.GitSite `json:"git,omitzero"`
 	// SSH says how the gateway for SSH into devices is reached.
 	SSH api.SSHSite `json:"ssh,omitzero"`
+	// Trust says that new devices get a root of trust with their config.json: they check what they are told to run.
+	Trust bool `json:"trust,omitempty"`
 	// OData bounds what one request to the resources may ask.
 	OData odata.Limits `json:"odata"`
 	// Registry bounds what organizations keep in the registry.

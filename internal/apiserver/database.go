@@ -34,6 +34,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/release/stored"
 	"github.com/roadstead-io/roadstead/internal/release/workers"
 	"github.com/roadstead-io/roadstead/internal/signin"
+	"github.com/roadstead-io/roadstead/internal/trust"
 )
 
 //go:embed migrations
@@ -49,7 +50,7 @@ func Migrations() []fs.FS {
 	}
 	return []fs.FS{audit.Migrations(), account.Migrations(), factor.Migrations(), fleet.Migrations(), release.Migrations(), stored.Migrations(), workers.Migrations(), device.Migrations(), sub, job.Migrations(), mail.Migrations(), signin.Migrations(), gitsource.Migrations(), devicessh.Migrations(),
 		channel.Migrations(), publicurl.Migrations(), reach.Migrations(),
-		nudge.Migrations(), action.Migrations()}
+		nudge.Migrations(), action.Migrations(), trust.Migrations()}
 }
 
 // How long a database server that does not answer is waited for when the role starts. After that the role ends with the reason

@@ -344,6 +344,7 @@ func (s *server) withSigner() (dir string) {
 	s.must(signerrole.NewKey(filepath.Join(dir, signerrole.KeyFile)))
 	s.must(signerrole.NewAuditKey(filepath.Join(dir, signerrole.AuditKeyFile)))
 	s.must(signerrole.NewStatementKey(filepath.Join(dir, signerrole.StatementKeyFile)))
+	s.must(signerrole.NewTrustKey(filepath.Join(dir, signerrole.TrustKeyFile)))
 	s.must(signerrole.NewChannelAuthority(filepath.Join(dir, signerrole.ChannelCAFile)))
 	role, err := signerrole.New(signerrole.Config{Dir: dir, Site: api.Site{Domain: "roadstead.test"}, Peers: map[string]string{api.RoleAPI: s.addr}},
 		(&roletest.Log{}).Logger())

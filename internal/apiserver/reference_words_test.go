@@ -176,4 +176,9 @@ var aboutRoutes = map[string]string{
 	"POST /device/v3/ssh/still": "Which of these sessions must end?",
 	"POST /device/v3/ssh/end":   "A session ended; its token says which.", "PUT /device/v3/ssh/session/{id}/recording": "What it showed; with its token, as `Roadstead-Session`.",
 	"POST /supervisor/{path...}": "Tell a device's supervisor to do something.", "POST /application/{id}/restart": "Restart a fleet's services.",
+
+	"GET /trust/v1/fleets/{fleet}/keys":                        "The server's public keys of a fleet: builder, director, snapshot, timestamp and log.",
+	"GET /trust/v1/fleets/{fleet}/metadata/{file}":             "A file of a fleet's metadata, as a client of The Update Framework asks for it.",
+	"GET /trust/v1/fleets/{fleet}/targets/releases/{document}": "What is signed of a release: `COMMIT.json`.",
+	"POST /trust/v1/device/{uuid}/bundle":                      "What a device lacks to check what it should run.",
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/apiserver/sourcedoor"
 	"github.com/roadstead-io/roadstead/internal/apiserver/storage"
 	"github.com/roadstead-io/roadstead/internal/apiserver/transfer"
+	"github.com/roadstead-io/roadstead/internal/apiserver/trustdoor"
 	"github.com/roadstead-io/roadstead/internal/apiserver/vpndoor"
 	workerroutes "github.com/roadstead-io/roadstead/internal/apiserver/workers"
 	"github.com/roadstead-io/roadstead/internal/pki"
@@ -61,6 +62,7 @@ func (s *Server) list() []route.Route {
 	rs = append(rs, reachdoor.Routes(reachdoor.Config{DB: s.db, Reach: s.reach, Accounts: s.accounts, Site: s.cfg.Site})...)
 	rs = append(rs, bases.Routes(s.cfg.Bases)...)
 	rs = append(rs, vpndoor.Routes(vpndoor.Config{DB: s.db, Channel: s.channel, RootCA: s.rootCA, SSH: s.ssh.Host})...)
+	rs = append(rs, trustdoor.Routes(s.trust)...)
 	rs = append(rs, s.fleetRoutes()...)
 	rs = append(rs, s.fileRoutes()...)
 	return append(rs, s.deviceRoutes()...)

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -52,17 +53,37 @@ func (s *Server) deviceConfig(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	root, err := s.configTrust(r, ask)
+	if err != nil {
+		return err
+	}
 	var config map[string]any
 	return route.Write(r.Context(), s.db, func(tx *db.Tx) (err error) {
 		by := access.From(r.Context())
 		if config, err = s.fleets.DeviceConfig(r.Context(), tx, by, ask); err != nil {
 			return err
 		}
+		if root != nil {
+			config["roadsteadTrust"] = root
+		}
 		return recordConfig(r.Context(), tx, by, ask)
 	}, func() error {
 		w.Header().Set("Cache-Control", "no-store")
 		return web.WriteJSON(w, http.StatusOK, config)
 	})
+}
+
+// configTrust is the root of trust for a config.json; nil: there is none, or the request is one that is refused anyway.
+func (s *Server) configTrust(r *http.Request, ask fleet.Answers) (*api.ConfigTrust, error) {
+	id, err := ask.Fleet()
+	if err != nil || id == 0 {
+		return nil, nil //nolint:nilerr,nilnil // said where the rest is looked at
+	}
+	root, err := s.trust.Root(r.Context(), access.From(r.Context()), id)
+	if errors.Is(err, api.ErrNotFound) || errors.Is(err, api.ErrForbidden) {
+		return nil, nil //nolint:nilnil // likewise
+	}
+	return root, err
 }
 
 // answers reads query and body together; the body, JSON or a form, wins.

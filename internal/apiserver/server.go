@@ -49,6 +49,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/release/stored"
 	"github.com/roadstead-io/roadstead/internal/release/workers"
 	"github.com/roadstead-io/roadstead/internal/signin"
+	"github.com/roadstead-io/roadstead/internal/trust"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -91,6 +92,7 @@ type Server struct {
 	ssh           *sshdoor.Door
 	sources       *gitsource.Sources
 	reach         *reach.Reach
+	trust         *trust.Trust
 
 	handler     http.Handler
 	name        string       // the public one

@@ -271,6 +271,7 @@ func newWorld(t testing.TB, buildkit string, limits builder.Limits, change ...fu
 	check(t, signer.NewKey(key))
 	check(t, signer.NewAuditKey(filepath.Join(w.dir, api.RoleSigner, signer.AuditKeyFile)))
 	check(t, signer.NewStatementKey(filepath.Join(w.dir, api.RoleSigner, signer.StatementKeyFile)))
+	check(t, signer.NewTrustKey(filepath.Join(w.dir, api.RoleSigner, signer.TrustKeyFile)))
 	check(t, signer.NewChannelAuthority(filepath.Join(w.dir, api.RoleSigner, signer.ChannelCAFile)))
 	public := must(signer.PublicKeys(key))(t)
 	check(t, os.WriteFile(filepath.Join(w.dir, api.RoleRegistry, registry.PublicKeysFile), public, 0o600))

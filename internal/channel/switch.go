@@ -363,3 +363,9 @@ func (c *Channel) EndSwitchesOnce(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Switches reads how the channels of some devices are switched, by device.
+func (c *Channel) Switches(ctx context.Context, tx *db.Tx, devices []int64) (map[int64]when.Switch, error) {
+	in, args := db.In(devices)
+	return c.switches(ctx, tx, `d.id IN `+in, args...)
+}

@@ -329,3 +329,15 @@ func (vars variables) addTo(s *partService) {
 		}
 	}
 }
+
+// ReleaseTarget is a release as the devices of its fleet get it, without what is said of the fleet and of single devices.
+func ReleaseTarget(ctx context.Context, tx *db.Tx, fleet, release int64) (commit string, target *api.ReleaseTarget, err error) {
+	p, err := readPart(ctx, tx, partKey{fleet: fleet, release: release, bare: true})
+	if err == nil && p.commit == "" {
+		err = api.ErrNotFound
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("release %d: %w", release, err)
+	}
+	return p.commit, p.target(&ownVariables{}, nil).Releases[p.commit], nil
+}

@@ -114,7 +114,7 @@ var consumed = map[string]bool{
 
 // never are keys that no answer sets: the server's, and what a device makes itself.
 var never = map[string]bool{
-	"uuid": true, "deviceApiKey": true, "deviceId": true, "registered_at": true, "developmentMode": true, "balenaRootCA": true,
+	"uuid": true, "deviceApiKey": true, "deviceId": true, "registered_at": true, "developmentMode": true, "balenaRootCA": true, "roadsteadTrust": true,
 }
 
 // Fleet is the fleet that a config.json is asked for; 0: none is named.

@@ -86,7 +86,7 @@ var layers = map[string]int{
 	"internal/provenance": 1, "internal/sbom": 1, "internal/ownerkey": 2, "internal/tuf": 1, "internal/tlog": 2,
 	"internal/ledger": 1, "internal/access": 1, "internal/durable": 1, "internal/limit": 1, "internal/db": 2, "internal/egress": 2, "internal/compose": 2, "internal/odata": 3, "internal/job": 3, "internal/mail": 3, "internal/bus": 2, "internal/web": 2, "internal/admission": 2,
 	"internal/pki": 3, "internal/sandbox": 2, "internal/shelf": 2, "internal/handover": 2, "internal/heap": 1, "internal/blob": 4, "internal/supervise": 4,
-	"internal/audit": 9, "internal/audit/watch": 14, "internal/account/keyuse": 9, "internal/account": 10, "internal/signin": 11, "internal/fleet": 11, "internal/release": 12, "internal/gitsource": 13, "internal/device": 13, "internal/action": 15,
+	"internal/audit": 9, "internal/audit/watch": 14, "internal/account/keyuse": 9, "internal/account": 10, "internal/signin": 11, "internal/fleet": 11, "internal/release": 12, "internal/gitsource": 13, "internal/device": 13, "internal/action": 15, "internal/trust": 16,
 	"internal/channel": 14, "internal/channel/when": 1,
 	"internal/reach": 14, "internal/devicessh": 13,
 	"internal/vpn":  20,
@@ -100,7 +100,7 @@ var deviceSide = []string{"internal/agent", "internal/engine", "cmd/roadstead-ag
 
 var serverOnly = []string{
 	"internal/db", "internal/odata", "internal/blob", "internal/bus", "internal/access", "internal/audit", "internal/audit/watch", "internal/account", "internal/account/keyuse", "internal/fleet", "internal/release", "internal/gitsource",
-	"internal/device", "internal/channel", "internal/devicessh", "internal/action", "internal/edge", "internal/apiserver", "internal/signer", "internal/registry", "internal/builder", "internal/supervise",
+	"internal/device", "internal/channel", "internal/devicessh", "internal/action", "internal/trust", "internal/edge", "internal/apiserver", "internal/signer", "internal/registry", "internal/builder", "internal/supervise",
 	"internal/busserver", "internal/admission", "internal/job", "internal/mail", "internal/egress", "internal/signin", "internal/dashboard",
 	"internal/reach", "internal/vpn",
 }

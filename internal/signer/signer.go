@@ -72,6 +72,8 @@ type Server struct {
 	devices    *pki.Authority     // certifies what devices show on the control channel
 
 	ssh sshAuthorities // sign who may enter a device, and which key is a device's
+
+	trust *truster // signs metadata of fleets
 }
 
 // New makes the signer; it starts nothing.
@@ -103,8 +105,12 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signer: %w", err)
 	}
+	trust, err := openTruster(cfg.Dir, cfg.Site, statements)
+	if err != nil {
+		return nil, fmt.Errorf("signer: %w", err)
+	}
 	return &Server{cfg: cfg, log: log, id: id, api: id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI]), key: key, audit: audit,
-		statements: statements, ssh: authorities, devices: devices}, nil
+		statements: statements, ssh: authorities, devices: devices, trust: trust}, nil
 }
 
 // Handler is the whole list of what the signer does.
@@ -117,6 +123,12 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle("GET /v1/ssh-authorities", s.only(s.sshPublicKeys, api.RoleAPI))
 	mux.Handle("POST /v1/ssh-user-certificate", s.only(s.userCertificate, api.RoleAPI))
 	mux.Handle("POST /v1/ssh-host-certificate", s.only(s.hostCertificate, api.RoleAPI))
+	mux.Handle("POST /v1/trust/keys", s.only(s.trustKeys, api.RoleAPI))
+	mux.Handle("POST /v1/trust/sign", s.only(s.trustSign, api.RoleAPI))
+	mux.Handle("POST /v1/trust/director", s.only(s.trustDirector, api.RoleAPI))
+	mux.Handle("POST /v1/trust/command", s.only(s.trustCommand, api.RoleAPI))
+	mux.Handle("POST /v1/trust/log", s.only(s.trustLog, api.RoleAPI))
+	mux.Handle("POST /v1/trust/log-leaves", s.only(s.trustLeaves, api.RoleAPI))
 	mux.Handle("POST /v1/push-token", s.only(s.pushToken, api.RoleBuilder))
 	mux.Handle("POST /v1/statement", s.only(s.statement, api.RoleBuilder))
 	known := func(r *http.Request) bool { return pki.PeerRole(r) != "" }

@@ -64,6 +64,7 @@ func start(t *testing.T) *bench {
 	if err := errors.Join(signer.NewKey(filepath.Join(b.dir, "signer", signer.KeyFile)),
 		signer.NewAuditKey(filepath.Join(b.dir, "signer", signer.AuditKeyFile)),
 		signer.NewStatementKey(filepath.Join(b.dir, "signer", signer.StatementKeyFile)),
+		signer.NewTrustKey(filepath.Join(b.dir, "signer", signer.TrustKeyFile)),
 		signer.NewChannelAuthority(filepath.Join(b.dir, "signer", signer.ChannelCAFile))); err != nil {
 		t.Fatal(err)
 	}
