@@ -342,13 +342,8 @@ func (t *Trust) direct(ctx context.Context, all []*batch.Ask[*directing]) error 
 	return nil
 }
 
-// channelOf says whether a channel is wanted, and until when that holds.
+// channelOf says whether a channel is wanted: now, or some time as it is switched. When exactly the device reads from its variables.
 func channelOf(s when.Switch, now time.Time) *api.TrustChannel {
-	out := &api.TrustChannel{}
-	out.Wanted, _ = s.On(now)
-	if next := s.Next(now); !next.IsZero() {
-		next = next.UTC().Truncate(time.Second)
-		out.Until = &next
-	}
-	return out
+	on, _ := s.On(now)
+	return &api.TrustChannel{Wanted: on || !s.Next(now).IsZero()}
 }
