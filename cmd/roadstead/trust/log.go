@@ -336,7 +336,7 @@ func (a trust) audit(ctx context.Context, c *client.Client, state string) (*api.
 	if err := consistent(ctx, c, before, cp); err != nil {
 		return nil, nil, fmt.Errorf("the log does NOT go on from what was seen here (kept in %s): %w", s.path, err)
 	}
-	look := newWatch()
+	look := newWatch(ctx, c)
 	bar := a.Counter("entries", cp.Size-before.Size)
 	defer bar.End()
 	for s.Size < cp.Size {
@@ -374,11 +374,15 @@ func consistent(ctx context.Context, c *client.Client, from, to tlog.Checkpoint)
 
 // watch looks at entries for what should not be.
 type watch struct {
+	ctx    context.Context // of the audit
+	c      *client.Client
 	said   map[string]string // what stands in the log, by fleet, kind, name, version and who said it
 	stores map[string]*store
 }
 
-func newWatch() *watch { return &watch{map[string]string{}, map[string]*store{}} }
+func newWatch(ctx context.Context, c *client.Client) *watch {
+	return &watch{ctx, c, map[string]string{}, map[string]*store{}}
+}
 
 // at gives what is wrong with an entry, or "".
 func (w *watch) at(v entryView) (string, error) {
@@ -402,11 +406,11 @@ func (w *watch) at(v entryView) (string, error) {
 		}
 		w.stores[e.Fleet] = s
 	}
-	return s.unknown(e)
+	return w.unknown(s, e)
 }
 
 // unknown says whether an entry is about something of ours that was not signed here.
-func (s *store) unknown(e *api.TrustEntry) (string, error) {
+func (w *watch) unknown(s *store, e *api.TrustEntry) (string, error) {
 	name := e.Name
 	if e.Kind == api.TrustRoot {
 		name = fmt.Sprintf("%d.root", e.Version)
@@ -442,10 +446,18 @@ func (s *store) unknown(e *api.TrustEntry) (string, error) {
 	if err != nil {
 		return "", nil //nolint:nilerr // a role that is not ours to know
 	}
-	if version == e.Version && !strings.EqualFold(tuf.Digest(mine), e.SHA256) && e.Version >= first {
-		return fmt.Sprintf("%s %d of the fleet %s is not the one that is kept here (%s, here %s)", e.Name, e.Version, e.Fleet, e.SHA256, tuf.Digest(mine)), nil
+	if version != e.Version || version < first || tuf.Digest(mine) == e.SHA256 {
+		return "", nil
 	}
-	return "", nil
+	// It may be the same with more signatures: those of other owners, or the server's own.
+	theirs, err := metadataFile(w.ctx, w.c, e.Fleet, name)
+	if err != nil {
+		return "", err
+	}
+	if tuf.Digest(theirs) == e.SHA256 && same(mine, theirs) || tuf.Digest(theirs) != e.SHA256 && e.Kind != api.TrustRoot {
+		return "", nil // or the server has a newer one by now, so that there is nothing to compare
+	}
+	return fmt.Sprintf("%s %d of the fleet %s is not the one that is kept here (%s, here %s)", e.Name, e.Version, e.Fleet, e.SHA256, tuf.Digest(mine)), nil
 }
 
 // firstOwned is the version of the first root that is the owner's, of those that are kept.
