@@ -109,6 +109,7 @@ func attack(own, server, other string) {
 		for _, p := range [][]byte{
 			v4(own, other, 0), v4(own, server, 0), v4(own, "8.8.8.8", 0), v4(own, "169.254.169.254", 0), v4(own, "127.0.0.1", 0),
 			v4(own, "224.0.0.251", 0), v4(own, other, 0x2000), v4(own, server, 5), v4(other, server, 0), v4("10.11.0.1", other, 0), v6,
+			append([]byte{0x55}, v4(own, server, 0)[1:]...), // of no version that there is
 		} {
 			to := unix.SockaddrLinklayer{Ifindex: link.Index, Protocol: 0x0008}
 			if p[0]>>4 == 6 {

@@ -130,7 +130,7 @@ func testIsolation(t *testing.T, w *world, a, b *device, upA, upB api.ChannelUp)
 	for way := range ways {
 		before[way] = w.counter("netdev", way)
 	}
-	connects := w.counter("inet", "connect")
+	connects, other := w.counter("inet", "connect"), w.counter("netdev", "other")
 	sniffing, heard := b.inside("sniff")
 	lines := bufio.NewReader(heard)
 	if line, err := lines.ReadString('\n'); line != "listening\n" {
@@ -157,6 +157,9 @@ func testIsolation(t *testing.T, w *world, a, b *device, upA, upB api.ChannelUp)
 	rest, _ := io.ReadAll(lines)
 	if text := string(rest); strings.Contains(text, fmt.Sprintf("%x", "hostile!")) || text == "" {
 		t.Errorf("the other device sees\n%s", text)
+	}
+	if now := w.counter("netdev", "other"); now != other { // openvpn lets nothing through that is not IP: that wall is behind another one
+		t.Errorf("%d packets that are not IP came as far as the firewall", now-other)
 	}
 	for _, way := range []string{"forward"} {
 		if n := w.counter("inet", way); n != 0 {

@@ -70,6 +70,7 @@ type Timing struct {
 	Look    time.Duration  // how often the owner's lock and the end of a limited time are looked at while the channel is on: 2 s
 	Locked  time.Duration  // how often the lock is looked at while it holds: 30 s
 	Connect time.Duration  // until a connection stands: 1 min
+	Renew   time.Duration  // how often it is looked whether the certificate must be renewed while a connection stands: 1 h
 }
 
 func (t *Timing) defaults() {
@@ -82,7 +83,7 @@ func (t *Timing) defaults() {
 	for _, d := range []struct {
 		p *time.Duration
 		d time.Duration
-	}{{&t.Steady, 30 * time.Second}, {&t.Look, 2 * time.Second}, {&t.Locked, 30 * time.Second}, {&t.Connect, time.Minute}} {
+	}{{&t.Steady, 30 * time.Second}, {&t.Look, 2 * time.Second}, {&t.Locked, 30 * time.Second}, {&t.Connect, time.Minute}, {&t.Renew, time.Hour}} {
 		if *d.p == 0 {
 			*d.p = d.d
 		}
@@ -358,12 +359,36 @@ func (c *Channel) connect(ctx context.Context) (connected bool, err error) {
 		}
 		connected = true
 		c.tell(Status{State: api.ChannelStateOn, Address: address})
+		serving, cancel := context.WithCancel(ctx)
+		var renewing sync.WaitGroup
+		defer renewing.Wait()
+		defer cancel()
+		renewing.Go(func() { c.renew(serving, id) })
 		return c.serve(ctx, address)
 	})
 	if errors.As(err, new(refusal)) {
 		c.identity.doubt() // it may have been reset on the server
 	}
 	return connected, err
+}
+
+// renew has the certificate renewed while a connection stands, which goes on with the one that it began with: when that one ends, the next
+// connection has another, whether or not the server can be asked just then. So has the SSH server for its host key.
+func (c *Channel) renew(ctx context.Context, id *known) {
+	for remote.Sleep(ctx, c.cfg.Timing.Renew) == nil {
+		if c.clock.Now().Before(id.Renew) {
+			continue
+		}
+		next, err := c.identity.load(ctx, c.cfg, c.clock.Now())
+		if err != nil || !next.Renew.After(id.Renew) {
+			continue // load has logged why, or openvpn is about to
+		}
+		id = next
+		c.log.Info("the channel's certificate is renewed", "again", id.Renew)
+		if c.cfg.Certified != nil {
+			c.cfg.Certified(id.Answer)
+		}
+	}
 }
 
 func (c *Channel) ports() []int {

@@ -207,6 +207,20 @@ func (s *server) stop() {
 	_ = s.cmd.Wait()
 }
 
+// live is how long certificates live from now on.
+func (s *server) live(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expiry = d
+}
+
+// times is how often a certificate was asked for.
+func (s *server) times() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked
+}
+
 // call gives the server another name.
 func (s *server) call(name string) {
 	s.mu.Lock()
