@@ -117,7 +117,7 @@ func (f *file) header(h header) error {
 		return Refuse(f.what, ReasonMissing, "", "expires", "nothing")
 	}
 	expires, err := time.Parse(timeForm, h.Expires)
-	if err != nil {
+	if err != nil || expires.Format(timeForm) != h.Expires {
 		return Refuse(f.what, ReasonMalformed, "", "expires as "+timeForm, h.Expires)
 	}
 	f.expires = expires
