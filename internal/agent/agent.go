@@ -25,6 +25,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/deviceapi"
 	"github.com/roadstead-io/roadstead/internal/agent/host"
 	"github.com/roadstead-io/roadstead/internal/agent/identity"
+	"github.com/roadstead-io/roadstead/internal/agent/imagegate"
 	"github.com/roadstead-io/roadstead/internal/agent/proxy"
 	"github.com/roadstead-io/roadstead/internal/agent/queue"
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
@@ -152,9 +153,10 @@ type Agent struct {
 	channel *channel.Channel // nil: none
 	api     *deviceapi.Server
 	bridge  *bridge
-	queue   *queue.Queue // what waits at the server
-	checks  *trust.Trust // nil: this device runs what it is told, unverified
-	waiting waiting      // of the poll; nobody else touches it
+	queue   *queue.Queue    // what waits at the server
+	checks  *trust.Trust    // nil: this device runs what it is told, unverified
+	gate    *imagegate.Gate // nil like checks
+	waiting waiting         // of the poll; nobody else touches it
 	meter   host.Meter
 	osName  string
 	osKind  string
@@ -289,7 +291,7 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 	if a.who, err = a.birth.Run(ctx); err != nil {
 		return nil, err
 	}
-	if err := a.openTrust(); err != nil {
+	if err := errors.Join(a.openTrust(), a.openGate()); err != nil {
 		return nil, err
 	}
 	if err := a.reach(); err != nil { // what the device runs does not depend on being reached

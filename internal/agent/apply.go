@@ -372,7 +372,7 @@ func (a *Agent) pull(ctx context.Context, s plan.Step) error {
 	}
 	progress(0)
 	auth := engine.Auth{Username: api.DeviceRegistryUser(a.who.UUID), Password: a.who.Key}
-	if err := a.cfg.Engine.Pull(ctx, s.Image, auth, progress); err != nil {
+	if err := a.download(ctx, s, auth, progress); err != nil {
 		return err
 	}
 	a.mu.Lock()

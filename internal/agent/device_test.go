@@ -74,8 +74,14 @@ func buildAgent(t *testing.T) string {
 
 func newVirtual(t *testing.T, w *world, agentPath string) *virtual {
 	t.Helper()
+	return newVirtualWith(t, w, agentPath, nil)
+}
+
+// newVirtualWith has more in its config.json.
+func newVirtualWith(t *testing.T, w *world, agentPath string, more map[string]any) *virtual {
+	t.Helper()
 	v := &virtual{t: t, name: fmt.Sprintf("test-%d-%d", os.Getpid(), time.Now().UnixNano()%1e6), dir: t.TempDir()}
-	config, _ := w.config(t.TempDir(), "https://api.device.test:"+w.Port, nil)
+	config, _ := w.config(t.TempDir(), "https://api.device.test:"+w.Port, more)
 	v.up(config, agentPath)
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -52,6 +52,8 @@ type world struct {
 	checked  []api.TrustReport            // what devices said of their checks
 	instead  func(rw http.ResponseWriter) // answers in place of the metadata; nil: they are served
 	tags     map[string]string            // of the only device
+
+	lie func(rw http.ResponseWriter, r *http.Request, honest http.Handler) // answers in place of the registry; nil: it is honest
 }
 
 type known struct {
@@ -84,6 +86,13 @@ func newWorld(t *testing.T) *world {
 		if r.Header.Get("Authorization") != "Bearer pull" && r.Method != http.MethodPost && r.Method != http.MethodPut && r.Method != http.MethodPatch {
 			rw.Header().Set("WWW-Authenticate", `Bearer realm="https://api.device.test:`+w.Port+`/auth/v1/token",service="registry2.device.test:`+w.Port+`"`)
 			rw.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		w.mu.Lock()
+		lie := w.lie
+		w.mu.Unlock()
+		if lie != nil && r.Method == http.MethodGet {
+			lie(rw, r, images)
 			return
 		}
 		images.ServeHTTP(rw, r)

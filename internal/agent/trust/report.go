@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/tuf"
@@ -37,7 +39,31 @@ func (t *Trust) note(ctx context.Context, target *api.DeviceTarget, err error) {
 		}
 		r.rejection = &rejection
 	}
+	if t.result == nil || t.result.commit != r.commit {
+		t.images = nil // they were of another release
+	}
 	t.result = r
+}
+
+// Pulled says how the download of an image ended, for the report: one that is refused makes the device reject its release, until it arrives as it should. It tells
+// whether that is news.
+func (t *Trust) Pulled(image string, err error) (news bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	rejection, refused := tuf.Rejection(err)
+	was, before := t.images[image]
+	switch {
+	case refused:
+		if t.images == nil {
+			t.images = map[string]api.TrustRejection{}
+		}
+		t.images[image] = rejection
+		return !before || was != rejection
+	case err == nil:
+		delete(t.images, image)
+		return before
+	}
+	return false // it did not arrive at all
 }
 
 const reasonUnavailable = "unavailable"
@@ -83,6 +109,11 @@ func (t *Trust) Report() api.TrustReport {
 	}
 	if t.result != nil {
 		out.State, out.Rejection = t.result.state, t.result.rejection
+	}
+	for _, image := range slices.Sorted(maps.Keys(t.images)) {
+		if rejection := t.images[image]; out.State == api.TrustVerified {
+			out.State, out.Rejection = api.TrustRejected, &rejection
+		}
 	}
 	return out
 }

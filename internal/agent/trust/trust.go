@@ -48,7 +48,8 @@ type Trust struct {
 	policy   api.TrustMark
 	heldBy   string
 	versions map[string]int64
-	result   *result // of the last check; nil: there was none since the start
+	result   *result                       // of the last check; nil: there was none since the start
+	images   map[string]api.TrustRejection // that were refused when they were pulled last, of the release that was checked last
 }
 
 // Open reads what the device believes. A device that was never given a root gets nil: it runs what it is told, as it always did. Files
