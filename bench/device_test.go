@@ -34,6 +34,19 @@ type device struct {
 
 func newDevice(b *testing.B) *device {
 	b.Helper()
+	d := newBerth(b, fleettest.Options{Builds: true})
+	if err := os.CopyFS(d.project, os.DirFS(filepath.Join(fleettest.Root(), "examples", "hello"))); err != nil {
+		b.Fatal(err)
+	}
+	d.roadstead("push", "bench", d.project)
+	d.boot()
+	d.shows("<h1>", 2*time.Minute)
+	return d
+}
+
+// newBerth is a server with a fleet, and the device that will be in it.
+func newBerth(b *testing.B, opt fleettest.Options) *device {
+	b.Helper()
 	if os.Getuid() != 0 {
 		b.Skip("a virtual device needs root")
 	}
@@ -44,24 +57,25 @@ func newDevice(b *testing.B) *device {
 	run(b, "ip", "address", "replace", address+"/32", "dev", "lo")
 	b.Cleanup(func() { run(b, "ip", "address", "delete", address+"/32", "dev", "lo") })
 	d := &device{b: b, name: "bench" + strconv.Itoa(os.Getpid()), dir: publicDir(b), project: filepath.Join(b.TempDir(), "hello")}
-	d.srv = fleettest.NewServerWith(b, fleettest.Options{Builds: true, Listen: address, PollInterval: pollInterval})
-	if err := os.CopyFS(d.project, os.DirFS(filepath.Join(fleettest.Root(), "examples", "hello"))); err != nil {
-		b.Fatal(err)
-	}
+	opt.Listen, opt.PollInterval = address, pollInterval
+	d.srv = fleettest.NewServerWith(b, opt)
 	d.roadstead("fleet", "create", "bench", "--type", "generic-amd64")
-	d.roadstead("push", "bench", d.project)
+	return d
+}
+
+// boot switches the device on for the first time.
+func (d *device) boot() {
+	d.b.Helper()
 	config := filepath.Join(d.dir, "config.json")
 	d.roadstead("device", "init", "bench", "--name", d.name, "--uses", "1", "--expires", "1h", "-o", config)
 	host, _, _ := net.SplitHostPort(d.srv.Addr)
 	hosts := host
-	for _, s := range []string{"api.", "registry2.", "dashboard."} {
+	for _, s := range []string{"api.", "registry2.", "dashboard.", "cloudlink."} {
 		hosts += " " + s + d.srv.Domain
 	}
-	d.script("up", d.name, d.dir, config, "--hosts", hosts, "--agent", fleettest.Program(b, "roadstead-agent"))
-	b.Cleanup(func() { d.script("down", d.name) })
+	d.script("up", d.name, d.dir, config, "--hosts", hosts, "--agent", fleettest.Program(d.b, "roadstead-agent"))
+	d.b.Cleanup(func() { d.script("down", d.name) })
 	d.address = strings.TrimSpace(d.script("ip", d.name))
-	d.shows("<h1>", 2*time.Minute)
-	return d
 }
 
 // run runs a command to its end and gives what it printed.
@@ -87,12 +101,17 @@ func (d *device) script(args ...string) string {
 
 func (d *device) roadstead(args ...string) string {
 	d.b.Helper()
+	return finish(d.b, d.roadsteadCommand(args...))
+}
+
+func (d *device) roadsteadCommand(args ...string) *exec.Cmd {
+	d.b.Helper()
 	cmd := exec.Command(fleettest.Program(d.b, "roadstead"), args...)
 	cmd.Env = append(os.Environ(), "ROADSTEAD_TOKEN="+d.srv.Admin.APIKey, "HOME="+d.dir, "XDG_CONFIG_HOME="+d.dir)
 	for name, value := range d.srv.Env() {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
-	return finish(d.b, cmd)
+	return cmd
 }
 
 // shows waits until the device's page holds a text.

@@ -25,7 +25,7 @@ import (
 
 // world is a fleet with devices on a real database, and a control channel that writes down who was told.
 type world struct {
-	*testing.T
+	testing.TB
 	db       *db.DB
 	fleet    int64
 	releases []int64
@@ -33,10 +33,11 @@ type world struct {
 	mu    sync.Mutex // covers what follows
 	told  map[api.DeviceUUID]int
 	hangs map[api.DeviceUUID]bool // do not answer
+	slow  time.Duration           // an answer takes
 }
 
-func newWorld(t *testing.T, devices int) *world {
-	w := &world{T: t, told: map[api.DeviceUUID]int{}, hangs: map[api.DeviceUUID]bool{}}
+func newWorld(t testing.TB, devices int) *world {
+	w := &world{TB: t, told: map[api.DeviceUUID]int{}, hangs: map[api.DeviceUUID]bool{}}
 	w.db = dbtest.Open(t, nil, audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations(), nudge.Migrations())
 	ctx := t.Context()
 	accounts, err := account.New(account.Config{DB: w.db, Pepper: []byte(strings.Repeat("p", 32)), Log: slog.New(slog.DiscardHandler),
@@ -110,6 +111,9 @@ func (w *world) CallDevice(ctx context.Context, dev device.Reachable, method, pa
 	if hangs {
 		<-ctx.Done()
 		return nil, errors.New("no answer")
+	}
+	if w.slow > 0 {
+		<-time.After(w.slow)
 	}
 	return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody}, nil
 }
@@ -227,4 +231,26 @@ func TestManyDevicesAreTold(t *testing.T) {
 			t.Fatalf("%s was told %d times", uuid, n)
 		}
 	}
+}
+
+// BenchmarkTenThousandAreTold is how long it takes until all devices of a fleet of 10,000 have been told of a new release, each of which answers
+// after 50 ms, and how long the write of the release takes that they all feel.
+func BenchmarkTenThousandAreTold(b *testing.B) {
+	const devices = 10_000
+	w := newWorld(b, devices)
+	w.slow = 50 * time.Millisecond
+	w.run(1, nudge.Config{})
+	for n := range b.N {
+		began := time.Now()
+		w.exec(`UPDATE application SET should_be_running__release = ?`, w.releases[n%2])
+		b.ReportMetric(float64(time.Since(began).Microseconds())/1000, "ms-to-write")
+		half := w.await("half", func(told map[api.DeviceUUID]int) bool { return len(told) >= devices/2 })
+		all := half + w.await("all", func(told map[api.DeviceUUID]int) bool { return len(told) == devices })
+		b.ReportMetric(half.Seconds(), "s-until-half")
+		b.ReportMetric(all.Seconds(), "s-until-all")
+		w.mu.Lock()
+		clear(w.told)
+		w.mu.Unlock()
+	}
+	b.ReportMetric(0, "ns/op")
 }
