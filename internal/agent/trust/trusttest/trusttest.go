@@ -268,6 +268,14 @@ func (f *Fleet) Restore(files map[string]api.TrustFile, versions map[string]int6
 	f.files, f.versions = maps.Clone(files), maps.Clone(versions)
 }
 
+// Forget takes a release off the lists.
+func (f *Fleet) Forget(commit string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.listed, commit)
+	delete(f.signed, commit)
+}
+
 // Asked gives what devices asked so far.
 func (f *Fleet) Asked() []api.TrustHave {
 	f.mu.Lock()
