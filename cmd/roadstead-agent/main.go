@@ -36,6 +36,7 @@ const (
 const usage = `roadstead-agent keeps a device at the target state that its server gives it.
 
 usage: roadstead-agent [flags]
+       roadstead-agent trust status|checkpoint|import     what this device believes; see roadstead-agent trust --help
 
 flags:
 `
@@ -53,6 +54,9 @@ func main() {
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "trust" {
+		return runTrust(args[1:], stdout, stderr)
+	}
 	flags := flag.NewFlagSet("roadstead-agent", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	config := flags.String("config", "/boot/config.json", "the device's config.json; the provisioning key in it is destroyed after use")

@@ -27,6 +27,14 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"--log-level", "loud"}, 2, "", "--log-level"},
 		{[]string{"--config", filepath.Join(dir, "none"), "--state", dir}, 2, "", "no such file"},
 		{[]string{"--config", bad, "--state", dir}, 2, "", "applicationId must be a whole number"},
+		{[]string{"trust", "--help"}, 0, "exit codes:", ""},
+		{[]string{"trust"}, 2, "", "status, checkpoint or import is wanted"},
+		{[]string{"trust", "import"}, 2, "", "import needs a file"},
+		{[]string{"trust", "status", "extra"}, 2, "", "is wanted"},
+		{[]string{"trust", "--nonsense"}, 2, "", "nonsense"},
+		{[]string{"trust", "status", "--state", dir}, 1, "", "identity.json"},
+		{[]string{"trust", "import", bad, "--state", dir}, 1, "", "is not the state directory of an agent"},
+		{[]string{"trust", "checkpoint", filepath.Join(dir, "none"), "--state", dir}, 1, "", "no such file"},
 		{[]string{"--engine", "nonsense", "--config", bad}, 2, "", "nonsense"},
 	} {
 		var stdout, stderr bytes.Buffer

@@ -91,11 +91,19 @@ func newAPIDevice(t *testing.T) *apiDevice {
 // ask makes a request with a key and answers status and body.
 func (d *apiDevice) ask(method, path, key, body string) (int, string) {
 	d.t.Helper()
+	return d.askWith(method, path, key, body, nil)
+}
+
+func (d *apiDevice) askWith(method, path, key, body string, headers map[string]string) (int, string) {
+	d.t.Helper()
 	req, err := http.NewRequestWithContext(d.t.Context(), method, d.url+path, strings.NewReader(body))
 	if err != nil {
 		d.t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
+	for name, val := range headers {
+		req.Header.Set(name, val)
+	}
 	if key != "" {
 		req.Header.Set("Authorization", "Bearer "+key)
 	}

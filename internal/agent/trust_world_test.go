@@ -58,6 +58,44 @@ func (w *world) trustReport(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// exchange gives what waits, and hears results.
+func (w *world) exchange(rw http.ResponseWriter, r *http.Request) {
+	var said api.ActionExchange
+	if err := json.NewDecoder(r.Body).Decode(&said); err != nil {
+		http.Error(rw, "bad exchange", http.StatusBadRequest)
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := api.ActionsWaiting{Actions: []api.QueuedAction{}}
+	if w.results == nil {
+		w.results = map[int64]api.ActionResult{}
+	}
+	for _, res := range said.Results {
+		w.results[res.ID] = res
+		out.Heard = append(out.Heard, res.ID)
+	}
+	for _, a := range w.queued {
+		if _, over := w.results[a.ID]; !over {
+			out.Actions = append(out.Actions, a)
+		}
+	}
+	_ = json.NewEncoder(rw).Encode(out) // the device may be gone
+}
+
+func (w *world) queue(actions ...api.QueuedAction) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queued = append(w.queued, actions...)
+}
+
+// became is what the device said of an action; the state is empty until it did.
+func (w *world) became(id int64) api.ActionResult {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.results[id]
+}
+
 // said is the newest report of the checks.
 func (w *world) said() api.TrustReport {
 	w.mu.Lock()

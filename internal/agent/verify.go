@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -86,11 +87,21 @@ func (a *Agent) renew(ctx context.Context) {
 	}
 	if err == nil {
 		a.waiting.why = ""
-	} else if why := err.Error(); why != a.waiting.why {
+	} else if why := withoutDigits(err.Error()); why != a.waiting.why {
 		a.waiting.why = why
 		a.log.Warn("what this device runs cannot be verified anew; it keeps running", "error", err)
-		a.logs.system("What this device runs cannot be verified anew, and keeps running: " + why)
+		a.logs.system("What this device runs cannot be verified anew, and keeps running: " + err.Error())
 	}
+}
+
+// withoutDigits is what tells one failure from another: names of temporary files and times in it change by themselves.
+func withoutDigits(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, text)
 }
 
 // reject says why a target state is not applied. What runs keeps running.
@@ -103,7 +114,7 @@ func (a *Agent) reject(etag string, text []byte, err error) {
 	changed := a.st.etag != etag
 	a.st.etag, a.st.rejected = etag, rejected
 	a.mu.Unlock()
-	why := err.Error()
+	why := withoutDigits(err.Error())
 	if !changed && why == a.waiting.why {
 		return
 	}

@@ -50,6 +50,8 @@ type world struct {
 	logs     []api.LogLine
 	fleets   map[string]*trusttest.Fleet  // whose metadata are served, by uuid
 	checked  []api.TrustReport            // what devices said of their checks
+	queued   []api.QueuedAction           // what waits for the only device
+	results  map[int64]api.ActionResult   // what became of it
 	instead  func(rw http.ResponseWriter) // answers in place of the metadata; nil: they are served
 	tags     map[string]string            // of the only device
 
@@ -80,6 +82,7 @@ func newWorld(t *testing.T) *world {
 	mux.HandleFunc("POST /device/v2/{uuid}/log-stream", w.logStream)
 	mux.HandleFunc("GET /auth/v1/token", w.token)
 	mux.HandleFunc("POST /trust/v1/device/{uuid}/bundle", w.bundle)
+	mux.HandleFunc("POST /device/v3/actions", w.exchange)
 	mux.HandleFunc("POST /trust/v1/device/{uuid}/report", w.trustReport)
 	images := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	mux.Handle("/v2/", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {

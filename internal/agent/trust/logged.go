@@ -50,27 +50,3 @@ func logged(q *inquiry, now *acceptance) (*believed, error) {
 	}
 	return &believed{TrustLogKey: *key, Checkpoint: proof.Checkpoint, Size: next.Size}, nil
 }
-
-// GoesOn compares a checkpoint that somebody else saw with the one that this device believes. Both must be signed by the log; of different sizes they
-// are no contradiction, but only the server can prove that one goes on from the other.
-func (t *Trust) GoesOn(other string) (ours string, err error) {
-	st, err := t.current()
-	if err != nil {
-		return "", err
-	}
-	if st.Log == nil {
-		return "", tuf.Refuse("checkpoint", tuf.ReasonMissing, "", "one that this device believes", "none")
-	}
-	theirs, _, err := tlog.Open(other, st.Log.TrustLogKey)
-	if err != nil {
-		return st.Log.Checkpoint, err
-	}
-	mine, err := tlog.ReadCheckpoint(st.Log.Checkpoint)
-	if err != nil {
-		return "", err
-	}
-	if mine.Size == theirs.Size && mine.Root != theirs.Root {
-		return st.Log.Checkpoint, tuf.Refuse("log", tlog.ReasonLog, "", mine.Root.String(), theirs.Root.String()+": two histories of the same size")
-	}
-	return st.Log.Checkpoint, nil
-}

@@ -164,7 +164,13 @@ func (s store) save(st *state, root int64) (m identity.Mark, err error) {
 		return m, err
 	}
 	for _, name := range copies {
-		if err := durable.WriteFile(filepath.Join(s.dir, name), text, 0o600); err != nil {
+		path := filepath.Join(s.dir, name)
+		if info, err := os.Lstat(path); err == nil && info.IsDir() { // nothing of ours
+			if err := os.RemoveAll(path); err != nil {
+				return m, err
+			}
+		}
+		if err := durable.WriteFile(path, text, 0o600); err != nil {
 			return m, err
 		}
 	}
