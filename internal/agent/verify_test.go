@@ -237,7 +237,8 @@ var metadataAttacks = []attack{
 	{
 		name: "metadata of another fleet under the name of this one", reason: "fleet", words: []string{"timestamp", otherUUID},
 		do: change(func(v *verifying, have api.TrustHave, b *api.TrustBundle) {
-			*b = foreign(v).Answer(v.uuid(), api.TrustHave{Nonce: have.Nonce, Commit: have.Commit, Root: tuf.Digest(foreign(v).Root(1))})
+			other := foreign(v)
+			*b = other.Answer(v.uuid(), api.TrustHave{Nonce: have.Nonce, Commit: have.Commit, Root: tuf.Digest(other.Root(1))})
 			b.Fleet = fleetUUID
 		}),
 	},
