@@ -46,19 +46,19 @@ func TestActionsGoOverTheChannel(t *testing.T) {
 		{api.NewAction{Verb: api.ActPing}, 0, "", action.ErrNotSent, "GET /ping", api.ActionQueued, "waits for the device"},
 		{api.NewAction{Verb: api.ActPing, NoQueue: true}, 0, "", fmt.Errorf("call: %w", action.ErrNotSent), "GET /ping", api.ActionFailed, "could not be reached"},
 	} {
-		w.answer = func(string) (*http.Response, error) {
+		w.answers(func(string) (*http.Response, error) {
 			if tt.err != nil {
 				return nil, tt.err
 			}
 			return says(tt.status, tt.answer), nil
-		}
+		})
 		tt.want.Devices = []api.DeviceUUID{uuidOf(1)}
 		made, err := w.create(w.alice, tt.want)
 		w.must(err)
 		id := made.Actions[0].ID
 		w.must(w.actions.SendOne(t.Context(), id))
 		w.is(id, tt.state, tt.words)
-		if got := w.calls[len(w.calls)-1]; !strings.HasPrefix(got, "1 "+tt.call) {
+		if got := w.called()[len(w.called())-1]; !strings.HasPrefix(got, "1 "+tt.call) {
 			t.Errorf("%s: the device got %s, want %s", tt.want.Verb, got, tt.call)
 		}
 	}
@@ -67,7 +67,7 @@ func TestActionsGoOverTheChannel(t *testing.T) {
 	}
 
 	// A reboot is done when the device is back: with another start if its agent tells of starts, and with its channel if not.
-	w.answer = func(string) (*http.Response, error) { return says(202, `{"Data":"OK"}`), nil }
+	w.answers(func(string) (*http.Response, error) { return says(202, `{"Data":"OK"}`), nil })
 	stranger := w.tell(1, api.ActReboot)
 	w.must(w.actions.SendOne(t.Context(), stranger))
 	w.is(stranger, api.ActionSent, "restarts")
@@ -301,7 +301,7 @@ func TestAnActionIsSentOnce(t *testing.T) {
 	// What this process was not told of, because another one took the request and died, is sent too.
 	w.exec(`INSERT INTO device_action (created_at, device, verb, state, expires_at, try_at) SELECT ?1, id, 'identify', 'queued', '9999', ?1 FROM device`,
 		db.FormatTime(w.now().Add(-time.Minute)))
-	limit := time.After(time.Minute)
+	limit := time.After(3 * time.Minute)
 	for w.text(`SELECT CAST(count(*) AS TEXT) FROM device_action WHERE state <> 'done'`) != "0" {
 		select {
 		case <-limit:
@@ -311,7 +311,7 @@ func TestAnActionIsSentOnce(t *testing.T) {
 	}
 	stop()
 	wait.Wait()
-	if got := len(w.calls) + took; got != 2*devices {
+	if got := len(w.called()) + took; got != 2*devices {
 		t.Errorf("%d actions were done %d times", 2*devices, got)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -103,6 +104,15 @@ func TestStateOverTheWire(t *testing.T) {
 		if rows := s.do(s.admin.APIKey, "GET", "/v7/"+list, nil).rows(); len(rows) != 0 {
 			t.Errorf("a device wrote %s: %v", list, rows)
 		}
+	}
+	// As the agent asks for a device's own tags.
+	s.do(s.admin.APIKey, "POST", "/v7/device_tag", map[string]any{"device": dev.ID, "tag_key": "place", "value": "roof"}).want(http.StatusCreated)
+	own := "/v7/device_tag?$select=id,tag_key,value&$orderby=tag_key&$filter=" + url.PathEscape("device/uuid eq '"+string(dev.UUID)+"'")
+	if rows := s.do(dev.APIKey, "GET", own, nil).rows(); len(rows) != 1 || rows[0]["tag_key"] != "place" || rows[0]["value"] != "roof" || rows[0]["id"] == nil {
+		t.Errorf("the device reads its tags: %v", rows)
+	}
+	if rows := s.do(sister.APIKey, "GET", own, nil).rows(); len(rows) != 0 {
+		t.Errorf("another device reads them: %v", rows)
 	}
 	s.do(s.admin.APIKey, "POST", "/v7/device_config_variable", variable).want(http.StatusCreated)
 	s.do(dev.APIKey, "PATCH", "/v6/device(uuid='"+string(dev.UUID)+"')", "provisioning_progress=50&provisioning_state=Flashing&status=configuring",

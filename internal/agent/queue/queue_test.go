@@ -170,6 +170,13 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(out)
 }
 
+// over is called with the lock, ended without it: a request of a child that is dead may still be looked at.
+func (s *server) ended(id int64) (api.ActionResult, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.over(id)
+}
+
 func (s *server) over(id int64) (api.ActionResult, bool) {
 	if all := s.results[id]; len(all) > 0 && !all[len(all)-1].State.Open() {
 		return all[len(all)-1], true
@@ -191,7 +198,7 @@ func (s *server) run(boot, point string, until func() bool) {
 	go func() { dead <- cmd.Wait() }()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	limit := time.After(time.Minute)
+	limit := time.After(3 * time.Minute)
 	for {
 		select {
 		case <-dead:
@@ -241,7 +248,7 @@ func TestKilledAnywhereEachIsDoneOnce(t *testing.T) {
 				s.run("one", "", func() bool { return slices.Contains(s.did(), "reboot") && len(s.results[9]) > 0 })
 			}
 			s.run("two", "", s.allOver)
-			purged, _ := s.over(7)
+			purged, _ := s.ended(7)
 			want := []string{"purge", "reboot"}
 			if point == "before purge" { // it may have been done, so it is not done again
 				want = want[1:]
@@ -253,8 +260,8 @@ func TestKilledAnywhereEachIsDoneOnce(t *testing.T) {
 			if interrupted != (purged.State == api.ActionFailed) || interrupted && !strings.Contains(purged.Message, "may be done") {
 				t.Errorf("the purge: %+v", purged)
 			}
-			if back, _ := s.over(9); back.State != api.ActionDone || back.Message != "the device is back" {
-				t.Errorf("the reboot: %+v", s.results[9])
+			if back, _ := s.ended(9); back.State != api.ActionDone || back.Message != "the device is back" {
+				t.Errorf("the reboot: %+v", back)
 			}
 		})
 	}
@@ -273,12 +280,12 @@ func TestResultsOfTheQueue(t *testing.T) {
 		1: {api.ActionFailed, "update lock"}, 2: {api.ActionDone, ""}, 3: {api.ActionDone, ""}, 4: {api.ActionFailed, "does not know"},
 		5: {api.ActionExpired, "too late"}, 6: {api.ActionDone, ""},
 	} {
-		if got, _ := s.over(id); got.State != want.state || !strings.Contains(got.Message, want.words) {
+		if got, _ := s.ended(id); got.State != want.state || !strings.Contains(got.Message, want.words) {
 			t.Errorf("action %d: %+v, want %+v", id, got, want)
 		}
 	}
 	var text string
-	journal, _ := s.over(3)
+	journal, _ := s.ended(3)
 	if err := json.Unmarshal(journal.Result, &text); err != nil || len(journal.Result) > api.MaxActionResult || !strings.Contains(text, "line 99999") {
 		t.Errorf("the journal: %d bytes, %v", len(journal.Result), err)
 	}
@@ -286,16 +293,18 @@ func TestResultsOfTheQueue(t *testing.T) {
 		t.Errorf("it did %s", got)
 	}
 	// Without its journal, the device does not begin what the server gave it before.
+	s.mu.Lock()
 	s.actions = append(s.actions, api.QueuedAction{ID: 8, Verb: api.ActPurge, Expires: 3600}, api.QueuedAction{ID: 10, Verb: api.ActPurge, Expires: 3600})
 	s.given[8] = true
+	s.mu.Unlock()
 	if err := os.WriteFile(filepath.Join(s.dir, "actions.json"), []byte(`{"entries":[{`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.run("one", "", s.allOver)
-	if before, _ := s.over(8); before.State != api.ActionFailed || !strings.Contains(before.Message, "lost its journal") {
+	if before, _ := s.ended(8); before.State != api.ActionFailed || !strings.Contains(before.Message, "lost its journal") {
 		t.Errorf("given before: %+v", before)
 	}
-	if fresh, _ := s.over(10); fresh.State != api.ActionDone {
+	if fresh, _ := s.ended(10); fresh.State != api.ActionDone {
 		t.Errorf("given after: %+v", fresh)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,7 +29,7 @@ func serve(t *testing.T, h http.HandlerFunc, change func(*httptest.Server)) *rem
 	srv.StartTLS()
 	t.Cleanup(srv.Close)
 	root := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
-	c, err := remote.New(remote.Config{Endpoint: srv.URL + "/ignored/path", RootCA: root, UserAgent: "test", Timeout: 5 * time.Second})
+	c, err := remote.New(remote.Config{Endpoint: srv.URL + "/ignored/path", RootCA: root, UserAgent: "test", Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,13 +51,13 @@ func TestErrorsCarryStatusTextAndWait(t *testing.T) {
 }
 
 func TestRedirectsAreNotFollowed(t *testing.T) {
-	asked := 0
+	var asked atomic.Int32
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		asked++
+		asked.Add(1)
 		http.Redirect(w, r, "/elsewhere", http.StatusFound)
 	}, nil)
-	if _, _, err := c.Target(t.Context(), "u", "k", ""); remote.StatusOf(err) != http.StatusFound || asked != 1 {
-		t.Errorf("%v after %d requests", err, asked)
+	if _, _, err := c.Target(t.Context(), "u", "k", ""); remote.StatusOf(err) != http.StatusFound || asked.Load() != 1 {
+		t.Errorf("%v after %d requests", err, asked.Load())
 	}
 }
 
