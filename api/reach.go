@@ -21,6 +21,9 @@ const (
 	PortDevice = 48484 // the agent's HTTP API
 )
 
+// TunnelProtocol is what the dashboard speaks to the vpn role, named in the handshake of TLS: CONNECT to a port of a device, for a visitor.
+const TunnelProtocol = "roadstead-tunnel/1"
+
 // ReachRequest asks whether one connection to a device may be opened (POST /internal/reach/permit, by the vpn role).
 type ReachRequest struct {
 	Kind        string     `json:"kind"`

@@ -63,25 +63,44 @@ func (c *Client) tunnel(ctx context.Context, uuid api.DeviceUUID, port int) (_ n
 			_ = conn.Close()
 		}
 	}()
-	_, err = fmt.Fprintf(conn, "CONNECT %s.roadstead:%d HTTP/1.1\r\nUser-Agent: %s\r\nProxy-Authorization: Basic %s\r\n\r\n",
-		uuid, port, c.cfg.UserAgent, base64.StdEncoding.EncodeToString([]byte("token:"+c.cfg.Token)))
+	return conn, TunnelAsk{UUID: uuid, Port: port, Token: c.cfg.Token, UserAgent: c.cfg.UserAgent}.Over(conn)
+}
+
+// TunnelAsk asks the tunnel service for a port of a device.
+type TunnelAsk struct {
+	UUID      api.DeviceUUID
+	Port      int
+	Token     string
+	UserAgent string
+	// From is the address for which a role of the server asks; the service believes nobody else.
+	From string
+}
+
+// Over asks over a connection to the service. Without an error what follows on the connection are the port's own bytes.
+func (a TunnelAsk) Over(conn net.Conn) error {
+	from := ""
+	if a.From != "" {
+		from = "X-Forwarded-For: " + a.From + "\r\n"
+	}
+	_, err := fmt.Fprintf(conn, "CONNECT %s.roadstead:%d HTTP/1.1\r\nUser-Agent: %s\r\n%sProxy-Authorization: Basic %s\r\n\r\n",
+		a.UUID, a.Port, a.UserAgent, from, base64.StdEncoding.EncodeToString([]byte("token:"+a.Token)))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	head, err := readHead(conn)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	res, err := http.ReadResponse(bufio.NewReader(io.MultiReader(bytes.NewReader(head), conn)), &http.Request{Method: http.MethodConnect})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if res.StatusCode == http.StatusOK {
-		return conn, nil
+		return nil
 	}
 	defer func() { _ = res.Body.Close() }()
 	text, _ := io.ReadAll(io.LimitReader(res.Body, 4096)) // without its words the status has to do
-	return nil, tunnelError(res, strings.TrimSpace(string(text)))
+	return tunnelError(res, strings.TrimSpace(string(text)))
 }
 
 // readHead reads the answer's head and not a byte more: what follows is the device's.

@@ -247,7 +247,7 @@ func roles(f upFlags) []supervise.Role {
 		},
 		gitRole(f),
 		{
-			Name: api.RoleDashboard, Serves: "dashboard", Needs: []string{api.RoleAPI},
+			Name: api.RoleDashboard, Serves: "dashboard", Needs: []string{api.RoleAPI, api.RoleVPN},
 			Config: func(e supervise.Env) any {
 				return dashboard.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers, SecurityContact: f.securityContact}
 			},

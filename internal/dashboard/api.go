@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/client"
 )
 
 const maxAnswer = 4 << 20
@@ -41,8 +44,7 @@ func (v *visit) callAs(token, agent, method, path string, body, into any) error 
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
-	forwarded := strings.Split(v.r.Header.Get("X-Forwarded-For"), ",") // the edge says who it is, as the last one
-	req.Header.Set("X-Forwarded-For", strings.TrimSpace(forwarded[len(forwarded)-1]))
+	req.Header.Set("X-Forwarded-For", v.from())
 	req.Header.Set("User-Agent", agent)
 	res, err := v.s.api.HTTP.Do(req)
 	if err != nil {
@@ -68,6 +70,28 @@ func (v *visit) callAs(token, agent, method, path string, body, into any) error 
 		}
 		return nil
 	}
+}
+
+// from is where whoever visits is; the edge says it, as the last one.
+func (v *visit) from() string {
+	forwarded := strings.Split(v.r.Header.Get("X-Forwarded-For"), ",")
+	return strings.TrimSpace(forwarded[len(forwarded)-1])
+}
+
+// tunnel opens a connection to a port of a device as the person who visits.
+func (v *visit) tunnel(ctx context.Context, uuid api.DeviceUUID, port int) (net.Conn, error) {
+	conn, err := v.s.id.Dial(ctx, api.RoleVPN, v.s.cfg.Peers[api.RoleVPN], api.TunnelProtocol)
+	if err != nil {
+		return nil, errors.Join(api.Errorf(api.Unavailable, "The server's tunnel service does not answer. Try again in a moment."), err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	ask := client.TunnelAsk{UUID: uuid, Port: port, Token: v.token, UserAgent: "roadstead-dashboard", From: v.from()}
+	if err := ask.Over(conn); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // answered makes an error of the api role's.

@@ -53,15 +53,20 @@ type Config struct {
 	Dir string `json:"dir"`
 	// Site is the public name and port.
 	Site api.Site `json:"site"`
-	// Peers says where the api role listens.
+	// Peers says where the api role listens, and the vpn role, where there is one.
 	Peers map[string]string `json:"peers"`
 	// SecurityContact is whom to tell of a vulnerability: mailto:…, https://… or tel:…. Empty: mailto:security@ the domain.
 	SecurityContact string `json:"security_contact,omitempty"`
+	// Terminals bounds those that people open in devices.
+	Terminals devices.Limits `json:"terminals"`
 }
 
 // Validate names the first field that is wrong.
 func (c Config) Validate() error {
 	if err := pki.CheckConfig(c.Dir, c.Site, c.Peers, api.RoleAPI); err != nil {
+		return err
+	}
+	if err := c.Terminals.Validate(); err != nil {
 		return err
 	}
 	return securitytxt.Check(c.SecurityContact)
@@ -77,6 +82,8 @@ type Server struct {
 	forms []byte      // the key of forms' tokens
 	pages map[string]*template.Template
 	cross *http.CrossOriginProtection
+
+	devices *devices.Part
 
 	public      net.Listener // of connections that the edge hands over; nil: it forwards their requests
 	certificate *pki.KeyPair // of the public name, with public
@@ -107,6 +114,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		return nil, err
 	}
 	s.forms = derive(key, "forms")
+	s.devices = devices.New(devices.Config{Origin: cfg.Site.URL("dashboard"), Tunnel: cfg.Peers[api.RoleVPN] != "", Terminals: cfg.Terminals})
 	s.pages, err = parsePages()
 	return s, err
 }
@@ -121,6 +129,11 @@ const (
 // Run serves until the context ends: other roles, and browsers where the edge hands their connections over.
 func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { // a WebSocket is no request that a server waits for
+		<-ctx.Done()
+		s.devices.Close()
+		return nil
+	})
 	group.Go(func() error {
 		srv := s.server(s.Handler(), s.id.ServerTLS())
 		return web.Serve(ctx, srv, func() error { return srv.ServeTLS(ln, "", "") }, stopGrace)
@@ -188,7 +201,7 @@ func (s *Server) site() http.Handler {
 	} {
 		mux.Handle(pattern, s.serve(h))
 	}
-	for pattern, h := range devices.Routes() {
+	for pattern, h := range s.devices.Routes() {
 		mux.Handle(pattern, s.serve(member(func(v *visit) error { return h(v.toDevices()) })))
 	}
 	static, err := fs.Sub(staticFiles, "static")

@@ -20,6 +20,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/apiserver"
 	"github.com/roadstead-io/roadstead/internal/dashboard"
+	"github.com/roadstead-io/roadstead/internal/dashboard/devices"
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/roletest"
@@ -37,21 +38,36 @@ type house struct {
 
 func newHouse(t testing.TB) *house {
 	t.Helper()
+	return newHouseWith(t, "", devices.Limits{}, nil)
+}
+
+// newHouseWith has a signer at an address, and a vpn role, which prepare starts once there are identities.
+func newHouseWith(t testing.TB, signer string, limits devices.Limits, prepare func(h *house, apiAddr string) (vpn string)) *house {
+	t.Helper()
 	h := &house{TB: t, dir: t.TempDir(), log: &roletest.Log{}}
-	h.must(pki.NewTestIdentities(h.dir, api.RoleAPI, api.RoleDashboard, api.RoleEdge, api.RoleParent, api.RoleBuilder, api.RoleAdmin))
+	h.must(pki.NewTestIdentities(h.dir, api.RoleAPI, api.RoleDashboard, api.RoleEdge, api.RoleParent, api.RoleBuilder, api.RoleAdmin, api.RoleSigner, api.RoleVPN))
 	h.must(os.WriteFile(filepath.Join(h.dir, api.RoleAPI, "pepper"), []byte("0123456789abcdef0123456789abcdef"), 0o600))
 	h.must(dashboard.NewKey(filepath.Join(h.dir, api.RoleDashboard, dashboard.KeyFile)))
 	dbtest.File(t, filepath.Join(h.dir, api.RoleAPI, "roadstead.db"), apiserver.Migrations()...)
+	behind := roletest.Listen(t)
+	h.api = behind.Addr().String()
+	peers := map[string]string{api.RoleAPI: h.api}
+	if prepare != nil {
+		peers[api.RoleVPN] = prepare(h, h.api)
+	}
+	apiPeers := map[string]string{}
+	if signer != "" {
+		apiPeers[api.RoleSigner] = signer
+	}
 	srv, err := apiserver.New(apiserver.Config{
+		Peers:        apiPeers,
 		PasswordCost: password.Cost{Memory: 64, Passes: 1}, Checked: true, Dir: filepath.Join(h.dir, api.RoleAPI), Site: site, PollInterval: time.Minute,
 		Channel: api.ChannelSite{Host: "cloudlink.roadstead.test", Port: 443},
 	}, h.log.Logger())
 	h.must(err)
-	behind := roletest.Listen(t)
-	h.api = behind.Addr().String()
 	roletest.Run(t, func(ctx context.Context) error { return srv.Run(ctx, behind) })
 	pages, err := dashboard.New(dashboard.Config{
-		Dir: filepath.Join(h.dir, api.RoleDashboard), Site: site, Peers: map[string]string{api.RoleAPI: h.api},
+		Dir: filepath.Join(h.dir, api.RoleDashboard), Site: site, Peers: peers, Terminals: limits,
 	}, h.log.Logger())
 	h.must(err)
 	front := roletest.Listen(t)
@@ -410,7 +426,8 @@ func TestConfig(t *testing.T) {
 	dir := t.TempDir()
 	for want, cfg := range map[string]dashboard.Config{
 		"dir": {}, "site.domain": {Dir: dir}, "peers.api": {Dir: dir, Site: site},
-		"identity": {Dir: dir, Site: site, Peers: map[string]string{api.RoleAPI: "x"}},
+		"terminals.per_user": {Dir: dir, Site: site, Peers: map[string]string{api.RoleAPI: "x"}, Terminals: devices.Limits{PerUser: -1}},
+		"identity":           {Dir: dir, Site: site, Peers: map[string]string{api.RoleAPI: "x"}},
 	} {
 		if _, err := dashboard.New(cfg, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want it to speak of %s", cfg, err, want)

@@ -61,7 +61,12 @@ type yard struct {
 
 func newYard(t *testing.T) *yard {
 	t.Helper()
-	y := &yard{house: newHouse(t)}
+	return newYardIn(newHouse(t))
+}
+
+func newYardIn(h *house) *yard {
+	h.Helper()
+	y := &yard{house: h}
 	var found struct{ D []struct{ ID int64 } }
 	y.ask(y.admin.APIKey, "GET", "/v7/organization?$select=id", nil, &found)
 	org := found.D[0].ID

@@ -206,7 +206,7 @@ func (v *visit) show(status int, name string, data view) error {
 
 // toDevices is the visit as the pages about devices have it.
 func (v *visit) toDevices() *devices.Visit {
-	return &devices.Visit{W: v.w, R: v.r, Call: v.call, Show: func(status int, name string, p devices.Page) error {
+	return &devices.Visit{W: v.w, R: v.r, Call: v.call, Tunnel: v.tunnel, User: v.user.ID, Show: func(status int, name string, p devices.Page) error {
 		return v.show(status, name, view{Title: p.Title, Error: p.Error, Notice: p.Notice, Data: p.Data})
 	}}
 }

@@ -32,7 +32,7 @@ func newOffice(t *testing.T) *office {
 	s := fleettest.NewServerWith(t, fleettest.Options{Args: []string{
 		"--smtp", m.URL, "--smtp-password-file", password, "--smtp-ca-file", ca, "--mail-from", "Roadstead <no-reply@roadstead.test>",
 	}})
-	return &office{&harbour{T: t, Server: s, b: newBrowser(t), pages: strings.Replace(s.URL, "https://api.", "https://dashboard.", 1)}, m}
+	return &office{&harbour{T: t, Server: s, b: fleettest.NewBrowser(t), pages: strings.Replace(s.URL, "https://api.", "https://dashboard.", 1)}, m}
 }
 
 // person makes a user and gives the password.
@@ -72,9 +72,9 @@ func (o *office) link(l mailtest.Letter, page string) (address, secret string) {
 // follow opens a letter's link in a browser that nobody has used, and makes sure that the address shows its secret no more.
 func (o *office) follow(address, page, text string) {
 	o.Helper()
-	o.b.do("fresh")
-	o.b.open(address)
-	p := o.b.shows(page, text)
+	o.b.Do("fresh")
+	o.b.Open(address)
+	p := o.b.Shows(page, text)
 	if strings.Contains(p.URL, "#") {
 		o.Errorf("the address still shows the secret: %s", p.URL)
 	}
@@ -83,17 +83,17 @@ func (o *office) follow(address, page, text string) {
 // choose fills in the page where a new password is chosen.
 func (o *office) choose(password string) {
 	o.Helper()
-	o.b.fill("input[name=password]", password)
-	o.b.fill("input[name=again]", password)
-	o.b.click("text=Set the password")
+	o.b.Fill("input[name=password]", password)
+	o.b.Fill("input[name=again]", password)
+	o.b.Click("text=Set the password")
 }
 
 // as logs in with a password, on the page that is shown.
 func (o *office) as(email, password string) {
 	o.Helper()
-	o.b.fill("input[name=username]", email)
-	o.b.fill("input[name=password]", password)
-	o.b.click("form.card button")
+	o.b.Fill("input[name=username]", email)
+	o.b.Fill("input[name=password]", password)
+	o.b.Click("form.card button")
 }
 
 // unseen makes sure that no secret of a link went where it could be read.
@@ -104,7 +104,7 @@ func (o *office) unseen(secrets ...string) {
 			o.Errorf("the log holds the secret %.8s… of a link", secret)
 		}
 	}
-	for _, w := range o.b.do("state").Wrong {
+	for _, w := range o.b.Do("state").Wrong {
 		if !strings.HasPrefix(w, "Failed to load resource") { // which is what it says of every refusal
 			o.Errorf("the browser complains: %s", w)
 		}
@@ -118,12 +118,12 @@ func TestALetterSetsAnotherPassword(t *testing.T) {
 	email, forgotten := o.person("ann")
 	before, err := o.signIn(email, forgotten)
 	o.must(err)
-	o.b.open(o.pages + "/login")
-	o.b.click("text=Forgotten password?")
-	o.b.shows("/forgot", "E-mail address")
-	o.b.fill("input[name=email]", "Ann@Example.com")
-	o.b.click("form.card button")
-	o.b.shows("/forgot", "a letter is on its way")
+	o.b.Open(o.pages + "/login")
+	o.b.Click("text=Forgotten password?")
+	o.b.Shows("/forgot", "E-mail address")
+	o.b.Fill("input[name=email]", "Ann@Example.com")
+	o.b.Click("form.card button")
+	o.b.Shows("/forgot", "a letter is on its way")
 	address, secret := o.link(o.mail.Wait(t, email, 1), "/reset")
 	if _, err := o.ClientAs(before).Whoami(t.Context()); err != nil {
 		t.Errorf("asking alone has ended a session: %v", err)
@@ -131,9 +131,9 @@ func TestALetterSetsAnotherPassword(t *testing.T) {
 
 	o.follow(address, "/reset", "New password")
 	o.choose("password1234")
-	o.b.shows("/reset", "most common ones") // a bad one spends nothing
+	o.b.Shows("/reset", "most common ones") // a bad one spends nothing
 	o.choose(chosen)
-	o.b.shows("/reset", "The password is set")
+	o.b.Shows("/reset", "The password is set")
 	if _, err := o.ClientAs(before).Whoami(t.Context()); !errors.Is(err, api.ErrUnauthorized) {
 		t.Errorf("a session of before: got %v, want unauthorized", err)
 	}
@@ -141,7 +141,7 @@ func TestALetterSetsAnotherPassword(t *testing.T) {
 		t.Errorf("the password of before: got %v, want unauthorized", err)
 	}
 	o.as(email, chosen)
-	o.b.shows(o.pages+"/", "Fleets")
+	o.b.Shows(o.pages+"/", "Fleets")
 	if l := o.mail.Wait(t, email, 2); !strings.HasPrefix(l.Header.Get("Subject"), "The password of ann on ") {
 		t.Errorf("the second letter: got %v", l.Header)
 	}
@@ -149,7 +149,7 @@ func TestALetterSetsAnotherPassword(t *testing.T) {
 	// The second time it opens nothing.
 	o.follow(address, "/reset", "New password")
 	o.choose("an even newer crane")
-	o.b.shows("/reset", "ask for another")
+	o.b.Shows("/reset", "ask for another")
 	_, err = o.signIn(email, chosen)
 	o.must(err)
 	o.unseen(secret)
@@ -196,36 +196,36 @@ func TestALetterInvites(t *testing.T) {
 			return len(rows.D)
 		}
 		before := memberships()
-		accept := func() { o.Helper(); o.b.click("form.card button") }
+		accept := func() { o.Helper(); o.b.Click("form.card button") }
 
 		o.follow(address, tt.page, "You are invited into "+tt.says) // it went astray, to another account
 		accept()
-		o.b.shows("/login", "Log in")
+		o.b.Shows("/login", "Log in")
 		o.as(eve, hers)
-		o.b.shows(tt.page, "You are invited into "+tt.says)
+		o.b.Shows(tt.page, "You are invited into "+tt.says)
 		accept()
-		o.b.shows(tt.page, "for another e-mail address")
+		o.b.Shows(tt.page, "for another e-mail address")
 
 		o.follow(address, tt.page, "You are invited into "+tt.says)
 		accept()
-		o.b.shows("/login", "Log in")
+		o.b.Shows("/login", "Log in")
 		o.as(bob, password)
-		if p := o.b.shows(tt.page, "You are invited into "+tt.says); strings.Contains(p.URL, secret) {
+		if p := o.b.Shows(tt.page, "You are invited into "+tt.says); strings.Contains(p.URL, secret) {
 			t.Errorf("the address holds the secret: %s", p.URL)
 		}
 		if got := memberships(); got != before {
 			t.Errorf("%s: %d memberships before bob said yes, want %d", tt.page, got, before)
 		}
 		accept()
-		o.b.shows(o.pages+"/", "admin/hello")
+		o.b.Shows(o.pages+"/", "admin/hello")
 		if got := memberships(); got != before+1 {
 			t.Errorf("%s: %d memberships after bob said yes, want %d", tt.page, got, before+1)
 		}
 
-		o.b.open(address) // and once more, in the same browser
-		o.b.shows(tt.page, "You are invited into "+tt.says)
+		o.b.Open(address) // and once more, in the same browser
+		o.b.Shows(tt.page, "You are invited into "+tt.says)
 		accept()
-		o.b.shows(tt.page, "no such invitation")
+		o.b.Shows(tt.page, "no such invitation")
 		o.unseen(secret)
 	}
 }

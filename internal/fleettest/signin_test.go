@@ -22,7 +22,7 @@ import (
 type harbour struct {
 	*testing.T
 	*fleettest.Server
-	b      *browser
+	b      *fleettest.Browser
 	pages  string // address of the dashboard
 	issuer string
 }
@@ -75,53 +75,53 @@ func newHarbour(t *testing.T) *harbour {
   client_id: roadstead
 `, h.issuer, h.issuer[strings.LastIndexByte(h.issuer, ':')+1:]))
 	s.Start()
-	h.b = newBrowser(t)
+	h.b = fleettest.NewBrowser(t)
 	return h
 }
 
 // login logs in with the password.
 func (h *harbour) login(next string) {
 	h.Helper()
-	h.b.open(h.pages + "/login?next=" + next)
+	h.b.Open(h.pages + "/login?next=" + next)
 	h.password()
 }
 
 // password fills in the form for it.
 func (h *harbour) password() {
 	h.Helper()
-	h.b.fill("input[name=username]", h.Admin.Email)
-	h.b.fill("input[name=password]", h.Admin.Password)
-	h.b.click("form.card button")
+	h.b.Fill("input[name=username]", h.Admin.Email)
+	h.b.Fill("input[name=password]", h.Admin.Password)
+	h.b.Click("form.card button")
 }
 
 // agree logs in at the provider, which sends the browser back.
 func (h *harbour) agree() {
 	h.Helper()
-	h.b.shows(h.issuer+"/login/username", "Username")
-	h.b.fill("#username", "test-user@127.0.0.1")
-	h.b.fill("#password", "verysecure")
-	h.b.click("button")
+	h.b.Shows(h.issuer+"/login/username", "Username")
+	h.b.Fill("#username", "test-user@127.0.0.1")
+	h.b.Fill("#password", "verysecure")
+	h.b.Click("button")
 }
 
 // A real browser, a certified provider, the real server: sign in, link, unlink, and what is refused.
 func TestSignInWithAProvider(t *testing.T) {
 	h := newHarbour(t)
-	h.b.open(h.pages + "/")
-	h.b.shows("/login", "Log in with Corp")
-	h.b.click("text=Log in with Corp")
+	h.b.Open(h.pages + "/")
+	h.b.Shows("/login", "Log in with Corp")
+	h.b.Click("text=Log in with Corp")
 	h.agree()
-	h.b.shows("/login/callback/corp", "nobody here is known as")
+	h.b.Shows("/login/callback/corp", "nobody here is known as")
 
 	// The provider that the server may not reach: no way in, and no word about why.
-	h.b.open(h.pages + "/login")
-	h.b.click("text=Log in with inner")
-	h.b.shows("/login/with/inner", "does not answer")
+	h.b.Open(h.pages + "/login")
+	h.b.Click("text=Log in with inner")
+	h.b.Shows("/login/with/inner", "does not answer")
 
 	h.login("/account")
-	h.b.shows("/account", "None is linked.")
-	h.b.click("text=Link Corp")
+	h.b.Shows("/account", "None is linked.")
+	h.b.Click("text=Link Corp")
 	h.agree()
-	p := h.b.shows("/account", "The provider is linked.")
+	p := h.b.Shows("/account", "The provider is linked.")
 	if !strings.Contains(p.Text, "test-user@zitadel.ch") {
 		t.Errorf("the account's page does not name the identity:\n%s", p.Text)
 	}
@@ -137,47 +137,47 @@ func TestSignInWithAProvider(t *testing.T) {
 	}
 
 	// Another browser, without a password.
-	h.b.do("fresh")
-	h.b.open(h.pages + "/account")
-	h.b.click("text=Log in with Corp")
+	h.b.Do("fresh")
+	h.b.Open(h.pages + "/account")
+	h.b.Click("text=Log in with Corp")
 	h.agree()
-	h.b.shows("/account", "test-user@zitadel.ch")
-	if p := h.b.do("state"); !strings.Contains(p.Text, h.Admin.Username) {
+	h.b.Shows("/account", "test-user@zitadel.ch")
+	if p := h.b.Do("state"); !strings.Contains(p.Text, h.Admin.Username) {
 		t.Errorf("signed in as somebody else:\n%s", p.Text)
 	}
 
 	// Asked to prove it once more, the provider does; the session that this opens takes the place of the former.
-	h.b.open(h.pages + "/confirm?next=/account")
-	h.b.shows("/confirm", "prove once more")
-	h.b.click("text=Confirm with Corp")
+	h.b.Open(h.pages + "/confirm?next=/account")
+	h.b.Shows("/confirm", "prove once more")
+	h.b.Click("text=Confirm with Corp")
 	h.agree()
-	if p := h.b.shows("/account", "test-user@zitadel.ch"); strings.Count(p.Text, "this one") != 1 || strings.Count(p.Text, "End\n") > 1 {
+	if p := h.b.Shows("/account", "test-user@zitadel.ch"); strings.Count(p.Text, "this one") != 1 || strings.Count(p.Text, "End\n") > 1 {
 		t.Errorf("the sessions:\n%s", p.Text)
 	}
-	h.b.click("text=Link Corp") // which needs a fresh login
+	h.b.Click("text=Link Corp") // which needs a fresh login
 	h.agree()
-	h.b.shows("/account", "The provider is linked.")
+	h.b.Shows("/account", "The provider is linked.")
 
 	// Login CSRF: a browser that did not begin the sign-in cannot be made to finish it, with a good code and state.
-	h.b.do("fresh")
-	h.b.open(h.pages + "/login")
-	h.b.click("text=Log in with Corp")
-	h.b.shows(h.issuer, "Username")
-	stolen := h.codeOf(h.b.do("state").URL)
-	h.b.do("fresh")
-	h.b.open(stolen)
-	h.b.shows("/login/callback/corp", "not begun in this browser")
-	h.b.open(h.pages + "/account")
-	h.b.shows("/login", "Log in with Corp")
+	h.b.Do("fresh")
+	h.b.Open(h.pages + "/login")
+	h.b.Click("text=Log in with Corp")
+	h.b.Shows(h.issuer, "Username")
+	stolen := h.codeOf(h.b.Do("state").URL)
+	h.b.Do("fresh")
+	h.b.Open(stolen)
+	h.b.Shows("/login/callback/corp", "not begun in this browser")
+	h.b.Open(h.pages + "/account")
+	h.b.Shows("/login", "Log in with Corp")
 
 	h.login("/account")
-	h.b.click("button.unlink")
-	h.b.shows("/account", "The provider is unlinked.")
-	h.b.do("fresh")
-	h.b.open(h.pages + "/login")
-	h.b.click("text=Log in with Corp")
+	h.b.Click("button.unlink")
+	h.b.Shows("/account", "The provider is unlinked.")
+	h.b.Do("fresh")
+	h.b.Open(h.pages + "/login")
+	h.b.Click("text=Log in with Corp")
 	h.agree()
-	h.b.shows("/login/callback/corp", "nobody here is known as")
+	h.b.Shows("/login/callback/corp", "nobody here is known as")
 	if log := h.Log(); strings.Contains(log, "a secret between two") || strings.Contains(log, h.Admin.Password) || strings.Contains(log, "eyJ") {
 		t.Error("a secret is in the server's log")
 	}
@@ -288,40 +288,40 @@ func TestLoginThroughTheBrowser(t *testing.T) {
 			if !strings.HasPrefix(address, h.pages+"/login/cli/http%253A%252F%252F127.0.0.1%253A") {
 				t.Fatalf("the browser is sent to %s", address)
 			}
-			h.b.do("fresh")
-			h.b.open(address)
+			h.b.Do("fresh")
+			h.b.Open(address)
 			h.password()
-			h.b.shows("/login/cli/", "wants to act as "+h.Admin.Username)
-			h.b.click("#authorize")
-			h.b.shows("http://127.0.0.1:", "")
+			h.b.Shows("/login/cli/", "wants to act as "+h.Admin.Username)
+			h.b.Click("#authorize")
+			h.b.Shows("http://127.0.0.1:", "")
 			out, err := wait()
 			if err != nil || !strings.Contains(out, tt.done) {
 				t.Fatalf("%v:\n%s", err, out)
 			}
-			if p := h.b.do("state"); strings.Contains(p.URL, "eyJ") {
+			if p := h.b.Do("state"); strings.Contains(p.URL, "eyJ") {
 				t.Errorf("the token is in the address: %s", p.URL)
 			}
 		})
 	}
 	t.Run("roadstead login --device", func(t *testing.T) {
 		code, wait := h.command(t.TempDir(), roadstead, "login", "--device")
-		h.b.do("fresh")
+		h.b.Do("fresh")
 		h.login("/device")
-		h.b.shows("/device", "The code that the program shows")
-		h.b.fill("input[name=code]", strings.ToLower(strings.ReplaceAll(code, "-", "")))
-		h.b.click("text=Go on")
-		h.b.shows("/device", "127.0.0.1")
-		h.b.click("button[value=approve]")
-		h.b.shows("/device", "signed in as you")
+		h.b.Shows("/device", "The code that the program shows")
+		h.b.Fill("input[name=code]", strings.ToLower(strings.ReplaceAll(code, "-", "")))
+		h.b.Click("text=Go on")
+		h.b.Shows("/device", "127.0.0.1")
+		h.b.Click("button[value=approve]")
+		h.b.Shows("/device", "signed in as you")
 		if out, err := wait(); err != nil || !strings.Contains(out, "Logged in to") {
 			t.Fatalf("%v:\n%s", err, out)
 		}
 	})
 	t.Run("denied", func(t *testing.T) {
 		code, wait := h.command(t.TempDir(), roadstead, "login", "--device")
-		h.b.open(h.pages + "/device?code=" + code)
-		h.b.click("button[value=deny]")
-		h.b.shows("/device", "not let in")
+		h.b.Open(h.pages + "/device?code=" + code)
+		h.b.Click("button[value=deny]")
+		h.b.Shows("/device", "not let in")
 		if out, err := wait(); err == nil || !strings.Contains(out, "not approved") {
 			t.Fatalf("%v:\n%s", err, out)
 		}

@@ -88,7 +88,7 @@ var layers = map[string]int{
 	"internal/pki": 3, "internal/sandbox": 2, "internal/shelf": 2, "internal/handover": 2, "internal/heap": 1, "internal/blob": 4, "internal/supervise": 4,
 	"internal/audit": 9, "internal/audit/watch": 14, "internal/account/keyuse": 9, "internal/account": 10, "internal/signin": 11, "internal/fleet": 11, "internal/release": 12, "internal/gitsource": 13, "internal/device": 13, "internal/action": 15, "internal/trust": 16,
 	"internal/channel": 14, "internal/channel/when": 1,
-	"internal/reach": 14, "internal/devicessh": 13,
+	"internal/reach": 14, "internal/devicessh": 13, "internal/sshentry": 1,
 	"internal/vpn":  20,
 	"internal/edge": 20, "internal/busserver": 20, "internal/dashboard": 20, "internal/apiserver": 20, "internal/signer": 20, "internal/registry": 20, "internal/builder": 20, "internal/gitserver": 20,
 	"internal/engine": 20, "internal/agent": 21,

@@ -110,22 +110,28 @@ func (s *Server) health(w http.ResponseWriter, _ *http.Request) error {
 // Run serves other roles on internal and the public on the listeners of the labels, until the context ends.
 func (s *Server) Run(ctx context.Context, internal net.Listener, public map[string]net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
+	tunnels, err := s.serve(ctx, group, public)
+	if err != nil {
+		group.Go(func() error { return fmt.Errorf("vpn: %w", err) }) // ends the rest
+	}
 	group.Go(func() error {
+		conf := s.id.ServerTLS()
+		conf.NextProtos = append([]string{api.TunnelProtocol}, conf.NextProtos...)
 		srv := &http.Server{
-			Handler: s.Handler(), TLSConfig: s.id.ServerTLS(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+			Handler: s.Handler(), TLSConfig: conf, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 			MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		}
+		if tunnels != nil {
+			srv.TLSNextProto = tunnels.Roles(ctx)
 		}
 		return web.Serve(ctx, srv, func() error { return srv.ServeTLS(internal, "", "") }, stopGrace)
 	})
-	if err := s.serve(ctx, group, public); err != nil {
-		group.Go(func() error { return fmt.Errorf("vpn: %w", err) }) // ends the rest
-	}
 	group.Go(func() error { return s.line.Run(ctx) })
 	group.Go(func() error { s.meet(ctx); return nil })
 	if ln := public[LabelOpenVPN]; ln != nil {
 		group.Go(func() error { return s.handOn(ctx, ln) })
 	}
-	err := group.Wait()
+	err = group.Wait()
 	s.stop()
 	s.work.Wait()
 	return err

@@ -17,20 +17,20 @@ type service interface {
 	Serve(ctx context.Context, ln net.Listener) error
 }
 
-// serve runs the services that people reach devices by, and asks the api role about what they have open.
-func (s *Server) serve(ctx context.Context, group *errgroup.Group, public map[string]net.Listener) error {
+// serve runs the services that people reach devices by, and asks the api role about what they have open. It gives the one that other roles
+// may use as well.
+func (s *Server) serve(ctx context.Context, group *errgroup.Group, public map[string]net.Listener) (*tunnel.Service, error) {
 	permits := permit.New(permit.Config{API: s.api, Log: s.log})
 	group.Go(func() error { return permits.Run(ctx) })
-	services := map[string]service{
-		LabelTunnel: tunnel.New(tunnel.Config{Permits: permits, Dial: s, TLS: s.tls.PublicTLS(), Log: s.log, Limits: s.cfg.Limits}),
-	}
+	tunnels := tunnel.New(tunnel.Config{Permits: permits, Dial: s, TLS: s.tls.PublicTLS(), Log: s.log, Limits: s.cfg.Limits})
+	services := map[string]service{LabelTunnel: tunnels}
 	services[LabelDevices] = deviceurl.New(deviceurl.Config{
 		Permits: permits, API: s.api, Dial: s, TLS: s.tls.PublicTLS(), Site: s.cfg.Site, Log: s.log, Limits: s.cfg.Limits,
 	})
 	if public[LabelSSH] != nil {
 		gate, err := sshgate.New(sshgate.Config{Dir: s.cfg.Dir, Permits: permits, API: s.api, Dial: s, Log: s.log, Limits: s.cfg.Limits})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		services[LabelSSH] = gate
 	}
@@ -39,5 +39,5 @@ func (s *Server) serve(ctx context.Context, group *errgroup.Group, public map[st
 			group.Go(func() error { return one.Serve(ctx, ln) })
 		}
 	}
-	return nil
+	return tunnels, nil
 }

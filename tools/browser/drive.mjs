@@ -14,11 +14,16 @@ async function fresh() {
   await context?.close();
   // The server's root certificate is the test's own; that it is the right one, the command lines check.
   context = await browser.newContext({ ignoreHTTPSErrors: true });
-  page = await context.newPage();
-  page.setDefaultTimeout(15000);
   wrong = [];
-  page.on("pageerror", (e) => wrong.push(String(e)));
-  page.on("console", (m) => { if (m.type() === "error") wrong.push(m.text()); });
+  page = await tab();
+}
+
+async function tab() {
+  const made = await context.newPage();
+  made.setDefaultTimeout(15000);
+  made.on("pageerror", (e) => wrong.push(String(e)));
+  made.on("console", (m) => { if (m.type() === "error") wrong.push(m.text()); });
+  return made;
 }
 
 // visit goes to a page. Addresses of this machine come and go with other tests, and Chromium gives up what it is loading then.
@@ -38,6 +43,9 @@ const commands = {
   goto: ({ url }) => visit(url),
   fill: ({ at, value }) => page.fill(at, value),
   click: ({ at }) => page.click(at),
+  type: ({ text }) => page.keyboard.type(text),
+  select: ({ at, value }) => page.selectOption(at, value),
+  another: async () => { await page.close(); page = await tab(); }, // the tab is closed, and another one is there
   state: () => {},
   passkey: async () => { // an authenticator of the browser's own, that always says yes
     const cdp = await context.newCDPSession(page);

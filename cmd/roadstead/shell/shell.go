@@ -4,9 +4,6 @@ package shell
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -19,12 +16,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/crypto/ssh"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
+	"github.com/roadstead-io/roadstead/internal/sshentry"
 )
 
 // shell adds its commands to what they stand on.
@@ -183,20 +180,16 @@ func (a shell) prepare(ctx context.Context, c *client.Client, ref string, forwar
 
 // certified makes a key for one session and has a certificate signed for it.
 func (a shell) certified(ctx context.Context, c *client.Client, d *client.Device, forward bool) (p *pass, err error) {
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	key, err := ssh.NewPublicKey(public)
+	key, err := sshentry.NewKey()
 	if err != nil {
 		return nil, err
 	}
 	var made api.SSHCertificate
-	ask := api.SSHCertificateAsk{Device: api.DeviceUUID(d.UUID), PublicKey: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))), Forward: forward}
+	ask := api.SSHCertificateAsk{Device: api.DeviceUUID(d.UUID), PublicKey: key.Public(), Forward: forward}
 	if err := c.Do(ctx, http.MethodPost, "/ssh/v1/certificate", ask, &made); err != nil {
 		return nil, fmt.Errorf("enter device %s: %w", d.Name, err)
 	}
-	block, err := ssh.MarshalPrivateKey(private, "")
+	private, err := key.PEM()
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +203,7 @@ func (a shell) certified(ctx context.Context, c *client.Client, d *client.Device
 		}
 	}()
 	for name, text := range map[string][]byte{
-		"id": pem.EncodeToMemory(block), "id-cert.pub": []byte(made.Certificate + "\n"), "known_hosts": []byte("@cert-authority " + d.UUID + " " + made.Hosts + "\n"),
+		"id": private, "id-cert.pub": []byte(made.Certificate + "\n"), "known_hosts": []byte("@cert-authority " + d.UUID + " " + made.Hosts + "\n"),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
 			return nil, err

@@ -3,9 +3,12 @@
 package devices
 
 import (
+	"cmp"
+	"context"
 	"embed"
 	"fmt"
 	"html/template"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -28,6 +31,10 @@ type Visit struct {
 	Call func(method, path string, body, into any) error
 	// Show writes a page of [Pages].
 	Show func(status int, page string, p Page) error
+	// Tunnel opens a connection to a port of a device as whoever visits.
+	Tunnel func(ctx context.Context, uuid api.DeviceUUID, port int) (net.Conn, error)
+	// User is who visits.
+	User int64
 }
 
 // Page is what is shown.
@@ -39,12 +46,64 @@ type Page struct {
 // Handler is one page, or what one form does. Its error is shown by the dashboard.
 type Handler func(*Visit) error
 
+// Config is what the pages need to know of the role.
+type Config struct {
+	Origin    string // of the dashboard's own pages: https://dashboard.DOMAIN, with the port
+	Tunnel    bool   // there are tunnels to devices
+	Terminals Limits
+}
+
+// Limits bounds terminals; 0 is the house's number.
+type Limits struct {
+	// Most is how many may be open.
+	Most int `json:"most,omitempty"`
+	// PerUser is how many of one person.
+	PerUser int `json:"per_user,omitempty"`
+	// IdleSeconds is after how long one ends in which nothing is typed or shown.
+	IdleSeconds int `json:"idle_seconds,omitempty"`
+}
+
+const (
+	usualMost    = 200
+	usualPerUser = 10
+	usualIdle    = 30 * 60 // as of every SSH session of a device
+)
+
+// Validate names the limit that is wrong.
+func (l Limits) Validate() error {
+	for name, n := range map[string]int{"most": l.Most, "per_user": l.PerUser, "idle_seconds": l.IdleSeconds} {
+		if n < 0 {
+			return fmt.Errorf("terminals.%s: is less than 0", name)
+		}
+	}
+	return nil
+}
+
+// Part is the pages.
+type Part struct {
+	cfg       Config
+	terminals *terminals
+}
+
+// New makes them.
+func New(cfg Config) *Part {
+	l := &cfg.Terminals
+	l.Most, l.PerUser, l.IdleSeconds = cmp.Or(l.Most, usualMost), cmp.Or(l.PerUser, usualPerUser), cmp.Or(l.IdleSeconds, usualIdle)
+	return &Part{cfg: cfg, terminals: newTerminals(l.Most, l.PerUser)}
+}
+
+// Close ends the terminals that are open, and waits until they are.
+func (p *Part) Close() { p.terminals.end() }
+
 // Routes lists them. Those that change something are reached by forms of the dashboard alone, which sees to that.
-func Routes() map[string]Handler {
+func (p *Part) Routes() map[string]Handler {
 	return map[string]Handler{
 		"GET /devices":                list,
 		"GET /devices/{uuid}":         func(v *Visit) error { return v.to("summary") },
 		"GET /devices/{uuid}/summary": summary,
+
+		"GET /devices/{uuid}/terminal":        p.terminal,
+		"GET /devices/{uuid}/terminal/socket": p.socket,
 
 		"POST /devices/{uuid}/actions":             act,
 		"GET /devices/{uuid}/actions/{id}":         action,

@@ -145,14 +145,19 @@ func (v *Visit) summary(status int, p Page) error {
 	}
 	d.Sessions = d.Sessions[:min(len(d.Sessions), 10)]
 	d.Reached = d.Channel.Connected
-	for _, i := range d.Device.Installs {
-		d.Services = append(d.Services, service{
+	d.Services = servicesOf(d.Device.Installs)
+	p.Title, p.Data = d.Device.Name, d
+	return v.Show(status, "summary", p)
+}
+
+func servicesOf(installs []install) (list []service) {
+	for _, i := range installs {
+		list = append(list, service{
 			Name: i.Image.Get().Service.Get().Name, Status: i.Status, Progress: i.Progress, Release: i.Release.Get(), InstalledAt: i.InstalledAt,
 		})
 	}
-	slices.SortFunc(d.Services, func(a, b service) int { return strings.Compare(a.Name, b.Name) })
-	p.Title, p.Data = d.Device.Name, d
-	return v.Show(status, "summary", p)
+	slices.SortFunc(list, func(a, b service) int { return strings.Compare(a.Name, b.Name) })
+	return list
 }
 
 // refused says whether somebody may not, or has nothing to see there.

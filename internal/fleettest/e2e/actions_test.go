@@ -59,6 +59,7 @@ func TestActionsOnARealDevice(t *testing.T) {
 		eventually(t, time.Minute, "the channel is up again", connected(true))
 	})
 
+	t.Run("in the dashboard", func(t *testing.T) { inTheDashboard(t, d, connected) })
 	t.Run("by the balena CLI", func(t *testing.T) {
 		cli := os.Getenv("ROADSTEAD_BALENA_CLI")
 		if cli == "" {

@@ -25,6 +25,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/sshentry"
 	"github.com/roadstead-io/roadstead/internal/vpn/permit"
 	"github.com/roadstead-io/roadstead/internal/vpn/road"
 )
@@ -157,7 +158,7 @@ func (s *Service) certificate(ctx context.Context) ssh.Signer {
 		s.cfg.Log.WarnContext(ctx, "the SSH gateway's host key is not certified", "error", err)
 		return have
 	}
-	signer, err := certSigner(made.Certificate, s.key)
+	signer, err := sshentry.Certified(made.Certificate, s.key)
 	if err != nil {
 		s.cfg.Log.WarnContext(ctx, "the SSH gateway's host key is not certified", "error", err)
 		return have
@@ -166,18 +167,6 @@ func (s *Service) certificate(ctx context.Context) ssh.Signer {
 	defer s.mu.Unlock()
 	s.certified, s.until = signer, made.Until
 	return signer
-}
-
-func certSigner(line string, key ssh.Signer) (ssh.Signer, error) {
-	parsed, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line)) //nolint:dogsled // only the key counts
-	if err != nil {
-		return nil, fmt.Errorf("SSH certificate: %w", err)
-	}
-	cert, ok := parsed.(*ssh.Certificate)
-	if !ok {
-		return nil, errors.New("SSH certificate: it is none")
-	}
-	return ssh.NewCertSigner(cert, key)
 }
 
 // sshConfig is what we speak: keys alone let in, and nothing weak is agreed on.

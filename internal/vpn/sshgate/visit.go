@@ -2,12 +2,9 @@ package sshgate
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +12,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/sshentry"
 	"github.com/roadstead-io/roadstead/internal/vpn/permit"
 	"github.com/roadstead-io/roadstead/internal/vpn/road"
 )
@@ -163,34 +161,20 @@ func reason(err error) string {
 
 // connect makes the SSH connection to the device, with a key and a certificate that are for this session alone.
 func (v *visit) connect(ctx context.Context, want wish) (*ssh.Client, error) {
-	public, private, err := ed25519.GenerateKey(rand.Reader)
+	key, err := sshentry.NewKey()
 	if err != nil {
 		return nil, err
 	}
-	key, err := ssh.NewPublicKey(public)
-	if err != nil {
-		return nil, err
-	}
-	signer, err := ssh.NewSignerFromSigner(private)
-	if err != nil {
-		return nil, err
-	}
-	ask := api.SSHGatewayAsk{
-		Fingerprint: v.fingerprint, Device: string(want.device), From: v.from, PublicKey: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))),
-	}
+	ask := api.SSHGatewayAsk{Fingerprint: v.fingerprint, Device: string(want.device), From: v.from, PublicKey: key.Public()}
 	var made api.SSHCertificate
 	askCtx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	if err := permit.Call(askCtx, v.s.cfg.API, "/internal/ssh/certificate", ask, &made); err != nil {
 		return nil, err
 	}
-	certified, err := certSigner(made.Certificate, signer)
+	config, err := key.Client(want.device, want.user, made)
 	if err != nil {
 		return nil, err
-	}
-	hosts, _, _, _, err := ssh.ParseAuthorizedKey([]byte(made.Hosts)) //nolint:dogsled // only the key counts
-	if err != nil {
-		return nil, fmt.Errorf("SSH authority of hosts: %w", err)
 	}
 	dialCtx, cancelDial := context.WithTimeout(ctx, dialTime)
 	defer cancelDial()
@@ -199,11 +183,7 @@ func (v *visit) connect(ctx context.Context, want wish) (*ssh.Client, error) {
 		return nil, err
 	}
 	_ = raw.SetDeadline(time.Now().Add(graceTime))
-	conn, channels, requests, err := ssh.NewClientConn(raw, string(want.device), &ssh.ClientConfig{
-		User: want.user, Auth: []ssh.AuthMethod{ssh.PublicKeys(certified)}, ClientVersion: "SSH-2.0-Roadstead",
-		HostKeyCallback:   isDevice(hosts, string(want.device)),
-		HostKeyAlgorithms: []string{ssh.CertAlgoED25519v01, ssh.CertAlgoECDSA256v01, ssh.CertAlgoECDSA384v01, ssh.CertAlgoECDSA521v01},
-	})
+	conn, channels, requests, err := ssh.NewClientConn(raw, string(want.device), config)
 	if err != nil {
 		_ = raw.Close()
 		v.s.cfg.Log.WarnContext(ctx, "a device's SSH server was not agreed with", "device", want.device, "error", err)
@@ -211,18 +191,6 @@ func (v *visit) connect(ctx context.Context, want wish) (*ssh.Client, error) {
 	}
 	_ = raw.SetDeadline(time.Time{})
 	return ssh.NewClient(conn, channels, requests), nil
-}
-
-// isDevice lets nothing pass for a device but what has a certificate for its uuid, of the authority of hosts.
-func isDevice(hosts ssh.PublicKey, uuid string) ssh.HostKeyCallback {
-	return func(_ string, _ net.Addr, key ssh.PublicKey) error {
-		cert, ok := key.(*ssh.Certificate)
-		if !ok || cert.CertType != ssh.HostCert || len(cert.ValidPrincipals) == 0 || string(cert.SignatureKey.Marshal()) != string(hosts.Marshal()) {
-			return errors.New("it is not certified as this device")
-		}
-		checker := ssh.CertChecker{}
-		return checker.CheckCert(uuid, cert)
-	}
 }
 
 // carry takes bytes and requests both ways, and says why it ended.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -21,6 +22,7 @@ type request struct {
 	uuid  api.DeviceUUID
 	port  int
 	token string // "" when it has none
+	from  string // for whom a role asks; of others it is of no account
 }
 
 // refusal is an answer that is no tunnel. Its text is the reason in the status line, which the command lines show.
@@ -83,6 +85,10 @@ func parse(head string) (q request, err error) {
 		switch strings.ToLower(name) {
 		case "content-length", "transfer-encoding": // a request to connect has no body
 			return q, bad
+		case "x-forwarded-for":
+			if addr, err := netip.ParseAddr(strings.Trim(value, " \t")); err == nil {
+				q.from = addr.String()
+			}
 		case "proxy-authorization":
 			if q.token != "" {
 				return q, bad

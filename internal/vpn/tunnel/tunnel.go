@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/vpn/permit"
 	"github.com/roadstead-io/roadstead/internal/vpn/road"
 )
@@ -62,15 +63,40 @@ func (s *Service) serve(ctx context.Context, raw net.Conn, admitted func()) {
 		return
 	}
 	from, _, _ := net.SplitHostPort(raw.RemoteAddr().String())
+	s.answer(ctx, conn, func(*request) string { return from }, admitted)
+}
+
+// Roles is what an HTTP server for other roles does on connections that speak [api.TunnelProtocol]: the dashboard asks for a visitor, and says from
+// where that is. Others have nobody to ask for. A connection is served until its tunnel, or the context, ends.
+func (s *Service) Roles(ctx context.Context) map[string]func(*http.Server, *tls.Conn, http.Handler) {
+	return map[string]func(*http.Server, *tls.Conn, http.Handler){api.TunnelProtocol: func(_ *http.Server, conn *tls.Conn, _ http.Handler) {
+		state := conn.ConnectionState()
+		if role := pki.PeerRole(&http.Request{TLS: &state}); role != api.RoleDashboard {
+			s.cfg.Log.WarnContext(ctx, "refused a tunnel", "peer", role)
+			_ = conn.Close()
+			return
+		}
+		s.serveRole(ctx, conn)
+	}}
+}
+
+func (s *Service) serveRole(ctx context.Context, conn *tls.Conn) {
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(s.cfg.Patience))
+	s.answer(ctx, conn, func(q *request) string { return q.from }, func() {})
+}
+
+// answer reads a request and does it; from says where it comes from.
+func (s *Service) answer(ctx context.Context, conn *tls.Conn, from func(*request) string, admitted func()) {
 	q, rest, err := readRequest(conn)
 	if err == nil {
-		err = s.connect(ctx, conn, q, rest, from, admitted)
+		err = s.connect(ctx, conn, q, rest, from(&q), admitted)
 	}
 	if err == nil || errors.Is(err, errNoRequest) {
 		return
 	}
-	_ = raw.SetDeadline(time.Now().Add(s.cfg.Patience))
-	s.refused(ctx, conn, q, from, err)
+	_ = conn.SetDeadline(time.Now().Add(s.cfg.Patience))
+	s.refused(ctx, conn, q, from(&q), err)
 }
 
 func readRequest(conn net.Conn) (q request, rest []byte, err error) {

@@ -1,4 +1,4 @@
-package fleettest_test
+package fleettest
 
 import (
 	"bufio"
@@ -11,19 +11,17 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/roadstead-io/roadstead/internal/fleettest"
 )
 
-// browser is a real Chromium.
-type browser struct {
+// Browser is a real Chromium.
+type Browser struct {
 	testing.TB
 	in  io.Writer
 	out *bufio.Scanner
 }
 
-// page is what a browser shows.
-type page struct {
+// Page is what a browser shows.
+type Page struct {
 	URL, Text, Error string
 	Cookies          []struct {
 		Name, Value, SameSite string
@@ -33,7 +31,8 @@ type page struct {
 	Wrong []string // what the browser complained of
 }
 
-func newBrowser(t testing.TB) *browser {
+// NewBrowser starts one, and skips the test where there is none.
+func NewBrowser(t testing.TB) *Browser {
 	t.Helper()
 	path := os.Getenv("ROADSTEAD_BROWSER")
 	if path == "" {
@@ -53,7 +52,7 @@ func newBrowser(t testing.TB) *browser {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	b := &browser{TB: t, in: in, out: bufio.NewScanner(out)}
+	b := &Browser{TB: t, in: in, out: bufio.NewScanner(out)}
 	b.out.Buffer(nil, 8<<20)
 	t.Cleanup(func() {
 		_ = in.Close()
@@ -69,8 +68,8 @@ func newBrowser(t testing.TB) *browser {
 	return b
 }
 
-// do gives one command. What goes wrong fails the test.
-func (b *browser) do(command string, with ...string) page {
+// Do gives one command. What goes wrong fails the test.
+func (b *Browser) Do(command string, with ...string) Page {
 	b.Helper()
 	m := map[string]string{"do": command}
 	for i := 0; i < len(with); i += 2 {
@@ -86,7 +85,7 @@ func (b *browser) do(command string, with ...string) page {
 	if !b.out.Scan() {
 		b.Fatalf("the browser ended: %v", b.out.Err())
 	}
-	var p page
+	var p Page
 	if err := json.Unmarshal(b.out.Bytes(), &p); err != nil {
 		b.Fatal(err)
 	}
@@ -96,19 +95,24 @@ func (b *browser) do(command string, with ...string) page {
 	return p
 }
 
-func (b *browser) open(url string) page { b.Helper(); return b.do("goto", "url", url) }
-func (b *browser) fill(at, value string) {
-	b.Helper()
-	b.do("fill", "at", at, "value", value)
-}
-func (b *browser) click(at string) { b.Helper(); b.do("click", "at", at) }
+// Open goes to a page.
+func (b *Browser) Open(url string) Page { b.Helper(); return b.Do("goto", "url", url) }
 
-// shows waits until the browser is at an address and shows a text.
-func (b *browser) shows(url, text string) page {
+// Fill writes into a field.
+func (b *Browser) Fill(at, value string) {
 	b.Helper()
-	var p page
-	fleettest.Eventually(b, 20*time.Second, func() error {
-		p = b.do("state")
+	b.Do("fill", "at", at, "value", value)
+}
+
+// Click clicks on something.
+func (b *Browser) Click(at string) { b.Helper(); b.Do("click", "at", at) }
+
+// Shows waits until the browser is at an address and shows a text.
+func (b *Browser) Shows(url, text string) Page {
+	b.Helper()
+	var p Page
+	Eventually(b, time.Minute, func() error {
+		p = b.Do("state")
 		if !strings.Contains(p.URL, url) || !strings.Contains(p.Text, text) {
 			return fmt.Errorf("the browser is at %s:\n%s\n%v\nwant %s with %q", p.URL, p.Text, p.Wrong, url, text)
 		}
