@@ -278,6 +278,7 @@ func TestRemoteAccessOfTheDashboard(t *testing.T) {
 		y.ask(y.admin.APIKey, "GET", "/channel/v1/device/"+string(d.UUID), nil, &s)
 		return s
 	}
+	y.exec(`UPDATE device SET is_connected_to_vpn = 1`)
 	if page := b.get(base + "/summary"); strings.Contains(page.text, "remote access off") || strings.Contains(page.text, " disabled") {
 		t.Error("what is on is said to be off")
 	}
@@ -286,8 +287,8 @@ func TestRemoteAccessOfTheDashboard(t *testing.T) {
 	page := b.get(base + "/summary?done=channel")
 	page.want(t, 200, "remote access off")
 	page.want(t, 200, "Remote access is switched")
-	if got := strings.Count(page.text, " disabled>"); got < 1 || status().Wanted {
-		t.Errorf("%d buttons are disabled, the channel is wanted: %v", got, status().Wanted)
+	if got := strings.Count(page.text, " disabled>"); got != 2 || status().Wanted {
+		t.Errorf("%d buttons are disabled, not those of the terminal and the public address; the channel is wanted: %v", got, status().Wanted)
 	}
 	send("/channel", "mode", "for", "minutes", "30").want(t, 303, "done=channel")
 	if s := status(); !s.Wanted || s.Until == "" {

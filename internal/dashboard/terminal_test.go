@@ -341,7 +341,10 @@ func TestWhoGetsNoTerminal(t *testing.T) {
 	bob.get(page).want(t, 404, "no such device")
 	refused(ann, 403, good)
 	ann.get(page).want(t, 403, "may not enter")
-	ann.get(good).want(t, 403, "needs the verb shell")
+	ann.do("GET", good, nil, "Sec-Fetch-Site: same-origin").want(t, 403, "needs the verb shell")
+	for _, from := range []string{"cross-site", "same-site", "none", ""} {
+		b.do("GET", good, nil, "Sec-Fetch-Site: "+from).want(t, 403, "from the dashboard's own page")
+	}
 	if n := len(h.sessions()); n != 0 {
 		t.Errorf("%d sessions were begun", n)
 	}
@@ -479,7 +482,7 @@ func TestTerminalsAreBounded(t *testing.T) {
 	if _, res, err := b.dial(h.socket("")); err == nil || res == nil || res.StatusCode != http.StatusTooManyRequests {
 		t.Errorf("one more of the same person: %v", err)
 	}
-	b.get(h.socket("")).want(t, 429, "1 terminals open already")
+	b.do("GET", h.socket(""), nil, "Sec-Fetch-Site: same-origin").want(t, 429, "1 terminals open already")
 	other := busy(olga)
 	if _, res, err := otto.dial(h.socket("")); err == nil || res == nil || res.StatusCode != http.StatusTooManyRequests {
 		t.Errorf("one more than there may be: %v", err)

@@ -102,7 +102,7 @@ func (p *Part) open(v *Visit, wanted bool) error {
 	s.cols, _ = strconv.Atoi(q.Get("cols")) // 0 is none
 	s.rows, _ = strconv.Atoi(q.Get("rows"))
 	switch {
-	case wanted && v.R.Header.Get("Origin") != p.cfg.Origin:
+	case !fromUs(v.R, wanted, p.cfg.Origin):
 		return api.Errorf(api.Forbidden, "A terminal is opened from the dashboard's own page.")
 	case !s.good():
 		return api.Errorf(api.Invalid, "cols, rows: not 1 to %d.", maxSide)
@@ -155,6 +155,15 @@ func (p *Part) open(v *Visit, wanted bool) error {
 	closed()
 	<-t.gone
 	return nil
+}
+
+// fromUs says whether a request comes from a page of the dashboard's. Browsers name the origin of every WebSocket; of what a page asks for in its own
+// origin, that it is so.
+func fromUs(r *http.Request, socket bool, origin string) bool {
+	if socket {
+		return r.Header.Get("Origin") == origin
+	}
+	return r.Header.Get("Sec-Fetch-Site") == "same-origin"
 }
 
 // why gives a refusal of the API's words where it has none.
