@@ -60,6 +60,7 @@ func newHarbour(t *testing.T, limits devices.Limits) *harbour {
 		dir := filepath.Join(house.dir, api.RoleSigner)
 		for file, create := range map[string]func(string) error{
 			signer.KeyFile: signer.NewKey, signer.AuditKeyFile: signer.NewAuditKey, signer.StatementKeyFile: signer.NewStatementKey, signer.ChannelCAFile: signer.NewChannelAuthority,
+			signer.TrustKeyFile: signer.NewTrustKey,
 		} {
 			house.must(create(filepath.Join(dir, file)))
 		}
