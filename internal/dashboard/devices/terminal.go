@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 	"github.com/roadstead-io/roadstead/internal/sshentry"
 )
 
@@ -64,7 +64,7 @@ func (p *Part) terminal(v *Visit) error {
 	return v.Show(http.StatusOK, "terminal", Page{Title: "Terminal: " + d.Device.Name, Data: d})
 }
 
-var serviceForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+var serviceForm = pattern.New(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
 
 // size is how large a terminal is.
 type size struct{ cols, rows int }
