@@ -60,7 +60,7 @@ lint: ## formatting, vet, golangci-lint
 	@scripts/lint.sh
 
 bench: build ## print the figures of the hot paths
-	@ROADSTEAD_BIN=$(CURDIR)/bin go test -run '^$$' -bench . -timeout 30m ./bench/...
+	@ROADSTEAD_BIN=$(CURDIR)/bin go test -p 1 -run '^$$' -bench . -timeout 90m ./bench/... ./internal/device/nudge
 
 clean: ## remove what was built here
 	rm -rf bin .cache
