@@ -32,7 +32,7 @@ func TestPatternsAreCompiledWhenTheyAreUsed(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if p.Regexp() != p.Regexp() || p.String() != p.Regexp().String() {
+	if once, again := p.Regexp(), p.Regexp(); once != again || p.String() != once.String() {
 		t.Error("it was compiled twice, or from something else")
 	}
 	const text = "a=1, b=2"
