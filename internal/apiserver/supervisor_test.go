@@ -245,6 +245,15 @@ func TestWhoActsOnDevices(t *testing.T) {
 	level(access.Observer)
 	s.want(carol, "/supervisor/v1/blink", body, 403, "actions")
 	s.want(carol, "/supervisor/v1/device", get, 200, "OK")
+	head := strings.Replace(get, "GET", "HEAD", 1)
+	for _, path := range []string{"/v2/cleanup-volumes", "/v2/cleanup-volumes/", "/v2/Cleanup-Volumes", "/v2/clean%2575p-volumes", "/v2/cleanup-volumes%3F", "/v1/nothing"} {
+		for _, body := range []string{get, head} { // it deletes what the device keeps, though it is asked with GET
+			s.want(carol, "/supervisor"+path, body, 403, "actions")
+		}
+	}
+	for _, path := range []string{"/ping", "/v1/healthy", "/v1/device/host-config", "/v1/apps/7", "/v2/applications/state", "/v2/applications/7/state", "/v2/state/status", "/v2/containerId", "/v2/device/tags"} {
+		s.want(carol, "/supervisor"+path, get, 200, "")
+	}
 	level(access.Operator)
 	s.want(carol, "/supervisor/v1/blink", body, 200, "OK")
 	s.want(s.bob, "/supervisor/v1/device", get, 404, "No online device(s) found")
