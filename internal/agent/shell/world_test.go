@@ -52,7 +52,7 @@ type world struct {
 	record  bool
 	deleted bool // the device: its key is refused
 	away    bool
-	guest   time.Duration // how long a key of a guest is good for, from when it is asked about
+	guest   time.Duration // how long a key of a guest is good for, from the begin of a session
 	next    int64
 	open    map[int64]api.SSHProgress
 	cut     map[int64]bool
@@ -192,9 +192,6 @@ func (w *world) vouch(rw http.ResponseWriter, r *http.Request) {
 			answer(http.StatusNotFound, "no")
 			return
 		}
-		if w.guest > 0 {
-			got.Until = time.Now().Add(w.guest)
-		}
 		answer(http.StatusOK, got)
 	case "/device/v3/ssh/begin":
 		var ask api.SSHBegin
@@ -207,6 +204,9 @@ func (w *world) vouch(rw http.ResponseWriter, r *http.Request) {
 		if got.User == "" {
 			got.User = "ann"
 		}
+		if known && w.guest > 0 {
+			got.Until = time.Now().Add(w.guest)
+		}
 		w.next++
 		w.open[w.next] = api.SSHProgress{}
 		answer(http.StatusOK, api.SSHBegun{Session: w.next, Token: fmt.Sprintf("token %d", w.next), User: got.User, Until: got.Until, Record: w.record})
@@ -214,7 +214,9 @@ func (w *world) vouch(rw http.ResponseWriter, r *http.Request) {
 		var ask, end api.SSHStill
 		_ = json.Unmarshal(body, &ask)
 		for _, one := range ask.Sessions {
-			w.open[one.Session] = one
+			if _, over := w.ended[one.Session]; !over { // the question may come after the word of its end
+				w.open[one.Session] = one
+			}
 			w.heard = append(w.heard, one.Commands...)
 			if w.cut[one.Session] {
 				end.End, end.Why = append(end.End, one.Session), map[int64]string{one.Session: w.why}
