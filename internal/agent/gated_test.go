@@ -72,6 +72,11 @@ func TestRegistryThatLiesToADevice(t *testing.T) {
 		t.Errorf("the image did not come through the agent:\n%s", images)
 	}
 
+	if rss := residentMiB(v.agentPID()); rss > 25 || rss == 0 {
+		t.Errorf("the agent that verifies has %d MiB resident", rss)
+	} else {
+		t.Logf("the agent that verifies has %d MiB resident", rss)
+	}
 	two := w.push(strings.Repeat("1", 32), map[string]string{"run.sh": pageRun, "www/index.html": "page two"})
 	_, layers := w.sizeAndLayers(two)
 	flip := func(rw http.ResponseWriter, r *http.Request, honest http.Handler) {
