@@ -62,10 +62,11 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	defer context.AfterFunc(p.ctx, func() {
+	stop := context.AfterFunc(p.ctx, func() {
 		cancel()
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now())
-	})()
+	})
+	defer stop()
 	r = r.WithContext(ctx)
 	var err error
 	if kind == "manifests" {
@@ -79,6 +80,7 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var refused *tuf.Refused
 	if errors.As(err, &refused) {
 		g.cfg.Log.Warn("refused", "service", p.Service, "image", p.Ref, "reason", refused.Error())
+		stop() // the engine is told why, although the pull ends here
 		p.refuse(refused)
 	} else {
 		g.cfg.Log.Info("the engine did not get what it asked for", "image", p.Ref, "error", err)
