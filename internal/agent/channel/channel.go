@@ -354,6 +354,10 @@ func (c *Channel) connect(ctx context.Context) (connected bool, err error) {
 	p := &process{program: program, dir: c.cfg.RunDir, user: c.cfg.UUID, password: c.cfg.Key, log: c.log, within: c.cfg.Timing.Connect}
 	err = p.run(ctx, text, func(ctx context.Context, address netip.Addr) error {
 		rules.Address = address
+		var err error
+		if rules.Peer, err = peerOf(Interface, address); err != nil {
+			c.log.Warn("ports that are closed do not say so", "error", err) // whoever tries one waits
+		}
 		if err := firewall.Raise(ctx, rules); err != nil {
 			return err
 		}

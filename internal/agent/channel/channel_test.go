@@ -441,6 +441,34 @@ func nothingElse(t *testing.T, base string) {
 		}
 	}
 	asking.Wait()
+	refuses(t, base)
+}
+
+// refuses: to the server, and to nobody else, a port that is not open says so at once, whether or not something listens on it.
+func refuses(t *testing.T, base string) {
+	t.Helper()
+	const refused, silent = 7, 28 // what curl's exit code says
+	ask := func(from, url string, more ...string) int {
+		cmd := exec.Command("ip", append([]string{"netns", "exec", from, "curl", "-s", "--noproxy", "*", "-o", "/dev/null", url}, more...)...)
+		_ = cmd.Run() // the code says it
+		return cmd.ProcessState.ExitCode()
+	}
+	for _, port := range []string{":9999", ":9998", ":22"} {
+		if code := ask("srv", base+port, "--max-time", "60"); code != refused {
+			t.Errorf("the server at %s: curl's code is %d", port, code)
+		}
+	}
+	sh(t, "ip -n srv address add 10.240.0.77/32 dev tun0")
+	defer sh(t, "ip -n srv address delete 10.240.0.77/32 dev tun0")
+	// What comes from elsewhere gets no answer at all; neither does the LAN.
+	for name, code := range map[string]int{
+		"another address in the tunnel": ask("srv", base+":9998", "--max-time", "2", "--interface", "10.240.0.77"),
+		"the LAN":                       ask("lan", base+":9998", "--max-time", "2"),
+	} {
+		if code != silent {
+			t.Errorf("%s: curl's code is %d", name, code)
+		}
+	}
 }
 
 func published(t *testing.T, base string) {

@@ -1,6 +1,6 @@
 // Package firewall says what may come into a device by the control channel: the ports of the device's own services and the published
 // ports of its containers. Nothing is passed on from the tunnel to the network around the device or the other way about, and nobody
-// around the device reaches the tunnel address. It uses nftables by the program nft, else iptables; the rules stand before the tunnel does.
+// around the device reaches the tunnel address. What is closed is silent; only to the server's own end of the tunnel it says that it is closed. It uses nftables by the program nft, else iptables; the rules stand before the tunnel does.
 package firewall
 
 import (
@@ -22,6 +22,7 @@ type Rules struct {
 	Interface string
 	Ports     []int      // TCP, of the device itself
 	Address   netip.Addr // of the device in the tunnel; the zero value until it is known: then nothing published is reached
+	Peer      netip.Addr // of the server in the tunnel, whose connections to closed ports are refused at once; the zero value: nobody's are
 }
 
 // table is ours alone, so that it can be replaced as a whole.
@@ -29,24 +30,39 @@ const table = "roadstead_channel"
 
 // Raise puts the rules in the place of those that were there.
 func Raise(ctx context.Context, r Rules) error {
+	err := r.raise(ctx)
+	if err != nil && r.Peer.IsValid() {
+		r.Peer = netip.Addr{} // the kernel may be unable to refuse; dropping is as safe
+		return r.raise(ctx)
+	}
+	return err
+}
+
+func (r Rules) raise(ctx context.Context) error {
 	nft, iptables := found("nft"), found("iptables")
 	switch {
 	case nft != "":
 		if err := run(ctx, r.nft(), nft, "-f", "-"); err != nil {
 			return err
 		}
-	case iptables != "":
-		if err := r.mangle(ctx, iptables); err != nil {
-			return err
-		}
-	default:
+		r.Peer = netip.Addr{} // which is done with
+	case iptables == "":
 		return ErrNone
 	}
 	if iptables == "" {
 		return nil
 	}
-	return r.admit(ctx, iptables)
+	if err := r.admit(ctx, iptables); err != nil { // first, for it refuses what the other lets through to be refused
+		return err
+	}
+	if nft != "" {
+		return nil
+	}
+	return r.mangle(ctx, iptables)
 }
+
+// refusing reports whether there is somebody to whom closed ports say so.
+func (r Rules) refusing() bool { return r.Peer.IsValid() && r.Address.IsValid() }
 
 // Lower removes the rules. What is not there is fine.
 func Lower(ctx context.Context) error {
@@ -116,6 +132,9 @@ func (r Rules) nft() string {
 	if len(ports) > 0 {
 		line("iifname %q meta nfproto ipv4 tcp dport { %s } accept", r.Interface, strings.Join(ports, ", "))
 	}
+	if r.refusing() {
+		line("iifname %q ip saddr %s ip daddr %s meta l4proto tcp ct state new counter reject with tcp reset", r.Interface, r.Peer, r.Address)
+	}
 	line("iifname %q counter drop", r.Interface)
 	line("}")
 	line("chain passing {")
@@ -141,6 +160,9 @@ func (r Rules) mangle(ctx context.Context, iptables string) error {
 	for _, p := range r.Ports {
 		in = append(in, fmt.Sprintf("-i %s -p tcp --dport %d -j RETURN", r.Interface, p))
 	}
+	if r.refusing() { // only the filter table can refuse: see admit
+		in = append(in, r.knocks()+" -j RETURN")
+	}
 	in = append(in, fmt.Sprintf("-i %s -j DROP", r.Interface))
 	var through []string
 	if r.Address.IsValid() {
@@ -159,11 +181,19 @@ func (r Rules) mangle(ctx context.Context, iptables string) error {
 	return errors.Join(arriving.set(ctx, ip6tables, drop[:1]), passing.set(ctx, ip6tables, drop))
 }
 
-// admit opens the services' ports in a filter table that may drop by default.
+// knocks is what of the server's connections no service is there for, in a chain that has dealt with the others.
+func (r Rules) knocks() string {
+	return fmt.Sprintf("-i %s -s %s -d %s -p tcp -m conntrack --ctstate NEW", r.Interface, r.Peer, r.Address)
+}
+
+// admit opens the services' ports in a filter table that may drop by default, and refuses what mangle lets through to be refused.
 func (r Rules) admit(ctx context.Context, iptables string) error {
 	var rules []string
 	for _, p := range r.Ports {
 		rules = append(rules, fmt.Sprintf("-i %s -p tcp --dport %d -j ACCEPT", r.Interface, p))
+	}
+	if r.refusing() {
+		rules = append(rules, r.knocks()+" -j REJECT --reject-with tcp-reset")
 	}
 	return admitted.set(ctx, iptables, rules)
 }

@@ -66,6 +66,12 @@ func TestTunnelsAndPublicAddress(t *testing.T) {
 		if status, body := p.visit(t, d.uuid); status != http.StatusOK || !strings.Contains(body, "ahoy from inside") {
 			t.Errorf("on: %d %s", status, body)
 		}
+		// What nothing listens on is refused by the device, though it lets nothing in: nobody waits for an answer that does not come.
+		p.roadstead(t, "device", "url", "on", d.name, "--port", "9998")
+		eventually(t, 30*time.Second, "a closed port is told of as such", func() bool {
+			status, body := p.visit(t, d.uuid)
+			return status == http.StatusBadGateway && strings.Contains(body, "nothing listens on its port 9998")
+		})
 		p.roadstead(t, "device", "url", "off", d.name)
 		eventually(t, 30*time.Second, "the address is closed", func() bool {
 			status, _ := p.visit(t, d.uuid)
