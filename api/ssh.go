@@ -27,6 +27,37 @@ type SSHUserAsk struct {
 	User      string    `json:"user"`       // for the log of whoever sees the certificate; part of the key id
 	Until     time.Time `json:"until"`      // never later than SSHUserCertificateLife from now
 	Forward   bool      `json:"forward"`    // whether ports may be forwarded
+	// Own is not for the signer: the device's SSH server is none of ours.
+	Own *SSHOwnServer `json:"-"`
+}
+
+// SSHOwnServer is how the gateway enters a device whose SSH server is none of ours: with the key that it gave, which is for some minutes one of
+// the user's to the device.
+type SSHOwnServer struct {
+	User    string `json:"user"`
+	HostKey string `json:"host_key,omitempty"` // a line of authorized_keys; "": none was seen yet
+}
+
+// How a device is known over SSH.
+const (
+	HostKeyCertified  = "certified"  // its host key is certified by this server
+	HostKeyRemembered = "remembered" // nobody vouches for it: it is the first that was seen
+	HostKeyUnseen     = "unseen"     // nobody vouches for it, and none was seen yet
+)
+
+// SSHHostKey says how a device is known over SSH (GET /ssh/v1/device/<uuid>/host-key; DELETE has the next one count as the first).
+type SSHHostKey struct {
+	Kind        string `json:"kind"`
+	Fingerprint string `json:"fingerprint,omitempty"`
+	PublicKey   string `json:"public_key,omitempty"` // a line of authorized_keys
+	Since       string `json:"since,omitempty"`
+}
+
+// SSHSawHostKey is what the gateway tells (POST /internal/ssh/host-key) when a device shows it a host key that nobody vouches for. The answer
+// has the one that is remembered.
+type SSHSawHostKey struct {
+	Device    string `json:"device"`
+	PublicKey string `json:"public_key"`
 }
 
 // SSHHostAsk is what the signer is asked (POST /v1/ssh-host-certificate): for a device by its uuid, or for the gateway.
@@ -41,6 +72,8 @@ type SSHCertificate struct {
 	Certificate string    `json:"certificate"` // a line as it stands in a -cert.pub file
 	Until       time.Time `json:"until"`
 	SSHAuthorities
+	// Own is there, and no certificate is, where the gateway enters a device whose SSH server is none of ours.
+	Own *SSHOwnServer `json:"own,omitempty"`
 }
 
 // SSHAuthorities are the public keys of the two SSH authorities, lines of authorized_keys. Neither stands in for the other.

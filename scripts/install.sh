@@ -36,6 +36,7 @@ if [ "$what" = test ]; then
 	need node nodejs
 	need npm npm
 	need setpriv util-linux
+	need sshd openssh-server # a device's own, as with balenaOS
 	need pkcs11-tool opensc # keys of owners on tokens
 	need softhsm2-util softhsm2
 	command -v chromium-browser >/dev/null 2>&1 || need chromium chromium

@@ -175,6 +175,8 @@ GET    /auth/v1/token                                       | - x x x - - - -
 GET    /ssh/v1/authorities                                  | x x x x x x x x
 POST   /ssh/v1/certificate                                  | - x x - - - - -
 GET    /ssh/v1/device/{uuid}/way                            | - x x - - - - -
+GET    /ssh/v1/device/{uuid}/host-key                       | - x x - - - - -
+DELETE /ssh/v1/device/{uuid}/host-key                       | - x x - - - - -
 GET    /ssh/v1/device/{uuid}/sessions                       | - x x - - - - -
 GET    /ssh/v1/session/{id}/recording                       | - x x - - - - -
 POST   /ssh/v1/session/{id}/end                             | - x x - - - - -

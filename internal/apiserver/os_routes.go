@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
@@ -33,7 +34,8 @@ func (s *Server) osConfig(w http.ResponseWriter, _ *http.Request) error {
 }
 
 // publicKeys is GET /auth/v1/public-keys/:username, which a device's SSH server asks when somebody knocks: the keys of that user
-// if they may enter the device, one a line, and nothing otherwise. A user gets their own.
+// if they may enter the device, one a line, and nothing otherwise. While they come through the gateway, its key for that session is one of them.
+// A user gets their own.
 func (s *Server) publicKeys(w http.ResponseWriter, r *http.Request) error {
 	var keys string
 	by, run := access.From(r.Context()), s.db.Read
@@ -41,7 +43,11 @@ func (s *Server) publicKeys(w http.ResponseWriter, r *http.Request) error {
 		run = s.db.Write
 	}
 	err := run(r.Context(), func(tx *db.Tx) (err error) {
-		keys, err = s.devices.PublicKeys(r.Context(), tx, by, r.PathValue("username"))
+		if keys, err = s.devices.PublicKeys(r.Context(), tx, by, r.PathValue("username")); err != nil || keys == "" {
+			return err
+		}
+		more, err := s.deviceSSH.GatewayKeys(r.Context(), tx, by, r.PathValue("username"))
+		keys = strings.Join(append(more, keys), "\n")
 		return err
 	})
 	if err != nil {

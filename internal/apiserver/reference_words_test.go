@@ -170,6 +170,7 @@ var aboutRoutes = map[string]string{
 	"GET /ssh/v1/authorities":            "The public keys of the two SSH authorities, and how the SSH gateway is reached.",
 	"POST /ssh/v1/certificate":           "An SSH certificate for a key, to enter one device within some minutes.",
 	"GET /ssh/v1/device/{uuid}/way":      "How the caller may enter a device over SSH: with a certificate, or with an uploaded key through the gateway.",
+	"GET /ssh/v1/device/{uuid}/host-key": "How a device is known over SSH: by a certificate, or by the first host key that it showed.", "DELETE /ssh/v1/device/{uuid}/host-key": "Let the next host key count as the first.",
 	"GET /ssh/v1/device/{uuid}/sessions": "Who was in a device over SSH, and is.", "GET /ssh/v1/session/{id}/recording": "What such a session showed (asciicast 2), if it was recorded.",
 	"POST /ssh/v1/session/{id}/end": "End such a session that is open; its device hears of it within a second or so.",
 	"POST /device/v3/ssh/key":       "May the owner of this SSH key enter the device that asks?", "POST /device/v3/ssh/begin": "A device has let somebody in.",

@@ -148,8 +148,10 @@ var routesThatName = map[string]naming{
 	"POST /build-source/v1/{id}/build":     {of: ofFleet, ask: at("/build-source/v1/%d/build", func(b *things) any { return b.source })},
 	"DELETE /build-source/v1/{id}":         {of: ofFleet, ask: at("/build-source/v1/%d", func(b *things) any { return b.doomedSource })},
 
-	"GET /ssh/v1/device/{uuid}/way":      {of: ofFleet, ask: at("/ssh/v1/device/%s/way", uuidOf)},
-	"GET /ssh/v1/device/{uuid}/sessions": {of: ofFleet, ask: at("/ssh/v1/device/%s/sessions", uuidOf)},
+	"GET /ssh/v1/device/{uuid}/way":         {of: ofFleet, ask: at("/ssh/v1/device/%s/way", uuidOf)},
+	"GET /ssh/v1/device/{uuid}/host-key":    {of: ofFleet, ask: at("/ssh/v1/device/%s/host-key", uuidOf)},
+	"DELETE /ssh/v1/device/{uuid}/host-key": {of: ofFleet, offline: true, ask: at("/ssh/v1/device/%s/host-key", uuidOf)},
+	"GET /ssh/v1/device/{uuid}/sessions":    {of: ofFleet, ask: at("/ssh/v1/device/%s/sessions", uuidOf)},
 	"POST /ssh/v1/certificate": {of: ofFleet, offline: true, ask: posting("/ssh/v1/certificate", func(b *things, _ int) any {
 		return api.SSHCertificateAsk{Device: api.DeviceUUID(b.uuid), PublicKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPn3SAl0XNepBrKIwqu97e8GN6u41trFccff+VLRF3Dz"}
 	})},

@@ -144,7 +144,8 @@ func mayEnter(ctx context.Context, tx *db.Tx, by access.Caller, p place) (e entr
 	return e, nil
 }
 
-// Way says how a person may enter a device. Support staff come with an uploaded key, through the gateway.
+// Way says how a person may enter a device. Support staff come with an uploaded key, through the gateway, and so does everybody where the
+// device's SSH server is none of ours.
 func (s *SSH) Way(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID) (way api.SSHWay, err error) {
 	p, err := placeOf(ctx, tx, `d.uuid = ?`, string(uuid))
 	if err != nil {
@@ -155,7 +156,10 @@ func (s *SSH) Way(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.Dev
 		return way, err
 	}
 	way = api.SSHWay{Way: api.SSHByCertificate, Support: e.support, User: by.Name}
-	if e.support {
+	if way.OwnServer, err = ownServer(ctx, tx, p.id); err != nil {
+		return way, err
+	}
+	if e.support || way.OwnServer {
 		way.Way = api.SSHByGateway
 	}
 	return way, nil
@@ -177,6 +181,13 @@ func (s *SSH) Open(ctx context.Context, tx *db.Tx, by access.Caller, ask api.SSH
 	if ask.Forward && !e.forward {
 		return out, api.Errorf(api.Forbidden, "support staff enter a device; they forward no ports through it")
 	}
+	own, err := ownServer(ctx, tx, p.id)
+	if err != nil {
+		return out, err
+	}
+	if own && by.SSHKey == 0 {
+		return out, api.Errorf(api.Conflict, "the device's SSH server knows no certificates: it is entered through the gateway, with an uploaded SSH key")
+	}
 	proof, err := account.ProofOf(ctx, tx, by)
 	if err != nil {
 		return out, err
@@ -191,14 +202,22 @@ func (s *SSH) Open(ctx context.Context, tx *db.Tx, by access.Caller, ask api.SSH
 	if !out.Until.After(tx.Now) {
 		return out, api.ErrNotFound // within the grant's last second
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO device_ssh_grant (created_at, name, device, "user", proof_key, proof_login, proof_ssh, address, until)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`, tx.NowText(), out.Grant, p.id, by.User, proof.Key, proof.Login, proof.SSH, by.Address, db.FormatTime(out.Until))
+	key := ""
+	if own {
+		key, out.Own = ask.PublicKey, &api.SSHOwnServer{User: by.Name}
+		if out.Own.HostKey, _, err = hostKey(ctx, tx, p.id); err != nil {
+			return out, err
+		}
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO device_ssh_grant (created_at, name, device, "user", proof_key, proof_login, proof_ssh, address, until, public_key)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		tx.NowText(), out.Grant, p.id, by.User, proof.Key, proof.Login, proof.SSH, by.Address, db.FormatTime(out.Until), key)
 	if err != nil {
 		return out, fmt.Errorf("open device: %w", err)
 	}
 	return out, audit.Record(ctx, tx, by, audit.Entry{
 		Act: "device.ssh_certificate", Kind: "device", ID: p.id, Name: p.uuid, Organization: p.organization, Fleet: p.fleet, User: by.User, Support: e.support,
-		Detail: map[string]any{"until": out.Until.Format(time.RFC3339), "forward": out.Forward},
+		Detail: map[string]any{"until": out.Until.Format(time.RFC3339), "forward": out.Forward, "own_server": own},
 	})
 }
 

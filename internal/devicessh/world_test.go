@@ -24,6 +24,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/audit/watch"
 	"github.com/roadstead-io/roadstead/internal/blob"
 	"github.com/roadstead-io/roadstead/internal/bus"
+	"github.com/roadstead-io/roadstead/internal/channel"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 	"github.com/roadstead-io/roadstead/internal/device"
@@ -57,7 +58,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{T: t, uuid: api.DeviceUUID(strings.Repeat("a", 32))}
 	quiet := slog.New(slog.DiscardHandler)
-	w.db = dbtest.Open(t, w.now, audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations(), devicessh.Migrations())
+	w.db = dbtest.Open(t, w.now, audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations(), channel.Migrations(), devicessh.Migrations())
 	messages, err := bus.Open(bus.Config{Dir: t.TempDir()})
 	w.must(err)
 	t.Cleanup(func() { _ = messages.Close() })
@@ -99,7 +100,14 @@ func newWorld(t *testing.T) *world {
 		"is_for__device_type": w.number(`SELECT id FROM device_type WHERE slug = 'generic-amd64'`),
 	})
 	w.device = w.register(w.uuid)
+	w.ours(w.device)
 	return w
+}
+
+// ours makes a device one of ours, whose channel and SSH host key were certified.
+func (w *world) ours(d access.Caller) {
+	w.Helper()
+	w.exec(`INSERT INTO channel_identity (device, key_sha256, certified_at, expires_at) VALUES (?, ?, '', '')`, d.Device, fmt.Sprint("of ", d.Device))
 }
 
 func (w *world) register(uuid api.DeviceUUID) access.Caller {

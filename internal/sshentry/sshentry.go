@@ -16,6 +16,9 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 )
 
+// Version is what we say that we are.
+const Version = "SSH-2.0-Roadstead"
+
 // Key is the key of one session.
 type Key struct {
 	private ed25519.PrivateKey
@@ -40,6 +43,9 @@ func (k *Key) Public() string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k.signer.PublicKey())))
 }
 
+// Auth shows the key itself, to a server that knows no certificates.
+func (k *Key) Auth() ssh.AuthMethod { return ssh.PublicKeys(k.signer) }
+
 // PEM is the private key as OpenSSH reads it.
 func (k *Key) PEM() ([]byte, error) {
 	block, err := ssh.MarshalPrivateKey(k.private, "")
@@ -60,7 +66,7 @@ func (k *Key) Client(uuid api.DeviceUUID, user string, made api.SSHCertificate) 
 		return nil, fmt.Errorf("SSH authority of hosts: %w", err)
 	}
 	return &ssh.ClientConfig{
-		User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(certified)}, ClientVersion: "SSH-2.0-Roadstead",
+		User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(certified)}, ClientVersion: Version,
 		HostKeyCallback:   isDevice(hosts, string(uuid)),
 		HostKeyAlgorithms: []string{ssh.CertAlgoED25519v01, ssh.CertAlgoECDSA256v01, ssh.CertAlgoECDSA384v01, ssh.CertAlgoECDSA521v01},
 	}, nil

@@ -30,7 +30,7 @@ type shell struct{ *cmdline.App }
 // DeviceCommands are those of this package that stand under `roadstead device`.
 func DeviceCommands(app *cmdline.App) []*cobra.Command {
 	a := shell{app}
-	return []*cobra.Command{a.ssh(), a.copy(), a.sessions(), a.proxy()}
+	return []*cobra.Command{a.ssh(), a.copy(), a.sessions(), a.proxy(), a.hostKey()}
 }
 
 func (a shell) ssh() *cobra.Command {
@@ -44,8 +44,8 @@ certificate for this one device, which opens a connection within five minutes an
 
 The device's host key is certified too: nothing else passes for the device, not even the first time. Escapes (~.) and terminals work as ever.
 
-Support staff whom an owner let in enter with an SSH key that they uploaded (roadstead ssh-key add), through the server's gateway: the one in ssh-agent or
-in ~/.ssh/id_*, or the one that -i names. They forward no ports.`,
+Support staff whom an owner let in, and everybody where the device's SSH server is none of ours (balenaOS), enter with an SSH key that they uploaded (roadstead ssh-key add), through the server's gateway: the one in ssh-agent or
+in ~/.ssh/id_*, or the one that -i names. It forwards no ports.`,
 		Example: `  roadstead device ssh kitchen
   roadstead device ssh kitchen web
   roadstead device ssh kitchen -- uname -a

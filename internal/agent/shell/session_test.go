@@ -18,6 +18,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent/shell"
+	"github.com/roadstead-io/roadstead/internal/sshtest"
 )
 
 // shown is a program's output, to look at while it runs.
@@ -41,7 +42,7 @@ func (s *shown) String() string {
 // open starts OpenSSH's client with a terminal and waits until the remote program has said that it is there.
 func (p *person) open(user, command string) (cmd *exec.Cmd, out *shown, in io.WriteCloser) {
 	p.w.Helper()
-	cmd = exec.CommandContext(p.w.Context(), "ssh", append(p.options(), "-tt", user+"@127.0.0.1", command)...)
+	cmd = exec.CommandContext(p.w.Context(), "ssh", append(p.client().Options(), "-tt", user+"@127.0.0.1", command)...)
 	out = &shown{}
 	cmd.Stdout, cmd.Stderr = out, out
 	in, err := cmd.StdinPipe()
@@ -67,8 +68,8 @@ func forwarding(c *ssh.Certificate) { c.Extensions["permit-port-forwarding"] = "
 // A device's shell, a service's, their files, and the ports that may be reached through them.
 func TestSessions(t *testing.T) {
 	t.Setenv("AGENT_SECRET", "1")
-	d := newDocker(t)
-	w := newWorld(t, d.use(t))
+	d := sshtest.NewDocker(t)
+	w := newWorld(t, use(d))
 	p := w.certified()
 
 	if r := p.ssh("root@127.0.0.1", "env"); r.code != 0 || strings.Contains(r.out, "SECRET") || !strings.Contains(r.out, "HOME=/root\n") {
@@ -77,7 +78,7 @@ func TestSessions(t *testing.T) {
 	// As the balena CLI finds the container of a service, and enters it.
 	r := p.ssh("ann@127.0.0.1", `"balena-engine" ps --format "{{.ID}} {{.Names}}"`)
 	id, name, _ := strings.Cut(strings.TrimSpace(r.out), " ")
-	if name != "main_1_2" || !strings.HasPrefix(d.container, id) {
+	if name != "main_1_2" || !strings.HasPrefix(d.Container, id) {
 		t.Fatalf("the engine under balena's name: %+v", r)
 	}
 	for _, user := range []string{"main", "service/main", "service/" + id, id} {
@@ -103,7 +104,7 @@ func TestSessions(t *testing.T) {
 }
 
 // files copies to and fro, of the device and of the service, with scp and sftp.
-func (w *world) files(d *docker, p *person) {
+func (w *world) files(d *sshtest.Docker, p *person) {
 	w.Helper()
 	from, to := w.TempDir(), w.TempDir()
 	w.must(os.MkdirAll(filepath.Join(from, "a/b"), 0o755))
@@ -133,7 +134,7 @@ func (w *world) files(d *docker, p *person) {
 	// A link in a container leads nowhere but into the container.
 	secret := filepath.Join(to, "secret")
 	w.must(os.WriteFile(secret, []byte("the device's"), 0o644))
-	d.run("exec", "main_1_2", "sh", "-c", "mkdir -p /inside && echo mine >/inside/f && ln -s /inside /abs && ln -s "+secret+" /out && ln -s ../../../../../../.."+secret+" /up && ln -s /loop /loop")
+	d.Run("exec", "main_1_2", "sh", "-c", "mkdir -p /inside && echo mine >/inside/f && ln -s /inside /abs && ln -s "+secret+" /out && ln -s ../../../../../../.."+secret+" /up && ln -s /loop /loop")
 	if r := p.run("scp", "", "main@127.0.0.1:/abs/f", filepath.Join(to, "f")); r.code != 0 {
 		w.Errorf("an absolute link: %+v", r)
 	}
@@ -157,7 +158,9 @@ func (p *person) dial(user string) *ssh.Client {
 		signer, err = ssh.NewCertSigner(p.cert, p.key)
 		p.w.must(err)
 	}
-	check := ssh.CertChecker{IsHostAuthority: func(auth ssh.PublicKey, _ string) bool { return line(auth) == line(p.w.hosts.PublicKey()) }}
+	check := ssh.CertChecker{IsHostAuthority: func(auth ssh.PublicKey, _ string) bool {
+		return sshtest.Line(auth) == sshtest.Line(p.w.hosts.PublicKey())
+	}}
 	client, err := ssh.Dial("tcp", p.w.addr, &ssh.ClientConfig{
 		User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyAlgorithms: []string{ssh.CertAlgoED25519v01},
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
@@ -242,9 +245,9 @@ func (w *world) forwards(p *person) {
 
 // Who may stay no longer is put out, with what they had started.
 func TestSessionsEnd(t *testing.T) {
-	d := newDocker(t)
+	d := sshtest.NewDocker(t)
 	quick := func(c *shell.Config) { c.Away = 2 * time.Second }
-	w := newWorld(t, d.use(t), quick)
+	w := newWorld(t, use(d), quick)
 	ends := func(why, user, mark string, how func()) {
 		t.Helper()
 		cmd, out, _ := w.certified().open(user, "echo here; sleep "+mark)

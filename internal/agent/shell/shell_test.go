@@ -11,6 +11,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/sshtest"
 )
 
 // Whoever has a certificate for this device, or a key that the server vouches for, is in; everybody else is a stranger.
@@ -70,7 +71,7 @@ func TestWhoIsLetIn(t *testing.T) {
 	}
 	// A host that the authority of users vouches for is none.
 	p := w.certified()
-	w.must(os.WriteFile(filepath.Join(p.dir, "known"), []byte("@cert-authority "+uuid+" "+line(w.users.PublicKey())+"\n"), 0o600))
+	w.must(os.WriteFile(filepath.Join(p.dir, "known"), []byte("@cert-authority "+uuid+" "+sshtest.Line(w.users.PublicKey())+"\n"), 0o600))
 	if r := p.ssh("root@127.0.0.1", "echo in"); r.out != "" || !strings.Contains(r.err, "host key") && !strings.Contains(r.err, "Host key") {
 		t.Errorf("a client that trusts another authority: %+v", r)
 	}

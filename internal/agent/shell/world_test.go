@@ -1,10 +1,7 @@
 package shell_test
 
 import (
-	"bytes"
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -15,7 +12,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -30,6 +26,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
 	"github.com/roadstead-io/roadstead/internal/agent/shell"
 	"github.com/roadstead-io/roadstead/internal/engine"
+	"github.com/roadstead-io/roadstead/internal/sshtest"
 )
 
 const (
@@ -62,23 +59,6 @@ type world struct {
 	shown   map[int64]string
 }
 
-func newSigner(t *testing.T) ssh.Signer {
-	t.Helper()
-	_, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := ssh.NewSignerFromSigner(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-func line(key ssh.PublicKey) string {
-	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
-}
-
 func newWorld(t *testing.T, change ...func(*shell.Config)) *world {
 	t.Helper()
 	w := &world{
@@ -103,7 +83,7 @@ func newWorld(t *testing.T, change ...func(*shell.Config)) *world {
 	}
 	w.shell, err = shell.New(cfg)
 	w.must(err)
-	w.must(w.shell.Trust(line(w.users.PublicKey()), line(w.hostCertificate(w.hosts, uuid))))
+	w.must(w.shell.Trust(sshtest.Line(w.users.PublicKey()), w.hostCertificate(w.hosts, uuid)))
 	again, err := shell.New(cfg) // what it was told it remembers
 	w.must(err)
 	if again.HostKey() != w.shell.HostKey() {
@@ -228,16 +208,16 @@ func (w *world) vouch(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (w *world) hostCertificate(by ssh.Signer, name string) *ssh.Certificate {
+func newSigner(t *testing.T) ssh.Signer { t.Helper(); s, _ := sshtest.Signer(t); return s }
+
+func (w *world) hostCertificate(by ssh.Signer, name string) string {
 	w.Helper()
-	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(w.shell.HostKey()))
-	w.must(err)
-	now := time.Now()
-	cert := &ssh.Certificate{
-		Key: key, CertType: ssh.HostCert, ValidPrincipals: []string{name}, ValidAfter: uint64(now.Add(-time.Minute).Unix()), ValidBefore: uint64(now.Add(time.Hour).Unix()),
-	}
-	w.must(cert.SignCert(rand.Reader, by))
-	return cert
+	return sshtest.Line(sshtest.Certify(w, by, sshtest.Parse(w, w.shell.HostKey()), ssh.HostCert, "device", []string{name}))
+}
+
+// use has a world's sessions work with an engine.
+func use(d *sshtest.Docker) func(*shell.Config) {
+	return func(c *shell.Config) { c.Engine, c.Docker = d.Engine, d.Host }
 }
 
 // person is somebody's key, with a certificate or without one, as files of OpenSSH.
@@ -251,14 +231,8 @@ type person struct {
 func (w *world) person() *person {
 	w.Helper()
 	p := &person{w: w, dir: w.TempDir()}
-	_, private, err := ed25519.GenerateKey(rand.Reader)
-	w.must(err)
-	block, err := ssh.MarshalPrivateKey(private, "")
-	w.must(err)
-	w.must(os.WriteFile(filepath.Join(p.dir, "id"), pem.EncodeToMemory(block), 0o600))
-	p.key, err = ssh.NewSignerFromSigner(private)
-	w.must(err)
-	w.must(os.WriteFile(filepath.Join(p.dir, "known"), []byte("@cert-authority "+uuid+" "+line(w.hosts.PublicKey())+"\n"), 0o600))
+	p.key = sshtest.KeyFile(w, filepath.Join(p.dir, "id"))
+	w.must(os.WriteFile(filepath.Join(p.dir, "known"), []byte("@cert-authority "+uuid+" "+sshtest.Line(w.hosts.PublicKey())+"\n"), 0o600))
 	return p
 }
 
@@ -271,27 +245,13 @@ func (w *world) certified(change ...func(*ssh.Certificate)) *person {
 func (w *world) certifiedBy(by ssh.Signer, change ...func(*ssh.Certificate)) *person {
 	w.Helper()
 	p := w.person()
-	now := time.Now()
-	p.cert = &ssh.Certificate{
-		Key: p.key.PublicKey(), CertType: ssh.UserCert, KeyId: "roadstead:g1:ann", ValidPrincipals: []string{uuid},
-		ValidAfter: uint64(now.Add(-time.Minute).Unix()), ValidBefore: uint64(now.Add(5 * time.Minute).Unix()),
-		Permissions: ssh.Permissions{Extensions: map[string]string{"permit-pty": ""}},
-	}
-	for _, f := range change {
-		f(p.cert)
-	}
-	w.must(p.cert.SignCert(rand.Reader, by))
-	w.must(os.WriteFile(filepath.Join(p.dir, "id-cert.pub"), []byte(line(p.cert)+"\n"), 0o600))
+	p.cert = sshtest.Certify(w, by, p.key.PublicKey(), ssh.UserCert, "roadstead:g1:ann", []string{uuid}, change...)
+	w.must(os.WriteFile(filepath.Join(p.dir, "id-cert.pub"), []byte(sshtest.Line(p.cert)+"\n"), 0o600))
 	return p
 }
 
-// options are those with which OpenSSH uses the person's key and nothing else.
-func (p *person) options() []string {
-	_, port, _ := net.SplitHostPort(p.w.addr)
-	return []string{
-		"-F", "none", "-i", filepath.Join(p.dir, "id"), "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "UserKnownHostsFile=" + filepath.Join(p.dir, "known"),
-		"-o", "GlobalKnownHostsFile=/dev/null", "-o", "StrictHostKeyChecking=yes", "-o", "HostKeyAlias=" + uuid, "-o", "BatchMode=yes", "-o", "Port=" + port, "-o", "LogLevel=ERROR",
-	}
+func (p *person) client() sshtest.Client {
+	return sshtest.Client{Address: p.w.addr, Key: filepath.Join(p.dir, "id"), Known: filepath.Join(p.dir, "known"), Alias: uuid}
 }
 
 type result struct {
@@ -302,22 +262,8 @@ type result struct {
 // run runs a program of OpenSSH's.
 func (p *person) run(program, input string, args ...string) result {
 	p.w.Helper()
-	ctx, cancel := context.WithTimeout(p.w.Context(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, program, append(p.options(), args...)...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "SECRET=1")
-	cmd.Stdin = strings.NewReader(input)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
-	if ctx.Err() != nil {
-		p.w.Errorf("%s %v does not end: %s %s", program, args, out.String(), errs.String())
-	}
-	r := result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
-	if err != nil && r.code < 0 {
-		p.w.Errorf("%s %v: %v", program, args, err)
-	}
-	return r
+	r := p.client().Run(p.w, program, input, args...)
+	return result{r.Out, r.Err, r.Code}
 }
 
 func (p *person) ssh(args ...string) result { p.w.Helper(); return p.run("ssh", "", args...) }
@@ -325,21 +271,7 @@ func (p *person) ssh(args ...string) result { p.w.Helper(); return p.run("ssh", 
 // eventually waits for a condition, which is looked at under the lock.
 func (w *world) eventually(what string, f func() bool) {
 	w.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for late := time.After(3 * time.Minute); ; {
-		w.mu.Lock()
-		ok := f()
-		w.mu.Unlock()
-		if ok {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-late:
-			w.Fatalf("%s: not after 3 min", what)
-		}
-	}
+	sshtest.Eventually(w, &w.mu, what, f)
 }
 
 // last is the end of the session that was told of last, once nothing is open.

@@ -56,6 +56,8 @@ func (d *Door) Routes() []route.Route {
 		{Method: "GET", Path: "/ssh/v1/authorities", Handle: d.authorities, Who: route.Anybody},
 		{Method: "POST", Path: "/ssh/v1/certificate", Handle: d.certificate, Who: route.People, Verb: access.Shell, Channel: access.Tunnel},
 		{Method: "GET", Path: "/ssh/v1/device/{uuid}/way", Handle: d.way, Who: route.People, Verb: access.Shell, Channel: access.Tunnel},
+		{Method: "GET", Path: "/ssh/v1/device/{uuid}/host-key", Handle: d.hostKey, Who: route.People, Verb: access.Shell},
+		{Method: "DELETE", Path: "/ssh/v1/device/{uuid}/host-key", Handle: d.forgetHostKey, Who: route.People, Verb: access.Shell},
 		{Method: "GET", Path: "/ssh/v1/device/{uuid}/sessions", Handle: d.sessions, Who: route.People, Verb: access.Shell},
 		{Method: "GET", Path: "/ssh/v1/session/{id}/recording", Handle: d.recording, Who: route.People, Verb: access.Shell},
 		{Method: "POST", Path: "/ssh/v1/session/{id}/end", Handle: d.order, Who: route.People, Verb: access.Shell},
@@ -70,6 +72,7 @@ func (d *Door) Routes() []route.Route {
 		{Method: "POST", Path: "/internal/ssh/key", Handle: d.gatewayKey, Roles: gateway},
 		{Method: "POST", Path: "/internal/ssh/certificate", Handle: d.gatewayCertificate, Roles: gateway},
 		{Method: "POST", Path: "/internal/ssh/host", Handle: d.gatewayHost, Roles: gateway},
+		{Method: "POST", Path: "/internal/ssh/host-key", Handle: d.sawHostKey, Roles: gateway},
 	}
 }
 
@@ -158,6 +161,9 @@ func (d *Door) open(ctx context.Context, by access.Caller, ask api.SSHCertificat
 	}); err != nil {
 		return made, err
 	}
+	if what.Own != nil { // whose device asks for the key itself
+		return api.SSHCertificate{Until: what.Until, Own: what.Own}, nil
+	}
 	err = d.sign(ctx, http.MethodPost, "/v1/ssh-user-certificate", what, &made)
 	return made, err
 }
@@ -193,6 +199,29 @@ func (d *Door) way(w http.ResponseWriter, r *http.Request) error {
 		way.Hosts, way.Gateway = known.Hosts, d.cfg.Site
 	}
 	return web.WriteJSON(w, http.StatusOK, way)
+}
+
+func (d *Door) hostKey(w http.ResponseWriter, r *http.Request) error {
+	return route.Read(w, r, d.cfg.DB, func(ctx context.Context, tx *db.Tx, by access.Caller) (api.SSHHostKey, error) {
+		return d.cfg.SSH.HostKey(ctx, tx, by, api.DeviceUUID(r.PathValue("uuid")))
+	})
+}
+
+func (d *Door) forgetHostKey(w http.ResponseWriter, r *http.Request) error {
+	return route.Write(r.Context(), d.cfg.DB, func(tx *db.Tx) error {
+		return d.cfg.SSH.ForgetHostKey(r.Context(), tx, access.From(r.Context()), api.DeviceUUID(r.PathValue("uuid")))
+	}, route.Done(w))
+}
+
+func (d *Door) sawHostKey(w http.ResponseWriter, r *http.Request) error {
+	var ask api.SSHSawHostKey
+	if err := web.Decode(r, &ask); err != nil {
+		return err
+	}
+	return route.Write(r.Context(), d.cfg.DB, func(tx *db.Tx) (err error) {
+		ask.PublicKey, err = d.cfg.SSH.SawHostKey(r.Context(), tx, api.DeviceUUID(ask.Device), ask.PublicKey)
+		return err
+	}, func() error { return web.WriteJSON(w, http.StatusOK, ask) })
 }
 
 func (d *Door) sessions(w http.ResponseWriter, r *http.Request) error {

@@ -22,6 +22,9 @@ type wish struct {
 	user    string // with which the device is entered
 	command string // "" is a shell
 	files   bool   // the subsystem sftp, and no command
+	inside  string // the service, or the container; "" is the device itself
+	id      bool   // inside is a container's id
+	own     bool   // the device's SSH server is none of ours
 	what    string // for the audit log
 }
 
@@ -52,7 +55,7 @@ func parse(text string) (w wish, err error) {
 		if verb == "enter" && strings.TrimSpace(rest) != "" {
 			return w, &plain{"a container is entered without a command; `service` takes one"}
 		}
-		w.user, w.what = api.SSHServicePrefix+name, name
+		w.user, w.what, w.inside, w.id = api.SSHServicePrefix+name, name, name, verb == "enter"
 	}
 	w.command = strings.TrimSpace(rest)
 	return w, nil
@@ -66,7 +69,7 @@ func files(login string) (w wish, err error) {
 	}
 	w = wish{device: api.DeviceUUID(uuid), user: "root", what: "files of the host", files: true}
 	if inside {
-		w.user, w.what = api.SSHServicePrefix+service, "files of "+service
+		w.user, w.what, w.inside = api.SSHServicePrefix+service, "files of "+service, service
 	}
 	return w, nil
 }

@@ -3,11 +3,8 @@ package sshgate_test
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
-	"encoding/pem"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -16,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +24,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/shell"
 	"github.com/roadstead-io/roadstead/internal/engine"
 	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/sshtest"
 	"github.com/roadstead-io/roadstead/internal/vpn/permit"
 	"github.com/roadstead-io/roadstead/internal/vpn/road"
 	"github.com/roadstead-io/roadstead/internal/vpn/sshgate"
@@ -52,22 +49,11 @@ type world struct {
 	end   bool       // every permit ends
 	ended []api.ReachEnded
 	asked []api.ReachRequest
+	given string   // the key with which the gateway may enter the device with an SSH server of its own
+	mean  bool     // that device is not given it
+	saw   string   // the host key that is remembered of it
+	asks  []string // for whose keys it asked
 }
-
-func signer(t *testing.T) (ssh.Signer, ed25519.PrivateKey) {
-	t.Helper()
-	_, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := ssh.NewSignerFromSigner(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s, private
-}
-
-func line(key ssh.PublicKey) string { return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))) }
 
 func (w *world) must(err error) {
 	w.Helper()
@@ -77,16 +63,8 @@ func (w *world) must(err error) {
 }
 
 // certify signs a certificate as the signer would.
-func (w *world) certify(by ssh.Signer, kind uint32, text, keyID string, names ...string) string {
-	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(text))
-	w.must(err)
-	now := time.Now()
-	cert := &ssh.Certificate{
-		Key: key, CertType: kind, KeyId: keyID, ValidPrincipals: names, ValidAfter: uint64(now.Add(-time.Minute).Unix()),
-		ValidBefore: uint64(now.Add(5 * time.Minute).Unix()), Permissions: ssh.Permissions{Extensions: map[string]string{"permit-pty": ""}},
-	}
-	w.must(cert.SignCert(rand.Reader, by))
-	return line(cert)
+func (w *world) certify(by ssh.Signer, kind uint32, key, keyID string, names ...string) string {
+	return sshtest.Line(sshtest.Certify(w, by, sshtest.Parse(w, key), kind, keyID, names))
 }
 
 // apiRole plays the api role.
@@ -113,10 +91,24 @@ func (w *world) apiRole(rw http.ResponseWriter, r *http.Request) {
 	case "/internal/ssh/certificate":
 		var ask api.SSHGatewayAsk
 		_ = json.NewDecoder(r.Body).Decode(&ask)
+		if ask.Device == foreignID {
+			if w.given = ask.PublicKey; w.mean {
+				w.given = ""
+			}
+			answer(http.StatusOK, api.SSHCertificate{Own: &api.SSHOwnServer{User: "ann", HostKey: w.saw}})
+			return
+		}
 		answer(http.StatusOK, api.SSHCertificate{
 			Certificate:    w.certify(w.users, ssh.UserCert, ask.PublicKey, "roadstead:g1:ann", ask.Device),
-			SSHAuthorities: api.SSHAuthorities{Users: line(w.users.PublicKey()), Hosts: line(w.hosts.PublicKey())},
+			SSHAuthorities: api.SSHAuthorities{Users: sshtest.Line(w.users.PublicKey()), Hosts: sshtest.Line(w.hosts.PublicKey())},
 		})
+	case "/internal/ssh/host-key":
+		var saw api.SSHSawHostKey
+		_ = json.NewDecoder(r.Body).Decode(&saw)
+		if w.saw == "" {
+			w.saw = saw.PublicKey
+		}
+		answer(http.StatusOK, api.SSHSawHostKey{PublicKey: w.saw})
 	case "/internal/reach/permit":
 		var ask api.ReachRequest
 		_ = json.NewDecoder(r.Body).Decode(&ask)
@@ -148,7 +140,9 @@ func (w *world) apiRole(rw http.ResponseWriter, r *http.Request) {
 
 // Dial implements road.Dialer.
 func (w *world) Dial(ctx context.Context, device string, port int) (net.Conn, error) {
+	w.mu.Lock()
 	at, ok := w.devices[device]
+	w.mu.Unlock()
 	if !ok || port != api.PortSSH {
 		return nil, road.ErrOffline
 	}
@@ -185,7 +179,7 @@ func (w *world) device(name string, by ssh.Signer) {
 		Log: slog.New(slog.DiscardHandler),
 	})
 	w.must(err)
-	w.must(s.Trust(line(w.users.PublicKey()), w.certify(by, ssh.HostCert, s.HostKey(), "device", name)))
+	w.must(s.Trust(sshtest.Line(w.users.PublicKey()), w.certify(by, ssh.HostCert, s.HostKey(), "device", name)))
 	w.devices[name] = w.serve(s.Serve)
 }
 
@@ -213,9 +207,9 @@ func (w *world) serve(f func(context.Context, net.Listener) error) (addr string)
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{T: t, dir: t.TempDir(), devices: map[string]string{}}
-	w.users, _ = signer(t)
-	w.hosts, _ = signer(t)
-	w.other, _ = signer(t)
+	w.users, _ = sshtest.Signer(t)
+	w.hosts, _ = sshtest.Signer(t)
+	w.other, _ = sshtest.Signer(t)
 	srv := httptest.NewServer(http.HandlerFunc(w.apiRole))
 	t.Cleanup(srv.Close)
 	peer := &pki.Peer{URL: srv.URL, HTTP: srv.Client()}
@@ -231,36 +225,27 @@ func newWorld(t *testing.T) *world {
 	gate, err := sshgate.New(sshgate.Config{Dir: w.dir, Permits: permits, API: peer, Dial: w, Log: slog.New(slog.DiscardHandler)})
 	w.must(err)
 	w.addr = w.serve(gate.Serve)
-	key, private := signer(t)
+	key := sshtest.KeyFile(t, filepath.Join(w.dir, "id"))
 	w.mu.Lock()
 	w.mine = ssh.FingerprintSHA256(key.PublicKey())
 	w.mu.Unlock()
-	block, err := ssh.MarshalPrivateKey(private, "")
-	w.must(err)
-	w.must(os.WriteFile(filepath.Join(w.dir, "id"), pem.EncodeToMemory(block), 0o600))
-	w.must(os.WriteFile(filepath.Join(w.dir, "known"), []byte("@cert-authority ssh.devices.roadstead.test "+line(w.hosts.PublicKey())+"\n"), 0o600))
+	w.must(os.WriteFile(filepath.Join(w.dir, "known"), []byte("@cert-authority ssh.devices.roadstead.test "+sshtest.Line(w.hosts.PublicKey())+"\n"), 0o600))
 	return w
 }
 
-// command is OpenSSH's client as the balena CLI starts it, but for that it looks at the host key.
+// client is OpenSSH's as the balena CLI starts it, but for that it looks at the host key.
+func (w *world) client() sshtest.Client {
+	return sshtest.Client{Address: w.addr, Key: filepath.Join(w.dir, "id"), Known: filepath.Join(w.dir, "known"), Alias: "ssh.devices.roadstead.test"}
+}
+
 func (w *world) command(args ...string) *exec.Cmd {
-	_, port, _ := net.SplitHostPort(w.addr)
-	return exec.CommandContext(w.Context(), "ssh", append([]string{
-		"-F", "none", "-i", filepath.Join(w.dir, "id"), "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes", "-p", port, "-o", "LogLevel=ERROR",
-		"-o", "StrictHostKeyChecking=yes", "-o", "UserKnownHostsFile=" + filepath.Join(w.dir, "known"), "-o", "GlobalKnownHostsFile=/dev/null", "-o", "HostKeyAlias=ssh.devices.roadstead.test",
-	}, args...)...)
+	return exec.CommandContext(w.Context(), "ssh", append(w.client().Options(), args...)...)
 }
 
 func (w *world) ssh(input string, args ...string) (out, errs string, code int) {
 	w.Helper()
-	cmd := w.command(args...)
-	var o, e bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &o, &e
-	var exit *exec.ExitError
-	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
-		w.Fatal(err)
-	}
-	return o.String(), e.String(), cmd.ProcessState.ExitCode()
+	r := w.client().Run(w, "ssh", input, args...)
+	return r.Out, r.Err, r.Code
 }
 
 // ask is a question for a permit, by its number.
@@ -272,21 +257,7 @@ func (w *world) ask(n int) api.ReachRequest {
 
 func (w *world) eventually(what string, f func() bool) {
 	w.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for late := time.After(3 * time.Minute); ; {
-		w.mu.Lock()
-		ok := f()
-		w.mu.Unlock()
-		if ok {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-late:
-			w.Fatalf("%s: not after 3 min", what)
-		}
-	}
+	sshtest.Eventually(w, &w.mu, what, f)
 }
 
 // Plain ssh, and the balena CLI's ways of calling it, reach a device through the gateway; who may not learns why, as plain text.
@@ -363,14 +334,10 @@ func TestFilesThroughTheGateway(t *testing.T) {
 	}
 }
 
-// scp runs OpenSSH's scp as [world.command] runs ssh.
 func (w *world) scp(args ...string) (out string, code int) {
-	cmd := w.command()
-	with := slices.Clone(cmd.Args[1:])
-	with[slices.Index(with, "-p")] = "-P"
-	cmd = exec.CommandContext(w.Context(), "scp", append(with, args...)...)
-	text, _ := cmd.CombinedOutput()
-	return string(text), cmd.ProcessState.ExitCode()
+	w.Helper()
+	r := w.client().Run(w, "scp", "", args...)
+	return r.Out + r.Err, r.Code
 }
 
 // A permit that ends ends the session; a key that is nobody's, and a password, do not get in at all.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -123,9 +124,14 @@ func (v *visit) enter(ctx context.Context, want wish, ch ssh.Channel, requests <
 	}
 	why := "failed"
 	defer func() { leave.End(why) }()
-	there, err := v.connect(ctx, want)
+	tty := slices.ContainsFunc(before, func(r *ssh.Request) bool { return r.Type == "pty-req" })
+	asked := want.command
+	there, want, err := v.connect(ctx, want, tty)
 	if err != nil {
 		return err
+	}
+	if want.own && asked != "" { // a device of ours tells of it itself
+		leave.Tell("command", printable(asked[:min(len(asked), api.MaxSSHCommand)]))
 	}
 	defer func() { _ = there.Close() }()
 	far, answers, err := there.OpenChannel("session", nil)
@@ -147,7 +153,11 @@ func (v *visit) enter(ctx context.Context, want wish, ch ssh.Channel, requests <
 	if ok, err := far.SendRequest(kind, true, payload); err != nil || !ok {
 		return &plain{"the device starts no program"}
 	}
-	why = v.carry(ctx, leave, ch, requests, far, answers)
+	hangUp := func() { _ = far.Close() }
+	if want.own { // OpenSSH's server would wait for the program. With the connection it ends it, if that has a terminal
+		hangUp = func() { _ = there.Close() }
+	}
+	why = v.carry(ctx, leave, ch, requests, far, answers, hangUp)
 	return nil
 }
 
@@ -159,42 +169,54 @@ func reason(err error) string {
 	return "the connection broke"
 }
 
-// connect makes the SSH connection to the device, with a key and a certificate that are for this session alone.
-func (v *visit) connect(ctx context.Context, want wish) (*ssh.Client, error) {
+// connect makes the SSH connection to the device, with a key and a certificate that are for this session alone. What is to be asked there may be
+// another thing than what was asked here: see [ownCommand].
+func (v *visit) connect(ctx context.Context, want wish, tty bool) (*ssh.Client, wish, error) {
 	key, err := sshentry.NewKey()
 	if err != nil {
-		return nil, err
+		return nil, want, err
 	}
 	ask := api.SSHGatewayAsk{Fingerprint: v.fingerprint, Device: string(want.device), From: v.from, PublicKey: key.Public()}
 	var made api.SSHCertificate
 	askCtx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	if err := permit.Call(askCtx, v.s.cfg.API, "/internal/ssh/certificate", ask, &made); err != nil {
-		return nil, err
+		return nil, want, err
 	}
-	config, err := key.Client(want.device, want.user, made)
+	var conf *ssh.ClientConfig
+	if made.Own != nil {
+		conf = v.own(ctx, made.Own, key, want.device)
+		want, err = ownCommand(want, tty)
+	} else {
+		conf, err = key.Client(want.device, want.user, made)
+	}
 	if err != nil {
-		return nil, err
+		return nil, want, err
 	}
 	dialCtx, cancelDial := context.WithTimeout(ctx, dialTime)
 	defer cancelDial()
 	raw, err := v.s.cfg.Dial.Dial(dialCtx, string(want.device), api.PortSSH)
 	if err != nil {
-		return nil, err
+		return nil, want, err
 	}
 	_ = raw.SetDeadline(time.Now().Add(graceTime))
-	conn, channels, requests, err := ssh.NewClientConn(raw, string(want.device), config)
+	conn, channels, requests, err := ssh.NewClientConn(raw, string(want.device), conf)
+	var other *otherHost
+	if errors.As(err, &other) {
+		_ = raw.Close()
+		return nil, want, &plain{other.Error()}
+	}
 	if err != nil {
 		_ = raw.Close()
 		v.s.cfg.Log.WarnContext(ctx, "a device's SSH server was not agreed with", "device", want.device, "error", err)
-		return nil, &plain{"the device's SSH server was not agreed with: it is not one that this server vouches for, or it lets nobody in"}
+		return nil, want, &plain{"the device's SSH server was not agreed with: it is not one that this server vouches for, or it lets nobody in"}
 	}
 	_ = raw.SetDeadline(time.Time{})
-	return ssh.NewClient(conn, channels, requests), nil
+	return ssh.NewClient(conn, channels, requests), want, nil
 }
 
-// carry takes bytes and requests both ways, and says why it ended.
-func (v *visit) carry(ctx context.Context, leave *permit.Permit, ch ssh.Channel, requests <-chan *ssh.Request, far ssh.Channel, answers <-chan *ssh.Request) (why string) {
+// carry takes bytes and requests both ways, and says why it ended. hangUp ends what runs on the device.
+func (v *visit) carry(ctx context.Context, leave *permit.Permit, ch ssh.Channel, requests <-chan *ssh.Request, far ssh.Channel, answers <-chan *ssh.Request, hangUp func()) (why string) {
 	why = permit.WhyClosed
 	ended := make(chan struct{})
 	var cutting sync.WaitGroup
@@ -210,7 +232,7 @@ func (v *visit) carry(ctx context.Context, leave *permit.Permit, ch ssh.Channel,
 		_, _ = fmt.Fprintf(ch.Stderr(), "\r\nroadstead: the session was ended: %s\r\n", printable(cause))
 		exit(ch, 255)
 		_ = ch.Close()
-		_ = far.Close()
+		hangUp()
 	})
 	var in, out sync.WaitGroup
 	in.Go(func() { // until the channel is closed
@@ -225,7 +247,7 @@ func (v *visit) carry(ctx context.Context, leave *permit.Permit, ch ssh.Channel,
 			}
 			reply(r, false)
 		}
-		_ = far.Close() // the client went away
+		hangUp() // the client went away
 	})
 	counted := func(n int) { leave.Count(0, int64(n)) }
 	out.Go(func() { _, _ = io.Copy(countedWriter{ch, counted}, far) })

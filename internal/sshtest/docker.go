@@ -1,4 +1,4 @@
-package shell_test
+package sshtest
 
 import (
 	"os"
@@ -9,18 +9,19 @@ import (
 	"testing"
 	"time"
 
-	"github.com/roadstead-io/roadstead/internal/agent/shell"
 	"github.com/roadstead-io/roadstead/internal/engine"
 )
 
-// docker is an engine of the test's own, with one service, "main".
-type docker struct {
-	t         *testing.T
-	host      string
-	container string // id
+// Docker is an engine of the test's own, with one service, "main".
+type Docker struct {
+	t         testing.TB
+	Host      string // its address, unix:///…
+	Engine    *engine.Client
+	Container string // id of the service's container, which is called main_1_2
 }
 
-func newDocker(t *testing.T) *docker {
+// NewDocker starts one; without what it takes the test is skipped.
+func NewDocker(t testing.TB) *Docker {
 	t.Helper()
 	image := os.Getenv("ROADSTEAD_BASE_BUSYBOX")
 	if os.Getenv("ROADSTEAD_DOCKER_TESTS") != "1" || image == "" {
@@ -30,12 +31,12 @@ func newDocker(t *testing.T) *docker {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &docker{t: t, host: "unix://" + dir + "/s"}
+	d := &Docker{t: t, Host: "unix://" + dir + "/s"}
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("dockerd", "--host", d.host, "--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid", "--bridge=none",
+	cmd := exec.Command("dockerd", "--host", d.Host, "--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid", "--bridge=none",
 		"--iptables=false", "--ip6tables=false", "--exec-opt", "native.cgroupdriver=cgroupfs", "--userland-proxy=false")
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
@@ -71,33 +72,26 @@ func newDocker(t *testing.T) *docker {
 			t.Fatalf("the engine does not answer: %s", text[max(0, len(text)-2000):])
 		}
 	}
-	d.run("import", image, "busybox")
-	d.container = d.run("run", "-d", "--name", "main_1_2", "--network", "none", "--label", "io.balena.supervised=true", "--label", "io.balena.service-name=main", "busybox", "sleep", "100000")
+	if d.Engine, err = engine.New(d.Host); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Engine.Close() })
+	d.Run("import", image, "busybox")
+	d.Container = d.Run("run", "-d", "--name", "main_1_2", "--network", "none", "--label", "io.balena.supervised=true", "--label", "io.balena.service-name=main", "busybox", "sleep", "100000")
 	return d
 }
 
-func (d *docker) try(args ...string) (string, error) {
-	out, err := exec.Command("docker", append([]string{"--host", d.host}, args...)...).CombinedOutput()
+func (d *Docker) try(args ...string) (string, error) {
+	out, err := exec.Command("docker", append([]string{"--host", d.Host}, args...)...).CombinedOutput()
 	return strings.TrimSpace(string(out)), err
 }
 
-func (d *docker) run(args ...string) string {
+// Run runs a command of it.
+func (d *Docker) Run(args ...string) string {
 	d.t.Helper()
 	out, err := d.try(args...)
 	if err != nil {
 		d.t.Fatalf("docker %v: %v: %s", args, err, out)
 	}
 	return out
-}
-
-// use has a world's sessions work with it.
-func (d *docker) use(t *testing.T) func(*shell.Config) {
-	return func(c *shell.Config) {
-		client, err := engine.New(d.host)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = client.Close() })
-		c.Engine, c.Docker = client, d.host
-	}
 }

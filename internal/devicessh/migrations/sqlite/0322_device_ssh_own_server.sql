@@ -1,0 +1,9 @@
+-- +goose Up
+-- The host keys of devices whose SSH server is none of ours: nobody vouches for them, so the first that was seen is remembered.
+CREATE TABLE device_ssh_host_key (
+    device     INTEGER PRIMARY KEY REFERENCES device (id) ON DELETE CASCADE,
+    created_at TEXT NOT NULL,
+    public_key TEXT NOT NULL
+);
+-- The key with which the gateway enters such a device, for the permission's one session; empty: a certificate was signed.
+ALTER TABLE device_ssh_grant ADD COLUMN public_key TEXT NOT NULL DEFAULT '';
