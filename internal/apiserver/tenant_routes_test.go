@@ -148,7 +148,7 @@ var routesThatName = map[string]naming{
 	"POST /build-source/v1/{id}/build":     {of: ofFleet, ask: at("/build-source/v1/%d/build", func(b *things) any { return b.source })},
 	"DELETE /build-source/v1/{id}":         {of: ofFleet, ask: at("/build-source/v1/%d", func(b *things) any { return b.doomedSource })},
 
-	"GET /ssh/v1/device/{uuid}/way":         {of: ofFleet, ask: at("/ssh/v1/device/%s/way", uuidOf)},
+	"GET /ssh/v1/device/{uuid}/way":         {of: ofFleet, offline: true, ask: at("/ssh/v1/device/%s/way", uuidOf)},
 	"GET /ssh/v1/device/{uuid}/host-key":    {of: ofFleet, ask: at("/ssh/v1/device/%s/host-key", uuidOf)},
 	"DELETE /ssh/v1/device/{uuid}/host-key": {of: ofFleet, offline: true, ask: at("/ssh/v1/device/%s/host-key", uuidOf)},
 	"GET /ssh/v1/device/{uuid}/sessions":    {of: ofFleet, ask: at("/ssh/v1/device/%s/sessions", uuidOf)},
