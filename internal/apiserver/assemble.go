@@ -94,7 +94,7 @@ func (s *Server) model() (m odata.Model) {
 	} {
 		m.Resources = append(m.Resources, part...)
 	}
-	m.Resources = append(m.Resources, watch.Resource(), s.actions.Resource())
+	m.Resources = append(m.Resources, watch.Resource(), s.actions.Resource(), s.trust.Resource())
 	watch.Resources(m)
 	notices.Resources(m, s.accounts)
 	return m

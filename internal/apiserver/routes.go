@@ -62,7 +62,7 @@ func (s *Server) list() []route.Route {
 	rs = append(rs, reachdoor.Routes(reachdoor.Config{DB: s.db, Reach: s.reach, Accounts: s.accounts, Site: s.cfg.Site})...)
 	rs = append(rs, bases.Routes(s.cfg.Bases)...)
 	rs = append(rs, vpndoor.Routes(vpndoor.Config{DB: s.db, Channel: s.channel, RootCA: s.rootCA, SSH: s.ssh.Host})...)
-	rs = append(rs, trustdoor.Routes(s.trust)...)
+	rs = append(rs, trustdoor.Routes(s.trust, s.db)...)
 	rs = append(rs, s.fleetRoutes()...)
 	rs = append(rs, s.fileRoutes()...)
 	return append(rs, s.deviceRoutes()...)

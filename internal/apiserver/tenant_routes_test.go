@@ -166,6 +166,11 @@ var routesThatName = map[string]naming{
 	"POST /device-actions/v1/{id}/cancel": {of: ofFleet, offline: true, ask: at("/device-actions/v1/%d/cancel", func(b *things) any { return b.action })},
 	"GET /device-actions/v1/{id}/result":  {of: ofFleet, ask: at("/device-actions/v1/%d/result", func(b *things) any { return b.action })},
 
+	"GET /trust/v1/fleets/{fleet}":                 {of: reading, offline: true, ask: at("/trust/v1/fleets/%s", slugInPath)},
+	"GET /trust/v1/fleets/{fleet}/proofs/{commit}": {of: reading, offline: true, ask: at("/trust/v1/fleets/%s/proofs/"+strings.Repeat("c", 32), slugInPath)},
+	"POST /trust/v1/fleets/{fleet}/upload": {of: ofFleet, offline: true, ask: func(b *things, _ int) (string, any) {
+		return "/trust/v1/fleets/" + url.PathEscape(b.slug) + "/upload", api.TrustUpload{Files: []api.TrustFile{{Role: api.TrustRoot, Data: []byte("{}")}}}
+	}},
 	"GET /trust/v1/fleets/{fleet}/keys":                        {of: reading, offline: true, ask: at("/trust/v1/fleets/%s/keys", slugInPath)},
 	"GET /trust/v1/fleets/{fleet}/metadata/{file}":             {of: reading, offline: true, ask: at("/trust/v1/fleets/%s/metadata/root.json", slugInPath)},
 	"GET /trust/v1/fleets/{fleet}/targets/releases/{document}": {of: reading, offline: true, ask: at("/trust/v1/fleets/%s/targets/releases/"+strings.Repeat("c", 32)+".json", slugInPath)},
@@ -187,6 +192,9 @@ var routesThatNameNothing = map[string]string{
 	"POST /auth/v1/device/lookup": "signin.TestLoginByCode", "POST /auth/v1/device/approve": "signin.TestLoginByCode",
 	"POST /auth/v1/providers/{name}/start": "signin.TestWhoMayLink", "POST /auth/v1/providers/{name}/finish": "signin.TestWhoMayLink",
 	"GET /ssh/v1/session/{id}/recording": "devicessh.TestWhoSeesSessions", "POST /ssh/v1/session/{id}/end": "devicessh.TestAnOrderEndsASession",
+	"GET /trust/v1/log/checkpoint": "trust.TestTheLogTellsOnlyWhatOneMayRead", "GET /trust/v1/log/entries": "trust.TestTheLogTellsOnlyWhatOneMayRead",
+	"GET /trust/v1/log/inclusion": "trust.TestTheLogTellsOnlyWhatOneMayRead", "GET /trust/v1/log/consistency": "trust.TestTheLogTellsOnlyWhatOneMayRead",
+	"POST /trust/v1/log/checkpoint": "trust.TestAnotherHistoryIsKept", "POST /trust/v1/log/cosignature": "trust.TestAWitnessSigns",
 	"GET /base/v1/images": "bases.TestRoutes", "GET /base/v1/images/{digest}/{what}": "bases.TestRoutes", // the same for everybody
 	"GET /actor/v1/whoami": "", "GET /user/v1/whoami": "", "GET /user/v1/refresh-token": "", "POST /user/v1/refresh-token": "", "POST /user/v1/logout": "",
 	"GET /user/v1/sessions": "", "POST /user/v1/sessions": "", "DELETE /user/v1/sessions": "", "GET /user/v1/identities": "", "POST /user/v1/password": "",

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -21,6 +22,7 @@ type want struct {
 	above   int64                     // a counter that the listing should be higher than
 	newer   int64                     // a version than which everything that the signer signs should be newer: a device has it, and this database is an older copy
 	files   []api.TrustFile           // that were uploaded, verified
+	owned   bool                      // the signer knows already that the fleet is its owner's
 	targets func(t *tuf.Targets) bool // changes the policy of a fleet that the server holds; false: it is as it should be
 }
 
@@ -99,7 +101,86 @@ func (p *publication) do(ctx context.Context, fleet int64) error {
 			p.signed = append(p.signed, api.TrustFile{Role: p.sign[i].Role, Data: data})
 		}
 	}
+	if len(p.want.files) > 0 {
+		if err := p.verify(); err != nil {
+			return err
+		}
+	}
 	return p.publish(ctx)
+}
+
+// verify reads all that is uploaded, and what was signed for it, as a client would from the root that was there before.
+func (p *publication) verify() error {
+	files := map[string][]byte{}
+	var roots [][]byte
+	for role, f := range p.files {
+		files[role] = f.data
+	}
+	if root := files[api.TrustRoot]; root != nil {
+		roots = append(roots, root)
+	}
+	for _, f := range p.want.files {
+		if f.Role != api.TrustRoot {
+			files[f.Role] = f.Data
+		}
+	}
+	for _, want := range p.want.files { // in their order, as they were signed
+		if want.Role == api.TrustRoot {
+			roots = append(roots, p.asSigned(want.Data))
+		}
+	}
+	for _, f := range p.signed {
+		if f.Role == api.TrustSnapshot || f.Role == api.TrustTimestamp {
+			files[f.Role] = f.Data
+		}
+	}
+	c, err := tuf.Open(p.fleet.uuid, roots[0])
+	if err != nil {
+		return wrong(err)
+	}
+	c.SetNow(p.now)
+	for _, root := range roots[1:] {
+		if err := c.Root(root); err != nil {
+			return wrong(err)
+		}
+	}
+	take := []string{api.TrustTimestamp, api.TrustSnapshot, api.TrustTargets, api.TrustOwner}
+	for _, f := range p.want.files {
+		if strings.Contains(f.Role, "-") {
+			take = append(take, f.Role)
+		}
+	}
+	for _, role := range take {
+		if files[role] == nil {
+			continue
+		}
+		if err := c.Take(api.TrustFile{Role: role, Data: files[role]}); err != nil {
+			return wrong(err)
+		}
+	}
+	return nil
+}
+
+// asSigned gives a root as it will be published: with the signer's signature, if that was needed.
+func (p *publication) asSigned(root []byte) []byte {
+	want, err := versionOf(api.TrustFile{Role: api.TrustRoot, Data: root})
+	for _, f := range p.signed {
+		if f.Role != api.TrustRoot || err != nil {
+			continue
+		}
+		if v, err := versionOf(f); err == nil && v == want {
+			return f.Data
+		}
+	}
+	return root
+}
+
+// wrong is the error about files that a client would refuse.
+func wrong(err error) error {
+	if _, ok := tuf.Rejection(err); ok {
+		return api.Errorf(api.Invalid, "files: a device would refuse them: %v", err)
+	}
+	return err
 }
 
 // read reads what there is.
@@ -123,6 +204,36 @@ func (p *publication) read(ctx context.Context, fleet int64) error {
 	})
 }
 
+// ownersWord enters what an owner lists into the log.
+func (p *publication) ownersWord(f api.TrustFile) error {
+	if !strings.Contains(f.Role, "-") {
+		return nil
+	}
+	x, err := tuf.ReadBin(f.Role, f.Data)
+	if err != nil {
+		return err
+	}
+	before := map[string]tuf.Listed{}
+	if old := p.files[f.Role]; old != nil {
+		was, err := tuf.ReadBin(f.Role, old.data)
+		if err != nil {
+			return err
+		}
+		before = was.Listed
+	}
+	for path, l := range x.Listed {
+		if before[path] != l {
+			p.entries = append(p.entries, api.TrustEntry{Kind: "release", Fleet: p.fleet.uuid, Name: commitIn(path), Version: l.Counter, SHA256: l.SHA256, By: api.TrustOwner})
+		}
+	}
+	return nil
+}
+
+// commitIn is the commit in a target's path.
+func commitIn(path string) string {
+	return strings.TrimSuffix(strings.TrimPrefix(path, "releases/"), ".json")
+}
+
 // next is a version for one more file: the seconds since 1970, or more.
 func (p *publication) next() int64 {
 	p.version = max(p.version+1, p.now.Unix())
@@ -135,6 +246,18 @@ func (p *publication) mark() api.TrustMark {
 
 // prepare finds out what is to be signed.
 func (p *publication) prepare(ctx context.Context) error {
+	for _, f := range p.want.files {
+		version, err := versionOf(f)
+		if err != nil {
+			return err
+		}
+		if old := p.files[f.Role]; old != nil && version <= old.version {
+			return api.Errorf(api.Conflict, "version %d of %s is not newer than %d, which is published", version, f.Role, old.version)
+		}
+		if err := p.ownersWord(f); err != nil {
+			return err
+		}
+	}
 	changed := map[string]tuf.Meta{} // what the snapshot has to say anew
 	if err := p.policies(ctx, changed); err != nil {
 		return err
@@ -173,8 +296,10 @@ func (p *publication) policies(ctx context.Context, changed map[string]tuf.Meta)
 			}
 		}
 	}
+	over := p.fleet.heldBy != api.HeldByOwner && (p.fleet.known || !p.owned)
 	for _, f := range p.want.files {
-		if f.Role == api.TrustRoot && p.fleet.heldBy != api.HeldByOwner { // the signer learns that the fleet is its owner's, and signs over to it
+		if f.Role == api.TrustRoot && over { // the signer learns that the fleet is its owner's, and signs over to it
+			over = false
 			p.sign = append(p.sign, api.TrustSign{Role: f.Role, Data: f.Data})
 			continue
 		}
@@ -418,8 +543,8 @@ func (p *publication) publish(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		res, err := tx.ExecContext(ctx, `UPDATE trust_fleet SET changes = changes + 1, version = ?, counter = ?, held_by = ?, approval = ?, shell = ?
-			WHERE application = ? AND changes = ?`, p.version, p.counter, row.heldBy, string(row.approval), row.shell, p.fleet.id, p.fleet.changes)
+		res, err := tx.ExecContext(ctx, `UPDATE trust_fleet SET changes = changes + 1, version = ?, counter = CASE WHEN counter > ? THEN counter ELSE ? END, held_by = ?, approval = ?, shell = ?
+			WHERE application = ? AND changes = ?`, p.version, p.counter, p.counter, row.heldBy, string(row.approval), row.shell, p.fleet.id, p.fleet.changes)
 		if err == nil && !p.fleet.known {
 			res, err = tx.ExecContext(ctx, `INSERT INTO trust_fleet (application, created_at, changes, version, counter, held_by, approval, shell)
 				VALUES (?, ?, 1, ?, ?, ?, ?, ?) ON CONFLICT (application) DO NOTHING`,
@@ -439,6 +564,15 @@ func (p *publication) publish(ctx context.Context) error {
 			}
 			if entry != nil {
 				entries = append(entries, *entry)
+			}
+		}
+		for _, f := range p.want.files {
+			version, err := versionOf(f)
+			if err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, `DELETE FROM trust_pending WHERE application = ? AND role = ? AND version <= ?`, p.fleet.id, f.Role, version); err != nil {
+				return fmt.Errorf("publish: %w", err)
 			}
 		}
 		if err := p.storeDocument(ctx, tx); err != nil {
@@ -509,7 +643,7 @@ func (p *publication) storeDocument(ctx context.Context, tx *db.Tx) error {
 		return nil
 	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO trust_document ("release", created_at, application, "commit", counter, sha256, data) VALUES (?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT ("release") DO UPDATE SET counter = excluded.counter`,
+		ON CONFLICT ("release") DO UPDATE SET counter = excluded.counter WHERE trust_document.counter < excluded.counter`,
 		p.doc.release, tx.NowText(), p.fleet.id, p.doc.commit, p.doc.counter, p.doc.sha256, string(p.doc.data))
 	if err != nil {
 		return fmt.Errorf("publish %s: %w", p.doc.commit, err)

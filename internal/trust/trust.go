@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -55,7 +56,11 @@ type Trust struct {
 	cfg       Config
 	directors *batch.Batch[*directing]
 	views     views
-	once      singleflight.Group // publications that this process has under way, by fleet and what is wanted
+
+	logMu  sync.Mutex // covers logKey; held while the signer is asked for it, once
+	logKey api.TrustLogKey
+
+	once singleflight.Group // publications that this process has under way, by fleet and what is wanted
 }
 
 // New makes it; it starts nothing.

@@ -58,7 +58,6 @@ type world struct {
 	off time.Duration
 }
 
-
 func newWorld(t *testing.T) *world {
 	w := &world{T: t, dir: t.TempDir()}
 	w.db = dbtest.Open(t, w.now, audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), stored.Migrations(), device.Migrations(),
@@ -169,7 +168,12 @@ func (w *world) person(name string) (by access.Caller, fleetID int64) {
 			SELECT ?, ?, o.id, 'harbour', ?, t.id, (SELECT min(id) FROM application_type), ? FROM organization o, device_type t
 			WHERE o.handle = ? AND t.slug = 'generic-amd64' RETURNING id`, tx.NowText(), actor, name+"/harbour", fleetUUID(by.User), name).Scan(&fleetID)
 	})
-	by.Kind, by.Name = access.User, name
+	token, err := w.accounts.Login(ctx, api.Login{Username: name, Password: "correct horse battery " + name}, account.From{})
+	w.must(err)
+	w.write(func(tx *db.Tx) error {
+		by, err = w.accounts.Authenticate(ctx, tx, token)
+		return err
+	})
 	return by, fleetID
 }
 
@@ -361,4 +365,29 @@ func (b *board) believe(bundle *api.TrustBundle, have api.TrustHave, commit stri
 	}
 	b.log, b.counter = c, l.Counter
 	return nil
+}
+
+// twin is a signer with the same keys that has signed nothing yet: what a thief of the keys has.
+func (w *world) twin() func(ctx context.Context, what string, in, out any) error {
+	w.Helper()
+	dir := w.TempDir()
+	own, theirs := filepath.Join(w.dir, api.RoleSigner), filepath.Join(dir, api.RoleSigner)
+	w.must(os.Mkdir(theirs, 0o700))
+	files, err := os.ReadDir(own)
+	w.must(err)
+	for _, f := range files {
+		if f.Name() == "trust-log.json" || f.Name() == "trust-log.leaves" {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(own, f.Name()))
+		w.must(err)
+		w.must(os.WriteFile(filepath.Join(theirs, f.Name()), data, 0o600))
+	}
+	role, err := signer.New(signer.Config{Dir: theirs, Site: site, Peers: map[string]string{api.RoleAPI: "127.0.0.1:1"}}, (&roletest.Log{}).Logger())
+	w.must(err)
+	ln := roletest.Listen(w.T)
+	roletest.Run(w.T, func(ctx context.Context) error { return role.Run(ctx, ln) })
+	id, err := pki.LoadIdentity(filepath.Join(w.dir, api.RoleAPI))
+	w.must(err)
+	return trustdoor.Signer(id.Client(api.RoleSigner, ln.Addr().String()))
 }

@@ -9,24 +9,39 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/apiserver/route"
+	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/trust"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
-type routes struct{ trust *trust.Trust }
+type routes struct {
+	trust *trust.Trust
+	db    *db.DB
+}
 
 // Routes lists them.
-func Routes(t *trust.Trust) []route.Route {
-	s := &routes{t}
+func Routes(t *trust.Trust, d *db.DB) []route.Route {
+	s := &routes{t, d}
 	itself := []access.Kind{access.Device}
 	readers := []access.Kind{access.User, access.ScopedKey, access.Device, access.FleetKey}
 	return []route.Route{
+		{Method: "GET", Path: "/trust/v1/fleets/{fleet}", Handle: s.status, Who: route.People},
+		{Method: "POST", Path: "/trust/v1/fleets/{fleet}/upload", Handle: s.upload, Who: route.People, Verb: access.Releases},
+		{Method: "GET", Path: "/trust/v1/fleets/{fleet}/proofs/{commit}", Handle: s.proof, Who: route.People},
+		{Method: "POST", Path: "/trust/v1/device/{uuid}/report", Handle: s.report, Who: itself, Keyed: true},
+		{Method: "GET", Path: "/trust/v1/log/checkpoint", Handle: s.checkpoint, Who: readers},
+		{Method: "POST", Path: "/trust/v1/log/checkpoint", Handle: s.gossip, Who: readers},
+		{Method: "POST", Path: "/trust/v1/log/cosignature", Handle: s.cosign, Who: route.People},
+		{Method: "GET", Path: "/trust/v1/log/entries", Handle: s.entries, Who: route.People},
+		{Method: "GET", Path: "/trust/v1/log/inclusion", Handle: s.inclusion, Who: readers},
+		{Method: "GET", Path: "/trust/v1/log/consistency", Handle: s.consistency, Who: readers},
 		{Method: "GET", Path: "/trust/v1/fleets/{fleet}/keys", Handle: s.keys, Who: route.People},
 		{Method: "GET", Path: "/trust/v1/fleets/{fleet}/metadata/{file}", Handle: s.file, Who: readers},
 		{Method: "GET", Path: "/trust/v1/fleets/{fleet}/targets/releases/{document}", Handle: s.document, Who: readers},
@@ -73,6 +88,140 @@ func (s *routes) bundle(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	return web.WriteJSON(w, http.StatusOK, out)
+}
+
+func (s *routes) status(w http.ResponseWriter, r *http.Request) error {
+	out, err := s.trust.Status(r.Context(), access.From(r.Context()), r.PathValue("fleet"))
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, out)
+}
+
+// maxUpload bounds what an owner uploads at once.
+const maxUpload = 16 << 20
+
+func (s *routes) upload(w http.ResponseWriter, r *http.Request) error {
+	body, err := web.ReadBody(r, maxUpload)
+	if err != nil {
+		return err
+	}
+	var up api.TrustUpload
+	if err := json.Unmarshal(body, &up); err != nil {
+		return api.Errorf(api.Invalid, "the body is no upload: %v", err)
+	}
+	out, err := s.trust.Upload(r.Context(), access.From(r.Context()), r.PathValue("fleet"), up)
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, out)
+}
+
+func (s *routes) report(w http.ResponseWriter, r *http.Request) error {
+	var said api.TrustReport
+	if err := web.Decode(r, &said); err != nil {
+		return err
+	}
+	if err := s.trust.Report(r.Context(), access.From(r.Context()), api.DeviceUUID(r.PathValue("uuid")), said); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+func (s *routes) proof(w http.ResponseWriter, r *http.Request) error {
+	numbers, err := numbersOf(r, "from")
+	if err != nil {
+		return err
+	}
+	whose := r.URL.Query().Get("by")
+	if whose == "" {
+		whose = api.TrustBuilder
+	}
+	out, err := s.trust.Proof(r.Context(), access.From(r.Context()), r.PathValue("fleet"), r.PathValue("commit"), whose, numbers[0])
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, out)
+}
+
+func (s *routes) checkpoint(w http.ResponseWriter, r *http.Request) error {
+	out, err := s.trust.Checkpoint(r.Context())
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, out)
+}
+
+func (s *routes) gossip(w http.ResponseWriter, r *http.Request) error {
+	var said api.TrustCheckpoint
+	if err := web.Decode(r, &said); err != nil {
+		return err
+	}
+	if err := s.trust.Gossip(r.Context(), access.From(r.Context()), said.Checkpoint); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+func (s *routes) cosign(w http.ResponseWriter, r *http.Request) error {
+	var said api.TrustCosignature
+	if err := web.Decode(r, &said); err != nil {
+		return err
+	}
+	if err := s.trust.Cosign(r.Context(), access.From(r.Context()), said); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+func (s *routes) entries(w http.ResponseWriter, r *http.Request) error {
+	n, err := numbersOf(r, "start", "end")
+	if err != nil {
+		return err
+	}
+	return route.Read(w, r, s.db, func(ctx context.Context, tx *db.Tx, by access.Caller) ([]api.TrustLeaf, error) {
+		return s.trust.Leaves(ctx, tx, by, n[0], n[1])
+	})
+}
+
+func (s *routes) inclusion(w http.ResponseWriter, r *http.Request) error {
+	n, err := numbersOf(r, "index", "size")
+	if err != nil {
+		return err
+	}
+	return route.Read(w, r, s.db, func(ctx context.Context, tx *db.Tx, _ access.Caller) (api.TrustLogging, error) {
+		return s.trust.Inclusion(ctx, tx, n[0], n[1])
+	})
+}
+
+func (s *routes) consistency(w http.ResponseWriter, r *http.Request) error {
+	n, err := numbersOf(r, "from", "to")
+	if err != nil {
+		return err
+	}
+	return route.Read(w, r, s.db, func(ctx context.Context, tx *db.Tx, _ access.Caller) (api.TrustLogging, error) {
+		return s.trust.Consistency(ctx, tx, n[0], n[1])
+	})
+}
+
+// numbersOf reads numbers of the query; one that is not given is 0.
+func numbersOf(r *http.Request, names ...string) ([]int64, error) {
+	list := make([]int64, len(names))
+	for i, name := range names {
+		text := r.URL.Query().Get(name)
+		if text == "" {
+			continue
+		}
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || n < 0 {
+			return nil, api.Errorf(api.Invalid, "%s: %.40q is no number", name, text)
+		}
+		list[i] = n
+	}
+	return list, nil
 }
 
 // Bounds of one question to the signer.

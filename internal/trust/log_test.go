@@ -1,0 +1,230 @@
+package trust_test
+
+import (
+	"bytes"
+
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/tlog"
+)
+
+func (w *world) leaves(by access.Caller, start, end int64) (list []api.TrustLeaf) {
+	w.Helper()
+	w.must(w.db.Read(w.Context(), func(tx *db.Tx) (err error) {
+		list, err = w.trust.Leaves(w.Context(), tx, by, start, end)
+		return err
+	}))
+	return list
+}
+
+func (w *world) checkpoint() (api.TrustCheckpoint, tlog.Checkpoint) {
+	w.Helper()
+	c, err := w.trust.Checkpoint(w.Context())
+	w.must(err)
+	open, _, err := tlog.Open(c.Checkpoint, c.Key)
+	w.must(err)
+	return c, open
+}
+
+func TestTheLogTellsOnlyWhatOneMayRead(t *testing.T) {
+	w := newWorld(t)
+	w.target(w.hers, w.release(w.hers, 1))
+	w.target(w.his, w.release(w.his, 1))
+	for i, fleetID := range []int64{w.hers, w.his} {
+		d := w.device(fleetID, i)
+		d.equip()
+		_, err := d.check(w.trust, commitOf(1))
+		w.must(err)
+	}
+	_, c := w.checkpoint()
+	for who, by := range map[string]access.Caller{"alice": w.alice, "bob": w.bob} {
+		list := w.leaves(by, 0, 1000)
+		if int64(len(list)) != c.Size || c.Size != 6 { // a root, a policy and a release of each
+			t.Fatalf("%s sees %d of %d leaves", who, len(list), c.Size)
+		}
+		own := 0
+		for _, l := range list {
+			if l.Entry == nil {
+				continue
+			}
+			var e api.TrustEntry
+			w.must(json.Unmarshal(l.Entry, &e))
+			if e.Fleet != fleetUUID(by.User) || !strings.HasPrefix(l.Hash, "") {
+				t.Errorf("%s sees %+v", who, e)
+			}
+			own++
+		}
+		if own != 3 {
+			t.Errorf("%s sees %d entries, want their three", who, own)
+		}
+	}
+	w.must(w.db.Read(t.Context(), func(tx *db.Tx) error {
+		in, err := w.trust.Inclusion(t.Context(), tx, 2, c.Size)
+		if err != nil {
+			return err
+		}
+		in.Entry = w.leaves(w.alice, 0, 1000)[2].Entry
+		if in.Entry == nil {
+			in.Entry = w.leaves(w.bob, 0, 1000)[2].Entry
+		}
+		if err := tlog.CheckInclusion(c, in); err != nil {
+			return err
+		}
+		if _, err := w.trust.Inclusion(t.Context(), tx, 2, c.Size+1); !errors.Is(err, api.ErrInvalid) {
+			t.Errorf("beyond the log: %v", err)
+		}
+		_, err = w.trust.Consistency(t.Context(), tx, 2, c.Size)
+		return err
+	}))
+	if _, err := w.trust.Proof(t.Context(), w.bob, w.uuid(w.hers), commitOf(1), "builder", 0); !errors.Is(err, api.ErrNotFound) {
+		t.Errorf("bob asks for alice's proof: %v", err)
+	}
+	p, err := w.trust.Proof(t.Context(), w.alice, w.uuid(w.hers), commitOf(1), "builder", 0)
+	w.must(err)
+	if _, err := tlog.Check(*p, w.logKey(), tlog.Checkpoint{}); err != nil {
+		t.Errorf("the proof: %v", err)
+	}
+}
+
+func (w *world) logKey() api.TrustLogKey {
+	w.Helper()
+	key, err := w.trust.LogKey(w.Context())
+	w.must(err)
+	return key
+}
+
+// somebody with the log's key has shown a device another history.
+func TestAnotherHistoryIsKept(t *testing.T) {
+	w := newWorld(t)
+	w.target(w.hers, w.release(w.hers, 1))
+	d := w.device(w.hers, 1)
+	d.equip()
+	_, err := d.check(w.trust, commitOf(1))
+	w.must(err)
+	c, _ := w.checkpoint()
+	if err := w.trust.Gossip(t.Context(), d.by, c.Checkpoint); err != nil {
+		t.Errorf("the log's own checkpoint: %v", err)
+	}
+	if err := w.trust.Gossip(t.Context(), d.by, "rubbish\n\nrubbish"); !errors.Is(err, api.ErrInvalid) {
+		t.Errorf("rubbish: %v", err)
+	}
+	// The same size with other leaves, by a signer with the same key that knows nothing of them.
+	var forged api.TrustExtended
+	w.must(w.twin()(t.Context(), "log", api.TrustExtension{Leaves: []string{strings.Repeat("ab", 32), strings.Repeat("cd", 32)}}, &forged))
+	r := api.TrustReport{State: api.TrustVerified, Checkpoint: forged.Checkpoint}
+	w.must(w.trust.Report(t.Context(), d.by, d.uuid, r))
+	w.must(w.trust.Report(t.Context(), d.by, d.uuid, r))
+	if err := w.trust.Gossip(t.Context(), w.alice, forged.Checkpoint); !errors.Is(err, api.ErrConflict) {
+		t.Errorf("another history: %v", err)
+	}
+	if n := w.number(`SELECT count(*) FROM trust_evidence`); n != 1 {
+		t.Errorf("kept %d times", n)
+	}
+	if n := w.number(`SELECT count(*) FROM audit_entry WHERE act = 'trust.fork' AND thing_id = ?`, d.by.Device); n != 1 {
+		t.Errorf("%d events", n)
+	}
+}
+
+func TestAWitnessSigns(t *testing.T) {
+	w := newWorld(t)
+	d := w.device(w.hers, 1)
+	d.equip()
+	c, _ := w.checkpoint()
+	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte("w"), 32))
+	witness, err := tlog.NewWitness("witness.example.com", key, time.Now)
+	w.must(err)
+	signed, err := tlog.Cosign(c.Checkpoint, witness)
+	w.must(err)
+	name := tlog.WitnessKey("witness.example.com", key.Public().(ed25519.PublicKey))
+	if err := w.trust.Cosign(t.Context(), w.alice, api.TrustCosignature{Witness: name, Checkpoint: c.Checkpoint}); !errors.Is(err, api.ErrInvalid) {
+		t.Errorf("without its signature: %v", err)
+	}
+	w.must(w.trust.Cosign(t.Context(), w.alice, api.TrustCosignature{Witness: name, Checkpoint: signed}))
+	c, _ = w.checkpoint()
+	verifier, err := tlog.ParseWitness(name)
+	w.must(err)
+	if _, by, err := tlog.Open(c.Checkpoint, c.Key, []note.Verifier{verifier}...); err != nil || len(by) != 1 || len(c.Witnesses) != 1 {
+		t.Errorf("the checkpoint is signed by %v, %v: %v", by, c.Witnesses, err)
+	}
+}
+
+// The database comes back from yesterday: devices know more than it does, and go on.
+func TestADatabaseOfYesterday(t *testing.T) {
+	w := newWorld(t)
+	first := w.release(w.hers, 1)
+	w.target(w.hers, first)
+	d := w.device(w.hers, 1)
+	d.equip()
+	_, err := d.check(w.trust, commitOf(1))
+	w.must(err)
+	backup := w.backup()
+	w.pass(time.Second * 3) // what is signed in the lost day has other versions
+	w.target(w.hers, w.release(w.hers, 2))
+	_, err = d.check(w.trust, commitOf(2))
+	w.must(err)
+	w.pass(2 * time.Minute) // the signer has a clock of its own
+	w.restore(backup)
+	w.trust = w.process()
+	w.release(w.hers, 3)
+	w.target(w.hers, w.number(`SELECT max(id) FROM "release"`))
+	if _, err := d.check(w.trust, commitOf(3)); err != nil {
+		t.Errorf("a release of after the restoration: %v", err)
+	}
+	w.target(w.hers, first)
+	if _, err := d.check(w.trust, commitOf(1)); err != nil {
+		t.Errorf("one of before: %v", err)
+	}
+	if lost := w.number(`SELECT count(*) FROM trust_leaf WHERE entry IS NULL`); lost == 0 {
+		t.Error("the log has lost no entry: the test shows nothing")
+	}
+	fresh := w.device(w.hers, 2)
+	fresh.equip()
+	if _, err := fresh.check(w.trust, commitOf(1)); err != nil {
+		t.Errorf("a new device: %v", err)
+	}
+}
+
+// tables whose rows a copy of the database keeps.
+var tables = []string{"trust_fleet", "trust_file", "trust_document", "trust_pending", "trust_leaf", "trust_hash"}
+
+// backup copies what this package owns.
+func (w *world) backup() map[string]string {
+	w.Helper()
+	return map[string]string{"signed": w.text(`SELECT CAST(signed AS TEXT) FROM trust_log`), "checkpoint": w.text(`SELECT checkpoint FROM trust_log`), "made": w.copies("old_", "")}
+}
+
+// copies puts the rows of tables into others.
+func (w *world) copies(to, from string) string {
+	w.Helper()
+	for _, table := range tables {
+		if to != "" {
+			w.exec(`CREATE TABLE ` + to + table + ` AS SELECT * FROM ` + table)
+			continue
+		}
+		w.exec(`DELETE FROM ` + table)
+		w.exec(`INSERT INTO ` + table + ` SELECT * FROM ` + from + table)
+	}
+	return ""
+}
+
+func (w *world) restore(b map[string]string) {
+	w.Helper()
+	w.copies("", "old_")
+	w.exec(`UPDATE trust_log SET signed = CAST(? AS BIGINT), checkpoint = ?`, b["signed"], b["checkpoint"])
+}
+
+func (w *world) text(query string, args ...any) (s string) {
+	w.Helper()
+	w.must(w.db.Read(w.Context(), func(tx *db.Tx) error { return tx.QueryRowContext(w.Context(), query, args...).Scan(&s) }))
+	return s
+}
