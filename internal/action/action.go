@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
@@ -56,6 +57,8 @@ type Config struct {
 	DB     *db.DB
 	Caller Caller // nil: this server has no control channel
 	Log    *slog.Logger
+	// Sign adds to what is given to a device the commands by which it believes it. Nil: no device asks for any.
+	Sign func(ctx context.Context, device int64, actions []api.QueuedAction) error
 	// Only makes of a chore one that a single process of the server does; nil: there is one process.
 	Only func(name string, period time.Duration, chore func(ctx context.Context) error) func(ctx context.Context) error
 }

@@ -62,7 +62,10 @@ func (a *Actions) Exchange(ctx context.Context, by access.Caller, x api.ActionEx
 	if err != nil {
 		return out, fmt.Errorf("actions of device %d: %w", by.Device, err)
 	}
-	return out, nil
+	if a.cfg.Sign != nil && len(out.Actions) > 0 { // they stay given: what cannot be signed now is given again
+		err = a.cfg.Sign(ctx, by.Device, out.Actions)
+	}
+	return out, err
 }
 
 // nothing says, in one statement, that a device brings no news and that none waits for it.

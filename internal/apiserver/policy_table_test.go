@@ -83,6 +83,8 @@ var policyRows = []policyRow{
 		VALUES ('{now}', '{now}', {device}, {image}, {release}, 'Running')`, "", "", "", "device image_install"},
 	{"device_history", "", `INSERT INTO device_history (created_at, tracks__device, tracks__actor, uuid, belongs_to__application, is_active,
 		is_of__device_type) SELECT '{now}', id, actor, uuid, {fleet}, 0, {type} FROM device WHERE id = {device}`, "", "", "", ""},
+	{"device_trust", "", `INSERT INTO device_trust (created_at, device, state, versions, checkpoint, seen_at)
+		VALUES ('{now}', {device}, 'verified', '{}', 'secret{n}', '{now}')`, "", "", "", "device device_trust"},
 	{"device_action", "", `INSERT INTO device_action (created_at, device, verb, state, expires_at, try_at, result)
 		VALUES ('{now}', {device}, 'ping', 'done', '{later}', '{now}', '"secret{n}"')`, "", "", "", "device device_action"},
 	{"user_application_membership", "", `INSERT INTO user_application_membership (created_at, "user", is_member_of__application,
@@ -146,6 +148,7 @@ device_service_environment_variable  | -      -        -      | -      r        
 image_install                        | -      -        -      | -      r        r        r         r             r       r              | r         r         r          r     | r  r
 device_history                       | -      -        -      | -      r        r        r         r             r       -              | r         r         r          r     | -  r
 device_action                        | -      -        -      | -      r        r        r         r             r       r              | r         r         r          r     | r  r
+device_trust                         | -      -        -      | -      r        r        r         r             r       r              | r         r         r          r     | r  r
 user_application_membership          | -      -        -      | -      r        r        r         rcud          r       -              | r         r         r          r     | -  -
 application_invite                   | -      -        -      | -      -        -        -         rcd           -       -              | -         -         -          -     | -  -
 `
@@ -180,6 +183,7 @@ device_service_environment_variable  | r    rcud    r       r     r    r        
 image_install                        | r    r       r       r     r    r        r
 device_history                       | r    r       r       r     r    r        r
 device_action                        | r    r       r       r     r    r        r
+device_trust                         | r    r       r       r     r    r        r
 user_application_membership          | r    r       r       r     r    r        r
 application_invite                   | -    -       -       -     -    -        -
 `
@@ -215,6 +219,7 @@ device_service_environment_variable  | rcud -
 image_install                        | r    -
 device_history                       | r    -
 device_action                        | r    -
+device_trust                         | r    -
 user_application_membership          | r    r
 application_invite                   | -    -
 `

@@ -53,6 +53,7 @@ var aboutResources = map[string]string{
 	"device_config_variable":                  "A setting of one device.",
 	"device_tag":                              "A note on a device.",
 	"device_history":                          "What a device was, and when.",
+	"device_trust":                            "What a device says of its checks of what it is told to run; one without such a row checks nothing.",
 	"device_action":                           "Something that a device was told to do, and what became of it.",
 	"service_instance":                        "A server of the control channel.",
 	"audit_entry":                             "One act in the audit log; nothing in it is a reference, for what it tells of may be gone. 0 is none.",
@@ -65,6 +66,8 @@ var unitsOfColumns = map[string]string{
 	"device.ip_address": "separated by spaces", "device.mac_address": "separated by spaces",
 	"device.latitude": "degrees", "device.longitude": "degrees", "device.custom_latitude": "degrees; empty clears it",
 	"device.custom_longitude": "degrees; empty clears it", "device.uuid": "32 or 62 hexadecimal digits",
+	"device_trust.state":         "verified, rejected or waiting",
+	"device_trust.rejected":      "what it refuses; the others say why",
 	"device_action.state":        "queued, sent, done, failed, expired or cancelled",
 	"device.overall_status":      "inactive, post-provisioning, configuring, disconnected, updating, reduced-functionality or operational",
 	"device.api_heartbeat_state": "online, offline, timeout or unknown",
@@ -87,7 +90,7 @@ var exampleQueries = map[string]string{
 }
 
 // emptyResources have no row in the world of the examples.
-var emptyResources = map[string]bool{"service_instance": true, "device_action": true}
+var emptyResources = map[string]bool{"service_instance": true, "device_action": true, "device_trust": true}
 
 var aboutRoutes = map[string]string{
 	"GET /audit/v1/keys":   "The public keys that checkpoints of the audit log are signed with.",

@@ -42,7 +42,7 @@ func TestEveryRouteWithoutATokenIsRefused(t *testing.T) {
 	for _, rt := range routes {
 		path := strings.NewReplacer("{$}", "", "{id}", "1", "{uuid}", strings.Repeat("a", 32), "{slug}", "generic-amd64", "{version}", "6.0.0",
 			"{upload}", strings.Repeat("a", 32), "{part}", "1", "{path...}", "v1/blink", "{name}", "nothing", "{username}", "alice", "{token}", "x",
-			"{digest}", "sha256:x", "{what}", "sbom").Replace(rt.Path)
+			"{digest}", "sha256:x", "{what}", "sbom", "{fleet}", "alice%2Fhello", "{file}", "root.json", "{commit}", strings.Repeat("c", 32), "{document}", "x.json").Replace(rt.Path)
 		if strings.ContainsAny(path, "{}") {
 			t.Errorf("%s %s: the test does not know this wildcard", rt.Method, rt.Path)
 			continue

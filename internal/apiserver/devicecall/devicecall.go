@@ -40,12 +40,15 @@ const (
 
 // Caller calls devices.
 type Caller struct {
-	db  *db.DB
-	vpn *pki.Peer
+	db      *db.DB
+	vpn     *pki.Peer
+	command func(ctx context.Context, device int64, method, path string, body []byte) (string, error)
 }
 
-// New makes one that calls through the vpn role.
-func New(d *db.DB, vpn *pki.Peer) *Caller { return &Caller{db: d, vpn: vpn} }
+// New makes one that calls through the vpn role. command signs what a device is told to do; nil: no device asks for that.
+func New(d *db.DB, vpn *pki.Peer, command func(ctx context.Context, device int64, method, path string, body []byte) (string, error)) *Caller {
+	return &Caller{db: d, vpn: vpn, command: command}
+}
 
 // CallDevice sends a request to a device's agent, with the key that the agent said. path begins with a slash and is not escaped. The answer
 // has a body of bounded size, and of the headers the type of its content.
@@ -67,6 +70,15 @@ func (c *Caller) CallDevice(ctx context.Context, dev device.Reachable, method, p
 	}
 	if len(body) > 0 {
 		call.Headers["Content-Type"] = "application/json"
+	}
+	if c.command != nil && method != http.MethodGet {
+		signed, err := c.command(ctx, dev.ID, method, path, body)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", action.ErrNotSent, err)
+		}
+		if signed != "" {
+			call.Headers[api.TrustCommandHeader] = signed
+		}
 	}
 	answer, err := c.send(ctx, call)
 	if err != nil {

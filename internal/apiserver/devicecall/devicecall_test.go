@@ -97,7 +97,7 @@ func TestDevicesAreCalledThroughTheVPNRole(t *testing.T) {
 		}
 		_ = json.NewEncoder(w).Encode(answer)
 	})
-	c := devicecall.New(d, ours.Client(api.RoleVPN, at))
+	c := devicecall.New(d, ours.Client(api.RoleVPN, at), nil)
 
 	res, err := c.CallDevice(t.Context(), dev, http.MethodPost, "/v1/a b?c\r\nd", []byte(`{"force":true}`))
 	must(t, err)
@@ -140,7 +140,7 @@ func TestDevicesAreCalledThroughTheVPNRole(t *testing.T) {
 	must(t, err)
 	nobody := ln.Addr().String()
 	must(t, ln.Close())
-	if _, err := devicecall.New(d, ours.Client(api.RoleVPN, nobody)).CallDevice(t.Context(), dev, http.MethodGet, "/x", nil); !errors.Is(err, action.ErrNotSent) {
+	if _, err := devicecall.New(d, ours.Client(api.RoleVPN, nobody), nil).CallDevice(t.Context(), dev, http.MethodGet, "/x", nil); !errors.Is(err, action.ErrNotSent) {
 		t.Errorf("without a vpn role: %v", err)
 	}
 	if _, err := c.CallDevice(t.Context(), device.Reachable{ID: 999}, http.MethodGet, "/x", nil); !errors.Is(err, action.ErrNotSent) {

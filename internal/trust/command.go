@@ -1,0 +1,196 @@
+package trust
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/pattern"
+)
+
+// commandLife is how long a command holds that a device is told at once: its clock need not be exact.
+const commandLife = 15 * time.Minute
+
+// verifier is a device that checks what it is told.
+type verifier struct {
+	uuid  api.DeviceUUID
+	fleet string
+}
+
+// verifying gives a device if it checks what it is told; false: it does not, or this server has no signer.
+func (t *Trust) verifying(ctx context.Context, tx *db.Tx, device int64) (v verifier, ok bool, err error) {
+	if t.cfg.Ask == nil {
+		return v, false, nil
+	}
+	err = tx.QueryRowContext(ctx, `SELECT d.uuid, f.uuid FROM device_trust t JOIN device d ON d.id = t.device
+		JOIN application f ON f.id = d.belongs_to__application WHERE t.device = ?`, device).Scan(&v.uuid, &v.fleet)
+	if errors.Is(err, sql.ErrNoRows) {
+		return v, false, nil
+	}
+	if err != nil {
+		return v, false, fmt.Errorf("trust of device %d: %w", device, err)
+	}
+	return v, true, nil
+}
+
+func (v verifier) command(verb api.ActionVerb, service string, force bool, nonce string, expires time.Time) api.TrustCommand {
+	return api.TrustCommand{Type: "command", Fleet: v.fleet, Device: v.uuid, Verb: verb, Service: service, Force: force, Nonce: nonce,
+		Expires: expires.UTC().Truncate(time.Second)}
+}
+
+// signCommands has commands signed.
+func (t *Trust) signCommands(ctx context.Context, list []api.TrustCommand) ([][]byte, error) {
+	var out []api.TrustSigned
+	if err := t.ask(ctx, "command", list, &out); err != nil {
+		return nil, err
+	}
+	if len(out) != len(list) {
+		return nil, errors.New("trust: the signer has answered about others")
+	}
+	signed := make([][]byte, len(out))
+	for i, s := range out {
+		if s.Refused != "" {
+			return nil, fmt.Errorf("trust: the signer refuses a command: %s", s.Refused)
+		}
+		signed[i] = s.Data
+	}
+	return signed, nil
+}
+
+// SignActions adds to what waits for a device the commands by which it believes it. An action that is given again has the same nonce: the
+// device does it once.
+func (t *Trust) SignActions(ctx context.Context, device int64, actions []api.QueuedAction) error {
+	var list []api.TrustCommand
+	var at []int
+	err := t.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+		list, at = nil, nil
+		v, ok, err := t.verifying(ctx, tx, device)
+		if err != nil || !ok {
+			return err
+		}
+		for i, a := range actions {
+			if !a.Verb.NeedsCommand(a.Force) || a.Expires <= 0 {
+				continue
+			}
+			var created string
+			if err := tx.QueryRowContext(ctx, `SELECT created_at FROM device_action WHERE id = ?`, a.ID).Scan(&created); err != nil {
+				return fmt.Errorf("action %d: %w", a.ID, err)
+			}
+			sum := sha256.Sum256([]byte("action " + strconv.FormatInt(a.ID, 10) + " " + created + " " + string(v.uuid)))
+			expires := tx.Now.Add(time.Duration(a.Expires)*time.Second + commandLife)
+			list, at = append(list, v.command(a.Verb, a.Service, a.Force, hex.EncodeToString(sum[:16]), expires)), append(at, i)
+		}
+		return nil
+	})
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	signed, err := t.signCommands(ctx, list)
+	for i, data := range signed {
+		actions[at[i]].Command = data
+	}
+	return err
+}
+
+// Header is the signed command that a request to a device's own API carries; "": it carries none, as the device checks nothing, or the
+// request changes nothing.
+func (t *Trust) Header(ctx context.Context, device int64, method, path string, body []byte) (string, error) {
+	o, ok := orderOf(method, path, body)
+	if !ok || !o.verb.NeedsCommand(o.force) {
+		return "", nil
+	}
+	var c api.TrustCommand
+	err := t.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+		c = api.TrustCommand{}
+		v, ok, err := t.verifying(ctx, tx, device)
+		if err != nil || !ok {
+			return err
+		}
+		service, err := o.serviceName(ctx, tx, device)
+		if err != nil {
+			return err
+		}
+		c = v.command(o.verb, service, o.force, rand.Text(), tx.Now.Add(commandLife))
+		return nil
+	})
+	if err != nil || c.Verb == "" {
+		return "", err
+	}
+	signed, err := t.signCommands(ctx, []api.TrustCommand{c})
+	if err != nil {
+		return "", err
+	}
+	return base64.StdEncoding.EncodeToString(signed[0]), nil
+}
+
+// order is what a request to a device's own API has done.
+type order struct {
+	verb    api.ActionVerb
+	force   bool
+	service string // name
+	image   int64  // or the image of it
+}
+
+var orderForm = pattern.New(`^/(?:v1/(update|reboot|shutdown|restart|purge)|v1/apps/[0-9]+/(stop|start)|v2/applications/[0-9]+/(restart-service|stop-service|start-service|restart|purge))/?$`)
+
+// orderOf reads a request as the device's agent does.
+func orderOf(method, path string, body []byte) (o order, ok bool) {
+	path, query, _ := strings.Cut(path, "?")
+	m := orderForm.FindStringSubmatch(path)
+	if method != "POST" || m == nil {
+		return o, false
+	}
+	switch o.verb = api.ActionVerb(m[1] + m[3]); {
+	case m[2] == "stop":
+		o.verb = api.ActStopService
+	case m[2] == "start":
+		o.verb = api.ActStartService
+	}
+	var said struct {
+		Force   any    `json:"force"`
+		Service string `json:"serviceName"`
+		Image   any    `json:"imageId"`
+	}
+	_ = json.Unmarshal(body, &said) // what cannot be read the device refuses
+	text := fmt.Sprint(said.Force)
+	o.force = text == "true" || text == "1" || strings.Contains("&"+query+"&", "&force=true&") || strings.Contains("&"+query+"&", "&force=1&")
+	if o.verb.OfService() {
+		o.service = said.Service
+		if n, ok := said.Image.(float64); ok {
+			o.image = int64(n)
+		}
+	}
+	return o, true
+}
+
+// serviceName finds the service that an order is about: by its name, by an image of it, or the only one of what the device should run.
+func (o order) serviceName(ctx context.Context, tx *db.Tx, device int64) (string, error) {
+	if !o.verb.OfService() || o.service != "" {
+		return o.service, nil
+	}
+	query, args := `SELECT DISTINCT s.service_name FROM device d JOIN application f ON f.id = d.belongs_to__application
+		JOIN release_image ri ON ri.is_part_of__release = coalesce(d.is_pinned_on__release, f.should_be_running__release)
+		JOIN image i ON i.id = ri.image JOIN service s ON s.id = i.is_a_build_of__service WHERE d.id = ?`, []any{device}
+	if o.image != 0 {
+		query, args = query+` AND i.id = ?`, append(args, o.image)
+	}
+	names, err := db.Column[string](ctx, tx, query, args...)
+	if err != nil {
+		return "", fmt.Errorf("service of an order: %w", err)
+	}
+	if len(names) != 1 {
+		return "", nil // the device says what is wrong
+	}
+	return names[0], nil
+}
