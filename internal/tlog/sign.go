@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -137,7 +138,8 @@ func Cosign(msg string, by note.Signer) (string, error) {
 	}
 	// Nothing is verified here: signatures of whoever else stay as they are.
 	n, err := note.Open([]byte(msg), note.VerifierList())
-	if unverified, ok := err.(*note.UnverifiedNoteError); ok { //nolint:errorlint // package note returns it as it is
+	var unverified *note.UnverifiedNoteError
+	if errors.As(err, &unverified) {
 		n = unverified.Note
 	} else if err != nil {
 		return "", tuf.Refuse(checkpointWord, ReasonLog, "", "a signed note", err.Error())

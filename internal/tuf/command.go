@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
@@ -86,8 +85,8 @@ func (t *Trusted) Command(data []byte, device api.DeviceUUID) (api.TrustCommand,
 		return api.TrustCommand{}, err
 	}
 	what := "command " + string(c.Verb)
-	if err := errors.Join(t.ready()); err != nil {
-		return api.TrustCommand{}, first(err)
+	if err := t.ready(); err != nil {
+		return api.TrustCommand{}, err
 	}
 	if _, ok := t.held[api.TrustTargets]; !ok || t.set.Targets[api.TrustTargets] == nil {
 		return api.TrustCommand{}, Refuse(api.TrustTargets, ReasonMissing, "", "a file", "none")

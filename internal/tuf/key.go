@@ -69,7 +69,7 @@ func CheckKey(key *metadata.Key) error {
 	return err
 }
 
-// publicKey gives the key itself, and its bytes, by which it is known whatever it is called.
+// public is a key itself, and its bytes, by which it is known whatever it is called.
 type public struct {
 	ed    ed25519.PublicKey
 	ec    *ecdsa.PublicKey

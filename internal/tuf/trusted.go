@@ -350,8 +350,11 @@ func (t *Trusted) Timestamp(data []byte) error {
 		return err
 	}
 	h := holding{r.file, slices.Clone(data), r.message}
-	if err := errors.Join(t.ours(r.file), t.ready()); err != nil {
-		return first(err)
+	if err := t.ours(r.file); err != nil {
+		return err
+	}
+	if err := t.ready(); err != nil {
+		return err
 	}
 	set := &trustedmetadata.TrustedMetadata{Root: t.set.Root, Timestamp: t.set.Timestamp, Targets: map[string]*metadata.Metadata[metadata.TargetsType]{}}
 	if old, ok := t.held[api.TrustTimestamp]; ok {
@@ -771,13 +774,4 @@ func signaturesOf(list []metadata.Signature) []signature {
 		all = append(all, signature{KeyID: s.KeyID, Sig: s.Signature.String()})
 	}
 	return all
-}
-
-// first gives the first error of joined ones.
-func first(err error) error {
-	var r *Refused
-	if errors.As(err, &r) {
-		return r
-	}
-	return err
 }

@@ -35,7 +35,6 @@ const (
 	MaxKeys    = 64      // that a file lists
 	maxSigs    = 128     // that a file carries
 	maxDepth   = 12      // of its JSON
-	maxRoots   = 1 << 16 // versions of a root
 )
 
 // Reasons of refusals, as they stand in a TrustRejection. What callers refuse by themselves has other ones too.
@@ -119,7 +118,6 @@ var (
 	commitForm = pattern.New(`^[0-9a-f]{32}([0-9a-f]{8})?$`)
 	pathForm   = pattern.New(`^releases/[0-9a-f]{32}([0-9a-f]{8})?\.json$`)
 	binForm    = pattern.New(`^(builder|owner)-[0-9a-f]{2}$`)
-	hexForm    = pattern.New(`^[0-9a-f]{64}$`)
 	keyIDForm  = pattern.New(`^[0-9a-f]{1,128}$`)
 	uuidForm   = pattern.New(`^[0-9a-f-]{32,36}$`)
 )
