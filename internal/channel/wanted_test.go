@@ -36,10 +36,15 @@ func TestTheOverallStatusKnowsWhatIsWanted(t *testing.T) {
 		{when.SupervisorControl: "", when.Control: "", when.Until: "", when.Schedule: ""},
 	}
 	put := func(resource, column string, id int64, values map[string]string) {
-		w.exec(`DELETE FROM `+resource+` WHERE `+column+` = ?`, id)
-		for name, value := range values {
-			w.exec(`INSERT INTO `+resource+` (`+column+`, name, value) VALUES (?, ?, ?)`, id, name, value)
-		}
+		w.write(func(tx *db.Tx) error {
+			_, err := tx.ExecContext(t.Context(), `DELETE FROM `+resource+` WHERE `+column+` = ?`, id)
+			for name, value := range values {
+				if err == nil {
+					_, err = tx.ExecContext(t.Context(), `INSERT INTO `+resource+` (`+column+`, name, value) VALUES (?, ?, ?)`, id, name, value)
+				}
+			}
+			return err
+		})
 	}
 	overall := func() string {
 		var text json.RawMessage

@@ -65,7 +65,7 @@ func newHarbour(t *testing.T) *harbour {
 	must(t, os.WriteFile(filepath.Join(own(api.RoleAPI), "pepper"), bytes.Repeat([]byte("p"), 32), 0o600))
 	for file, make := range map[string]func(string) error{
 		signer.KeyFile: signer.NewKey, signer.AuditKeyFile: signer.NewAuditKey, signer.StatementKeyFile: signer.NewStatementKey,
-		signer.ChannelCAFile: signer.NewChannelAuthority,
+		signer.ChannelCAFile: signer.NewChannelAuthority, signer.TrustKeyFile: signer.NewTrustKey,
 	} {
 		must(t, make(filepath.Join(own(api.RoleSigner), file)))
 	}
