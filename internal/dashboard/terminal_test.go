@@ -468,37 +468,40 @@ func TestATerminalWaitsForItsPage(t *testing.T) {
 	}
 }
 
-// Terminals are few for each person, and end when nothing happens in them; then there is room for another.
+// Terminals are few, of each person and in all; where one ends there is room for another.
 func TestTerminalsAreBounded(t *testing.T) {
-	h := newHarbour(t, devices.Limits{Most: 2, PerUser: 1, IdleSeconds: 4})
+	h := newHarbour(t, devices.Limits{Most: 2, PerUser: 1})
 	b, olga, otto := h.browser(), h.member("olga", "operator"), h.member("otto", "operator")
 	b.login()
-	busy := func(b *browser) *window {
-		w := h.window(b, "")
-		w.key("while echo ali''ve; do sleep 0.1; done\n")
-		w.shows("alive")
-		return w
+	full := func(b *browser) {
+		t.Helper()
+		if conn, res, err := b.dial(h.socket("")); err == nil || res == nil || res.StatusCode != http.StatusTooManyRequests {
+			t.Errorf("one more than there may be: %v", err)
+			if conn != nil {
+				_ = conn.CloseNow()
+			}
+		}
 	}
-	w := busy(b)
-	if _, res, err := b.dial(h.socket("")); err == nil || res == nil || res.StatusCode != http.StatusTooManyRequests {
-		t.Errorf("one more of the same person: %v", err)
-	}
+	w := h.window(b, "")
+	full(b)
 	b.do("GET", h.socket(""), nil, "Sec-Fetch-Site: same-origin").want(t, 429, "1 terminals open already")
-	other := busy(olga)
-	if _, res, err := otto.dial(h.socket("")); err == nil || res == nil || res.StatusCode != http.StatusTooManyRequests {
-		t.Errorf("one more than there may be: %v", err)
-	}
-	for _, w := range []*window{w, other} {
-		w.key("\x03")
-	}
-	for _, w := range []*window{w, other} {
-		w.ends("Nothing was typed or shown for 4s")
-	}
+	h.window(olga, "")
+	full(otto)
+	_ = w.conn.CloseNow()
 	h.until("there is room again", func() bool {
-		conn, _, err := b.dial(h.socket(""))
+		conn, _, err := otto.dial(h.socket(""))
 		if err == nil {
 			_ = conn.CloseNow()
 		}
 		return err == nil
 	})
+}
+
+// A terminal in which nothing is typed or shown ends.
+func TestAnIdleTerminalEnds(t *testing.T) {
+	h := newHarbour(t, devices.Limits{IdleSeconds: 1})
+	b := h.browser()
+	b.login()
+	h.window(b, "").ends("Nothing was typed or shown for 1s")
+	h.until("the session has ended", func() bool { return h.sessions()[0].EndedAt != "" })
 }
