@@ -39,6 +39,7 @@ import (
 type harbour struct {
 	*yard
 	device api.Registered
+	cut    atomic.Bool            // the way to the device
 	vpn    string                 // where the vpn role listens
 	sshd   atomic.Pointer[string] // where the device's SSH server listens
 }
@@ -49,7 +50,29 @@ func (h *harbour) Dial(ctx context.Context, uuid string, port int) (net.Conn, er
 	if at == nil || uuid != string(h.device.UUID) || port != api.PortSSH {
 		return nil, road.ErrOffline
 	}
-	return (&net.Dialer{}).DialContext(ctx, "tcp", *at)
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", *at)
+	return &wire{Conn: conn, cut: &h.cut}, err
+}
+
+// wire is a connection that carries nothing once it is cut, and says nothing of it.
+type wire struct {
+	net.Conn
+	cut *atomic.Bool
+}
+
+func (w *wire) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	for err == nil && w.cut.Load() {
+		n, err = w.Conn.Read(p)
+	}
+	return n, err
+}
+
+func (w *wire) Write(p []byte) (int, error) {
+	if w.cut.Load() {
+		return len(p), nil
+	}
+	return w.Conn.Write(p)
 }
 
 func newHarbour(t *testing.T, limits devices.Limits) *harbour {
@@ -153,7 +176,8 @@ type window struct {
 	end  string          // how it ended, once it has
 }
 
-const patience = time.Minute
+// patience is long: a machine may do much before its shell says anything.
+const patience = 3 * time.Minute
 
 // dial opens a WebSocket as a browser's page does.
 func (b *browser) dial(query string, headers ...string) (*websocket.Conn, *http.Response, error) {
@@ -483,9 +507,10 @@ func TestTerminalsAreBounded(t *testing.T) {
 		}
 	}
 	w := h.window(b, "")
+	w.shows("#")
 	full(b)
 	b.do("GET", h.socket(""), nil, "Sec-Fetch-Site: same-origin").want(t, 429, "1 terminals open already")
-	h.window(olga, "")
+	h.window(olga, "").shows("#")
 	full(otto)
 	_ = w.conn.CloseNow()
 	h.until("there is room again", func() bool {
@@ -499,9 +524,20 @@ func TestTerminalsAreBounded(t *testing.T) {
 
 // A terminal in which nothing is typed or shown ends.
 func TestAnIdleTerminalEnds(t *testing.T) {
-	h := newHarbour(t, devices.Limits{IdleSeconds: 1})
+	h := newHarbour(t, devices.Limits{IdleSeconds: 3})
 	b := h.browser()
 	b.login()
-	h.window(b, "").ends("Nothing was typed or shown for 1s")
+	h.window(b, "").ends("Nothing was typed or shown for 3s")
 	h.until("the session has ended", func() bool { return h.sessions()[0].EndedAt != "" })
+}
+
+// A device that vanishes without a word ends its terminals.
+func TestATerminalOfAVanishedDeviceEnds(t *testing.T) {
+	h := newHarbour(t, devices.Limits{PingSeconds: 3})
+	b := h.browser()
+	b.login()
+	w := h.window(b, "")
+	w.shows("#")
+	h.cut.Store(true)
+	w.ends("The device does not answer.")
 }

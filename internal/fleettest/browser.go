@@ -111,7 +111,7 @@ func (b *Browser) Click(at string) { b.Helper(); b.Do("click", "at", at) }
 func (b *Browser) Shows(url, text string) Page {
 	b.Helper()
 	var p Page
-	Eventually(b, time.Minute, func() error {
+	Eventually(b, 3*time.Minute, func() error {
 		p = b.Do("state")
 		if !strings.Contains(p.URL, url) || !strings.Contains(p.Text, text) {
 			return fmt.Errorf("the browser is at %s:\n%s\n%v\nwant %s with %q", p.URL, p.Text, p.Wrong, url, text)

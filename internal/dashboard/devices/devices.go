@@ -61,17 +61,20 @@ type Limits struct {
 	PerUser int `json:"per_user,omitempty"`
 	// IdleSeconds is after how long one ends in which nothing is typed or shown.
 	IdleSeconds int `json:"idle_seconds,omitempty"`
+	// PingSeconds is how often browser and device are asked whether they are there.
+	PingSeconds int `json:"ping_seconds,omitempty"`
 }
 
 const (
 	usualMost    = 200
 	usualPerUser = 10
 	usualIdle    = 30 * 60 // as of every SSH session of a device
+	usualPing    = 15
 )
 
 // Validate names the limit that is wrong.
 func (l Limits) Validate() error {
-	for name, n := range map[string]int{"most": l.Most, "per_user": l.PerUser, "idle_seconds": l.IdleSeconds} {
+	for name, n := range map[string]int{"most": l.Most, "per_user": l.PerUser, "idle_seconds": l.IdleSeconds, "ping_seconds": l.PingSeconds} {
 		if n < 0 {
 			return fmt.Errorf("terminals.%s: is less than 0", name)
 		}
@@ -89,6 +92,7 @@ type Part struct {
 func New(cfg Config) *Part {
 	l := &cfg.Terminals
 	l.Most, l.PerUser, l.IdleSeconds = cmp.Or(l.Most, usualMost), cmp.Or(l.PerUser, usualPerUser), cmp.Or(l.IdleSeconds, usualIdle)
+	l.PingSeconds = cmp.Or(l.PingSeconds, usualPing)
 	return &Part{cfg: cfg, terminals: newTerminals(l.Most, l.PerUser)}
 }
 

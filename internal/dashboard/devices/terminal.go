@@ -24,7 +24,6 @@ import (
 // Bounds of a terminal.
 const (
 	openTime  = 20 * time.Second // to reach the device and be let in
-	pingEvery = 30 * time.Second
 	pingTime  = 20 * time.Second
 	tellTime  = 2 * time.Second
 	sendTime  = 30 * time.Second // for a browser to take what it is sent
@@ -139,7 +138,7 @@ func (p *Part) open(v *Visit, wanted bool) error {
 	ctx, cancel := context.WithCancel(p.terminals.life)
 	defer cancel()
 	t := &terminal{
-		conn: conn, page: page, idle: time.Duration(p.cfg.Terminals.IdleSeconds) * time.Second, room: make(chan struct{}, 1), moved: make(chan struct{}, 1), gone: make(chan struct{}),
+		conn: conn, page: page, idle: time.Duration(p.cfg.Terminals.IdleSeconds) * time.Second, ping: time.Duration(p.cfg.Terminals.PingSeconds) * time.Second, room: make(chan struct{}, 1), moved: make(chan struct{}, 1), gone: make(chan struct{}),
 		keys: make(chan []byte, inputs), sizes: make(chan size, 1),
 	}
 	go func() { // ends with the WebSocket, see below
@@ -185,6 +184,7 @@ type terminal struct {
 	conn  *websocket.Conn
 	page  context.Context // of the WebSocket
 	idle  time.Duration
+	ping  time.Duration
 	moved chan struct{} // something was typed, or shown
 	keys  chan []byte
 	sizes chan size
@@ -213,7 +213,21 @@ func (t *terminal) carry(ctx context.Context, v *Visit, uuid api.DeviceUUID, con
 	go func() { typed <- write(ctx, stdin, t.keys) }() // ends with ctx or the connection
 	defer func() { cancel(); _ = there.Close(); <-typed }()
 
-	ping := time.NewTicker(pingEvery)
+	alive := make(chan struct{})
+	asked := make(chan struct{})
+	go func() { // ends with the connection
+		defer close(asked)
+		for err := error(nil); err == nil; {
+			select {
+			case <-alive:
+				_, _, err = there.SendRequest("keepalive@openssh.com", true, nil) // any answer is one
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	defer func() { cancel(); _ = there.Close(); <-asked }()
+	ping := time.NewTicker(t.ping)
 	defer ping.Stop()
 	idle := time.NewTimer(t.idle)
 	defer idle.Stop()
@@ -233,6 +247,11 @@ func (t *terminal) carry(ctx context.Context, v *Visit, uuid api.DeviceUUID, con
 			done()
 			if err != nil {
 				return "The browser does not answer."
+			}
+			select {
+			case alive <- struct{}{}:
+			default:
+				return "The device does not answer." // not since the last time
 			}
 		case <-ctx.Done():
 			select {

@@ -13,6 +13,12 @@ import (
 // in terminals. Somebody else gets nothing of it.
 func inTheDashboard(t *testing.T, d *device, connected func(bool) func() bool) {
 	b := fleettest.NewBrowser(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			out, errs, _ := p.try(t, "roadstead", "device", "sessions", d.uuid)
+			t.Logf("who was in the device:\n%s%s", out, errs)
+		}
+	})
 	pages := "https://dashboard." + p.domain
 	page := "/devices/" + d.uuid
 	login := func(name, password string) {
