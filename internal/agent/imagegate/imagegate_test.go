@@ -600,6 +600,11 @@ func TestDoors(t *testing.T) {
 		if status, part, err := ask(t, "GET", base+"/blobs/"+p.layers[0], user, password, "bytes=100000-"); err != nil || status != 206 || !bytes.Equal(part, whole[100000:]) {
 			t.Errorf("a range: %d, %d bytes, %v; want the last %d", status, len(part), err, len(whole)-100000)
 		}
+		for _, odd := range []string{"bytes=-5", "bytes=x-", "bytes=99999999-", "items=5-", "bytes=-", "bytes"} { // then all of it is sent, as the protocol allows
+			if status, all, err := ask(t, "GET", base+"/blobs/"+p.layers[0], user, password, odd); err != nil || status != 200 || !bytes.Equal(all, whole) {
+				t.Errorf("the range %q: %d, %d bytes, %v; want all %d", odd, status, len(all), err, len(whole))
+			}
+		}
 		status, _, err := ask(t, "GET", base+"/blobs/"+foreign.layers[0], user, password, "")
 		if err != nil || status != 403 {
 			t.Errorf("a layer that no manifest names: %d %v", status, err)

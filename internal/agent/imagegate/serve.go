@@ -293,14 +293,13 @@ func (g *Gate) blob(w http.ResponseWriter, r *http.Request, p *pull, digest stri
 	return nil
 }
 
-// rangeStart reads "bytes=N-"; 0 for anything else.
+// rangeStart reads where "bytes=N-" begins; 0 for anything else.
 func rangeStart(header string, size int64) int64 {
-	from, ok := strings.CutPrefix(header, "bytes=")
-	if from, ok = strings.CutSuffix(from, "-"); !ok {
-		if from, _, ok = strings.Cut(from, "-"); !ok {
-			return 0
-		}
+	bytes, ok := strings.CutPrefix(header, "bytes=")
+	if !ok {
+		return 0
 	}
+	from, _, _ := strings.Cut(bytes, "-")
 	n, err := strconv.ParseInt(from, 10, 64)
 	if err != nil || n < 0 || n >= size {
 		return 0
