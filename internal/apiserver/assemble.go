@@ -194,7 +194,10 @@ func (s *Server) domain(pepper []byte) error {
 	if s.devices, err = device.New(context.Background(), device.Config{
 		DB: s.db, Accounts: s.accounts, Bus: s.bus, Log: s.log, PollInterval: s.cfg.pollInterval(),
 		ControlChannel: s.cfg.Channel.On(),
-		Only:           s.leases.Only, Revoked: s.callers.forget, Logs: devicelog.Config{Quiet: s.cfg.Logs.KeepAlive, OfUser: s.cfg.Logs.OfUser, OfDevice: s.cfg.Logs.OfDevice},
+		Moving: func(ctx context.Context, tx *db.Tx, device, from, to int64) error {
+			return s.trust.Moving(ctx, tx, device, from, to)
+		},
+		Only: s.leases.Only, Revoked: s.callers.forget, Logs: devicelog.Config{Quiet: s.cfg.Logs.KeepAlive, OfUser: s.cfg.Logs.OfUser, OfDevice: s.cfg.Logs.OfDevice},
 	}); err != nil {
 		return err
 	}

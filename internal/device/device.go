@@ -47,6 +47,8 @@ type Config struct {
 	// ControlChannel says that this server offers devices a control channel (VPN). Without one, a device that lacks it is not
 	// called "reduced-functionality" for that.
 	ControlChannel bool
+	// Moving hears of a device that goes to another fleet, and may refuse. Nil: nobody asks.
+	Moving func(ctx context.Context, tx *db.Tx, device, from, to int64) error
 	// Logs bounds the logs of devices; its database and bus are those above.
 	Logs devicelog.Config
 	// Only makes of a chore one that a single process of the server does; nil: there is one process.

@@ -225,6 +225,11 @@ func (d *Devices) move(ctx context.Context, tx *db.Tx, by access.Caller, id, tar
 	if err := fleet.CheckArch(ctx, tx, target, deviceType); err != nil {
 		return false, err
 	}
+	if d.cfg.Moving != nil {
+		if err := d.cfg.Moving(ctx, tx, id, from, target); err != nil {
+			return false, err
+		}
+	}
 	queries := []string{
 		`UPDATE image_install SET status = 'deleted', download_progress = NULL WHERE device = ?`,
 		`DELETE FROM service_install WHERE device = ?`,

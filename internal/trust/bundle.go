@@ -258,7 +258,19 @@ func (t *Trust) left(ctx context.Context, uuid api.DeviceUUID, have api.TrustHav
 	if err != nil {
 		return nil, err
 	}
-	if !v.lets(uuid) {
+	if v.fleet.heldBy != api.HeldByOwner {
+		if err := t.letGo(ctx, v.fleet.id); err != nil {
+			return nil, err
+		}
+		err := t.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
+			v, err = readView(ctx, tx, viewKey{fleet: v.fleet.id})
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if _, ok := leaveOf(v.files[api.TrustTargets], uuid); !ok {
 		return nil, api.ErrNotFound
 	}
 	now := time.Now()
@@ -277,24 +289,6 @@ func (t *Trust) left(ctx context.Context, uuid api.DeviceUUID, have api.TrustHav
 	out := &api.TrustBundle{Fleet: v.fleet.uuid, Files: v.newer(have.Versions)}
 	out.Roots, err = t.roots(ctx, v, have.Versions[api.TrustRoot])
 	return out, err
-}
-
-// lets says whether a fleet's targets let a device go.
-func (v *view) lets(uuid api.DeviceUUID) bool {
-	f := v.files[api.TrustTargets]
-	if f == nil {
-		return false
-	}
-	x, err := tuf.ReadTargets(f.data)
-	if err != nil {
-		return false
-	}
-	for _, l := range x.Mark.Transfers {
-		if l.Device == uuid {
-			return true
-		}
-	}
-	return false
 }
 
 // directing is one statement to a device, to be signed together with others.

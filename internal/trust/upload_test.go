@@ -25,6 +25,7 @@ type owner struct {
 	approval api.Approval
 	version  int64
 	lives    time.Duration
+	leaves   []api.TrustLeave
 }
 
 func (w *world) owner(fleetID int64, approval api.Approval, keys int) *owner {
@@ -88,7 +89,7 @@ func (o *owner) next() int64 {
 func (o *owner) targets(threshold, signed int) api.TrustFile {
 	o.Helper()
 	mark := o.mark()
-	mark.Approval, mark.Shell, mark.Log = o.approval, "allowed", &o.server.Log
+	mark.Approval, mark.Shell, mark.Log, mark.Transfers = o.approval, "allowed", &o.server.Log, o.leaves
 	x := tuf.Targets{Version: o.next(), Expires: o.now().Add(o.lives), Mark: mark, Builder: o.key(o.server.Builder), Director: o.key(o.server.Director),
 		Owner: o.public(), OwnerThreshold: threshold}
 	data, err := x.Make(o.signers(signed)...)
