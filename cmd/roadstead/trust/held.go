@@ -22,13 +22,15 @@ type held struct {
 	owner   *tuf.Delegator     // nil: there is none yet
 	bins    map[string]tuf.Bin // of the owner's, by role
 	file    []byte             // of the root
+	taken   map[string][]byte  // by role, those that were taken
+	behind  bool               // the server has an older root than this machine
 	first   bool               // no root was known here: the server's first one was believed
 	notes   []string           // what a person should know
 }
 
 // hold verifies a bundle from the root that this machine believes, or else from the first one that the bundle has.
 func hold(b *bundle, s *store) (*held, error) {
-	h := &held{fleet: b.Fleet, bins: map[string]tuf.Bin{}}
+	h := &held{fleet: b.Fleet, bins: map[string]tuf.Bin{}, taken: map[string][]byte{}}
 	pinned, err := s.metadata(api.TrustRoot)
 	if err != nil {
 		return nil, err
@@ -41,8 +43,10 @@ func hold(b *bundle, s *store) (*held, error) {
 	if h.root, err = tuf.ReadRoot(root); err != nil {
 		return nil, err
 	}
+	h.taken[api.TrustRoot] = root
 	if pinned != nil && len(b.Roots) > 0 {
 		if last, err := tuf.ReadRoot(b.Roots[len(b.Roots)-1]); err == nil && last.Version < h.root.Version {
+			h.behind = true
 			h.notes = append(h.notes, fmt.Sprintf("The server has root %d, and this machine root %d: was the server restored from a backup? `roadstead trust restore` gives it the newer one.",
 				last.Version, h.root.Version))
 		}
@@ -71,7 +75,10 @@ func hold(b *bundle, s *store) (*held, error) {
 			return nil, err
 		}
 	}
-	return h, nil
+	if pinned == nil {
+		return h, nil
+	}
+	return h, s.keep(h)
 }
 
 // newestRoot follows the roots from the one that is believed. first: none was.
@@ -110,8 +117,8 @@ func newestRoot(fleet string, pinned []byte, roots [][]byte) (root []byte, first
 	return root, first, nil
 }
 
-// newest takes the newest of the files of a role that the right keys have signed. A server's file that they have not is an error; a kept one is not: the
-// keys may have changed since.
+// newest takes the newest of the files of a role that the right keys have signed. A server's file that they have not is an error; a kept one is not,
+// nor one of a server that was restored from a backup.
 func (h *held) newest(role string, mine, theirs []byte) error {
 	var best []byte
 	var version int64
@@ -127,8 +134,8 @@ func (h *held) newest(role string, mine, theirs []byte) error {
 		case err == nil && !enough(data, keys, threshold):
 			err = tuf.Refuse(fmt.Sprintf("%s version %d", role, v), tuf.ReasonThreshold, "", fmt.Sprintf("signatures of %d of its keys", threshold), fmt.Sprint(len(signedBy(data, keys))))
 		}
-		if err != nil && i == 0 {
-			continue
+		if err != nil && (i == 0 || h.behind) {
+			continue // the keys may have changed since
 		}
 		if err != nil {
 			return fmt.Errorf("what the server has does not verify: %w", err)
@@ -152,6 +159,7 @@ func (h *held) newest(role string, mine, theirs []byte) error {
 // take replaces a file by a newer one.
 func (h *held) take(role string, data []byte) error {
 	var err error
+	h.taken[role] = data
 	switch {
 	case role == api.TrustRoot:
 		if h.root, err = tuf.ReadRoot(data); err == nil {
@@ -185,7 +193,7 @@ func (h *held) owned() bool { return h.root.Mark.HeldBy == api.HeldByOwner }
 // copy is one that may be changed.
 func (h *held) copy() *held {
 	c := *h
-	c.bins = maps.Clone(h.bins)
+	c.bins, c.taken = maps.Clone(h.bins), maps.Clone(h.taken)
 	return &c
 }
 

@@ -239,6 +239,9 @@ func (r *run) approve(ctx context.Context, h *held, s *store, files []api.TrustF
 	if err != nil {
 		return nil, err
 	}
+	if h.first && h.owned() {
+		r.Say("This machine knows no root of the fleet yet: what follows is compared with root %d as it was read (SHA-256 %s). Compare that with the other owners.", h.root.Version, tuf.Digest(h.file))
+	}
 	for _, n := range append(h.notes, words...) {
 		r.Say("%s", n)
 	}
@@ -252,6 +255,12 @@ func (r *run) approve(ctx context.Context, h *held, s *store, files []api.TrustF
 	signers, err := r.signers(ctx, s, needs)
 	if err != nil {
 		return nil, err
+	}
+	// Who signs on top of it believes it from now on.
+	if h.owned() {
+		if err := s.keep(h); err != nil {
+			return nil, err
+		}
 	}
 	return h.signAll(files, signers)
 }

@@ -220,3 +220,31 @@ func same(a, b []byte) bool {
 	mb, _, errB := tuf.Signed(b)
 	return errA == nil && errB == nil && bytes.Equal(ma, mb)
 }
+
+// keep keeps what was verified, as far as it is newer: no older file is taken for it from then on.
+func (s *store) keep(h *held) error {
+	for role, data := range h.taken {
+		before, err := s.metadata(role)
+		if err != nil {
+			return err
+		}
+		if before != nil {
+			old, _, err := versionOf(role, before)
+			if err != nil {
+				return fmt.Errorf("%s is damaged: %w; put it back from a backup", s.path("metadata/"+role+".json"), err)
+			}
+			if now, _, err := versionOf(role, data); err != nil || now <= old {
+				continue
+			}
+		}
+		if role == api.TrustRoot {
+			err = s.keepRoot(data)
+		} else {
+			err = s.write("metadata/"+role+".json", data)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

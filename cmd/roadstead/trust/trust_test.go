@@ -423,3 +423,43 @@ func TestWrongUsage(t *testing.T) {
 		t.Error("something was kept of what failed")
 	}
 }
+
+// A backup from before the ceremony: nothing that the server has follows from the owner's root, and all of it is sent again.
+func TestServerFromBeforeTheCeremony(t *testing.T) {
+	s, o := newSite(t), newOwner(t)
+	backup := s.bundle()
+	o.does(s, "trust", "init", "hello", "--approval", "owner-only")
+	s.build(commit(1), `{"image": "web"}`)
+	o.does(s, "release", "sign", commit(1))
+	out, code := o.sign(backup, "trust", "shell", "hello", "forbidden")
+	if code != 0 {
+		t.Fatal(out)
+	}
+	has(t, out, "The server has root 1, and this machine root 2", "trust restore")
+}
+
+// What was verified once is not forgotten: a server that goes back to an older file, which the keys have signed, is told and not followed.
+func TestOlderFilesAreNotTaken(t *testing.T) {
+	s, o, bob := newSite(t), newOwner(t), newOwner(t)
+	key := filepath.Join(t.TempDir(), "bob.key")
+	if out, code := run("trust", "key", key, "--write-public", key+".pub"); code != 0 {
+		t.Fatal(out)
+	}
+	o.does(s, "trust", "init", "hello", "--keys", "2", "--public", key+".pub", "--approval", "owner-only")
+	before := s.bundle()
+	o.does(s, "trust", "shell", "hello", "forbidden")
+	s.build(commit(1), `{"image": "web"}`)
+	out := bob.does(s, "release", "sign", commit(1), "--key", key)
+	has(t, out, "knows no root of the fleet yet")
+	// Bob's machine has seen the newer targets, although it signed none.
+	out, code := bob.sign(before, "trust", "approval", "hello", "builder+owner", "--key", key)
+	if code != 0 {
+		t.Fatal(out)
+	}
+	has(t, out, "The server has targets 2, and this machine 3")
+	for _, f := range must(trust.ParseBundle(must(os.ReadFile(bob.answer)))).Signed {
+		if f.Role == "targets" && must(tuf.ReadTargets(f.Data)).Mark.Shell != "forbidden" {
+			t.Error("it signed on top of older targets")
+		}
+	}
+}
