@@ -86,6 +86,35 @@ type Device struct {
 	Installs        []ImageInstall   `json:"image_install"`
 	Tags            []Tag            `json:"device_tag"`
 	Services        []ServiceInstall `json:"service_install"`
+	Trust           []DeviceTrust    `json:"device_trust"`
+}
+
+// DeviceTrust is what a device says of its checks of releases. A device without one checks nothing.
+type DeviceTrust struct {
+	ID       int64  `json:"id"`
+	State    string `json:"state"`
+	Commit   string `json:"commit"`
+	Counter  *int64 `json:"counter"`
+	SHA256   string `json:"sha256"`
+	Approval string `json:"approval"`
+	HeldBy   string `json:"held_by"`
+	What     string `json:"rejected"`
+	Reason   string `json:"rejection_reason"`
+	Key      string `json:"rejection_key"`
+	Expected string `json:"rejection_expected"`
+	Got      string `json:"rejection_got"`
+	SeenAt   string `json:"seen_at"`
+}
+
+// TrustFields are all of them.
+const TrustFields = "id,state,commit,counter,sha256,approval,held_by,rejected,rejection_reason,rejection_key,rejection_expected,rejection_got,seen_at"
+
+// TrustState is what a device says, or that it says nothing.
+func (d *Device) TrustState() string {
+	if len(d.Trust) == 0 {
+		return api.TrustUnverified
+	}
+	return d.Trust[0].State
 }
 
 // ImageInstall is one image on one device, as the device reported it.

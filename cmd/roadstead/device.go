@@ -15,6 +15,7 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadstead/reach"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/shell"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust"
 )
 
 // deviceView is the JSON form of a device in a list.
@@ -32,6 +33,7 @@ type deviceView struct {
 	Target       *releaseName `json:"target_release"`
 	OSVersion    string       `json:"os_version"`
 	AgentVersion string       `json:"agent_version"`
+	Trust        string       `json:"trust"` // of what it runs: verified, rejected, waiting, or unverified
 }
 
 // deviceDetails adds what only one device is asked for.
@@ -50,6 +52,7 @@ type deviceDetails struct {
 	StorageTotal  *int64            `json:"storage_total"`
 	CPUUsage      *int64            `json:"cpu_usage"`            // per cent
 	CPUTemp       *int64            `json:"cpu_temp"`             // °C
+	TrustSays     *trust.Says       `json:"trust_says"`           // none: it checks nothing
 	Unsupported   []string          `json:"unsupported_features"` // of the composition, which the device ignored or refused
 	CreatedAt     string            `json:"created_at"`
 }
@@ -65,7 +68,7 @@ type serviceView struct {
 const (
 	deviceFields = "id,uuid,device_name,is_online,overall_status,overall_progress,last_connectivity_event,os_version,supervisor_version"
 	deviceExpand = "belongs_to__application($select=id,slug),is_of__device_type($select=id,slug)," +
-		"is_running__release($select=id,commit,raw_version),should_be_running__release($select=id,commit,raw_version)"
+		"is_running__release($select=id,commit,raw_version),should_be_running__release($select=id,commit,raw_version),device_trust($select=id,state)"
 	serviceExpand = "image_install($select=id,status,download_progress;$filter=status ne 'deleted';" +
 		"$expand=installs__image($select=id;$expand=is_a_build_of__service($select=id,service_name))," +
 		"is_provided_by__release($select=id,commit,raw_version))"
@@ -75,7 +78,7 @@ func viewDevice(d client.Device) deviceView {
 	return deviceView{
 		ID: d.ID, UUID: d.UUID, Name: d.Name, Fleet: d.Fleet.Get().Slug, DeviceType: d.DeviceType.Get().Slug,
 		Online: d.IsOnline, Status: d.OverallStatus, Progress: d.OverallProgress, LastSeen: cmdline.OrNil(d.LastSeen),
-		Release: nameOf(d.Running), Target: nameOf(d.Target), OSVersion: d.OSVersion, AgentVersion: d.AgentVersion,
+		Release: nameOf(d.Running), Target: nameOf(d.Target), OSVersion: d.OSVersion, AgentVersion: d.AgentVersion, Trust: d.TrustState(),
 	}
 }
 
@@ -131,9 +134,9 @@ func (a *app) deviceListCommand() *cobra.Command {
 				views[i] = viewDevice(d)
 			}
 			return a.Show(views, func() *terminal.Grid {
-				g := &terminal.Grid{Head: []string{"UUID", "Name", "Fleet", "Type", "Status", "Release", "Last seen"}}
+				g := &terminal.Grid{Head: []string{"UUID", "Name", "Fleet", "Type", "Status", "Release", "Trust", "Last seen"}}
 				for _, v := range views {
-					g.Add(terminal.Short(v.UUID), v.Name, v.Fleet, v.DeviceType, deviceStatus(v), v.Release.String(), lastSeen(v))
+					g.Add(terminal.Short(v.UUID), v.Name, v.Fleet, v.DeviceType, deviceStatus(v), v.Release.String(), v.Trust, lastSeen(v))
 				}
 				return g
 			})
@@ -173,7 +176,7 @@ func (a *app) deviceShowCommand() *cobra.Command {
 			d, err := c.FindDevice(cmd.Context(), args[0], client.Query{
 				Select: deviceFields + ",note,created_at,ip_address,mac_address,public_address,memory_usage,memory_total,storage_usage," +
 					"storage_total,cpu_usage,cpu_temp,unsupported_features",
-				Expand: deviceExpand + ",is_pinned_on__release($select=id,commit,raw_version)," +
+				Expand: strings.Replace(deviceExpand, "id,state", client.TrustFields, 1) + ",is_pinned_on__release($select=id,commit,raw_version)," +
 					"device_tag($select=id,tag_key,value)," + serviceExpand,
 			})
 			if err != nil {
@@ -203,6 +206,7 @@ func viewDetails(d client.Device) deviceDetails {
 		IPAddresses: append([]string{}, strings.Fields(d.IPAddress)...), PublicAddress: d.PublicAddress,
 		MACAddresses: append([]string{}, strings.Fields(d.MACAddress)...), MemoryUsage: d.MemoryUsage, MemoryTotal: d.MemoryTotal,
 		Unsupported: append([]string{}, d.Unsupported...), StorageUsage: d.StorageUsage, StorageTotal: d.StorageTotal, CPUUsage: d.CPUUsage, CPUTemp: d.CPUTemp, CreatedAt: d.CreatedAt,
+		TrustSays: trust.SaysOf(d),
 	}
 	for _, t := range d.Tags {
 		v.Tags[t.Key] = t.Value
@@ -227,6 +231,7 @@ func detailsGrid(v deviceDetails) *terminal.Grid {
 	add("Release", releaseText(v.Release))
 	add("Target", releaseText(v.Target))
 	add("Pinned to", releaseText(v.Pinned))
+	add("Trust", v.TrustSays.String())
 	add("System", v.OSVersion)
 	add("Agent", v.AgentVersion)
 	add("Addresses", strings.Join(v.IPAddresses, " "))

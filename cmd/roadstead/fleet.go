@@ -16,6 +16,7 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadstead/people"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/source"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust"
 )
 
 // fleetView is the JSON form of a fleet.
@@ -32,6 +33,7 @@ type fleetView struct {
 	Devices       int          `json:"devices"`
 	DevicesOnline int          `json:"devices_online"`
 	CreatedAt     string       `json:"created_at"`
+	Trust         *trust.Fleet `json:"trust,omitempty"`
 	Git           *gitView     `json:"git,omitempty"`
 }
 
@@ -250,6 +252,7 @@ func (a *app) fleetShowCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			v.Trust = trust.FleetOf(cmd.Context(), c, f.UUID)
 			v.Git = &gitView{Branch: f.GitBranch, HostKey: site.Fingerprint, KnownHosts: site.KnownHosts}
 			v.Git.SSH, v.Git.HTTPS = c.Remote(site, f.Slug)
 			return a.Show(v, func() *terminal.Grid {
@@ -268,7 +271,7 @@ func (a *app) fleetShowCommand() *cobra.Command {
 				return &terminal.Grid{Rows: append([][]string{
 					{"Fleet", v.Slug}, {"Id", strconv.FormatInt(v.ID, 10)}, {"UUID", v.UUID}, {"Device type", kind},
 					{"Devices", fmt.Sprintf("%d, %d online", v.Devices, v.DevicesOnline)}, {"Target release", target},
-					{"Follows", follows}, {"Created", v.CreatedAt}}, v.Git.rows()...)}
+					{"Follows", follows}, {"Trust", v.Trust.String()}, {"Created", v.CreatedAt}}, v.Git.rows()...)}
 			})
 		},
 	}

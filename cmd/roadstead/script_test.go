@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log"
@@ -92,6 +93,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"field": fleettest.Field, "retry": retry, "perm": perm, "image": image, "registry": serveRegistry, "totp": totp,
+			"replace": replace, "secrets": secrets,
 		},
 	})
 }
@@ -217,4 +219,32 @@ func serveRegistry(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(os.WriteFile(ts.MkAbs("registries.yml"), fmt.Appendf(nil, "%s: {username: %s, password: %s}\n", ref.Context().RegistryStr(),
 			strings.Split(args[1], ":")[0], strings.Split(args[1], ":")[1]), 0o600))
 	}
+}
+
+// replace copies a file of `release verify --save` with one bit of the release's document changed: replace FROM TO.
+func replace(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 || neg {
+		ts.Fatalf("usage: replace FROM TO")
+	}
+	var b struct {
+		Rest     map[string]json.RawMessage
+		Releases map[string]map[string]json.RawMessage
+	}
+	data := []byte(ts.ReadFile(args[0]))
+	ts.Check(json.Unmarshal(data, &b.Rest))
+	ts.Check(json.Unmarshal(b.Rest["releases"], &b.Releases))
+	for _, r := range b.Releases {
+		var document []byte
+		ts.Check(json.Unmarshal(r["document"], &document))
+		document[len(document)/2] ^= 1
+		var err error
+		r["document"], err = json.Marshal(document)
+		ts.Check(err)
+	}
+	var err error
+	b.Rest["releases"], err = json.Marshal(b.Releases)
+	ts.Check(err)
+	data, err = json.Marshal(b.Rest)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), data, 0o600))
 }

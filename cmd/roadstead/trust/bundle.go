@@ -229,7 +229,7 @@ func (b *bundle) release(ctx context.Context, c *client.Client, commit string, p
 	e.Document = document
 	if proof {
 		e.Proof = &api.TrustLogging{}
-		err := c.Do(ctx, http.MethodGet, fleetPath(b.Fleet)+"/proofs/"+url.PathEscape(commit), nil, e.Proof)
+		err := c.Do(ctx, http.MethodGet, fleetPath(b.Fleet)+"/proofs/"+url.PathEscape(commit)+"?by="+whose(b.Status.Approval), nil, e.Proof)
 		if errors.Is(err, api.ErrNotFound) {
 			e.Proof, err = nil, nil
 		}
@@ -239,4 +239,12 @@ func (b *bundle) release(ctx context.Context, c *client.Client, commit string, p
 	}
 	b.Releases[commit] = e
 	return nil
+}
+
+// whose listing of a release is proved to stand in the log.
+func whose(approval api.Approval) string {
+	if approval == api.ApprovalBuilder {
+		return api.TrustBuilder
+	}
+	return api.TrustOwner
 }

@@ -79,7 +79,7 @@ func (a trust) imports() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			h, err := hold(b, s)
+			h, err := holdServer(b, s)
 			if err != nil {
 				return err
 			}

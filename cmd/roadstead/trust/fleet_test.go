@@ -142,7 +142,7 @@ func (s *site) list(d api.ReleaseDocument) {
 	bin.Version, bin.Expires, bin.Mark = s.version, later(), s.mark()
 	bin.Listed[path] = tuf.Listed{Length: int64(len(data)), SHA256: tuf.Digest(data), Counter: s.counter}
 	s.files[role] = must(bin.Make(s.keys["builder"]))
-	entry := must(json.Marshal(api.TrustEntry{Kind: "release", Fleet: uuid, Name: d.Commit, Version: s.counter, SHA256: tuf.Digest(data), By: "builder"}))
+	entry := must(json.Marshal(api.TrustEntry{Kind: "release", Fleet: uuid, Name: d.Commit, Version: s.counter, SHA256: tuf.Digest(data), By: "owner"}))
 	stored, _, err := tlog.Append(int64(len(s.leaves)), []tlog.Hash{tlog.LeafHash(entry)}, s)
 	if err != nil {
 		s.t.Fatal(err)

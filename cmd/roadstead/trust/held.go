@@ -30,11 +30,37 @@ type held struct {
 
 // hold verifies a bundle from the root that this machine believes, or else from the first one that the bundle has.
 func hold(b *bundle, s *store) (*held, error) {
-	h := &held{fleet: b.Fleet, bins: map[string]tuf.Bin{}, taken: map[string][]byte{}}
 	pinned, err := s.metadata(api.TrustRoot)
 	if err != nil {
 		return nil, err
 	}
+	h, err := holdFrom(b, s, pinned)
+	if err != nil || pinned == nil {
+		return h, err
+	}
+	return h, s.keep(h)
+}
+
+// holdServer verifies what a server has, without what is newer here: what was signed here and is going to be sent is no part of it.
+func holdServer(b *bundle, s *store) (*held, error) {
+	pinned, err := s.metadata(fmt.Sprintf("%d.root", len(b.Roots)))
+	if err != nil {
+		return nil, err
+	}
+	if pinned == nil {
+		if pinned, err = s.metadata(api.TrustRoot); err != nil {
+			return nil, err
+		}
+		if r, err := tuf.ReadRoot(pinned); pinned != nil && (err != nil || r.Version > int64(len(b.Roots))) {
+			pinned = nil // the server is at a root from before those that are known here
+		}
+	}
+	return holdFrom(b, nil, pinned)
+}
+
+// holdFrom verifies from a root, with what is kept in a store if there is one.
+func holdFrom(b *bundle, s *store, pinned []byte) (*held, error) {
+	h := &held{fleet: b.Fleet, bins: map[string]tuf.Bin{}, taken: map[string][]byte{}}
 	root, first, err := newestRoot(b.Fleet, pinned, b.Roots)
 	if err != nil {
 		return nil, err
@@ -57,28 +83,29 @@ func hold(b *bundle, s *store) (*held, error) {
 			roles = append(roles, f.Role)
 		}
 	}
-	kept, err := s.kept()
-	if err != nil {
-		return nil, err
-	}
-	for _, f := range kept {
-		if strings.HasPrefix(f.Role, api.TrustOwner+"-") && !slices.Contains(roles, f.Role) {
-			roles = append(roles, f.Role)
-		}
-	}
-	for _, role := range roles {
-		mine, err := s.metadata(role)
+	mine := map[string][]byte{}
+	if s != nil {
+		kept, err := s.kept()
 		if err != nil {
 			return nil, err
 		}
-		if err := h.newest(role, mine, b.file(role)); err != nil {
+		for _, f := range kept {
+			if f.Role != api.TrustRoot {
+				mine[f.Role] = f.Data
+			}
+		}
+	}
+	for role := range mine {
+		if strings.HasPrefix(role, api.TrustOwner+"-") && !slices.Contains(roles, role) {
+			roles = append(roles, role)
+		}
+	}
+	for _, role := range roles {
+		if err := h.newest(role, mine[role], b.file(role)); err != nil {
 			return nil, err
 		}
 	}
-	if pinned == nil {
-		return h, nil
-	}
-	return h, s.keep(h)
+	return h, nil
 }
 
 // newestRoot follows the roots from the one that is believed. first: none was.

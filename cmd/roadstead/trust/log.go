@@ -236,8 +236,12 @@ func (a trust) logProve() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			var status api.TrustStatus
+			if err := c.Do(ctx, http.MethodGet, fleetPath(rel.Fleet.Get().UUID), nil, &status); err != nil {
+				return err
+			}
 			var proof api.TrustLogging
-			path := fmt.Sprintf("%s/proofs/%s?from=%d", fleetPath(rel.Fleet.Get().UUID), url.PathEscape(rel.Commit), s.Size)
+			path := fmt.Sprintf("%s/proofs/%s?by=%s&from=%d", fleetPath(rel.Fleet.Get().UUID), url.PathEscape(rel.Commit), whose(status.Approval), s.Size)
 			if err := c.Do(ctx, http.MethodGet, path, nil, &proof); err != nil {
 				return fmt.Errorf("ask for the proof: %w", err)
 			}
@@ -334,6 +338,9 @@ func (a trust) audit(ctx context.Context, c *client.Client, state string) (*api.
 	before := s.checkpoint()
 	v := &audit{Origin: cp.Origin, From: before.Size, Size: cp.Size, Root: hex.EncodeToString(cp.Root[:]), Alarms: []alarm{}}
 	if err := consistent(ctx, c, before, cp); err != nil {
+		if _, refused := tuf.Rejection(err); !refused {
+			return nil, nil, err
+		}
 		return nil, nil, fmt.Errorf("the log does NOT go on from what was seen here (kept in %s): %w", s.path, err)
 	}
 	look := newWatch(ctx, c)
@@ -503,6 +510,9 @@ proof that the server shows two histories; both files are evidence, since it sig
 				return fmt.Errorf("%s has %d entries, and the server shows %d: it hides entries, or was restored from a backup. Keep the file, it is signed by the log", args[0], theirs.Size, cp.Size)
 			}
 			if err := consistent(ctx, c, theirs, cp); err != nil {
+				if _, refused := tuf.Rejection(err); !refused {
+					return err
+				}
 				return fmt.Errorf("TWO HISTORIES: the log that the server shows does not go on from %s. Keep both, they are evidence: %w", args[0], err)
 			}
 			a.Say("The log of %d entries goes on from the %d entries of %s%s.", cp.Size, theirs.Size, args[0], strings.TrimSuffix(", cosigned by "+strings.Join(cosigned, ", "), ", cosigned by "))

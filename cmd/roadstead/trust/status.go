@@ -128,7 +128,7 @@ func (a trust) statusOf(ctx context.Context, c *client.Client, fleet, dir string
 		v.HeldBy, v.Approval, v.Shell = h.root.Mark.HeldBy, h.targets.Mark.Approval, h.targets.Mark.Shell // as it is signed, not as it is said
 	}
 	for _, r := range v.Roles {
-		if r.Name != api.TrustRoot && r.Name != api.TrustTargets && !r.Expires.After(time.Now()) && !strings.Contains(r.Name, "-") {
+		if r.Name != api.TrustRoot && r.Name != api.TrustTargets && !r.Expires.IsZero() && !r.Expires.After(time.Now()) && !strings.Contains(r.Name, "-") {
 			v.Notes = append(v.Notes, fmt.Sprintf("%s EXPIRED on %s: the server signs it; is its signer running?", r.Name, r.Expires.Format(time.DateOnly)))
 		}
 	}
@@ -165,7 +165,11 @@ func (a trust) tell(v statusView, keys []*ownerkey.File) {
 	fmt.Fprintln(a.Out)
 	roles := &terminal.Grid{Head: []string{"Role", "Version", "Expires", "Signed by"}}
 	for _, r := range v.Roles {
-		roles.Add(r.Name, fmt.Sprint(r.Version), r.Expires.Format(time.DateOnly), fmt.Sprintf("%d of %s", r.Threshold, strings.Join(shortIDs(r.Keys), ", ")))
+		expires := r.Expires.Format(time.DateOnly)
+		if r.Expires.IsZero() { // the director's statements have dates of their own
+			expires = ""
+		}
+		roles.Add(r.Name, fmt.Sprint(r.Version), expires, fmt.Sprintf("%d of %s", r.Threshold, strings.Join(shortIDs(r.Keys), ", ")))
 	}
 	a.Table(roles)
 	for _, p := range v.Pending {

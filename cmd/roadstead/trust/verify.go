@@ -257,14 +257,14 @@ func (v *verdict) approved(b *bundle, approval api.Approval) string {
 	if err != nil || errT != nil {
 		return string(approval)
 	}
-	text := string(approval)
+	var who []string
 	if approval != api.ApprovalOwner && targets.Builder != nil {
-		text += ": the builder " + short(tuf.KeyID(targets.Builder))
+		who = append(who, "the builder "+short(tuf.KeyID(targets.Builder)))
 	}
 	if approval != api.ApprovalBuilder {
-		text += "; the owner " + strings.Join(shortIDs(signedBy(b.file(tuf.BinRole(api.TrustOwner, path)), targets.Owner)), ", ")
+		who = append(who, "the owner "+strings.Join(shortIDs(signedBy(b.file(tuf.BinRole(api.TrustOwner, path)), targets.Owner)), ", "))
 	}
-	return text
+	return string(approval) + ": " + strings.Join(who, "; ")
 }
 
 // document checks what is listed against the document itself.
@@ -305,9 +305,9 @@ func (v *verdict) log(b *bundle, policy api.TrustMark, l tuf.Listed) {
 	c, err := tlog.Check(*e.Proof, *policy.Log, tlog.Checkpoint{})
 	var entry api.TrustEntry
 	if err == nil {
-		if err = json.Unmarshal(e.Proof.Entry, &entry); err == nil && (entry.Kind != "release" || entry.Fleet != b.Fleet || entry.Name != v.Commit || entry.SHA256 != l.SHA256 || entry.Version != l.Counter) {
-			err = tuf.Refuse("entry of the log", tlog.ReasonLog, "", fmt.Sprintf("release %s with counter %d and document %s", v.Commit, l.Counter, l.SHA256),
-				fmt.Sprintf("%s %s with %d and %s", entry.Kind, entry.Name, entry.Version, entry.SHA256))
+		if err = json.Unmarshal(e.Proof.Entry, &entry); err == nil && (entry.Kind != "release" || entry.Fleet != b.Fleet || entry.Name != v.Commit || entry.SHA256 != l.SHA256 || entry.Version != l.Counter || entry.By != whose(policy.Approval)) {
+			err = tuf.Refuse("entry of the log", tlog.ReasonLog, "", fmt.Sprintf("release %s with counter %d and document %s, by the %s", v.Commit, l.Counter, l.SHA256, whose(policy.Approval)),
+				fmt.Sprintf("%s %s with %d and %s, by the %s", entry.Kind, entry.Name, entry.Version, entry.SHA256, entry.By))
 		}
 	}
 	v.check(what, err, "entry %d in the checkpoint of %d entries of %s", e.Proof.Index, c.Size, c.Origin)
@@ -377,30 +377,13 @@ func about(s *provenance.Statement, d *api.ReleaseDocument) error {
 	return nil
 }
 
-// row is what a device says of its checks.
-type row struct {
-	State    string `json:"state"`
-	Commit   string `json:"commit"`
-	Counter  *int64 `json:"counter"`
-	SHA256   string `json:"sha256"`
-	Approval string `json:"approval"`
-	HeldBy   string `json:"held_by"`
-	What     string `json:"rejected"`
-	Reason   string `json:"rejection_reason"`
-	Key      string `json:"rejection_key"`
-	Expected string `json:"rejection_expected"`
-	Got      string `json:"rejection_got"`
-	SeenAt   string `json:"seen_at"`
-}
-
 // device compares with what a device says.
 func (v *verdict) device(ctx context.Context, c *client.Client, ref string, l tuf.Listed) error {
 	d, err := c.FindDevice(ctx, ref, client.Query{Select: "id,uuid,device_name"})
 	if err != nil {
 		return err
 	}
-	rows, err := client.Get[row](ctx, c, "device_trust", client.Query{Filter: client.Where("device eq ?", d.ID),
-		Select: "id,state,commit,counter,sha256,approval,held_by,rejected,rejection_reason,rejection_key,rejection_expected,rejection_got,seen_at"})
+	rows, err := client.Get[client.DeviceTrust](ctx, c, "device_trust", client.Query{Filter: client.Where("device eq ?", d.ID), Select: client.TrustFields})
 	if err != nil {
 		return err
 	}
