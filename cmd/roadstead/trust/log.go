@@ -17,12 +17,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	xtlog "golang.org/x/mod/sumdb/tlog"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/seen"
 	"github.com/roadstead-io/roadstead/internal/ownerkey"
 	"github.com/roadstead-io/roadstead/internal/tlog"
 	"github.com/roadstead-io/roadstead/internal/tuf"
@@ -36,96 +36,12 @@ state that it saw and checks that the log goes on from it; "log compare" takes t
 	return cmd
 }
 
-// seen is what is kept of a log: the checkpoint that was audited last, and the subtrees that it consists of.
-type seen struct {
-	Key        api.TrustLogKey `json:"key"`
-	Checkpoint string          `json:"checkpoint"` // the note
-	Size       int64           `json:"size"`
-	Subtrees   []string        `json:"subtrees"` // hashes, largest first; hex
-
-	hashes []tlog.Hash
-	path   string
-}
-
-// seenFile is where it is kept, by the log's name.
-func seenFile(origin string) string {
-	return filepath.Join(home(), "logs", tuf.Digest([]byte(origin))[:16]+".json")
-}
-
-// loadSeen reads what is kept of a log; of a log that was never audited that is the empty one.
-func loadSeen(key api.TrustLogKey, file string) (*seen, error) {
+// loadSeen reads what is kept of a log, in a file or where it is by the log's name.
+func loadSeen(key api.TrustLogKey, file string) (*seen.Log, error) {
 	if file == "" {
-		file = seenFile(key.Origin)
+		file = filepath.Join(home(), "logs", tuf.Digest([]byte(key.Origin))[:16]+".json")
 	}
-	s := &seen{Key: key, path: file}
-	dir := &store{filepath.Dir(file)}
-	if err := dir.readJSON(filepath.Base(file), s); err != nil {
-		return nil, err
-	}
-	if s.Key != key {
-		return nil, fmt.Errorf("the log's key is %s now, and was %s when it was audited (%s): two logs, or a server that was set up anew. Trust it only when you know why", key.Key, s.Key.Key, file)
-	}
-	for _, text := range s.Subtrees {
-		h, err := parseHash(text)
-		if err != nil {
-			return nil, fmt.Errorf("%s is damaged: %w", file, err)
-		}
-		s.hashes = append(s.hashes, h)
-	}
-	if s.Size > 0 {
-		c, _, err := tlog.Open(s.Checkpoint, key)
-		if err != nil || c.Size != s.Size || c.Root != s.root() {
-			return nil, fmt.Errorf("%s is damaged: it does not fit its own checkpoint", file)
-		}
-	}
-	return s, nil
-}
-
-func parseHash(text string) (h tlog.Hash, err error) {
-	raw, err := hex.DecodeString(text)
-	if err != nil || len(raw) != len(h) {
-		return h, fmt.Errorf("%q is no hash", text)
-	}
-	return tlog.Hash(raw), nil
-}
-
-// add appends a leaf: two subtrees of a size become one.
-func (s *seen) add(leaf tlog.Hash) {
-	for n := s.Size; n&1 == 1; n >>= 1 {
-		leaf = xtlog.NodeHash(s.hashes[len(s.hashes)-1], leaf)
-		s.hashes = s.hashes[:len(s.hashes)-1]
-	}
-	s.hashes = append(s.hashes, leaf)
-	s.Size++
-}
-
-// root is that of all leaves so far, of which there must be one.
-func (s *seen) root() (root tlog.Hash) {
-	for i := len(s.hashes) - 1; i >= 0; i-- {
-		if i == len(s.hashes)-1 {
-			root = s.hashes[i]
-		} else {
-			root = xtlog.NodeHash(s.hashes[i], root)
-		}
-	}
-	return root
-}
-
-// checkpoint is the state that is kept.
-func (s *seen) checkpoint() tlog.Checkpoint {
-	if s.Size == 0 {
-		return tlog.Checkpoint{}
-	}
-	return tlog.Checkpoint{Origin: s.Key.Origin, Size: s.Size, Root: s.root()}
-}
-
-func (s *seen) save(note string) error {
-	s.Checkpoint, s.Subtrees = note, nil
-	for _, h := range s.hashes {
-		s.Subtrees = append(s.Subtrees, hex.EncodeToString(h[:]))
-	}
-	dir := &store{filepath.Dir(s.path)}
-	return dir.writeJSON(filepath.Base(s.path), s)
+	return seen.Load(key, file)
 }
 
 // newest asks for the newest checkpoint and verifies its signature.
@@ -149,7 +65,7 @@ func entries(ctx context.Context, c *client.Client, start, end int64) ([]api.Tru
 	}
 	hashes := make([]tlog.Hash, len(list))
 	for i, l := range list {
-		h, err := parseHash(l.Hash)
+		h, err := seen.ParseHash(l.Hash)
 		if err != nil || l.Index != start+int64(i) {
 			return nil, nil, fmt.Errorf("entry %d of the log cannot be read", start+int64(i))
 		}
@@ -245,7 +161,7 @@ func (a trust) logProve() *cobra.Command {
 			if err := c.Do(ctx, http.MethodGet, path, nil, &proof); err != nil {
 				return fmt.Errorf("ask for the proof: %w", err)
 			}
-			cp, err := tlog.Check(proof, head.Key, s.checkpoint())
+			cp, err := tlog.Check(proof, head.Key, s.State())
 			if err != nil {
 				return err
 			}
@@ -335,13 +251,13 @@ func (a trust) audit(ctx context.Context, c *client.Client, state string) (*api.
 	if err != nil {
 		return nil, nil, err
 	}
-	before := s.checkpoint()
+	before := s.State()
 	v := &audit{Origin: cp.Origin, From: before.Size, Size: cp.Size, Root: hex.EncodeToString(cp.Root[:]), Alarms: []alarm{}}
 	if err := consistent(ctx, c, before, cp); err != nil {
 		if _, refused := tuf.Rejection(err); !refused {
 			return nil, nil, err
 		}
-		return nil, nil, fmt.Errorf("the log does NOT go on from what was seen here (kept in %s): %w", s.path, err)
+		return nil, nil, fmt.Errorf("the log does NOT go on from what was seen here (kept in %s): %w", s.Path(), err)
 	}
 	look := newWatch(ctx, c)
 	bar := a.Counter("entries", cp.Size-before.Size)
@@ -352,7 +268,7 @@ func (a trust) audit(ctx context.Context, c *client.Client, state string) (*api.
 			return nil, nil, err
 		}
 		for i, l := range list {
-			s.add(hashes[i])
+			s.Add(hashes[i])
 			if says, err := look.at(viewEntry(l)); err != nil {
 				return nil, nil, err
 			} else if says != "" {
@@ -361,11 +277,11 @@ func (a trust) audit(ctx context.Context, c *client.Client, state string) (*api.
 		}
 		bar.Add(int64(len(list)))
 	}
-	if cp.Size > 0 && s.root() != cp.Root {
+	if cp.Size > 0 && s.Root() != cp.Root {
 		return nil, nil, fmt.Errorf("the entries of the log do not give the root that it signed: %s has %d entries with the root %s, and they give %s. The server shows another history than it signed",
-			cp.Origin, cp.Size, cp.Root, s.root())
+			cp.Origin, cp.Size, cp.Root, s.Root())
 	}
-	return head, v, s.save(head.Checkpoint)
+	return head, v, s.Save(head.Checkpoint)
 }
 
 // consistent asks for the proof that a log goes on from one checkpoint to another, and checks it.
