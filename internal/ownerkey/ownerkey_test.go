@@ -260,7 +260,7 @@ func TestPKCS11(t *testing.T) {
 
 func TestURIsThatAreRefused(t *testing.T) {
 	for uri, want := range map[string]string{
-		"token=a;object=b":                              "begins with pkcs11:",
+		"token=a;object=b":                              "begin with pkcs11:",
 		"pkcs11:object=b":                               "token is missing",
 		"pkcs11:token=a":                                "object and id are missing",
 		"pkcs11:token=a;object=b?pin-value=1234":        "pin-value",
@@ -271,7 +271,7 @@ func TestURIsThatAreRefused(t *testing.T) {
 		"pkcs11:token=a;object=":                        "cannot be read",
 		"pkcs11:slot-id=3;object=b":                     "token=LABEL",
 		"pkcs11:token=a%0A;object=b":                    "cannot be read",
-		"https://example.com/pkcs11:token=a;object=b":   "begins with pkcs11:",
+		"https://example.com/pkcs11:token=a;object=b":   "begin with pkcs11:",
 		"pkcs11:token=a;object=b?module-path=../lib.so": "absolute",
 	} {
 		if _, err := ownerkey.Token(context.Background(), filepath.Join(t.TempDir(), "k"), uri, ownerkey.Unlock{}); err == nil || !strings.Contains(err.Error(), want) {

@@ -43,7 +43,7 @@ type uri struct {
 func parseURI(text string) (uri, error) {
 	rest, ok := strings.CutPrefix(text, "pkcs11:")
 	if !ok {
-		return uri{}, fmt.Errorf("%q is no PKCS#11 URI: it begins with pkcs11:", text)
+		return uri{}, fmt.Errorf("%q is no PKCS#11 URI: those begin with pkcs11: and name a token", text)
 	}
 	var u uri
 	path, query, _ := strings.Cut(rest, "?")

@@ -187,14 +187,14 @@ func (h *held) newest(role string, mine, theirs []byte) error {
 func (h *held) take(role string, data []byte) error {
 	var err error
 	h.taken[role] = data
-	switch {
-	case role == api.TrustRoot:
+	switch role {
+	case api.TrustRoot:
 		if h.root, err = tuf.ReadRoot(data); err == nil {
 			h.file = data
 		}
-	case role == api.TrustTargets:
+	case api.TrustTargets:
 		h.targets, err = tuf.ReadTargets(data)
-	case role == api.TrustOwner:
+	case api.TrustOwner:
 		var d tuf.Delegator
 		if d, err = tuf.ReadDelegator(role, data); err == nil {
 			h.owner = &d
@@ -248,14 +248,14 @@ func (h *held) expired(now time.Time) []string {
 
 // versionOf reads a file's version and fleet.
 func versionOf(role string, data []byte) (version int64, fleet string, err error) {
-	switch {
-	case role == api.TrustRoot:
+	switch role {
+	case api.TrustRoot:
 		x, err := tuf.ReadRoot(data)
 		return x.Version, x.Mark.Fleet, err
-	case role == api.TrustTargets:
+	case api.TrustTargets:
 		x, err := tuf.ReadTargets(data)
 		return x.Version, x.Mark.Fleet, err
-	case role == api.TrustOwner || role == api.TrustBuilder:
+	case api.TrustOwner, api.TrustBuilder:
 		x, err := tuf.ReadDelegator(role, data)
 		return x.Version, x.Mark.Fleet, err
 	}

@@ -403,7 +403,7 @@ func (s *store) firstOwned() (int64, error) {
 func (a trust) logCompare() *cobra.Command {
 	return a.Command(cmdline.Action{
 		Use: "compare FILE", Short: "Compare a checkpoint that somebody else has with the log that is shown here", Least: 1, Most: 1,
-		Long: `Compare a checkpoint that a device, a witness or somebody else has ("log audit --write", "roadstead-agent trust") with the log that the server shows here. Two that do not fit are
+		Long: `Compare a checkpoint that a device, a witness or somebody else has ("log audit --write", "roadstead-agent trust checkpoint") with the log that the server shows here. Two that do not fit are
 proof that the server shows two histories; both files are evidence, since it signed them.`,
 		Complete: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveDefault
