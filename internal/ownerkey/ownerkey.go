@@ -32,9 +32,9 @@ const (
 )
 
 const (
-	format   = 1         // of the files that are written
-	maxFile  = 64 << 10  // of a file that is read
-	kibCost  = 128 << 10 // of memory to try one passphrase
+	format   = 1        // of the files that are written
+	maxFile  = 64 << 10 // of a file that is read
+	kibCost  = 64 << 10 // of memory to try one passphrase; with the next two the second choice of RFC 9106
 	timeCost = 3
 	lanes    = 4
 	maxKiB   = 4 << 20 // more memory than that is not asked for, whatever a file says
