@@ -2,11 +2,13 @@ package trust_test
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
 // A device of a fleet that the server holds gets all that it needs, checks it, and gets only what is new afterwards.
@@ -71,5 +73,85 @@ func TestManyAskAtOnce(t *testing.T) {
 	}
 	if n := w.number(`SELECT count(*) FROM trust_leaf WHERE name = ?`, commitOf(1)); n != 1 {
 		t.Errorf("the release stands in the log %d times", n)
+	}
+}
+
+// A release that a fleet should run is published before any device asks.
+func TestATargetIsPublishedAhead(t *testing.T) {
+	w := newWorld(t)
+	d := w.device(w.hers, 1)
+	d.equip()
+	release := w.release(w.hers, 1)
+	w.target(w.hers, release)
+	w.must(w.trust.PublishOnce(t.Context()))
+	w.must(w.trust.PublishOnce(t.Context()))
+	if n := w.number(`SELECT count(*) FROM trust_document WHERE "release" = ?`, release); n != 1 {
+		t.Errorf("%d documents", n)
+	}
+	if _, err := d.check(w.trust, commitOf(1)); err != nil {
+		t.Error(err)
+	}
+}
+
+// What nobody says was built here, no device runs by the builder's word; and a device without the right key learns nothing.
+func TestWhatIsNotProvedIsNotListed(t *testing.T) {
+	w := newWorld(t)
+	w.target(w.hers, w.release(w.hers, 1, true))
+	d := w.device(w.hers, 1)
+	d.equip()
+	_, err := d.check(w.trust, commitOf(1))
+	if r, ok := tuf.Rejection(err); !ok || r.Reason != tuf.ReasonUnlisted && r.Reason != tuf.ReasonMissing {
+		t.Errorf("a release of unknown origin: %v", err)
+	}
+	stranger := w.device(w.his, 2)
+	if _, err := w.trust.Bundle(t.Context(), stranger.by, d.uuid, d.have("")); !errors.Is(err, api.ErrUnauthorized) {
+		t.Errorf("another device's key: %v", err)
+	}
+	for field, change := range map[string]func(h *api.TrustHave){
+		"nonce": func(h *api.TrustHave) { h.Nonce = "short" }, "commit": func(h *api.TrustHave) { h.Commit = "../x" }, "root": func(h *api.TrustHave) { h.Root = "x" },
+		"versions": func(h *api.TrustHave) { h.Versions = map[string]int64{"../root": 1} }, "counter": func(h *api.TrustHave) { h.Counter = -1 },
+	} {
+		have := d.have("")
+		change(&have)
+		if _, err := w.trust.Bundle(t.Context(), d.by, d.uuid, have); !errors.Is(err, api.ErrInvalid) || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	// A lie about what it has must not hurt the others.
+	have := d.have("")
+	have.Counter, have.Versions = 1<<39, map[string]int64{"timestamp": 1 << 39}
+	if _, err := w.trust.Bundle(t.Context(), d.by, d.uuid, have); err != nil {
+		t.Errorf("a lie: %v", err)
+	}
+	w.target(w.hers, w.release(w.hers, 2))
+	if _, err := d.check(w.trust, commitOf(2)); err != nil {
+		t.Errorf("after a lie: %v", err)
+	}
+}
+
+// A rejection is an event, once; and so is its end.
+func TestARejectionIsAnEvent(t *testing.T) {
+	w := newWorld(t)
+	d := w.device(w.hers, 1)
+	no := api.TrustReport{State: api.TrustRejected, Rejection: &api.TrustRejection{What: "image of service web", Reason: "digest", Expected: "a", Got: "b\x1b[31m" + strings.Repeat("x", 1000)}}
+	w.must(w.trust.Report(t.Context(), d.by, d.uuid, no))
+	w.must(w.trust.Report(t.Context(), d.by, d.uuid, no))
+	d.equip()
+	if s := w.status(); s.Devices["rejected"] != 1 || len(s.Rejecting) != 1 || s.Rejecting[0].Rejection.Reason != "digest" || len(s.Rejecting[0].Rejection.Got) > 300 || strings.Contains(s.Rejecting[0].Rejection.Got, "\x1b") {
+		t.Errorf("the status is %+v", s)
+	}
+	w.must(w.trust.Report(t.Context(), d.by, d.uuid, api.TrustReport{State: api.TrustVerified}))
+	for act, want := range map[string]int64{"device.trust.reject": 1, "device.trust.accept": 1} {
+		if n := w.number(`SELECT count(*) FROM audit_entry WHERE act = ?`, act); n != want {
+			t.Errorf("%s: %d events, want %d", act, n, want)
+		}
+	}
+	for field, r := range map[string]api.TrustReport{
+		"state": {State: "fine"}, "rejection": {State: api.TrustRejected}, "held_by": {State: api.TrustVerified, HeldBy: "me"}, "approval": {State: api.TrustVerified, Approval: "x"},
+		"sha256": {State: api.TrustVerified, SHA256: "x"}, "commit": {State: api.TrustVerified, Commit: "x"},
+	} {
+		if err := w.trust.Report(t.Context(), d.by, d.uuid, r); !errors.Is(err, api.ErrInvalid) || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v", field, err)
+		}
 	}
 }

@@ -174,8 +174,45 @@ func (t *Trust) Run(ctx context.Context) error {
 		g.Go(func() error {
 			return job.Every(ctx, t.cfg.Log, "the log of trust", extendEvery, t.cfg.Only("trust log", extendEvery, t.ExtendLog))
 		})
+		g.Go(func() error {
+			return job.Every(ctx, t.cfg.Log, "releases to be signed", publishEvery, t.cfg.Only("trust releases", publishEvery, t.PublishOnce))
+		})
 	}
 	return g.Wait()
 }
 
-const extendEvery = time.Minute
+// PublishOnce publishes the releases that fleets should run and that no device has asked about yet, so that the first one need not wait. What
+// cannot be signed is left: a device that asks is told why.
+func (t *Trust) PublishOnce(ctx context.Context) error {
+	type due struct{ fleet, release int64 }
+	var list []due
+	err := t.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+		list = nil
+		rows, err := tx.QueryContext(ctx, `SELECT f.id, r.id FROM trust_fleet t JOIN application f ON f.id = t.application
+			JOIN "release" r ON r.id = f.should_be_running__release AND r.status = 'success'
+			LEFT JOIN trust_document d ON d."release" = r.id WHERE d."release" IS NULL LIMIT 50`)
+		if err != nil {
+			return fmt.Errorf("releases to be signed: %w", err)
+		}
+		defer func() { _ = rows.Close() }()
+		for rows.Next() {
+			var d due
+			if err := rows.Scan(&d.fleet, &d.release); err != nil {
+				return fmt.Errorf("releases to be signed: %w", err)
+			}
+			list = append(list, d)
+		}
+		return rows.Err()
+	})
+	for _, d := range list {
+		if e := t.bringOnce(ctx, d.fleet, want{release: d.release}); e != nil && !errors.Is(e, api.ErrConflict) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
+}
+
+const (
+	extendEvery  = time.Minute
+	publishEvery = 10 * time.Second
+)
