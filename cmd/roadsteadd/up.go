@@ -100,7 +100,7 @@ control channel also cloudlink., tunnel. and *.devices.`,
 	fs.DurationVar(&f.logs.KeepAlive, "log-keep-alive", 0, "how long a log that is followed may be quiet before an empty line is sent; 0 means 58s")
 	fs.IntVar(&f.logs.OfUser, "user-log-streams", 0, "how many logs one person may follow at a time in one api process; 0 means 20")
 	fs.Int64Var(&f.maxUpload, "max-upload", 0, "how large one uploaded file may be, in `MiB`; 0 means 2048")
-	fs.StringVar(&f.trust, "trust", "off", "whether config.json of new devices has a root of trust, so that they check what they run: `on` or off")
+	fs.StringVar(&f.trust, "trust", "on", "whether config.json of new devices has a root of trust, so that they check what they run: on or `off`")
 	fs.DurationVar(&f.sessionIdle, "session-idle", 0, "how `LONG` a session of a person holds that nobody uses; 0 means 30 days")
 	fs.DurationVar(&f.sessionLife, "session-life", 0, "how `LONG` one holds since its user proved who they are; 0 means 90 days")
 	fs.Int64Var(&f.maxAssets, "max-assets", 0, "how large the release assets of one organization may be together, in `MiB`; 0 means 20480")
