@@ -770,3 +770,35 @@ func TestIndexThroughTheGate(t *testing.T) {
 		t.Error("the engine does not have the image")
 	}
 }
+
+// An image from before there was a gate keeps its name, is used as it is, and goes with the one of the same digest that came through the gate.
+func TestImagesFromBefore(t *testing.T) {
+	w := newWorld(t)
+	e := w.dockerd()
+	p := w.push("v2/"+strings.Repeat("8", 32), 30, 5000)
+	if err := e.Pull(t.Context(), p.ref, engine.Auth{Username: "d_x", Password: deviceKey}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !w.has(e, p) {
+		t.Fatal("the engine does not have the image")
+	}
+	uses := func(name string) {
+		t.Helper()
+		id, err := e.Create(t.Context(), engine.Spec{Name: name, Config: container.Config{Image: p.ref, Labels: map[string]string{engine.LabelSupervised: "true"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if list, err := e.Containers(t.Context()); err != nil || len(list) != 1 || list[0].Image != p.ref {
+			t.Errorf("Containers: %+v %v, want one of %s", list, err, p.ref)
+		}
+		if err := e.Remove(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	uses("before")
+	w.pullAtLast(w.newGate(), e, p, nil)
+	uses("after")
+	if err := e.RemoveImage(t.Context(), p.ref); err != nil || w.has(e, p) {
+		t.Errorf("RemoveImage: %v, there still: %v", err, w.has(e, p))
+	}
+}
