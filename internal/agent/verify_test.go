@@ -20,7 +20,8 @@ type attack struct {
 	do     func(v *verifying) // tells the device to run the release B, somehow wrongly
 	reason string
 	words  []string
-	alone  bool // it needs nobody to see that
+	alone  bool               // it needs nobody to see that
+	undo   func(v *verifying) // nil: there is nothing more to undo
 }
 
 // change has the server send something else than it signed.
@@ -157,6 +158,24 @@ var targetAttacks = []attack{
 			told := target(commitC, 3)
 			told.Apps = map[string]*api.AppTarget{otherUUID: told.Apps[fleetUUID]}
 			v.w.setTarget(told)
+		},
+	},
+	{
+		name: "another fleet, and no metadata of the own", reason: "fleet", words: []string{otherUUID, "does not let this device go"}, alone: true,
+		do: func(v *verifying) {
+			v.w.mu.Lock()
+			defer v.w.mu.Unlock()
+			v.w.fleets = map[string]*trusttest.Fleet{}
+			told := target(commitC, 3)
+			told.Apps = map[string]*api.AppTarget{otherUUID: told.Apps[fleetUUID]}
+			for _, k := range v.w.devices {
+				k.target = string(made(json.Marshal(told)))
+			}
+		},
+		undo: func(v *verifying) {
+			v.w.mu.Lock()
+			defer v.w.mu.Unlock()
+			v.w.fleets = map[string]*trusttest.Fleet{fleetUUID: v.fleet}
 		},
 	},
 	{
@@ -399,6 +418,9 @@ func TestAttacksChangeNothing(t *testing.T) {
 				v.asked(1) // it tries again, and is not worn down
 			}
 			v.refuses("a", a.reason)
+			if a.undo != nil {
+				a.undo(v)
+			}
 			v.fleet.Alter(func(f *trusttest.Fleet) { f.Change, f.Director = nil, "" })
 			v.release(commitB, 2)
 			v.runs("b")

@@ -3,6 +3,7 @@ package trust
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -19,7 +20,11 @@ func (t *Trust) move(ctx context.Context, st *state, target *api.DeviceTarget, o
 		return tuf.Refuse("fleet", tuf.ReasonName, "", "a uuid", other)
 	}
 	here := &inquiry{st: st, persist: true}
-	if err := t.gather(ctx, here, ""); err != nil {
+	err := t.gather(ctx, here, "")
+	if errors.Is(err, api.ErrNotFound) || errors.Is(err, api.ErrForbidden) { // the server has nothing that lets this device go
+		return stays(st.Fleet, other)
+	}
+	if err != nil {
 		return err
 	}
 	t.keep(here)
@@ -30,7 +35,7 @@ func (t *Trust) move(ctx context.Context, st *state, target *api.DeviceTarget, o
 		}
 	}
 	if leave == nil {
-		return tuf.Refuse("fleet", tuf.ReasonFleet, "", here.o.Fleet()+", which does not let this device go", other)
+		return stays(st.Fleet, other)
 	}
 	root, err := t.firstRoot(ctx, other, leave.Root)
 	if err != nil {
@@ -76,6 +81,10 @@ func (t *Trust) move(ctx context.Context, st *state, target *api.DeviceTarget, o
 		t.log.Warn("the files of trust of the fleet before stay", "error", err)
 	}
 	return nil
+}
+
+func stays(fleet, other string) error {
+	return tuf.Refuse("fleet", tuf.ReasonFleet, "", fleet+", which does not let this device go", other)
 }
 
 // leaving is what is remembered of a fleet.

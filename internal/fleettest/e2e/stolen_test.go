@@ -198,3 +198,24 @@ func TestAStolenServer(t *testing.T) {
 	th.sql(`UPDATE device SET belongs_to__application = (SELECT id FROM application WHERE app_name = 'thiefs') WHERE uuid = '` + d.uuid + `'`)
 	d.refused(t, at, "second", "fleet", "does not let this device go")
 }
+
+// A device goes to another fleet with the word of the one it leaves, which a fleet whose root the server holds gives with the move; and back.
+func TestADeviceChangesItsFleet(t *testing.T) {
+	p.roadstead(t, "fleet", "create", "leaving", "--type", "generic-amd64")
+	p.roadstead(t, "fleet", "create", "arriving", "--type", "generic-amd64")
+	pushed(t, "leaving", "here")
+	pushed(t, "arriving", "there")
+	d := newDevice(t, "leaving", "e2e-leaving")
+	d.registered(t)
+	d.says(t, "here")
+	p.roadstead(t, "device", "move", d.uuid, "--fleet", "arriving")
+	d.says(t, "there")
+	if text := d.log(t); !strings.Contains(text, "this device belongs to another fleet now") {
+		t.Errorf("the device did not verify that it may go:\n%s", text)
+	}
+	p.roadstead(t, "device", "move", d.uuid, "--fleet", "leaving")
+	d.says(t, "here")
+	if out, err := d.exec(t, "roadstead-agent", "trust", "status"); err != nil || !strings.Contains(out, "held by the server") {
+		t.Errorf("trust status on the device: %v\n%s", err, out)
+	}
+}
