@@ -215,7 +215,7 @@ func TestADeviceChangesItsFleet(t *testing.T) {
 	}
 	p.roadstead(t, "device", "move", d.uuid, "--fleet", "leaving")
 	d.says(t, "here")
-	if out, err := d.exec(t, "roadstead-agent", "trust", "status"); err != nil || !strings.Contains(out, "held by the server") {
-		t.Errorf("trust status on the device: %v\n%s", err, out)
+	if out := shell(t, filepath.Join(p.bin, "roadstead-agent"), "trust", "status", "--state", filepath.Join(d.dir, "state")); !strings.Contains(out, "held by the server") {
+		t.Errorf("trust status of the device:\n%s", out)
 	}
 }
