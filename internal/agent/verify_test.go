@@ -105,7 +105,7 @@ func nextRoot(edit func(signed map[string]any), keys ...string) func(*verifying)
 }
 
 func role(signed map[string]any, name string) map[string]any {
-	return signed["roles"].(map[string]any)[name].(map[string]any) //nolint:errcheck // a root of our own making
+	return signed["roles"].(map[string]any)[name].(map[string]any)
 }
 
 var targetAttacks = []attack{
@@ -315,7 +315,7 @@ var metadataAttacks = []attack{
 			path, _ := tuf.ReleasePath(commitB)
 			bin := file(b, tuf.BinRole("builder", path))
 			bin.Data = forged(bin.Data, func(signed map[string]any) {
-				targets := signed["targets"].(map[string]any) //nolint:errcheck // a bin of our own making
+				targets := signed["targets"].(map[string]any)
 				targets["releases/../../../etc/passwd"] = targets[path]
 			}, v.fleet.Key("builder"))
 		}),
@@ -344,8 +344,8 @@ var metadataAttacks = []attack{
 	{
 		name: "an unknown algorithm", reason: "key", words: []string{"root version 2"},
 		do: nextRoot(func(s map[string]any) {
-			for _, key := range s["keys"].(map[string]any) { //nolint:errcheck // a root of our own making
-				key.(map[string]any)["keytype"], key.(map[string]any)["scheme"] = "rot13", "rot13" //nolint:errcheck // and its key
+			for _, key := range s["keys"].(map[string]any) {
+				key.(map[string]any)["keytype"], key.(map[string]any)["scheme"] = "rot13", "rot13"
 			}
 		}, "owner"),
 	},

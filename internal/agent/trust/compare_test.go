@@ -103,7 +103,7 @@ func FuzzSameJSON(f *testing.F) {
 		}
 		one, _ := json.Marshal(x)
 		two, _ := json.Marshal(y)
-		if none := map[string]bool{"null": true, "{}": true}; !bytes.Equal(one, two) && !(none[string(one)] && none[string(two)]) {
+		if none := map[string]bool{"null": true, "{}": true}; !bytes.Equal(one, two) && (!none[string(one)] || !none[string(two)]) {
 			t.Errorf("%q and %q count as the same, and are %s and %s", a, b, one, two)
 		}
 	})
