@@ -156,7 +156,7 @@ func (pl *platform) start() error {
 		return err
 	}
 	pl.log = log
-	args := []string{"up", "--data", pl.data, "--domain", pl.domain, "--listen", pl.address + ":443", "--poll-interval", "2s", "--trust", "on"}
+	args := []string{"up", "--data", pl.data, "--domain", pl.domain, "--listen", pl.address + ":443", "--poll-interval", "2s"}
 	if pl.sqlFile != "" { // then there may be two api processes, so there are: neither may know what the other does not
 		args = append(args, "--sql-file", pl.sqlFile, "--api-processes", "2")
 	}
