@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
-	"golang.org/x/mod/sumdb/note"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/tlog"
@@ -366,7 +365,7 @@ func (l *Log) Add(leaf []byte) { l.Leaves = append(l.Leaves, leaf) }
 
 // Key is how a fleet's targets name the log.
 func (l *Log) Key() api.TrustLogKey {
-	return api.TrustLogKey{Origin: l.Origin, Key: must(tlog.VerifierKey(l.Origin, l.private.Public().(ed25519.PublicKey)))} //nolint:errcheck // it is one
+	return api.TrustLogKey{Origin: l.Origin, Key: must(tlog.VerifierKey(l.Origin, l.private.Public().(ed25519.PublicKey)))}
 }
 
 func (l *Log) tree() (size int64, root tlog.Hash, r tlog.HashReader) {
@@ -391,7 +390,7 @@ func (l *Log) tree() (size int64, root tlog.Hash, r tlog.HashReader) {
 // Checkpoint signs how the log is.
 func (l *Log) Checkpoint() string {
 	size, root, _ := l.tree()
-	var by note.Signer = must(tlog.NewSigner(l.Origin, l.private))
+	by := must(tlog.NewSigner(l.Origin, l.private))
 	return must(tlog.Checkpoint{Origin: l.Origin, Size: size, Root: root}.Sign(by))
 }
 
