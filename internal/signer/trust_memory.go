@@ -159,12 +159,6 @@ func (m *memory) cut(at int64) error {
 	return err
 }
 
-func (m *memory) close() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.file.Close()
-}
-
 func encode(key [16]byte, s signedOf) []byte {
 	b := append(make([]byte, 0, memoryRecord), key[:]...)
 	for _, n := range []int64{s.version, s.counter, s.root, s.targets} {

@@ -151,10 +151,11 @@ func orderOf(method, path string, body []byte) (o order, ok bool) {
 	if method != "POST" || m == nil {
 		return o, false
 	}
-	switch o.verb = api.ActionVerb(m[1] + m[3]); {
-	case m[2] == "stop":
+	o.verb = api.ActionVerb(m[1] + m[3])
+	switch m[2] {
+	case "stop":
 		o.verb = api.ActStopService
-	case m[2] == "start":
+	case "start":
 		o.verb = api.ActStartService
 	}
 	var said struct {

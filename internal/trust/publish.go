@@ -321,7 +321,7 @@ func (p *publication) policies(ctx context.Context, changed map[string]tuf.Meta)
 			return err
 		}
 	}
-	changes := p.want.targets != nil && p.want.targets(&policy)
+	changes := p.targets != nil && p.targets(&policy)
 	if !changes && p.newer == 0 && !targets.stale(p.now, lifeOfRoot) {
 		return nil
 	}

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -91,7 +90,7 @@ func (w *world) startSigner() {
 	w.statements = key.(ed25519.PrivateKey)
 	role, err := signer.New(signer.Config{Dir: dir, Site: site, Peers: map[string]string{api.RoleAPI: "127.0.0.1:1"}}, (&roletest.Log{}).Logger())
 	w.must(err)
-	var ln net.Listener = roletest.Listen(w.T)
+	ln := roletest.Listen(w.T)
 	roletest.Run(w.T, func(ctx context.Context) error { return role.Run(ctx, ln) })
 	id, err := pki.LoadIdentity(filepath.Join(w.dir, api.RoleAPI))
 	w.must(err)

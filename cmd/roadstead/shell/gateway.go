@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
@@ -146,7 +147,7 @@ func agentKeys(socket string) (keys []ssh.PublicKey) {
 	if socket == "" {
 		return nil
 	}
-	conn, err := net.Dial("unix", socket)
+	conn, err := net.DialTimeout("unix", socket, 5*time.Second)
 	if err != nil {
 		return nil
 	}

@@ -410,7 +410,7 @@ func TestWrongUsage(t *testing.T) {
 		"nothing for you to sign":  {"release", "sign", commit(1)},
 		"there is nothing to sign": {"trust", "sign", "hello"},
 		"name releases":            {"release", "sign"},
-		"begin with pkcs11:":      {"trust", "init", "hello", "--pkcs11", "token=a"},
+		"begin with pkcs11:":       {"trust", "init", "hello", "--pkcs11", "token=a"},
 		"does not name a public":   nil,
 		"--public: open":           {"trust", "init", "hello", "--public", "/none"},
 		"--key: open":              {"trust", "init", "hello", "--key", "/none"},

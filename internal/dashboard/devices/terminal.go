@@ -211,7 +211,11 @@ func (t *terminal) carry(ctx context.Context, v *Visit, uuid api.DeviceUUID, con
 	go func() { ended <- session.Wait() }() // ends with the connection, and what is on its way to the page
 	typed := make(chan error, 1)
 	go func() { typed <- write(ctx, stdin, t.keys) }() // ends with ctx or the connection
-	defer func() { cancel(); _ = there.Close(); <-typed }()
+	defer func() {
+		cancel()
+		_ = there.Close()
+		_ = <-typed // the page's end is none of ours
+	}()
 
 	alive := make(chan struct{})
 	asked := make(chan struct{})
