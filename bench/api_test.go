@@ -53,6 +53,9 @@ func openAPIRole(tb testing.TB, sql string) (http.Handler, map[string]*tls.Conne
 	w.must(os.WriteFile(filepath.Join(dir, api.RoleAPI, "pepper"), bytes.Repeat([]byte("p"), 32), 0o600))
 	w.must(signer.NewKey(filepath.Join(dir, api.RoleSigner, signer.KeyFile)))
 	w.must(signer.NewAuditKey(filepath.Join(dir, api.RoleSigner, signer.AuditKeyFile)))
+	w.must(signer.NewStatementKey(filepath.Join(dir, api.RoleSigner, signer.StatementKeyFile)))
+	w.must(signer.NewTrustKey(filepath.Join(dir, api.RoleSigner, signer.TrustKeyFile)))
+	w.must(signer.NewChannelAuthority(filepath.Join(dir, api.RoleSigner, signer.ChannelCAFile)))
 	for _, role := range roles {
 		data, err := os.ReadFile(filepath.Join(dir, role, "cert.pem"))
 		w.must(err)

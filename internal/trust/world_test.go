@@ -43,7 +43,7 @@ var site = api.Site{Domain: "roadstead.test", Port: 443}
 
 // world is a database with two people who know nothing of each other, each with a fleet, and a real signer.
 type world struct {
-	*testing.T
+	testing.TB
 	dir        string
 	db         *db.DB
 	accounts   *account.Accounts
@@ -57,8 +57,8 @@ type world struct {
 	off time.Duration
 }
 
-func newWorld(t *testing.T) *world {
-	w := &world{T: t, dir: t.TempDir()}
+func newWorld(t testing.TB) *world {
+	w := &world{TB: t, dir: t.TempDir()}
 	w.db = dbtest.Open(t, w.now, audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), stored.Migrations(), device.Migrations(),
 		trust.Migrations())
 	var err error
@@ -90,17 +90,19 @@ func (w *world) startSigner() {
 	w.statements = key.(ed25519.PrivateKey)
 	role, err := signer.New(signer.Config{Dir: dir, Site: site, Peers: map[string]string{api.RoleAPI: "127.0.0.1:1"}}, (&roletest.Log{}).Logger())
 	w.must(err)
-	ln := roletest.Listen(w.T)
-	roletest.Run(w.T, func(ctx context.Context) error { return role.Run(ctx, ln) })
+	ln := roletest.Listen(w.TB)
+	roletest.Run(w.TB, func(ctx context.Context) error { return role.Run(ctx, ln) })
 	id, err := pki.LoadIdentity(filepath.Join(w.dir, api.RoleAPI))
 	w.must(err)
 	w.signer = id.Client(api.RoleSigner, ln.Addr().String())
 }
 
 // process is one more process of the api role on the same database.
-func (w *world) process() *trust.Trust {
+func (w *world) process() *trust.Trust { return w.processWith(trustdoor.Signer(w.signer)) }
+
+func (w *world) processWith(ask func(ctx context.Context, what string, in, out any) error) *trust.Trust {
 	w.Helper()
-	t, err := trust.New(trust.Config{DB: w.db, Log: slog.New(slog.NewTextHandler(w.Output(), nil)), On: true, Ask: trustdoor.Signer(w.signer)})
+	t, err := trust.New(trust.Config{DB: w.db, Log: slog.New(slog.NewTextHandler(w.Output(), nil)), On: true, Ask: ask})
 	w.must(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -384,8 +386,8 @@ func (w *world) twin() func(ctx context.Context, what string, in, out any) error
 	}
 	role, err := signer.New(signer.Config{Dir: theirs, Site: site, Peers: map[string]string{api.RoleAPI: "127.0.0.1:1"}}, (&roletest.Log{}).Logger())
 	w.must(err)
-	ln := roletest.Listen(w.T)
-	roletest.Run(w.T, func(ctx context.Context) error { return role.Run(ctx, ln) })
+	ln := roletest.Listen(w.TB)
+	roletest.Run(w.TB, func(ctx context.Context) error { return role.Run(ctx, ln) })
 	id, err := pki.LoadIdentity(filepath.Join(w.dir, api.RoleAPI))
 	w.must(err)
 	return trustdoor.Signer(id.Client(api.RoleSigner, ln.Addr().String()))
