@@ -99,9 +99,8 @@ func (d *device) log(t *testing.T) string {
 
 // thief has a copy of all of the server's files, runs it in the server's place, and writes into its database what they like.
 type thief struct {
-	t     *testing.T
-	copy  string
-	write func(sql string)
+	t    *testing.T
+	copy string
 }
 
 // steal replaces every process of the server by one on a copy of its files, until the test ends.
@@ -180,6 +179,14 @@ func TestAStolenServer(t *testing.T) {
 
 	th := steal(t)
 	at := len(d.log(t))
+	eventually(t, 2*time.Minute, "the device refuses the thief's SSH, and says why", func() bool { // once its channel stands again
+		if out, _, code := p.try(t, "roadstead", "device", "ssh", d.uuid, "--", "echo", "in"); code == 0 {
+			t.Fatalf("the thief entered the device by SSH: %s", out)
+		}
+		return strings.Contains(d.log(t)[at:], "the metadata of this device's fleet forbid it")
+	})
+
+	at = len(d.log(t))
 	th.sql(`UPDATE device SET is_pinned_on__release = (SELECT id FROM "release" WHERE "commit" = '` + first + `') WHERE uuid = '` + d.uuid + `'`)
 	d.refused(t, at, "second", first)
 
