@@ -130,7 +130,9 @@ func leftOut(name string) bool {
 		return strings.HasPrefix(file, databaseFile) || strings.HasPrefix(file, "backup-") || file == "bus"
 	}
 	// What the signer remembers of the audit log is newer than the copy of the database, which it would then refuse to go on from.
-	return strings.HasSuffix(file, ".tmp") || name == path.Join("roles", api.RoleSigner, signer.AuditFile)
+	// The transparency log begins anew, under another name: from one of yesterday devices would not go on.
+	return strings.HasSuffix(file, ".tmp") || dir == path.Join("roles", api.RoleSigner)+"/" &&
+		(file == signer.AuditFile || file == signer.TrustLogFile || file == signer.TrustLeavesFile)
 }
 
 func addTree(ctx context.Context, tw *tar.Writer, l supervise.Layout) error {

@@ -24,8 +24,8 @@ import (
 
 // Files of the transparency log: the hash of each leaf, 32 bytes after 32 bytes, and the newest checkpoint, which says how many of them count.
 const (
-	trustLeavesFile = "trust-log.leaves"
-	trustLogFile    = "trust-log.json"
+	TrustLeavesFile = "trust-log.leaves"
+	TrustLogFile    = "trust-log.json"
 )
 
 const maxTrustLogBody = 2 << 20
@@ -48,17 +48,24 @@ type logger struct {
 // openLogger opens the log. Its name stays what it was when its first checkpoint was signed, though the server be called otherwise now.
 func openLogger(dir, origin string, key ed25519.PrivateKey) (*logger, error) {
 	l := &logger{origin: origin, dir: dir, edge: map[int64]tlog.Hash{}}
-	var last api.TrustExtended
-	data, err := os.ReadFile(filepath.Join(dir, trustLogFile))
+	var last logState
+	data, err := os.ReadFile(filepath.Join(dir, TrustLogFile))
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist): // a new log, also where a backup was put back: what devices have seen of the one before, this one does not go on from
+		last.Origin = origin + "-" + newID()[:8]
+		if err := l.remember(last); err != nil {
+			return nil, err
+		}
+		if err := durable.Remove(filepath.Join(dir, TrustLeavesFile)); err != nil {
+			return nil, fmt.Errorf("trust log: %w", err)
+		}
 	case err != nil:
 		return nil, fmt.Errorf("trust log: %w", err)
-	case json.Unmarshal(data, &last) != nil || last.Size <= 0 || last.Checkpoint == "":
-		return nil, fmt.Errorf("trust log: %s cannot be read; without it the signer does not know what it signed", trustLogFile)
+	case json.Unmarshal(data, &last) != nil || last.Size < 0 || (last.Checkpoint == "") != (last.Size == 0):
+		return nil, fmt.Errorf("trust log: %s cannot be read; without it the signer does not know what it signed", TrustLogFile)
 	}
-	if name, _, ok := strings.Cut(last.Checkpoint, "\n"); ok {
-		l.origin = name
+	if l.origin = last.Origin; l.origin == "" {
+		l.origin, _, _ = strings.Cut(last.Checkpoint, "\n")
 	}
 	if l.key, err = tlog.NewSigner(l.origin, key); err != nil {
 		return nil, fmt.Errorf("trust log: %w", err)
@@ -66,7 +73,7 @@ func openLogger(dir, origin string, key ed25519.PrivateKey) (*logger, error) {
 	if l.verifier, err = tlog.VerifierKey(l.origin, key.Public().(ed25519.PublicKey)); err != nil {
 		return nil, fmt.Errorf("trust log: %w", err)
 	}
-	l.leaves, err = os.OpenFile(filepath.Join(dir, trustLeavesFile), os.O_RDWR|os.O_CREATE, 0o600)
+	l.leaves, err = os.OpenFile(filepath.Join(dir, TrustLeavesFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("trust log: %w", err)
 	}
@@ -76,11 +83,28 @@ func openLogger(dir, origin string, key ed25519.PrivateKey) (*logger, error) {
 	return l, nil
 }
 
+// logState is what is in the file beside the leaves.
+type logState struct {
+	Origin string `json:"origin"`
+	api.TrustExtended
+}
+
+func (l *logger) remember(s logState) error {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(filepath.Join(l.dir, TrustLogFile), append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("trust log: remember: %w", err)
+	}
+	return nil
+}
+
 // load reads the leaves that count. What was appended after them nobody got a signature for.
-func (l *logger) load(last api.TrustExtended) error {
+func (l *logger) load(last logState) error {
 	hashes, err := l.read(0, last.Size)
 	if err != nil {
-		return fmt.Errorf("trust log: %s does not hold the %d leaves that were signed: %w", trustLeavesFile, last.Size, err)
+		return fmt.Errorf("trust log: %s does not hold the %d leaves that were signed: %w", TrustLeavesFile, last.Size, err)
 	}
 	if err := l.leaves.Truncate(last.Size * sumdb.HashSize); err != nil {
 		return fmt.Errorf("trust log: %w", err)
@@ -94,7 +118,7 @@ func (l *logger) load(last api.TrustExtended) error {
 	if last.Size > 0 {
 		text, err := l.checkpoint()
 		if err == nil && text != last.Checkpoint {
-			err = fmt.Errorf("trust log: the leaves in %s are not those that were signed", trustLeavesFile)
+			err = fmt.Errorf("trust log: the leaves in %s are not those that were signed", TrustLeavesFile)
 		}
 		return err
 	}
@@ -222,12 +246,8 @@ func (l *logger) add(leaves []tlog.Hash) (err error) {
 	if err != nil {
 		return err
 	}
-	state, err := json.Marshal(api.TrustExtended{Size: l.size, Checkpoint: text})
-	if err != nil {
+	if err := l.remember(logState{Origin: l.origin, TrustExtended: api.TrustExtended{Size: l.size, Checkpoint: text}}); err != nil {
 		return err
-	}
-	if err := durable.WriteFile(filepath.Join(l.dir, trustLogFile), append(state, '\n'), 0o600); err != nil {
-		return fmt.Errorf("trust log: remember: %w", err)
 	}
 	l.newest = text
 	return nil

@@ -121,6 +121,10 @@ func (t *Trust) Bundle(ctx context.Context, by access.Caller, uuid api.DeviceUUI
 
 // settle finds out what a device should run, and publishes what is missing for it.
 func (t *Trust) settle(ctx context.Context, by access.Caller, uuid api.DeviceUUID, have api.TrustHave) (p place, v *view, err error) {
+	log, err := t.LogKey(ctx)
+	if err != nil {
+		return p, nil, err
+	}
 	for range lookTries {
 		var now time.Time
 		err = t.cfg.DB.ReadOne(ctx, func(tx *db.Tx) (err error) {
@@ -134,7 +138,7 @@ func (t *Trust) settle(ctx context.Context, by access.Caller, uuid api.DeviceUUI
 		if v, err = t.look(ctx, &p); err != nil {
 			return p, nil, err
 		}
-		w, lacks := v.lacks(now, p.release, v.above(now, have))
+		w, lacks := v.lacks(now, p.release, v.above(now, have), log)
 		if newer := v.behind(now, have); newer > 0 {
 			w.newer, lacks = newer, true
 		}
@@ -273,8 +277,12 @@ func (t *Trust) left(ctx context.Context, uuid api.DeviceUUID, have api.TrustHav
 	if _, ok := leaveOf(v.files[api.TrustTargets], uuid); !ok {
 		return nil, api.ErrNotFound
 	}
+	log, err := t.LogKey(ctx)
+	if err != nil {
+		return nil, err
+	}
 	now := time.Now()
-	if w, lacks := v.lacks(now, 0, 0); lacks {
+	if w, lacks := v.lacks(now, 0, 0, log); lacks {
 		if err := t.bringOnce(ctx, v.fleet.id, w); err != nil {
 			return nil, err
 		}

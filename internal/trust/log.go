@@ -226,7 +226,12 @@ func (t *Trust) recoverLog(ctx context.Context) error {
 		return fmt.Errorf("log: %w", err)
 	}
 	var theirs []tlog.Hash
-	for from := signed; ; {
+	var now api.TrustExtended
+	if err := t.ask(ctx, "log", api.TrustExtension{}, &now); err != nil {
+		return fmt.Errorf("recover the log: %w", err)
+	}
+	fresh := now.Size < signed
+	for from := signed; !fresh; {
 		var out api.TrustLeaves
 		if err := t.ask(ctx, "log-leaves", api.TrustLeavesAsk{From: from}, &out); err != nil {
 			return fmt.Errorf("recover the log: %w", err)
@@ -242,7 +247,13 @@ func (t *Trust) recoverLog(ctx context.Context) error {
 			break
 		}
 	}
-	return t.cfg.DB.Write(ctx, func(tx *db.Tx) error { return replaceLeaves(ctx, tx, signed, theirs) })
+	return t.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		if fresh { // the signer has another log now, which takes all leaves again
+			_, err := tx.ExecContext(ctx, `UPDATE trust_log SET signed = 0, checkpoint = '' WHERE id = 1 AND signed = ?`, signed)
+			return err
+		}
+		return replaceLeaves(ctx, tx, signed, theirs)
+	})
 }
 
 // replaceLeaves puts the signer's leaves in the place of ours, from a number on, and ours behind them.

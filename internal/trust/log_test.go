@@ -120,7 +120,7 @@ func TestAnotherHistoryIsKept(t *testing.T) {
 	}
 	// The same size with other leaves, by a signer with the same key that knows nothing of them.
 	var forged api.TrustExtended
-	w.must(w.twin()(t.Context(), "log", api.TrustExtension{Leaves: []string{strings.Repeat("ab", 32), strings.Repeat("cd", 32)}}, &forged))
+	w.must(w.twin(false)(t.Context(), "log", api.TrustExtension{Leaves: []string{strings.Repeat("ab", 32), strings.Repeat("cd", 32)}}, &forged))
 	r := api.TrustReport{State: api.TrustVerified, Checkpoint: forged.Checkpoint}
 	w.must(w.trust.Report(t.Context(), d.by, d.uuid, r))
 	w.must(w.trust.Report(t.Context(), d.by, d.uuid, r))
@@ -227,4 +227,26 @@ func (w *world) text(query string, args ...any) (s string) {
 	w.Helper()
 	w.must(w.db.Read(w.Context(), func(tx *db.Tx) error { return tx.QueryRowContext(w.Context(), query, args...).Scan(&s) }))
 	return s
+}
+
+// A whole server comes back from a backup, which leaves the log out: it begins anew under another name, which the fleet's policy says, and devices go on.
+func TestALogThatBeginsAnew(t *testing.T) {
+	w := newWorld(t)
+	w.target(w.hers, w.release(w.hers, 1))
+	d := w.device(w.hers, 1)
+	d.equip()
+	_, err := d.check(w.trust, commitOf(1))
+	w.must(err)
+	before := w.logKey()
+	w.trust = w.processWith(w.twin(true))
+	w.target(w.hers, w.release(w.hers, 2))
+	if _, err := d.check(w.trust, commitOf(2)); err != nil {
+		t.Fatal(err)
+	}
+	if after := w.logKey(); after == before || d.key != after {
+		t.Errorf("the log is %+v, was %+v; the device believes %+v", after, before, d.key)
+	}
+	if _, c := w.checkpoint(); c.Size != w.number(`SELECT count(*) FROM trust_leaf`) {
+		t.Errorf("the new log has %d leaves", c.Size)
+	}
 }

@@ -22,6 +22,7 @@ type want struct {
 	above   int64                     // a counter that the listing should be higher than
 	newer   int64                     // a version than which everything that the signer signs should be newer: a device has it, and this database is an older copy
 	files   []api.TrustFile           // that were uploaded, verified
+	log     api.TrustLogKey           // that the policy of a fleet which the server holds should name
 	owned   bool                      // the signer knows already that the fleet is its owner's
 	targets func(t *tuf.Targets) bool // changes the policy of a fleet that the server holds; false: it is as it should be
 }
@@ -322,6 +323,7 @@ func (p *publication) policies(ctx context.Context, changed map[string]tuf.Meta)
 		}
 	}
 	changes := p.targets != nil && p.targets(&policy)
+	changes = changes || p.log.Key != "" && policy.Mark.Log != nil && *policy.Mark.Log != p.log
 	if !changes && p.newer == 0 && !targets.stale(p.now, lifeOfRoot) {
 		return nil
 	}

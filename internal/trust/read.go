@@ -39,6 +39,7 @@ func find(ctx context.Context, tx *db.Tx, by access.Caller, name string, need ac
 // ready gives a fleet for a caller, with its metadata published.
 func (t *Trust) ready(ctx context.Context, by access.Caller, name string, need access.Verbs) (f fleetRow, err error) {
 	var v *view
+	log, _ := t.LogKey(ctx) // without a signer what is published is read all the same
 	read := func() error {
 		return t.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
 			if f, err = find(ctx, tx, by, name, need); err != nil {
@@ -47,7 +48,7 @@ func (t *Trust) ready(ctx context.Context, by access.Caller, name string, need a
 			if v, err = readView(ctx, tx, viewKey{fleet: f.id}); err != nil {
 				return err
 			}
-			if w, lacks := v.lacks(tx.Now, 0, 0); lacks {
+			if w, lacks := v.lacks(tx.Now, 0, 0, log); lacks {
 				return &lacking{w}
 			}
 			return nil

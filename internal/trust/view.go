@@ -108,8 +108,13 @@ func readView(ctx context.Context, tx *db.Tx, key viewKey) (*view, error) {
 }
 
 // lacks says what is to be published before a device can be answered; false: nothing.
-func (v *view) lacks(now time.Time, release, above int64) (w want, lacks bool) {
+func (v *view) lacks(now time.Time, release, above int64, log api.TrustLogKey) (w want, lacks bool) {
 	w.release = release
+	if f := v.files[api.TrustTargets]; f != nil && v.fleet.heldBy == api.HeldByServer && log.Key != "" {
+		if x, err := tuf.ReadTargets(f.data); err == nil && x.Mark.Log != nil && *x.Mark.Log != log { // the signer keeps another log now
+			w.log, lacks = log, true
+		}
+	}
 	owned := v.fleet.heldBy == api.HeldByOwner
 	switch {
 	case !v.fleet.known, v.root == nil, v.files[api.TrustSnapshot].stale(now, lifeOfOnline), v.files[api.TrustTimestamp].stale(now, lifeOfOnline),

@@ -284,6 +284,7 @@ type board struct {
 	by          access.Caller
 	trusted     *tuf.Trusted
 	log         tlog.Checkpoint
+	key         api.TrustLogKey
 	counter     int64
 	asked       int
 }
@@ -353,6 +354,9 @@ func (b *board) believe(bundle *api.TrustBundle, have api.TrustHave, commit stri
 	if bundle.Proof == nil {
 		return errors.New("no proof")
 	}
+	if b.key != *policy.Log { // the fleet names another log
+		b.key, b.log = *policy.Log, tlog.Checkpoint{}
+	}
 	c, err := tlog.Check(*bundle.Proof, *policy.Log, b.log)
 	if err != nil {
 		return err
@@ -369,7 +373,7 @@ func (b *board) believe(bundle *api.TrustBundle, have api.TrustHave, commit stri
 }
 
 // twin is a signer with the same keys that has signed nothing yet: what a thief of the keys has.
-func (w *world) twin() func(ctx context.Context, what string, in, out any) error {
+func (w *world) twin(forgets bool) func(ctx context.Context, what string, in, out any) error {
 	w.Helper()
 	dir := w.TempDir()
 	own, theirs := filepath.Join(w.dir, api.RoleSigner), filepath.Join(dir, api.RoleSigner)
@@ -383,6 +387,11 @@ func (w *world) twin() func(ctx context.Context, what string, in, out any) error
 		data, err := os.ReadFile(filepath.Join(own, f.Name()))
 		w.must(err)
 		w.must(os.WriteFile(filepath.Join(theirs, f.Name()), data, 0o600))
+	}
+	if !forgets { // the same log, from its beginning
+		name, err := json.Marshal(map[string]string{"origin": w.logKey().Origin})
+		w.must(err)
+		w.must(os.WriteFile(filepath.Join(theirs, signer.TrustLogFile), name, 0o600))
 	}
 	role, err := signer.New(signer.Config{Dir: theirs, Site: site, Peers: map[string]string{api.RoleAPI: "127.0.0.1:1"}}, (&roletest.Log{}).Logger())
 	w.must(err)
