@@ -59,6 +59,8 @@ type Config struct {
 	Checked bool `json:"-"`
 	// PasswordCost is how much work the hash of a password is. The zero value has it found out, as it should be but in a test.
 	PasswordCost password.Cost `json:"-"`
+	// Now is the clock that the database's rows go by; nil is the real one, as it should be but in a test.
+	Now func() time.Time `json:"-"`
 	// Mail says how letters go to people. Without a server none do.
 	Mail mail.Server `json:"mail"`
 	// SecurityContact is whom to tell of a vulnerability: mailto:…, https://… or tel:…. Empty: mailto:security@ the domain.

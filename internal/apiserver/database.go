@@ -62,9 +62,9 @@ const (
 
 // openDatabase opens the file in the role's directory, or the database that the configuration names.
 func openDatabase(cfg Config, log *slog.Logger) (*db.DB, error) {
-	where := db.Config{Path: filepath.Join(cfg.Dir, "roadstead.db")}
+	where := db.Config{Path: filepath.Join(cfg.Dir, "roadstead.db"), Now: cfg.Now}
 	if cfg.SQL != "" {
-		where = db.Config{DSN: cfg.SQL}
+		where = db.Config{DSN: cfg.SQL, Now: cfg.Now}
 	}
 	for began := time.Now(); ; {
 		d, err := db.Open(where)

@@ -41,7 +41,8 @@ type server struct {
 	mail    mail.Server
 	site    api.ChannelSite
 	cost    password.Cost // of a hash; zero: next to nothing
-	asked   int           // requests of [server.asking]
+	now     func() time.Time
+	asked   int // requests of [server.asking]
 }
 
 // checked is set by the first server of all tests: the rules are the same in each.
@@ -68,7 +69,7 @@ func (s *server) start() {
 		PasswordCost: cmp.Or(s.cost, password.Cost{Memory: 64, Passes: 1}), Checked: checked.Swap(true),
 		Dir: filepath.Join(s.dir, api.RoleAPI), Site: api.Site{Domain: "roadstead.test", Port: 443},
 		PublicCA: filepath.Join(s.dir, api.RoleAPI, "ca.pem"), PollInterval: time.Minute, Peers: s.peers, SQL: s.sql,
-		Admission: s.bounds, Mail: s.mail, Channel: s.site,
+		Admission: s.bounds, Mail: s.mail, Channel: s.site, Now: s.now,
 	}, slog.New(slog.NewTextHandler(s.log, nil)))
 	s.must(err)
 	s.running = srv
