@@ -3,6 +3,7 @@ package dashboard
 import (
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
 )
@@ -22,7 +23,13 @@ func deviceURL(v *visit) error {
 		}
 		return err
 	}
-	v.w.Header().Set("Location", v.s.cfg.Site.URL(string(uuid)+".devices")+"/.roadstead/visit?"+url.Values{"code": {got.Code}, "to": {q.Get("to")}}.Encode())
-	v.w.WriteHeader(http.StatusSeeOther)
-	return nil
+	site := v.s.cfg.Site.URL(string(uuid) + ".devices")
+	return v.away(site+"/.roadstead/visit?"+url.Values{"code": {got.Code}, "to": {q.Get("to")}}.Encode(), strings.TrimPrefix(site, "https://"))
+}
+
+// away sends the browser to another place with a page in between. A redirect would not do: where it is the answer to a form, as after a login,
+// browsers hold it against the policy of the form's page, which lets forms lead nowhere but here.
+func (v *visit) away(to, host string) error {
+	v.w.Header().Set("Refresh", "0; url="+to)
+	return v.show(http.StatusOK, "away", view{Title: "On to " + host, Data: map[string]string{"URL": to, "Host": host}})
 }

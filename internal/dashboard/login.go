@@ -151,8 +151,7 @@ func (v *visit) start(purpose, next string) error {
 		return err
 	}
 	v.set(signInCookie, string(kept), signInLife)
-	v.w.Header().Set("Refresh", "0; url="+u.String())
-	return v.show(http.StatusOK, "away", view{Title: "On to " + u.Host, Data: map[string]string{"URL": u.String(), "Host": u.Host}})
+	return v.away(u.String(), u.Host)
 }
 
 // callback is where a provider sends the browser back to. Only the browser that began the sign-in has what ends it.

@@ -25,7 +25,8 @@ type Page struct {
 	URL, Text, Error string
 	Cookies          []struct {
 		Name, Value, SameSite string
-		HTTPOnly              bool `json:"httpOnly"`
+		Domain                string // of a host alone when no dot is before it
+		HTTPOnly              bool   `json:"httpOnly"`
 		Secure                bool
 	}
 	Wrong []string // what the browser complained of

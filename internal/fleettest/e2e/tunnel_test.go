@@ -78,6 +78,7 @@ func TestTunnelsAndPublicAddress(t *testing.T) {
 			return status == http.StatusNotFound
 		})
 	})
+	t.Run("public address behind a login, in a browser", func(t *testing.T) { behindALogin(t, d) })
 	t.Run("a session that ends", func(t *testing.T) {
 		session := p.call(t, "POST", "api", "/login_", "", map[string]string{"username": p.admin.Email, "password": p.admin.Password})
 		if session.status != http.StatusOK {
@@ -152,15 +153,31 @@ func fetch(address string) string {
 	return string(body)
 }
 
-// visit opens the public address of a device, whose name no resolver has.
+// visit opens the public address of a device.
 func (pl *platform) visit(t *testing.T, uuid string) (status int, body string) {
+	t.Helper()
+	got := pl.knock(t, uuid+".devices", "/", "")
+	return got.status, got.body
+}
+
+// knock asks for a page under a name that perhaps no resolver has, as a browser with one cookie does, and goes nowhere else.
+func (pl *platform) knock(t *testing.T, service, path, cookie string) answer {
 	t.Helper()
 	tr := pl.http.Transport.(*http.Transport).Clone()
 	tr.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "tcp", pl.address+":443")
 	}
 	defer tr.CloseIdleConnections()
-	res, err := (&http.Client{Transport: tr, Timeout: 30 * time.Second}).Get("https://" + uuid + ".devices." + pl.domain + "/")
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+service+"."+pl.domain+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "text/html")
+	if cookie != "" {
+		req.Header.Set("Cookie", cookie)
+	}
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	res, err := (&http.Client{Transport: tr, CheckRedirect: stay, Timeout: 30 * time.Second}).Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,5 +186,5 @@ func (pl *platform) visit(t *testing.T, uuid string) (status int, body string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return res.StatusCode, string(data)
+	return answer{res.StatusCode, res.Header, string(data)}
 }
