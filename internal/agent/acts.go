@@ -240,15 +240,21 @@ func (a *Agent) Service(ctx context.Context, app deviceapi.App, which deviceapi.
 }
 
 // remake ends the containers of a service and starts one anew. While an update is under way it starts again what there was: the update makes
-// the rest.
+// the rest. So it does where the engine no longer knows the image by the name that it has in this release: a container that a newer release
+// did not change was kept, and what it came from is gone.
 func (a *Agent) remake(ctx context.Context, f *fleetHere, svc plan.Service) error {
 	e := a.cfg.Engine
 	a.unstop(f.UUID, svc.Name)
+	images, err := e.Images(ctx)
+	if err != nil {
+		return err
+	}
+	there := slices.Contains(images, svc.Image())
 	for _, c := range f.of(svc.Name) {
 		if err := e.Stop(ctx, c.ID); err != nil {
 			return err
 		}
-		if c.Labels[composition.LabelConfig] != svc.Spec.Config.Labels[composition.LabelConfig] || c.Name != svc.Spec.Name {
+		if !there || c.Labels[composition.LabelConfig] != svc.Spec.Config.Labels[composition.LabelConfig] || c.Name != svc.Spec.Name {
 			if err := e.Start(ctx, c.ID); err != nil {
 				return err
 			}

@@ -207,6 +207,16 @@ func TestDeviceAPI(t *testing.T) {
 		d.want("POST", "/v1/update", ``, 204)
 		eventually(t, patience, "a poll", func() bool { return polls() > before })
 	})
+	t.Run("a service that an update kept", func(t *testing.T) {
+		eventually(t, patience, "the release before", func() bool { return slices.Equal(d.running(), []string{"web b", "writer b"}) })
+		same := strings.Replace(ref(4), "/v2/", "/v2/again-", 1) // what runs, by the name that it has in the next release
+		d.w.setTarget(release(commitA, map[string]string{"web": same, "writer": ref(1)}, nil))
+		d.want("POST", "/v1/update", ``, 204)
+		eventually(t, patience, "the next release", func() bool { return slices.Equal(d.running(), []string{"web a", "writer a"}) })
+		d.want("POST", "/v2/applications/7/restart-service", `{"serviceName":"web"}`, 200, "OK")
+		d.want("POST", "/v1/restart", `{"appId":"7"}`, 200, "OK")
+		eventually(t, patience, "all run", func() bool { return len(d.running()) == 2 })
+	})
 	t.Run("the machine", func(t *testing.T) {
 		d.want("POST", "/v1/blink", "", 200, "OK")
 		d.want("POST", "/v1/reboot", "", 202, `{"Data":"OK","Error":null}`)
