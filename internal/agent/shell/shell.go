@@ -14,9 +14,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -209,6 +211,9 @@ func (s *Shell) Serve(ctx context.Context, ln net.Listener) error {
 	defer stop()
 	if err := s.shims(); err != nil {
 		return fmt.Errorf("SSH: %w", err)
+	}
+	if signal.Ignored(syscall.SIGHUP) { // as under nohup: what is started here would ignore it, too, and not hear that its session ends
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	}
 	_ = os.RemoveAll(filepath.Join(s.cfg.StateDir, recordings)) // of sessions that a stop cut off: there is nobody to send them for
 	var all sync.WaitGroup

@@ -95,7 +95,8 @@ const (
 		",should_be_running__release" + releaseFields + ",is_pinned_on__release" + releaseFields + ",device_tag($select=id,tag_key,value)," +
 		"image_install($select=id,status,download_progress,install_date;$filter=status ne 'deleted';" +
 		"$expand=installs__image($select=id;$expand=is_a_build_of__service($select=id,service_name)),is_provided_by__release" + releaseFields + ")," +
-		"device_action($select=" + actionFields + ";$expand=is_made_by__user($select=id,username);$orderby=id desc;$top=10)"
+		"device_action($select=" + actionFields + ";$expand=is_made_by__user($select=id,username);$orderby=id desc;$top=10)," +
+		"device_trust($select=" + client.TrustFields + ")"
 )
 
 // device reads the device that the page is about.
