@@ -81,7 +81,9 @@ func (a *Agent) describe(metrics *host.Metrics) *api.DeviceReport {
 		r.Apps = a.st.apps(time.Now(), a.cfg.Timing.Steady)
 	} else if len(a.st.rejected) > 0 { // the first one that it was given
 		r.Apps = map[string]*api.AppReport{}
-		for app, commit := range a.st.rejected {
+	}
+	for app, commit := range a.st.rejected {
+		if r.Apps[app] == nil { // what is wanted knows nothing of the fleet
 			r.Apps[app] = &api.AppReport{Releases: map[string]*api.ReleaseReport{commit: {UpdateStatus: "rejected", Services: map[string]*api.ServiceReport{}}}}
 		}
 	}
