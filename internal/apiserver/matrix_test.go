@@ -266,6 +266,7 @@ POST /internal/v1/git/fleets            | git
 POST /internal/ssh/key                  | vpn
 POST /internal/ssh/certificate          | vpn
 POST /internal/ssh/host                 | vpn
+POST /internal/ssh/host-key             | vpn
 POST /internal/v1/workers/add           | admin
 POST /internal/v1/workers/list          | admin
 POST /internal/v1/workers/remove        | admin
