@@ -77,6 +77,7 @@ func connect(ctx context.Context, direct *net.Dialer, through *url.URL, addr str
 	if err != nil {
 		return nil, err
 	}
+	_ = res.Body.Close() // what follows the head is none of it
 	if res.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("it answers %s", res.Status)
 	}

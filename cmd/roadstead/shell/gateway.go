@@ -147,7 +147,7 @@ func agentKeys(socket string) (keys []ssh.PublicKey) {
 	if socket == "" {
 		return nil
 	}
-	conn, err := net.DialTimeout("unix", socket, 5*time.Second)
+	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(context.Background(), "unix", socket)
 	if err != nil {
 		return nil
 	}

@@ -214,7 +214,7 @@ func (t *terminal) carry(ctx context.Context, v *Visit, uuid api.DeviceUUID, con
 	defer func() {
 		cancel()
 		_ = there.Close()
-		_ = <-typed // the page's end is none of ours
+		<-typed //nolint:errcheck // the page's end is none of ours
 	}()
 
 	alive := make(chan struct{})
