@@ -33,6 +33,7 @@ need dpkg-deb dpkg
 if [ "$what" = test ]; then
 	need gcc gcc libc6-dev # the race detector
 	need strings binutils
+	need python3 python3 # a server on a LAN
 	need node nodejs
 	need npm npm
 	need setpriv util-linux
