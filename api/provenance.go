@@ -11,6 +11,8 @@ type StatementRequest struct {
 	StartedAt  string            `json:"started_at"`
 	FinishedAt string            `json:"finished_at"`
 	Images     []StatementImage  `json:"images"`
+
+	Composition string `json:"composition,omitempty"` // sha256:<64 hex> of how services run, as devices are told it
 }
 
 // GitSource is the commit that was pushed.
@@ -40,6 +42,8 @@ type StatementImage struct {
 	Arguments  []string    `json:"arguments,omitempty"` // names of the build arguments
 	Bases      []ImageBase `json:"bases,omitempty"`
 	SBOM       *ImageSBOM  `json:"sbom,omitempty"`
+	// Labels are those of the image that say something to devices: sha256:<64 hex> of each value.
+	Labels map[string]string `json:"labels,omitempty"`
 	// Platforms are the images of an index; then Digest is that of the index, and SBOM is null.
 	Platforms []StatementPlatform `json:"platforms,omitempty"`
 }

@@ -398,6 +398,7 @@ func (b *build) project(root *os.Root, pre *aside) (*compose.Project, error) {
 
 // images has the api role make a row for every service, and the release be what the project's contract says.
 func (b *build) images(project *compose.Project, contract json.RawMessage) (map[string]api.BuildImage, error) {
+	b.proof.composition = project.Composition
 	ask := api.BuildImagesRequest{Composition: project.Composition, Contract: contract}
 	for _, svc := range project.Services {
 		ask.Services = append(ask.Services, svc.Name)

@@ -38,6 +38,8 @@ type evidence struct {
 	source func() (map[string]string, error) // waits for the digests
 	images []*proved
 	signed json.RawMessage // the envelope
+
+	composition json.RawMessage // of the project
 }
 
 // proved is what was pushed of one service, and what hangs on it: on its image, or on an index and each of its images.
@@ -74,14 +76,14 @@ func sumSource(ctx context.Context, root *os.Root) func() (map[string]string, er
 func (m *making) elsewhere() bool { return m.kind == kindImage || m.dockerfile == "" }
 
 // prove gathers what is known of what was pushed, and hangs the bills of materials on its images.
-func (p *product) prove(ctx context.Context, whole *target.Whole, repo *referrer.Artifacts, bills []*materials) error {
+func (p *product) prove(ctx context.Context, whole *target.Whole, repo *referrer.Artifacts, bills []*materials, labels map[string]string) error {
 	first := p.parts[0]
 	out := &proved{
 		repo: repo,
 		image: api.StatementImage{
 			Service: p.svc.Name, Repository: p.image.Repository, Digest: whole.Descriptor.Digest.String(), Origin: first.kind,
 			Elsewhere: first.elsewhere(), Dockerfile: provenance.Word(first.file), DockerSum: first.dockerfileSum(),
-			Target: provenance.Word(first.opt.Target),
+			Target: provenance.Word(first.opt.Target), Labels: provenance.Labels(labels),
 		},
 	}
 	for _, name := range slices.Sorted(maps.Keys(first.opt.Args)) {
@@ -170,6 +172,9 @@ func (b *build) attest() (err error) {
 	slices.SortFunc(b.proof.images, func(x, y *proved) int { return strings.Compare(x.image.Service, y.image.Service) })
 	for _, p := range b.proof.images {
 		ask.Images = append(ask.Images, p.image)
+	}
+	if ask.Composition, err = provenance.CompositionSum(b.proof.composition); err != nil {
+		return err
 	}
 	envelope, err := b.s.sign(b.ctx, ask)
 	if err != nil {

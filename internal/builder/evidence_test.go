@@ -124,6 +124,9 @@ func TestAReleaseSaysWhereItComesFrom(t *testing.T) {
 	if s.Predicate.RunDetails.Metadata.InvocationID != provenance.Invocation(site, out.release.ID) {
 		t.Errorf("run details %+v", s.Predicate.RunDetails)
 	}
+	if runs := must(provenance.CompositionSum(out.release.ask.Composition))(t); b.Composition != runs {
+		t.Errorf("how services run is recorded as %q, want %s", b.Composition, runs)
+	}
 	w.hangsTogether(out.release, s)
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/builder"
 	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/provenance"
 	"github.com/roadstead-io/roadstead/internal/registry"
 )
 
@@ -183,6 +184,10 @@ func TestAPromotion(t *testing.T) {
 	check(t, json.Unmarshal(b.ask.Composition, &composition))
 	if s := composition.Services["web"]; strings.Join(s.Command, " ") != "echo $HOME" || s.Build != nil || !s.Privileged || s.Labels["io.resin.features.dbus"] != "1" {
 		t.Errorf("the composition is %s", b.ask.Composition)
+	}
+	runs := must(provenance.CompositionSum(b.ask.Composition))(t)
+	if said := w.statement(b).Predicate.BuildDefinition.ExternalParameters; said.Composition != runs || len(said.Services["web"].Labels) != 0 {
+		t.Errorf("the statement says of how services run %+v, want %s", said, runs)
 	}
 	want := map[string]string{"web": must(web.Digest())(t).String(), "db": must(db.Digest())(t).String()}
 	service := map[int64]string{}

@@ -92,7 +92,7 @@ func (p *product) push(ctx context.Context, result *api.BuildImageResult) error 
 	err = whole.Write(ref, remote.WithTransport(way), remote.WithContext(ctx), remote.WithJobs(4))
 	reading.Wait()
 	if err == nil {
-		err = p.prove(ctx, whole, &referrer.Artifacts{Way: way, Host: host, Repository: p.image.Repository}, bills)
+		err = p.prove(ctx, whole, &referrer.Artifacts{Way: way, Host: host, Repository: p.image.Repository}, bills, cfg.Config.Labels)
 	}
 	if err != nil {
 		if ctx.Err() != nil {

@@ -58,6 +58,8 @@ type ExternalParameters struct {
 	Source   map[string]string            `json:"source,omitempty"` // digests
 	Options  api.BuildParameters          `json:"options"`
 	Services map[string]ServiceParameters `json:"services"`
+	// Composition is the digest of how services run, see [Composed]; "" in statements from before it was said.
+	Composition string `json:"composition,omitempty"`
 }
 
 // ServiceParameters say how one service was built.
@@ -68,6 +70,8 @@ type ServiceParameters struct {
 	DockerfileDigest string   `json:"dockerfileDigest,omitempty"`
 	Target           string   `json:"target,omitempty"`
 	Arguments        []string `json:"arguments,omitempty"` // names only
+	// Labels are those of the image that say something to devices, with the digest of each value.
+	Labels map[string]string `json:"labels,omitempty"`
 	// Platforms are of a service that is an index: what the image of each platform was built from.
 	Platforms map[string]PlatformParameters `json:"platforms,omitempty"`
 }
@@ -141,7 +145,7 @@ func New(site api.Site, build api.Build, ask api.StatementRequest) (*Statement, 
 			BuildType: BuildType,
 			ExternalParameters: ExternalParameters{
 				Fleet: build.Fleet.Slug, Commit: build.Commit, Source: ask.Source, Options: ask.Parameters,
-				Services: map[string]ServiceParameters{},
+				Services: map[string]ServiceParameters{}, Composition: ask.Composition,
 			},
 			InternalParameters: InternalParameters{
 				Release: build.ID, FleetUUID: build.Fleet.UUID, DeviceType: build.Fleet.DeviceType, Arch: build.Fleet.Arch,
@@ -170,7 +174,7 @@ func (s *Statement) add(location string, i api.StatementImage) {
 	s.Subject = append(s.Subject, Resource{Name: location, Digest: digestSet(i.Digest), Annotations: map[string]string{"service": i.Service}})
 	how := ServiceParameters{
 		Origin: i.Origin, BuiltElsewhere: i.Elsewhere, Dockerfile: i.Dockerfile, DockerfileDigest: i.DockerSum, Target: i.Target,
-		Arguments: i.Arguments,
+		Arguments: i.Arguments, Labels: i.Labels,
 	}
 	run := &s.Predicate.RunDetails
 	if len(i.Platforms) == 0 {
@@ -268,6 +272,9 @@ func check(build api.Build, ask api.StatementRequest) error {
 			return fmt.Errorf("source: %q is no digest", name)
 		}
 	}
+	if ask.Composition != "" && !digestForm.MatchString(ask.Composition) {
+		return fmt.Errorf("composition: %.80q is no digest", ask.Composition)
+	}
 	if ask.Git != nil && (!hexForm.MatchString(ask.Git.Commit) || !word(ask.Git.Ref)) {
 		return fmt.Errorf("git: no commit and name")
 	}
@@ -309,6 +316,14 @@ func checkImage(i api.StatementImage) error {
 	for _, w := range append([]string{i.Origin, i.Dockerfile, i.Target}, i.Arguments...) {
 		if !word(w) {
 			return fmt.Errorf("%q is too long, or has strange characters", w)
+		}
+	}
+	if len(i.Labels) > maxLabels {
+		return fmt.Errorf("labels: it has more than %d", maxLabels)
+	}
+	for name, value := range i.Labels {
+		if !word(name) || !digestForm.MatchString(value) {
+			return fmt.Errorf("labels: %.80q is no name, or has no digest", name)
 		}
 	}
 	for _, b := range i.Bases {

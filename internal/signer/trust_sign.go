@@ -280,7 +280,8 @@ func (s *signing) before(f api.TrustSign) (x tuf.Bin, err error) {
 	return x, nil
 }
 
-// shown checks a document against the statement of where its release comes from: same fleet, same commit, exactly its images.
+// shown checks a document against the statement of where its release comes from: same fleet, same commit, exactly its images, run in the way that
+// the builder saw.
 func (s *signing) shown(p api.TrustShown) (path string, l tuf.Listed, err error) {
 	var doc api.ReleaseDocument
 	if err := json.Unmarshal(p.Document, &doc); err != nil {
@@ -315,6 +316,9 @@ func (s *signing) shown(p api.TrustShown) (path string, l tuf.Listed, err error)
 	slices.Sort(built)
 	if !slices.Equal(said, built) {
 		return "", l, api.Errorf(api.Forbidden, "%s: the document has other images than were built", path)
+	}
+	if err := statement.Runs(&doc); err != nil {
+		return "", l, api.Errorf(api.Forbidden, "%s: %v", path, err)
 	}
 	return path, tuf.Listed{Length: int64(len(p.Document)), SHA256: tuf.Digest(p.Document)}, nil
 }

@@ -129,6 +129,38 @@ func TestWhatIsNotProvedIsNotListed(t *testing.T) {
 	}
 }
 
+// Who writes into the database, or is the api role, has the builder list nothing that runs in another way than it was built: same images are
+// not enough.
+func TestAThiefOfTheDatabaseChangesNoComposition(t *testing.T) {
+	for name, evil := range map[string]string{
+		"command":    `UPDATE "release" SET composition = replace(composition, 'serve', 'sh')`,
+		"privileged": `UPDATE "release" SET composition = replace(composition, '"command"', '"privileged":true,"command"')`,
+		"feature":    `UPDATE image_label SET label_name = 'io.balena.features.balena-socket'`,
+		"volume":     `UPDATE "release" SET composition = replace(composition, '"data":null', '"data":null,"more":null')`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.target(w.hers, w.release(w.hers, 1))
+			d := w.device(w.hers, 1)
+			d.equip()
+			if _, err := d.check(w.trust, commitOf(1)); err != nil {
+				t.Fatalf("before: %v", err)
+			}
+			w.release(w.hers, 2)
+			w.exec(evil)
+			w.exec(`DELETE FROM trust_document`)
+			w.target(w.hers, w.number(`SELECT id FROM "release" WHERE "commit" = ?`, commitOf(2)))
+			if _, err := d.check(w.process(), commitOf(2)); err == nil {
+				t.Error("a release that was never listed")
+			}
+			w.target(w.hers, w.number(`SELECT id FROM "release" WHERE "commit" = ?`, commitOf(1)))
+			if _, err := d.check(w.process(), commitOf(1)); err == nil {
+				t.Error("a release that was listed before, with another document")
+			}
+		})
+	}
+}
+
 // A rejection is an event, once; and so is its end.
 func TestARejectionIsAnEvent(t *testing.T) {
 	w := newWorld(t)

@@ -214,6 +214,9 @@ func digest(s string) string {
 
 func commitOf(n int) string { return fmt.Sprintf("%032x", 7_000_000+n) }
 
+// composition is that of all releases.
+const composition = `{"services":{"web":{"build":".","command":["serve"],"labels":{"a":"b"}}},"networks":{},"volumes":{"data":null}}`
+
 // release makes a release of one service, as a build of this server ends; unproved: nobody says where it comes from.
 func (w *world) release(fleetID int64, n int, unproved ...bool) (id int64) {
 	w.Helper()
@@ -224,7 +227,7 @@ func (w *world) release(fleetID int64, n int, unproved ...bool) (id int64) {
 		err := tx.QueryRowContext(ctx, `INSERT INTO "release" (created_at, belongs_to__application, "commit", composition, status, source, start_timestamp, update_timestamp,
 				raw_version, version, is_final, revision, semver_patch)
 			VALUES (?, ?, ?, ?, 'success', 'cloud', ?, ?, '0.0.0', '{}', 1, ?, ?) RETURNING id`, tx.NowText(), fleetID, commit,
-			`{"services":{"web":{"build":".","command":["serve"],"labels":{"a":"b"}}},"networks":{},"volumes":{"data":null}}`, tx.NowText(), tx.NowText(), n, n).Scan(&id)
+			composition, tx.NowText(), tx.NowText(), n, n).Scan(&id)
 		if err != nil {
 			return err
 		}
@@ -262,7 +265,12 @@ func (w *world) release(fleetID int64, n int, unproved ...bool) (id int64) {
 func (w *world) statement(fleetID int64, commit string, images ...provenance.Resource) string {
 	w.Helper()
 	s := &provenance.Statement{Type: provenance.StatementType, PredicateType: provenance.PredicateType, Subject: images}
-	s.Predicate.BuildDefinition.ExternalParameters.Commit = commit
+	from := &s.Predicate.BuildDefinition.ExternalParameters
+	from.Commit = commit
+	var err error
+	from.Composition, err = provenance.CompositionSum([]byte(composition))
+	w.must(err)
+	from.Services = map[string]provenance.ServiceParameters{"web": {Labels: provenance.Labels(map[string]string{"io.balena.features.dbus": "1"})}}
 	s.Predicate.BuildDefinition.InternalParameters.FleetUUID = fleetUUID(map[int64]int64{w.hers: w.alice.User, w.his: w.bob.User}[fleetID])
 	e, err := provenance.Sign(s, w.statements)
 	w.must(err)
