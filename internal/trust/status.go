@@ -188,6 +188,9 @@ func pendingOf(ctx context.Context, tx *db.Tx, fleet int64, files map[string]*st
 		if err != nil {
 			return nil, err
 		}
+		if old := as[f.Role]; !expires.After(tx.Now) || old != nil && (version <= old.version || f.Role == api.TrustRoot && version != old.version+1) {
+			continue // it can never be published: the next upload takes it away
+		}
 		if f.Role == api.TrustRoot {
 			as[f.Role] = &storedFile{f.Role, version, expires, f.Data}
 		}
@@ -199,6 +202,9 @@ func pendingOf(ctx context.Context, tx *db.Tx, fleet int64, files map[string]*st
 		signed, err := tuf.Signers(f.Data, h.keys)
 		if err != nil {
 			return nil, err
+		}
+		if signed == nil && f.Role != api.TrustRoot && len(h.keys) > 0 {
+			continue // who signed it signs no more
 		}
 		if signed == nil {
 			signed = []string{}

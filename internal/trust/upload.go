@@ -150,6 +150,14 @@ type upload struct {
 	ready   []api.TrustFile // to be published together: a root alone leaves nothing to run by, where it changes who signs the rest
 	waiting []api.TrustFile
 	raised  []raise // releases that the owner listed with another counter
+	dropped []given // what waited, and can never be published
+}
+
+// given is a file that is looked at: from the upload, or one that waited.
+type given struct {
+	api.TrustFile
+	at     int   // its place in the upload; -1: it waited
+	behind int64 // the version of the file that waited in its place, if that is newer
 }
 
 // raise is a release that was listed with a counter.
@@ -160,7 +168,7 @@ type raise struct {
 
 // take checks everything, and keeps it as waiting until it is published.
 func (u *upload) take(ctx context.Context, tx *db.Tx, by access.Caller, up api.TrustUpload) error {
-	u.ready, u.waiting, u.raised = nil, nil, nil
+	u.ready, u.waiting, u.raised, u.dropped = nil, nil, nil, nil
 	files, err := readFiles(ctx, tx, u.fleet.id, ``)
 	if err != nil {
 		return err
@@ -176,10 +184,16 @@ func (u *upload) take(ctx context.Context, tx *db.Tx, by access.Caller, up api.T
 	if err := u.sort(all, files); err != nil {
 		return err
 	}
-	if err := u.mayTake(ctx, tx, by, all); err != nil {
+	taken := slices.Concat(u.ready, u.waiting)
+	if err := u.mayTake(ctx, tx, by, taken); err != nil {
 		return err
 	}
-	for _, f := range all {
+	for _, f := range u.dropped {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM trust_pending WHERE application = ? AND role = ?`, u.fleet.id, f.Role); err != nil {
+			return fmt.Errorf("upload: %w", err)
+		}
+	}
+	for _, f := range taken {
 		version, err := versionOf(f)
 		if err != nil {
 			return err
@@ -221,67 +235,91 @@ func (u *upload) mayTake(ctx context.Context, tx *db.Tx, by access.Caller, all [
 	return rights.RequireFresh(ctx, tx, by)
 }
 
-// merge puts uploaded files and those that wait together: signatures of the same are added, another of the same role takes the place of an older one.
-func merge(pending, uploaded []api.TrustFile) ([]api.TrustFile, error) {
-	all := slices.Clone(pending)
+// merge puts uploaded files and those that wait together: signatures of the same are added, another of the same role takes the place of the one that waits.
+func merge(pending, uploaded []api.TrustFile) ([]given, error) {
+	all := make([]given, len(pending))
+	for i, f := range pending {
+		all[i] = given{TrustFile: f, at: -1}
+	}
 	for i, f := range uploaded {
 		version, err := versionOf(f)
 		if err != nil {
 			return nil, invalid(i, err)
 		}
-		at := slices.IndexFunc(all, func(o api.TrustFile) bool {
-			v, err := versionOf(o)
+		at := slices.IndexFunc(all, func(o given) bool {
+			v, err := versionOf(o.TrustFile)
 			return o.Role == f.Role && (f.Role != api.TrustRoot || err == nil && v == version)
 		})
 		if at < 0 {
-			all = append(all, f)
+			all = append(all, given{TrustFile: f, at: i})
 			continue
 		}
-		old, err := versionOf(all[at])
+		old, err := versionOf(all[at].TrustFile)
 		if err != nil {
 			return nil, err
 		}
 		if both, err := tuf.MergeSignatures(all[at].Data, f.Data); err == nil {
-			all[at].Data = both
-			continue
+			f.Data, old = both, 0
 		}
+		all[at] = given{TrustFile: f, at: i}
 		if version < old {
-			return nil, api.Errorf(api.Conflict, "files[%d]: version %d of %s is older than %d, which waits", i, version, f.Role, old)
+			all[at].behind = old
 		}
-		all[at] = f
 	}
-	slices.SortStableFunc(all, inOrder)
+	slices.SortStableFunc(all, func(a, b given) int { return inOrder(a.TrustFile, b.TrustFile) })
 	return all, nil
 }
 
-// sort finds out what of the files may be published, as a client would read them from the stored root on, and what waits.
-func (u *upload) sort(all []api.TrustFile, files map[string]*storedFile) error {
+// sort finds out what of the files may be published, as a client would read them from the stored root on, and what waits. What waited and fits no
+// more, as it has expired, or whoever signed it signs no more, is dropped: it must not be in the way of others.
+func (u *upload) sort(all []given, files map[string]*storedFile) error {
 	as := cloneFiles(files)
 	waits := map[string]bool{} // roles below which nothing can be looked at
-	for i, f := range all {
-		version, expires, err := lifeOf(f)
-		if err != nil {
-			return invalid(i, err)
-		}
-		if err := u.check(i, f, version, expires, as, waits); err != nil {
-			return err
-		}
-		whole, err := u.signed(i, f, as, waits)
-		if err != nil {
-			return err
-		}
-		if !whole {
-			waits[f.Role] = true
-			u.waiting = append(u.waiting, f)
+	for _, f := range all {
+		err := u.place(f, as, waits)
+		if code := api.AsError(err).Code; err != nil && f.at < 0 && (code == api.Invalid || code == api.Conflict) {
+			u.dropped = append(u.dropped, f)
 			continue
 		}
-		as[f.Role] = &storedFile{f.Role, version, expires, f.Data}
-		u.ready = append(u.ready, f)
+		if err != nil {
+			return err
+		}
 	}
 	if u.first && len(u.ready) > 0 && !slices.ContainsFunc(u.ready, func(f api.TrustFile) bool { return f.Role == api.TrustTargets }) {
 		return api.Errorf(api.Invalid, "files: a first root comes with its targets")
 	}
-	return u.whole(as, waits)
+	if err := u.whole(as, waits); err != nil {
+		return err
+	}
+	if roots := slices.DeleteFunc(slices.Clone(u.waiting), func(f api.TrustFile) bool { return f.Role != api.TrustRoot }); len(roots) > 1 {
+		return api.Errorf(api.Invalid, "files: a root that has too few signatures must be the last one")
+	}
+	return nil
+}
+
+// place says of one file whether it may be published, or waits.
+func (u *upload) place(f given, as map[string]*storedFile, waits map[string]bool) error {
+	version, expires, err := lifeOf(f.TrustFile)
+	if err != nil {
+		return invalid(f.at, err)
+	}
+	if err := u.check(f, version, expires, as, waits); err != nil {
+		return err
+	}
+	whole, err := u.signed(f, as, waits)
+	switch {
+	case err != nil:
+		return err
+	case !whole && f.behind > 0:
+		return api.Errorf(api.Conflict, "files[%d]: version %d of %s is older than %d, which waits", f.at, version, f.Role, f.behind)
+	case !whole:
+		waits[f.Role] = true
+		u.waiting = append(u.waiting, f.TrustFile)
+		return nil
+	}
+	as[f.Role] = &storedFile{f.Role, version, expires, f.Data}
+	u.ready = append(u.ready, f.TrustFile)
+	return nil
 }
 
 // whole keeps a root back that would leave the fleet without a policy, for its keys have not signed the one that is published: it waits for
@@ -330,7 +368,8 @@ func (u *upload) raise() error {
 }
 
 // check looks at one file as far as that does not depend on who signed it.
-func (u *upload) check(i int, f api.TrustFile, version int64, expires time.Time, as map[string]*storedFile, waits map[string]bool) error {
+func (u *upload) check(f given, version int64, expires time.Time, as map[string]*storedFile, waits map[string]bool) error {
+	i := f.at
 	if !expires.After(u.now) {
 		return api.Errorf(api.Invalid, "files[%d]: %s expired %s", i, f.Role, expires.Format(time.RFC3339))
 	}
@@ -341,7 +380,7 @@ func (u *upload) check(i int, f api.TrustFile, version int64, expires time.Time,
 	case old != nil && version <= old.version:
 		return api.Errorf(api.Conflict, "files[%d]: version %d of %s is not newer than %d, which is published", i, version, f.Role, old.version)
 	}
-	mark, err := u.content(i, f)
+	mark, err := u.content(i, f.TrustFile)
 	if err != nil {
 		return err
 	}
@@ -399,8 +438,9 @@ func hasKey(keys []*metadata.Key, own []byte) bool {
 	return err == nil && slices.ContainsFunc(keys, func(k *metadata.Key) bool { return tuf.KeyID(k) == tuf.KeyID(parsed[0]) })
 }
 
-// signed says whether enough have signed a file. A root needs those of the one before too, for whom the signer signs as long as the server holds it.
-func (u *upload) signed(i int, f api.TrustFile, as map[string]*storedFile, waits map[string]bool) (bool, error) {
+// signed says whether enough have signed a file. A root needs those of the one before too, for whom the signer signs as long as the server holds it; one of
+// theirs must be there before it may wait.
+func (u *upload) signed(f given, as map[string]*storedFile, waits map[string]bool) (bool, error) {
 	by := as
 	if f.Role == api.TrustRoot {
 		by = map[string]*storedFile{api.TrustRoot: {role: f.Role, data: f.Data}}
@@ -410,7 +450,7 @@ func (u *upload) signed(i int, f api.TrustFile, as map[string]*storedFile, waits
 				return false, err
 			}
 			if was.Mark.HeldBy == api.HeldByOwner {
-				if whole, err := u.enough(i, f, holder{was.Keys[api.TrustRoot], was.Threshold[api.TrustRoot]}, true); err != nil || !whole {
+				if whole, err := u.enough(f, holder{was.Keys[api.TrustRoot], was.Threshold[api.TrustRoot]}, false); err != nil || !whole {
 					return false, err
 				}
 			}
@@ -424,9 +464,9 @@ func (u *upload) signed(i int, f api.TrustFile, as map[string]*storedFile, waits
 	}
 	h := holderOf(holders, f.Role)
 	if len(h.keys) == 0 {
-		return false, api.Errorf(api.Invalid, "files[%d]: nobody is named who signs %s", i, f.Role)
+		return false, api.Errorf(api.Invalid, "files[%d]: nobody is named who signs %s", f.at, f.Role)
 	}
-	return u.enough(i, f, h, f.Role == api.TrustRoot)
+	return u.enough(f, h, f.Role == api.TrustRoot)
 }
 
 // aboveOf is the role that says who signs another.
@@ -441,7 +481,8 @@ func aboveOf(role string) string {
 }
 
 // enough counts the signatures of those who hold a role. A file that none of them has signed, or with a wrong signature of one, is refused.
-func (u *upload) enough(i int, f api.TrustFile, h holder, mayLack bool) (bool, error) {
+func (u *upload) enough(f given, h holder, mayLack bool) (bool, error) {
+	i := f.at
 	valid, err := tuf.Signers(f.Data, h.keys)
 	if err != nil {
 		return false, invalid(i, err)

@@ -32,12 +32,16 @@ func (w *world) owner(fleetID int64, approval api.Approval, keys int) *owner {
 	w.Helper()
 	o := &owner{world: w, fleet: w.uuid(fleetID), approval: approval, lives: 365 * 24 * time.Hour}
 	for i := range keys {
-		o.keys = append(o.keys, tuf.Ed25519Signer(ed25519.NewKeyFromSeed([]byte(fmt.Sprintf("%32d", i+1)))))
+		o.keys = append(o.keys, newKey(i+1))
 	}
 	var err error
 	o.server, err = w.trust.Keys(w.Context(), w.alice, o.fleet)
 	w.must(err)
 	return o
+}
+
+func newKey(n int) tuf.Ed25519Signer {
+	return tuf.Ed25519Signer(ed25519.NewKeyFromSeed([]byte(fmt.Sprintf("%32d", n))))
 }
 
 func (o *owner) key(raw json.RawMessage) *metadata.Key {
@@ -98,7 +102,12 @@ func (o *owner) targets(threshold, signed int) api.TrustFile {
 
 func (o *owner) delegator(signed int) api.TrustFile {
 	o.Helper()
-	x := tuf.Delegator{By: api.TrustOwner, Version: o.next(), Expires: o.now().Add(o.lives), Mark: o.mark(), Keys: o.public(), Threshold: 1}
+	return o.delegatorOf(1, signed)
+}
+
+func (o *owner) delegatorOf(threshold, signed int) api.TrustFile {
+	o.Helper()
+	x := tuf.Delegator{By: api.TrustOwner, Version: o.next(), Expires: o.now().Add(o.lives), Mark: o.mark(), Keys: o.public(), Threshold: threshold}
 	data, err := x.Make(o.signers(signed)...)
 	return o.file(api.TrustOwner, data, err)
 }
