@@ -107,8 +107,8 @@ func (t *Trust) Renew(ctx context.Context, target *api.DeviceTarget) error {
 	return err
 }
 
-// ours finds the part of a target state that is about the fleet which this device believes. Another fleet's release is refused, but where there is no
-// other: then its uuid is answered.
+// ours finds the part of a target state that is about the fleet which this device believes. Another fleet's release is refused, but where it is the only
+// one: then its uuid is answered. A second other one would be run without having been checked.
 func ours(target *api.DeviceTarget, fleet string) (app *api.AppTarget, other string, err error) {
 	for _, uuid := range slices.Sorted(maps.Keys(target.Apps)) {
 		a := target.Apps[uuid]
@@ -116,6 +116,8 @@ func ours(target *api.DeviceTarget, fleet string) (app *api.AppTarget, other str
 		case a == nil || a.IsHost || a.Class == "app": // nothing of ours, and nothing is run
 		case uuid == fleet:
 			app = a
+		case other != "":
+			return nil, "", tuf.Refuse("fleet", tuf.ReasonFleet, "", fleet+", or one other", other+", "+uuid)
 		default:
 			other = uuid
 		}
