@@ -109,8 +109,10 @@ func (q *Queue) Poke() {
 
 // Run does what there is to do until the context ends.
 func (q *Queue) Run(ctx context.Context) error {
-	if err := q.resume(); err != nil {
-		return err
+	if q.resume() {
+		if err := q.write(); err != nil { // nothing is begun before there is room again; until then each start decides the same
+			q.cfg.Log.Error("what became of the actions that were going on cannot be stored", "error", err)
+		}
 	}
 	for ctx.Err() == nil {
 		more, err := q.round(ctx)
@@ -147,9 +149,8 @@ func (q *Queue) falling() bool {
 	return slices.ContainsFunc(q.j.Entries, func(e *entry) bool { return e.State == accepted })
 }
 
-// resume decides about what was going on when the agent ended.
-func (q *Queue) resume() error {
-	changed := false
+// resume decides about what was going on when the agent ended, and tells whether that is news.
+func (q *Queue) resume() (changed bool) {
 	for _, e := range q.j.Entries {
 		if e.State != begun && e.State != accepted {
 			continue
@@ -166,10 +167,7 @@ func (q *Queue) resume() error {
 		}
 		changed = true
 	}
-	if !changed {
-		return nil
-	}
-	return q.write()
+	return changed
 }
 
 func down(v api.ActionVerb) bool { return v == api.ActReboot || v == api.ActShutdown }

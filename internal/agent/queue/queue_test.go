@@ -308,3 +308,39 @@ func TestResultsOfTheQueue(t *testing.T) {
 		t.Errorf("given after: %+v", fresh)
 	}
 }
+
+// A device whose disk is full says what became of its actions, and does not end for that.
+func TestStartsWithoutRoomForTheJournal(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "state")
+	file := filepath.Join(dir, "actions.json")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(`{"entries":[{"action":{"id":7,"verb":"purge"},"state":"begun","boot":"one"}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var told []api.ActionResult
+	q, err := queue.Open(queue.Config{
+		File: file, Boot: "one", Acts: &acts{file: filepath.Join(t.TempDir(), "did")}, Retry: remote.Backoff{Min: time.Millisecond, Max: time.Millisecond},
+		Exchange: func(_ context.Context, said api.ActionExchange) (api.ActionsWaiting, error) {
+			told = append(told, said.Results...)
+			cancel()
+			return api.ActionsWaiting{}, nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir); err != nil { // as little as on a full disk can be written there
+		t.Fatal(err)
+	}
+	if err := q.Run(ctx); err != nil {
+		t.Errorf("Run = %v", err)
+	}
+	if len(told) != 1 || told[0].ID != 7 || told[0].State != api.ActionFailed {
+		t.Errorf("told %+v", told)
+	}
+}
