@@ -26,11 +26,11 @@ func (a *Agent) download(ctx context.Context, s plan.Step, auth engine.Auth, pro
 	if a.gate == nil || !ok {
 		return a.cfg.Engine.Pull(ctx, s.Image, auth, progress)
 	}
-	services, err := a.checks.Images()
+	images, err := a.checks.Images(s.Service, s.Image)
 	if err != nil {
 		return err
 	}
-	err = a.gate.Pull(ctx, docker, imagegate.Pull{Ref: s.Image, Service: s.Service, Images: services[s.Service].Images, Auth: auth}, progress)
+	err = a.gate.Pull(ctx, docker, imagegate.Pull{Ref: s.Image, Service: s.Service, Images: images, Auth: auth}, progress)
 	if news := a.checks.Pulled(s.Image, err); news && err != nil {
 		r, _ := tuf.Rejection(err)
 		a.log.Error("an image is refused; what runs keeps running", "what", r.What, "reason", r.Reason, "expected", r.Expected, "got", r.Got)

@@ -71,8 +71,8 @@ func (t *Trust) Describe() string {
 	default:
 		line("accepted", "%s, counter %d, sha256 %s", was.Commit, was.Counter, was.SHA256)
 	}
-	if said := t.st.Said; said != nil {
-		line("director", "said so until %s", said.Expires.UTC().Format(time.RFC3339))
+	if said := t.st.Said; said != nil && !said.Expires.IsZero() {
+		line("director", "said so until %s", said.until().UTC().Format(time.RFC3339))
 	}
 	if l := t.st.Log; l != nil {
 		line("log", "%s, %d leaves", l.Origin, l.Size)

@@ -51,7 +51,7 @@ func (t *Trust) check(ctx context.Context, target *api.DeviceTarget) error {
 	commit, rel := release(app)
 	variables := channelVariables(target)
 	if now := t.now(st.Floor); st.Accepted != nil && st.Accepted.Commit == commit && st.Said != nil && st.Said.Commit == commit &&
-		st.Said.Variables == variables && now.Before(st.Said.Expires) {
+		st.Said.Variables == variables && now.Before(st.Said.until()) {
 		return accepts(st.Accepted, rel) // it was checked before; environment and configuration are nobody's to sign
 	}
 	return t.fetch(ctx, st, commit, rel, variables)
@@ -80,7 +80,10 @@ func (t *Trust) Remembered(target *api.DeviceTarget) error {
 	return tuf.Refuse("release "+commit, tuf.ReasonMissing, "", "one that was accepted", "one that was not")
 }
 
-// Renew fetches a new statement of the director when half of the life of the last one is over. It is cheap until then.
+// backwards is how far a clock may go back and still have been right before.
+const backwards = time.Hour
+
+// Renew fetches a new statement of the director when half of the life of the last one is over, or when the clock does not tell. It is cheap until then.
 func (t *Trust) Renew(ctx context.Context, target *api.DeviceTarget) error {
 	t.checking.Lock()
 	defer t.checking.Unlock()
@@ -91,7 +94,10 @@ func (t *Trust) Renew(ctx context.Context, target *api.DeviceTarget) error {
 	if st.Said == nil || st.Accepted == nil || target == nil { // nothing was accepted: there is nothing to renew
 		return nil
 	}
-	if t.now(st.Floor).Before(st.Said.half()) {
+	now := t.now(st.Floor)
+	lost := !t.asked && t.cfg.Now().Before(st.Floor)  // nobody knows how long the device was off
+	back := st.Said.Fetched.After(now.Add(backwards)) // it was said while the clock was ahead
+	if now.Before(st.Said.half()) && !lost && !back {
 		return nil
 	}
 	app, other, err := ours(target, st.Fleet)
@@ -194,6 +200,7 @@ func (t *Trust) fetch(ctx context.Context, st *state, commit string, rel *api.Re
 		t.keep(q)
 		return err
 	}
+	t.asked = true
 	return t.change(func(s *state) error {
 		next.Nonces = s.Nonces
 		next.prune()
@@ -268,7 +275,7 @@ func (t *Trust) roots(q *inquiry) error {
 			s.Files = files
 			o, err := open(s)
 			if err == nil {
-				s.Floor = o.Floor()
+				s.Floor, s.Said = o.Floor(), s.Said.ended() // whose word counts is to be asked anew
 			}
 			return err
 		}
@@ -357,6 +364,10 @@ func (t *Trust) examine(q *inquiry, commit string, rel *api.ReleaseTarget) (*sta
 
 const reasonDirector = "director"
 
+// counterAhead is how far a counter may be ahead of the time: a day more than whoever gives them goes. One that is far ahead would leave no room for those that are to
+// come.
+const counterAhead = 8 * 24 * time.Hour
+
 // release checks that the release is listed as the approval asks for, that it is the one that the director names, that it is not older than what was accepted,
 // and that the document is it.
 func (t *Trust) release(q *inquiry, said tuf.Director, commit string) (*acceptance, error) {
@@ -370,7 +381,14 @@ func (t *Trust) release(q *inquiry, said tuf.Director, commit string) (*acceptan
 		return nil, tuf.Refuse(what+" in the director's statement", reasonDirector, "", describe(&listed), describe(said.Release))
 	}
 	counter, sum := t.least(st)
+	most := o.Now().Add(counterAhead).Unix()
+	if counter > most { // nobody could have given it one; a thief made the device believe in another year, which a new root has ended since
+		t.log.Warn("the counter of the release that was accepted last is ahead of the time, and does not count", "counter", counter, "at_most", most)
+		counter, sum = 0, ""
+	}
 	switch {
+	case listed.Counter > most:
+		return nil, tuf.Refuse("counter of "+what, tuf.ReasonCounter, "", fmt.Sprintf("at most %d, by the time", most), fmt.Sprint(listed.Counter))
 	case listed.Counter < counter:
 		return nil, tuf.Refuse("counter of "+what, tuf.ReasonRollback, "", fmt.Sprint("at least ", counter), fmt.Sprint(listed.Counter))
 	case listed.Counter == counter && sum != "" && listed.SHA256 != sum:
@@ -424,11 +442,16 @@ func (t *Trust) keep(q *inquiry) {
 	if maps.Equal(before.Versions(), q.o.Versions()) && !fresh {
 		return
 	}
-	files := q.o.Files()
-	if said == nil { // the statement was refused, so the one of before stays
+	files, ended := q.o.Files(), false
+	if said == nil { // the statement was refused, so the one of before stays, as long as its director is one
 		files = without(files, api.TrustDirector)
 		if i := slices.IndexFunc(q.st.Files, func(f api.TrustFile) bool { return f.Role == api.TrustDirector }); i >= 0 {
-			files = append(files, q.st.Files[i])
+			both := append(slices.Clone(files), q.st.Files[i])
+			if _, err := tuf.Reopen(q.st.Fleet, both); err == nil {
+				files = both
+			} else {
+				ended = true
+			}
 		}
 	}
 	if err := t.change(func(s *state) error {
@@ -438,8 +461,11 @@ func (t *Trust) keep(q *inquiry) {
 			return err
 		}
 		s.Floor = latest(s.Floor, o.Floor())
-		if said != nil {
+		switch {
+		case said != nil:
 			s.Said = said
+		case ended:
+			s.Said = s.Said.ended()
 		}
 		return nil
 	}); err != nil {

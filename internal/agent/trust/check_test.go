@@ -146,3 +146,277 @@ func TestNothingRidesAlongWithATransfer(t *testing.T) {
 		t.Errorf("it stays in %s", s.Fleet())
 	}
 }
+
+// Who has the director's key for a while says something for ever. The owner signs other keys: the device asks for them soon, and does not obey the old word until then.
+func TestAStatementForEver(t *testing.T) {
+	here := newFleet(hereUUID)
+	here.Channel = &api.TrustChannel{Wanted: true}
+	s := newSite(t, here)
+	here.Change = func(_ api.TrustHave, b *api.TrustBundle) {
+		said, err := tuf.ReadDirector(b.Director)
+		if err != nil {
+			t.Fatal(err)
+		}
+		said.Expires = s.now.Add(50 * 365 * 24 * time.Hour)
+		if b.Director, err = said.Make(here.Key("director")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	target := releases(here, commitA, 1)
+	s.accepts(target)
+	if ok, why := s.Channel(); !ok {
+		t.Fatalf("the channel is shut: %s", why)
+	}
+	before := s.asked
+	s.now = s.now.Add(8 * 24 * time.Hour)
+	_ = s.Renew(context.Background(), target) // the fleet's own metadata have expired by now
+	if s.asked == before {
+		t.Error("it does not ask again within eight days")
+	}
+	s.now = s.now.Add(7 * 24 * time.Hour)
+	if ok, _ := s.Channel(); ok {
+		t.Error("the channel is open after a fortnight")
+	}
+}
+
+// The owner names another director and forbids the shell; whoever has the server holds the new director's statements back.
+func TestAnotherDirectorIsRememberedWithoutItsStatement(t *testing.T) {
+	for _, how := range []string{"targets", "root"} {
+		t.Run(how, func(t *testing.T) {
+			here := newFleet(hereUUID)
+			here.Channel = &api.TrustChannel{Wanted: true}
+			s := newSite(t, here)
+			s.accepts(releases(here, commitA, 1))
+			if ok, why := s.Channel(); !ok || !s.Shell() {
+				t.Fatalf("channel %v (%s), shell %v", ok, why, s.Shell())
+			}
+			here.DirectorKey, here.Shell = "another director", "forbidden"
+			if how == "root" {
+				here.Rotate()
+			}
+			target := releases(here, commitB, 2)
+			here.Change = func(_ api.TrustHave, b *api.TrustBundle) { b.Director = nil }
+			s.refuses(target, tuf.ReasonMissing, "director")
+			for _, when := range []string{"now", "after a start"} {
+				if s.Shell() {
+					t.Errorf("%s the shell is allowed", when)
+				}
+				if ok, _ := s.Channel(); ok {
+					t.Errorf("%s the old director's word opens the channel", when)
+				}
+				s.start(nil)
+			}
+			here.Change = nil
+			s.accepts(target)
+			if ok, why := s.Channel(); !ok {
+				t.Errorf("the new director does not open the channel: %s", why)
+			}
+		})
+	}
+}
+
+// The largest release that there may be is accepted after another of that size.
+func TestTwoLargestReleases(t *testing.T) {
+	here := newFleet(hereUUID)
+	s := newSite(t, here)
+	for n, commit := range []string{commitA, commitB} {
+		target := only(hereUUID, commit, n)
+		target.Apps[hereUUID].Releases[commit].Services["web"].Composition = json.RawMessage(`{"environment":{"A":"` + strings.Repeat("x", tuf.MaxDocument-1000) + `"}}`)
+		here.Build(commit, target.Apps[hereUUID].Releases[commit])
+		here.Publish()
+		s.accepts(target)
+	}
+	s.start(nil)
+	if err := s.Remembered(only(hereUUID, commitA, 0)); err == nil || !strings.Contains(err.Error(), "environment of composition of service web") {
+		t.Errorf("Remembered = %v", err)
+	}
+}
+
+// A counter far ahead of the time would be the last one that the device ever takes.
+func TestCountersAheadOfTheTime(t *testing.T) {
+	here := newFleet(hereUUID)
+	s := newSite(t, here)
+	s.accepts(releases(here, commitA, 1))
+	target := only(hereUUID, commitB, 2)
+	document := here.Document(commitB, target.Apps[hereUUID].Releases[commitB])
+	for _, ahead := range []time.Duration{9 * 24 * time.Hour, 20 * 365 * 24 * time.Hour} {
+		here.List(commitB, document, s.now.Add(ahead).Unix())
+		here.Publish()
+		s.refuses(target, tuf.ReasonCounter, "counter of release "+commitB, "at most")
+	}
+	here.List(commitB, document, s.now.Add(7*24*time.Hour).Unix()) // as the owner may
+	here.Publish()
+	s.accepts(target)
+}
+
+// A thief of the server signs for another year, with a counter of that year. The owner's new root ends both, the year and the counter.
+func TestANewRootEndsTheYearAndItsCounters(t *testing.T) {
+	here := trusttest.New(hereUUID)
+	here.Lives = 200 * 24 * time.Hour
+	here.Rotate()
+	here.Publish()
+	s := newSite(t, here)
+	s.accepts(releases(here, commitA, 1))
+	year := time.Now().Add(100 * 24 * time.Hour)
+	here.Change = func(_ api.TrustHave, b *api.TrustBundle) {
+		said, err := tuf.ReadDirector(b.Director)
+		if err != nil {
+			t.Fatal(err)
+		}
+		said.Mark.SignedAt = year
+		if b.Director, err = said.Make(here.Key("director")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	evil := only(hereUUID, commitB, 2)
+	here.List(commitB, here.Document(commitB, evil.Apps[hereUUID].Releases[commitB]), year.Unix())
+	here.Publish()
+	s.accepts(evil)
+	here.Change = nil
+	target := only(hereUUID, commitA, 1)
+	document := here.Document(commitA, target.Apps[hereUUID].Releases[commitA])
+	list := func() {
+		here.List(commitA, document, time.Now().Unix())
+		here.Publish()
+	}
+	list()
+	s.refuses(target, tuf.ReasonRollback, "counter of release "+commitA)
+	here.Names, here.DirectorKey = "other keys", "of other names"
+	here.Rotate("owner")
+	list()
+	s.accepts(target)
+	s.start(nil)
+	if err := s.Remembered(target); err != nil {
+		t.Error(err)
+	}
+	// From here on counters grow again.
+	here.List(commitB, here.Document(commitB, only(hereUUID, commitB, 2).Apps[hereUUID].Releases[commitB]), time.Now().Add(-time.Hour).Unix())
+	here.Publish()
+	s.refuses(only(hereUUID, commitB, 2), tuf.ReasonRollback, "counter of release "+commitB)
+}
+
+// What a device runs is verified also after identity.json was lost, with the mark in it, and made anew from config.json.
+func TestIdentityLost(t *testing.T) {
+	const anew = `{"uuid":"` + deviceUUID + `","device_api_key":"k","device_id":1}`
+	here, there := newFleet(hereUUID), newFleet(thereUUID)
+	s := newSite(t, here)
+	old := releases(here, commitA, 1)
+	s.accepts(old)
+	s.fleets[thereUUID] = there
+	here.Transfers = []api.TrustLeave{{Device: deviceUUID, To: thereUUID, Root: tuf.Digest(there.Root(1))}}
+	here.Publish()
+	goes := releases(there, commitB, 2)
+	s.accepts(goes)
+	for name, given := range map[string]*api.ConfigTrust{"without a root in config.json": nil, "with that of the fleet before": here.Given()} {
+		t.Run(name, func(t *testing.T) {
+			s.t = t
+			s.identity(anew)
+			s.start(given)
+			if s.Trust == nil {
+				t.Fatal("the device verifies nothing any more")
+			}
+			if s.Fleet() != thereUUID {
+				t.Errorf("it believes the fleet %s", s.Fleet())
+			}
+			if err := s.Remembered(goes); err != nil {
+				t.Errorf("it does not know what it ran: %v", err)
+			}
+			s.refuses(old, tuf.ReasonFleet)
+		})
+	}
+	t.Run("and the files corrupt", func(t *testing.T) {
+		s.t = t
+		s.identity(anew)
+		for _, name := range []string{"state-a.json", "state-b.json"} {
+			if err := os.WriteFile(filepath.Join(trust.Dir(s.dir, thereUUID), name), []byte("x"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.start(here.Given())
+		if s.Trust == nil {
+			t.Fatal("the device verifies nothing any more")
+		}
+		if err := s.Check(context.Background(), goes); err == nil || !strings.Contains(err.Error(), "cannot be used") {
+			t.Errorf("Check = %v", err)
+		}
+	})
+	t.Run("of a device that was never given a root", func(t *testing.T) {
+		s := &site{t: t, dir: t.TempDir()}
+		s.identity(anew)
+		if s.start(nil); s.Trust != nil {
+			t.Error("it verifies")
+		}
+	})
+}
+
+// The next release may be accepted, and not taken yet, as when the disk is full: what is wanted still is downloaded still.
+func TestImagesOfTheReleaseBefore(t *testing.T) {
+	here := newFleet(hereUUID)
+	s := newSite(t, here)
+	ref := func(n int) string { return wants(commitA, n).Releases[commitA].Services["web"].Image }
+	s.accepts(releases(here, commitA, 1))
+	s.accepts(releases(here, commitB, 2))
+	for n := 1; n <= 2; n++ {
+		images, err := s.Images("web", ref(n))
+		if err != nil || len(images) != 1 || !strings.HasSuffix(ref(n), images[0].Digest) {
+			t.Errorf("images of release %d: %v, %v", n, images, err)
+		}
+	}
+	if images, err := s.Images("web", ref(3)); err != nil || len(images) != 1 || strings.HasSuffix(ref(3), images[0].Digest) {
+		t.Errorf("images of no release: %v, %v", images, err)
+	}
+}
+
+// A clock that stands before everything that was signed goes on all the same: the director's word ends, and the server is asked again.
+func TestAClockInThePastGoesOn(t *testing.T) {
+	here := newFleet(hereUUID)
+	here.Channel = &api.TrustChannel{Wanted: true}
+	s := newSite(t, here)
+	renew := func() (asked bool) {
+		before := s.asked
+		_ = s.Renew(context.Background(), only(hereUUID, commitA, 1)) // whether it succeeds is not what this is about
+		return s.asked > before
+	}
+	s.now = time.Unix(0, 0)
+	s.start(nil)
+	s.accepts(releases(here, commitA, 1))
+	if renew() {
+		t.Error("it asks again at once")
+	}
+	s.now = s.now.Add(4 * 24 * time.Hour)
+	if !renew() {
+		t.Error("it does not ask when half of the life is over")
+	}
+	if ok, why := s.Channel(); !ok {
+		t.Errorf("the channel is shut: %s", why)
+	}
+	s.now = s.now.Add(8 * 24 * time.Hour)
+	if ok, _ := s.Channel(); ok {
+		t.Error("the channel is open after twelve days")
+	}
+	s.now = time.Unix(0, 0)
+	s.start(nil)
+	if !renew() {
+		t.Error("it does not ask after a start, of which nobody knows how late it is")
+	}
+	if renew() {
+		t.Error("it asks again and again")
+	}
+	s.now = time.Now()
+	s.start(nil)
+	if renew() {
+		t.Error("it asks after a start with a right clock")
+	}
+}
+
+func TestLitterOfWritesIsRemoved(t *testing.T) {
+	s := newSite(t, newFleet(hereUUID))
+	path := filepath.Join(trust.Dir(s.dir, hereUUID), ".state-b.json.1234.tmp")
+	if err := os.WriteFile(path, []byte("half of"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.start(nil)
+	if _, err := os.Stat(path); err == nil {
+		t.Error("it is still there")
+	}
+}

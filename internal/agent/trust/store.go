@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -23,8 +24,9 @@ import (
 // whole, one after the other, so that one is whole whatever happens to the other.
 var copies = [2]string{"state-a.json", "state-b.json"}
 
-// maxState bounds a copy: a root, some metadata, two documents and the nonces of commands.
-const maxState = 8 << 20
+// maxState bounds a copy: the metadata that a release needs, two documents and the nonces of commands, all of that as base64 or JSON. The largest of
+// everything has room, or a device that accepted it would accept nothing any more.
+const maxState = 16 << 20
 
 // state is what survives. What it says was verified before it was stored, but for the first root, which came with config.json.
 type state struct {
@@ -70,8 +72,30 @@ type statement struct {
 	Variables string            `json:"variables"` // digest of the configuration variables of the channel that were known then
 }
 
+// longestSaid is how long a statement counts, whatever it says of itself. Who had the director's key for a day would otherwise be obeyed until nobody
+// remembers, and the device would not ask for what its owner signed against that.
+const longestSaid = 14 * 24 * time.Hour
+
+// until is when it ends.
+func (s *statement) until() time.Time {
+	if longest := s.Fetched.Add(longestSaid); longest.Before(s.Expires) {
+		return longest
+	}
+	return s.Expires
+}
+
 // half is when a new one is due.
-func (s *statement) half() time.Time { return s.Fetched.Add(s.Expires.Sub(s.Fetched) / 2) }
+func (s *statement) half() time.Time { return s.Fetched.Add(s.until().Sub(s.Fetched) / 2) }
+
+// ended is the statement of a director whose word does not count any more: it has expired.
+func (s *statement) ended() *statement {
+	if s == nil {
+		return nil
+	}
+	out := *s
+	out.Expires = time.Time{}
+	return &out
+}
 
 // believed is the transparency log as it was last seen.
 type believed struct {
@@ -87,6 +111,16 @@ type store struct {
 
 // errNone says that there is no copy at all, as before the first start.
 var errNone = errors.New("there are no files of trust")
+
+// tidy removes what writes left that a loss of power ended. Nobody else may be writing.
+func (s store) tidy() {
+	left, _ := os.ReadDir(s.dir) // what cannot be read shows when it is loaded
+	for _, f := range left {
+		if name := f.Name(); strings.HasPrefix(name, ".state-") && strings.HasSuffix(name, ".tmp") {
+			_ = os.Remove(filepath.Join(s.dir, name)) // it is only litter
+		}
+	}
+}
 
 // load reads the copy that is whole and newest. Nothing older than the mark is believed. again says that a copy is bad and must be written
 // anew.
@@ -119,6 +153,29 @@ func (s store) load(fleet string, mark *identity.Mark) (best *state, again error
 			s.dir, best.Sequence, mark.Sequence, errors.Join(append(bad, errors.New("a copy of before does not count"))...))
 	}
 	return best, errors.Join(bad...), nil
+}
+
+// newest is the fleet of which there are files of trust, when nothing else says which; empty: there are none. It is that of the newest whole copy.
+func newest(stateDir string) (fleet string, err error) {
+	dirs, err := os.ReadDir(filepath.Dir(Dir(stateDir, "x")))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	sequence := int64(-1)
+	for _, dir := range dirs {
+		for _, name := range copies {
+			path := filepath.Join(Dir(stateDir, dir.Name()), name)
+			st, err := readCopy(path)
+			switch {
+			case errors.Is(err, fs.ErrNotExist), !api.DeviceUUID(dir.Name()).Valid():
+			case err == nil && st.Fleet == dir.Name() && st.Sequence > sequence:
+				fleet, sequence = st.Fleet, st.Sequence
+			case fleet == "":
+				fleet = dir.Name() // where none is whole, nothing new is run until that is mended
+			}
+		}
+	}
+	return fleet, nil
 }
 
 // readCopy reads one copy: a line with the digest of what follows, and JSON.

@@ -11,7 +11,10 @@ import (
 	"log/slog"
 	"maps"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -25,6 +28,7 @@ type Config struct {
 	UUID     api.DeviceUUID
 	Mark     *identity.Mark   // what identity.json says; nil: this device never verified
 	Given    *api.ConfigTrust // what config.json says; nil: nothing
+	Anew     bool             // the device has just been given away: what files there are belong to its life before
 	// Bundle asks the server for what is missing here.
 	Bundle func(ctx context.Context, have api.TrustHave) (api.TrustBundle, error)
 	Log    *slog.Logger
@@ -37,6 +41,9 @@ type Trust struct {
 	log *slog.Logger
 
 	checking sync.Mutex // held during a check, so that there is one at a time
+	asked    bool       // since the start; covered by checking
+
+	since atomic.Pointer[moment] // of the floor that is believed
 
 	writing sync.Mutex     // covers the files and what follows
 	mark    *identity.Mark // as identity.json has it
@@ -67,14 +74,22 @@ func Open(cfg Config) (*Trust, error) {
 		t.fleet = cfg.Mark.Fleet
 	case cfg.Given != nil:
 		t.fleet = cfg.Given.Fleet
-	default:
+	}
+	if cfg.Mark == nil && !cfg.Anew { // identity.json may have been lost, and made anew from config.json
+		if fleet, err := newest(cfg.StateDir); err != nil {
+			return nil, err
+		} else if fleet != "" {
+			t.fleet = fleet
+		}
+	}
+	if t.fleet == "" && cfg.Given == nil && cfg.Mark == nil {
 		return nil, nil //nolint:nilnil // a device that verifies nothing has none
 	}
 	if !api.DeviceUUID(t.fleet).Valid() { // it becomes the name of a directory
 		return nil, fmt.Errorf("trust: %q is not the uuid of a fleet", t.fleet)
 	}
-	if cfg.Mark != nil && cfg.Given != nil && cfg.Given.Fleet != cfg.Mark.Fleet {
-		t.log.Warn("config.json has the root of another fleet than the one this device believes; it does not count", "believed", cfg.Mark.Fleet, "config", cfg.Given.Fleet)
+	if cfg.Given != nil && cfg.Given.Fleet != t.fleet {
+		t.log.Warn("config.json has the root of another fleet than the one this device believes; it does not count", "believed", t.fleet, "config", cfg.Given.Fleet)
 	}
 	if err := t.load(); err != nil {
 		t.log.Error("this device verifies what it runs, and cannot: nothing new is run, and what runs keeps running", "error", err)
@@ -91,6 +106,7 @@ func Dir(stateDir, fleet string) string { return filepath.Join(stateDir, "trust"
 func (t *Trust) load() error {
 	t.writing.Lock()
 	defer t.writing.Unlock()
+	t.disk(t.fleet).tidy()
 	st, again, err := t.disk(t.fleet).load(t.fleet, t.mark)
 	if errors.Is(err, errNone) {
 		st, err = t.first()
@@ -163,6 +179,9 @@ func (t *Trust) save(st *state, root int64) error {
 func (t *Trust) believe(st *state, o *opened) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if since := t.since.Load(); since == nil || !since.floor.Equal(st.Floor) {
+		t.since.Store(&moment{floor: st.Floor, at: t.cfg.Now()})
+	}
 	t.st, t.fleet, t.broken = st, st.Fleet, nil
 	t.policy, t.heldBy, t.versions = o.policy, o.HeldBy(), o.Versions()
 }
@@ -213,13 +232,19 @@ func (t *Trust) current() (*state, error) {
 	return t.st, nil
 }
 
+// moment is when a floor was believed, by the clock: however wrong that is, it tells how long ago that was.
+type moment struct{ floor, at time.Time }
+
 // now is the clock's time, but never before what was signed. See DESIGN.md.
 func (t *Trust) now(floor time.Time) time.Time {
 	now := t.cfg.Now()
-	if now.Before(floor) {
-		return floor
+	if !now.Before(floor) {
+		return now
 	}
-	return now
+	if since := t.since.Load(); since != nil && since.floor.Equal(floor) {
+		floor = floor.Add(max(0, now.Sub(since.at))) // a wrong clock does not stand still
+	}
+	return floor
 }
 
 // opened is a stored state that can be asked.
@@ -272,7 +297,7 @@ func (t *Trust) Channel() (ok bool, why string) {
 	switch {
 	case said.Channel == nil || !said.Channel.Wanted:
 		return false, "the signed statement does not want it"
-	case now.After(said.Expires):
+	case now.After(said.until()):
 		return false, "the signed statement that wants it has expired"
 	case said.Channel.Until != nil && now.After(*said.Channel.Until):
 		return false, "the signed statement wanted it until " + said.Channel.Until.UTC().Format(time.RFC3339)
@@ -280,17 +305,32 @@ func (t *Trust) Channel() (ok bool, why string) {
 	return true, ""
 }
 
-// Images are what the engine may pull for the release that was accepted.
-func (t *Trust) Images() (map[string]api.ReleaseService, error) {
+// Images are what the engine may pull for a service from a reference by digest: what the release that was accepted names and, while that one is not taken yet,
+// the one before.
+func (t *Trust) Images(service, ref string) ([]api.ReleaseImage, error) {
 	t.mu.Lock()
 	st := t.st
 	t.mu.Unlock()
 	if st == nil || st.Accepted == nil || len(st.Accepted.Document) == 0 {
 		return nil, tuf.Refuse("release", tuf.ReasonMissing, "", "one that was accepted", "none")
 	}
-	doc, err := readDocument(st.Accepted.Document)
-	if err != nil {
-		return nil, err
+	_, digest, _ := strings.Cut(ref, "@")
+	var newest []api.ReleaseImage
+	for i, was := range []*acceptance{st.Accepted, st.Before} {
+		if was == nil || len(was.Document) == 0 {
+			continue
+		}
+		doc, err := readDocument(was.Document)
+		if err != nil {
+			return nil, err
+		}
+		images := doc.Services[service].Images
+		if slices.ContainsFunc(images, func(image api.ReleaseImage) bool { return image.Digest == digest }) {
+			return images, nil
+		}
+		if i == 0 {
+			newest = images
+		}
 	}
-	return doc.Services, nil
+	return newest, nil // the gate says that it is none of these
 }

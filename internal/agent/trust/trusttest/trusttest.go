@@ -46,6 +46,8 @@ type Fleet struct {
 	Channel *api.TrustChannel
 	// Director says which release a device is to run; empty: the one that it asks about.
 	Director string
+	// DirectorKey is the name of its key; empty: director.
+	DirectorKey string
 
 	mu       sync.Mutex // covers what follows
 	version  int64
@@ -76,6 +78,13 @@ func New(uuid string) *Fleet {
 
 // Key gives one of the fleet's keys.
 func (f *Fleet) Key(role string) tuf.Ed25519Signer { return Key(f.Names + "/" + role) }
+
+func (f *Fleet) director() tuf.Ed25519Signer {
+	if f.DirectorKey != "" {
+		return f.Key(f.DirectorKey)
+	}
+	return f.Key("director")
+}
 
 func (f *Fleet) owners() (signers []tuf.Signer, keys []*metadata.Key) {
 	for _, name := range f.Owners {
@@ -220,7 +229,7 @@ func (f *Fleet) Publish() {
 		snapshot.Files[role] = meta
 	}
 	put(api.TrustTargets, must(tuf.Targets{
-		Version: version, Expires: f.expires(), Mark: mark, Builder: f.Key("builder").Public(), Director: f.Key("director").Public(), Owner: keys, OwnerThreshold: f.Threshold,
+		Version: version, Expires: f.expires(), Mark: mark, Builder: f.Key("builder").Public(), Director: f.director().Public(), Owner: keys, OwnerThreshold: f.Threshold,
 	}.Make(signers...)), true)
 	for by, releases := range map[string]map[string]Release{api.TrustBuilder: f.listed, api.TrustOwner: f.signed} {
 		by1, of1, threshold := []tuf.Signer{f.Key("builder")}, []*metadata.Key{f.Key("builder").Public()}, 1
@@ -330,7 +339,7 @@ func (f *Fleet) Answer(device api.DeviceUUID, have api.TrustHave) api.TrustBundl
 			out.Proof = f.Log.Prove(have.Log, api.TrustEntry{Kind: "release", Fleet: f.UUID, Name: commit, Version: r.Counter, SHA256: r.SHA256, By: by})
 		}
 	}
-	out.Director = must(said.Make(f.Key("director")))
+	out.Director = must(said.Make(f.director()))
 	if f.Change != nil {
 		f.Change(have, &out)
 	}
@@ -345,7 +354,7 @@ func (f *Fleet) Command(c api.TrustCommand) []byte {
 	if c.Expires.IsZero() {
 		c.Expires = f.Now().Add(time.Hour)
 	}
-	return must(tuf.SignCommand(c, f.Key("director")))
+	return must(tuf.SignCommand(c, f.director()))
 }
 
 // Log is a transparency log.
