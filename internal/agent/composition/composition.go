@@ -148,6 +148,15 @@ func ForService(dev Device, app App, name string, target *api.ServiceTarget) (*S
 	return b.finish(target)
 }
 
+// Environment gives the variables that a service's block sets.
+func Environment(block json.RawMessage) (map[string]string, error) {
+	fields, err := object(block)
+	if err != nil || fields["environment"] == nil {
+		return nil, err
+	}
+	return stringMap(fields["environment"])
+}
+
 // ForNetwork reads one network of a target. A nil block is a network with nothing special.
 func ForNetwork(app App, name string, block json.RawMessage) (engine.Network, []LeftOut, error) {
 	n := engine.Network{Name: NetworkName(app, name)}

@@ -24,6 +24,7 @@ const (
 // Reasons of refusals that tuf does not know.
 const (
 	reasonComposition = "composition"
+	reasonVariable    = "variable"
 )
 
 // Check says whether a target state may be applied. What is refused is a *tuf.Refused; any other error means that it could not be checked. An
@@ -52,7 +53,7 @@ func (t *Trust) check(ctx context.Context, target *api.DeviceTarget) error {
 	variables := channelVariables(target)
 	if now := t.now(st.Floor); st.Accepted != nil && st.Accepted.Commit == commit && st.Said != nil && st.Said.Commit == commit &&
 		st.Said.Variables == variables && now.Before(st.Said.until()) {
-		return accepts(st.Accepted, rel) // it was checked before; environment and configuration are nobody's to sign
+		return accepts(st.Accepted, rel) // it was checked before; of environment and configuration nothing is signed but what may not be there
 	}
 	return t.fetch(ctx, st, commit, rel, variables)
 }
@@ -156,7 +157,10 @@ func accepts(was *acceptance, rel *api.ReleaseTarget) error {
 	if err != nil {
 		return err
 	}
-	return compare(doc, rel)
+	if err := compare(doc, rel); err != nil {
+		return err
+	}
+	return compareVariables(doc, rel, was.Approval)
 }
 
 func readDocument(text []byte) (*api.ReleaseDocument, error) {

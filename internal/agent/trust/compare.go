@@ -93,7 +93,7 @@ func compareLabels(service string, signed, got map[string]string) error {
 
 func reserved(label string) bool {
 	label = strings.ToLower(label)
-	return strings.HasPrefix(label, "io.balena.") || strings.HasPrefix(label, "io.resin.")
+	return strings.HasPrefix(label, "io.balena.") || strings.HasPrefix(label, "io.resin.") || strings.HasPrefix(label, "io.roadstead.")
 }
 
 // sameJSON compares two values. None, null and an empty object are the same: all say nothing.
