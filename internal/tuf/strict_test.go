@@ -576,14 +576,20 @@ func FuzzTrusted(f *testing.F) {
 	for role, file := range r.files {
 		f.Add(role, file)
 	}
+	first := newRepo(f, api.ApprovalBuilder)
+	first.list(api.TrustBuilder, commit, doc)
+	first.make()
+	c := first.client()
+	if err := first.update(c); err != nil {
+		f.Fatal(err)
+	}
+	stored, now := c.Files(), c.Now()
 	f.Fuzz(func(t *testing.T, role string, data []byte) {
-		first := newRepo(t, api.ApprovalBuilder)
-		first.list(api.TrustBuilder, commit, doc)
-		first.make()
-		c := first.client()
-		if err := first.update(c); err != nil {
+		c, err := tuf.Reopen(fleetID, stored)
+		if err != nil {
 			t.Fatal(err)
 		}
+		c.SetNow(now)
 		before := fmt.Sprint(c.Versions())
 		if err := c.Take(api.TrustFile{Role: role, Data: data}); err != nil {
 			if _, ok := tuf.Rejection(err); !ok {

@@ -28,7 +28,7 @@ const (
 
 // site is a device without an agent: its files, its clock and a server of metadata.
 type site struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	now    time.Time // of the device
 	fleets map[string]*trusttest.Fleet
@@ -36,7 +36,7 @@ type site struct {
 	*trust.Trust
 }
 
-func newSite(t *testing.T, fleet *trusttest.Fleet) *site {
+func newSite(t testing.TB, fleet *trusttest.Fleet) *site {
 	t.Helper()
 	s := &site{t: t, dir: t.TempDir(), now: time.Now(), fleets: map[string]*trusttest.Fleet{fleet.UUID: fleet}}
 	s.identity(`{"uuid":"` + deviceUUID + `","device_api_key":"k","device_id":1}`)
@@ -113,7 +113,7 @@ func (s *site) refuses(target *api.DeviceTarget, reason string, words ...string)
 	refused(s.t, s.Check(context.Background(), target), reason, words...)
 }
 
-func refused(t *testing.T, err error, reason string, words ...string) {
+func refused(t testing.TB, err error, reason string, words ...string) {
 	t.Helper()
 	r, ok := tuf.Rejection(err)
 	if !ok || r.Reason != reason {

@@ -125,3 +125,40 @@ func FuzzReadCopy(f *testing.F) {
 		}
 	})
 }
+
+// Whatever a server tells, only what was accepted is run.
+func FuzzTarget(f *testing.F) {
+	here := newFleet(hereUUID)
+	site := newSite(f, here)
+	target := releases(here, commitA, 1)
+	site.accepts(target)
+	text, err := json.Marshal(target)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(string(text))
+	f.Add(strings.Replace(string(text), `"composition":{}`, `"composition":null`, 1))
+	f.Add(strings.Replace(string(text), `"apps":{`, `"apps":{"`+otherUUID+`":{"releases":{}},`, 1))
+	f.Add(strings.Replace(string(text), `"`+commitA+`":{`, `"`+commitB+`":null,"`+commitA+`":{`, 1))
+	f.Add(strings.Replace(string(text), `"is_host":false`, `"is_host":true`, 1))
+	f.Add(`{"apps":{}}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		var told api.DeviceTarget
+		if json.Unmarshal([]byte(text), &told) != nil || site.Remembered(&told) != nil {
+			return
+		}
+		for uuid, app := range told.Apps {
+			if app == nil || app.IsHost || app.Class == "app" {
+				continue
+			}
+			if uuid != hereUUID {
+				t.Errorf("runs something of the fleet %q", uuid)
+			}
+			for commit, rel := range app.Releases {
+				if rel != nil && (len(rel.Services) != 1 || !strings.HasSuffix(rel.Services["web"].Image, "@"+fmt.Sprintf("sha256:%064x", 1))) {
+					t.Errorf("runs %q: %+v", commit, rel)
+				}
+			}
+		}
+	})
+}
