@@ -30,10 +30,14 @@ func Peek(stateDir string) (*Trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	if who.Trust == nil {
+	if t.cfg.UUID, t.mark = who.UUID, who.Trust; t.mark != nil {
+		t.fleet = t.mark.Fleet
+	} else if t.fleet, err = newest(stateDir); err != nil {
+		return nil, err
+	}
+	if t.fleet == "" {
 		return nil, ErrUnverified
 	}
-	t.cfg.UUID, t.mark, t.fleet = who.UUID, who.Trust, who.Trust.Fleet
 	st, _, err := t.disk(t.fleet).load(t.fleet, t.mark)
 	if err != nil {
 		return nil, err
@@ -141,8 +145,14 @@ func Import(stateDir string, root []byte) (fleet string, version int64, err erro
 	if !api.DeviceUUID(t.fleet).Valid() {
 		return "", 0, tuf.Refuse("root", tuf.ReasonFleet, "", "a uuid", t.fleet)
 	}
-	if t.mark != nil && t.mark.Fleet != t.fleet {
-		return "", 0, tuf.Refuse("root", tuf.ReasonFleet, "", t.mark.Fleet, t.fleet)
+	believed := ""
+	if t.mark != nil {
+		believed = t.mark.Fleet
+	} else if believed, err = newest(stateDir); err != nil {
+		return "", 0, err
+	}
+	if believed != "" && believed != t.fleet {
+		return "", 0, tuf.Refuse("root", tuf.ReasonFleet, "", believed, t.fleet)
 	}
 	if st, _, err := t.disk(t.fleet).load(t.fleet, t.mark); err == nil {
 		return t.fleet, read.Version, t.next(st, root)

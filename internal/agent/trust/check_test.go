@@ -321,6 +321,16 @@ func TestIdentityLost(t *testing.T) {
 			if err := s.Remembered(goes); err != nil {
 				t.Errorf("it does not know what it ran: %v", err)
 			}
+			s.identity(anew)
+			if peeked, err := trust.Peek(s.dir); err != nil || peeked.Fleet() != thereUUID {
+				t.Errorf("trust status: %v", err)
+			}
+			if err := os.WriteFile(filepath.Join(s.dir, "lock"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, _, err := trust.Import(s.dir, here.Root(1))
+			refused(t, err, tuf.ReasonFleet, thereUUID)
+			s.identity(anew)
 			s.refuses(old, tuf.ReasonFleet)
 		})
 	}
@@ -419,4 +429,46 @@ func TestLitterOfWritesIsRemoved(t *testing.T) {
 	if _, err := os.Stat(path); err == nil {
 		t.Error("it is still there")
 	}
+}
+
+// Who moves a device to and fro has it neither do a command twice nor believe another history of the log.
+func TestATransferForgetsNeitherCommandsNorTheLog(t *testing.T) {
+	here, there := newFleet(hereUUID), newFleet(thereUUID)
+	s := newSite(t, here)
+	first := releases(here, commitA, 1)
+	s.accepts(first)
+	what := api.TrustCommand{Verb: api.ActPurge}
+	command := here.Command(api.TrustCommand{Device: deviceUUID, Verb: api.ActPurge, Nonce: "0123456789abcdef"})
+	if err := s.Command(what, command); err != nil {
+		t.Fatal(err)
+	}
+	log := here.Log
+	log.Add([]byte(`{"kind":"root"}`))
+	s.fleets[thereUUID], there.Log = there, log
+	goes := releases(there, commitB, 2)
+	here.Transfers = []api.TrustLeave{{Device: deviceUUID, To: thereUUID, Root: tuf.Digest(there.Root(1))}}
+	here.Publish()
+	there.Change = func(have api.TrustHave, b *api.TrustBundle) {
+		if b.Proof == nil {
+			return
+		}
+		var entry api.TrustEntry
+		if err := json.Unmarshal(b.Proof.Entry, &entry); err != nil {
+			t.Fatal(err)
+		}
+		other := trusttest.NewLog(log.Origin)
+		other.Add([]byte(`{"kind":"another history"}`))
+		other.Add(b.Proof.Entry)
+		b.Proof = other.Prove(have.Log, entry)
+	}
+	s.refuses(goes, "log", "checkpoint")
+	there.Change = nil
+	s.accepts(goes)
+	there.Transfers = []api.TrustLeave{{Device: deviceUUID, To: hereUUID, Root: tuf.Digest(here.Root(1))}}
+	there.Publish()
+	s.accepts(first)
+	if s.Fleet() != hereUUID {
+		t.Fatalf("it is in %s", s.Fleet())
+	}
+	refused(t, s.Command(what, command), "replayed")
 }

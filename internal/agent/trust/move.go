@@ -45,6 +45,7 @@ func (t *Trust) move(ctx context.Context, st *state, target *api.DeviceTarget, o
 	if err != nil {
 		return err
 	}
+	there.Log = here.st.Log // where both fleets name the same one, it goes on from what this device saw
 	was := here.st.Left[other]
 	if was.Counter > 0 { // nothing older than when this device was there before
 		there.Accepted = &acceptance{Counter: was.Counter, SHA256: was.SHA256}
@@ -70,7 +71,7 @@ func (t *Trust) move(ctx context.Context, st *state, target *api.DeviceTarget, o
 		}
 		next.Left[s.Fleet] = left
 		delete(next.Left, other)
-		next.Nonces, next.Before = map[string]int64{}, nil
+		next.Nonces, next.Before = s.Nonces, nil // it may come back
 		*s = *next
 		return nil
 	}); err != nil {
