@@ -1,6 +1,9 @@
 package agent
 
 import (
+	"log/slog"
+	"slices"
+
 	"github.com/roadstead-io/roadstead/internal/agent/deviceapi"
 	"github.com/roadstead-io/roadstead/internal/agent/trust"
 )
@@ -10,3 +13,15 @@ func (a *Agent) API() *deviceapi.Server { return a.api }
 
 // Checks is what the device believes, for tests to ask.
 func (a *Agent) Checks() *trust.Trust { return a.checks }
+
+// Remember stores that images were pulled, for tests of the file that this is kept in.
+func Remember(dir string) (change func(image string) error) {
+	s := openStore(dir, slog.New(slog.DiscardHandler))
+	return func(image string) error {
+		return s.change(func(m *memory) {
+			if !slices.Contains(m.Pulled, image) {
+				m.Pulled = append(m.Pulled, image)
+			}
+		})
+	}
+}

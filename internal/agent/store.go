@@ -57,7 +57,7 @@ func (s *store) get() memory {
 	return m
 }
 
-// change replaces the file when f changed something, before it returns.
+// change replaces the file when f changed something, before it returns. When that fails, nothing has changed.
 func (s *store) change(f func(*memory)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -70,5 +70,9 @@ func (s *store) change(f func(*memory)) error {
 	if err != nil || string(before) == string(after) {
 		return err
 	}
-	return durable.WriteFile(s.path, after, 0o600)
+	if err = durable.WriteFile(s.path, after, 0o600); err != nil { // so the next change is one again
+		s.mem = memory{}
+		err = errors.Join(err, json.Unmarshal(before, &s.mem))
+	}
+	return err
 }
