@@ -9,3 +9,8 @@ func Learn(body []byte) (blobs map[string]int64, kind string, err error) {
 
 // Parameters are those of a challenge.
 var Parameters = parameters
+
+// BesideAPI tells whether a host is of the domain of an API.
+func BesideAPI(endpoint, host string) bool {
+	return (&Gate{cfg: Config{Endpoint: endpoint}}).besideAPI(host)
+}

@@ -84,7 +84,7 @@ func newWorld(t *testing.T) *world {
 	}
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, IPAddresses: []net.IP{net.ParseIP("127.0.0.1")}, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		IsCA: true, BasicConstraintsValid: true, IPAddresses: []net.IP{net.ParseIP("127.0.0.1")}, DNSNames: []string{"localhost"}, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 	if err != nil {
@@ -671,11 +671,48 @@ func TestKeyIsShownToTheServerOnly(t *testing.T) {
 		}
 		w.mu.Unlock()
 	}
+	for _, realm := range []string{w.api + "/auth/v1/token", "https://" + w.host + "/harvest"} {
+		w.mu.Lock()
+		w.realm = realm
+		w.mu.Unlock()
+		if err := g.Pull(t.Context(), fetch, want(p), nil); err != nil {
+			t.Errorf("realm %q: %v", realm, err)
+		}
+	}
+	// Where an image is said to come from is nobody's to sign: who writes that may name a registry of his own.
+	elsewhere := want(p)
+	foreign := strings.Replace(w.host, "127.0.0.1", "localhost", 1)
+	elsewhere.Ref = strings.Replace(elsewhere.Ref, w.host, foreign, 1)
 	w.mu.Lock()
-	w.realm = w.api + "/auth/v1/token"
+	w.realm, w.shown = "https://"+foreign+"/harvest", nil
 	w.mu.Unlock()
-	if err := g.Pull(t.Context(), fetch, want(p), nil); err != nil {
-		t.Error(err)
+	err := g.Pull(t.Context(), fetch, elsewhere, nil)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err == nil || len(w.shown) != 0 {
+		t.Errorf("a registry elsewhere: %v; the key was shown to %v", err, w.shown)
+	}
+}
+
+func TestBesideTheAPI(t *testing.T) {
+	for _, tt := range []struct {
+		api, host string
+		want      bool
+	}{
+		{"https://api.roadstead.test", "registry2.roadstead.test", true},
+		{"https://api.roadstead.test:8443", "registry2.roadstead.test", true},
+		{"https://api.roadstead.test", "roadstead.test", false},
+		{"https://api.roadstead.test", "registry2.example.com", false},
+		{"https://api.roadstead.test", "api.roadstead.test.example.com", false},
+		{"https://api.roadstead.test", "x.registry2.roadstead.test", false},
+		{"https://roadstead.test", "other.test", false}, // a domain of one label is nobody's own
+		{"https://192.0.2.1", "192.0.2.1", true},
+		{"https://192.0.2.1", "198.51.2.1", false},
+		{"", "roadstead.test", false},
+	} {
+		if got := imagegate.BesideAPI(tt.api, tt.host); got != tt.want {
+			t.Errorf("%s beside %s: %v", tt.host, tt.api, got)
+		}
 	}
 }
 

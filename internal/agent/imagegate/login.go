@@ -5,13 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
 )
 
-// login exchanges the device's key for a token of the registry. The key is shown to the API and to the registry only: whoever has the
-// registry cannot have it sent elsewhere.
+// login exchanges the device's key for a token of the registry. The key is shown to the API and to a registry beside it only: whoever has the
+// registry, or chooses from where an image is said to come, cannot have it sent elsewhere.
 func (g *Gate) login(ctx context.Context, p *pull, challenge string) error {
 	kind, rest, _ := strings.Cut(challenge, " ")
 	if !strings.EqualFold(kind, "Bearer") {
@@ -19,7 +20,7 @@ func (g *Gate) login(ctx context.Context, p *pull, challenge string) error {
 	}
 	params := parameters(rest)
 	realm, err := url.Parse(params["realm"])
-	if err != nil || realm.Scheme != "https" || realm.User != nil || realm.Host != p.host && !g.isAPI(realm.Host) {
+	if err != nil || realm.Scheme != "https" || realm.User != nil || !g.isAPI(realm.Host) && (realm.Host != p.host || !g.besideAPI(realm.Hostname())) {
 		return fmt.Errorf("the registry asks for a token of %q, which is neither the server's API nor the registry", params["realm"])
 	}
 	query := realm.Query()
@@ -61,6 +62,21 @@ func (g *Gate) login(ctx context.Context, p *pull, challenge string) error {
 func (g *Gate) isAPI(host string) bool {
 	endpoint, err := url.Parse(g.cfg.Endpoint)
 	return err == nil && endpoint.Host != "" && strings.TrimSuffix(endpoint.Host, ":443") == strings.TrimSuffix(host, ":443")
+}
+
+// besideAPI tells whether a host is of the server's own domain: only its first label is another than that of the API's name. An address has no domain.
+func (g *Gate) besideAPI(host string) bool {
+	endpoint, err := url.Parse(g.cfg.Endpoint)
+	if err != nil || endpoint.Host == "" {
+		return false
+	}
+	api := endpoint.Hostname()
+	if net.ParseIP(host) != nil || net.ParseIP(api) != nil {
+		return host == api
+	}
+	_, own, _ := strings.Cut(api, ".")
+	_, domain, _ := strings.Cut(host, ".")
+	return strings.EqualFold(host, api) || strings.Contains(own, ".") && strings.EqualFold(own, domain)
 }
 
 // parameters reads name="value", name="value". What it cannot read it leaves out.
