@@ -41,12 +41,15 @@ const (
 	ActUpdate         ActionVerb = "update"
 	ActJournal        ActionVerb = "journal"
 	ActState          ActionVerb = "state"
+	ActHostConfig     ActionVerb = "host-config"
+	ActRenewKey       ActionVerb = "renew-key"
+	ActCleanVolumes   ActionVerb = "cleanup-volumes"
 )
 
 // ActionVerbs lists them.
 func ActionVerbs() []ActionVerb {
 	return []ActionVerb{ActPing, ActIdentify, ActReboot, ActShutdown, ActRestart, ActRestartService, ActStopService, ActStartService, ActPurge,
-		ActUpdate, ActJournal, ActState}
+		ActUpdate, ActJournal, ActState, ActHostConfig, ActRenewKey, ActCleanVolumes}
 }
 
 // OfService says whether a verb is about one service.
@@ -57,7 +60,7 @@ func (v ActionVerb) OfService() bool {
 // Forces says whether force means something for a verb.
 func (v ActionVerb) Forces() bool {
 	switch v {
-	case ActReboot, ActShutdown, ActRestart, ActRestartService, ActStopService, ActPurge, ActUpdate:
+	case ActReboot, ActShutdown, ActRestart, ActRestartService, ActStopService, ActPurge, ActUpdate, ActHostConfig:
 		return true
 	default:
 		return false
@@ -87,9 +90,11 @@ type NewAction struct {
 	Verb    ActionVerb   `json:"verb"`
 	Service string       `json:"service,omitempty"` // name
 	Force   bool         `json:"force,omitempty"`
-	Lines   int          `json:"lines,omitempty"`   // of a journal
-	Expires int64        `json:"expires,omitempty"` // seconds that a device without a channel may take to come; 0: an hour
-	NoQueue bool         `json:"no_queue,omitempty"`
+	Lines   int          `json:"lines,omitempty"` // of a journal
+	// Network is what the host configuration is changed to, as in PATCH /v1/device/host-config: {"hostname"?, "proxy"?}.
+	Network json.RawMessage `json:"network,omitempty"`
+	Expires int64           `json:"expires,omitempty"` // seconds that a device without a channel may take to come; 0: an hour
+	NoQueue bool            `json:"no_queue,omitempty"`
 }
 
 // Action is one action on one device.
@@ -124,15 +129,16 @@ type ActionsMade struct {
 
 // QueuedAction is an action as its device takes it.
 type QueuedAction struct {
-	ID      int64      `json:"id"`
-	Verb    ActionVerb `json:"verb"`
-	Fleet   int64      `json:"fleet"` // the device's own
-	Service string     `json:"service,omitempty"`
-	Force   bool       `json:"force,omitempty"`
-	Lines   int        `json:"lines,omitempty"`
-	Expires int64      `json:"expires"`           // seconds from now; a device that did not begin by then does not begin
-	Again   bool       `json:"again,omitempty"`   // the device was given it before, and has not said what became of it
-	Command []byte     `json:"command,omitempty"` // a signed [TrustCommand] for this action
+	ID      int64           `json:"id"`
+	Verb    ActionVerb      `json:"verb"`
+	Fleet   int64           `json:"fleet"` // the device's own
+	Service string          `json:"service,omitempty"`
+	Force   bool            `json:"force,omitempty"`
+	Lines   int             `json:"lines,omitempty"`
+	Network json.RawMessage `json:"network,omitempty"` // of a host configuration
+	Expires int64           `json:"expires"`           // seconds from now; a device that did not begin by then does not begin
+	Again   bool            `json:"again,omitempty"`   // the device was given it before, and has not said what became of it
+	Command []byte          `json:"command,omitempty"` // a signed [TrustCommand] for this action
 }
 
 // ActionResult is what a device says of an action that it took.
@@ -161,4 +167,5 @@ const (
 	MaxActionResult  = 128 << 10 // bytes
 	MaxActionsOpen   = 50        // of one device
 	MaxActionTargets = 10_000    // devices of one request
+	MaxActionNetwork = 8 << 10   // bytes of a host configuration
 )

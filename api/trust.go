@@ -252,6 +252,7 @@ type TrustCommand struct {
 	Verb    ActionVerb `json:"verb"`
 	Service string     `json:"service,omitempty"`
 	Force   bool       `json:"force,omitempty"`
+	Digest  string     `json:"digest,omitempty"` // of what is set, the member "network" of a host configuration: SHA-256 of its canonical JSON, hex
 	Nonce   string     `json:"nonce"`
 	Expires time.Time  `json:"expires"`
 }
@@ -259,7 +260,8 @@ type TrustCommand struct {
 // NeedsCommand says whether a device that verifies does a verb of its own API, or one that waited, only with a signed command.
 func (v ActionVerb) NeedsCommand(force bool) bool {
 	switch v {
-	case ActReboot, ActShutdown, ActRestart, ActRestartService, ActStopService, ActStartService, ActPurge:
+	case ActReboot, ActShutdown, ActRestart, ActRestartService, ActStopService, ActStartService, ActPurge,
+		ActHostConfig, ActRenewKey, ActCleanVolumes:
 		return true
 	case ActUpdate:
 		return force // without it, it is but a poll

@@ -25,7 +25,7 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// Migrations gives the tables of this package, number 0296.
+// Migrations gives the tables of this package, numbers 0296 and 0370.
 func Migrations() fs.FS { return db.Folder(migrations) }
 
 // ErrNotSent is in the error of a [Caller] when the device got nothing of the request.

@@ -41,6 +41,13 @@ func TestActionsGoOverTheChannel(t *testing.T) {
 		{api.NewAction{Verb: api.ActShutdown}, 202, `{"Data":"OK"}`, nil, "POST /v1/shutdown", api.ActionDone, "switches off"},
 		{api.NewAction{Verb: api.ActState}, 200, `{"status":`, nil, "GET /v2/state/status", api.ActionFailed, "cannot be read"},
 		{api.NewAction{Verb: api.ActJournal}, 200, strings.Repeat("line\n", 100_000), nil, "POST /v2/journal-logs", api.ActionDone, ""},
+		{
+			api.NewAction{Verb: api.ActHostConfig, Network: []byte(`{"hostname":"porch","proxy":{"password":"s3cret"}}`), Force: true}, 200, "OK", nil,
+			`PATCH /v1/device/host-config {"force":true,"network":{"hostname":"porch","proxy":{"password":"s3cret"}}}`, api.ActionDone, "",
+		},
+		{api.NewAction{Verb: api.ActHostConfig, Network: []byte(`{"hostname":"porch"}`)}, 400, "no host name", nil, "PATCH /v1/device/host-config", api.ActionFailed, "no host name"},
+		{api.NewAction{Verb: api.ActRenewKey}, 200, "the-new-key", nil, "POST /v1/regenerate-api-key", api.ActionDone, ""},
+		{api.NewAction{Verb: api.ActCleanVolumes}, 200, `{"status":"success"}`, nil, "GET /v2/cleanup-volumes", api.ActionDone, ""},
 		{api.NewAction{Verb: api.ActPing}, 302, "elsewhere", nil, "GET /ping", api.ActionFailed, "answers 302"},
 		{api.NewAction{Verb: api.ActPing}, 0, "", context.DeadlineExceeded, "GET /ping", api.ActionFailed, "may have done it"},
 		{api.NewAction{Verb: api.ActPing}, 0, "", action.ErrNotSent, "GET /ping", api.ActionQueued, "waits for the device"},
@@ -60,6 +67,15 @@ func TestActionsGoOverTheChannel(t *testing.T) {
 		w.is(id, tt.state, tt.words)
 		if got := w.called()[len(w.called())-1]; !strings.HasPrefix(got, "1 "+tt.call) {
 			t.Errorf("%s: the device got %s, want %s", tt.want.Verb, got, tt.call)
+		}
+	}
+	for what, query := range map[string]string{
+		"the new key":           `SELECT CAST(count(*) AS TEXT) FROM device_action WHERE verb = 'renew-key' AND (result IS NOT NULL OR message <> '')`,
+		"what was set":          `SELECT CAST(count(*) AS TEXT) FROM device_action WHERE network IS NOT NULL`,
+		"a password in the log": `SELECT CAST(count(*) AS TEXT) FROM audit_entry WHERE detail LIKE '%s3cret%'`,
+	} {
+		if n := w.text(query); n != "0" {
+			t.Errorf("%s is kept", what)
 		}
 	}
 	if n := w.text(`SELECT CAST(max(length(result)) AS TEXT) FROM device_action`); n > "99999" || len(n) > 5 {
@@ -313,5 +329,65 @@ func TestAnActionIsSentOnce(t *testing.T) {
 	wait.Wait()
 	if got := len(w.called()) + took; got != 2*devices {
 		t.Errorf("%d actions were done %d times", 2*devices, got)
+	}
+}
+
+// What a host configuration is changed to goes to its device, and is forgotten when the action is over, however it ends.
+func TestAHostConfigurationWaits(t *testing.T) {
+	w := newWorld(t)
+	dev := w.device(w.hers, 1, false)
+	set := func(network string) (int64, error) {
+		made, err := w.create(w.alice, api.NewAction{Devices: []api.DeviceUUID{uuidOf(1)}, Verb: api.ActHostConfig, Network: []byte(network), Expires: 60})
+		if err != nil {
+			return 0, err
+		}
+		return made.Actions[0].ID, nil
+	}
+	for network, field := range map[string]string{
+		``: "network:", `7`: "network:", `{}`: "network:", `{"hostname":7}`: "network.hostname", `{"hostname":"a b"}`: "network.hostname", `{"proxy":7}`: "network.proxy",
+		`{"proxy":null}`: "network.proxy", `{"dns":{}}`: "network.dns", `{"hostname":"` + strings.Repeat("a", api.MaxActionNetwork) + `"}`: "network:",
+	} {
+		if _, err := set(network); err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%.60s: %v, want a refusal of %s", network, err, field)
+		}
+	}
+	if _, err := w.create(w.alice, api.NewAction{Devices: []api.DeviceUUID{uuidOf(1)}, Verb: api.ActReboot, Network: []byte(`{"hostname":"x"}`)}); err == nil {
+		t.Error("a reboot sets a host name")
+	}
+	kept := func(id int64) string {
+		return w.text(fmt.Sprintf(`SELECT coalesce(network, '') FROM device_action WHERE id = %d`, id))
+	}
+	const network = `{"hostname":"porch","proxy":{"ip":"192.0.2.1","password":"s3cret"}}`
+	taken, err := set(network)
+	w.must(err)
+	for range 2 {
+		out, err := w.exchange(dev, "x")
+		w.must(err)
+		if len(out.Actions) != 1 || string(out.Actions[0].Network) != network {
+			t.Fatalf("the device takes %+v", out)
+		}
+	}
+	_, err = w.exchange(dev, "x", api.ActionResult{ID: taken, State: api.ActionSent})
+	w.must(err)
+	if kept(taken) == "" {
+		t.Error("it is forgotten before it is over")
+	}
+	_, err = w.exchange(dev, "x", api.ActionResult{ID: taken, State: api.ActionDone})
+	w.must(err)
+	cancelled, err := set(network)
+	w.must(err)
+	w.must(w.cancel(w.alice, cancelled))
+	late, err := set(network)
+	w.must(err)
+	w.pass(time.Hour)
+	w.must(w.actions.TendOnce(t.Context()))
+	w.is(late, api.ActionExpired, "")
+	for _, id := range []int64{taken, cancelled, late} {
+		if kept(id) != "" {
+			t.Errorf("action %d still has what it set", id)
+		}
+	}
+	if detail := w.text(`SELECT detail FROM audit_entry WHERE act = 'device.act' ORDER BY id DESC LIMIT 1`); strings.Contains(detail, "s3cret") || !strings.Contains(detail, "porch") || !strings.Contains(detail, `"set"`) {
+		t.Errorf("the audit log has %s", detail)
 	}
 }

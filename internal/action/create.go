@@ -43,6 +43,8 @@ func check(want *api.NewAction) error {
 		return api.Errorf(api.Invalid, "force: %s needs none", want.Verb)
 	case want.Lines < 0 || want.Lines > maxLines || want.Lines > 0 && want.Verb != api.ActJournal:
 		return api.Errorf(api.Invalid, "lines: not 1 to %d, or not of a journal", maxLines)
+	case (want.Verb == api.ActHostConfig) != (len(want.Network) > 0):
+		return api.Errorf(api.Invalid, "network: is what %s sets, and nothing else has it", api.ActHostConfig)
 	case want.Expires < 0 || want.Expires > int64(maxLife/time.Second):
 		return api.Errorf(api.Invalid, "expires: not 1 second to 30 days")
 	case (len(want.Devices) == 0) == (want.Fleet == ""):
@@ -53,6 +55,11 @@ func check(want *api.NewAction) error {
 	for _, uuid := range want.Devices {
 		if !uuid.Valid() {
 			return api.Errorf(api.Invalid, "devices: %.70q is not the uuid of a device", uuid)
+		}
+	}
+	if want.Verb == api.ActHostConfig {
+		if _, err := readNetwork(want.Network); err != nil {
+			return err
 		}
 	}
 	if want.Verb == api.ActJournal && want.Lines == 0 {
@@ -193,7 +200,10 @@ func (a *Actions) refusal(ctx context.Context, tx *db.Tx, by access.Caller, t *t
 // insert writes the rows.
 func (a *Actions) insert(ctx context.Context, tx *db.Tx, by access.Caller, want api.NewAction, chosen []target, out *api.ActionsMade) error {
 	expires := tx.Now.Add(time.Duration(want.Expires) * time.Second)
-	var service, user any
+	var service, user, network any
+	if len(want.Network) > 0 {
+		network = string(want.Network)
+	}
 	if want.Service != "" {
 		service = want.Service
 	}
@@ -207,16 +217,16 @@ func (a *Actions) insert(ctx context.Context, tx *db.Tx, by access.Caller, want 
 		for _, t := range part {
 			byID[t.id] = t
 			values = append(values, []any{tx.NowText(), t.id, user, string(want.Verb), service, number(want.Force), want.Lines, number(!want.NoQueue),
-				db.FormatTime(expires)})
+				db.FormatTime(expires), network})
 			if !t.connected {
 				waiting = append(waiting, t.id)
 			}
 		}
 		list, args := db.Values(`(CAST(? AS TEXT), CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS BIGINT),
-			CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS TEXT))`, values)
+			CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS TEXT), CAST(? AS TEXT))`, values)
 		rows, err := tx.QueryContext(ctx, `INSERT INTO device_action (created_at, device, is_made_by__user, verb, service_name, is_forced, lines, is_queued,
-				expires_at, try_at, state)
-			SELECT DISTINCT column1, column2, column3, column4, column5, column6, column7, column8, column9, column1, 'queued' FROM (VALUES `+list+`) AS b
+				expires_at, network, try_at, state)
+			SELECT DISTINCT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10, column1, 'queued' FROM (VALUES `+list+`) AS b
 			WHERE 1 = 1 RETURNING id, device`, args...)
 		if err != nil {
 			return err
@@ -271,6 +281,9 @@ func record(ctx context.Context, tx *db.Tx, by access.Caller, want api.NewAction
 		}
 		if want.Force {
 			d["force"] = true
+		}
+		if n, err := readNetwork(want.Network); len(want.Network) > 0 && err == nil {
+			n.record(d)
 		}
 		for k, v := range more {
 			d[k] = v
@@ -334,7 +347,7 @@ func (a *Actions) Cancel(ctx context.Context, tx *db.Tx, by access.Caller, id in
 	case !state.Open():
 		return api.Errorf(api.Conflict, "The action is %s.", state)
 	}
-	taken, err := tx.ExecContext(ctx, `UPDATE device_action SET state = 'cancelled', ended_at = ? WHERE id = ? AND state = 'queued'`, tx.NowText(), id)
+	taken, err := tx.ExecContext(ctx, `UPDATE device_action SET state = 'cancelled', ended_at = ?, network = NULL WHERE id = ? AND state = 'queued'`, tx.NowText(), id)
 	if err != nil {
 		return fmt.Errorf("cancel action %d: %w", id, err)
 	}

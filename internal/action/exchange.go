@@ -104,8 +104,9 @@ func take(ctx context.Context, tx *db.Tx, by access.Caller, r api.ActionResult) 
 	if !r.State.Open() {
 		ended = tx.NowText()
 	}
-	_, err := tx.ExecContext(ctx, `UPDATE device_action SET state = ?, message = ?, result = ?, ended_at = ?
-		WHERE id = ? AND device = ? AND state = 'sent' AND road = 'queue'`, string(r.State), cut(r.Message), result, ended, r.ID, by.Device)
+	_, err := tx.ExecContext(ctx, `UPDATE device_action SET state = ?1, message = ?2, result = ?3, ended_at = ?4,
+			network = CASE WHEN CAST(?4 AS TEXT) IS NULL THEN network END
+		WHERE id = ?5 AND device = ?6 AND state = 'sent' AND road = 'queue'`, string(r.State), cut(r.Message), result, ended, r.ID, by.Device)
 	return err
 }
 
@@ -116,7 +117,7 @@ func give(ctx context.Context, tx *db.Tx, by access.Caller) ([]api.QueuedAction,
 	if err != nil {
 		return nil, err
 	}
-	rows, err := tx.QueryContext(ctx, `SELECT a.id, a.verb, coalesce(a.service_name, ''), a.is_forced, a.lines, a.expires_at, a.sent_at < ?, d.belongs_to__application
+	rows, err := tx.QueryContext(ctx, `SELECT a.id, a.verb, coalesce(a.service_name, ''), a.is_forced, a.lines, coalesce(a.network, ''), a.expires_at, a.sent_at < ?, d.belongs_to__application
 		FROM device_action a JOIN device d ON d.id = a.device WHERE a.device = ? AND a.state = 'sent' AND a.road = 'queue' ORDER BY a.id LIMIT ?`,
 		tx.NowText(), by.Device, api.MaxActionsOpen)
 	if err != nil {
@@ -126,10 +127,11 @@ func give(ctx context.Context, tx *db.Tx, by access.Caller) ([]api.QueuedAction,
 	list := []api.QueuedAction{}
 	for rows.Next() {
 		var q api.QueuedAction
-		var expires string
-		if err := rows.Scan(&q.ID, &q.Verb, &q.Service, &q.Force, &q.Lines, &expires, &q.Again, &q.Fleet); err != nil {
+		var expires, network string
+		if err := rows.Scan(&q.ID, &q.Verb, &q.Service, &q.Force, &q.Lines, &network, &expires, &q.Again, &q.Fleet); err != nil {
 			return nil, err
 		}
+		q.Network = json.RawMessage(network)
 		at, err := db.ParseTime(expires)
 		if err != nil {
 			return nil, err
@@ -168,7 +170,7 @@ func (a *Actions) TendOnce(ctx context.Context) error {
 			{`state = 'failed', message = 'the device took it, and never said what became of it'`,
 				`state = 'sent' AND road = 'queue' AND sent_at < ?4 AND expires_at < ?1`},
 		} {
-			_, err := tx.ExecContext(ctx, `UPDATE device_action SET ended_at = ?1, `+end.set+` WHERE state IN `+openList+` AND `+end.where+
+			_, err := tx.ExecContext(ctx, `UPDATE device_action SET ended_at = ?1, network = NULL, `+end.set+` WHERE state IN `+openList+` AND `+end.where+
 				` AND ?2 < ?1 AND ?3 < ?1 AND ?4 < ?1`, tx.NowText(), db.FormatTime(tx.Now.Add(-lostAfter)), db.FormatTime(tx.Now.Add(-backWithin)),
 				db.FormatTime(tx.Now.Add(-silentAfter)))
 			if err != nil {

@@ -89,6 +89,7 @@ type claimed struct {
 	service string
 	force   bool
 	lines   int
+	network json.RawMessage
 	queued  bool
 }
 
@@ -98,16 +99,17 @@ func (a *Actions) SendOne(ctx context.Context, id int64) error {
 	err := a.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		c = claimed{id: id}
 		var service sql.NullString
+		var network string
 		err := tx.QueryRowContext(ctx, `UPDATE device_action SET state = 'sent', road = 'channel', sent_at = ?1,
 				boot = (SELECT b.boot FROM device_boot b WHERE b.device = device_action.device)
 			WHERE id = ?2 AND state = 'queued' AND expires_at > ?1
 				AND EXISTS (SELECT 1 FROM device d WHERE d.id = device_action.device AND d.is_connected_to_vpn = 1 AND d.is_frozen = 0)
-			RETURNING device, verb, service_name, is_forced, lines, is_queued`, tx.NowText(), id).
-			Scan(&c.to.ID, &c.verb, &service, &c.force, &c.lines, &c.queued)
+			RETURNING device, verb, service_name, is_forced, lines, coalesce(network, ''), is_queued`, tx.NowText(), id).
+			Scan(&c.to.ID, &c.verb, &service, &c.force, &c.lines, &network, &c.queued)
 		if err != nil {
 			return err
 		}
-		c.service = service.String
+		c.service, c.network = service.String, json.RawMessage(network)
 		return tx.QueryRowContext(ctx, `SELECT uuid, belongs_to__application FROM device WHERE id = ?`, c.to.ID).Scan(&c.to.UUID, &c.to.Fleet)
 	})
 	if errors.Is(err, sql.ErrNoRows) {
@@ -148,7 +150,7 @@ func (o outcome) write(ctx context.Context, tx *db.Tx, c claimed) error {
 	if o.result != nil {
 		result = string(o.result)
 	}
-	_, err := tx.ExecContext(ctx, `UPDATE device_action SET state = ?, message = ?, result = ?, ended_at = ? WHERE id = ? AND state = 'sent'`,
+	_, err := tx.ExecContext(ctx, `UPDATE device_action SET state = ?, message = ?, result = ?, ended_at = ?, network = NULL WHERE id = ? AND state = 'sent'`,
 		string(o.state), o.message, result, ended, c.id)
 	return err
 }
@@ -180,6 +182,13 @@ func (c claimed) request() (method, path string, body map[string]any) {
 		return http.MethodPost, "/v2/applications/" + app + "/" + string(c.verb), body
 	case api.ActJournal:
 		return http.MethodPost, "/v2/journal-logs", map[string]any{"all": false, "follow": false, "count": c.lines, "format": "short"}
+	case api.ActHostConfig:
+		body["network"] = c.network
+		return http.MethodPatch, "/v1/device/host-config", body
+	case api.ActRenewKey:
+		return http.MethodPost, "/v1/regenerate-api-key", nil
+	case api.ActCleanVolumes:
+		return http.MethodGet, "/v2/cleanup-volumes", nil
 	default: // reboot, shutdown, update
 		return http.MethodPost, "/v1/" + string(c.verb), body
 	}

@@ -15,6 +15,8 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/identity"
 	"github.com/roadstead-io/roadstead/internal/agent/trust"
 	"github.com/roadstead-io/roadstead/internal/agent/trust/trusttest"
+	"github.com/roadstead-io/roadstead/internal/engine"
+	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
 // far is the device's own API as the server reaches it, by the tunnel.
@@ -91,7 +93,8 @@ func TestSignedCommands(t *testing.T) {
 		{"without the force that is asked for", path, `{"serviceName":"web","force":true}`, command(nil), 403, "with force"},
 		{"the right one", path, body, once, 200, "OK"},
 		{"the same again", path, body, once, 403, "replayed"},
-		{"a host name", "/v1/regenerate-api-key", ``, command(nil), 403, "there is no command"},
+		{"a new key", "/v1/regenerate-api-key", ``, nil, 403, "is missing"},
+		{"a new key by another command", "/v1/regenerate-api-key", ``, command(nil), 403, "expected renew-key"},
 		{"a poll needs none", "/v1/update", `{}`, nil, 204, ""},
 		{"a forced update does", "/v1/update", `{"force":true}`, nil, 403, "is missing"},
 		{"purge", "/v1/purge", `{"appId":7}`, nil, 403, "is missing"},
@@ -106,6 +109,82 @@ func TestSignedCommands(t *testing.T) {
 	if !f.log.has("the device API refused what was asked") {
 		t.Error("the log does not say what was refused")
 	}
+}
+
+// Setting the host configuration, renewing the key and removing volumes are done by command as well: once, and just what was signed.
+func TestCommandsOfTheHost(t *testing.T) {
+	f := reached(t)
+	n := 0
+	command := func(verb api.ActionVerb, sets string) map[string]string {
+		n++
+		c := api.TrustCommand{Device: f.uuid(), Verb: verb, Nonce: strings.Repeat("h", 16) + string(rune('a'+n))}
+		if sets != "" {
+			c.Digest = tuf.Digest([]byte(sets))
+		}
+		return map[string]string{api.TrustCommandHeader: base64.StdEncoding.EncodeToString(f.fleet.Command(c))}
+	}
+	d := &apiDevice{t: t, url: f.url}
+	const host, porch = "/v1/device/host-config", `{"network":{"hostname":"porch"}}`
+	once := command(api.ActHostConfig, `{"hostname":"porch"}`)
+	volume := engine.Volume{Name: "7_left", Labels: map[string]string{engine.LabelSupervised: "true", "io.balena.app-uuid": fleetUUID}}
+	if err := f.engine.CreateVolume(t.Context(), volume); err != nil {
+		t.Fatal(err)
+	}
+	left := func() bool {
+		list, err := f.engine.Volumes(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(list, func(v engine.Volume) bool { return v.Name == "7_left" })
+	}
+	clean := command(api.ActCleanVolumes, "")
+	for _, tt := range []struct {
+		name, method, path, body string
+		headers                  map[string]string
+		status                   int
+		says                     string
+	}{
+		{"no command", "PATCH", host, porch, nil, 403, "is missing"},
+		{"for another name", "PATCH", host, `{"network":{"hostname":"cellar"}}`, command(api.ActHostConfig, `{"hostname":"porch"}`), 403, "digest"},
+		{"with a proxy beside", "PATCH", host, `{"network":{"hostname":"porch","proxy":{}}}`, command(api.ActHostConfig, `{"hostname":"porch"}`), 403, "digest"},
+		{"with force", "PATCH", host, `{"network":{"hostname":"porch"},"force":true}`, command(api.ActHostConfig, `{"hostname":"porch"}`), 403, "with force"},
+		{"without a digest", "PATCH", host, porch, command(api.ActHostConfig, ""), 403, "digest"},
+		{"nothing to set", "PATCH", host, `{"force":true}`, once, 400, "network"},
+		{"no network", "PATCH", host, `{"network":null}`, once, 400, "network"},
+		{"a wrong field", "PATCH", host, `{"network":{"hostname":1}}`, once, 400, "host name"},
+		{"the right one, written otherwise", "PATCH", host, ` { "network" : {"hostname":"po\u0072ch"} } `, once, 200, "OK"},
+		{"again", "PATCH", host, porch, once, 403, "replayed"},
+		{"volumes without a command", "GET", "/v2/cleanup-volumes", "", nil, 403, "is missing"},
+		{"volumes without a command, by HEAD", "HEAD", "/v2/cleanup-volumes", "", nil, 403, ""},
+		{"volumes by another command", "GET", "/v2/cleanup-volumes", "", command(api.ActPurge, ""), 403, "expected cleanup-volumes"},
+		{"it is still there", "GET", "/v1/device/host-config", "", nil, 200, ""},
+	} {
+		status, text := d.askWith(tt.method, tt.path, f.secret, tt.body, tt.headers)
+		if status != tt.status || !strings.Contains(text, tt.says) {
+			t.Errorf("%s: got %d %q, want %d with %q", tt.name, status, text, tt.status, tt.says)
+		}
+	}
+	if len(f.names) != 1 || <-f.names != "porch" {
+		t.Error("the host name was not set once, to what was signed")
+	}
+	if !left() {
+		t.Error("volumes were removed without their command")
+	}
+	if status, text := d.askWith("GET", "/v2/cleanup-volumes", f.secret, "", clean); status != 200 || left() {
+		t.Errorf("remove volumes: %d %s, still there: %v", status, text, left())
+	}
+	renew := command(api.ActRenewKey, "")
+	status, key := d.askWith("POST", "/v1/regenerate-api-key", f.secret, "", renew)
+	if status != 200 || key == "" || key == f.secret {
+		t.Fatalf("renew the key: %d %q", status, key)
+	}
+	if status, _ := d.askWith("POST", "/v1/blink", f.secret, "", nil); status != 401 {
+		t.Errorf("the old key: %d", status)
+	}
+	if status, text := d.askWith("POST", "/v1/regenerate-api-key", key, "", renew); status != 403 || !strings.Contains(text, "replayed") {
+		t.Errorf("renew it again by the same command: %d %s", status, text)
+	}
+	eventually(t, patience, "the server hears of the new key", func() bool { r := f.w.reported(); return r.APISecret != nil && *r.APISecret == key })
 }
 
 // A command that was done stays done over a start of the agent.
@@ -183,22 +262,50 @@ func TestShellAndChannelAreTheOwners(t *testing.T) {
 func TestWaitingActionsNeedTheirCommand(t *testing.T) {
 	v := newVerifying(t, nil)
 	command := v.fleet.Command(api.TrustCommand{Device: v.uuid(), Verb: api.ActRestartService, Service: "web", Nonce: "0123456789abcdef"})
+	host := func(name string, nonce byte) []byte {
+		return v.fleet.Command(api.TrustCommand{Device: v.uuid(), Verb: api.ActHostConfig, Nonce: "0123456789abcde" + string(nonce),
+			Digest: tuf.Digest([]byte(`{"hostname":"` + name + `"}`))})
+	}
+	before := ""
+	eventually(t, patience, "the key is reported", func() bool {
+		r := v.w.reported()
+		if r.APISecret != nil {
+			before = *r.APISecret
+		}
+		return before != ""
+	})
 	v.w.queue(
 		api.QueuedAction{ID: 1, Verb: api.ActPurge, Fleet: 7, Expires: 600},
 		api.QueuedAction{ID: 2, Verb: api.ActPurge, Fleet: 7, Expires: 600, Command: command},
 		api.QueuedAction{ID: 3, Verb: api.ActRestartService, Service: "web", Fleet: 7, Expires: 600, Command: command},
 		api.QueuedAction{ID: 4, Verb: api.ActRestartService, Service: "web", Fleet: 7, Expires: 600, Command: command},
 		api.QueuedAction{ID: 5, Verb: api.ActState, Expires: 600},
+		api.QueuedAction{ID: 6, Verb: api.ActHostConfig, Network: []byte(`{"hostname":"cellar"}`), Expires: 600, Command: host("cellar", 'a')},
+		api.QueuedAction{ID: 7, Verb: api.ActHostConfig, Network: []byte(`{"hostname":"roof"}`), Expires: 600, Command: host("cellar", 'b')},
+		api.QueuedAction{ID: 8, Verb: api.ActHostConfig, Network: []byte(`{"hostname":"attic"}`), Expires: 600},
+		api.QueuedAction{ID: 9, Verb: api.ActHostConfig, Network: []byte(`7`), Expires: 600, Command: host("cellar", 'c')},
+		api.QueuedAction{ID: 10, Verb: api.ActRenewKey, Expires: 600},
+		api.QueuedAction{ID: 11, Verb: api.ActCleanVolumes, Expires: 600},
+		api.QueuedAction{ID: 12, Verb: api.ActRenewKey, Expires: 600, Command: v.fleet.Command(api.TrustCommand{Device: v.uuid(), Verb: api.ActRenewKey, Nonce: "0123456789abcdeg"})},
+		api.QueuedAction{ID: 13, Verb: api.ActCleanVolumes, Expires: 600, Command: v.fleet.Command(api.TrustCommand{Device: v.uuid(), Verb: api.ActCleanVolumes, Nonce: "0123456789abcdeh"})},
 	)
 	told := target(commitA, 1)
 	told.Name = "another"
 	v.w.setTarget(told) // a new tag: the device asks
-	for id, want := range map[int64]string{1: "has no command", 2: "expected purge", 3: "", 4: "replayed", 5: ""} {
+	for id, want := range map[int64]string{1: "has no command", 2: "expected purge", 3: "", 4: "replayed", 5: "",
+		6: "", 7: "digest", 8: "has no command", 9: "digest", 10: "has no command", 11: "has no command", 12: "", 13: ""} {
 		eventually(t, patience, "a result", func() bool { return v.w.became(id).State != "" })
 		got := v.w.became(id)
 		if want == "" && got.State != api.ActionDone || want != "" && (got.State != api.ActionFailed || !strings.Contains(got.Message, want)) {
 			t.Errorf("action %d: got %s %q, want %q", id, got.State, got.Message, want)
 		}
+	}
+	if len(v.names) != 1 || <-v.names != "cellar" {
+		t.Error("the host name was not set once, to what was signed")
+	}
+	eventually(t, patience, "the server hears of the new key", func() bool { r := v.w.reported(); return r.APISecret != nil && *r.APISecret != before })
+	if text := read(t, filepath.Join(v.dir, "state", "actions.json")); strings.Contains(string(text), "cellar") {
+		t.Error("what was set is still in the journal")
 	}
 }
 

@@ -170,6 +170,7 @@ type verifying struct {
 	log   *text
 	clock *clock
 	agent *agent.Agent
+	names chan string // that the host was given
 }
 
 // newVerifying starts one that runs the release A.
@@ -186,7 +187,7 @@ func newVerifying(t *testing.T, change func(*trusttest.Fleet)) *verifying {
 // prepared is one that was not started yet.
 func prepared(t *testing.T, change func(*trusttest.Fleet)) *verifying {
 	t.Helper()
-	v := &verifying{t: t, w: newWorld(t), fleet: trusttest.New(fleetUUID), log: &text{}, clock: &clock{}}
+	v := &verifying{t: t, w: newWorld(t), fleet: trusttest.New(fleetUUID), log: &text{}, clock: &clock{}, names: make(chan string, 10)}
 	v.fleet.Now = v.clock.ofServer
 	v.fleet.Change, v.fleet.Channel = nil, &api.TrustChannel{Wanted: true}
 	if change != nil {
@@ -208,6 +209,7 @@ func (v *verifying) start() (stop func()) {
 	conf := v.settings()
 	conf.Log, conf.Now = slog.New(slog.NewTextHandler(v.log, nil)), v.clock.ofDevice
 	conf.Channel = &agent.Channel{Locked: true}
+	conf.SetHostname = func(name string) error { v.names <- name; return nil }
 	a, err := agent.New(conf)
 	if err != nil {
 		v.t.Fatal(err)

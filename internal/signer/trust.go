@@ -234,6 +234,8 @@ func (t *truster) command(c api.TrustCommand) ([]byte, error) {
 		return nil, api.Errorf(api.Invalid, "verb: %.40q is none", c.Verb)
 	case len(c.Service) > maxSubject:
 		return nil, api.Errorf(api.Invalid, "service: longer than %d bytes", maxSubject)
+	case (c.Verb == api.ActHostConfig) != hexDigest.MatchString(c.Digest) || c.Verb != api.ActHostConfig && c.Digest != "":
+		return nil, api.Errorf(api.Invalid, "digest: that of what %s sets, and none of anything else", api.ActHostConfig)
 	case !trustNonce.MatchString(c.Nonce):
 		return nil, api.Errorf(api.Invalid, "nonce: %.80q is none", c.Nonce)
 	case !c.Expires.After(now) || c.Expires.After(now.Add(lifeOfOrder+lifeSlack)):

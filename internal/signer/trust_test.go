@@ -250,3 +250,27 @@ func TestOnlyContinuationsOfTheTrustLogAreSigned(t *testing.T) {
 		t.Errorf("the last leaves: %s", body)
 	}
 }
+
+// A command says what a host configuration is set to, by its digest; no other verb sets anything.
+func TestCommandsSayWhatIsSet(t *testing.T) {
+	b := start(t)
+	digest := strings.Repeat("a", 64)
+	for _, tt := range []struct {
+		verb   api.ActionVerb
+		digest string
+		signed bool
+	}{
+		{api.ActHostConfig, digest, true}, {api.ActHostConfig, "", false}, {api.ActHostConfig, "x", false}, {api.ActRenewKey, "", true}, {api.ActRenewKey, digest, false},
+		{api.ActCleanVolumes, "", true}, {api.ActReboot, digest, false}, {api.ActReboot, "", true}, {"brew", "", false},
+	} {
+		ask := []api.TrustCommand{{Type: "command", Fleet: trustFleet, Device: api.DeviceUUID(strings.Repeat("d", 32)), Verb: tt.verb, Digest: tt.digest,
+			Nonce: "0123456789abcdef", Expires: time.Now().Add(time.Minute)}}
+		var out []api.TrustSigned
+		if status, body := b.post(t, "api", "/v1/trust/command", ask); status != http.StatusOK || json.Unmarshal([]byte(body), &out) != nil || len(out) != 1 {
+			t.Fatalf("%s: %d %s", tt.verb, status, body)
+		}
+		if (out[0].Refused == "") != tt.signed || tt.signed != (len(out[0].Data) > 0) {
+			t.Errorf("%s with the digest %q: %+v", tt.verb, tt.digest, out[0])
+		}
+	}
+}

@@ -17,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/pattern"
+	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
 // commandLife is how long a command holds that a device is told at once: its clock need not be exact.
@@ -26,16 +27,18 @@ const commandLife = 15 * time.Minute
 type verifier struct {
 	uuid  api.DeviceUUID
 	fleet string
+	said  bool // that it checks
 }
 
-// verifying gives a device if it checks what it is told; false: it does not, or this server has no signer.
+// verifying gives a device that may check what it is told; false: it does not, or this server has no signer. One that has not said yet whether it
+// checks (its first report may be lost, or on its way) may, if this server gives devices a root of trust.
 func (t *Trust) verifying(ctx context.Context, tx *db.Tx, device int64) (v verifier, ok bool, err error) {
 	if t.cfg.Ask == nil {
 		return v, false, nil
 	}
-	err = tx.QueryRowContext(ctx, `SELECT d.uuid, f.uuid FROM device_trust t JOIN device d ON d.id = t.device
-		JOIN application f ON f.id = d.belongs_to__application WHERE t.device = ?`, device).Scan(&v.uuid, &v.fleet)
-	if errors.Is(err, sql.ErrNoRows) {
+	err = tx.QueryRowContext(ctx, `SELECT d.uuid, f.uuid, t.device IS NOT NULL FROM device d LEFT JOIN device_trust t ON t.device = d.id
+		JOIN application f ON f.id = d.belongs_to__application WHERE d.id = ?`, device).Scan(&v.uuid, &v.fleet, &v.said)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && !v.said && !t.cfg.On {
 		return v, false, nil
 	}
 	if err != nil {
@@ -44,9 +47,18 @@ func (t *Trust) verifying(ctx context.Context, tx *db.Tx, device int64) (v verif
 	return v, true, nil
 }
 
-func (v verifier) command(verb api.ActionVerb, service string, force bool, nonce string, expires time.Time) api.TrustCommand {
-	return api.TrustCommand{Type: "command", Fleet: v.fleet, Device: v.uuid, Verb: verb, Service: service, Force: force, Nonce: nonce,
+func (v verifier) command(o order, service, nonce string, expires time.Time) api.TrustCommand {
+	return api.TrustCommand{Type: "command", Fleet: v.fleet, Device: v.uuid, Verb: o.verb, Service: service, Force: o.force, Digest: o.digest, Nonce: nonce,
 		Expires: expires.UTC().Truncate(time.Second)}
+}
+
+// unsigned says what becomes of an order that could not be signed: a device that is known to check is not told at all, another one without.
+func (t *Trust) unsigned(ctx context.Context, v verifier, err error) error {
+	if err == nil || v.said {
+		return err
+	}
+	t.cfg.Log.WarnContext(ctx, "a device that never said whether it checks is told without a signed command", "device", v.uuid, "error", err)
+	return nil
 }
 
 // signCommands has commands signed.
@@ -73,10 +85,11 @@ func (t *Trust) signCommands(ctx context.Context, list []api.TrustCommand) ([][]
 func (t *Trust) SignActions(ctx context.Context, device int64, actions []api.QueuedAction) error {
 	var list []api.TrustCommand
 	var at []int
-	err := t.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+	var v verifier
+	err := t.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
 		list, at = nil, nil
-		v, ok, err := t.verifying(ctx, tx, device)
-		if err != nil || !ok {
+		var ok bool
+		if v, ok, err = t.verifying(ctx, tx, device); err != nil || !ok {
 			return err
 		}
 		for i, a := range actions {
@@ -89,7 +102,13 @@ func (t *Trust) SignActions(ctx context.Context, device int64, actions []api.Que
 			}
 			sum := sha256.Sum256([]byte("action " + strconv.FormatInt(a.ID, 10) + " " + created + " " + string(v.uuid)))
 			expires := tx.Now.Add(time.Duration(a.Expires)*time.Second + commandLife)
-			list, at = append(list, v.command(a.Verb, a.Service, a.Force, hex.EncodeToString(sum[:16]), expires)), append(at, i)
+			o := order{verb: a.Verb, force: a.Force}
+			if a.Verb == api.ActHostConfig {
+				if o.digest, err = networkDigest(a.Network); err != nil {
+					continue // the device says what is wrong
+				}
+			}
+			list, at = append(list, v.command(o, a.Service, hex.EncodeToString(sum[:16]), expires)), append(at, i)
 		}
 		return nil
 	})
@@ -100,7 +119,7 @@ func (t *Trust) SignActions(ctx context.Context, device int64, actions []api.Que
 	for i, data := range signed {
 		actions[at[i]].Command = data
 	}
-	return err
+	return t.unsigned(ctx, v, err)
 }
 
 // Header is the signed command that a request to a device's own API carries; "": it carries none, as the device checks nothing, or the
@@ -111,17 +130,18 @@ func (t *Trust) Header(ctx context.Context, device int64, method, path string, b
 		return "", nil
 	}
 	var c api.TrustCommand
-	err := t.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+	var v verifier
+	err := t.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
 		c = api.TrustCommand{}
-		v, ok, err := t.verifying(ctx, tx, device)
-		if err != nil || !ok {
+		var ok bool
+		if v, ok, err = t.verifying(ctx, tx, device); err != nil || !ok {
 			return err
 		}
 		service, err := o.serviceName(ctx, tx, device)
 		if err != nil {
 			return err
 		}
-		c = v.command(o.verb, service, o.force, rand.Text(), tx.Now.Add(commandLife))
+		c = v.command(o, service, rand.Text(), tx.Now.Add(commandLife))
 		return nil
 	})
 	if err != nil || c.Verb == "" {
@@ -129,7 +149,7 @@ func (t *Trust) Header(ctx context.Context, device int64, method, path string, b
 	}
 	signed, err := t.signCommands(ctx, []api.TrustCommand{c})
 	if err != nil {
-		return "", err
+		return "", t.unsigned(ctx, v, err)
 	}
 	return base64.StdEncoding.EncodeToString(signed[0]), nil
 }
@@ -140,6 +160,22 @@ type order struct {
 	force   bool
 	service string // name
 	image   int64  // or the image of it
+	digest  string // of what is set
+}
+
+// requests are those whose verb is their own, by method and path.
+var requests = map[string]api.ActionVerb{
+	"PATCH /v1/device/host-config": api.ActHostConfig, "POST /v1/regenerate-api-key": api.ActRenewKey,
+	"GET /v2/cleanup-volumes": api.ActCleanVolumes, "HEAD /v2/cleanup-volumes": api.ActCleanVolumes, // a device reads HEAD as GET
+}
+
+// networkDigest is the digest of what a host configuration is changed to.
+func networkDigest(network json.RawMessage) (string, error) {
+	var val map[string]any
+	if err := json.Unmarshal(network, &val); err != nil || val == nil {
+		return "", errors.New("network is no object")
+	}
+	return tuf.CanonicalDigest(val)
 }
 
 var orderForm = pattern.New(`^/(?:v1/(update|reboot|shutdown|restart|purge)|v1/apps/[0-9]+/(stop|start)|v2/applications/[0-9]+/(restart-service|stop-service|start-service|restart|purge))/?$`)
@@ -147,25 +183,34 @@ var orderForm = pattern.New(`^/(?:v1/(update|reboot|shutdown|restart|purge)|v1/a
 // orderOf reads a request as the device's agent does.
 func orderOf(method, path string, body []byte) (o order, ok bool) {
 	path, query, _ := strings.Cut(path, "?")
-	m := orderForm.FindStringSubmatch(path)
-	if method != "POST" || m == nil {
-		return o, false
-	}
-	o.verb = api.ActionVerb(m[1] + m[3])
-	switch m[2] {
-	case "stop":
-		o.verb = api.ActStopService
-	case "start":
-		o.verb = api.ActStartService
+	if o.verb = requests[method+" "+path]; o.verb == "" {
+		m := orderForm.FindStringSubmatch(path)
+		if method != "POST" || m == nil {
+			return o, false
+		}
+		o.verb = api.ActionVerb(m[1] + m[3])
+		switch m[2] {
+		case "stop":
+			o.verb = api.ActStopService
+		case "start":
+			o.verb = api.ActStartService
+		}
 	}
 	var said struct {
-		Force   any    `json:"force"`
-		Service string `json:"serviceName"`
-		Image   any    `json:"imageId"`
+		Force   any             `json:"force"`
+		Service string          `json:"serviceName"`
+		Image   any             `json:"imageId"`
+		Network json.RawMessage `json:"network"`
 	}
 	_ = json.Unmarshal(body, &said) // what cannot be read the device refuses
 	text := fmt.Sprint(said.Force)
 	o.force = text == "true" || text == "1" || strings.Contains("&"+query+"&", "&force=true&") || strings.Contains("&"+query+"&", "&force=1&")
+	if o.verb == api.ActHostConfig {
+		var err error
+		if o.digest, err = networkDigest(said.Network); err != nil {
+			return o, false // the device says what is wrong
+		}
+	}
 	if o.verb.OfService() {
 		o.service = said.Service
 		if n, ok := said.Image.(float64); ok {

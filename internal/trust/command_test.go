@@ -1,10 +1,13 @@
 package trust_test
 
 import (
+	"context"
 	"encoding/base64"
+	"errors"
 	"testing"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
 // What a device that checks is told to do carries a command that it verifies; one that checks nothing gets none.
@@ -21,8 +24,8 @@ func TestOrdersAreSigned(t *testing.T) {
 		w.must(err)
 		return text
 	}
-	if header("/v1/reboot", `{}`) != "" {
-		t.Error("a device that checks nothing gets a command")
+	if header("/v1/reboot", `{}`) == "" { // its first report may be lost
+		t.Error("a device that has not said yet that it checks gets no command")
 	}
 	w.must(w.trust.Report(t.Context(), d.by, d.uuid, api.TrustReport{State: api.TrustVerified}))
 	nonces := map[string]bool{}
@@ -49,7 +52,50 @@ func TestOrdersAreSigned(t *testing.T) {
 			t.Errorf("%s: another device takes it", tt.path)
 		}
 	}
+	for _, tt := range []struct {
+		method, path, body string
+		verb               api.ActionVerb
+		force              bool
+		sets               string // the canonical form
+	}{
+		{"PATCH", "/v1/device/host-config", `{"force": true, "network": {"proxy":{"port":3128,"ip":"192.0.2.1"}, "hostname":"po\u0072ch"}}`, api.ActHostConfig, true,
+			`{"hostname":"porch","proxy":{"ip":"192.0.2.1","port":3128}}`},
+		{"POST", "/v1/regenerate-api-key", ``, api.ActRenewKey, false, ""},
+		{"GET", "/v2/cleanup-volumes", ``, api.ActCleanVolumes, false, ""},
+		{"HEAD", "/v2/cleanup-volumes", ``, api.ActCleanVolumes, false, ""},
+	} {
+		text, err := w.trust.Header(t.Context(), d.by.Device, tt.method, tt.path, []byte(tt.body))
+		w.must(err)
+		data, err := base64.StdEncoding.DecodeString(text)
+		w.must(err)
+		want := ""
+		if tt.sets != "" {
+			want = tuf.Digest([]byte(tt.sets))
+		}
+		if c, err := d.trusted.Command(data, d.uuid); err != nil || c.Verb != tt.verb || c.Force != tt.force || c.Digest != want {
+			t.Errorf("%s %s: %+v, %v; want the digest %q", tt.method, tt.path, c, err, want)
+		}
+	}
+	for _, bad := range []string{``, `{}`, `{"network":null}`, `{"network":[1]}`, `{"network":{"proxy":{"port":1.5}}}`} { // the device names what is wrong
+		if text, err := w.trust.Header(t.Context(), d.by.Device, "PATCH", "/v1/device/host-config", []byte(bad)); text != "" || err != nil {
+			t.Errorf("%s: %q, %v", bad, text, err)
+		}
+	}
 	if header("/v1/blink", `{}`) != "" || header("/v2/local/target-state", `{}`) != "" {
 		t.Error("what needs no command has one")
+	}
+}
+
+// While the signer is away, a device that is known to check is not told anything; one that may be a balena supervisor is told as ever.
+func TestOrdersWithoutASigner(t *testing.T) {
+	w := newWorld(t)
+	d := w.device(w.hers, 1)
+	away := w.processWith(func(context.Context, string, any, any) error { return errors.New("the signer is away") })
+	if text, err := away.Header(t.Context(), d.by.Device, "POST", "/v1/reboot", []byte(`{}`)); text != "" || err != nil {
+		t.Errorf("never reported: %q, %v", text, err)
+	}
+	w.must(w.trust.Report(t.Context(), d.by, d.uuid, api.TrustReport{State: api.TrustVerified}))
+	if _, err := away.Header(t.Context(), d.by.Device, "POST", "/v1/reboot", []byte(`{}`)); err == nil {
+		t.Error("a device that checks is told without a command")
 	}
 }

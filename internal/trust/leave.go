@@ -15,7 +15,7 @@ import (
 // comes from says so: a fleet that the server holds says it when the device asks, an owner has to have signed it.
 func (t *Trust) Moving(ctx context.Context, tx *db.Tx, device, from, to int64) error {
 	v, ok, err := t.verifying(ctx, tx, device)
-	if err != nil || !ok {
+	if err != nil || !ok || !v.said {
 		return err
 	}
 	f, err := readFleet(ctx, tx, `f.id = ?`, from)

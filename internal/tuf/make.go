@@ -100,6 +100,15 @@ func MetaOf(version int64, file []byte) Meta {
 // Canonical encodes a value as canonical JSON, which is what is signed.
 func Canonical(v any) ([]byte, error) { return cjson.EncodeCanonical(v) }
 
+// CanonicalDigest is the SHA-256 of the canonical JSON of a value, in hex.
+func CanonicalDigest(v any) (string, error) {
+	text, err := Canonical(v)
+	if err != nil {
+		return "", err
+	}
+	return Digest(text), nil
+}
+
 // Make writes root.json.
 func (x Root) Make(signers ...Signer) ([]byte, error) {
 	root := metadata.Root(x.Expires)

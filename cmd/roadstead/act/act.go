@@ -52,6 +52,18 @@ var verbs = []verb{
 		asks: "Delete the data of the services on %s?", done: "has deleted its services' data",
 	},
 	{name: "update", does: api.ActUpdate, short: "Have a device look for an update now", asks: "Have %s look for an update?", done: "looks for an update"},
+	{
+		name: "cleanup-volumes", does: api.ActCleanVolumes, short: "Have a device delete the volumes that no service has any more",
+		asks: "Delete the unused volumes on %s?", done: "has deleted its unused volumes",
+	},
+	{
+		name: "renew-key", does: api.ActRenewKey, short: "Have a device replace the key of its own API, by which the server reaches it",
+		asks: "Replace the key of %s?", done: "has a new key",
+	},
+	{
+		name: "host-config", does: api.ActHostConfig, short: "Set the host name of a device, or the proxy of its agent",
+		asks: "Set the host configuration of %s?", done: "has its host configuration",
+	},
 	{name: "journal", does: api.ActJournal, short: "Print the last lines of a device's system journal", done: "has sent its journal"},
 	{name: "state", does: api.ActState, short: "Ask a device how it is (JSON)", done: "has sent its state"},
 }
@@ -63,6 +75,7 @@ type flags struct {
 	timeout      time.Duration
 	wait, noWait bool
 	sure         bool
+	host         hostFlags
 }
 
 // Commands are those below `roadstead device`.
@@ -102,7 +115,10 @@ func (v verb) command(a *cmdline.App) *cobra.Command {
 	fs := cmd.Flags()
 	a.FleetFlag(cmd, &f.Fleet, "all devices of this `FLEET`")
 	if v.does.Forces() || v.service.Forces() {
-		fs.BoolVar(&f.Force, "force", false, "even if a service holds an update lock")
+		fs.BoolVar(&f.Force, "force", false, forceUsage(v.does))
+	}
+	if v.does == api.ActHostConfig {
+		f.host.add(fs)
 	}
 	if v.does == api.ActJournal {
 		fs.IntVarP(&f.Lines, "lines", "n", 100, "so many lines, at most 1000")
@@ -124,6 +140,8 @@ func (v verb) examples() string {
 	}
 	lines := []string{v.name + " " + what}
 	switch {
+	case v.does == api.ActHostConfig:
+		lines = []string{v.name + " kitchen --hostname porch", v.name + " kitchen hall --proxy http-connect://192.0.2.10:3128 --no-proxy 198.51.100.0/24", v.name + " --fleet hello --proxy none"}
 	case v.does == api.ActJournal:
 		lines = append(lines, v.name+" kitchen --lines 500")
 	case v.must:
@@ -159,6 +177,12 @@ func (v verb) read(f *flags, args []string) error {
 			f.Verb, f.Service = v.service, rest[0]
 		case v.must:
 			return cmdline.Usagef("name the service")
+		}
+	}
+	if v.does == api.ActHostConfig {
+		var err error
+		if f.Network, err = f.host.network(); err != nil {
+			return err
 		}
 	}
 	if (len(args) == 0) == (f.Fleet == "") {

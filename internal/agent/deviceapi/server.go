@@ -19,6 +19,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent/appkey"
+	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
 // Bounds of what the API takes.
@@ -127,9 +128,6 @@ type route struct {
 	do      func(*request) error
 }
 
-// unsaid is what changes a device and what no command says.
-const unsaid api.ActionVerb = "-"
-
 // request is a request whose key was checked.
 type request struct {
 	w     http.ResponseWriter
@@ -182,10 +180,16 @@ func (q *request) commanded(service string) error {
 	if s.Commanded == nil || q.changes == "" || !q.far && !q.scope.Device {
 		return nil
 	}
-	if q.changes == unsaid {
-		return fmt.Errorf("%w: this device does what its fleet's key signed, and for this there is no command", ErrCommand)
-	}
 	what := api.TrustCommand{Verb: q.changes, Service: service, Force: q.force()}
+	if q.changes == api.ActHostConfig {
+		if _, err := ReadHostChange(q.body["network"]); err != nil {
+			return err // before a command is used up for it
+		}
+		var err error
+		if what.Digest, err = tuf.CanonicalDigest(q.body["network"]); err != nil {
+			return fmt.Errorf("%w: network: %w", ErrInvalid, err)
+		}
+	}
 	if !what.Verb.NeedsCommand(what.Force) {
 		return nil
 	}

@@ -28,31 +28,39 @@ func (s *Server) hostConfig(q *request) error {
 	return nil
 }
 
-func (s *Server) setHostConfig(q *request) error {
-	network, ok := q.body["network"].(map[string]any)
+// ReadHostChange reads the member "network" of a request, or of an action that waited, and names the field that is wrong.
+func ReadHostChange(given any) (change HostChange, err error) {
+	network, ok := given.(map[string]any)
 	if !ok {
-		return fmt.Errorf("%w: missing network", ErrInvalid)
+		return change, fmt.Errorf("%w: missing network", ErrInvalid)
 	}
-	var change HostChange
 	if given, ok := network["hostname"]; ok {
 		name, ok := given.(string)
 		if !ok {
-			return fmt.Errorf("%w: the host name must be a text", ErrInvalid)
+			return change, fmt.Errorf("%w: the host name must be a text", ErrInvalid)
 		}
 		change.Hostname = &name
 	}
 	if given, ok := network["proxy"]; ok {
 		text, err := json.Marshal(given)
 		if err != nil {
-			return err
+			return change, err
 		}
 		to, remove, err := proxy.ParseChange(text)
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrInvalid, err)
+			return change, fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
 		if change.NoProxy = remove; !remove {
 			change.Proxy = &to
 		}
+	}
+	return change, nil
+}
+
+func (s *Server) setHostConfig(q *request) error {
+	change, err := ReadHostChange(q.body["network"])
+	if err != nil {
+		return err
 	}
 	if err := s.acts.SetHostConfig(q.r.Context(), change, q.force()); err != nil {
 		return err

@@ -47,8 +47,36 @@ func (q *Queue) act(ctx context.Context, a api.QueuedAction) (result json.RawMes
 	case api.ActState:
 		result, err = q.state(ctx)
 		return result, "", err
+	case api.ActHostConfig:
+		return nil, "", q.hostConfig(ctx, a)
+	case api.ActRenewKey: // the new one goes to the server in the agent's report, and to nobody else
+		_, err = acts.RenewKey(ctx, "")
+		return nil, "", err
+	case api.ActCleanVolumes:
+		return nil, "", acts.CleanVolumes(ctx, "")
 	}
 	return nil, "", errors.New("this version of the agent does not know it")
+}
+
+// hostConfig sets the host name, the proxy, or both.
+func (q *Queue) hostConfig(ctx context.Context, a api.QueuedAction) error {
+	network, err := network(a)
+	if err != nil {
+		return err
+	}
+	change, err := deviceapi.ReadHostChange(network)
+	if err != nil {
+		return err
+	}
+	return q.cfg.Acts.SetHostConfig(ctx, change, a.Force)
+}
+
+// network is what an action sets.
+func network(a api.QueuedAction) (val any, err error) {
+	if err := json.Unmarshal(a.Network, &val); err != nil {
+		return nil, errors.New("network: it cannot be read")
+	}
+	return val, nil
 }
 
 const (

@@ -19,6 +19,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/deviceapi"
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
 	"github.com/roadstead-io/roadstead/internal/durable"
+	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
 const (
@@ -284,6 +285,15 @@ func (q *Queue) commanded(e *entry) error {
 		return errors.New("this device does what its fleet's key signed, and this action has no command")
 	}
 	what := api.TrustCommand{Verb: e.Action.Verb, Service: e.Action.Service, Force: e.Action.Force}
+	if e.Action.Verb == api.ActHostConfig {
+		val, err := network(e.Action)
+		if err != nil {
+			return err
+		}
+		if what.Digest, err = tuf.CanonicalDigest(val); err != nil {
+			return fmt.Errorf("network: %w", err)
+		}
+	}
 	if err := q.cfg.Commanded(what, e.Action.Command); err != nil {
 		return err
 	}
@@ -294,6 +304,7 @@ func (q *Queue) commanded(e *entry) error {
 // end writes the result of an action into its entry.
 func (q *Queue) end(e *entry, state api.ActionState, message string, result json.RawMessage) {
 	e.State = over
+	e.Action.Network = nil // a proxy's password may be in it
 	e.Result = &api.ActionResult{ID: e.Action.ID, State: state, Message: message[:min(len(message), api.MaxActionMessage)], Result: result}
 }
 

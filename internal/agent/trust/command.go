@@ -43,6 +43,8 @@ func (t *Trust) Command(what api.TrustCommand, command []byte) error {
 		return tuf.Refuse(name, reasonCommand, "", "for the service "+orNone(what.Service), orNone(c.Service))
 	case what.Force && !c.Force:
 		return tuf.Refuse(name, reasonCommand, "", "with force", "without")
+	case c.Digest != what.Digest:
+		return tuf.Refuse(name, reasonCommand, "", "for what has the digest "+orNone(what.Digest), orNone(c.Digest))
 	case c.Expires.After(o.Now().Add(longestCommand)):
 		return tuf.Refuse(name, tuf.ReasonExpired, "", fmt.Sprintf("at most %s", longestCommand), c.Expires.UTC().Format(time.RFC3339))
 	}

@@ -71,7 +71,7 @@ func (c *Caller) CallDevice(ctx context.Context, dev device.Reachable, method, p
 	if len(body) > 0 {
 		call.Headers["Content-Type"] = "application/json"
 	}
-	if c.command != nil && method != http.MethodGet {
+	if c.command != nil {
 		signed, err := c.command(ctx, dev.ID, method, path, body)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", action.ErrNotSent, err)

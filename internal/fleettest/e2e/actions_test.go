@@ -53,6 +53,7 @@ func TestActionsOnARealDevice(t *testing.T) {
 		if _, stderr, code := p.try(t, "roadstead", "device", "stop", d.uuid, "nothing"); code != 1 || !strings.Contains(stderr, "failed") {
 			t.Errorf("stop of a service that is not there: exit code %d: %s", code, stderr)
 		}
+		host(t, d, act)
 		writer := started("writer")
 		act("has restarted", "reboot", d.uuid)
 		eventually(t, 30*time.Second, "the services run after the reboot", func() bool { now := started("writer"); return now != "" && now != writer })
@@ -108,6 +109,7 @@ func TestActionsOnARealDevice(t *testing.T) {
 	t.Run("without the channel it waits", func(t *testing.T) {
 		p.roadstead(t, "device", "vpn", "off", d.uuid)
 		eventually(t, time.Minute, "the channel is down", connected(false))
+		host(t, d, func(says string, args ...string) { t.Helper(); act(says, append(args, "--wait", "--timeout", "2m")...) })
 		before := started("web")
 		_, stderr, code := p.try(t, "roadstead", "device", "restart", d.uuid, "web")
 		if code != 0 || !strings.Contains(stderr, "is not connected") || !strings.Contains(stderr, "--cancel") {
@@ -128,6 +130,42 @@ func TestActionsOnARealDevice(t *testing.T) {
 	})
 
 	t.Run("the balena CLI switches it off, which is its end", func(t *testing.T) { switchedOff(t, d, connected(true), connected(false)) })
+}
+
+// host has a device that verifies set its host name, remove a volume that nobody has, and replace its key.
+func host(t *testing.T, d *device, act func(says string, args ...string)) {
+	t.Helper()
+	name := "porch"
+	if out, _ := d.exec(t, "hostname"); strings.TrimSpace(out) == name {
+		name = "cellar"
+	}
+	act("has its host configuration", "host-config", d.uuid, "--hostname", name)
+	if out, err := d.exec(t, "hostname"); err != nil || strings.TrimSpace(out) != name {
+		t.Errorf("the host is %q, want %s: %v", out, name, err)
+	}
+	if out, err := d.exec(t, "docker", "volume", "create", "--label", "io.balena.supervised=true", "--label", "io.balena.app-uuid=x", "1_left"); err != nil {
+		t.Fatalf("docker volume create: %s: %v", out, err)
+	}
+	act("has deleted its unused volumes", "cleanup-volumes", d.uuid)
+	if out, err := d.exec(t, "docker", "volume", "ls", "-q"); err != nil || strings.Contains(out, "1_left") {
+		t.Errorf("volumes: %s: %v", out, err)
+	}
+	secret := func() string {
+		text, err := os.ReadFile(filepath.Join(d.dir, "state", "keys.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	before := secret()
+	act("has a new key", "renew-key", d.uuid)
+	if secret() == before {
+		t.Error("the device has its old key")
+	}
+	eventually(t, time.Minute, "the server has the new key, and the device takes it", func() bool {
+		_, stderr, code := p.try(t, "roadstead", "device", "state", d.uuid, "-o", "json", "--wait", "--timeout", "1m")
+		return code == 0 && strings.Contains(stderr, "has sent its state")
+	})
 }
 
 // switchedOff switches a device on again that is off, and off by the real balena CLI.
