@@ -4,9 +4,11 @@ export CGO_ENABLED ?= 0
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT_DATE := $(shell git log -1 --format=%cI 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.built=$(COMMIT_DATE)
-PROGRAMS := roadsteadd roadstead roadstead-agent
+PROGRAMS := roadstead roadstead-agent
+# Of SQLite in the server, see docs/decisions/0015: c, go, or auto, which is c where a C compiler can link statically.
+SQLITE ?= auto
 
-.PHONY: help demo demo-down build test check lint bench agents clean install-demo install-test
+.PHONY: help demo demo-down build build-server test check lint bench agents clean install-demo install-test
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -17,9 +19,23 @@ demo: install-demo build bin/buildkitd .cache/base/busybox.tar ## run the whole 
 demo-down: ## remove every trace of the demo
 	@scripts/demo.sh down
 
-build: ## build every program into bin/
-	@mkdir -p bin
+build: build-server ## build every program into bin/
 	@for p in $(PROGRAMS); do echo "build bin/$$p"; go build -trimpath -ldflags '$(LDFLAGS)' -o bin/$$p ./cmd/$$p || exit 1; done
+
+build-server:
+	@mkdir -p bin
+	@how='$(SQLITE)'; \
+	if [ "$$how" = auto ]; then \
+	  how=c; printf 'int main(void) { return 0; }' | $${CC:-gcc} -static -x c -o /dev/null - 2>/dev/null || how=go; \
+	fi; \
+	if [ "$$how" = c ]; then \
+	  echo "build bin/roadsteadd (to compile SQLite takes a minute the first time)"; \
+	  CGO_ENABLED=1 go build -trimpath -tags netgo,osusergo,sqlite_omit_load_extension \
+	    -ldflags '$(LDFLAGS) -linkmode external -extldflags -static' -o bin/roadsteadd ./cmd/roadsteadd; \
+	else \
+	  echo "build bin/roadsteadd with SQLite in Go; in C (install gcc and libc6-dev) it takes half of the time"; \
+	  CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/roadsteadd ./cmd/roadsteadd; \
+	fi
 
 agents: ## build the agent for every architecture that devices have
 	@mkdir -p bin

@@ -30,8 +30,8 @@ need column bsdextrautils
 need mkfs.ext4 e2fsprogs
 need pgrep procps
 need dpkg-deb dpkg
+need gcc gcc libc6-dev # SQLite in the server; the race detector
 if [ "$what" = test ]; then
-	need gcc gcc libc6-dev # the race detector
 	need strings binutils
 	need python3 python3 # a server on a LAN
 	need node nodejs

@@ -113,6 +113,7 @@ if [ "$what" = all ] || [ "$what" = unit ]; then
 	unformatted=$(git ls-files '*.go' | xargs -r gofmt -l)
 	[ -z "$unformatted" ] || { echo "not gofmt-ed: $unformatted" >&2; exit 1; }
 	go vet ./...
+	CGO_ENABLED=1 go vet ./internal/db/...
 	go test -count=1 ./internal/repotest
 	section "packages, with the race detector"
 	# Three packages at a time on two processors: many a test waits more than it works.

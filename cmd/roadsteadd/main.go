@@ -14,6 +14,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/cmd/roadsteadd/bases"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/db/sqlite"
 	"github.com/roadstead-io/roadstead/internal/sandbox"
 	"github.com/roadstead-io/roadstead/internal/supervise"
 )
@@ -76,7 +77,7 @@ func versionCommand() *cobra.Command {
 			if info, ok := debug.ReadBuildInfo(); ok {
 				text += " " + info.GoVersion
 			}
-			_, _ = fmt.Fprintln(cmd.OutOrStdout(), text)
+			_, _ = fmt.Fprintln(cmd.OutOrStdout(), text+", SQLite in "+sqlite.Library)
 		},
 	}
 }

@@ -479,7 +479,7 @@ func TestHelpHasExamples(t *testing.T) {
 			t.Errorf("%v --help: exit %d:\n%s", args, code, out)
 		}
 	}
-	if out, _, code := run(t, nil, "version"); code != 0 || !strings.HasPrefix(out, "roadsteadd ") {
+	if out, _, code := run(t, nil, "version"); code != 0 || !strings.HasPrefix(out, "roadsteadd ") || !strings.Contains(out, ", SQLite in ") {
 		t.Errorf("version: exit %d: %s", code, out)
 	}
 	if out, _, code := run(t, nil, "completion", "bash"); code != 0 || !strings.Contains(out, "roadsteadd") {

@@ -2,7 +2,6 @@ package dashboard_test
 
 import (
 	"bytes"
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 )
 
 // ask asks the api role as somebody, and wants a good answer.
@@ -107,8 +107,7 @@ func (y *yard) member(name, role string) *browser {
 // exec changes what only time, or a part of the server that is not here, would.
 func (y *yard) exec(query string, args ...any) {
 	y.Helper()
-	d, err := sql.Open("sqlite", "file:"+filepath.Join(y.dir, api.RoleAPI, "roadstead.db")+"?_pragma=busy_timeout(20000)")
-	y.must(err)
+	d := dbtest.Beside(y, filepath.Join(y.dir, api.RoleAPI, "roadstead.db"))
 	defer func() { _ = d.Close() }()
 	done, err := d.Exec(query, args...)
 	y.must(err)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/roadstead-io/roadstead/internal/db/sqlite"
 )
 
 // TimeFormat is how times stand in the database: text that sorts in time order and goes over the wire as it is.
@@ -46,7 +48,7 @@ const MaxValue = 64 << 20
 // DB is an open database. SQLite has one connection that writes and several that read, PostgreSQL several of both.
 type DB struct {
 	dialect Dialect
-	dsn     string          // SQLite's
+	file    sqlite.Config   // SQLite's
 	path    string          // SQLite's
 	server  *pgx.ConnConfig // PostgreSQL's
 	writer  *pool

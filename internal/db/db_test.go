@@ -253,3 +253,34 @@ func TestContextsThatEndAnywhere(t *testing.T) {
 		t.Errorf("got %d rows", n)
 	}
 }
+
+// What is acknowledged is on the disk, what is deleted is overwritten, and those who read cannot write, on every connection.
+func TestHowConnectionsAreSet(t *testing.T) {
+	d := open(t)
+	if d.Dialect() != db.SQLite {
+		t.Skip("PostgreSQL's are those of the server")
+	}
+	want := map[string]string{
+		"synchronous": "2", "foreign_keys": "1", "secure_delete": "1", "journal_mode": "wal", "temp_store": "2", "busy_timeout": "10000",
+		"query_only": "0",
+	}
+	check := func(tx *db.Tx) error {
+		for name, want := range want {
+			var got string
+			if err := tx.QueryRowContext(t.Context(), "PRAGMA "+name).Scan(&got); err != nil {
+				return err
+			}
+			if got != want {
+				t.Errorf("%s is %s, want %s", name, got, want)
+			}
+		}
+		return nil
+	}
+	if err := d.Write(t.Context(), check); err != nil {
+		t.Fatal(err)
+	}
+	want["query_only"] = "1"
+	if err := d.Read(t.Context(), check); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -9,16 +9,15 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/db/sqlite"
 )
 
 // isSQLite reports whether an error is one of SQLite's with one of these codes.
 func isSQLite(err error, codes ...int) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) && slices.Contains(codes, e.Code())
+	code, _, ok := sqlite.Code(err)
+	return ok && slices.Contains(codes, code)
 }
 
 // isPostgres reports whether an error is one of PostgreSQL's with one of these codes (SQLSTATE).
@@ -29,44 +28,44 @@ func isPostgres(err error, codes ...string) bool {
 
 // IsUnique reports whether an error is a violated unique constraint.
 func IsUnique(err error) bool {
-	return isSQLite(err, sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY) || isPostgres(err, "23505")
+	return isSQLite(err, sqlite.ViolatedUnique, sqlite.ViolatedPrimary) || isPostgres(err, "23505")
 }
 
 // IsForeignKey reports whether an error is a violated reference.
 func IsForeignKey(err error) bool {
-	return isSQLite(err, sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY) || isPostgres(err, "23503", "23001")
+	return isSQLite(err, sqlite.ViolatedKey) || isPostgres(err, "23503", "23001")
 }
 
 // IsNotNull reports whether an error is a null where none may be.
 func IsNotNull(err error) bool {
-	return isSQLite(err, sqlite3.SQLITE_CONSTRAINT_NOTNULL) || isPostgres(err, "23502")
+	return isSQLite(err, sqlite.ViolatedNotNull) || isPostgres(err, "23502")
 }
 
 // IsCheck reports whether an error is a violated CHECK constraint.
 func IsCheck(err error) bool {
-	return isSQLite(err, sqlite3.SQLITE_CONSTRAINT_CHECK) || isPostgres(err, "23514")
+	return isSQLite(err, sqlite.ViolatedCheck) || isPostgres(err, "23514")
 }
 
 // IsFull reports whether the disk has no room left.
-func IsFull(err error) bool { return isSQLite(err, sqlite3.SQLITE_FULL) || isPostgres(err, "53100") }
+func IsFull(err error) bool { return isSQLite(err, sqlite.Full) || isPostgres(err, "53100") }
 
 // IsTooBig reports whether a statement or its answer is beyond what the database handles.
 func IsTooBig(err error) bool {
 	var body *pgproto3.ExceededMaxBodyLenErr
-	if isSQLite(err, sqlite3.SQLITE_TOOBIG) || errors.As(err, &body) || errors.Is(err, errTooMany) {
+	if isSQLite(err, sqlite.TooBig) || errors.As(err, &body) || errors.Is(err, errTooMany) {
 		return true
 	}
 	// Program limits: too complex a statement (its stack is full, or no memory is left for it), too many columns or arguments.
 	if isPostgres(err, "54000", "54001", "54011", "54023", "53200") {
 		return true
 	}
-	var e *sqlite.Error
-	if !errors.As(err, &e) || e.Code() != sqlite3.SQLITE_ERROR {
+	code, text, ok := sqlite.Code(err)
+	if !ok || code != sqlite.Mistake {
 		return false
 	}
 	// The bounds that SQLite reports as an ordinary mistake, told apart by its words alone.
 	for _, words := range []string{"Expression tree is too large", "parser stack overflow", "tables in a join", "too many "} {
-		if strings.Contains(e.Error(), words) {
+		if strings.Contains(text, words) {
 			return true
 		}
 	}
@@ -133,11 +132,11 @@ func Violated(err error) []string {
 	if errors.As(err, &server) {
 		return violatedPostgres(server)
 	}
-	var e *sqlite.Error
-	if !errors.As(err, &e) {
+	_, text, ok := sqlite.Code(err)
+	if !ok {
 		return nil
 	}
-	_, list, ok := strings.Cut(e.Error(), "constraint failed: ")
+	_, list, ok := strings.Cut(text, "constraint failed: ")
 	if _, inner, again := strings.Cut(list, "constraint failed: "); again {
 		list = inner
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"path/filepath"
 	"runtime"
+	"slices"
+
+	"github.com/roadstead-io/roadstead/internal/db/sqlite"
 )
 
 // openSQLite opens (or makes) a database in a file.
@@ -15,10 +17,13 @@ func (d *DB) openSQLite(path string) error {
 	if err != nil {
 		return fmt.Errorf("db: %w", err)
 	}
-	pragmas := "_pragma=foreign_keys(1)&_pragma=busy_timeout(10000)&_pragma=synchronous(FULL)&_pragma=cache_size(-8192)" +
-		"&_pragma=secure_delete(1)&_pragma=temp_store(MEMORY)&_dqs=0" // an unknown "name" is an error, not a text
-	dsn := "file:" + (&url.URL{Path: abs}).EscapedPath() + "?" + pragmas
-	writer, err := open(dsn+"&_pragma=journal_mode(WAL)", "BEGIN IMMEDIATE")
+	cfg := sqlite.Config{Path: abs, MaxValue: MaxValue, Pragmas: []string{
+		"busy_timeout(10000)", "foreign_keys(1)", "synchronous(FULL)", "cache_size(-8192)", "secure_delete(1)", "temp_store(MEMORY)",
+	}}
+	writing, reading := cfg, cfg
+	writing.Pragmas = append(slices.Clone(cfg.Pragmas), "journal_mode(WAL)")
+	reading.Pragmas = append(slices.Clone(cfg.Pragmas), "query_only(1)")
+	writer, err := open(writing, "BEGIN IMMEDIATE")
 	if err != nil {
 		return fmt.Errorf("db: open %s: %w", abs, err)
 	}
@@ -26,14 +31,14 @@ func (d *DB) openSQLite(path string) error {
 	if err := writer.PingContext(context.Background()); err != nil {
 		return errors.Join(fmt.Errorf("db: open %s: %w", abs, err), writer.Close())
 	}
-	reader, err := open(dsn+"&_pragma=query_only(1)", "BEGIN")
+	reader, err := open(reading, "BEGIN")
 	if err != nil {
 		return errors.Join(fmt.Errorf("db: open %s: %w", abs, err), writer.Close())
 	}
 	n := max(4, runtime.NumCPU())
 	reader.SetMaxOpenConns(n)
 	reader.SetMaxIdleConns(n)
-	d.dialect, d.path, d.dsn, d.writer, d.reader = SQLite, abs, dsn, writer, reader
+	d.dialect, d.path, d.file, d.writer, d.reader = SQLite, abs, cfg, writer, reader
 	return nil
 }
 
@@ -43,7 +48,7 @@ func (d *DB) Snapshot(ctx context.Context, path string) error {
 	if d.dialect != SQLite {
 		return fmt.Errorf("db: snapshot: a %s database is no file", d.dialect)
 	}
-	own, err := open(d.dsn, "BEGIN") // the readers may write no file at all
+	own, err := open(d.file, "BEGIN") // the readers may write no file at all
 	if err != nil {
 		return fmt.Errorf("db: snapshot: %w", err)
 	}

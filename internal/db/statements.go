@@ -9,8 +9,7 @@ import (
 	"fmt"
 	"strings"
 
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
+	"github.com/roadstead-io/roadstead/internal/db/sqlite"
 )
 
 // keepStatements is how many prepared statements each connection keeps. Preparing one costs several times what running it on
@@ -20,87 +19,51 @@ const keepStatements = 128
 // longestKept bounds the text of a kept statement.
 const longestKept = 32 << 10
 
-// pool is a pool of connections that keep their prepared statements. With SQLite each of them holds one connection of base, which
-// keeps none by itself.
+// pool is a pool of connections that keep their prepared statements.
 type pool struct {
 	*sql.DB
-	base *sql.DB // SQLite's
+	source *sqlite.Source // SQLite's
 }
 
 // open makes a pool of SQLite connections; it connects to nothing yet. begin is the statement that begins its transactions.
-func open(dsn, begin string) (*pool, error) {
-	base, err := sql.Open("sqlite", dsn)
+func open(cfg sqlite.Config, begin string) (*pool, error) {
+	source, err := sqlite.Open(cfg)
 	if err != nil {
 		return nil, err
 	}
-	base.SetMaxIdleConns(-1) // given back is closed
-	return &pool{DB: sql.OpenDB(connector{base: base, begin: begin}), base: base}, nil
+	return &pool{DB: sql.OpenDB(connector{source: source, begin: begin}), source: source}, nil
 }
 
 // Close closes every connection.
 func (p *pool) Close() error {
 	err := p.DB.Close()
-	if p.base != nil {
-		err = errors.Join(err, p.base.Close())
+	if p.source != nil {
+		err = errors.Join(err, p.source.Close())
 	}
 	return err
 }
 
 type connector struct {
-	base  *sql.DB
-	begin string
+	source *sqlite.Source
+	begin  string
 }
 
 // Driver implements driver.Connector.
-func (c connector) Driver() driver.Driver { return c.base.Driver() }
+func (c connector) Driver() driver.Driver { return c.source.Driver() }
 
-// Connect implements driver.Connector. Every connection bounds the size of a value.
+// Connect implements driver.Connector.
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
-	held, err := c.base.Conn(ctx)
+	raw, err := c.source.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := sqlite.Limit(held, sqlite3.SQLITE_LIMIT_LENGTH, MaxValue); err != nil {
-		return nil, errors.Join(err, held.Close())
-	}
-	made := &conn{held: held, begin: c.begin, kept: map[string]*list.Element{}}
-	err = held.Raw(func(raw any) error { // used beyond this call, but by nobody else: the connection stays held
-		var ok bool
-		if made.rawConn, ok = raw.(rawConn); !ok {
-			return fmt.Errorf("the driver's connection (%T) lacks a method", raw)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, errors.Join(err, held.Close())
-	}
-	return made, nil
-}
-
-// rawConn is what the driver's connection can do; database/sql looks for each of these.
-type rawConn interface {
-	driver.Conn
-	driver.ConnBeginTx
-	driver.ConnPrepareContext
-	driver.ExecerContext
-	driver.QueryerContext
-	driver.Pinger
-	driver.SessionResetter
-	driver.Validator
-}
-
-// stmt is what the driver's statement can do.
-type stmt interface {
-	driver.Stmt
-	driver.StmtExecContext
-	driver.StmtQueryContext
+	return &conn{Conn: raw, begin: c.begin, kept: map[string]*list.Element{}}, nil
 }
 
 // conn is a connection that keeps its prepared statements, the least recently used go first. A statement in use is not in the
 // store: a second query of the same text meanwhile gets one of its own. database/sql lets one goroutine at a time in here.
 type conn struct {
-	rawConn
-	held  *sql.Conn
+	sqlite.Conn
 	begin string
 	kept  map[string]*list.Element
 	order list.List // of entry, the last used in front
@@ -108,7 +71,7 @@ type conn struct {
 
 type entry struct {
 	text string
-	stmt stmt
+	stmt sqlite.Stmt
 }
 
 // keeps says which statements are worth keeping: single ones that read or write rows.
@@ -128,7 +91,7 @@ func keeps(text string) bool {
 }
 
 // take gives a statement out of the store, or a new one.
-func (c *conn) take(ctx context.Context, text string) (stmt, error) {
+func (c *conn) take(ctx context.Context, text string) (sqlite.Stmt, error) {
 	if e, ok := c.kept[text]; ok {
 		delete(c.kept, text)
 		c.order.Remove(e)
@@ -138,7 +101,7 @@ func (c *conn) take(ctx context.Context, text string) (stmt, error) {
 	if err != nil {
 		return nil, err
 	}
-	full, ok := s.(stmt)
+	full, ok := s.(sqlite.Stmt)
 	if !ok {
 		return nil, fmt.Errorf("db: the driver's statement (%T) lacks a method", s)
 	}
@@ -146,7 +109,7 @@ func (c *conn) take(ctx context.Context, text string) (stmt, error) {
 }
 
 // give puts a statement back, unless its place is taken.
-func (c *conn) give(text string, s stmt) error {
+func (c *conn) give(text string, s sqlite.Stmt) error {
 	if _, taken := c.kept[text]; taken {
 		return s.Close()
 	}
@@ -162,7 +125,7 @@ func (c *conn) give(text string, s stmt) error {
 // ExecContext implements driver.ExecerContext.
 func (c *conn) ExecContext(ctx context.Context, text string, args []driver.NamedValue) (driver.Result, error) {
 	if !keeps(text) {
-		return c.rawConn.ExecContext(ctx, text, args)
+		return c.Conn.ExecContext(ctx, text, args)
 	}
 	s, err := c.take(ctx, text)
 	if err != nil {
@@ -178,7 +141,7 @@ func (c *conn) ExecContext(ctx context.Context, text string, args []driver.Named
 // QueryContext implements driver.QueryerContext.
 func (c *conn) QueryContext(ctx context.Context, text string, args []driver.NamedValue) (driver.Rows, error) {
 	if !keeps(text) {
-		return c.rawConn.QueryContext(ctx, text, args)
+		return c.Conn.QueryContext(ctx, text, args)
 	}
 	s, err := c.take(ctx, text)
 	if err != nil {
@@ -235,7 +198,7 @@ func (c *conn) Close() error {
 	}
 	clear(c.kept)
 	c.order.Init()
-	return c.held.Close()
+	return c.Conn.Close()
 }
 
 // rows gives its statement back when it is closed.
@@ -243,7 +206,7 @@ type rows struct {
 	driver.Rows
 	conn *conn
 	text string
-	stmt stmt // nil once given back
+	stmt sqlite.Stmt // nil once given back
 }
 
 // Close implements driver.Rows.

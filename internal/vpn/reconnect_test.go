@@ -5,7 +5,6 @@ package vpn_test
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,6 +24,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/apiserver"
+	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 	"github.com/roadstead-io/roadstead/internal/fleettest"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/roletest"
@@ -245,8 +245,7 @@ func (h *harbour) held() map[string]int {
 	for name, size := range h.server.Sizes() {
 		n["vpn: "+name] = size
 	}
-	base, err := sql.Open("sqlite", "file:"+h.db+"?mode=ro")
-	must(t, err)
+	base := dbtest.Beside(t, h.db)
 	defer func() { _ = base.Close() }()
 	var tables []string
 	rows, err := base.Query(`SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'`)

@@ -2,7 +2,6 @@ package e2e_test
 
 import (
 	"bytes"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"os"
@@ -12,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	_ "modernc.org/sqlite" // the thief writes into the database
+	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 )
 
 // owner is somebody who vouches for a fleet, on a machine of their own: the keys are there, and nowhere on the server.
@@ -146,11 +145,8 @@ func (th *thief) sql(text string) {
 		}
 		return err
 	})
-	data, err := sql.Open("sqlite", "file:"+file+"?_pragma=busy_timeout(20000)")
-	if err != nil {
-		th.t.Fatal(err)
-	}
-	_, err = data.Exec(text)
+	data := dbtest.Beside(th.t, file)
+	_, err := data.Exec(text)
 	if err := errors.Join(err, data.Close()); err != nil {
 		th.t.Fatalf("%s: %v", file, err)
 	}
