@@ -61,9 +61,9 @@ func TestActionsGoOverTheChannel(t *testing.T) {
 		})
 		tt.want.Devices = []api.DeviceUUID{uuidOf(1)}
 		made, err := w.create(w.alice, tt.want)
-		w.must(err)
+		w.Must(err)
 		id := made.Actions[0].ID
-		w.must(w.actions.SendOne(t.Context(), id))
+		w.Must(w.actions.SendOne(t.Context(), id))
 		w.is(id, tt.state, tt.words)
 		if got := w.called()[len(w.called())-1]; !strings.HasPrefix(got, "1 "+tt.call) {
 			t.Errorf("%s: the device got %s, want %s", tt.want.Verb, got, tt.call)
@@ -74,36 +74,36 @@ func TestActionsGoOverTheChannel(t *testing.T) {
 		"what was set":          `SELECT CAST(count(*) AS TEXT) FROM device_action WHERE network IS NOT NULL`,
 		"a password in the log": `SELECT CAST(count(*) AS TEXT) FROM audit_entry WHERE detail LIKE '%s3cret%'`,
 	} {
-		if n := w.text(query); n != "0" {
+		if n := w.Text(query); n != "0" {
 			t.Errorf("%s is kept", what)
 		}
 	}
-	if n := w.text(`SELECT CAST(max(length(result)) AS TEXT) FROM device_action`); n > "99999" || len(n) > 5 {
+	if n := w.Text(`SELECT CAST(max(length(result)) AS TEXT) FROM device_action`); n > "99999" || len(n) > 5 {
 		t.Errorf("a journal of %s bytes is kept", n)
 	}
 
 	// A reboot is done when the device is back: with another start if its agent tells of starts, and with its channel if not.
 	w.answers(func(string) (*http.Response, error) { return says(202, `{"Data":"OK"}`), nil })
 	stranger := w.tell(1, api.ActReboot)
-	w.must(w.actions.SendOne(t.Context(), stranger))
+	w.Must(w.actions.SendOne(t.Context(), stranger))
 	w.is(stranger, api.ActionSent, "restarts")
-	w.must(w.actions.TendOnce(t.Context()))
+	w.Must(w.actions.TendOnce(t.Context()))
 	w.is(stranger, api.ActionSent, "")
-	w.pass(time.Second)
-	w.exec(`UPDATE device SET last_vpn_event = ?`, db.FormatTime(w.now()))
-	w.must(w.actions.TendOnce(t.Context()))
+	w.Pass(time.Second)
+	w.Exec(`UPDATE device SET last_vpn_event = ?`, db.FormatTime(w.Now()))
+	w.Must(w.actions.TendOnce(t.Context()))
 	w.is(stranger, api.ActionDone, "back")
 	_, err := w.exchange(dev, "first")
-	w.must(err)
+	w.Must(err)
 	ours := w.tell(1, api.ActReboot)
-	w.must(w.actions.SendOne(t.Context(), ours))
-	w.pass(time.Second)
-	w.exec(`UPDATE device SET last_vpn_event = ?`, db.FormatTime(w.now()))
+	w.Must(w.actions.SendOne(t.Context(), ours))
+	w.Pass(time.Second)
+	w.Exec(`UPDATE device SET last_vpn_event = ?`, db.FormatTime(w.Now()))
 	_, err = w.exchange(dev, "first")
-	w.must(errors.Join(err, w.actions.TendOnce(t.Context())))
+	w.Must(errors.Join(err, w.actions.TendOnce(t.Context())))
 	w.is(ours, api.ActionSent, "")
 	_, err = w.exchange(dev, "second")
-	w.must(err)
+	w.Must(err)
 	w.is(ours, api.ActionDone, "back")
 }
 
@@ -111,24 +111,24 @@ func TestActionsWaitForTheirDevice(t *testing.T) {
 	w := newWorld(t)
 	dev, other := w.device(w.hers, 1, false), w.device(w.hers, 2, false)
 	version := `SELECT target_version FROM device WHERE uuid = '` + string(uuidOf(1)) + `'`
-	before := w.text(version)
+	before := w.Text(version)
 	purge := w.tell(1, api.ActPurge)
-	if w.text(version) == before {
+	if w.Text(version) == before {
 		t.Error("the device's next poll would be a 304, and it would not ask")
 	}
 	w.is(purge, api.ActionQueued, "")
 	out, err := w.exchange(other, "x")
-	w.must(err)
+	w.Must(err)
 	if len(out.Actions) != 0 {
 		t.Errorf("another device takes %+v", out.Actions)
 	}
 	for range 2 { // the answer may be lost
 		out, err = w.exchange(dev, "x")
-		w.must(err)
+		w.Must(err)
 		if len(out.Actions) != 1 || out.Actions[0].ID != purge || out.Actions[0].Verb != api.ActPurge || out.Actions[0].Fleet != w.hers {
 			t.Fatalf("the device takes %+v", out)
 		}
-		w.pass(time.Second)
+		w.Pass(time.Second)
 	}
 	if !out.Actions[0].Again {
 		t.Error("given again, it looks new")
@@ -141,20 +141,20 @@ func TestActionsWaitForTheirDevice(t *testing.T) {
 	// What means nothing: the result of another's action, a second result, a state that no device gives.
 	done := api.ActionResult{ID: purge, State: api.ActionDone, Message: "by me\x1b[0m", Result: []byte(`"x"`)}
 	_, err = w.exchange(other, "x", done)
-	w.must(err)
+	w.Must(err)
 	w.is(purge, api.ActionSent, "")
 	out, err = w.exchange(dev, "x", done)
-	w.must(err)
+	w.Must(err)
 	if len(out.Actions) != 0 || len(out.Heard) != 1 || out.Heard[0] != purge {
 		t.Errorf("after the result: %+v", out)
 	}
 	w.is(purge, api.ActionDone, "by me[0m")
 	_, err = w.exchange(dev, "x", api.ActionResult{ID: purge, State: api.ActionFailed, Message: "replayed"})
-	w.must(err)
+	w.Must(err)
 	w.is(purge, api.ActionDone, "by me")
 	waiting := w.tell(1, api.ActPing)
 	_, err = w.exchange(dev, "x", api.ActionResult{ID: waiting, State: api.ActionDone}) // which it was not given
-	w.must(err)
+	w.Must(err)
 	w.is(waiting, api.ActionSent, "")
 	for _, bad := range []api.ActionResult{
 		{ID: waiting, State: api.ActionCancelled},
@@ -172,17 +172,17 @@ func TestActionsWaitForTheirDevice(t *testing.T) {
 	}
 	huge := api.ActionResult{ID: waiting, State: api.ActionFailed, Message: strings.Repeat("é", api.MaxActionMessage)}
 	_, err = w.exchange(dev, "x", huge)
-	w.must(err)
-	if n := len(w.text(`SELECT message FROM device_action WHERE id = ?`, waiting)); n > api.MaxActionMessage {
+	w.Must(err)
+	if n := len(w.Text(`SELECT message FROM device_action WHERE id = ?`, waiting)); n > api.MaxActionMessage {
 		t.Errorf("words of %d bytes are kept", n)
 	}
 
 	// It ends by itself, or is taken back.
 	late, back := w.tell(1, api.ActReboot), w.tell(1, api.ActReboot)
-	w.must(w.cancel(w.alice, back))
+	w.Must(w.cancel(w.alice, back))
 	w.is(back, api.ActionCancelled, "")
-	w.pass(61 * time.Minute)
-	w.must(w.actions.TendOnce(t.Context()))
+	w.Pass(61 * time.Minute)
+	w.Must(w.actions.TendOnce(t.Context()))
 	w.is(late, api.ActionExpired, "in time")
 	if out, err = w.exchange(dev, "x"); err != nil || len(out.Actions) != 0 {
 		t.Errorf("late: %+v %v", out, err)
@@ -195,15 +195,15 @@ func TestActionsWaitForTheirDevice(t *testing.T) {
 	if _, err := w.create(w.alice, api.NewAction{Devices: []api.DeviceUUID{uuidOf(1)}, Verb: api.ActPing}); !errors.Is(err, api.ErrRateLimited) {
 		t.Errorf("one more than may wait: %v", err)
 	}
-	w.pass(31 * 24 * time.Hour)
-	w.must(errors.Join(w.actions.TendOnce(t.Context()), w.actions.ForgetOnce(t.Context())))
-	if n := w.text(`SELECT CAST(count(*) AS TEXT) FROM device_action`); n != "0" {
+	w.Pass(31 * 24 * time.Hour)
+	w.Must(errors.Join(w.actions.TendOnce(t.Context()), w.actions.ForgetOnce(t.Context())))
+	if n := w.Text(`SELECT CAST(count(*) AS TEXT) FROM device_action`); n != "0" {
 		t.Errorf("%s actions are kept for ever", n)
 	}
 }
 
 func (w *world) cancel(by access.Caller, id int64) error {
-	return w.db.Write(w.Context(), func(tx *db.Tx) error { return w.actions.Cancel(w.Context(), tx, by, id) })
+	return w.DB.Write(w.Context(), func(tx *db.Tx) error { return w.actions.Cancel(w.Context(), tx, by, id) })
 }
 
 func TestWhoHasDevicesDoSomething(t *testing.T) {
@@ -213,7 +213,7 @@ func TestWhoHasDevicesDoSomething(t *testing.T) {
 	far := w.device(w.his, 3, true)
 	three := []api.DeviceUUID{uuidOf(1), uuidOf(2), uuidOf(3), uuidOf(4), uuidOf(1)}
 	made, err := w.create(w.alice, api.NewAction{Devices: three, Verb: api.ActReboot, NoQueue: true})
-	w.must(err)
+	w.Must(err)
 	if len(made.Actions) != 1 || made.Actions[0].UUID != uuidOf(2) || len(made.Refused) != 3 {
 		t.Errorf("of three devices: %+v", made)
 	}
@@ -226,7 +226,7 @@ func TestWhoHasDevicesDoSomething(t *testing.T) {
 		}
 	}
 	made, err = w.create(w.alice, api.NewAction{Fleet: "alice/harbour", Verb: api.ActRestartService, Service: "web"})
-	w.must(err)
+	w.Must(err)
 	if len(made.Actions) != 2 || len(made.Refused) != 0 {
 		t.Errorf("of the fleet: %+v", made)
 	}
@@ -243,7 +243,7 @@ func TestWhoHasDevicesDoSomething(t *testing.T) {
 	if _, err := w.create(far, api.NewAction{Devices: three[2:3], Verb: api.ActPing}); !errors.Is(err, api.ErrUnauthorized) {
 		t.Errorf("a device has something done: %v", err)
 	}
-	w.exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role) VALUES ('', ?, ?, ?)`,
+	w.Exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role) VALUES ('', ?, ?, ?)`,
 		w.bob.User, w.hers, int(access.Observer))
 	if _, err := w.create(w.bob, api.NewAction{Devices: three[:1], Verb: api.ActPing}); !errors.Is(err, api.ErrForbidden) {
 		t.Errorf("an observer: %v", err)
@@ -251,7 +251,7 @@ func TestWhoHasDevicesDoSomething(t *testing.T) {
 	if err := w.cancel(w.bob, id); !errors.Is(err, api.ErrForbidden) {
 		t.Errorf("an observer cancels: %v", err)
 	}
-	w.must(w.cancel(w.alice, id))
+	w.Must(w.cancel(w.alice, id))
 	one := []api.DeviceUUID{uuidOf(1)}
 	for _, bad := range []api.NewAction{
 		{Devices: one, Verb: "brew"}, {Devices: one}, {Verb: api.ActPing}, {Devices: one, Fleet: "x", Verb: api.ActPing}, {Devices: one, Verb: api.ActStopService},
@@ -263,10 +263,10 @@ func TestWhoHasDevicesDoSomething(t *testing.T) {
 			t.Errorf("%+v: %v", bad, err)
 		}
 	}
-	if got := w.text(`SELECT CAST(count(*) AS TEXT) || min(detail) FROM audit_entry WHERE act = 'device.act'`); !strings.HasPrefix(got, "3") || !strings.Contains(got, "verb") {
+	if got := w.Text(`SELECT CAST(count(*) AS TEXT) || min(detail) FROM audit_entry WHERE act = 'device.act'`); !strings.HasPrefix(got, "3") || !strings.Contains(got, "verb") {
 		t.Errorf("the audit log has %s", got)
 	}
-	if got := w.text(`SELECT CAST(count(*) AS TEXT) FROM audit_entry WHERE act = 'device.act.cancel'`); got != "1" {
+	if got := w.Text(`SELECT CAST(count(*) AS TEXT) FROM audit_entry WHERE act = 'device.act.cancel'`); got != "1" {
 		t.Errorf("the audit log has %s cancellations", got)
 	}
 }
@@ -282,7 +282,7 @@ func TestAnActionIsSentOnce(t *testing.T) {
 	for i := range many {
 		many[i], keys[i] = uuidOf(i+1), w.device(w.hers, i+1, true)
 	}
-	idle := action.New(action.Config{DB: w.db, Caller: w}) // it finds what others left
+	idle := action.New(action.Config{DB: w.DB, Caller: w}) // it finds what others left
 	run, stop := context.WithCancel(t.Context())
 	var wait sync.WaitGroup
 	for _, a := range []*action.Actions{w.actions, idle} {
@@ -293,7 +293,7 @@ func TestAnActionIsSentOnce(t *testing.T) {
 		})
 	}
 	made, err := w.create(w.alice, api.NewAction{Devices: many, Verb: api.ActPing})
-	w.must(err)
+	w.Must(err)
 	if len(made.Actions) != devices {
 		t.Errorf("%d actions are made for %d devices", len(made.Actions), devices)
 	}
@@ -307,21 +307,21 @@ func TestAnActionIsSentOnce(t *testing.T) {
 	}
 	for _, by := range keys[:5] {
 		out, err := w.exchange(by, "x")
-		w.must(err)
+		w.Must(err)
 		took += len(out.Actions)
 		for _, q := range out.Actions {
 			_, err := w.exchange(by, "x", api.ActionResult{ID: q.ID, State: api.ActionDone})
-			w.must(err)
+			w.Must(err)
 		}
 	}
 	// What this process was not told of, because another one took the request and died, is sent too.
-	w.exec(`INSERT INTO device_action (created_at, device, verb, state, expires_at, try_at) SELECT ?1, id, 'identify', 'queued', '9999', ?1 FROM device`,
-		db.FormatTime(w.now().Add(-time.Minute)))
+	w.Exec(`INSERT INTO device_action (created_at, device, verb, state, expires_at, try_at) SELECT ?1, id, 'identify', 'queued', '9999', ?1 FROM device`,
+		db.FormatTime(w.Now().Add(-time.Minute)))
 	limit := time.After(3 * time.Minute)
-	for w.text(`SELECT CAST(count(*) AS TEXT) FROM device_action WHERE state <> 'done'`) != "0" {
+	for w.Text(`SELECT CAST(count(*) AS TEXT) FROM device_action WHERE state <> 'done'`) != "0" {
 		select {
 		case <-limit:
-			t.Fatalf("not all is done: %s", w.text(`SELECT CAST(count(*) AS TEXT) FROM device_action WHERE state <> 'done'`))
+			t.Fatalf("not all is done: %s", w.Text(`SELECT CAST(count(*) AS TEXT) FROM device_action WHERE state <> 'done'`))
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -355,39 +355,39 @@ func TestAHostConfigurationWaits(t *testing.T) {
 		t.Error("a reboot sets a host name")
 	}
 	kept := func(id int64) string {
-		return w.text(fmt.Sprintf(`SELECT coalesce(network, '') FROM device_action WHERE id = %d`, id))
+		return w.Text(fmt.Sprintf(`SELECT coalesce(network, '') FROM device_action WHERE id = %d`, id))
 	}
 	const network = `{"hostname":"porch","proxy":{"ip":"192.0.2.1","password":"s3cret"}}`
 	taken, err := set(network)
-	w.must(err)
+	w.Must(err)
 	for range 2 {
 		out, err := w.exchange(dev, "x")
-		w.must(err)
+		w.Must(err)
 		if len(out.Actions) != 1 || string(out.Actions[0].Network) != network {
 			t.Fatalf("the device takes %+v", out)
 		}
 	}
 	_, err = w.exchange(dev, "x", api.ActionResult{ID: taken, State: api.ActionSent})
-	w.must(err)
+	w.Must(err)
 	if kept(taken) == "" {
 		t.Error("it is forgotten before it is over")
 	}
 	_, err = w.exchange(dev, "x", api.ActionResult{ID: taken, State: api.ActionDone})
-	w.must(err)
+	w.Must(err)
 	cancelled, err := set(network)
-	w.must(err)
-	w.must(w.cancel(w.alice, cancelled))
+	w.Must(err)
+	w.Must(w.cancel(w.alice, cancelled))
 	late, err := set(network)
-	w.must(err)
-	w.pass(time.Hour)
-	w.must(w.actions.TendOnce(t.Context()))
+	w.Must(err)
+	w.Pass(time.Hour)
+	w.Must(w.actions.TendOnce(t.Context()))
 	w.is(late, api.ActionExpired, "")
 	for _, id := range []int64{taken, cancelled, late} {
 		if kept(id) != "" {
 			t.Errorf("action %d still has what it set", id)
 		}
 	}
-	if detail := w.text(`SELECT detail FROM audit_entry WHERE act = 'device.act' ORDER BY id DESC LIMIT 1`); strings.Contains(detail, "s3cret") || !strings.Contains(detail, "porch") || !strings.Contains(detail, `"set"`) {
+	if detail := w.Text(`SELECT detail FROM audit_entry WHERE act = 'device.act' ORDER BY id DESC LIMIT 1`); strings.Contains(detail, "s3cret") || !strings.Contains(detail, "porch") || !strings.Contains(detail, `"set"`) {
 		t.Errorf("the audit log has %s", detail)
 	}
 }

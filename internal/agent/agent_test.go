@@ -21,6 +21,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
 	"github.com/roadstead-io/roadstead/internal/engine"
 	"github.com/roadstead-io/roadstead/internal/engine/enginetest"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 const (
@@ -129,7 +130,7 @@ func TestFirstBootUpdateAndOffline(t *testing.T) {
 	w := newWorld(t)
 	d := newDevice(t, w)
 	stop := d.run(t)
-	eventually(t, patience, "registered", registered(w))
+	roletest.Eventually(t, "registered", registered(w))
 
 	for n := range 4 {
 		d.engine.Publish(ref(n))
@@ -137,18 +138,18 @@ func TestFirstBootUpdateAndOffline(t *testing.T) {
 	w.setTarget(release(commitA, map[string]string{"web": ref(1), "writer": ref(2)}, map[string]string{
 		"web": `{"depends_on":["writer"],"ports":["80:80"],"volumes":["data:/data:ro"]}`, "writer": `{"volumes":["data:/data","/etc:/etc"]}`,
 	}))
-	eventually(t, patience, "both run", func() bool { return slices.Equal(d.running(), []string{"web a", "writer a"}) })
+	roletest.Eventually(t, "both run", func() bool { return slices.Equal(d.running(), []string{"web a", "writer a"}) })
 	calls := d.engine.Calls()
 	if slices.Index(calls, "start writer_20_97_"+commitA) > slices.Index(calls, "start web_10_97_"+commitA) {
 		t.Errorf("web started before the writer it depends on: %v", calls)
 	}
-	eventually(t, patience, "reported", func() bool {
+	roletest.Eventually(t, "reported", func() bool {
 		r := w.reported()
 		app := r.Apps[fleetUUID]
 		return app != nil && app.ReleaseUUID == commitA && app.Releases[commitA].UpdateStatus == "done" &&
 			w.serviceStatus(fleetUUID, commitA, "web") == "Running" && slices.Equal(r.UnsupportedFeatures, []string{"writer.volumes[1]"})
 	})
-	eventually(t, patience, "the refused mount is in the log", func() bool { return w.logged(`writer.volumes[1]: the bind mount of "/etc" is refused`) })
+	roletest.Eventually(t, "the refused mount is in the log", func() bool { return w.logged(`writer.volumes[1]: the bind mount of "/etc" is refused`) })
 	if ca, err := os.ReadFile(filepath.Join(d.dir, "certs.d", "registry2.device.test", "ca.crt")); err != nil || string(ca) != string(w.Root) {
 		t.Errorf("the engine was not told whom to trust: %v", err)
 	}
@@ -159,19 +160,19 @@ func TestFirstBootUpdateAndOffline(t *testing.T) {
 		}
 	}
 	d.engine.Say(web, engine.Line{Text: "hello from web", Time: time.Now()})
-	eventually(t, patience, "the container's line arrives", func() bool { return w.logged("hello from web") })
+	roletest.Eventually(t, "the container's line arrives", func() bool { return w.logged("hello from web") })
 
 	t.Log("an update whose image cannot be pulled leaves the old release running")
 	w.setTarget(release(commitB, map[string]string{"web": ref(9), "writer": ref(2)}, nil))
-	eventually(t, patience, "downloading", func() bool {
+	roletest.Eventually(t, "downloading", func() bool {
 		return w.serviceStatus(fleetUUID, commitB, "web") == "Downloading" && w.serviceStatus(fleetUUID, commitA, "web") == "Running"
 	})
 	if got := d.running(); !slices.Equal(got, []string{"web a", "writer a"}) {
 		t.Errorf("running %v while the image is missing", got)
 	}
 	d.engine.Publish(ref(9))
-	eventually(t, patience, "the new release", func() bool { return slices.Equal(d.running(), []string{"web b", "writer b"}) })
-	eventually(t, patience, "the old image is gone", func() bool {
+	roletest.Eventually(t, "the new release", func() bool { return slices.Equal(d.running(), []string{"web b", "writer b"}) })
+	roletest.Eventually(t, "the old image is gone", func() bool {
 		images, _ := d.engine.Images(t.Context())
 		return !slices.Contains(images, ref(1)) && slices.Contains(images, ref(2))
 	})
@@ -181,14 +182,14 @@ func TestFirstBootUpdateAndOffline(t *testing.T) {
 	w.setAnswer(func(*http.Request) int { return http.StatusServiceUnavailable })
 	d.engine = enginetest.New(ref(9), ref(2)) // as after the engine's data was lost
 	d.run(t)
-	eventually(t, patience, "running without a server", func() bool { return slices.Equal(d.running(), []string{"web b", "writer b"}) })
+	roletest.Eventually(t, "running without a server", func() bool { return slices.Equal(d.running(), []string{"web b", "writer b"}) })
 }
 
 func TestSecondAgentIsRefused(t *testing.T) {
 	w := newWorld(t)
 	d := newDevice(t, w)
 	d.run(t)
-	eventually(t, patience, "registered", registered(w))
+	roletest.Eventually(t, "registered", registered(w))
 	for name, change := range map[string]func(*agent.Config){
 		"same files":  func(*agent.Config) {},
 		"same config": func(c *agent.Config) { c.StateDir = t.TempDir() },
@@ -212,10 +213,10 @@ func TestDeletedDeviceKeepsRunning(t *testing.T) {
 	w := newWorld(t)
 	d := newDevice(t, w)
 	d.run(t)
-	eventually(t, patience, "registered", registered(w))
+	roletest.Eventually(t, "registered", registered(w))
 	d.engine.Publish(ref(1))
 	w.setTarget(release(commitA, map[string]string{"web": ref(1)}, nil))
-	eventually(t, patience, "running", func() bool { return len(d.running()) == 1 })
+	roletest.Eventually(t, "running", func() bool { return len(d.running()) == 1 })
 	w.mu.Lock()
 	clear(w.devices)
 	before := w.states
@@ -259,13 +260,13 @@ func TestContainerThatEndsAtOnce(t *testing.T) {
 	w := newWorld(t)
 	d := newDevice(t, w)
 	d.run(t)
-	eventually(t, patience, "registered", registered(w))
+	roletest.Eventually(t, "registered", registered(w))
 	d.engine.Publish(ref(1))
 	w.setTarget(release(commitA, map[string]string{"web": ref(1)}, nil))
-	eventually(t, patience, "running", func() bool { return w.serviceStatus(fleetUUID, commitA, "web") == "Running" })
+	roletest.Eventually(t, "running", func() bool { return w.serviceStatus(fleetUUID, commitA, "web") == "Running" })
 	d.engine.End("web_10_97_" + commitA)
-	eventually(t, patience, "it was said to have exited", func() bool { return w.saidOnce(`"exited"`) }) // for a moment only
-	eventually(t, patience, "running again, when it has run for a while", func() bool {
+	roletest.Eventually(t, "it was said to have exited", func() bool { return w.saidOnce(`"exited"`) }) // for a moment only
+	roletest.Eventually(t, "running again, when it has run for a while", func() bool {
 		return w.serviceStatus(fleetUUID, commitA, "web") == "Running"
 	})
 }
@@ -274,47 +275,47 @@ func TestStoppedByHandIsStartedAgain(t *testing.T) {
 	w := newWorld(t)
 	d := newDevice(t, w)
 	d.run(t)
-	eventually(t, patience, "registered", registered(w))
+	roletest.Eventually(t, "registered", registered(w))
 	d.engine.Publish(ref(1))
 	w.setTarget(release(commitA, map[string]string{"web": ref(1)}, nil))
-	eventually(t, patience, "running", func() bool { return len(d.running()) == 1 })
+	roletest.Eventually(t, "running", func() bool { return len(d.running()) == 1 })
 	if err := d.engine.Stop(t.Context(), "web_10_97_"+commitA); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, patience, "running again", func() bool { return len(d.running()) == 1 })
+	roletest.Eventually(t, "running again", func() bool { return len(d.running()) == 1 })
 }
 
 func TestNewContainerThatDoesNotStartGivesWayToTheOld(t *testing.T) {
 	w := newWorld(t)
 	d := newDevice(t, w)
 	d.run(t)
-	eventually(t, patience, "registered", registered(w))
+	roletest.Eventually(t, "registered", registered(w))
 	d.engine.Publish(ref(1))
 	d.engine.Publish(ref(2))
 	w.setTarget(release(commitA, map[string]string{"web": ref(1)}, nil))
-	eventually(t, patience, "running", func() bool { return len(d.running()) == 1 })
+	roletest.Eventually(t, "running", func() bool { return len(d.running()) == 1 })
 	d.engine.Refuse("start web_10_98_"+commitB, errors.New("port is taken"))
 	w.setTarget(release(commitB, map[string]string{"web": ref(2)}, nil))
-	eventually(t, patience, "tried", func() bool { return w.logged("port is taken") })
-	eventually(t, patience, "the old one runs", func() bool { return slices.Equal(d.running(), []string{"web a"}) })
+	roletest.Eventually(t, "tried", func() bool { return w.logged("port is taken") })
+	roletest.Eventually(t, "the old one runs", func() bool { return slices.Equal(d.running(), []string{"web a"}) })
 	d.engine.Refuse("start web_10_98_"+commitB, nil)
-	eventually(t, patience, "the new one", func() bool { return slices.Equal(d.running(), []string{"web b"}) })
+	roletest.Eventually(t, "the new one", func() bool { return slices.Equal(d.running(), []string{"web b"}) })
 }
 
 func TestBadTargetIsRejectedAndNothingChanges(t *testing.T) {
 	w := newWorld(t)
 	d := newDevice(t, w)
 	d.run(t)
-	eventually(t, patience, "registered", registered(w))
+	roletest.Eventually(t, "registered", registered(w))
 	d.engine.Publish(ref(1))
 	w.setTarget(release(commitA, map[string]string{"web": ref(1)}, nil))
-	eventually(t, patience, "running", func() bool { return len(d.running()) == 1 })
+	roletest.Eventually(t, "running", func() bool { return len(d.running()) == 1 })
 	w.setTarget(release(commitB, map[string]string{"web": ref(1)}, map[string]string{"web": `{"ports":["a:b"]}`}))
-	eventually(t, patience, "rejected", func() bool {
+	roletest.Eventually(t, "rejected", func() bool {
 		app := w.reported().Apps[fleetUUID]
 		return app != nil && app.Releases[commitB] != nil && app.Releases[commitB].UpdateStatus == "rejected" && app.ReleaseUUID == commitA
 	})
-	eventually(t, patience, "said why", func() bool { return w.logged(`services.web.ports: [0]: "b" is not a port`) })
+	roletest.Eventually(t, "said why", func() bool { return w.logged(`services.web.ports: [0]: "b" is not a port`) })
 	if got := d.running(); !slices.Equal(got, []string{"web a"}) {
 		t.Errorf("running %v", got)
 	}
@@ -324,10 +325,10 @@ func TestReportsOnlyWhatChanged(t *testing.T) {
 	w := newWorld(t)
 	d := newDevice(t, w)
 	d.run(t)
-	eventually(t, patience, "registered", registered(w))
+	roletest.Eventually(t, "registered", registered(w))
 	d.engine.Publish(ref(1))
 	w.setTarget(release(commitA, map[string]string{"web": ref(1)}, nil))
-	eventually(t, patience, "running", func() bool { return w.serviceStatus(fleetUUID, commitA, "web") == "Running" })
+	roletest.Eventually(t, "running", func() bool { return w.serviceStatus(fleetUUID, commitA, "web") == "Running" })
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, k := range w.devices {
@@ -343,7 +344,7 @@ func TestPollIsANotModified(t *testing.T) {
 	w := newWorld(t)
 	d := newDevice(t, w)
 	d.run(t)
-	eventually(t, patience, "three polls", func() bool {
+	roletest.Eventually(t, "three polls", func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return w.states >= 3
@@ -364,7 +365,7 @@ func TestSystemsAreNotRun(t *testing.T) {
 	w := newWorld(t)
 	d := newDevice(t, w)
 	d.run(t)
-	eventually(t, patience, "registered", registered(w))
+	roletest.Eventually(t, "registered", registered(w))
 	d.engine.Publish(ref(1))
 	d.engine.Publish(ref(2))
 	target := release(commitA, map[string]string{"web": ref(1)}, nil)
@@ -375,7 +376,7 @@ func TestSystemsAreNotRun(t *testing.T) {
 		target.Apps[uuid] = system
 	}
 	w.setTarget(target)
-	eventually(t, patience, "the fleet's own runs", func() bool { return w.serviceStatus(fleetUUID, commitA, "web") == "Running" })
+	roletest.Eventually(t, "the fleet's own runs", func() bool { return w.serviceStatus(fleetUUID, commitA, "web") == "Running" })
 	if got := d.running(); !slices.Equal(got, []string{"web a"}) {
 		t.Errorf("running %v, want only what is the fleet's", got)
 	}

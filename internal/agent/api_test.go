@@ -18,6 +18,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 const otherUUID = "22222222222222222222222222222222"
@@ -62,7 +63,7 @@ func newAPIDevice(t *testing.T) *apiDevice {
 	for n := range 5 {
 		d.engine.Publish(ref(n))
 	}
-	eventually(t, patience, "registered", registered(w))
+	roletest.Eventually(t, "registered", registered(w))
 	target := release(commitA, map[string]string{"web": ref(1), "writer": ref(2)}, map[string]string{"writer": `{"volumes":["data:/data"]}`})
 	label := map[string]string{"io.balena.features.supervisor-api": "1"}
 	target.Apps[fleetUUID].Releases[commitA].Services["web"].Labels = label
@@ -71,8 +72,8 @@ func newAPIDevice(t *testing.T) *apiDevice {
 	other.Releases[commitB].Services["solo"].Labels = label
 	target.Apps[otherUUID] = other
 	w.setTarget(target)
-	eventually(t, patience, "all run", func() bool { return slices.Equal(d.running(), []string{"solo b", "web a", "writer a"}) })
-	eventually(t, patience, "the key is reported", func() bool {
+	roletest.Eventually(t, "all run", func() bool { return slices.Equal(d.running(), []string{"solo b", "web a", "writer a"}) })
+	roletest.Eventually(t, "the key is reported", func() bool {
 		r := w.reported()
 		if r.APISecret != nil && r.APIPort != nil && *r.APIPort == 48484 {
 			d.secret = *r.APISecret
@@ -169,7 +170,7 @@ func TestDeviceAPI(t *testing.T) {
 		}
 		d.want("POST", "/v2/applications/7/stop-service", `{"imageId":20}`, 200, "OK")
 		d.w.setTarget(d.renamed("another name")) // the applier looks anew, and must let it be
-		eventually(t, patience, "the new target", func() bool {
+		roletest.Eventually(t, "the new target", func() bool {
 			_, text := d.ask("GET", "/v2/device/name", d.secret, "")
 			return strings.Contains(text, "another name")
 		})
@@ -177,18 +178,18 @@ func TestDeviceAPI(t *testing.T) {
 			t.Errorf("after stop-service run %v", got)
 		}
 		d.want("POST", "/v2/applications/7/start-service", `{"serviceName":"writer"}`, 200, "OK")
-		eventually(t, patience, "writer runs", func() bool { return slices.Contains(d.running(), "writer a") })
+		roletest.Eventually(t, "writer runs", func() bool { return slices.Contains(d.running(), "writer a") })
 		d.want("POST", "/v2/applications/7/stop-service", `{"serviceName":"none"}`, 404)
 		d.want("POST", "/v2/applications/7/stop-service", `{}`, 400)
 		d.want("POST", "/v1/apps/8/stop", ``, 200, d.id("solo"))
 		d.want("POST", "/v1/apps/8/start", ``, 200, "containerId")
 		d.want("POST", "/v1/restart", `{"appId":"7"}`, 200, "OK")
-		eventually(t, patience, "all run", func() bool { return len(d.running()) == 3 })
+		roletest.Eventually(t, "all run", func() bool { return len(d.running()) == 3 })
 	})
 	t.Run("purge", func(t *testing.T) {
 		d.engine.Calls()
 		d.want("POST", "/v1/purge", `{"appId":7}`, 200, `{"Data":"OK","Error":""}`)
-		eventually(t, patience, "all run again", func() bool { return len(d.running()) == 3 })
+		roletest.Eventually(t, "all run again", func() bool { return len(d.running()) == 3 })
 		calls := strings.Join(d.engine.Calls(), "\n")
 		if !strings.Contains(calls, "remove volume 7_data") || strings.Contains(calls, "volume 8_") {
 			t.Errorf("purge did: %s", calls)
@@ -202,25 +203,25 @@ func TestDeviceAPI(t *testing.T) {
 		polls := func() int { d.w.mu.Lock(); defer d.w.mu.Unlock(); return d.w.states }
 		full := func() int { d.w.mu.Lock(); defer d.w.mu.Unlock(); return d.w.full }
 		seen := full()
-		eventually(t, patience, "the long interval is known", func() bool { return full() > seen })
+		roletest.Eventually(t, "the long interval is known", func() bool { return full() > seen })
 		before := polls()
 		d.want("POST", "/v1/update", ``, 204)
-		eventually(t, patience, "a poll", func() bool { return polls() > before })
+		roletest.Eventually(t, "a poll", func() bool { return polls() > before })
 	})
 	t.Run("a service that an update kept", func(t *testing.T) {
-		eventually(t, patience, "the release before", func() bool { return slices.Equal(d.running(), []string{"web b", "writer b"}) })
+		roletest.Eventually(t, "the release before", func() bool { return slices.Equal(d.running(), []string{"web b", "writer b"}) })
 		same := strings.Replace(ref(4), "/v2/", "/v2/again-", 1) // what runs, by the name that it has in the next release
 		d.w.setTarget(release(commitA, map[string]string{"web": same, "writer": ref(1)}, nil))
 		d.want("POST", "/v1/update", ``, 204)
-		eventually(t, patience, "the next release", func() bool { return slices.Equal(d.running(), []string{"web a", "writer a"}) })
+		roletest.Eventually(t, "the next release", func() bool { return slices.Equal(d.running(), []string{"web a", "writer a"}) })
 		d.want("POST", "/v2/applications/7/restart-service", `{"serviceName":"web"}`, 200, "OK")
 		d.want("POST", "/v1/restart", `{"appId":"7"}`, 200, "OK")
-		eventually(t, patience, "all run", func() bool { return len(d.running()) == 2 })
+		roletest.Eventually(t, "all run", func() bool { return len(d.running()) == 2 })
 	})
 	t.Run("the machine", func(t *testing.T) {
 		d.want("POST", "/v1/blink", "", 200, "OK")
 		d.want("POST", "/v1/reboot", "", 202, `{"Data":"OK","Error":null}`)
-		eventually(t, patience, "the power command", func() bool { text, _ := os.ReadFile(d.power); return string(text) == "reboot\n" })
+		roletest.Eventually(t, "the power command", func() bool { text, _ := os.ReadFile(d.power); return string(text) == "reboot\n" })
 		d.want("PATCH", "/v1/device/host-config", `{"network":{"hostname":"porch"}}`, 200, "OK")
 		if got := <-d.names; got != "porch" {
 			t.Errorf("host name %q", got)
@@ -244,7 +245,7 @@ func TestDeviceAPI(t *testing.T) {
 		if status, _ := d.ask("GET", "/v1/device", d.secret, ""); status != 401 {
 			t.Errorf("the old key: got %d", status)
 		}
-		eventually(t, patience, "the server hears of it", func() bool { s := d.w.reported().APISecret; return s != nil && *s == fresh })
+		roletest.Eventually(t, "the server hears of it", func() bool { s := d.w.reported().APISecret; return s != nil && *s == fresh })
 	})
 }
 
@@ -326,12 +327,12 @@ func updateLocks(t *testing.T, d *apiDevice) {
 	d.want("POST", "/v2/applications/7/restart-service", `{"serviceName":"web","force":true}`, 200)
 	t.Log("an update waits for the lock, until it is forced")
 	d.w.setTarget(release(commitB, map[string]string{"web": ref(4), "writer": ref(2)}, nil))
-	eventually(t, patience, "it says why it waits", func() bool { return d.w.logged("updates are locked by service") })
+	roletest.Eventually(t, "it says why it waits", func() bool { return d.w.logged("updates are locked by service") })
 	if got := d.running(); !slices.Contains(got, "web a") {
 		t.Errorf("while updates are locked run %v", got)
 	}
 	d.want("POST", "/v1/update", `{"force":true}`, 204)
-	eventually(t, patience, "the update", func() bool { return slices.Contains(d.running(), "web b") })
+	roletest.Eventually(t, "the update", func() bool { return slices.Contains(d.running(), "web b") })
 	if err := os.Remove(lock); err != nil {
 		t.Fatalf("the service's lock is gone: %v", err)
 	}
@@ -351,7 +352,7 @@ func crowd(t *testing.T, address string) {
 		conns = append(conns, conn)
 	}
 	open := 0
-	eventually(t, patience, "those beyond the bound are closed", func() bool {
+	roletest.Eventually(t, "those beyond the bound are closed", func() bool {
 		open = 0
 		for _, conn := range conns {
 			_ = conn.SetReadDeadline(time.Now().Add(time.Millisecond))
@@ -365,7 +366,7 @@ func crowd(t *testing.T, address string) {
 	for _, conn := range conns {
 		_ = conn.Close()
 	}
-	eventually(t, patience, "there is room again", func() bool { // when the server has seen that they are closed
+	roletest.Eventually(t, "there is room again", func() bool { // when the server has seen that they are closed
 		resp, err := http.Get("http://" + address + "/ping")
 		if err != nil {
 			return false

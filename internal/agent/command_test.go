@@ -16,6 +16,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/trust"
 	"github.com/roadstead-io/roadstead/internal/agent/trust/trusttest"
 	"github.com/roadstead-io/roadstead/internal/engine"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
@@ -36,10 +37,10 @@ func reached(t *testing.T) *far {
 	}
 	f.url = "http://" + ln.Addr().String()
 	done := make(chan error, 1)
-	eventually(t, patience, "it has begun", func() bool { return v.log.has("new target state") })
+	roletest.Eventually(t, "it has begun", func() bool { return v.log.has("new target state") })
 	go func() { done <- v.agent.API().Serve(t.Context(), ln) }()
 	t.Cleanup(func() { <-done })
-	eventually(t, patience, "the key is reported", func() bool {
+	roletest.Eventually(t, "the key is reported", func() bool {
 		if r := v.w.reported(); r.APISecret != nil {
 			f.secret = *r.APISecret
 		}
@@ -184,7 +185,7 @@ func TestCommandsOfTheHost(t *testing.T) {
 	if status, text := d.askWith("POST", "/v1/regenerate-api-key", key, "", renew); status != 403 || !strings.Contains(text, "replayed") {
 		t.Errorf("renew it again by the same command: %d %s", status, text)
 	}
-	eventually(t, patience, "the server hears of the new key", func() bool { r := f.w.reported(); return r.APISecret != nil && *r.APISecret == key })
+	roletest.Eventually(t, "the server hears of the new key", func() bool { r := f.w.reported(); return r.APISecret != nil && *r.APISecret == key })
 }
 
 // A command that was done stays done over a start of the agent.
@@ -228,7 +229,7 @@ func (v *verifying) opened() *trust.Trust {
 // The metadata say whether the server's word opens the SSH server, and the director's statement whether the channel may stand.
 func TestShellAndChannelAreTheOwners(t *testing.T) {
 	v := newVerifying(t, nil)
-	eventually(t, patience, "it has begun", func() bool { return v.log.has("new target state") })
+	roletest.Eventually(t, "it has begun", func() bool { return v.log.has("new target state") })
 	checks := v.agent.Checks()
 	if ok, why := checks.Channel(); !checks.Shell() || !ok {
 		t.Errorf("allowed: shell %v, channel %v %s", checks.Shell(), ok, why)
@@ -244,14 +245,14 @@ func TestShellAndChannelAreTheOwners(t *testing.T) {
 	told.Config["ROADSTEAD_VPN_CONTROL"] = "true"
 	asked := len(v.fleet.Asked())
 	v.w.setTarget(told)
-	eventually(t, patience, "it asks what is wanted", func() bool { return len(v.fleet.Asked()) > asked })
+	roletest.Eventually(t, "it asks what is wanted", func() bool { return len(v.fleet.Asked()) > asked })
 	if ok, _ := checks.Channel(); ok {
 		t.Error("a variable opens the channel")
 	}
 	v.fleet.Alter(func(f *trusttest.Fleet) { f.Channel = &api.TrustChannel{Wanted: true} })
 	told.Config["ROADSTEAD_VPN_CONTROL"] = "on"
 	v.w.setTarget(told)
-	eventually(t, patience, "the statement opens it", func() bool { ok, _ := checks.Channel(); return ok })
+	roletest.Eventually(t, "the statement opens it", func() bool { ok, _ := checks.Channel(); return ok })
 	v.clock.set(0, 8*24*time.Hour)
 	if ok, why := checks.Channel(); ok || !strings.Contains(why, "expired") {
 		t.Errorf("after the statement's life: %v %s", ok, why)
@@ -267,7 +268,7 @@ func TestWaitingActionsNeedTheirCommand(t *testing.T) {
 			Digest: tuf.Digest([]byte(`{"hostname":"` + name + `"}`))})
 	}
 	before := ""
-	eventually(t, patience, "the key is reported", func() bool {
+	roletest.Eventually(t, "the key is reported", func() bool {
 		r := v.w.reported()
 		if r.APISecret != nil {
 			before = *r.APISecret
@@ -294,7 +295,7 @@ func TestWaitingActionsNeedTheirCommand(t *testing.T) {
 	v.w.setTarget(told) // a new tag: the device asks
 	for id, want := range map[int64]string{1: "has no command", 2: "expected purge", 3: "", 4: "replayed", 5: "",
 		6: "", 7: "digest", 8: "has no command", 9: "digest", 10: "has no command", 11: "has no command", 12: "", 13: ""} {
-		eventually(t, patience, "a result", func() bool { return v.w.became(id).State != "" })
+		roletest.Eventually(t, "a result", func() bool { return v.w.became(id).State != "" })
 		got := v.w.became(id)
 		if want == "" && got.State != api.ActionDone || want != "" && (got.State != api.ActionFailed || !strings.Contains(got.Message, want)) {
 			t.Errorf("action %d: got %s %q, want %q", id, got.State, got.Message, want)
@@ -303,7 +304,7 @@ func TestWaitingActionsNeedTheirCommand(t *testing.T) {
 	if len(v.names) != 1 || <-v.names != "cellar" {
 		t.Error("the host name was not set once, to what was signed")
 	}
-	eventually(t, patience, "the server hears of the new key", func() bool { r := v.w.reported(); return r.APISecret != nil && *r.APISecret != before })
+	roletest.Eventually(t, "the server hears of the new key", func() bool { r := v.w.reported(); return r.APISecret != nil && *r.APISecret != before })
 	if text := read(t, filepath.Join(v.dir, "state", "actions.json")); strings.Contains(string(text), "cellar") {
 		t.Error("what was set is still in the journal")
 	}

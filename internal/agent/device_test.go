@@ -31,6 +31,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/engine"
 	"github.com/roadstead-io/roadstead/internal/engine/enginetest"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 // virtual is a virtual device with a real engine and the real program on it.
@@ -253,9 +254,6 @@ func page(ip string) string {
 	return strings.TrimSpace(string(text))
 }
 
-// patience is how long a device may take for a step. None of it is a claim about time, and the machine may do a lot else meanwhile.
-const patience = 5 * time.Minute
-
 // The whole of it on a real engine: first boot, two services that share a volume, an update, the agent killed at any moment,
 // the provisioning key nowhere on the device, nothing of anybody else's touched.
 func TestVirtualDevice(t *testing.T) {
@@ -263,7 +261,7 @@ func TestVirtualDevice(t *testing.T) {
 	w := newWorld(t)
 	agentPath := buildAgent(t)
 	v := newVirtual(t, w, agentPath)
-	eventually(t, patience, "registered", registered(w))
+	roletest.Eventually(t, "registered", registered(w))
 	v.exec("docker", "volume", "create", "not-ours")
 
 	repoWeb, repoWriter := strings.Repeat("1", 32), strings.Repeat("2", 32)
@@ -275,13 +273,13 @@ func TestVirtualDevice(t *testing.T) {
 	}
 	start := time.Now()
 	w.setTarget(release(commitA, map[string]string{"web": web1, "writer": writer}, compositions))
-	eventually(t, patience, "the page", func() bool { return page(v.ip) == "page one" })
+	roletest.Eventually(t, "the page", func() bool { return page(v.ip) == "page one" })
 	t.Logf("target to page: %s", time.Since(start).Round(time.Millisecond))
-	eventually(t, patience, "reported", func() bool {
+	roletest.Eventually(t, "reported", func() bool {
 		app := w.reported().Apps[fleetUUID]
 		return app != nil && app.ReleaseUUID == commitA && w.serviceStatus(fleetUUID, commitA, "web") == "Running"
 	})
-	eventually(t, patience, "logs", func() bool { return w.logged("serving for web") && w.logged("line 3") })
+	roletest.Eventually(t, "logs", func() bool { return w.logged("serving for web") && w.logged("line 3") })
 
 	t.Log("the provisioning key is nowhere on the device")
 	for key := range w.provKeys {
@@ -296,16 +294,16 @@ func TestVirtualDevice(t *testing.T) {
 	web2 := w.push(repoWeb, map[string]string{"run.sh": pageRun, "www/index.html": "page two"})
 	start = time.Now()
 	w.setTarget(release(commitB, map[string]string{"web": web2, "writer": writer}, compositions))
-	eventually(t, patience, "the new page", func() bool { return page(v.ip) == "page two" })
+	roletest.Eventually(t, "the new page", func() bool { return page(v.ip) == "page two" })
 	t.Logf("update to page: %s", time.Since(start).Round(time.Millisecond))
-	eventually(t, patience, "done", func() bool {
+	roletest.Eventually(t, "done", func() bool {
 		app := w.reported().Apps[fleetUUID]
 		return app.ReleaseUUID == commitB && app.Releases[commitB].UpdateStatus == "done" && len(app.Releases) == 1
 	})
 	if after := v.exec("docker", "ps", "-q", "--no-trunc", "--filter", "label=io.balena.service-name=writer"); after != before {
 		t.Error("the writer was made anew without a reason")
 	}
-	eventually(t, patience, "the agent's process", func() bool { return residentMiB(v.agentPID()) > 0 })
+	roletest.Eventually(t, "the agent's process", func() bool { return residentMiB(v.agentPID()) > 0 })
 	if rss := residentMiB(v.agentPID()); rss > 25 || rss == 0 {
 		t.Errorf("the agent uses %d MiB", rss)
 	} else {
@@ -320,19 +318,19 @@ func TestVirtualDevice(t *testing.T) {
 		commit := strings.Repeat(strconv.Itoa(i), 32)
 		w.setTarget(release(commit, map[string]string{"web": web, "writer": writer}, compositions))
 		wait := time.Now().Add(time.Duration(300*i) * time.Millisecond)
-		eventually(t, patience, "a while", func() bool { return time.Now().After(wait) })
+		roletest.Eventually(t, "a while", func() bool { return time.Now().After(wait) })
 		if pid := v.agentPID(); pid != 0 {
 			if p, err := os.FindProcess(pid); err == nil {
 				_ = p.Kill()
 			}
 		}
-		eventually(t, patience, "an answer on the page's port", func() bool { return strings.HasPrefix(page(v.ip), "page ") })
+		roletest.Eventually(t, "an answer on the page's port", func() bool { return strings.HasPrefix(page(v.ip), "page ") })
 	}
-	eventually(t, patience, "the last page", func() bool { return page(v.ip) == last })
-	eventually(t, patience, "one container a service", func() bool {
+	roletest.Eventually(t, "the last page", func() bool { return page(v.ip) == last })
+	roletest.Eventually(t, "one container a service", func() bool {
 		return len(strings.Fields(v.exec("docker", "ps", "-aq"))) == 2
 	})
-	eventually(t, patience, "no old image", func() bool { return len(strings.Fields(v.exec("docker", "images", "-q"))) == 2 })
+	roletest.Eventually(t, "no old image", func() bool { return len(strings.Fields(v.exec("docker", "images", "-q"))) == 2 })
 	if w.count() != 1 {
 		t.Errorf("%d devices", w.count())
 	}
@@ -344,8 +342,8 @@ func TestVirtualDevice(t *testing.T) {
 
 	t.Log("an unmanaged device keeps running; a fleet that leaves takes its volumes along")
 	w.setTarget(apiEmpty())
-	eventually(t, patience, "nothing runs", func() bool { return len(strings.Fields(v.exec("docker", "ps", "-aq"))) == 0 })
-	eventually(t, patience, "the volume is gone, the other is not", func() bool {
+	roletest.Eventually(t, "nothing runs", func() bool { return len(strings.Fields(v.exec("docker", "ps", "-aq"))) == 0 })
+	roletest.Eventually(t, "the volume is gone, the other is not", func() bool {
 		return strings.TrimSpace(v.exec("docker", "volume", "ls", "-q")) == "not-ours"
 	})
 	if sockets := listening(v.agentPID(), v); sockets != "" {
@@ -379,11 +377,11 @@ func appsAPI(t *testing.T, w *world, v *virtual) {
 	target.Apps[otherUUID] = other
 	w.setTarget(target)
 	for own, foreign := range map[string]string{"7": "8", "8": "7"} {
-		eventually(t, patience, "its own fleet", func() bool { return w.logged("fleet " + own + ` finds {"services":{"`) })
-		eventually(t, patience, "its own fleet's services", func() bool {
+		roletest.Eventually(t, "its own fleet", func() bool { return w.logged("fleet " + own + ` finds {"services":{"`) })
+		roletest.Eventually(t, "its own fleet's services", func() bool {
 			return w.logged("fleet " + own + " restarts nobody of " + own + ": wget: server returned error: HTTP/1.1 404")
 		})
-		eventually(t, patience, "another fleet is refused", func() bool {
+		roletest.Eventually(t, "another fleet is refused", func() bool {
 			return w.logged("fleet " + own + " restarts nobody of " + foreign + ": wget: server returned error: HTTP/1.1 401")
 		})
 	}
@@ -435,19 +433,19 @@ func TestDeviceIsUsableAfterPowerCut(t *testing.T) {
 	w := newWorld(t)
 	agentPath := buildAgent(t)
 	v := newVirtual(t, w, agentPath)
-	eventually(t, patience, "registered", registered(w))
+	roletest.Eventually(t, "registered", registered(w))
 	web := w.push(strings.Repeat("1", 32), map[string]string{"run.sh": pageRun, "www/index.html": "page one"})
 	w.setTarget(release(commitA, map[string]string{"web": web}, map[string]string{"web": `{"ports":["80:80"],"stop_signal":"SIGKILL"}`}))
-	eventually(t, patience, "the page", func() bool { return page(v.ip) == "page one" })
+	roletest.Eventually(t, "the page", func() bool { return page(v.ip) == "page one" })
 
 	pid := strings.Fields(string(must(os.ReadFile("/run/roadstead-devices/" + v.name + "/pid"))))[0]
 	if p, err := os.FindProcess(must(strconv.Atoi(pid))); err != nil || p.Kill() != nil {
 		t.Fatal("could not cut the power")
 	}
 	w.setAnswer(func(*http.Request) int { return http.StatusBadGateway }) // and the server is gone
-	eventually(t, patience, "dark", func() bool { return page(v.ip) != "page one" })
+	roletest.Eventually(t, "dark", func() bool { return page(v.ip) != "page one" })
 	v.up(filepath.Join(v.dir, "boot", "config.json"), agentPath)
-	eventually(t, patience, "the page again, without a server", func() bool { return page(v.ip) == "page one" })
+	roletest.Eventually(t, "the page again, without a server", func() bool { return page(v.ip) == "page one" })
 	var conf map[string]json.RawMessage
 	if err := json.Unmarshal(must(os.ReadFile(filepath.Join(v.dir, "boot", "config.json"))), &conf); err != nil || conf["apiKey"] != nil || string(conf["someoneElse"]) == "" {
 		t.Errorf("config.json is %s, %v", conf, err)

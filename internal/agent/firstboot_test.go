@@ -17,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent"
 	"github.com/roadstead-io/roadstead/internal/agent/identity"
 	"github.com/roadstead-io/roadstead/internal/engine/enginetest"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 // steps are the durable steps of a first boot, in order.
@@ -352,13 +353,13 @@ func TestKeyIsDestroyedWhenTheConfigBecomesWritable(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
 	defer func() { cancel(); <-done }()
-	eventually(t, patience, "it polls", func() bool {
+	roletest.Eventually(t, "it polls", func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return w.states > 0
 	})
 	broken.Store(false)
-	eventually(t, patience, "the key is gone", func() bool {
+	roletest.Eventually(t, "the key is gone", func() bool {
 		conf, err := identity.LoadConfig(d.config)
 		return err == nil && conf.APIKey == ""
 	})

@@ -15,6 +15,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent/trust/trusttest"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
@@ -51,7 +52,7 @@ func TestRegistryThatLiesToADevice(t *testing.T) {
 	fleet.Rotate()
 	w.fleets = map[string]*trusttest.Fleet{fleetUUID: fleet}
 	v := newVirtualWith(t, w, buildAgent(t), map[string]any{"roadsteadTrust": fleet.Given()})
-	eventually(t, patience, "registered", registered(w))
+	roletest.Eventually(t, "registered", registered(w))
 	publish := func(commit, image string) api.DeviceTarget {
 		to := release(commit, map[string]string{"web": image}, map[string]string{"web": `{"ports":["80:80"],"stop_signal":"SIGKILL"}`})
 		var doc api.ReleaseDocument
@@ -66,8 +67,8 @@ func TestRegistryThatLiesToADevice(t *testing.T) {
 	}
 	one := w.push(strings.Repeat("1", 32), map[string]string{"run.sh": pageRun, "www/index.html": "page one"})
 	w.setTarget(publish(commitA, one))
-	eventually(t, patience, "the page", func() bool { return page(v.ip) == "page one" })
-	eventually(t, patience, "it says that it verified", func() bool { return w.said().State == api.TrustVerified })
+	roletest.Eventually(t, "the page", func() bool { return page(v.ip) == "page one" })
+	roletest.Eventually(t, "it says that it verified", func() bool { return w.said().State == api.TrustVerified })
 	if images := v.exec("docker", "images", "--digests"); !strings.Contains(images, "127.48.48.4:48480/registry2.device.test__"+w.Port+"/v2/") {
 		t.Errorf("the image did not come through the agent:\n%s", images)
 	}
@@ -94,11 +95,11 @@ func TestRegistryThatLiesToADevice(t *testing.T) {
 	w.lie = flip
 	w.mu.Unlock()
 	w.setTarget(publish(commitB, two))
-	eventually(t, patience, "the device rejects the image", func() bool { return w.said().State == api.TrustRejected && w.said().Rejection != nil })
+	roletest.Eventually(t, "the device rejects the image", func() bool { return w.said().State == api.TrustRejected && w.said().Rejection != nil })
 	if r := w.said().Rejection; r.What != "layer "+layers[0]+" of service web" || r.Reason != tuf.ReasonDigest || r.Expected != layers[0] || r.Got == "" {
 		t.Errorf("the rejection is %+v", r)
 	}
-	eventually(t, patience, "its log says so", func() bool { return w.logged("Refused image") })
+	roletest.Eventually(t, "its log says so", func() bool { return w.logged("Refused image") })
 	if got := page(v.ip); got != "page one" {
 		t.Errorf("it serves %q, want the page of the release before", got)
 	}
@@ -109,9 +110,9 @@ func TestRegistryThatLiesToADevice(t *testing.T) {
 	w.mu.Lock()
 	w.lie = nil
 	w.mu.Unlock()
-	eventually(t, patience, "the next page, once the registry is honest", func() bool { return page(v.ip) == "page two" })
-	eventually(t, patience, "it says that it verified", func() bool { return w.said().State == api.TrustVerified && w.said().Commit == commitB })
-	eventually(t, patience, "the old image is gone", func() bool {
+	roletest.Eventually(t, "the next page, once the registry is honest", func() bool { return page(v.ip) == "page two" })
+	roletest.Eventually(t, "it says that it verified", func() bool { return w.said().State == api.TrustVerified && w.said().Commit == commitB })
+	roletest.Eventually(t, "the old image is gone", func() bool {
 		return !strings.Contains(v.exec("docker", "images", "--digests"), one[strings.Index(one, "@")+1:])
 	})
 }

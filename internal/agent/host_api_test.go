@@ -20,6 +20,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent"
 	"github.com/roadstead-io/roadstead/internal/engine"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 // A service reads and sets the device's tags; what it sets while the server is away arrives when it is back.
@@ -45,16 +46,16 @@ func TestTagsThroughTheDeviceAPI(t *testing.T) {
 	}
 	d.w.setAnswer(nil)
 	tags := func() map[string]string { d.w.mu.Lock(); defer d.w.mu.Unlock(); return d.w.tags }
-	eventually(t, patience, "the tags arrive", func() bool { return tags()["floor"] == "2" && tags()["place"] == "cellar" })
-	eventually(t, patience, "and are forgotten", func() bool {
+	roletest.Eventually(t, "the tags arrive", func() bool { return tags()["floor"] == "2" && tags()["place"] == "cellar" })
+	roletest.Eventually(t, "and are forgotten", func() bool {
 		text, err := os.ReadFile(filepath.Join(d.dir, "state", "state.json"))
 		return err == nil && !strings.Contains(string(text), `"floor"`)
 	})
 	t.Log("what the server refuses for good is not sent for ever")
 	d.want("PATCH", "/v2/device/tags", `{"io.balena.x":"1"}`, 202)
-	eventually(t, patience, "the refusal is in the log", func() bool { return d.w.logged("Could not set tags") })
+	roletest.Eventually(t, "the refusal is in the log", func() bool { return d.w.logged("Could not set tags") })
 	d.want("PATCH", "/v2/device/tags", `{"after":"1"}`, 202)
-	eventually(t, patience, "the next one arrives", func() bool { return tags()["after"] == "1" })
+	roletest.Eventually(t, "the next one arrives", func() bool { return tags()["after"] == "1" })
 }
 
 // Volumes that no release names any more are removed when somebody asks for it: of one's own fleet only, and none that a container has.
@@ -205,7 +206,7 @@ func TestProxyThroughTheDeviceAPI(t *testing.T) {
 	}
 	a.want("PATCH", "/v1/device/host-config", `{"network":{"proxy":`+setting(two)+`}}`, 200, "OK")
 	before := one.count()
-	eventually(t, patience, "the new proxy is used", func() bool { return two.count() > 1 })
+	roletest.Eventually(t, "the new proxy is used", func() bool { return two.count() > 1 })
 	text, err := os.ReadFile(filepath.Join(dir, "state", "proxy.json"))
 	var kept struct{ Port int }
 	if err != nil || json.Unmarshal(text, &kept) != nil || kept.Port != two.port() {
@@ -244,9 +245,9 @@ func serveAPI(t *testing.T, w *world, d *device) *apiDevice {
 			t.Error(err)
 		}
 	})
-	eventually(t, patience, "registered", registered(w))
+	roletest.Eventually(t, "registered", registered(w))
 	w.setTarget(api.DeviceTarget{Name: "a-name", Config: map[string]string{}, Apps: map[string]*api.AppTarget{}})
-	eventually(t, patience, "the key is reported", func() bool {
+	roletest.Eventually(t, "the key is reported", func() bool {
 		if r := w.reported(); r.APISecret != nil {
 			out.secret = *r.APISecret
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 // Reports of every agent that was ever shipped decode for ever: the files below are only added to.
@@ -66,10 +67,10 @@ func TestReportsLookAsRecorded(t *testing.T) {
 	w := newWorld(t)
 	d := newDevice(t, w)
 	d.run(t)
-	eventually(t, patience, "registered", registered(w))
+	roletest.Eventually(t, "registered", registered(w))
 	d.engine.Publish(ref(1))
 	w.setTarget(release(commitA, map[string]string{"web": ref(1)}, nil))
-	eventually(t, patience, "running", func() bool { return w.serviceStatus(fleetUUID, commitA, "web") == "Running" })
+	roletest.Eventually(t, "running", func() bool { return w.serviceStatus(fleetUUID, commitA, "web") == "Running" })
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	optional := []string{"cpu_temp", "cpu_id", "os_variant", "cpu_usage"} // not every machine has them

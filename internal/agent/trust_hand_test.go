@@ -10,6 +10,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/identity"
 	"github.com/roadstead-io/roadstead/internal/agent/trust"
 	"github.com/roadstead-io/roadstead/internal/agent/trust/trusttest"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 // Somebody who stands before a device sees what it believes, and brings it a root when its files are lost. What it accepted before is not forgotten
@@ -95,7 +96,7 @@ func TestImportOnAnUnverifiedDevice(t *testing.T) {
 	w := newWorld(t)
 	d := newDevice(t, w)
 	stop := d.run(t)
-	eventually(t, patience, "registered", registered(w))
+	roletest.Eventually(t, "registered", registered(w))
 	stop()
 	state := filepath.Join(d.dir, "state")
 	if _, err := trust.Peek(state); !errors.Is(err, trust.ErrUnverified) {

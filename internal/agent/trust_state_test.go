@@ -15,6 +15,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent/identity"
 	"github.com/roadstead-io/roadstead/internal/agent/trust/trusttest"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 // again starts a device anew after something was done to its files.
@@ -76,13 +77,13 @@ func TestFilesOfTrust(t *testing.T) {
 				}
 				return
 			}
-			eventually(t, patience, "it says why: "+tt.says, func() bool { return v.log.has(tt.says) && v.w.logged("Could not move to new release") })
-			eventually(t, patience, "it reports that it waits", func() bool { return v.w.said().State == api.TrustWaiting })
+			roletest.Eventually(t, "it says why: "+tt.says, func() bool { return v.log.has(tt.says) && v.w.logged("Could not move to new release") })
+			roletest.Eventually(t, "it reports that it waits", func() bool { return v.w.said().State == api.TrustWaiting })
 			if got := v.running(); !slices.Equal(got, []string{"web a"}) {
 				t.Errorf("runs %v, want A still", got)
 			}
 			stop = v.again(stop, func() {}) // and so it is at the next start
-			eventually(t, patience, "it says why again", func() bool { return strings.Count(v.log.String(), tt.says) > 1 })
+			roletest.Eventually(t, "it says why again", func() bool { return strings.Count(v.log.String(), tt.says) > 1 })
 			if got := v.running(); !slices.Equal(got, []string{"web a"}) {
 				t.Errorf("runs %v after another start, want A still", got)
 			}
@@ -162,7 +163,7 @@ func TestOldFilesOfTrustAreARollback(t *testing.T) {
 	stop = v.again(stop, func() { write(t, a, old); write(t, b, old) })
 	defer stop()
 	v.w.setTarget(target(commitA, 1))
-	eventually(t, patience, "it says why", func() bool { return v.log.has("are older") })
+	roletest.Eventually(t, "it says why", func() bool { return v.log.has("are older") })
 	v.runs("b")
 }
 
@@ -198,7 +199,7 @@ func TestNoRoomForTrust(t *testing.T) {
 	stop = v.start()
 	defer stop()
 	v.release(commitB, 2)
-	eventually(t, patience, "it says why", func() bool { return v.log.has("no space left on device") && v.w.logged("no space left on device") })
+	roletest.Eventually(t, "it says why", func() bool { return v.log.has("no space left on device") && v.w.logged("no space left on device") })
 	v.asked(2)
 	if got := v.running(); !slices.Equal(got, []string{"web a"}) {
 		t.Errorf("runs %v, want A still", got)
@@ -224,7 +225,7 @@ func TestRememberedTargetsAreChecked(t *testing.T) {
 	write(t, state, []byte(text))
 	stop = v.start()
 	defer stop()
-	eventually(t, patience, "it says why", func() bool { return v.log.has("image of service web: digest") })
+	roletest.Eventually(t, "it says why", func() bool { return v.log.has("image of service web: digest") })
 	if got := v.running(); !slices.Equal(got, []string{"web a"}) {
 		t.Errorf("runs %v, want A still", got)
 	}
@@ -257,7 +258,7 @@ func TestRootRotatedWhileOff(t *testing.T) {
 		v.w.setTarget(target(commitB, 2))
 	})
 	v.runs("b")
-	eventually(t, patience, "it reports the root", func() bool { return v.w.said().Versions[api.TrustRoot] == 4 })
+	roletest.Eventually(t, "it reports the root", func() bool { return v.w.said().Versions[api.TrustRoot] == 4 })
 	stop()
 	mark, err := identity.Read(filepath.Join(v.dir, "state"))
 	if err != nil || mark.Trust == nil || mark.Trust.Root != 4 || mark.Trust.Counter == 0 {
@@ -291,7 +292,7 @@ func TestWrongClocks(t *testing.T) {
 		defer stop()
 		v.fleet.Restore(files, versions) // last month's metadata, which such a clock would find fresh
 		v.w.setTarget(target(commitA, 1))
-		eventually(t, patience, "it refuses", func() bool { return v.w.said().Rejection != nil })
+		roletest.Eventually(t, "it refuses", func() bool { return v.w.said().Rejection != nil })
 		v.runs("b")
 		v.release(commitC, 3) // what is new needs no better clock
 		v.runs("c")
@@ -343,7 +344,7 @@ func TestOwnerSigns(t *testing.T) {
 			v := prepared(t, func(f *trusttest.Fleet) { f.Approval = approval })
 			v.start()
 			v.release(commitA, 1)
-			eventually(t, patience, "it waits for the signature", func() bool {
+			roletest.Eventually(t, "it waits for the signature", func() bool {
 				s := v.w.said()
 				return s.State == api.TrustWaiting && s.Rejection != nil && s.Rejection.Reason == "unlisted"
 			})
@@ -353,7 +354,7 @@ func TestOwnerSigns(t *testing.T) {
 			v.fleet.Sign(commitA)
 			v.fleet.Publish()
 			v.runs("a")
-			eventually(t, patience, "it says that it verified", func() bool { s := v.w.said(); return s.State == api.TrustVerified && s.Approval == approval })
+			roletest.Eventually(t, "it says that it verified", func() bool { s := v.w.said(); return s.State == api.TrustVerified && s.Approval == approval })
 		})
 	}
 }
@@ -365,7 +366,7 @@ func TestFirstReleaseRejected(t *testing.T) {
 	v.build(commitA, 1)
 	v.w.setTarget(target(commitA, 2))
 	v.refuses("", "digest")
-	eventually(t, patience, "the release is reported as rejected", func() bool {
+	roletest.Eventually(t, "the release is reported as rejected", func() bool {
 		app := v.w.reported().Apps[fleetUUID]
 		return app != nil && app.Releases[commitA] != nil && app.Releases[commitA].UpdateStatus == "rejected"
 	})
@@ -378,19 +379,19 @@ func TestFirstReleaseRejected(t *testing.T) {
 func TestUnchangedPollsAskForNothing(t *testing.T) {
 	v := newVerifying(t, nil)
 	asked, polls := len(v.fleet.Asked()), v.w.polls()
-	eventually(t, patience, "three polls", func() bool { return v.w.polls() >= polls+3 })
+	roletest.Eventually(t, "three polls", func() bool { return v.w.polls() >= polls+3 })
 	if now := len(v.fleet.Asked()); now != asked {
 		t.Errorf("asked %d times for metadata that did not change", now-asked)
 	}
 	v.clock.set(4*24*time.Hour, 4*24*time.Hour)
-	eventually(t, patience, "the statement is renewed", func() bool { return len(v.fleet.Asked()) > asked })
-	eventually(t, patience, "and what is old in the rest stays good", func() bool { return v.w.said().State == api.TrustVerified })
+	roletest.Eventually(t, "the statement is renewed", func() bool { return len(v.fleet.Asked()) > asked })
+	roletest.Eventually(t, "and what is old in the rest stays good", func() bool { return v.w.said().State == api.TrustVerified })
 	// A variable of a service is nobody's to sign, and needs no metadata.
 	asked = len(v.fleet.Asked())
 	told := target(commitA, 1)
 	releaseOf(told, commitA).Services["web"].Environment = map[string]string{"A": "changed"}
 	v.w.setTarget(told)
-	eventually(t, patience, "the variable is there", func() bool {
+	roletest.Eventually(t, "the variable is there", func() bool {
 		for _, b := range v.engine.Boxes() {
 			if b.State == "running" && slices.Contains(b.Spec.Config.Env, "A=changed") {
 				return true
@@ -437,7 +438,7 @@ func TestTransfer(t *testing.T) {
 	v.refuses("a", "digest", "first root of fleet "+otherUUID)
 	let(digest(string(there.Root(1))))
 	v.runs("c")
-	eventually(t, patience, "it says what it runs", func() bool { s := v.w.said(); return s.State == api.TrustVerified && s.Commit == commitC })
+	roletest.Eventually(t, "it says what it runs", func() bool { s := v.w.said(); return s.State == api.TrustVerified && s.Commit == commitC })
 	if _, err := os.Stat(v.trustDir()); err == nil {
 		t.Error("the files of the fleet before are still there")
 	}

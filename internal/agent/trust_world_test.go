@@ -18,6 +18,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent"
 	"github.com/roadstead-io/roadstead/internal/agent/trust"
 	"github.com/roadstead-io/roadstead/internal/agent/trust/trusttest"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 const commitC = "cccccccccccccccccccccccccccccccc"
@@ -180,7 +181,7 @@ func newVerifying(t *testing.T, change func(*trusttest.Fleet)) *verifying {
 	v.start()
 	v.release(commitA, 1)
 	v.runs("a")
-	eventually(t, patience, "it says that it verified", func() bool { return v.w.said().State == api.TrustVerified && v.w.said().Commit == commitA })
+	roletest.Eventually(t, "it says that it verified", func() bool { return v.w.said().State == api.TrustVerified && v.w.said().Commit == commitA })
 	return v
 }
 
@@ -225,7 +226,7 @@ func (v *verifying) start() (stop func()) {
 		}
 	})
 	v.t.Cleanup(stop)
-	eventually(v.t, patience, "registered", registered(v.w))
+	roletest.Eventually(v.t, "registered", registered(v.w))
 	return stop
 }
 
@@ -261,7 +262,7 @@ func (v *verifying) runs(letter string) {
 			v.t.Logf("runs %v; its log:\n%s", v.running(), v.log)
 		}
 	}()
-	eventually(v.t, patience, "runs the release "+letter, func() bool { return slices.Equal(v.running(), []string{"web " + letter}) })
+	roletest.Eventually(v.t, "runs the release "+letter, func() bool { return slices.Equal(v.running(), []string{"web " + letter}) })
 }
 
 // refuses waits until the device says that it refuses something for that reason, and looks that it still runs what it ran.
@@ -272,7 +273,7 @@ func (v *verifying) refuses(still, reason string, words ...string) {
 			v.t.Logf("runs %v; said %+v; its log:\n%s", v.running(), v.w.said(), v.log)
 		}
 	}()
-	eventually(v.t, patience, "a refusal for the reason "+reason, func() bool {
+	roletest.Eventually(v.t, "a refusal for the reason "+reason, func() bool {
 		r := v.w.said().Rejection
 		return r != nil && r.Reason == reason
 	})
@@ -283,7 +284,7 @@ func (v *verifying) refuses(still, reason string, words ...string) {
 			v.t.Errorf("the refusal does not say %q: %+v", word, r)
 		}
 	}
-	eventually(v.t, patience, "its log says so", func() bool { return v.log.has("reason="+reason) && v.w.logged("Could not move to new release") })
+	roletest.Eventually(v.t, "its log says so", func() bool { return v.log.has("reason="+reason) && v.w.logged("Could not move to new release") })
 	if still != "" && !slices.Equal(v.running(), []string{"web " + still}) {
 		v.t.Errorf("runs %v after a refusal, want the release %s still", v.running(), still)
 	}
@@ -293,7 +294,7 @@ func (v *verifying) refuses(still, reason string, words ...string) {
 func (v *verifying) asked(n int) {
 	v.t.Helper()
 	before := len(v.fleet.Asked())
-	eventually(v.t, patience, "it asks again", func() bool { return len(v.fleet.Asked()) >= before+n })
+	roletest.Eventually(v.t, "it asks again", func() bool { return len(v.fleet.Asked()) >= before+n })
 }
 
 func (v *verifying) trustDir() string {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent/trust/trusttest"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
@@ -448,7 +449,7 @@ func TestHundredMegabytesOfMetadata(t *testing.T) {
 		}
 	})
 	v.release(commitB, 2)
-	eventually(t, patience, "it says why", func() bool { return v.w.logged("larger than 3145728 bytes") })
+	roletest.Eventually(t, "it says why", func() bool { return v.w.logged("larger than 3145728 bytes") })
 	if n := <-sent; n > 50<<20 {
 		t.Errorf("the device took %d bytes", n)
 	}

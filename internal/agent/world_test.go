@@ -2,20 +2,14 @@ package agent_test
 
 import (
 	"compress/gzip"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
 	"maps"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -25,12 +19,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent/trust/trusttest"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 // world is a server as a device sees it: registration, target states, reports, logs and a registry, over real TLS with a root
@@ -69,7 +63,7 @@ type known struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, provKeys: map[string]bool{}, devices: map[api.DeviceUUID]*known{}}
-	cert, root := certificate(t)
+	cert, root := roletest.Certificate(t, "127.0.0.1", "api.device.test", "registry2.device.test")
 	w.Root = root
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /device/register", w.register)
@@ -131,36 +125,6 @@ func newWorld(t *testing.T) *world {
 	_, w.Port, _ = net.SplitHostPort(ln.Addr().String())
 	w.URL = "https://127.0.0.1:" + w.Port
 	return w
-}
-
-func certificate(t *testing.T) (tls.Certificate, []byte) {
-	t.Helper()
-	make := func(tmpl, parent *x509.Certificate, signer *ecdsa.PrivateKey) (*ecdsa.PrivateKey, []byte) {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if signer == nil {
-			signer = key
-		}
-		der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, &key.PublicKey, signer)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return key, der
-	}
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test root"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	caKey, caDER := make(ca, ca, nil)
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		DNSNames: []string{"api.device.test", "registry2.device.test"},
-	}
-	key, der := make(leaf, ca, caKey)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER})
 }
 
 // config writes a config.json with a fresh provisioning key and answers its path and the key.
@@ -463,18 +427,4 @@ func (w *world) serviceStatus(app, commit, service string) string {
 		}
 	}
 	return ""
-}
-
-// eventually waits until a condition holds.
-func eventually(t *testing.T, within time.Duration, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(within)
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("after %s still not: %s", within, what)
-		}
-		<-tick.C
-	}
 }

@@ -15,21 +15,21 @@ func BenchmarkReport(b *testing.B) {
 	for n := range devices {
 		d := w.device(w.hers)
 		made, err := w.Login(b.Context(), d.knock(), "")
-		w.must(err)
+		w.Must(err)
 		r.Up = append(r.Up, up(made, fmt.Sprintf("s%d", n)))
 	}
 	_, err := w.Report(b.Context(), r)
-	w.must(err)
+	w.Must(err)
 	b.Run("full", func(b *testing.B) {
 		for b.Loop() {
 			_, err := w.Report(b.Context(), r)
-			w.must(err)
+			w.Must(err)
 		}
 	})
 	b.Run("idle", func(b *testing.B) {
 		for b.Loop() {
 			answer, err := w.Report(b.Context(), api.ChannelReport{Instance: "0", Boot: "b"})
-			if w.must(err); len(answer.Cut) != 0 || answer.Again {
+			if w.Must(err); len(answer.Cut) != 0 || answer.Again {
 				b.Fatalf("%+v", answer)
 			}
 		}
@@ -38,7 +38,7 @@ func BenchmarkReport(b *testing.B) {
 		d := w.device(w.hers)
 		for b.Loop() {
 			_, err := w.Login(b.Context(), d.knock(), "")
-			w.must(err)
+			w.Must(err)
 		}
 	})
 }

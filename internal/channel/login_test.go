@@ -19,16 +19,16 @@ func TestWhoIsNotLetIn(t *testing.T) {
 	plain, certified, other := w.device(w.hers), w.certified(w.device(w.hers)), w.certified(w.device(w.his))
 	deleted, revoked, frozen, off := w.device(w.hers), w.device(w.hers), w.device(w.hers), w.device(w.hers)
 	w.remove(w.alice, "device", deleted.ID)
-	w.exec(`DELETE FROM api_key WHERE id = ?`, revoked.by.Key)
-	w.exec(`UPDATE device SET is_frozen = 1 WHERE id = ?`, frozen.ID)
-	w.write(func(tx *db.Tx) error {
+	w.Exec(`DELETE FROM api_key WHERE id = ?`, revoked.by.Key)
+	w.Exec(`UPDATE device SET is_frozen = 1 WHERE id = ?`, frozen.ID)
+	w.Write(func(tx *db.Tx) error {
 		return w.SwitchDevice(t.Context(), tx, w.alice, string(off.UUID), api.ChannelSwitch{Mode: api.ChannelOff})
 	})
 	old := w.certified(w.device(w.hers))
-	w.exec(`UPDATE channel_certificate SET expires_at = ? WHERE sha256 = ?`, db.FormatTime(time.Now().Add(-time.Minute)), old.cert)
+	w.Exec(`UPDATE channel_certificate SET expires_at = ? WHERE sha256 = ?`, db.FormatTime(time.Now().Add(-time.Minute)), old.cert)
 	lost := w.certified(w.device(w.hers))
 	past := lost.cert
-	w.write(func(tx *db.Tx) error { return w.Reset(t.Context(), tx, w.alice, string(lost.UUID)) })
+	w.Write(func(tx *db.Tx) error { return w.Reset(t.Context(), tx, w.alice, string(lost.UUID)) })
 	w.certified(lost)
 
 	type asked struct {
@@ -46,8 +46,8 @@ func TestWhoIsNotLetIn(t *testing.T) {
 		"a key with a newline and zero":    {plain, key(plain.APIKey + "\n\x00")},
 		"a key that is no text":            {plain, key("\xff\xfe")},
 		"another device's key":             {plain, key(other.APIKey)},
-		"a provisioning key":               {plain, key(w.key(account.OfFleet, w.hers))},
-		"a key of its owner":               {plain, key(w.key(account.OfUser, w.alice.User))},
+		"a provisioning key":               {plain, key(w.Key(account.OfFleet, w.hers))},
+		"a key of its owner":               {plain, key(w.Key(account.OfUser, w.alice.User))},
 		"no uuid":                          {plain, name("")},
 		"a path for a uuid":                {plain, name("../" + string(plain.UUID))},
 		"quotes in the uuid":               {plain, name(string(plain.UUID) + `'"`)},
@@ -108,7 +108,7 @@ func TestWhoGuessesWaits(t *testing.T) {
 	}
 	near := neighbour.knock()
 	near.From = guess.From
-	w.must(try(near)) // known there
+	w.Must(try(near)) // known there
 	for range 60 {
 		if err := try(guess); !errors.Is(err, api.ErrUnauthorized) {
 			t.Fatal(err)
@@ -117,10 +117,10 @@ func TestWhoGuessesWaits(t *testing.T) {
 	if err := try(right); !errors.Is(err, api.ErrUnauthorized) {
 		t.Errorf("the right key after many wrong ones: got %v", err)
 	}
-	w.must(try(near))
-	w.must(try(d.knock()))
+	w.Must(try(near))
+	w.Must(try(d.knock()))
 	var failures int
-	w.scan(`SELECT max(failures) FROM channel_refusal WHERE counter = 'pair'`, nil, &failures)
+	w.Scan(`SELECT max(failures) FROM channel_refusal WHERE counter = 'pair'`, nil, &failures)
 	if failures > 10 {
 		t.Errorf("%d guesses were looked at", failures)
 	}
@@ -128,9 +128,9 @@ func TestWhoGuessesWaits(t *testing.T) {
 		t.Errorf("the audit log has %d entries of it, want 1", n)
 	}
 	// It is remembered for a time.
-	w.pass(20 * time.Minute)
-	w.must(try(right))
-	if w.scan(`SELECT count(*) FROM channel_refusal WHERE counter = 'pair'`, nil, &failures); failures != 0 {
+	w.Pass(20 * time.Minute)
+	w.Must(try(right))
+	if w.Scan(`SELECT count(*) FROM channel_refusal WHERE counter = 'pair'`, nil, &failures); failures != 0 {
 		t.Error("what was refused before is held against a device that was let in")
 	}
 	// Guessing at names that nobody has makes a place wait as a whole, but for those that were let in from it.
@@ -143,7 +143,7 @@ func TestWhoGuessesWaits(t *testing.T) {
 	if err := try(first); !errors.Is(err, api.ErrUnauthorized) {
 		t.Errorf("a device that comes from there for the first time: got %v", err)
 	}
-	w.must(try(near))
+	w.Must(try(near))
 }
 
 func TestADeviceKeepsItsAddress(t *testing.T) {
@@ -151,7 +151,7 @@ func TestADeviceKeepsItsAddress(t *testing.T) {
 	seen := map[string]bool{}
 	first := w.device(w.hers)
 	was, err := w.Login(t.Context(), first.knock(), "")
-	w.must(err)
+	w.Must(err)
 	small := netip.MustParsePrefix("10.9.8.0/28") // room for 13
 	var last *known
 	for range 12 {
@@ -159,7 +159,7 @@ func TestADeviceKeepsItsAddress(t *testing.T) {
 		ask := last.knock()
 		ask.Network = small.String()
 		made, err := w.other.Login(t.Context(), ask, "")
-		w.must(err)
+		w.Must(err)
 		if a := netip.MustParseAddr(made.Address); seen[made.Address] || !small.Contains(a) || a.As4()[3] < 2 || a.As4()[3] > 14 {
 			t.Errorf("address %s: given twice, or not a device's", a)
 		}
@@ -175,7 +175,7 @@ func TestADeviceKeepsItsAddress(t *testing.T) {
 		t.Errorf("a place that is free again: %v", err)
 	}
 	again, err := w.other.Login(t.Context(), first.knock(), "")
-	if w.must(err); again.Address != was.Address || was.Address != "10.240.0.2" {
+	if w.Must(err); again.Address != was.Address || was.Address != "10.240.0.2" {
 		t.Errorf("its address was %s, is %s", was.Address, again.Address)
 	}
 	for _, network := range []string{"", "10.0.0.0/33", "fd00::/64", "10.0.0.0/30"} {
@@ -197,7 +197,7 @@ func TestACertifiedDeviceHasOneKey(t *testing.T) {
 		t.Errorf("another key: got %v, want a conflict", err)
 	}
 	reset := func(by access.Caller) error {
-		return w.db.Write(t.Context(), func(tx *db.Tx) error { return w.Reset(t.Context(), tx, by, string(d.UUID)) })
+		return w.DB.Write(t.Context(), func(tx *db.Tx) error { return w.Reset(t.Context(), tx, by, string(d.UUID)) })
 	}
 	if err := reset(w.bob); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("a stranger's reset: got %v", err)
@@ -212,13 +212,13 @@ func TestACertifiedDeviceHasOneKey(t *testing.T) {
 			t.Errorf("the API key alone: got %v", err)
 		}
 	}
-	w.must(reset(w.alice)) // and it need not wait
+	w.Must(reset(w.alice)) // and it need not wait
 	made, err := w.Login(t.Context(), d.knock(), "")
-	if w.must(err); made.Identity != api.IdentityKey {
+	if w.Must(err); made.Identity != api.IdentityKey {
 		t.Errorf("a certificate of before the reset counts: %+v", made)
 	}
 	_, err = w.Certify(t.Context(), d.by, d.UUID, thief)
-	w.must(err)
+	w.Must(err)
 	if n := w.acts("channel.certify"); n != 2 {
 		t.Errorf("the audit log has %d entries of keys that were certified, want 2: renewals are none", n)
 	}

@@ -28,13 +28,13 @@ func TestADeviceIsConnectedByItsNewestSession(t *testing.T) {
 		t.Errorf("status of the weaker kind: %+v", got)
 	}
 	var beat any
-	if w.scan(`SELECT heartbeat_until FROM device WHERE id = ?`, []any{d.ID}, &beat); beat != nil {
+	if w.Scan(`SELECT heartbeat_until FROM device WHERE id = ?`, []any{d.ID}, &beat); beat != nil {
 		t.Errorf("the channel counts as a heartbeat: %v", beat)
 	}
 
 	// What the device says is kept beside that.
-	w.must(w.devices.Report(t.Context(), d.by, []byte(`{"`+string(d.UUID)+`": {"channel": {"state": "locked", "reason": "the owner"}}}`), "192.0.2.7"))
-	w.must(w.devices.Report(t.Context(), d.by, []byte(`{"`+string(d.UUID)+`": {"channel": {"state": "rubbish"}}}`), "192.0.2.7"))
+	w.Must(w.Devices.Report(t.Context(), d.by, []byte(`{"`+string(d.UUID)+`": {"channel": {"state": "locked", "reason": "the owner"}}}`), "192.0.2.7"))
+	w.Must(w.Devices.Report(t.Context(), d.by, []byte(`{"`+string(d.UUID)+`": {"channel": {"state": "rubbish"}}}`), "192.0.2.7"))
 	if got := w.status(w.alice, d); got.Said != api.ChannelStateLocked || got.Reason != "the owner" {
 		t.Errorf("what the device says of its channel: %+v", got)
 	}
@@ -128,7 +128,7 @@ func TestWhatASilentInstanceHadIsNotConnected(t *testing.T) {
 	w.in(elsewhere, "1", "e1")
 	// A new process: it has one device so far.
 	answer, err := w.Report(t.Context(), api.ChannelReport{Instance: "0", Boot: "second", Up: []api.ChannelUp{up(s, "s2")}})
-	if w.must(err); !answer.Again || !w.row(goes).connected {
+	if w.Must(err); !answer.Again || !w.row(goes).connected {
 		t.Errorf("a process that is not known: %+v", answer)
 	}
 	w.report(api.ChannelReport{Instance: "0", Boot: "second", Full: true, Up: []api.ChannelUp{up(s, "s2")}})
@@ -147,10 +147,10 @@ func TestWhatASilentInstanceHadIsNotConnected(t *testing.T) {
 	}
 	// One instance is silent, the other is not.
 	for range 6 {
-		w.pass(2 * time.Second)
+		w.Pass(2 * time.Second)
 		w.report(api.ChannelReport{Instance: "1"})
-		w.must(w.ExpireOnce(t.Context()))
-		w.must(w.other.ExpireOnce(t.Context()))
+		w.Must(w.ExpireOnce(t.Context()))
+		w.Must(w.other.ExpireOnce(t.Context()))
 	}
 	if w.row(stays).connected || !w.row(elsewhere).connected {
 		t.Errorf("after ten seconds: %+v, %+v", w.row(stays), w.row(elsewhere))
@@ -164,8 +164,8 @@ func TestWhatASilentInstanceHadIsNotConnected(t *testing.T) {
 	}
 	// Without sessions there is nothing to say.
 	w.report(api.ChannelReport{Instance: "0", Boot: "second", Down: down("s2")})
-	w.pass(time.Minute)
-	w.must(w.ExpireOnce(t.Context()))
+	w.Pass(time.Minute)
+	w.Must(w.ExpireOnce(t.Context()))
 	if answer, err := w.other.Report(t.Context(), api.ChannelReport{Instance: "0", Boot: "second", Up: []api.ChannelUp{up(s, "s3")}}); err != nil || answer.Again || !w.row(stays).connected {
 		t.Errorf("after a silence without sessions: %+v, %v", answer, err)
 	}
@@ -174,12 +174,12 @@ func TestWhatASilentInstanceHadIsNotConnected(t *testing.T) {
 // Attack: who was let in stays when the right to be there has ended.
 func TestWhoHasNoRightAnyMoreIsCut(t *testing.T) {
 	w := newWorld(t)
-	second := w.fleet(w.alice, "second")
+	second := w.Fleet(w.alice, "second")
 	for what, take := range map[string]func(d *known){
 		"the device is deleted":       func(d *known) { w.remove(w.alice, "device", d.ID) },
 		"its key is revoked":          func(d *known) { w.remove(w.alice, "api_key", d.by.Key) },
 		"it is in another fleet":      func(d *known) { w.update(w.alice, "device", d.ID, map[string]any{"belongs_to__application": second}) },
-		"it is frozen":                func(d *known) { w.exec(`UPDATE device SET is_frozen = 1 WHERE id = ?`, d.ID) },
+		"it is frozen":                func(d *known) { w.Exec(`UPDATE device SET is_frozen = 1 WHERE id = ?`, d.ID) },
 		"it came by its key alone":    func(d *known) { w.certified(d) },
 		"its channel is switched off": func(d *known) { w.flip(d, api.ChannelSwitch{Mode: api.ChannelOff}) },
 	} {
@@ -203,7 +203,7 @@ func TestWhoHasNoRightAnyMoreIsCut(t *testing.T) {
 
 func (w *world) flip(d *known, s api.ChannelSwitch) {
 	w.Helper()
-	w.write(func(tx *db.Tx) error { return w.SwitchDevice(w.Context(), tx, w.alice, string(d.UUID), s) })
+	w.Write(func(tx *db.Tx) error { return w.SwitchDevice(w.Context(), tx, w.alice, string(d.UUID), s) })
 }
 
 func TestSwitches(t *testing.T) {
@@ -211,7 +211,7 @@ func TestSwitches(t *testing.T) {
 	d := w.device(w.hers)
 	fleet := func(s api.ChannelSwitch) {
 		t.Helper()
-		w.write(func(tx *db.Tx) error { return w.SwitchFleet(t.Context(), tx, w.alice, w.hers, s) })
+		w.Write(func(tx *db.Tx) error { return w.SwitchFleet(t.Context(), tx, w.alice, w.hers, s) })
 	}
 	want := func(what string, wanted bool, mode string) {
 		t.Helper()
@@ -222,8 +222,8 @@ func TestSwitches(t *testing.T) {
 	config := func() map[string]string {
 		t.Helper()
 		var target map[string]string
-		w.must(w.db.Read(t.Context(), func(tx *db.Tx) error {
-			made, err := w.devices.Target(t.Context(), tx, d.by, d.UUID, "")
+		w.Must(w.DB.Read(t.Context(), func(tx *db.Tx) error {
+			made, err := w.Devices.Target(t.Context(), tx, d.by, d.UUID, "")
 			for _, state := range made.State() {
 				target = state.Config
 			}
@@ -239,15 +239,15 @@ func TestSwitches(t *testing.T) {
 	if got := config(); got[when.SupervisorControl] != "true" || got[when.Control] != "false" || got[when.Until] == "" {
 		t.Errorf("what a device is told that is on for a minute: %v", got)
 	}
-	w.must(w.EndSwitchesOnce(t.Context()))
+	w.Must(w.EndSwitchesOnce(t.Context()))
 	want("before the minute is over", true, api.ChannelAuto)
 	w.in(d, "0", "s")
-	w.pass(time.Minute)
+	w.Pass(time.Minute)
 	want("after it", false, api.ChannelAuto)
 	if got := w.cut("0"); got != "s" {
 		t.Errorf("after the minute %q is to be cut", got)
 	}
-	w.must(w.EndSwitchesOnce(t.Context()))
+	w.Must(w.EndSwitchesOnce(t.Context()))
 	if got := config(); got[when.SupervisorControl] != "false" || got[when.Control] != "" || got[when.Until] != "" {
 		t.Errorf("what a device is told after the minute: %v", got)
 	}
@@ -262,7 +262,7 @@ func TestSwitches(t *testing.T) {
 	w.flip(d, api.ChannelSwitch{Mode: api.ChannelAuto})
 	want("as the fleet again", true, api.ChannelAuto)
 	fleet(api.ChannelSwitch{Mode: api.ChannelAuto})
-	w.exec(`UPDATE application SET is_of__class = 'block' WHERE id = ?`, w.hers)
+	w.Exec(`UPDATE application SET is_of__class = 'block' WHERE id = ?`, w.hers)
 	want("a block", false, api.ChannelAuto)
 	if got := config()[when.SupervisorControl]; got != "false" {
 		t.Errorf("a block's device is told %q", got)
@@ -274,7 +274,7 @@ func TestSwitches(t *testing.T) {
 		"no mode": {}, "a strange mode": {Mode: "maybe"}, "off for a time": {Mode: api.ChannelOff, Seconds: 5}, "a long time": {Mode: api.ChannelOn, Seconds: 1 << 40},
 		"a negative time": {Mode: api.ChannelOn, Seconds: -1}, "two ends": {Mode: api.ChannelOn, Seconds: 5, Schedule: "daily 00:00-01:00"}, "no schedule": {Mode: api.ChannelOn, Schedule: "always"},
 	} {
-		err := w.db.Write(t.Context(), func(tx *db.Tx) error { return w.SwitchDevice(t.Context(), tx, w.alice, string(d.UUID), s) })
+		err := w.DB.Write(t.Context(), func(tx *db.Tx) error { return w.SwitchDevice(t.Context(), tx, w.alice, string(d.UUID), s) })
 		if !errors.Is(err, api.ErrInvalid) {
 			t.Errorf("%s: got %v", what, err)
 		}
@@ -285,10 +285,10 @@ func TestSwitches(t *testing.T) {
 			no = api.ErrForbidden
 		}
 		on := api.ChannelSwitch{Mode: api.ChannelOn}
-		if err := w.db.Write(t.Context(), func(tx *db.Tx) error { return w.SwitchDevice(t.Context(), tx, by, string(d.UUID), on) }); !errors.Is(err, no) {
+		if err := w.DB.Write(t.Context(), func(tx *db.Tx) error { return w.SwitchDevice(t.Context(), tx, by, string(d.UUID), on) }); !errors.Is(err, no) {
 			t.Errorf("%s switches: got %v", what, err)
 		}
-		if err := w.db.Write(t.Context(), func(tx *db.Tx) error { return w.SwitchFleet(t.Context(), tx, by, w.hers, on) }); !errors.Is(err, no) {
+		if err := w.DB.Write(t.Context(), func(tx *db.Tx) error { return w.SwitchFleet(t.Context(), tx, by, w.hers, on) }); !errors.Is(err, no) {
 			t.Errorf("%s switches the fleet: got %v", what, err)
 		}
 	}
@@ -297,8 +297,8 @@ func TestSwitches(t *testing.T) {
 	}
 	// What a device would not understand is not written.
 	for name, value := range map[string]string{when.Schedule: "now and then", when.Until: "soon", when.SupervisorControl: "yes", "ROADSTEAD_OTHER": "1"} {
-		err := w.db.Write(t.Context(), func(tx *db.Tx) error {
-			_, err := w.engine.Insert(t.Context(), tx, w.alice, "application_config_variable", map[string]any{"application": w.hers, "name": name, "value": value})
+		err := w.DB.Write(t.Context(), func(tx *db.Tx) error {
+			_, err := w.Engine.Insert(t.Context(), tx, w.alice, "application_config_variable", map[string]any{"application": w.hers, "name": name, "value": value})
 			return err
 		})
 		if !errors.Is(err, api.ErrInvalid) {
@@ -320,21 +320,21 @@ func TestTheListOfPortsIsChecked(t *testing.T) {
 			"all": true, "none": true, "22222": true, "22222, 8000-8099": true, "80 443": true, "65535": true,
 			"": false, "0": false, "65536": false, "80-": false, "-80": false, "90-80": false, "http": false, "80;443": false, "all, 80": false, "none,80": false,
 		} {
-			err := w.db.Write(t.Context(), func(tx *db.Tx) (err error) {
+			err := w.DB.Write(t.Context(), func(tx *db.Tx) (err error) {
 				if row == 0 {
-					row, err = w.engine.Insert(t.Context(), tx, w.alice, of.resource, map[string]any{of.column: of.id, "name": fleet.TunnelPorts, "value": "all"})
+					row, err = w.Engine.Insert(t.Context(), tx, w.alice, of.resource, map[string]any{of.column: of.id, "name": fleet.TunnelPorts, "value": "all"})
 					if err != nil {
 						return err
 					}
 				}
-				return w.engine.Update(t.Context(), tx, w.alice, of.resource, row, map[string]any{"value": value})
+				return w.Engine.Update(t.Context(), tx, w.alice, of.resource, row, map[string]any{"value": value})
 			})
 			if good && err != nil || !good && (!errors.Is(err, api.ErrInvalid) || !strings.Contains(err.Error(), fleet.TunnelPorts)) {
 				t.Errorf("%s: %q: got %v", of.resource, value, err)
 			}
 			if err != nil {
 				row = 0 // it was taken back
-				w.exec(`DELETE FROM `+of.resource+` WHERE `+of.column+` = ?`, of.id)
+				w.Exec(`DELETE FROM `+of.resource+` WHERE `+of.column+` = ?`, of.id)
 			}
 		}
 	}

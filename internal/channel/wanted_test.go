@@ -16,10 +16,10 @@ import (
 func TestTheOverallStatusKnowsWhatIsWanted(t *testing.T) {
 	w := newWorld(t)
 	d := w.device(w.hers)
-	later := db.FormatTime(w.now().Add(time.Hour))
-	w.exec(`UPDATE device SET is_active = 1, last_seen = ?, online_since = ?, heartbeat_due = ?, heartbeat_until = ? WHERE id = ?`, later, later, later, later, d.ID)
+	later := db.FormatTime(w.Now().Add(time.Hour))
+	w.Exec(`UPDATE device SET is_active = 1, last_seen = ?, online_since = ?, heartbeat_due = ?, heartbeat_until = ? WHERE id = ?`, later, later, later, later, d.ID)
 	const always = "daily 00:00-24:00"
-	day := w.now().UTC().Weekday()
+	day := w.Now().UTC().Weekday()
 	never := (day + 3) % 7
 	said := []map[string]string{
 		{},
@@ -29,14 +29,14 @@ func TestTheOverallStatusKnowsWhatIsWanted(t *testing.T) {
 		{when.SupervisorControl: "0"},
 		{when.Control: "true", when.SupervisorControl: "false"},
 		{when.Control: "false", when.SupervisorControl: "true"},
-		{when.SupervisorControl: "false", when.Until: w.now().Add(time.Hour).UTC().Format(time.RFC3339)},
+		{when.SupervisorControl: "false", when.Until: w.Now().Add(time.Hour).UTC().Format(time.RFC3339)},
 		{when.Schedule: always},
 		{when.Schedule: never.String()[:3] + " 11:00-12:00"},
 		{when.SupervisorControl: "false", when.Schedule: always},
 		{when.SupervisorControl: "", when.Control: "", when.Until: "", when.Schedule: ""},
 	}
 	put := func(resource, column string, id int64, values map[string]string) {
-		w.write(func(tx *db.Tx) error {
+		w.Write(func(tx *db.Tx) error {
 			_, err := tx.ExecContext(t.Context(), `DELETE FROM `+resource+` WHERE `+column+` = ?`, id)
 			for name, value := range values {
 				if err == nil {
@@ -48,8 +48,8 @@ func TestTheOverallStatusKnowsWhatIsWanted(t *testing.T) {
 	}
 	overall := func() string {
 		var text json.RawMessage
-		w.must(w.db.Read(t.Context(), func(tx *db.Tx) (err error) {
-			text, err = w.engine.Query(t.Context(), tx, w.alice, fmt.Sprintf("device(%d)?$select=overall_status", d.ID))
+		w.Must(w.DB.Read(t.Context(), func(tx *db.Tx) (err error) {
+			text, err = w.Engine.Query(t.Context(), tx, w.alice, fmt.Sprintf("device(%d)?$select=overall_status", d.ID))
 			return err
 		}))
 		var rows []struct {
@@ -62,7 +62,7 @@ func TestTheOverallStatusKnowsWhatIsWanted(t *testing.T) {
 	}
 	seen := map[string]int{}
 	for _, class := range []string{"fleet", "block"} {
-		w.exec(`UPDATE application SET is_of__class = ? WHERE id = ?`, class, w.hers)
+		w.Exec(`UPDATE application SET is_of__class = ? WHERE id = ?`, class, w.hers)
 		for _, fleet := range said {
 			put("application_config_variable", "application", w.hers, fleet)
 			for _, own := range said {
@@ -72,7 +72,7 @@ func TestTheOverallStatusKnowsWhatIsWanted(t *testing.T) {
 				if status.Wanted {
 					state = api.ChannelStateWaiting
 				}
-				w.exec(`UPDATE device SET channel_state = ? WHERE id = ?`, state, d.ID)
+				w.Exec(`UPDATE device SET channel_state = ? WHERE id = ?`, state, d.ID)
 				want := map[bool]string{true: "reduced-functionality", false: "operational"}[status.Wanted]
 				if got := overall(); got != want {
 					t.Errorf("%s that says %v, device %v: %s; the channel is wanted: %v, %s", class, fleet, own, got, status.Wanted, status.Why)
@@ -85,7 +85,7 @@ func TestTheOverallStatusKnowsWhatIsWanted(t *testing.T) {
 		t.Errorf("the test saw too little: %v", seen)
 	}
 	// A supervisor says nothing of schedules: it lacks nothing.
-	w.exec(`UPDATE device SET channel_state = NULL WHERE id = ?`, d.ID)
+	w.Exec(`UPDATE device SET channel_state = NULL WHERE id = ?`, d.ID)
 	put("application_config_variable", "application", w.hers, map[string]string{when.Schedule: always})
 	put("device_config_variable", "device", d.ID, nil)
 	if got := overall(); got != "operational" {

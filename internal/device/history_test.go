@@ -40,18 +40,18 @@ func (w *world) same(what string, got, want any) {
 
 func TestHistoryOfADevice(t *testing.T) {
 	w := newWorld(t)
-	f, g := w.fleet(w.alice, "harbour"), w.fleet(w.alice, "haven")
+	f, g := w.Fleet(w.alice, "harbour"), w.Fleet(w.alice, "haven")
 	one := w.push(w.alice, "alice/harbour", "web")
 	dev, made := w.device(w.alice, f, uuidOf(1))
 	path := fmt.Sprintf("device(%d)", made.ID)
 	w.same("registered", w.past(w.alice, made.ID, "is_active", "belongs_to__application"), []string{fmt.Sprintf("false %d now", f)})
 
 	poll, err := w.target(dev, uuidOf(1), "")
-	w.must(err)
-	w.devices.Heard(t.Context(), poll)
+	w.Must(err)
+	w.Devices.Heard(t.Context(), poll)
 	w.same("after the first poll", w.past(w.alice, made.ID, "is_active"), []string{"false", "true now"})
-	w.must(w.report(dev, uuidOf(1), map[string]any{"os_version": "Debian 12", "cpu_usage": 5}))
-	w.must(w.report(dev, uuidOf(1), map[string]any{"status": "Idle", "os_version": "Debian 12"})) // no change of what is recorded
+	w.Must(w.report(dev, uuidOf(1), map[string]any{"os_version": "Debian 12", "cpu_usage": 5}))
+	w.Must(w.report(dev, uuidOf(1), map[string]any{"status": "Idle", "os_version": "Debian 12"})) // no change of what is recorded
 	w.patchDevice(made.ID, "device_name", "pier")
 	w.patchDevice(made.ID, "is_pinned_on__release", one.id)
 	w.patchDevice(made.ID, "belongs_to__application", g)
@@ -74,21 +74,21 @@ func TestHistoryOfADevice(t *testing.T) {
 			t.Errorf("%s as another tenant: %d rows", filter, n)
 		}
 	}
-	w.want(w.alice, "PATCH", fmt.Sprintf("device_history(%d)", 1), map[string]any{"os_version": "x"}, 403, "")
-	w.want(dev, "GET", "device_history", nil, 401, "")
+	w.Want(w.alice, "PATCH", fmt.Sprintf("device_history(%d)", 1), map[string]any{"os_version": "x"}, 403, "")
+	w.Want(dev, "GET", "device_history", nil, 401, "")
 
-	w.want(w.alice, "DELETE", path, nil, 200, "")
+	w.Want(w.alice, "DELETE", path, nil, 200, "")
 	rows := w.rows(w.alice, "device_history?$filter=uuid eq '"+string(uuidOf(1))+"'&$orderby=id desc&$top=1")
 	if len(rows) != 1 || rows[0]["end_timestamp"] == nil || fmt.Sprint(rows[0]["is_ended_by__actor"]) != fmt.Sprintf("map[__id:%d]", w.alice.Actor) {
 		t.Errorf("after the deletion: %v", rows)
 	}
-	w.pass(364 * 24 * time.Hour)
-	w.must(w.devices.ForgetHistoryOnce(t.Context()))
+	w.Pass(364 * 24 * time.Hour)
+	w.Must(w.Devices.ForgetHistoryOnce(t.Context()))
 	if n := w.count("device_history"); n != 5 {
 		t.Errorf("%d rows after less than a year, want 5", n)
 	}
-	w.pass(48 * time.Hour)
-	w.must(w.devices.ForgetHistoryOnce(t.Context()))
+	w.Pass(48 * time.Hour)
+	w.Must(w.Devices.ForgetHistoryOnce(t.Context()))
 	if n := w.count("device_history"); n != 0 {
 		t.Errorf("%d rows after a year", n)
 	}
@@ -97,9 +97,9 @@ func TestHistoryOfADevice(t *testing.T) {
 // A device that says something new of itself all the time does not fill the disk.
 func TestHistoryIsBounded(t *testing.T) {
 	w := newWorld(t)
-	dev, made := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
-	_, quiet := w.device(w.alice, w.fleet(w.alice, "haven"), uuidOf(2))
-	w.write(func(tx *db.Tx) error { // a long past, in one go
+	dev, made := w.device(w.alice, w.Fleet(w.alice, "harbour"), uuidOf(1))
+	_, quiet := w.device(w.alice, w.Fleet(w.alice, "haven"), uuidOf(2))
+	w.Write(func(tx *db.Tx) error { // a long past, in one go
 		for range 1005 {
 			_, err := tx.ExecContext(t.Context(), `INSERT INTO device_history (created_at, end_timestamp, tracks__device, tracks__actor, uuid,
 				belongs_to__application, is_active, is_of__device_type) SELECT CAST(? AS TEXT), CAST(? AS TEXT), id, actor, uuid,
@@ -111,9 +111,9 @@ func TestHistoryIsBounded(t *testing.T) {
 		return nil
 	})
 	for n := range 5 {
-		w.must(w.report(dev, uuidOf(1), map[string]any{"os_version": fmt.Sprint(n)}))
+		w.Must(w.report(dev, uuidOf(1), map[string]any{"os_version": fmt.Sprint(n)}))
 	}
-	w.must(w.devices.ForgetHistoryOnce(t.Context()))
+	w.Must(w.Devices.ForgetHistoryOnce(t.Context()))
 	if n := w.count("device_history WHERE tracks__device = ?", made.ID); n != 1000 {
 		t.Errorf("%d rows, want 1,000", n)
 	}
@@ -127,7 +127,7 @@ func TestHistoryIsBounded(t *testing.T) {
 
 func TestWhatAPersonSaysOfIsOnline(t *testing.T) {
 	w := newWorld(t)
-	dev, made := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
+	dev, made := w.device(w.alice, w.Fleet(w.alice, "harbour"), uuidOf(1))
 	path := fmt.Sprintf("device(%d)", made.ID)
 	check := func(when, want string) {
 		t.Helper()
@@ -141,23 +141,23 @@ func TestWhatAPersonSaysOfIsOnline(t *testing.T) {
 	check("new", "false false unknown inactive false")
 	w.patchDevice(made.ID, "is_online", true)
 	check("said to be online", "true true unknown disconnected true")
-	w.want(w.alice, "PATCH", path, map[string]any{"is_active": false}, 400, "Devices must be offline in order to be deactivated.")
+	w.Want(w.alice, "PATCH", path, map[string]any{"is_active": false}, 400, "Devices must be offline in order to be deactivated.")
 	w.patchDevice(made.ID, "is_online", 0)
 	check("said to be offline", "false true unknown disconnected true")
 	w.patchDevice(made.ID, "is_active", false)
 	check("deactivated", "false false unknown inactive true")
-	w.want(w.alice, "PATCH", path, map[string]any{"is_online": "perhaps"}, 400, `\"is_online\"`)
-	w.want(w.bob, "PATCH", path, map[string]any{"is_online": true}, 200, "")
+	w.Want(w.alice, "PATCH", path, map[string]any{"is_online": "perhaps"}, 400, `\"is_online\"`)
+	w.Want(w.bob, "PATCH", path, map[string]any{"is_online": true}, 200, "")
 	check("another tenant said so", "false false unknown inactive true")
 	poll, err := w.target(dev, uuidOf(1), "")
-	w.must(err)
-	w.devices.Heard(t.Context(), poll)
+	w.Must(err)
+	w.Devices.Heard(t.Context(), poll)
 	check("heard", "true true online operational true")
 	w.patchDevice(made.ID, "is_online", false)
 	check("heard, and said to be offline", "true true online operational true") // nobody fakes a heartbeat, nor its end
 	for _, column := range []string{"api_heartbeat_state", "overall_status", "overall_progress", "should_be_running__release", "latitude",
 		"is_connected_to_vpn", "last_vpn_event", "changed_api_heartbeat_state_on__date", "modified_at", "said_online"} {
-		if status, body := w.do(w.alice, "PATCH", path, map[string]any{column: 1}); status < 400 || status > 403 ||
+		if status, body := w.Do(w.alice, "PATCH", path, map[string]any{column: 1}); status < 400 || status > 403 ||
 			!strings.Contains(body, column) {
 			t.Errorf("a PATCH of %s: %d %s", column, status, body)
 		}
@@ -166,7 +166,7 @@ func TestWhatAPersonSaysOfIsOnline(t *testing.T) {
 
 func TestReadLogByService(t *testing.T) {
 	w := newWorld(t)
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	w.push(w.alice, "alice/harbour", "web", "writer")
 	dev, _ := w.device(w.alice, f, uuidOf(1))
 	web, writer := w.id("service", "service_name = 'web'"), w.id("service", "service_name = 'writer'")
@@ -175,7 +175,7 @@ func TestReadLogByService(t *testing.T) {
 		fmt.Fprintf(&body, `{"message":"web %d","serviceId":%d}`+"\n"+`{"message":"writer %d","serviceId":%d}`+"\n"+`{"message":"system %d","isSystem":true}`+"\n",
 			n, web, n, writer, n)
 	}
-	w.must(w.send(dev, uuidOf(1), body.String()))
+	w.Must(w.send(dev, uuidOf(1), body.String()))
 	yes, no := true, false
 	for what, test := range map[string]struct {
 		services []string
@@ -196,10 +196,10 @@ func TestReadLogByService(t *testing.T) {
 		if got := strings.Join(w.log(w.alice, uuidOf(1), q), ","); got != test.want {
 			t.Errorf("%s: got %s, want %s", what, got, test.want)
 		}
-		follower, err := w.devices.Logs.Follow(t.Context(), w.alice, uuidOf(1), q)
-		w.must(err)
+		follower, err := w.Devices.Logs.Follow(t.Context(), w.alice, uuidOf(1), q)
+		w.Must(err)
 		lines := follow(follower)
-		w.must(w.send(dev, uuidOf(1), fmt.Sprintf(`{"message":"noise","serviceId":999}`+"\n"+`{"message":"web x","serviceId":%d}`+"\n"+
+		w.Must(w.send(dev, uuidOf(1), fmt.Sprintf(`{"message":"noise","serviceId":999}`+"\n"+`{"message":"web x","serviceId":%d}`+"\n"+
 			`{"message":"writer x","serviceId":%d}`+"\n"+`{"message":"system x","isSystem":true}`, web, writer)))
 		wants := strings.Split(test.want, ",")
 		if test.want == "" {
@@ -221,11 +221,11 @@ func TestReadLogByService(t *testing.T) {
 			}
 		}
 		follower.Close()
-		w.must(w.send(dev, uuidOf(1), body.String())) // the past again
+		w.Must(w.send(dev, uuidOf(1), body.String())) // the past again
 	}
 	q := everything
 	q.Services = []string{"nothing"}
-	if _, err := w.devices.Logs.Read(t.Context(), w.alice, uuidOf(1), q); api.AsError(err).Code != api.Invalid {
+	if _, err := w.Devices.Logs.Read(t.Context(), w.alice, uuidOf(1), q); api.AsError(err).Code != api.Invalid {
 		t.Errorf("a service that is not there: %v", err)
 	}
 }

@@ -14,12 +14,13 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/device/devicelog"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 // send writes a whole log stream.
 func (w *world) send(by access.Caller, uuid api.DeviceUUID, body string) error {
 	w.Helper()
-	l, err := w.devices.Logs.Open(w.Context(), by, uuid)
+	l, err := w.Devices.Logs.Open(w.Context(), by, uuid)
 	if err != nil {
 		return err
 	}
@@ -31,8 +32,8 @@ var everything = devicelog.Query{Count: 1000}
 
 func (w *world) log(by access.Caller, uuid api.DeviceUUID, q devicelog.Query) (texts []string) {
 	w.Helper()
-	lines, err := w.devices.Logs.Read(w.Context(), by, uuid, q)
-	w.must(err)
+	lines, err := w.Devices.Logs.Read(w.Context(), by, uuid, q)
+	w.Must(err)
 	for _, l := range lines {
 		texts = append(texts, l.Message)
 	}
@@ -41,31 +42,31 @@ func (w *world) log(by access.Caller, uuid api.DeviceUUID, q devicelog.Query) (t
 
 func TestLogKeepsTheLastThousandLines(t *testing.T) {
 	w := newWorld(t)
-	dev, _ := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
+	dev, _ := w.device(w.alice, w.Fleet(w.alice, "harbour"), uuidOf(1))
 	var body strings.Builder
 	for n := range 1500 {
 		fmt.Fprintf(&body, `{"message":"line %d","timestamp":1700000000000,"serviceId":7,"isStdErr":true}`+"\n", n)
 	}
-	w.must(w.send(dev, uuidOf(1), body.String()))
+	w.Must(w.send(dev, uuidOf(1), body.String()))
 	got := w.log(w.alice, uuidOf(1), everything)
 	if len(got) != 1000 || got[0] != "line 500" || got[999] != "line 1499" {
 		t.Errorf("%d lines, from %q to %q", len(got), got[0], got[len(got)-1])
 	}
-	lines, err := w.devices.Logs.Read(t.Context(), w.alice, uuidOf(1), devicelog.Query{Count: 1})
-	w.must(err)
+	lines, err := w.Devices.Logs.Read(t.Context(), w.alice, uuidOf(1), devicelog.Query{Count: 1})
+	w.Must(err)
 	if l := lines[0]; len(lines) != 1 || l.Timestamp != 1700000000000 || *l.ServiceID != 7 || !l.IsStdErr || l.IsSystem ||
 		time.Since(time.UnixMilli(l.CreatedAt)) > time.Minute {
 		t.Errorf("the last line: %+v", l)
 	}
-	if got := w.log(w.alice, uuidOf(1), devicelog.Query{Count: 1000, Since: w.now().Add(time.Hour)}); len(got) != 0 {
+	if got := w.log(w.alice, uuidOf(1), devicelog.Query{Count: 1000, Since: w.Now().Add(time.Hour)}); len(got) != 0 {
 		t.Errorf("since later: %d lines", len(got))
 	}
 }
 
 func TestOddLogLines(t *testing.T) {
 	w := newWorld(t)
-	dev, _ := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
-	w.must(w.send(dev, uuidOf(1), strings.Join([]string{
+	dev, _ := w.device(w.alice, w.Fleet(w.alice, "harbour"), uuidOf(1))
+	w.Must(w.send(dev, uuidOf(1), strings.Join([]string{
 		`{"message":"first","timestamp":1}`, ``, `not json`, `{"timestamp":1}`, `{"message":7}`, `[]`, `null`,
 		`{"message":"of another","timestamp":1,"uuid":"00"}`,
 		`{"message":"` + strings.Repeat("x", 70_000) + `"}`, // longer than a line may be
@@ -80,43 +81,43 @@ func TestOddLogLines(t *testing.T) {
 
 func TestTooMuchLog(t *testing.T) {
 	w := newWorld(t, func(c *device.Config) { c.Logs.Rate, c.Logs.Burst = 1, 10 })
-	dev, _ := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
-	w.must(w.send(dev, uuidOf(1), strings.Repeat(`{"message":"x","timestamp":1}`+"\n", 100)))
+	dev, _ := w.device(w.alice, w.Fleet(w.alice, "harbour"), uuidOf(1))
+	w.Must(w.send(dev, uuidOf(1), strings.Repeat(`{"message":"x","timestamp":1}`+"\n", 100)))
 	got := strings.Join(w.log(w.alice, uuidOf(1), everything), ",")
 	if !strings.Contains(got, "Warning: Suppressed ") || !strings.Contains(got, " message(s) due to rate limiting") ||
 		strings.Count(got, "x,") > 15 {
 		t.Errorf("got %s", got)
 	}
-	if err := w.devices.Logs.Post(t.Context(), dev, uuidOf(1), []byte(`[{"message":"x"}]`)); !errors.Is(err, api.ErrRateLimited) {
+	if err := w.Devices.Logs.Post(t.Context(), dev, uuidOf(1), []byte(`[{"message":"x"}]`)); !errors.Is(err, api.ErrRateLimited) {
 		t.Errorf("PostLog: %v", err)
 	}
 }
 
 func TestLogsAreForTheirOwn(t *testing.T) {
 	w := newWorld(t)
-	f, far := w.fleet(w.alice, "harbour"), w.fleet(w.bob, "elsewhere")
+	f, far := w.Fleet(w.alice, "harbour"), w.Fleet(w.bob, "elsewhere")
 	dev, made := w.device(w.alice, f, uuidOf(1))
 	sister, _ := w.device(w.alice, f, uuidOf(2))
 	foreign, _ := w.device(w.bob, far, uuidOf(3))
-	w.must(w.send(dev, uuidOf(1), `{"message":"mine"}`))
+	w.Must(w.send(dev, uuidOf(1), `{"message":"mine"}`))
 	for _, by := range []access.Caller{sister, foreign, w.bob} {
-		if _, err := w.devices.Logs.Read(t.Context(), by, uuidOf(1), everything); !errors.Is(err, api.ErrNotFound) {
+		if _, err := w.Devices.Logs.Read(t.Context(), by, uuidOf(1), everything); !errors.Is(err, api.ErrNotFound) {
 			t.Errorf("%s reads: %v", by.Name, err)
 		}
-		if _, err := w.devices.Logs.Follow(t.Context(), by, uuidOf(1), everything); !errors.Is(err, api.ErrNotFound) {
+		if _, err := w.Devices.Logs.Follow(t.Context(), by, uuidOf(1), everything); !errors.Is(err, api.ErrNotFound) {
 			t.Errorf("%s follows: %v", by.Name, err)
 		}
 		if err := w.send(by, uuidOf(1), `{"message":"foreign"}`); !errors.Is(err, api.ErrNotFound) && !errors.Is(err, api.ErrForbidden) {
 			t.Errorf("%s writes: %v", by.Name, err)
 		}
-		if err := w.devices.Logs.Post(t.Context(), by, uuidOf(1), []byte(`[{"message":"foreign"}]`)); err == nil {
+		if err := w.Devices.Logs.Post(t.Context(), by, uuidOf(1), []byte(`[{"message":"foreign"}]`)); err == nil {
 			t.Errorf("%s posts", by.Name)
 		}
 	}
 	if got := w.log(dev, uuidOf(1), everything); len(got) != 1 {
 		t.Errorf("the device reads its own log: %q", got)
 	}
-	w.want(w.alice, "DELETE", fmt.Sprintf("device(%d)", made.ID), nil, 200, "")
+	w.Want(w.alice, "DELETE", fmt.Sprintf("device(%d)", made.ID), nil, 200, "")
 	if err := w.send(dev, uuidOf(1), `{"message":"ghost"}`); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("a deleted device writes: %v", err)
 	}
@@ -124,7 +125,7 @@ func TestLogsAreForTheirOwn(t *testing.T) {
 	if got := w.log(w.bob, uuidOf(1), everything); len(got) != 0 {
 		t.Errorf("the log of an earlier device shows: %q", got)
 	}
-	w.eventually("the old log is dropped", func() bool { return w.count("deleted_device") == 0 })
+	roletest.Eventually(w, "the old log is dropped", func() bool { return w.count("deleted_device") == 0 })
 }
 
 // follow reads lines until the follower ends.
@@ -162,17 +163,17 @@ func next(t *testing.T, lines <-chan string) string {
 
 func TestFollowLog(t *testing.T) {
 	w := newWorld(t)
-	dev, _ := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
-	w.must(w.send(dev, uuidOf(1), `{"message":"one"}`+"\n"+`{"message":"two"}`))
-	f, err := w.devices.Logs.Follow(t.Context(), w.alice, uuidOf(1), devicelog.Query{Count: 1})
-	w.must(err)
+	dev, _ := w.device(w.alice, w.Fleet(w.alice, "harbour"), uuidOf(1))
+	w.Must(w.send(dev, uuidOf(1), `{"message":"one"}`+"\n"+`{"message":"two"}`))
+	f, err := w.Devices.Logs.Follow(t.Context(), w.alice, uuidOf(1), devicelog.Query{Count: 1})
+	w.Must(err)
 	lines := follow(f)
 	if got := next(t, lines); got != "two" {
 		t.Errorf("history: %q, want two", got)
 	}
 	r, pipe := io.Pipe()
-	l, err := w.devices.Logs.Open(t.Context(), dev, uuidOf(1))
-	w.must(err)
+	l, err := w.Devices.Logs.Open(t.Context(), dev, uuidOf(1))
+	w.Must(err)
 	done := make(chan error, 1)
 	go func() { done <- l.Copy(r) }()
 	for _, text := range []string{"three", "four"} { // each arrives while the stream stays open
@@ -182,7 +183,7 @@ func TestFollowLog(t *testing.T) {
 		}
 	}
 	_ = pipe.Close()
-	w.must(<-done)
+	w.Must(<-done)
 	l.Close()
 }
 
@@ -190,19 +191,19 @@ func TestFollowLog(t *testing.T) {
 func TestRevokedStreamsEnd(t *testing.T) {
 	for what, revoke := range map[string]func(w *world, made api.Registered, reader, dev access.Caller){
 		"device deleted": func(w *world, made api.Registered, _, _ access.Caller) {
-			w.want(w.alice, "DELETE", fmt.Sprintf("device(%d)", made.ID), nil, 200, "")
+			w.Want(w.alice, "DELETE", fmt.Sprintf("device(%d)", made.ID), nil, 200, "")
 		},
 		"fleet deleted": func(w *world, _ api.Registered, _, _ access.Caller) {
-			w.want(w.alice, "DELETE", "application?$filter=app_name eq 'harbour'", nil, 200, "")
+			w.Want(w.alice, "DELETE", "application?$filter=app_name eq 'harbour'", nil, 200, "")
 		},
 		"session ended": func(w *world, _ api.Registered, reader, _ access.Caller) {
-			w.write(func(tx *db.Tx) error { return w.accounts.EndSession(w.Context(), tx, reader, reader.Session) })
+			w.Write(func(tx *db.Tx) error { return w.Accounts.EndSession(w.Context(), tx, reader, reader.Session) })
 		},
 		"device's key deleted": func(w *world, _ api.Registered, _, dev access.Caller) {
-			w.want(w.alice, "DELETE", fmt.Sprintf("api_key(%d)", dev.Key), nil, 200, "")
+			w.Want(w.alice, "DELETE", fmt.Sprintf("api_key(%d)", dev.Key), nil, 200, "")
 		},
 		"device moved away": func(w *world, made api.Registered, reader, _ access.Caller) {
-			w.write(func(tx *db.Tx) error {
+			w.Write(func(tx *db.Tx) error {
 				_, err := tx.ExecContext(w.Context(), `UPDATE device SET belongs_to__application = ? WHERE id = ?`, w.far, made.ID)
 				return err
 			})
@@ -211,15 +212,15 @@ func TestRevokedStreamsEnd(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			dev, made := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
-			w.far = w.fleet(w.bob, "elsewhere")
-			token, err := w.accounts.Login(t.Context(), api.Login{Username: "alice", Password: "correct horse battery alice"}, account.From{})
-			w.must(err)
-			reader := w.caller(token)
-			f, err := w.devices.Logs.Follow(t.Context(), reader, uuidOf(1), devicelog.Query{})
-			w.must(err)
-			l, err := w.devices.Logs.Open(t.Context(), dev, uuidOf(1))
-			w.must(err)
+			dev, made := w.device(w.alice, w.Fleet(w.alice, "harbour"), uuidOf(1))
+			w.far = w.Fleet(w.bob, "elsewhere")
+			token, err := w.Accounts.Login(t.Context(), api.Login{Username: "alice", Password: "correct horse battery alice"}, account.From{})
+			w.Must(err)
+			reader := w.Caller(token)
+			f, err := w.Devices.Logs.Follow(t.Context(), reader, uuidOf(1), devicelog.Query{})
+			w.Must(err)
+			l, err := w.Devices.Logs.Open(t.Context(), dev, uuidOf(1))
+			w.Must(err)
 			defer f.Close()
 			defer l.Close()
 			begin := time.Now()
@@ -244,11 +245,11 @@ func TestRevokedStreamsEnd(t *testing.T) {
 
 func TestOldestStreamMakesRoom(t *testing.T) {
 	w := newWorld(t)
-	dev, _ := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
+	dev, _ := w.device(w.alice, w.Fleet(w.alice, "harbour"), uuidOf(1))
 	var open []*devicelog.Writer
 	for range 9 {
-		l, err := w.devices.Logs.Open(t.Context(), dev, uuidOf(1))
-		w.must(err)
+		l, err := w.Devices.Logs.Open(t.Context(), dev, uuidOf(1))
+		w.Must(err)
 		defer l.Close()
 		open = append(open, l)
 	}
@@ -261,9 +262,9 @@ func FuzzLog(f *testing.F) {
 	f.Add(`{"message":"x","timestamp":1}` + "\n" + `{"message":"y"`)
 	f.Add("\n\n{}\n{\"message\":null}\n")
 	w := newWorld(f)
-	dev, _ := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
+	dev, _ := w.device(w.alice, w.Fleet(w.alice, "harbour"), uuidOf(1))
 	f.Fuzz(func(t *testing.T, body string) {
-		l, err := w.devices.Logs.Open(t.Context(), dev, uuidOf(1))
+		l, err := w.Devices.Logs.Open(t.Context(), dev, uuidOf(1))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,7 +11,7 @@ import (
 
 func TestPullGrants(t *testing.T) {
 	w := newWorld(t)
-	f, far := w.fleet(w.alice, "harbour"), w.fleet(w.bob, "elsewhere")
+	f, far := w.Fleet(w.alice, "harbour"), w.Fleet(w.bob, "elsewhere")
 	old, target := w.push(w.alice, "alice/harbour", "web"), w.push(w.alice, "alice/harbour", "web", "writer")
 	foreign := w.push(w.bob, "bob/elsewhere", "web")
 	dev, made := w.device(w.alice, f, uuidOf(1))
@@ -21,8 +21,8 @@ func TestPullGrants(t *testing.T) {
 	}
 	granted := func(by access.Caller, scopes ...string) (names string) {
 		t.Helper()
-		w.read(func(tx *db.Tx) error {
-			grants, err := w.devices.PullGrants(t.Context(), tx, by, registry, scopes)
+		w.Read(func(tx *db.Tx) error {
+			grants, err := w.Devices.PullGrants(t.Context(), tx, by, registry, scopes)
 			for _, g := range grants {
 				if strings.Join(g.Actions, ",") != "pull" || g.Type != "repository" {
 					t.Errorf("a grant of more than a pull: %+v", g)
@@ -59,9 +59,9 @@ func TestPullGrants(t *testing.T) {
 
 	w.patchDevice(made.ID, "is_pinned_on__release", old.id)
 	check("pinned", granted(dev, scope(old, "web", "pull"), scope(target, "web", "pull")), yes(old, "web"))
-	w.must(w.report(dev, uuidOf(1), w.apps(f, target, target.commit, "done", nil)))
+	w.Must(w.report(dev, uuidOf(1), w.apps(f, target, target.commit, "done", nil)))
 	// A stolen key must not open every release that the fleet ever had by naming it in a report.
 	check("pinned, says that it runs the other", granted(dev, scope(old, "web", "pull"), scope(target, "web", "pull")), yes(old, "web"))
-	w.want(w.alice, "DELETE", fmt.Sprintf("device(%d)", made.ID), nil, 200, "")
+	w.Want(w.alice, "DELETE", fmt.Sprintf("device(%d)", made.ID), nil, 200, "")
 	check("deleted", granted(dev, scope(old, "web", "pull"), scope(target, "web", "pull")), "")
 }

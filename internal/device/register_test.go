@@ -19,12 +19,12 @@ const ownKey = "0123456789abcdef0123456789abcdef"
 
 func TestRegister(t *testing.T) {
 	w := newWorld(t)
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	made, err := w.register(w.provisioning(w.alice, f, 0), api.Register{
 		Application: f, UUID: uuidOf(1), DeviceType: "generic-amd64", APIKey: ownKey, OSVersion: "balenaOS 6.6.0+rev1", OSVariant: "strange",
 		SupervisorVersion: "19.0.5", MACAddress: strings.Repeat("AA:BB:CC:DD:EE:FF ", 100),
 	})
-	w.must(err)
+	w.Must(err)
 	if made.UUID != uuidOf(1) || made.APIKey != ownKey || made.ID == 0 {
 		t.Errorf("Register: got %+v", made)
 	}
@@ -35,7 +35,7 @@ func TestRegister(t *testing.T) {
 		row["api_heartbeat_state"] != "unknown" || row["overall_status"] != "inactive" || row["last_connectivity_event"] != nil {
 		t.Errorf("the new device: %v", row)
 	}
-	by := w.caller(ownKey)
+	by := w.Caller(ownKey)
 	if by.Kind != access.Device || by.Device != made.ID || by.Fleet != f {
 		t.Errorf("the key is that of %+v", by)
 	}
@@ -48,7 +48,7 @@ func TestRegister(t *testing.T) {
 		t.Errorf("without a key of its own: %+v, %v", none, err)
 	}
 	_, err = w.register(w.provisioning(w.alice, f, 0), api.Register{Application: f, UUID: uuidOf(3), DeviceName: "on the roof"})
-	w.must(err)
+	w.Must(err)
 	if got := w.one(w.alice, "device?$select=id&$filter=device_name eq 'on the roof'"); got["id"] == nil {
 		t.Error("the name that a device was given before its first boot is lost")
 	}
@@ -56,10 +56,10 @@ func TestRegister(t *testing.T) {
 
 func TestRegisterRefusals(t *testing.T) {
 	w := newWorld(t)
-	f, other := w.fleet(w.alice, "harbour"), w.fleet(w.bob, "elsewhere")
+	f, other := w.Fleet(w.alice, "harbour"), w.Fleet(w.bob, "elsewhere")
 	key := w.provisioning(w.alice, f, 0)
 	first, err := w.register(key, api.Register{Application: f, UUID: uuidOf(1), APIKey: ownKey})
-	w.must(err)
+	w.Must(err)
 	stranger := strings.Repeat("x", 32)
 	for _, test := range []struct {
 		what string
@@ -87,7 +87,7 @@ func TestRegisterRefusals(t *testing.T) {
 			t.Errorf("%s: got %v, want %s %q", test.what, err, test.code, test.text)
 		}
 	}
-	if by := w.caller(first.APIKey); by.Device != first.ID {
+	if by := w.Caller(first.APIKey); by.Device != first.ID {
 		t.Error("the first device's key no longer works")
 	}
 	if _, err := w.register(first.APIKey, api.Register{Application: f, UUID: uuidOf(2)}); !errors.Is(err, api.ErrForbidden) {
@@ -100,11 +100,11 @@ func TestRegisterRefusals(t *testing.T) {
 
 func TestProvisioningKeyOfAnyAge(t *testing.T) {
 	w := newWorld(t)
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	key := w.provisioning(w.alice, f, 1)
 	req := api.Register{Application: f, UUID: uuidOf(1), APIKey: ownKey}
 	first, err := w.register(key, req)
-	w.must(err)
+	w.Must(err)
 	again, err := w.register(key, req) // the answer got lost; the key is used up by now
 	if err != nil || again != first {
 		t.Errorf("repeat: %+v, %v; want %+v", again, err, first)
@@ -115,25 +115,25 @@ func TestProvisioningKeyOfAnyAge(t *testing.T) {
 	if again, err = w.register(key, req); err != nil || again != first {
 		t.Errorf("repeat after a refusal: %+v, %v", again, err)
 	}
-	soon := w.now().Add(time.Hour)
-	w.write(func(tx *db.Tx) (err error) {
-		key, err = w.accounts.CreateKey(w.Context(), tx, w.alice, account.KeySpec{Of: account.OfFleet, ID: f, Expiry: &soon})
+	soon := w.Now().Add(time.Hour)
+	w.Write(func(tx *db.Tx) (err error) {
+		key, err = w.Accounts.CreateKey(w.Context(), tx, w.alice, account.KeySpec{Of: account.OfFleet, ID: f, Expiry: &soon})
 		return err
 	})
-	w.pass(2 * time.Hour)
+	w.Pass(2 * time.Hour)
 	if _, err := w.register(key, api.Register{Application: f, UUID: uuidOf(3)}); !errors.Is(err, api.ErrUnauthorized) {
 		t.Errorf("an expired key: %v", err)
 	}
 	for _, path := range []string{"device?$select=id", "application?$select=id", "device_environment_variable?$select=id"} {
-		w.want(access.Caller{Kind: access.Provisioning, Fleet: f, Name: "f"}, "GET", path, nil, 401, "")
+		w.Want(access.Caller{Kind: access.Provisioning, Fleet: f, Name: "f"}, "GET", path, nil, 401, "")
 	}
 }
 
 func TestUserRegisters(t *testing.T) {
 	w := newWorld(t)
-	f, other := w.fleet(w.alice, "harbour"), w.fleet(w.bob, "elsewhere")
+	f, other := w.Fleet(w.alice, "harbour"), w.Fleet(w.bob, "elsewhere")
 	for fleetID, want := range map[int64]error{f: nil, other: api.ErrNotFound} {
-		_, err := w.devices.Register(w.Context(), w.alice, api.Register{Application: fleetID, UUID: uuidOf(7), DeviceType: "generic-amd64"})
+		_, err := w.Devices.Register(w.Context(), w.alice, api.Register{Application: fleetID, UUID: uuidOf(7), DeviceType: "generic-amd64"})
 		if !errors.Is(err, want) {
 			t.Errorf("fleet %d: got %v, want %v", fleetID, err, want)
 		}
@@ -145,7 +145,7 @@ func TestUserRegisters(t *testing.T) {
 
 func TestManyRegisterAtOnce(t *testing.T) {
 	w := newWorld(t)
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	key := w.provisioning(w.alice, f, 5)
 	var mu sync.Mutex // covers counts
 	made, refused := 0, 0
@@ -173,7 +173,7 @@ func TestManyRegisterAtOnce(t *testing.T) {
 
 func TestTwoAgentsWithOneConfig(t *testing.T) {
 	w := newWorld(t)
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	key := w.provisioning(w.alice, f, 0)
 	var all sync.WaitGroup
 	for range 10 {
@@ -192,11 +192,11 @@ func TestTwoAgentsWithOneConfig(t *testing.T) {
 // In one batch each registration sees the ones before it, and what is refused to one costs the others nothing.
 func TestRegistrationsTogether(t *testing.T) {
 	w := newWorld(t)
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	taken, other := strings.Repeat("x", 32), strings.Repeat("y", 32)
 	_, err := w.register(w.provisioning(w.alice, f, 0), api.Register{Application: f, UUID: uuidOf(1), APIKey: taken})
-	w.must(err)
-	two := w.caller(w.provisioning(w.alice, f, 2))
+	w.Must(err)
+	two := w.Caller(w.provisioning(w.alice, f, 2))
 	list := []struct {
 		by   access.Caller
 		req  api.Register
@@ -221,8 +221,8 @@ func TestRegistrationsTogether(t *testing.T) {
 		e.req.Application = cmp.Or(e.req.Application, f)
 		by, reqs = append(by, e.by), append(reqs, e.req)
 	}
-	made, refused, err := w.devices.RegisterTogether(w.Context(), by, reqs)
-	w.must(err)
+	made, refused, err := w.Devices.RegisterTogether(w.Context(), by, reqs)
+	w.Must(err)
 	for i, e := range list {
 		if !errors.Is(refused[i], e.want) || (e.want == nil) != (made[i].ID != 0) {
 			t.Errorf("%d: got %+v, %v; want %v", i, made[i], refused[i], e.want)
@@ -245,7 +245,7 @@ func TestRegistrationsTogether(t *testing.T) {
 	for i := range reqs {
 		reqs[i].Application, reqs[i].DeviceType = f, "generic-amd64"
 	}
-	if _, _, err := w.devices.RegisterTogether(w.Context(), []access.Caller{w.alice, w.alice}, reqs); !errors.Is(err, api.ErrConflict) {
+	if _, _, err := w.Devices.RegisterTogether(w.Context(), []access.Caller{w.alice, w.alice}, reqs); !errors.Is(err, api.ErrConflict) {
 		t.Errorf("a key that is taken: %v", err)
 	}
 	if rows := w.rows(w.alice, "device?$select=id"); len(rows) != 4 {
@@ -256,10 +256,10 @@ func TestRegistrationsTogether(t *testing.T) {
 // Of many that come at once, one that breaks the transaction of all fails alone.
 func TestOneOfManyRegistrationsFails(t *testing.T) {
 	w := newWorld(t)
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	key := w.provisioning(w.alice, f, 0)
 	_, err := w.register(key, api.Register{Application: f, UUID: uuidOf(100), APIKey: ownKey})
-	w.must(err)
+	w.Must(err)
 	var all sync.WaitGroup
 	for n := range 20 {
 		all.Go(func() {
@@ -285,15 +285,15 @@ func TestOneOfManyRegistrationsFails(t *testing.T) {
 // A registration that nobody waits for any more is left out.
 func TestRegistrationOfOneWhoLeft(t *testing.T) {
 	w := newWorld(t)
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	ctx, cancel := context.WithCancel(w.Context())
 	cancel()
-	_, err := w.devices.Register(ctx, w.alice, api.Register{Application: f, UUID: uuidOf(1), DeviceType: "generic-amd64"})
+	_, err := w.Devices.Register(ctx, w.alice, api.Register{Application: f, UUID: uuidOf(1), DeviceType: "generic-amd64"})
 	if !errors.Is(err, context.Canceled) && !errors.Is(err, api.ErrUnavailable) {
 		t.Errorf("got %v", err)
 	}
-	_, err = w.devices.Register(w.Context(), w.alice, api.Register{Application: f, UUID: uuidOf(2), DeviceType: "generic-amd64"})
-	w.must(err) // whatever came before it has had its turn
+	_, err = w.Devices.Register(w.Context(), w.alice, api.Register{Application: f, UUID: uuidOf(2), DeviceType: "generic-amd64"})
+	w.Must(err) // whatever came before it has had its turn
 	if rows := w.rows(w.alice, "device?$select=id"); len(rows) != 1 {
 		t.Errorf("%d devices, want 1", len(rows))
 	}

@@ -16,8 +16,8 @@ import (
 func (w *world) report(by access.Caller, uuid api.DeviceUUID, fields map[string]any) error {
 	w.Helper()
 	body, err := json.Marshal(map[string]any{string(uuid): fields})
-	w.must(err)
-	return w.devices.Report(w.Context(), by, body, "192.0.2.7")
+	w.Must(err)
+	return w.Devices.Report(w.Context(), by, body, "192.0.2.7")
 }
 
 // apps is the part of a report about one release.
@@ -31,9 +31,9 @@ func (w *world) apps(fleetID int64, b built, running, update string, services ma
 
 func TestReport(t *testing.T) {
 	w := newWorld(t)
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	dev, _ := w.device(w.alice, f, uuidOf(1))
-	w.must(w.report(dev, uuidOf(1), map[string]any{
+	w.Must(w.report(dev, uuidOf(1), map[string]any{
 		"status": "Idle", "os_version": "Debian 12", "os_variant": nil, "supervisor_version": strings.Repeat("9", 30),
 		"ip_address": strings.Repeat("1", 3000), "mac_address": "AA:BB", "memory_usage": 12.6, "memory_total": 4e18, "cpu_id": "\u0001noise",
 		"is_undervolted": true, "provisioning_state": "", "provisioning_progress": nil, "unsupported_features": []string{"web.pid", "b", "b"},
@@ -55,7 +55,7 @@ func TestReport(t *testing.T) {
 	if row["is_online"] != true {
 		t.Error("who reports is not online")
 	}
-	w.must(w.report(dev, uuidOf(1), map[string]any{"unsupported_features": []string{}}))
+	w.Must(w.report(dev, uuidOf(1), map[string]any{"unsupported_features": []string{}}))
 	if row = w.one(w.alice, "device"); row["unsupported_features"] != nil || row["status"] != "Idle" {
 		t.Errorf("after a report of one field: %v", row)
 	}
@@ -63,7 +63,7 @@ func TestReport(t *testing.T) {
 
 func TestReportOfServices(t *testing.T) {
 	w := newWorld(t)
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	one := w.push(w.alice, "alice/harbour", "web", "writer")
 	dev, _ := w.device(w.alice, f, uuidOf(1))
 	service := func(b built, name, status string, progress any) map[string]any {
@@ -71,7 +71,7 @@ func TestReportOfServices(t *testing.T) {
 	}
 	const query = "device?$select=update_status,overall_status,overall_progress&$expand=is_running__release($select=commit)," +
 		"image_install($select=status,download_progress;$filter=status ne 'deleted';$orderby=id asc)"
-	w.must(w.report(dev, uuidOf(1), w.apps(f, one, "", "downloading", map[string]any{
+	w.Must(w.report(dev, uuidOf(1), w.apps(f, one, "", "downloading", map[string]any{
 		"web": service(one, "web", "Downloading", 40.7), "writer": service(one, "writer", "Downloading", 20),
 	})))
 	row := w.one(w.alice, query)
@@ -79,7 +79,7 @@ func TestReportOfServices(t *testing.T) {
 		len(row["image_install"].([]any)) != 2 || len(row["is_running__release"].([]any)) != 0 {
 		t.Errorf("while downloading: %v", row)
 	}
-	w.must(w.report(dev, uuidOf(1), w.apps(f, one, one.commit, "done", map[string]any{
+	w.Must(w.report(dev, uuidOf(1), w.apps(f, one, one.commit, "done", map[string]any{
 		"web": service(one, "web", "Running", nil), "writer": service(one, "writer", "made up", nil),
 	})))
 	row = w.one(w.alice, query)
@@ -93,20 +93,20 @@ func TestReportOfServices(t *testing.T) {
 	both["apps"].(map[string]any)[w.fleetUUID(f)].(map[string]any)["releases"].(map[string]any)[one.commit] = map[string]any{
 		"update_status": "done", "services": map[string]any{"web": service(one, "web", "Running", nil)},
 	}
-	w.must(w.report(dev, uuidOf(1), both))
+	w.Must(w.report(dev, uuidOf(1), both))
 	if row = w.one(w.alice, query); row["update_status"] != "downloading" || len(row["image_install"].([]any)) != 2 {
 		t.Errorf("during the update: %v", row)
 	}
-	w.must(w.report(dev, uuidOf(1), w.apps(f, two, two.commit, "done", map[string]any{"web": service(two, "web", "Running", nil)})))
+	w.Must(w.report(dev, uuidOf(1), w.apps(f, two, two.commit, "done", map[string]any{"web": service(two, "web", "Running", nil)})))
 	if row = w.one(w.alice, query); len(row["image_install"].([]any)) != 1 || fmt.Sprint(row["is_running__release"]) != "[map[commit:"+two.commit+"]]" {
 		t.Errorf("after the update: %v", row)
 	}
-	w.must(w.devices.ForgetInstallsOnce(t.Context()))
+	w.Must(w.Devices.ForgetInstallsOnce(t.Context()))
 	if n := w.count("image_install"); n != 3 {
 		t.Errorf("%d installs right after the update, want 3", n)
 	}
-	w.pass(31 * 24 * time.Hour)
-	w.must(w.devices.ForgetInstallsOnce(t.Context()))
+	w.Pass(31 * 24 * time.Hour)
+	w.Must(w.Devices.ForgetInstallsOnce(t.Context()))
 	if n := w.count("image_install"); n != 1 {
 		t.Errorf("%d installs a month later, want the one that runs", n)
 	}
@@ -114,7 +114,7 @@ func TestReportOfServices(t *testing.T) {
 
 func TestReportsThatAreRefusedChangeNothing(t *testing.T) {
 	w := newWorld(t)
-	f, other := w.fleet(w.alice, "harbour"), w.fleet(w.bob, "elsewhere")
+	f, other := w.Fleet(w.alice, "harbour"), w.Fleet(w.bob, "elsewhere")
 	own, foreign := w.push(w.alice, "alice/harbour", "web"), w.push(w.bob, "bob/elsewhere", "web")
 	dev, _ := w.device(w.alice, f, uuidOf(1))
 	w.device(w.bob, other, uuidOf(2))
@@ -148,12 +148,12 @@ func TestReportsThatAreRefusedChangeNothing(t *testing.T) {
 		}
 	}
 	for _, body := range []string{"", "{}", "[]", "null", `{"` + string(uuidOf(1)) + `":null}`, "{\"x\":{}}{"} {
-		if err := w.devices.Report(t.Context(), dev, []byte(body), ""); err == nil {
+		if err := w.Devices.Report(t.Context(), dev, []byte(body), ""); err == nil {
 			t.Errorf("%q was accepted", body)
 		}
 	}
 	two := fmt.Sprintf(`{"%s":{"status":"changed"},"%s":{"status":"changed"}}`, uuidOf(1), uuidOf(2))
-	if err := w.devices.Report(t.Context(), dev, []byte(two), ""); !errors.Is(err, api.ErrUnauthorized) {
+	if err := w.Devices.Report(t.Context(), dev, []byte(two), ""); !errors.Is(err, api.ErrUnauthorized) {
 		t.Errorf("two devices at once: %v", err)
 	}
 	if err := w.report(w.alice, uuidOf(1), map[string]any{"status": "changed"}); !errors.Is(err, api.ErrForbidden) {
@@ -169,19 +169,19 @@ func TestReportsThatAreRefusedChangeNothing(t *testing.T) {
 
 func TestMetricsAloneAreRareWrites(t *testing.T) {
 	w := newWorld(t)
-	dev, _ := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
+	dev, _ := w.device(w.alice, w.Fleet(w.alice, "harbour"), uuidOf(1))
 	usage := func() any { return w.one(w.alice, "device?$select=cpu_usage")["cpu_usage"] }
-	w.must(w.report(dev, uuidOf(1), map[string]any{"cpu_usage": 10}))
-	w.must(w.report(dev, uuidOf(1), map[string]any{"cpu_usage": 20}))
+	w.Must(w.report(dev, uuidOf(1), map[string]any{"cpu_usage": 10}))
+	w.Must(w.report(dev, uuidOf(1), map[string]any{"cpu_usage": 20}))
 	if got := usage(); got != 10.0 {
 		t.Errorf("at once: %v, want the first", got)
 	}
-	w.must(w.report(dev, uuidOf(1), map[string]any{"cpu_usage": 30, "status": "Busy"}))
+	w.Must(w.report(dev, uuidOf(1), map[string]any{"cpu_usage": 30, "status": "Busy"}))
 	if got := usage(); got != 30.0 {
 		t.Errorf("with something else: %v, want 30", got)
 	}
-	w.pass(61 * time.Second)
-	w.must(w.report(dev, uuidOf(1), map[string]any{"cpu_usage": nil}))
+	w.Pass(61 * time.Second)
+	w.Must(w.report(dev, uuidOf(1), map[string]any{"cpu_usage": nil}))
 	if got := usage(); got != nil {
 		t.Errorf("a minute later: %v, want null", got)
 	}
@@ -192,9 +192,9 @@ func FuzzReport(f *testing.F) {
 	f.Add(`{"00000000000000000000000000000001":{"apps":{"a":null},"cpu_usage":1e999}}`)
 	f.Add(`{"00000000000000000000000000000001":{"apps":{"a":{"releases":{"c":null}}},"unsupported_features":[null]}}`)
 	w := newWorld(f)
-	dev, _ := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
+	dev, _ := w.device(w.alice, w.Fleet(w.alice, "harbour"), uuidOf(1))
 	f.Fuzz(func(t *testing.T, body string) {
-		err := w.devices.Report(t.Context(), dev, []byte(body), "")
+		err := w.Devices.Report(t.Context(), dev, []byte(body), "")
 		if err != nil && api.AsError(err).Code == api.Internal {
 			t.Errorf("Report(%q): %v", body, err)
 		}
@@ -204,12 +204,12 @@ func FuzzReport(f *testing.F) {
 // The attack: a device reports what steers the terminal of whoever lists it, with a client that prints texts as they come.
 func TestWhatADeviceSaysSteersNoTerminal(t *testing.T) {
 	w := newWorld(t)
-	dev, made := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
+	dev, made := w.device(w.alice, w.Fleet(w.alice, "harbour"), uuidOf(1))
 	path := fmt.Sprintf("device(%d)", made.ID)
-	w.must(w.report(dev, uuidOf(1), map[string]any{
+	w.Must(w.report(dev, uuidOf(1), map[string]any{
 		"status": "\x1b[31mIdle\x07", "os_version": "os\u202e 1\r\n", "unsupported_features": []string{"x\x1b]52;c;aGk=\x07"},
 	}))
-	w.want(dev, "PATCH", path, map[string]any{"ip_address": "192.0.2.1\x1b[2J"}, 200, "")
+	w.Want(dev, "PATCH", path, map[string]any{"ip_address": "192.0.2.1\x1b[2J"}, 200, "")
 	row := w.one(w.alice, path+"?$select=status,os_version,unsupported_features,ip_address")
 	if got := fmt.Sprintf("%q %q %q %q", row["status"], row["os_version"], row["unsupported_features"], row["ip_address"]); got !=
 		`"[31mIdle" "os 1" ["x]52;c;aGk="] "192.0.2.1[2J"` {

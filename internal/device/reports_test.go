@@ -26,13 +26,13 @@ func TestRecordedReports(t *testing.T) {
 	}
 	w := newWorld(t)
 	s := w.systems()
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	b := w.push(w.alice, "alice/harbour", "web")
 	for n, file := range files {
 		uuid := uuidOf(n + 1)
 		dev, made := w.device(w.alice, f, uuid)
 		text, err := os.ReadFile(file)
-		w.must(err)
+		w.Must(err)
 		body := strings.NewReplacer("{{device}}", string(uuid), "{{fleet}}", w.fleetUUID(f), "{{commit}}", b.commit, "{{image}}", b.ref("web"),
 			"{{fleet id}}", fmt.Sprint(f), "{{image id}}", fmt.Sprint(b.images["web"].ID), "{{release id}}", fmt.Sprint(b.id),
 			"{{supervisor fleet}}", w.fleetUUID(s.supervisor), "{{supervisor commit}}", s.supervisor17.commit,
@@ -42,9 +42,9 @@ func TestRecordedReports(t *testing.T) {
 			t.Fatalf("%s is no JSON", file)
 		}
 		if strings.HasPrefix(filepath.Base(file), "v2") {
-			err = w.devices.ReportV2(t.Context(), dev, uuid, []byte(body), "198.51.100.7")
+			err = w.Devices.ReportV2(t.Context(), dev, uuid, []byte(body), "198.51.100.7")
 		} else {
-			err = w.devices.Report(t.Context(), dev, []byte(body), "198.51.100.7")
+			err = w.Devices.Report(t.Context(), dev, []byte(body), "198.51.100.7")
 		}
 		if err != nil {
 			t.Errorf("%s: %v", file, err)
@@ -63,27 +63,27 @@ func TestRecordedReports(t *testing.T) {
 
 func TestReportV2(t *testing.T) {
 	w := newWorld(t)
-	f, far := w.fleet(w.alice, "harbour"), w.fleet(w.bob, "elsewhere")
+	f, far := w.Fleet(w.alice, "harbour"), w.Fleet(w.bob, "elsewhere")
 	one, foreign := w.push(w.alice, "alice/harbour", "web", "writer"), w.push(w.bob, "bob/elsewhere", "web")
 	dev, made := w.device(w.alice, f, uuidOf(1))
 	sister, _ := w.device(w.alice, f, uuidOf(2))
 	w.device(w.bob, far, uuidOf(3))
 	send := func(by access.Caller, body string) error {
-		return w.devices.ReportV2(t.Context(), by, uuidOf(1), []byte(body), "192.0.2.1")
+		return w.Devices.ReportV2(t.Context(), by, uuidOf(1), []byte(body), "192.0.2.1")
 	}
 	web, writer := one.images["web"].ID, one.images["writer"].ID
-	w.must(send(dev, fmt.Sprintf(`{"local":{"status":"Downloading","apps":[{"services":[{"imageId":%d,"status":"Downloading","download_progress":40.4},
+	w.Must(send(dev, fmt.Sprintf(`{"local":{"status":"Downloading","apps":[{"services":[{"imageId":%d,"status":"Downloading","download_progress":40.4},
 		{"imageId":"%d","status":"made up"}]}]}}`, web, writer)))
 	const query = "device(%d)?$select=status,update_status&$expand=is_running__release($select=commit),image_install($select=status,download_progress;$orderby=installs__image asc)"
 	row := w.one(w.alice, fmt.Sprintf(query, made.ID))
 	w.same("installs", row["image_install"], "[map[download_progress:40 status:Downloading] map[download_progress:<nil> status:Unknown]]")
-	w.must(send(dev, fmt.Sprintf(`{"local":{"status":"Idle","is_on__commit":%q,"apps":{"%d":{"services":{"%d":{"status":"Running","releaseId":%d}}}}}}`,
+	w.Must(send(dev, fmt.Sprintf(`{"local":{"status":"Idle","is_on__commit":%q,"apps":{"%d":{"services":{"%d":{"status":"Running","releaseId":%d}}}}}}`,
 		one.commit, f, web, one.id)))
 	row = w.one(w.alice, fmt.Sprintf(query, made.ID))
 	w.same("after the update", row["image_install"], "[map[download_progress:<nil> status:Running] map[download_progress:<nil> status:deleted]]")
 	w.same("running", row["is_running__release"], "[map[commit:"+one.commit+"]]")
-	w.must(send(dev, `{"dependent":{}}`))
-	w.must(send(dev, `{"local":{}}`))
+	w.Must(send(dev, `{"dependent":{}}`))
+	w.Must(send(dev, `{"local":{}}`))
 
 	for what, test := range map[string]struct {
 		by   access.Caller
@@ -114,16 +114,16 @@ func TestReportV2(t *testing.T) {
 func TestStateV2(t *testing.T) {
 	w := newWorld(t)
 	s := w.systems()
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	dev, made := w.device(w.alice, f, uuidOf(1))
 	w.patchDevice(made.ID, "should_be_operated_by__release", s.next.id)
 	get := func() string {
 		got, err := w.target(dev, uuidOf(1), "")
-		w.must(err)
+		w.Must(err)
 		older, err := got.V2()
-		w.must(err)
+		w.Must(err)
 		text, err := json.Marshal(older)
-		w.must(err)
+		w.Must(err)
 		return string(text)
 	}
 	name := w.one(w.alice, "device?$select=device_name")["device_name"]
@@ -133,8 +133,8 @@ func TestStateV2(t *testing.T) {
 		t.Errorf("without a release:\n%s\n%s", got, want)
 	}
 	b := w.push(w.alice, "alice/harbour", "web")
-	w.create(w.alice, "device_environment_variable", map[string]any{"device": made.ID, "name": "A", "value": "1"})
-	w.exec(`UPDATE "release" SET composition = ? WHERE id = ?`,
+	w.Create(w.alice, "device_environment_variable", map[string]any{"device": made.ID, "name": "A", "value": "1"})
+	w.Exec(`UPDATE "release" SET composition = ? WHERE id = ?`,
 		`{"services":{"web":{"build":".","restart":"always","environment":["A=0","B=2"],"labels":{"x":1}}},"volumes":{"data":null}}`, b.id)
 	web := w.id("service", "service_name = 'web' AND application = ?", f)
 	want = fmt.Sprintf(`"commit":%q,"releaseId":%d,"services":{"%d":{"environment":{"A":"1","B":"2"},"image":%q,"imageId":%d,`+
@@ -152,19 +152,19 @@ func TestStateV2(t *testing.T) {
 
 func TestTagsFromDevices(t *testing.T) {
 	w := newWorld(t)
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	dev, made := w.device(w.alice, f, uuidOf(1))
 	_, _ = w.device(w.alice, f, uuidOf(2))
 	send := func(by access.Caller, uuid api.DeviceUUID, tags map[string]any) error {
-		return w.db.Write(t.Context(), func(tx *db.Tx) error {
-			return w.devices.ReportTags(t.Context(), tx, by, map[api.DeviceUUID]map[string]any{uuid: tags})
+		return w.DB.Write(t.Context(), func(tx *db.Tx) error {
+			return w.Devices.ReportTags(t.Context(), tx, by, map[api.DeviceUUID]map[string]any{uuid: tags})
 		})
 	}
-	w.must(send(dev, uuidOf(1), map[string]any{"site": "north"}))
+	w.Must(send(dev, uuidOf(1), map[string]any{"site": "north"}))
 	w.same("without the fleet's word", w.count("device_tag"), 0)
-	w.want(w.alice, "PATCH", fmt.Sprintf("application(%d)", f), map[string]any{"allows_tags_from_devices": true}, 200, "")
-	w.create(w.alice, "device_tag", map[string]any{"device": made.ID, "tag_key": "site", "value": "south"})
-	w.must(send(dev, uuidOf(1), map[string]any{"site": "north", "rack": "7\x1b[2J"}))
+	w.Want(w.alice, "PATCH", fmt.Sprintf("application(%d)", f), map[string]any{"allows_tags_from_devices": true}, 200, "")
+	w.Create(w.alice, "device_tag", map[string]any{"device": made.ID, "tag_key": "site", "value": "south"})
+	w.Must(send(dev, uuidOf(1), map[string]any{"site": "north", "rack": "7\x1b[2J"}))
 	rows := w.rows(w.alice, "device_tag?$select=tag_key,value&$orderby=tag_key asc")
 	w.same("with it", rows, "[map[tag_key:rack value:7[2J] map[tag_key:site value:north]]")
 	many := map[string]any{}
@@ -196,7 +196,7 @@ func TestTagsFromDevices(t *testing.T) {
 // Reports of one device that cross each other, and a move in between, leave what one after the other would.
 func TestReportsAtOnce(t *testing.T) {
 	w := newWorld(t)
-	f, g := w.fleet(w.alice, "harbour"), w.fleet(w.alice, "haven")
+	f, g := w.Fleet(w.alice, "harbour"), w.Fleet(w.alice, "haven")
 	b := w.push(w.alice, "alice/harbour", "web")
 	const devices, reports = 8, 20
 	var callers []access.Caller
@@ -227,7 +227,7 @@ func TestReportsAtOnce(t *testing.T) {
 // In one batch every report is taken whole or refused, whatever becomes of the others.
 func TestReportsTogether(t *testing.T) {
 	w := newWorld(t)
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	b := w.push(w.alice, "alice/harbour", "web", "worker")
 	var by []access.Caller
 	var ids []int64
@@ -240,7 +240,7 @@ func TestReportsTogether(t *testing.T) {
 		return fmt.Sprintf(`"status": "with apps", "apps": {"%s": {"release_uuid": "%s", "releases": {"%s": {"update_status": "done", "services": {
 			"web": {"image": "%s", "status": "%s"}, "worker": {"image": "%s", "status": "Running"}}}}}}`, w.fleetUUID(f), b.commit, b.commit, image, status, b.ref("worker"))
 	}
-	refused, err := w.devices.ReportTogether(t.Context(), []access.Caller{by[0], by[1], by[0], by[2], by[3], by[1], by[0]}, []string{
+	refused, err := w.Devices.ReportTogether(t.Context(), []access.Caller{by[0], by[1], by[0], by[2], by[3], by[1], by[0]}, []string{
 		say(0, `"status": "first", "memory_usage": 1, "is_undervolted": true`),
 		say(1, `"status": "of another", "cpu_id": null`),
 		say(0, `"status": "second", "ip_address": "192.0.2.1"`),
@@ -249,7 +249,7 @@ func TestReportsTogether(t *testing.T) {
 		say(2, `"status": "not its own"`),
 		say(0, runs(b.ref("web"), "Running")),
 	})
-	w.must(err)
+	w.Must(err)
 	for i, want := range []error{nil, nil, nil, nil, api.ErrUnauthorized, api.ErrUnauthorized, nil} {
 		if !errors.Is(refused[i], want) {
 			t.Errorf("report %d: got %v, want %v", i, refused[i], want)
@@ -270,9 +270,9 @@ func TestReportsTogether(t *testing.T) {
 		}
 	}
 	// What a device no longer names is gone from it, and only from it.
-	refused, err = w.devices.ReportTogether(t.Context(), []access.Caller{by[0], by[2]}, []string{
+	refused, err = w.Devices.ReportTogether(t.Context(), []access.Caller{by[0], by[2]}, []string{
 		say(0, fmt.Sprintf(`"apps": {"%s": {"releases": {}}}`, w.fleetUUID(f))), say(2, `"status": "still"`)})
-	w.must(errors.Join(append(refused, err)...))
+	w.Must(errors.Join(append(refused, err)...))
 	for n, want := range map[int]string{0: "deleted", 2: "Running"} {
 		if got := len(w.rows(w.alice, fmt.Sprintf("image_install?$select=id&$filter=device eq %d and status eq '%s'", ids[n], want))); got != 2-n/2 {
 			t.Errorf("device %d has %d images that are %s", n, got, want)
@@ -283,20 +283,20 @@ func TestReportsTogether(t *testing.T) {
 // A report that is written tells in the same row that the device was heard; a device that was offline is told of at once, too.
 func TestAWrittenReportIsASignOfLife(t *testing.T) {
 	w := newWorld(t)
-	dev, made := w.device(w.alice, w.fleet(w.alice, "harbour"), uuidOf(1))
+	dev, made := w.device(w.alice, w.Fleet(w.alice, "harbour"), uuidOf(1))
 	var began string
 	for n := range 3 {
-		w.pass(10 * time.Second)
-		w.must(w.devices.Report(t.Context(), dev, fmt.Appendf(nil, `{"%s": {"status": "step %d"}}`, uuidOf(1), n), ""))
+		w.Pass(10 * time.Second)
+		w.Must(w.Devices.Report(t.Context(), dev, fmt.Appendf(nil, `{"%s": {"status": "step %d"}}`, uuidOf(1), n), ""))
 		var seen, since, due, until string
-		w.must(w.db.ReadOne(t.Context(), func(tx *db.Tx) error {
+		w.Must(w.DB.ReadOne(t.Context(), func(tx *db.Tx) error {
 			return tx.QueryRowContext(t.Context(), `SELECT last_seen, online_since, heartbeat_due, heartbeat_until FROM device WHERE id = ?`, made.ID).
 				Scan(&seen, &since, &due, &until)
 		}))
 		if n == 0 {
 			began = since
 		}
-		if now := db.FormatTime(w.now().Add(-5 * time.Second)); seen < now || since != began || due <= seen || until <= due {
+		if now := db.FormatTime(w.Now().Add(-5 * time.Second)); seen < now || since != began || due <= seen || until <= due {
 			t.Errorf("report %d: seen %s, since %s, due %s, until %s; want it seen after %s and online since %s", n, seen, since, due, until, now, began)
 		}
 	}
@@ -304,24 +304,24 @@ func TestAWrittenReportIsASignOfLife(t *testing.T) {
 
 func TestFollowersAreBounded(t *testing.T) {
 	w := newWorld(t, func(c *device.Config) { c.Logs.OfUser, c.Logs.OfDevice, c.Logs.Quiet = 2, 3, 10*time.Millisecond })
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	w.device(w.alice, f, uuidOf(1))
-	carol := w.person("carol")
-	w.exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role) VALUES ('', ?, ?, 1)`, carol.User, f)
+	carol := w.Person("carol")
+	w.Exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role) VALUES ('', ?, ?, 1)`, carol.User, f)
 	var open []*devicelog.Follower
 	start := func(by access.Caller) error {
-		l, err := w.devices.Logs.Follow(t.Context(), by, uuidOf(1), devicelog.Query{})
+		l, err := w.Devices.Logs.Follow(t.Context(), by, uuidOf(1), devicelog.Query{})
 		if err == nil {
 			open = append(open, l)
 		}
 		return err
 	}
-	w.must(start(w.alice))
-	w.must(start(w.alice))
+	w.Must(start(w.alice))
+	w.Must(start(w.alice))
 	if err := start(w.alice); !errors.Is(err, api.ErrRateLimited) {
 		t.Errorf("a third of one person: %v", err)
 	}
-	w.must(start(carol))
+	w.Must(start(carol))
 	if err := start(carol); !errors.Is(err, api.ErrUnavailable) {
 		t.Errorf("a fourth of one device: %v", err)
 	}
@@ -332,6 +332,6 @@ func TestFollowersAreBounded(t *testing.T) {
 		l.Close()
 	}
 	open = nil
-	w.must(start(w.alice))
+	w.Must(start(w.alice))
 	open[0].Close()
 }

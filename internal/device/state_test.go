@@ -13,13 +13,14 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 // target asks for a state; known is an ETag.
 func (w *world) target(by access.Caller, uuid api.DeviceUUID, known string) (t device.Target, err error) {
 	w.Helper()
-	err = w.db.Read(w.Context(), func(tx *db.Tx) (err error) {
-		t, err = w.devices.Target(w.Context(), tx, by, uuid, known)
+	err = w.DB.Read(w.Context(), func(tx *db.Tx) (err error) {
+		t, err = w.Devices.Target(w.Context(), tx, by, uuid, known)
 		return err
 	})
 	return t, err
@@ -28,13 +29,13 @@ func (w *world) target(by access.Caller, uuid api.DeviceUUID, known string) (t d
 func (w *world) state(by access.Caller, uuid api.DeviceUUID) *api.DeviceTarget {
 	w.Helper()
 	t, err := w.target(by, uuid, "")
-	w.must(err)
+	w.Must(err)
 	return t.State()[uuid]
 }
 
 func TestTargetOfANewDevice(t *testing.T) {
 	w := newWorld(t)
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	dev, _ := w.device(w.alice, f, uuidOf(1))
 	name := w.one(w.alice, "device?$select=device_name")["device_name"].(string)
 	fl := w.one(w.alice, "application?$select=uuid")["uuid"].(string)
@@ -50,19 +51,19 @@ func TestTargetOfANewDevice(t *testing.T) {
 
 func TestTargetOfARelease(t *testing.T) {
 	w := newWorld(t)
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	dev, made := w.device(w.alice, f, uuidOf(1))
 	b := w.push(w.alice, "alice/harbour", "web", "writer")
 	web := w.id("service", "service_name = 'web'")
 	install := w.id("service_install", "device = ? AND installs__service = ?", made.ID, web)
 	image := w.id("release_image", "image = ?", b.images["web"].ID)
-	w.write(func(tx *db.Tx) error {
+	w.Write(func(tx *db.Tx) error {
 		_, err := tx.ExecContext(t.Context(), `INSERT INTO image_environment_variable (created_at, release_image, name, value) VALUES ('', ?, 'V', 'image'), ('', ?, 'IMAGE', '1')`,
 			image, image)
 		return err
 	})
 	variable := func(resource, parent string, id int64, name, value string) {
-		w.create(w.alice, resource, map[string]any{parent: id, "name": name, "value": value})
+		w.Create(w.alice, resource, map[string]any{parent: id, "name": name, "value": value})
 	}
 	for _, v := range []struct {
 		resource, parent string
@@ -85,7 +86,7 @@ func TestTargetOfARelease(t *testing.T) {
 	variable("application_config_variable", "application", f, "RESIN_SUPERVISOR_UPDATE_STRATEGY", "hand-over")
 	variable("application_config_variable", "application", f, "RESIN_UI_ENABLE_PUBLIC_URLS", "1")
 	variable("device_config_variable", "device", made.ID, "BALENA_HOST_X", "device")
-	w.create(w.alice, "service_label", map[string]any{"service": web, "label_name": "of-service", "value": "1"})
+	w.Create(w.alice, "service_label", map[string]any{"service": web, "label_name": "of-service", "value": "1"})
 
 	got := w.state(dev, uuidOf(1))
 	if diff := cmp.Diff(map[string]string{
@@ -118,7 +119,7 @@ func TestTargetOfARelease(t *testing.T) {
 
 func (w *world) fleetUUID(id int64) (uuid string) {
 	w.Helper()
-	w.read(func(tx *db.Tx) error {
+	w.Read(func(tx *db.Tx) error {
 		return tx.QueryRowContext(w.Context(), `SELECT uuid FROM application WHERE id = ?`, id).Scan(&uuid)
 	})
 	return uuid
@@ -127,7 +128,7 @@ func (w *world) fleetUUID(id int64) (uuid string) {
 // Every write that changes what a device gets must change the ETag; else it would never hear of it.
 func TestETagFollowsEveryChange(t *testing.T) {
 	w := newWorld(t)
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	dev, made := w.device(w.alice, f, uuidOf(1))
 	b := w.push(w.alice, "alice/harbour", "web")
 	web := w.id("service", "service_name = 'web'")
@@ -147,17 +148,17 @@ func TestETagFollowsEveryChange(t *testing.T) {
 				if resource == "application_config_variable" || resource == "device_config_variable" {
 					value = "RESIN_HOST_X"
 				}
-				made = w.create(w.alice, resource, map[string]any{parent: id, name: value, "value": "1"})
+				made = w.Create(w.alice, resource, map[string]any{parent: id, name: value, "value": "1"})
 			case 2:
-				w.want(w.alice, "PATCH", fmt.Sprintf("%s(%d)", resource, made), map[string]any{"value": "2"}, 200, "")
+				w.Want(w.alice, "PATCH", fmt.Sprintf("%s(%d)", resource, made), map[string]any{"value": "2"}, 200, "")
 			default:
-				w.want(w.alice, "DELETE", fmt.Sprintf("%s(%d)", resource, made), nil, 200, "")
+				w.Want(w.alice, "DELETE", fmt.Sprintf("%s(%d)", resource, made), nil, 200, "")
 			}
 		}
 	}
 	sql := func(query string, args ...any) func() {
 		return func() {
-			w.write(func(tx *db.Tx) error {
+			w.Write(func(tx *db.Tx) error {
 				_, err := tx.ExecContext(t.Context(), query, args...)
 				return err
 			})
@@ -165,13 +166,13 @@ func TestETagFollowsEveryChange(t *testing.T) {
 	}
 	changes := map[string]func(){
 		"rename": func() {
-			w.want(w.alice, "PATCH", "device", nil, 400, "")
+			w.Want(w.alice, "PATCH", "device", nil, 400, "")
 			w.patchDevice(made.ID, "device_name", "new-name")
 		},
 		"pin":   func() { w.patchDevice(made.ID, "is_pinned_on__release", b.id) },
 		"unpin": func() { w.patchDevice(made.ID, "is_pinned_on__release", nil) },
 		"rename fleet": func() {
-			w.want(w.alice, "PATCH", fmt.Sprintf("application(%d)", f), map[string]any{"app_name": "haven"}, 200, "")
+			w.Want(w.alice, "PATCH", fmt.Sprintf("application(%d)", f), map[string]any{"app_name": "haven"}, 200, "")
 		},
 		"composition":   sql(`UPDATE "release" SET composition = '{"services":{}}' WHERE id = ?`, b.id),
 		"digest":        sql(`UPDATE image SET content_hash = ? WHERE id = ?`, digest(99), b.images["web"].ID),
@@ -198,26 +199,26 @@ func TestETagFollowsEveryChange(t *testing.T) {
 				continue
 			}
 			before, err := w.target(dev, uuidOf(1), "")
-			w.must(err)
+			w.Must(err)
 			same, err := w.target(dev, uuidOf(1), before.ETag)
-			w.must(err)
+			w.Must(err)
 			if !same.Unchanged() || same.ETag != before.ETag {
 				t.Errorf("before %s: nothing changed, and yet a new state", what)
 			}
 			change()
 			after, err := w.target(dev, uuidOf(1), before.ETag)
-			w.must(err)
+			w.Must(err)
 			if after.Unchanged() || after.ETag == before.ETag {
 				t.Errorf("%s: the ETag did not change", what)
 			}
 		}
 	}
 	before, err := w.target(dev, uuidOf(1), "")
-	w.must(err)
+	w.Must(err)
 	w.patchDevice(made.ID, "is_pinned_on__release", nil)
 	next := w.push(w.alice, "alice/haven", "web")
 	after, err := w.target(dev, uuidOf(1), before.ETag)
-	w.must(err)
+	w.Must(err)
 	if after.Unchanged() || after.State()[uuidOf(1)].Apps[w.fleetUUID(f)].Releases[next.commit] == nil {
 		t.Error("the new release is not the target")
 	}
@@ -225,12 +226,12 @@ func TestETagFollowsEveryChange(t *testing.T) {
 
 func (w *world) patchDevice(id int64, column string, value any) {
 	w.Helper()
-	w.want(w.alice, "PATCH", fmt.Sprintf("device(%d)", id), map[string]any{column: value}, 200, "")
+	w.Want(w.alice, "PATCH", fmt.Sprintf("device(%d)", id), map[string]any{column: value}, 200, "")
 }
 
 func TestTargetIsForItsOwn(t *testing.T) {
 	w := newWorld(t)
-	f, other := w.fleet(w.alice, "harbour"), w.fleet(w.bob, "elsewhere")
+	f, other := w.Fleet(w.alice, "harbour"), w.Fleet(w.bob, "elsewhere")
 	dev, made := w.device(w.alice, f, uuidOf(1))
 	foreign, _ := w.device(w.bob, other, uuidOf(2))
 	for _, test := range []struct {
@@ -248,7 +249,7 @@ func TestTargetIsForItsOwn(t *testing.T) {
 			t.Errorf("%s asks for %s: got %v, want %v", test.by.Name, test.uuid, err, test.want)
 		}
 	}
-	w.want(w.alice, "DELETE", fmt.Sprintf("device(%d)", made.ID), nil, 200, "")
+	w.Want(w.alice, "DELETE", fmt.Sprintf("device(%d)", made.ID), nil, 200, "")
 	if _, err := w.target(dev, uuidOf(1), ""); !errors.Is(err, api.ErrUnauthorized) {
 		t.Errorf("a deleted device asks: %v", err)
 	}
@@ -256,12 +257,12 @@ func TestTargetIsForItsOwn(t *testing.T) {
 
 func TestHeartbeat(t *testing.T) {
 	w := newWorld(t)
-	f := w.fleet(w.alice, "harbour")
+	f := w.Fleet(w.alice, "harbour")
 	dev, made := w.device(w.alice, f, uuidOf(1))
 	poll := func(known string) string {
 		got, err := w.target(dev, uuidOf(1), known)
-		w.must(err)
-		w.devices.Heard(w.Context(), got)
+		w.Must(err)
+		w.Devices.Heard(w.Context(), got)
 		return got.ETag
 	}
 	const query = "device?$select=is_online,api_heartbeat_state,overall_status,is_active"
@@ -279,21 +280,21 @@ func TestHeartbeat(t *testing.T) {
 	check("seen by a user", false, "unknown", "inactive")
 	tag := poll("")
 	check("after its first poll", true, "online", "operational")
-	w.pass(119 * time.Second)
+	w.Pass(119 * time.Second)
 	check("almost two polls later", true, "online", "operational")
-	w.pass(2 * time.Second)
+	w.Pass(2 * time.Second)
 	check("two polls later", true, "timeout", "reduced-functionality")
-	w.pass(20 * time.Second)
+	w.Pass(20 * time.Second)
 	check("long ago", false, "offline", "disconnected")
 	if n := len(w.rows(w.alice, "device?$select=id&$filter=is_online eq true")); n != 0 {
 		t.Errorf("%d devices online by the filter, want 0", n)
 	}
 	poll(tag) // 304 counts too, and the interval is that of before
 	check("back", true, "online", "operational")
-	w.create(w.alice, "device_config_variable", map[string]any{"device": made.ID, "name": "RESIN_SUPERVISOR_POLL_INTERVAL", "value": "3600000"})
+	w.Create(w.alice, "device_config_variable", map[string]any{"device": made.ID, "name": "RESIN_SUPERVISOR_POLL_INTERVAL", "value": "3600000"})
 	poll(tag)
-	w.pass(100 * time.Minute)
-	w.eventually("the longer interval is written", func() bool {
+	w.Pass(100 * time.Minute)
+	roletest.Eventually(w, "the longer interval is written", func() bool {
 		return w.one(w.alice, query)["is_online"] == true
 	})
 }

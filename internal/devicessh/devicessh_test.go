@@ -24,18 +24,18 @@ import (
 func (w *world) sshKey(by access.Caller) (id int64, fingerprint string) {
 	w.Helper()
 	public, _, err := ed25519.GenerateKey(rand.Reader)
-	w.must(err)
+	w.Must(err)
 	key, err := ssh.NewPublicKey(public)
-	w.must(err)
-	id = w.create(by, "user__has__public_key", map[string]any{"user": by.User, "title": "laptop", "public_key": string(ssh.MarshalAuthorizedKey(key))})
+	w.Must(err)
+	id = w.Create(by, "user__has__public_key", map[string]any{"user": by.User, "title": "laptop", "public_key": string(ssh.MarshalAuthorizedKey(key))})
 	return id, ssh.FingerprintSHA256(key)
 }
 
 // bySSHKey is who comes to the gateway with a key.
 func (w *world) bySSHKey(fingerprint string) (c access.Caller) {
 	w.Helper()
-	w.read(func(tx *db.Tx) (err error) {
-		c, err = w.accounts.BySSHKey(w.Context(), tx, fingerprint)
+	w.Read(func(tx *db.Tx) (err error) {
+		c, err = w.Accounts.BySSHKey(w.Context(), tx, fingerprint)
 		return err
 	})
 	return c
@@ -45,7 +45,7 @@ func (w *world) bySSHKey(fingerprint string) (c access.Caller) {
 func TestWhoMayEnter(t *testing.T) {
 	w := newWorld(t)
 	ask, err := w.open(w.alice, true)
-	if err != nil || ask.Device != string(w.uuid) || ask.User != "alice" || !ask.Forward || ask.Until.Sub(w.now()) > api.SSHUserCertificateLife {
+	if err != nil || ask.Device != string(w.uuid) || ask.User != "alice" || !ask.Forward || ask.Until.Sub(w.Now()) > api.SSHUserCertificateLife {
 		t.Fatalf("%+v %v", ask, err)
 	}
 	for _, by := range []access.Caller{w.bob, w.sue} {
@@ -61,9 +61,9 @@ func TestWhoMayEnter(t *testing.T) {
 		}
 	}
 	member := func(level access.Level) {
-		w.exec(`DELETE FROM user_application_membership`)
-		w.exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role) VALUES (?, ?, ?, ?)`,
-			db.FormatTime(w.now()), w.bob.User, w.fleet, int(level))
+		w.Exec(`DELETE FROM user_application_membership`)
+		w.Exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role) VALUES (?, ?, ?, ?)`,
+			db.FormatTime(w.Now()), w.bob.User, w.fleet, int(level))
 	}
 	member(access.Observer)
 	if _, err := w.open(w.bob, false); !errors.Is(err, api.ErrForbidden) {
@@ -82,30 +82,30 @@ func TestWhoMayEnter(t *testing.T) {
 	if err != nil || begun.User != "alice" || begun.Record {
 		t.Errorf("%+v %v", begun, err)
 	}
-	w.pass(10 * time.Minute)
+	w.Pass(10 * time.Minute)
 	if _, err := w.begin(w.device, api.SSHBegin{Grant: ask.Grant}); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("a permission that is over: %v", err)
 	}
 	// A named key enters within what it is for; a frozen device is entered by nobody.
 	var token string
-	w.write(func(tx *db.Tx) (err error) {
-		token, err = w.accounts.CreateKey(w.Context(), tx, access.Itself(), account.KeySpec{Of: account.OfUser, ID: w.alice.User, Name: "ci"})
+	w.Write(func(tx *db.Tx) (err error) {
+		token, err = w.Accounts.CreateKey(w.Context(), tx, access.Itself(), account.KeySpec{Of: account.OfUser, ID: w.alice.User, Name: "ci"})
 		return err
 	})
 	var byKey access.Caller
-	w.read(func(tx *db.Tx) (err error) {
-		byKey, err = w.accounts.Authenticate(w.Context(), tx, token)
+	w.Read(func(tx *db.Tx) (err error) {
+		byKey, err = w.Accounts.Authenticate(w.Context(), tx, token)
 		return err
 	})
 	one := w.enters(byKey)
 	if !w.stays(one) {
 		t.Error("a session of a key ends")
 	}
-	w.exec(`DELETE FROM api_key WHERE id = ?`, byKey.Key)
+	w.Exec(`DELETE FROM api_key WHERE id = ?`, byKey.Key)
 	if w.stays(one) {
 		t.Error("a session outlives its key")
 	}
-	w.exec(`UPDATE device SET is_frozen = 1`)
+	w.Exec(`UPDATE device SET is_frozen = 1`)
 	if _, err := w.open(w.alice, false); !errors.Is(err, api.ErrForbidden) {
 		t.Errorf("a frozen device: %v", err)
 	}
@@ -114,15 +114,15 @@ func TestWhoMayEnter(t *testing.T) {
 // Whatever a session hangs on ends it: the key, the login, the role, the device.
 func TestARightThatEndsEndsTheSession(t *testing.T) {
 	w := newWorld(t)
-	w.exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role) VALUES (?, ?, ?, ?)`,
-		db.FormatTime(w.now()), w.bob.User, w.fleet, int(access.Operator))
+	w.Exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role) VALUES (?, ?, ?, ?)`,
+		db.FormatTime(w.Now()), w.bob.User, w.fleet, int(access.Operator))
 	id, fingerprint := w.sshKey(w.bob)
 	answer, err := w.key(w.device, fingerprint)
 	if err != nil || answer.User != "bob" || !answer.Forward || !answer.Until.IsZero() {
 		t.Fatalf("%+v %v", answer, err)
 	}
 	begun, err := w.begin(w.device, api.SSHBegin{Fingerprint: fingerprint})
-	w.must(err)
+	w.Must(err)
 	byKey := api.SSHProgress{Session: begun.Session, Token: begun.Token}
 	byLogin, hers := w.enters(w.bob), w.enters(w.alice)
 	for _, one := range []api.SSHProgress{byKey, byLogin, hers} {
@@ -133,26 +133,26 @@ func TestARightThatEndsEndsTheSession(t *testing.T) {
 	if w.stays(api.SSHProgress{Session: hers.Session, Token: byKey.Token}) {
 		t.Error("a session is known by the token of another")
 	}
-	w.want(w.bob, "DELETE", fmt.Sprintf("user__has__public_key(%d)", id), nil, 200, "")
+	w.Want(w.bob, "DELETE", fmt.Sprintf("user__has__public_key(%d)", id), nil, 200, "")
 	if w.stays(byKey) || !w.stays(byLogin) {
 		t.Error("a removed key ends its session and no other")
 	}
 	w.ended(byKey, "SSH key")
-	w.exec(`DELETE FROM user_application_membership`)
+	w.Exec(`DELETE FROM user_application_membership`)
 	if w.stays(byLogin) || !w.stays(hers) {
 		t.Error("a lost role ends the session")
 	}
 	w.ended(byLogin, "the right to be here ended")
 	// A device that is deleted tells of the end all the same, and its owner reads of it.
-	w.want(w.alice, "DELETE", fmt.Sprintf("device(%d)", w.device.Device), nil, 200, "")
+	w.Want(w.alice, "DELETE", fmt.Sprintf("device(%d)", w.device.Device), nil, 200, "")
 	code := 137
 	hers.Exit, hers.Why, hers.BytesIn, hers.BytesOut = &code, "the server \x1b[31mdoes not know", 10, 20
 	if err := w.end(access.Nobody(), api.SSHProgress{Session: hers.Session, Token: "wrong"}); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("an end without the token: %v", err)
 	}
-	w.must(w.end(access.Nobody(), hers))
+	w.Must(w.end(access.Nobody(), hers))
 	hers.Why = "told again"
-	w.must(w.end(access.Nobody(), hers))
+	w.Must(w.end(access.Nobody(), hers))
 	list, err := w.sessions(w.alice)
 	if err != nil || len(list) != 3 {
 		t.Fatalf("%+v %v", list, err)
@@ -160,23 +160,23 @@ func TestARightThatEndsEndsTheSession(t *testing.T) {
 	if s := list[0]; s.User != "alice" || s.By != "certificate" || s.From != "192.0.2.1" || s.Exit == nil || *s.Exit != 137 || s.Why != "the server ??31mdoes not know" || s.EndedAt == "" || s.BytesOut != 20 {
 		t.Errorf("%+v", s)
 	}
-	if n := w.number(`SELECT count(*) FROM audit_entry WHERE act = 'device.ssh_end' AND detail LIKE '%"exit":137%' AND thing_name = ?
+	if n := w.Number(`SELECT count(*) FROM audit_entry WHERE act = 'device.ssh_end' AND detail LIKE '%"exit":137%' AND thing_name = ?
 			AND by_kind = 'device' AND by_name = 'd_' || thing_name`, string(w.uuid)); n != 1 {
 		t.Errorf("the audit log has %d ends", n)
 	}
-	if n := w.number(`SELECT count(*) FROM audit_entry WHERE act IN ('device.ssh_begin', 'device.ssh_certificate')`); n != 5 {
+	if n := w.Number(`SELECT count(*) FROM audit_entry WHERE act IN ('device.ssh_begin', 'device.ssh_certificate')`); n != 5 {
 		t.Errorf("the audit log has %d beginnings", n)
 	}
 	// Of a device that says nothing more the session is lost.
-	w.pass(2 * time.Minute)
-	w.must(w.ssh.Sweep(t.Context()))
+	w.Pass(2 * time.Minute)
+	w.Must(w.ssh.Sweep(t.Context()))
 	list, err = w.sessions(w.alice)
 	if err != nil || list[2].Why != "the device went silent" || list[2].EndedAt == "" || list[0].Why != "the server ??31mdoes not know" {
 		t.Errorf("%+v %v", list, err)
 	}
-	w.pass(100 * 24 * time.Hour)
-	w.must(w.ssh.Sweep(t.Context()))
-	if n := w.number(`SELECT count(*) FROM device_ssh_session`) + w.number(`SELECT count(*) FROM device_ssh_grant`); n != 0 {
+	w.Pass(100 * 24 * time.Hour)
+	w.Must(w.ssh.Sweep(t.Context()))
+	if n := w.Number(`SELECT count(*) FROM device_ssh_session`) + w.Number(`SELECT count(*) FROM device_ssh_grant`); n != 0 {
 		t.Errorf("%d old rows stay", n)
 	}
 }
@@ -192,7 +192,7 @@ func TestCommandsAreNamed(t *testing.T) {
 		t.Fatal("they end")
 	}
 	list, err := w.sessions(w.alice)
-	w.must(err)
+	w.Must(err)
 	want := []string{`reboot \x1b[2J\u202e\\`, strings.Repeat("ж", api.MaxSSHCommand/2) + "…"}
 	if got := list[1]; !slices.Equal(got.Commands, want) || got.CommandCount != 2 {
 		t.Errorf("while it is open: %q of %d", got.Commands, got.CommandCount)
@@ -201,15 +201,15 @@ func TestCommandsAreNamed(t *testing.T) {
 		one.Commands = append(one.Commands, "true")
 	}
 	one.CommandCount = 1000
-	w.must(w.end(access.Nobody(), one))
-	w.pass(2 * time.Minute)
-	w.must(w.ssh.Sweep(t.Context()))
+	w.Must(w.end(access.Nobody(), one))
+	w.Pass(2 * time.Minute)
+	w.Must(w.ssh.Sweep(t.Context()))
 	if list, err = w.sessions(w.alice); err != nil || len(list[1].Commands) != api.MaxSSHCommands || list[1].CommandCount != 1000 || !slices.Equal(list[0].Commands, []string{"id -u"}) {
 		t.Errorf("at the end: %+v %v", list, err)
 	}
 	for by, want := range map[string][]string{"device": list[1].Commands, "system": list[0].Commands} {
 		var text string
-		w.read(func(tx *db.Tx) error {
+		w.Read(func(tx *db.Tx) error {
 			return tx.QueryRowContext(t.Context(), `SELECT detail FROM audit_entry WHERE act = 'device.ssh_end' AND by_kind = ?`, by).Scan(&text)
 		})
 		var detail struct {
@@ -243,7 +243,7 @@ func TestSupportEntersByAGrantAlone(t *testing.T) {
 		t.Errorf("the way of a stranger: %v", err)
 	}
 	ask, err := w.open(byKey, false)
-	if err != nil || ask.Until.After(w.now().Add(2*time.Minute)) || ask.Forward {
+	if err != nil || ask.Until.After(w.Now().Add(2*time.Minute)) || ask.Forward {
 		t.Fatalf("%+v %v", ask, err)
 	}
 	if _, err := w.open(byKey, true); !errors.Is(err, api.ErrForbidden) {
@@ -264,10 +264,10 @@ func TestSupportEntersByAGrantAlone(t *testing.T) {
 	if err != nil || len(list) != 1 || !list[0].Support || list[0].User != "sue" {
 		t.Errorf("%+v %v", list, err)
 	}
-	if n := w.number(`SELECT count(*) FROM audit_entry WHERE is_support = 1 AND act IN ('device.ssh_certificate', 'device.ssh_begin')`); n != 3 {
+	if n := w.Number(`SELECT count(*) FROM audit_entry WHERE is_support = 1 AND act IN ('device.ssh_certificate', 'device.ssh_begin')`); n != 3 {
 		t.Errorf("the audit log tells %d acts of support", n)
 	}
-	w.pass(2*time.Minute + time.Second)
+	w.Pass(2*time.Minute + time.Second)
 	if w.stays(one) {
 		t.Error("it outlives the grant")
 	}
@@ -279,29 +279,29 @@ func TestSupportEntersByAGrantAlone(t *testing.T) {
 	w.grant(time.Hour)
 	one = w.enters(byKey)
 	fleet := fmt.Sprintf("application(%d)", w.fleet)
-	w.want(w.sue, "PATCH", fleet, map[string]any{rights.ClosedColumn: true}, 200, "") // which changes nothing, as of what one may not change
+	w.Want(w.sue, "PATCH", fleet, map[string]any{rights.ClosedColumn: true}, 200, "") // which changes nothing, as of what one may not change
 	if !w.stays(one) {
 		t.Error("support shut itself out")
 	}
-	w.want(w.alice, "PATCH", fleet, map[string]any{rights.ClosedColumn: true}, 200, "")
+	w.Want(w.alice, "PATCH", fleet, map[string]any{rights.ClosedColumn: true}, 200, "")
 	if w.stays(one) {
 		t.Error("it outlives that support is shut out")
 	}
 	if _, err := w.open(byKey, false); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("support in a fleet that shut it out: %v", err)
 	}
-	until := w.now().Add(time.Hour).UnixMilli()
+	until := w.Now().Add(time.Hour).UnixMilli()
 	for path, body := range map[string]map[string]any{
 		fleet: {rights.ClosedColumn: false}, fmt.Sprintf("application?$filter=id eq %d", w.fleet): {rights.SupportColumn: until}, fmt.Sprintf("device(%d)", w.device.Device): {rights.SupportColumn: until},
 	} {
-		w.want(w.alice, "PATCH", path, body, 403, "for good")
+		w.Want(w.alice, "PATCH", path, body, 403, "for good")
 	}
-	w.exec(`UPDATE device SET is_accessible_by_support_until__date = ?`, db.FormatTime(w.now().Add(time.Hour))) // whoever has the database
-	w.exec(`UPDATE application SET is_accessible_by_support_until__date = ?`, db.FormatTime(w.now().Add(time.Hour)))
+	w.Exec(`UPDATE device SET is_accessible_by_support_until__date = ?`, db.FormatTime(w.Now().Add(time.Hour))) // whoever has the database
+	w.Exec(`UPDATE application SET is_accessible_by_support_until__date = ?`, db.FormatTime(w.Now().Add(time.Hour)))
 	if _, err := w.open(byKey, false); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("a grant in a fleet that shut support out: %v", err)
 	}
-	if n := w.number(`SELECT count(*) FROM audit_entry WHERE act = 'application.update' AND detail LIKE '%is_closed_to_support%'`); n != 1 {
+	if n := w.Number(`SELECT count(*) FROM audit_entry WHERE act = 'application.update' AND detail LIKE '%is_closed_to_support%'`); n != 1 {
 		t.Errorf("the audit log tells %d times that support was shut out", n)
 	}
 	if _, err := w.open(w.alice, false); err != nil {
@@ -312,18 +312,18 @@ func TestSupportEntersByAGrantAlone(t *testing.T) {
 // Recordings are for who may enter by right of their own; sessions too.
 func TestWhoSeesSessions(t *testing.T) {
 	w := newWorld(t)
-	w.create(w.alice, "application_config_variable", map[string]any{"application": w.fleet, "name": "ROADSTEAD_SSH_RECORD", "value": "true"})
+	w.Create(w.alice, "application_config_variable", map[string]any{"application": w.fleet, "name": "ROADSTEAD_SSH_RECORD", "value": "true"})
 	ask, err := w.open(w.alice, false)
-	w.must(err)
+	w.Must(err)
 	begun, err := w.begin(w.device, api.SSHBegin{Grant: ask.Grant})
 	if err != nil || !begun.Record {
 		t.Fatalf("%+v %v", begun, err)
 	}
 	record := func(token, data string) error {
-		return w.db.Write(t.Context(), func(tx *db.Tx) error { return w.ssh.Record(t.Context(), tx, begun.Session, token, []byte(data)) })
+		return w.DB.Write(t.Context(), func(tx *db.Tx) error { return w.ssh.Record(t.Context(), tx, begun.Session, token, []byte(data)) })
 	}
 	read := func(by access.Caller) (data string, err error) {
-		err = w.db.Write(t.Context(), func(tx *db.Tx) (err error) {
+		err = w.DB.Write(t.Context(), func(tx *db.Tx) (err error) {
 			data, err = w.ssh.Recording(t.Context(), tx, by, begun.Session)
 			return err
 		})
@@ -332,9 +332,9 @@ func TestWhoSeesSessions(t *testing.T) {
 	if err := record("wrong", "x"); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("without the token: %v", err)
 	}
-	w.must(w.end(w.device, api.SSHProgress{Session: begun.Session, Token: begun.Token}))
-	w.must(record(begun.Token, "{\"version\":2}\n[0.1,\"o\",\"h\xc3\xa9\x00\xff\"]\n"))
-	w.must(record(begun.Token, "another"))
+	w.Must(w.end(w.device, api.SSHProgress{Session: begun.Session, Token: begun.Token}))
+	w.Must(record(begun.Token, "{\"version\":2}\n[0.1,\"o\",\"h\xc3\xa9\x00\xff\"]\n"))
+	w.Must(record(begun.Token, "another"))
 	if data, err := read(w.alice); err != nil || !strings.HasPrefix(data, "{\"version\":2}\n[0.1,\"o\",\"hé") || json.Valid([]byte(data)) {
 		t.Errorf("%q %v", data, err)
 	}
@@ -350,7 +350,7 @@ func TestWhoSeesSessions(t *testing.T) {
 	if list, err := w.sessions(w.alice); err != nil || !list[0].Recording {
 		t.Errorf("%+v %v", list, err)
 	}
-	w.create(w.alice, "device_config_variable", map[string]any{"device": w.device.Device, "name": "ROADSTEAD_SSH_RECORD", "value": "false"})
+	w.Create(w.alice, "device_config_variable", map[string]any{"device": w.device.Device, "name": "ROADSTEAD_SSH_RECORD", "value": "false"})
 	if ask, err = w.open(w.alice, false); err != nil {
 		t.Fatal(err)
 	}
@@ -367,7 +367,7 @@ func TestAnOrderEndsASession(t *testing.T) {
 	w := newWorld(t)
 	one := w.enters(w.alice)
 	order := func(by access.Caller, id int64) error {
-		return w.db.Write(t.Context(), func(tx *db.Tx) error { return w.ssh.Order(t.Context(), tx, by, id) })
+		return w.DB.Write(t.Context(), func(tx *db.Tx) error { return w.ssh.Order(t.Context(), tx, by, id) })
 	}
 	w.grant(time.Hour)
 	for _, by := range []access.Caller{w.bob, w.sue} {
@@ -375,8 +375,8 @@ func TestAnOrderEndsASession(t *testing.T) {
 			t.Errorf("%s ends a session: %v", by.Name, err)
 		}
 	}
-	w.exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role) VALUES (?, ?, ?, ?)`,
-		db.FormatTime(w.now()), w.bob.User, w.fleet, int(access.Observer))
+	w.Exec(`INSERT INTO user_application_membership (created_at, "user", is_member_of__application, application_membership_role) VALUES (?, ?, ?, ?)`,
+		db.FormatTime(w.Now()), w.bob.User, w.fleet, int(access.Observer))
 	if err := order(w.bob, one.Session); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("an observer ends a session: %v", err)
 	}
@@ -387,16 +387,16 @@ func TestAnOrderEndsASession(t *testing.T) {
 		t.Fatal("the session ends without an order")
 	}
 	for range 2 {
-		w.must(order(w.alice, one.Session))
+		w.Must(order(w.alice, one.Session))
 	}
 	if w.stays(one) {
 		t.Error("the session outlives the order")
 	}
-	w.must(w.end(w.device, one))
+	w.Must(w.end(w.device, one))
 	if err := order(w.alice, one.Session); !errors.Is(err, api.ErrConflict) {
 		t.Errorf("a session that is over: %v", err)
 	}
-	if n := w.number(`SELECT count(*) FROM audit_entry WHERE act = 'device.ssh_cut'`); n != 1 {
+	if n := w.Number(`SELECT count(*) FROM audit_entry WHERE act = 'device.ssh_cut'`); n != 1 {
 		t.Errorf("the audit log has %d orders", n)
 	}
 }

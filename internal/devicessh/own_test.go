@@ -17,7 +17,7 @@ import (
 func (w *world) keysFor(device access.Caller, name string) string {
 	w.Helper()
 	var keys []string
-	w.read(func(tx *db.Tx) (err error) {
+	w.Read(func(tx *db.Tx) (err error) {
 		keys, err = w.ssh.GatewayKeys(w.Context(), tx, device, name)
 		return err
 	})
@@ -25,7 +25,7 @@ func (w *world) keysFor(device access.Caller, name string) string {
 }
 
 func (w *world) saw(key string) (known string, err error) {
-	err = w.db.Write(w.Context(), func(tx *db.Tx) (err error) {
+	err = w.DB.Write(w.Context(), func(tx *db.Tx) (err error) {
 		known, err = w.ssh.SawHostKey(w.Context(), tx, w.uuid, key)
 		return err
 	})
@@ -33,7 +33,7 @@ func (w *world) saw(key string) (known string, err error) {
 }
 
 func (w *world) hostKey(by access.Caller) (out api.SSHHostKey, err error) {
-	err = w.db.Read(w.Context(), func(tx *db.Tx) (err error) {
+	err = w.DB.Read(w.Context(), func(tx *db.Tx) (err error) {
 		out, err = w.ssh.HostKey(w.Context(), tx, by, w.uuid)
 		return err
 	})
@@ -41,7 +41,7 @@ func (w *world) hostKey(by access.Caller) (out api.SSHHostKey, err error) {
 }
 
 func (w *world) forget(by access.Caller) error {
-	return w.db.Write(w.Context(), func(tx *db.Tx) error { return w.ssh.ForgetHostKey(w.Context(), tx, by, w.uuid) })
+	return w.DB.Write(w.Context(), func(tx *db.Tx) error { return w.ssh.ForgetHostKey(w.Context(), tx, by, w.uuid) })
 }
 
 func newLine(t *testing.T) string {
@@ -55,7 +55,7 @@ func newLine(t *testing.T) string {
 func TestADeviceWithItsOwnServerIsGivenTheGatewaysKey(t *testing.T) {
 	w := newWorld(t)
 	other := w.register(api.DeviceUUID(strings.Repeat("b", 32)))
-	w.exec(`DELETE FROM channel_identity`)
+	w.Exec(`DELETE FROM channel_identity`)
 	if way, err := w.way(w.alice); err != nil || way.Way != api.SSHByGateway || !way.OwnServer || way.Support {
 		t.Errorf("the way of the owner: %+v %v", way, err)
 	}
@@ -77,13 +77,13 @@ func TestADeviceWithItsOwnServerIsGivenTheGatewaysKey(t *testing.T) {
 			t.Errorf("%s asks for the keys of %s: %q", tt.device.Name, tt.name, got)
 		}
 	}
-	w.pass(api.SSHUserCertificateLife + time.Second)
+	w.Pass(api.SSHUserCertificateLife + time.Second)
 	if got := w.keysFor(w.device, "alice"); got != "" {
 		t.Errorf("after its minutes: %q", got)
 	}
 	_, err = w.open(byKey, false)
-	w.must(err)
-	w.want(w.alice, "DELETE", "user__has__public_key("+itoa(id)+")", nil, 200, "")
+	w.Must(err)
+	w.Want(w.alice, "DELETE", "user__has__public_key("+itoa(id)+")", nil, 200, "")
 	if got := w.keysFor(w.device, "alice"); got != "" {
 		t.Errorf("when the person's key was removed: %q", got)
 	}
@@ -98,7 +98,7 @@ func TestADeviceWithItsOwnServerIsGivenTheGatewaysKey(t *testing.T) {
 	if ask, err = w.open(byKey, false); err != nil || ask.Own == nil || w.keysFor(w.device, "sue") != "k" {
 		t.Errorf("support with a grant: %+v %v, %q", ask, err, w.keysFor(w.device, "sue"))
 	}
-	w.want(w.alice, "PATCH", "device("+itoa(w.device.Device)+")", map[string]any{"is_accessible_by_support_until__date": nil}, 200, "")
+	w.Want(w.alice, "PATCH", "device("+itoa(w.device.Device)+")", map[string]any{"is_accessible_by_support_until__date": nil}, 200, "")
 	if got := w.keysFor(w.device, "sue"); got != "" {
 		t.Errorf("support after its grant: %q", got)
 	}
@@ -115,7 +115,7 @@ func TestTheFirstHostKeyIsRemembered(t *testing.T) {
 	if k, err := w.hostKey(w.alice); err != nil || k.Kind != api.HostKeyCertified {
 		t.Errorf("a device of ours: %+v %v", k, err)
 	}
-	w.exec(`DELETE FROM channel_identity`)
+	w.Exec(`DELETE FROM channel_identity`)
 	if k, err := w.hostKey(w.alice); err != nil || k.Kind != api.HostKeyUnseen {
 		t.Errorf("at first: %+v %v", k, err)
 	}
@@ -148,7 +148,7 @@ func TestTheFirstHostKeyIsRemembered(t *testing.T) {
 	if known, err := w.saw(second); err != nil || known != second {
 		t.Errorf("afterwards: %s %v", known, err)
 	}
-	if n := w.number(`SELECT count(*) FROM audit_entry WHERE act IN ('device.ssh_host_key', 'device.ssh_host_key_forget') AND detail LIKE '%SHA256:%'`); n != 3 {
+	if n := w.Number(`SELECT count(*) FROM audit_entry WHERE act IN ('device.ssh_host_key', 'device.ssh_host_key_forget') AND detail LIKE '%SHA256:%'`); n != 3 {
 		t.Errorf("the audit log has %d entries", n)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/roadstead-io/roadstead/internal/gitserver"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 // The command that a client sends is never near a shell, and never an option or a path.
@@ -497,5 +498,5 @@ func TestSessionsArePeoplesShare(t *testing.T) {
 		wait(t, ended, "the builds end")
 	}
 	w.make = func(res http.ResponseWriter, _ *http.Request) { _, _ = res.Write([]byte(`[]`)) }
-	eventually(t, "there is room again", func() bool { _, err := carol.git("push", w.url("acme/quay"), "main"); return err == nil })
+	roletest.Eventually(t, "there is room again", func() bool { _, err := carol.git("push", w.url("acme/quay"), "main"); return err == nil })
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/roadstead-io/roadstead/internal/gitserver"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 // noise writes files that do not compress.
@@ -152,7 +153,7 @@ func TestTidyingLeavesWhatComesIn(t *testing.T) {
 	slow.must("commit", "-q", "-m", "x")
 	in, pack, done, _ := incoming(t, slow, "acme/harbour")
 	_, _ = in.Write(pack[:len(pack)/2])
-	eventually(t, "the first half has come", func() bool { return w.comingIn(7) == 1 })
+	roletest.Eventually(t, "the first half has come", func() bool { return w.comingIn(7) == 1 })
 	w.keys.mu.Lock()
 	w.keys.branch = "release" // so that the two are not about the same branch
 	w.keys.mu.Unlock()
@@ -160,7 +161,7 @@ func TestTidyingLeavesWhatComesIn(t *testing.T) {
 		fast.commit("n", strings.Repeat("x", i))
 	}
 	fast.must("push", w.url("acme/harbour"), "main:release")
-	eventually(t, "the repository is packed", func() bool {
+	roletest.Eventually(t, "the repository is packed", func() bool {
 		text, _ := os.ReadFile(filepath.Join(w.repo(7), "shallow"))
 		packs, _ := filepath.Glob(filepath.Join(w.repo(7), "objects/pack/*.pack"))
 		return len(text) > 0 && len(packs) == 1
@@ -176,11 +177,11 @@ func TestTidyingLeavesWhatComesIn(t *testing.T) {
 
 	in, pack, done, kill := incoming(t, slow, "acme/pier")
 	_, _ = in.Write(pack[:len(pack)/2])
-	eventually(t, "half a pack has come", func() bool { return w.comingIn(8) == 1 })
+	roletest.Eventually(t, "half a pack has come", func() bool { return w.comingIn(8) == 1 })
 	kill()
 	<-done
 	_ = in.Close()
-	eventually(t, "nothing is left of it", func() bool { return w.comingIn(8) == 0 })
+	roletest.Eventually(t, "nothing is left of it", func() bool { return w.comingIn(8) == 0 })
 }
 
 func TestLimitsOfGitAsTheOperatorWritesThem(t *testing.T) {

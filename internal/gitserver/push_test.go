@@ -15,6 +15,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/gitserver"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 // A push for machines that nobody builds for is refused at the door, in both protocols: nothing is sent first. A fetch is not.
@@ -314,14 +315,14 @@ func TestFleetsThatAreGone(t *testing.T) {
 	w.keys.mu.Lock()
 	w.keys.gone[7] = true
 	w.keys.mu.Unlock()
-	eventually(t, "the repository of the fleet that is gone is removed", func() bool {
+	roletest.Eventually(t, "the repository of the fleet that is gone is removed", func() bool {
 		_, err := os.Stat(w.repo(7))
 		return os.IsNotExist(err)
 	})
 	if refs := w.refs(8); refs == "" {
 		t.Error("another fleet's repository was removed")
 	}
-	eventually(t, "nothing is left of it", func() bool {
+	roletest.Eventually(t, "nothing is left of it", func() bool {
 		entries, err := os.ReadDir(filepath.Join(w.dir, api.RoleGit, "repositories"))
 		return err == nil && len(entries) == 1
 	})
@@ -402,7 +403,7 @@ func TestAFetchEndsBeforeHistoryIsCut(t *testing.T) {
 	if err := errors.Join(err, slow.Wait()); err != nil {
 		t.Error(err)
 	}
-	eventually(t, "the history is cut", cut)
+	roletest.Eventually(t, "the history is cut", cut)
 }
 
 // A repository keeps so many commits; pushes, forced ones too, and clones go on.
@@ -422,7 +423,7 @@ func TestHistoryIsBounded(t *testing.T) {
 		p.must("clone", "-q", w.url("acme/harbour"), clone)
 		return len(strings.Fields(p.must("-C", clone, "rev-list", "HEAD")))
 	}
-	eventually(t, "the history is cut to 8 commits", func() bool { return count() == 8 })
+	roletest.Eventually(t, "the history is cut to 8 commits", func() bool { return count() == 8 })
 	p.commit("n", "next")
 	p.must("push", w.url("acme/harbour"), "main")
 	// From before the cut: the client thinks that we have it, and learns that all of it must come again.

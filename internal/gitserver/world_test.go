@@ -423,13 +423,3 @@ func (w *world) refs(id int) string {
 	}
 	return string(out)
 }
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); {
-		if time.Now().After(end) {
-			t.Fatalf("not after 20 s: %s", what)
-		}
-		<-time.After(20 * time.Millisecond)
-	}
-}

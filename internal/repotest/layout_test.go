@@ -92,7 +92,7 @@ var layers = map[string]int{
 	"internal/vpn":  20,
 	"internal/edge": 20, "internal/busserver": 20, "internal/dashboard": 20, "internal/apiserver": 20, "internal/signer": 20, "internal/registry": 20, "internal/builder": 20, "internal/gitserver": 20,
 	"internal/engine": 20, "internal/agent": 21,
-	"internal/fleettest": 40, "internal/roletest": 40, "internal/sshtest": 40, "internal/repotest": 40, "bench": 41, "cmd": 30,
+	"internal/fleettest": 40, "internal/domaintest": 40, "internal/roletest": 40, "internal/sshtest": 40, "internal/repotest": 40, "bench": 41, "cmd": 30,
 }
 
 // deviceSide packages and the command line stay small and know nothing of the server.

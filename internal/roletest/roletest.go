@@ -5,12 +5,20 @@ package roletest
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/roadstead-io/roadstead/internal/pki"
 )
@@ -74,4 +82,52 @@ func Play(t testing.TB, dir string, ln net.Listener, h http.Handler) *http.Serve
 	go func() { defer close(done); _ = srv.Serve(tls.NewListener(ln, id.ServerTLS())) }()
 	t.Cleanup(func() { _ = srv.Close(); <-done })
 	return srv
+}
+
+// Eventually waits until a condition holds. How long it waits says nothing: a test machine may be slow.
+func Eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	const patience = 5 * time.Minute
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.After(patience); !ok(); {
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("after %v still not: %s", patience, what)
+		}
+	}
+}
+
+// Certificate makes one for names and addresses, and says in PEM who vouches for it.
+func Certificate(t testing.TB, names ...string) (cert tls.Certificate, root []byte) {
+	t.Helper()
+	now := time.Now()
+	sign := func(tmpl, parent *x509.Certificate, by *ecdsa.PrivateKey) (*ecdsa.PrivateKey, []byte) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tmpl.SerialNumber, tmpl.NotBefore, tmpl.NotAfter = big.NewInt(now.UnixNano()), now.Add(-time.Hour), now.Add(time.Hour)
+		if by == nil {
+			by = key
+		}
+		der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, &key.PublicKey, by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key, der
+	}
+	ca := &x509.Certificate{Subject: pkix.Name{CommonName: "test root"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	leaf := &x509.Certificate{Subject: pkix.Name{CommonName: "test"}}
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			leaf.IPAddresses = append(leaf.IPAddresses, ip)
+		} else {
+			leaf.DNSNames = append(leaf.DNSNames, name)
+		}
+	}
+	caKey, caDER := sign(ca, ca, nil)
+	key, der := sign(leaf, ca, caKey)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER})
 }

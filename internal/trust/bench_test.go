@@ -20,7 +20,7 @@ func BenchmarkBundle(b *testing.B) {
 		boards[i].equip()
 		if i == 0 {
 			_, err := boards[0].check(w.trust, commitOf(1))
-			w.must(err)
+			w.Must(err)
 			w.target(w.hers, w.release(w.hers, 2))
 		}
 		haves[i] = boards[i].have(commitOf(2))

@@ -19,9 +19,9 @@ func TestADeviceChecksWhatItIsTold(t *testing.T) {
 	d := w.device(w.hers, 1)
 	d.equip()
 	bundle, err := d.check(w.trust, commitOf(1))
-	w.must(err)
+	w.Must(err)
 	var doc api.ReleaseDocument
-	w.must(json.Unmarshal(bundle.Document, &doc))
+	w.Must(json.Unmarshal(bundle.Document, &doc))
 	web := doc.Services["web"]
 	if doc.Fleet != d.uuidOfFleet || len(web.Images) != 1 || web.Images[0].Size != 501 || web.Labels["io.balena.features.dbus"] != "1" ||
 		!strings.Contains(string(web.Composition), "serve") || strings.Contains(string(web.Composition), "build") || string(doc.Volumes["data"]) != "{}" || doc.Provenance == "" {
@@ -71,7 +71,7 @@ func TestManyAskAtOnce(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if n := w.number(`SELECT count(*) FROM trust_leaf WHERE name = ?`, commitOf(1)); n != 1 {
+	if n := w.Number(`SELECT count(*) FROM trust_leaf WHERE name = ?`, commitOf(1)); n != 1 {
 		t.Errorf("the release stands in the log %d times", n)
 	}
 }
@@ -83,9 +83,9 @@ func TestATargetIsPublishedAhead(t *testing.T) {
 	d.equip()
 	release := w.release(w.hers, 1)
 	w.target(w.hers, release)
-	w.must(w.trust.PublishOnce(t.Context()))
-	w.must(w.trust.PublishOnce(t.Context()))
-	if n := w.number(`SELECT count(*) FROM trust_document WHERE "release" = ?`, release); n != 1 {
+	w.Must(w.trust.PublishOnce(t.Context()))
+	w.Must(w.trust.PublishOnce(t.Context()))
+	if n := w.Number(`SELECT count(*) FROM trust_document WHERE "release" = ?`, release); n != 1 {
 		t.Errorf("%d documents", n)
 	}
 	if _, err := d.check(w.trust, commitOf(1)); err != nil {
@@ -147,13 +147,13 @@ func TestAThiefOfTheDatabaseChangesNoComposition(t *testing.T) {
 				t.Fatalf("before: %v", err)
 			}
 			w.release(w.hers, 2)
-			w.exec(evil)
-			w.exec(`DELETE FROM trust_document`)
-			w.target(w.hers, w.number(`SELECT id FROM "release" WHERE "commit" = ?`, commitOf(2)))
+			w.Exec(evil)
+			w.Exec(`DELETE FROM trust_document`)
+			w.target(w.hers, w.Number(`SELECT id FROM "release" WHERE "commit" = ?`, commitOf(2)))
 			if _, err := d.check(w.process(), commitOf(2)); err == nil {
 				t.Error("a release that was never listed")
 			}
-			w.target(w.hers, w.number(`SELECT id FROM "release" WHERE "commit" = ?`, commitOf(1)))
+			w.target(w.hers, w.Number(`SELECT id FROM "release" WHERE "commit" = ?`, commitOf(1)))
 			if _, err := d.check(w.process(), commitOf(1)); err == nil {
 				t.Error("a release that was listed before, with another document")
 			}
@@ -166,15 +166,15 @@ func TestARejectionIsAnEvent(t *testing.T) {
 	w := newWorld(t)
 	d := w.device(w.hers, 1)
 	no := api.TrustReport{State: api.TrustRejected, Rejection: &api.TrustRejection{What: "image of service web", Reason: "digest", Expected: "a", Got: "b\x1b[31m" + strings.Repeat("x", 1000)}}
-	w.must(w.trust.Report(t.Context(), d.by, d.uuid, no))
-	w.must(w.trust.Report(t.Context(), d.by, d.uuid, no))
+	w.Must(w.trust.Report(t.Context(), d.by, d.uuid, no))
+	w.Must(w.trust.Report(t.Context(), d.by, d.uuid, no))
 	d.equip()
 	if s := w.status(); s.Devices["rejected"] != 1 || len(s.Rejecting) != 1 || s.Rejecting[0].Rejection.Reason != "digest" || len(s.Rejecting[0].Rejection.Got) > 300 || strings.Contains(s.Rejecting[0].Rejection.Got, "\x1b") {
 		t.Errorf("the status is %+v", s)
 	}
-	w.must(w.trust.Report(t.Context(), d.by, d.uuid, api.TrustReport{State: api.TrustVerified}))
+	w.Must(w.trust.Report(t.Context(), d.by, d.uuid, api.TrustReport{State: api.TrustVerified}))
 	for act, want := range map[string]int64{"device.trust.reject": 1, "device.trust.accept": 1} {
-		if n := w.number(`SELECT count(*) FROM audit_entry WHERE act = ?`, act); n != want {
+		if n := w.Number(`SELECT count(*) FROM audit_entry WHERE act = ?`, act); n != want {
 			t.Errorf("%s: %d events, want %d", act, n, want)
 		}
 	}

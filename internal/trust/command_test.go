@@ -17,17 +17,17 @@ func TestOrdersAreSigned(t *testing.T) {
 	d := w.device(w.hers, 1)
 	d.equip()
 	_, err := d.check(w.trust, commitOf(1))
-	w.must(err)
+	w.Must(err)
 	header := func(path, body string) string {
 		t.Helper()
 		text, err := w.trust.Header(t.Context(), d.by.Device, "POST", path, []byte(body))
-		w.must(err)
+		w.Must(err)
 		return text
 	}
 	if header("/v1/reboot", `{}`) == "" { // its first report may be lost
 		t.Error("a device that has not said yet that it checks gets no command")
 	}
-	w.must(w.trust.Report(t.Context(), d.by, d.uuid, api.TrustReport{State: api.TrustVerified}))
+	w.Must(w.trust.Report(t.Context(), d.by, d.uuid, api.TrustReport{State: api.TrustVerified}))
 	nonces := map[string]bool{}
 	for _, tt := range []struct {
 		path, body string
@@ -42,7 +42,7 @@ func TestOrdersAreSigned(t *testing.T) {
 		{"/v2/applications/1/purge", `{}`, api.ActPurge, "", false},
 	} {
 		data, err := base64.StdEncoding.DecodeString(header(tt.path, tt.body))
-		w.must(err)
+		w.Must(err)
 		c, err := d.trusted.Command(data, d.uuid)
 		if err != nil || c.Verb != tt.verb || c.Service != tt.service || c.Force != tt.force || nonces[c.Nonce] {
 			t.Errorf("%s %s: %+v, %v", tt.path, tt.body, c, err)
@@ -65,9 +65,9 @@ func TestOrdersAreSigned(t *testing.T) {
 		{"HEAD", "/v2/cleanup-volumes", ``, api.ActCleanVolumes, false, ""},
 	} {
 		text, err := w.trust.Header(t.Context(), d.by.Device, tt.method, tt.path, []byte(tt.body))
-		w.must(err)
+		w.Must(err)
 		data, err := base64.StdEncoding.DecodeString(text)
-		w.must(err)
+		w.Must(err)
 		want := ""
 		if tt.sets != "" {
 			want = tuf.Digest([]byte(tt.sets))
@@ -94,7 +94,7 @@ func TestOrdersWithoutASigner(t *testing.T) {
 	if text, err := away.Header(t.Context(), d.by.Device, "POST", "/v1/reboot", []byte(`{}`)); text != "" || err != nil {
 		t.Errorf("never reported: %q, %v", text, err)
 	}
-	w.must(w.trust.Report(t.Context(), d.by, d.uuid, api.TrustReport{State: api.TrustVerified}))
+	w.Must(w.trust.Report(t.Context(), d.by, d.uuid, api.TrustReport{State: api.TrustVerified}))
 	if _, err := away.Header(t.Context(), d.by.Device, "POST", "/v1/reboot", []byte(`{}`)); err == nil {
 		t.Error("a device that checks is told without a command")
 	}

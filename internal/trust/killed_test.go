@@ -43,17 +43,17 @@ func TestAnswersThatGetLost(t *testing.T) {
 				failed++
 				_, err = d.check(w.trust, commitOf(1))
 			}
-			w.must(err)
+			w.Must(err)
 			w.target(w.hers, w.release(w.hers, 2))
 			if _, err = d.check(w.trust, commitOf(2)); err != nil {
 				failed++
 				_, err = d.check(w.trust, commitOf(2))
 			}
-			w.must(err)
+			w.Must(err)
 			if failed > 1 {
 				t.Errorf("one lost answer failed %d requests", failed)
 			}
-			if n := w.number(`SELECT count(*) FROM trust_leaf WHERE name = ?`, commitOf(2)); n != 1 {
+			if n := w.Number(`SELECT count(*) FROM trust_leaf WHERE name = ?`, commitOf(2)); n != 1 {
 				t.Errorf("the release stands in the log %d times", n)
 			}
 		})

@@ -17,11 +17,11 @@ func TestADeviceGoesToAnotherFleet(t *testing.T) {
 	d := w.device(w.hers, 1)
 	d.equip()
 	_, err := d.check(w.trust, commitOf(1))
-	w.must(err)
-	w.must(w.trust.Report(t.Context(), d.by, d.uuid, api.TrustReport{State: api.TrustVerified, Versions: d.trusted.Versions()}))
+	w.Must(err)
+	w.Must(w.trust.Report(t.Context(), d.by, d.uuid, api.TrustReport{State: api.TrustVerified, Versions: d.trusted.Versions()}))
 	here, there := w.uuid(w.hers), w.uuid(w.his)
 	move := func(from, to int64) error {
-		return w.db.Write(t.Context(), func(tx *db.Tx) error {
+		return w.DB.Write(t.Context(), func(tx *db.Tx) error {
 			if err := w.trust.Moving(t.Context(), tx, d.by.Device, from, to); err != nil {
 				return err
 			}
@@ -29,31 +29,31 @@ func TestADeviceGoesToAnotherFleet(t *testing.T) {
 			return err
 		})
 	}
-	w.must(move(w.hers, w.his))
+	w.Must(move(w.hers, w.his))
 	d.by.Fleet = w.his
 	have := d.have("")
 	have.Fleet = here
 	bundle, err := w.trust.Bundle(t.Context(), d.by, d.uuid, have)
-	w.must(err)
+	w.Must(err)
 	if bundle.Fleet != here || bundle.Director != nil {
 		t.Errorf("the fleet that it came from says %+v", bundle)
 	}
-	d.trusted.SetNow(w.now())
+	d.trusted.SetNow(w.Now())
 	for _, f := range bundle.Files {
-		w.must(d.trusted.Take(f))
+		w.Must(d.trusted.Take(f))
 	}
 	policy, err := d.trusted.Policy()
-	w.must(err)
+	w.Must(err)
 	if len(policy.Transfers) != 1 || policy.Transfers[0].Device != d.uuid || policy.Transfers[0].To != there {
 		t.Fatalf("transfers: %+v", policy.Transfers)
 	}
 	bundle, err = w.trust.Bundle(t.Context(), d.by, d.uuid, api.TrustHave{Nonce: "0123456789abcdef", Fleet: there})
-	w.must(err)
+	w.Must(err)
 	if len(bundle.Roots) == 0 || tuf.Digest(bundle.Roots[0]) != policy.Transfers[0].Root {
 		t.Fatal("the other fleet's first root is another")
 	}
 	d.trusted, err = tuf.Open(there, bundle.Roots[0])
-	w.must(err)
+	w.Must(err)
 	d.uuidOfFleet, d.counter = there, 0
 	if _, err := d.check(w.trust, commitOf(2)); err != nil {
 		t.Errorf("in the other fleet: %v", err)
@@ -73,16 +73,16 @@ func TestAnOwnerLetsADeviceGo(t *testing.T) {
 	d := w.device(w.hers, 1)
 	d.equip()
 	_, err := d.check(w.trust, "")
-	w.must(err)
+	w.Must(err)
 	o := w.owner(w.hers, api.ApprovalBuilder, 1)
 	if _, err := o.upload(o.root(2, 1, 1), o.targets(1, 1)); err != nil {
 		t.Fatal(err)
 	}
 	moving := func() error {
-		return w.db.Write(t.Context(), func(tx *db.Tx) error { return w.trust.Moving(t.Context(), tx, d.by.Device, w.hers, w.his) })
+		return w.DB.Write(t.Context(), func(tx *db.Tx) error { return w.trust.Moving(t.Context(), tx, d.by.Device, w.hers, w.his) })
 	}
-	w.must(moving()) // a device that checks nothing goes where it is sent
-	w.must(w.trust.Report(t.Context(), d.by, d.uuid, api.TrustReport{State: api.TrustVerified}))
+	w.Must(moving()) // a device that checks nothing goes where it is sent
+	w.Must(w.trust.Report(t.Context(), d.by, d.uuid, api.TrustReport{State: api.TrustVerified}))
 	if err := moving(); !errors.Is(err, api.ErrConflict) {
 		t.Fatalf("the owner has not signed it: %v", err)
 	}

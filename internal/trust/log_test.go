@@ -20,7 +20,7 @@ import (
 
 func (w *world) leaves(by access.Caller, start, end int64) (list []api.TrustLeaf) {
 	w.Helper()
-	w.must(w.db.Read(w.Context(), func(tx *db.Tx) (err error) {
+	w.Must(w.DB.Read(w.Context(), func(tx *db.Tx) (err error) {
 		list, err = w.trust.Leaves(w.Context(), tx, by, start, end)
 		return err
 	}))
@@ -30,9 +30,9 @@ func (w *world) leaves(by access.Caller, start, end int64) (list []api.TrustLeaf
 func (w *world) checkpoint() (api.TrustCheckpoint, tlog.Checkpoint) {
 	w.Helper()
 	c, err := w.trust.Checkpoint(w.Context())
-	w.must(err)
+	w.Must(err)
 	open, _, err := tlog.Open(c.Checkpoint, c.Key)
-	w.must(err)
+	w.Must(err)
 	return c, open
 }
 
@@ -44,7 +44,7 @@ func TestTheLogTellsOnlyWhatOneMayRead(t *testing.T) {
 		d := w.device(fleetID, i)
 		d.equip()
 		_, err := d.check(w.trust, commitOf(1))
-		w.must(err)
+		w.Must(err)
 	}
 	_, c := w.checkpoint()
 	for who, by := range map[string]access.Caller{"alice": w.alice, "bob": w.bob} {
@@ -58,7 +58,7 @@ func TestTheLogTellsOnlyWhatOneMayRead(t *testing.T) {
 				continue
 			}
 			var e api.TrustEntry
-			w.must(json.Unmarshal(l.Entry, &e))
+			w.Must(json.Unmarshal(l.Entry, &e))
 			if e.Fleet != fleetUUID(by.User) || !strings.HasPrefix(l.Hash, "") {
 				t.Errorf("%s sees %+v", who, e)
 			}
@@ -68,7 +68,7 @@ func TestTheLogTellsOnlyWhatOneMayRead(t *testing.T) {
 			t.Errorf("%s sees %d entries, want their three", who, own)
 		}
 	}
-	w.must(w.db.Read(t.Context(), func(tx *db.Tx) error {
+	w.Must(w.DB.Read(t.Context(), func(tx *db.Tx) error {
 		in, err := w.trust.Inclusion(t.Context(), tx, 2, c.Size)
 		if err != nil {
 			return err
@@ -90,7 +90,7 @@ func TestTheLogTellsOnlyWhatOneMayRead(t *testing.T) {
 		t.Errorf("bob asks for alice's proof: %v", err)
 	}
 	p, err := w.trust.Proof(t.Context(), w.alice, w.uuid(w.hers), commitOf(1), "builder", 0)
-	w.must(err)
+	w.Must(err)
 	if _, err := tlog.Check(*p, w.logKey(), tlog.Checkpoint{}); err != nil {
 		t.Errorf("the proof: %v", err)
 	}
@@ -99,7 +99,7 @@ func TestTheLogTellsOnlyWhatOneMayRead(t *testing.T) {
 func (w *world) logKey() api.TrustLogKey {
 	w.Helper()
 	key, err := w.trust.LogKey(w.Context())
-	w.must(err)
+	w.Must(err)
 	return key
 }
 
@@ -110,7 +110,7 @@ func TestAnotherHistoryIsKept(t *testing.T) {
 	d := w.device(w.hers, 1)
 	d.equip()
 	_, err := d.check(w.trust, commitOf(1))
-	w.must(err)
+	w.Must(err)
 	c, _ := w.checkpoint()
 	if err := w.trust.Gossip(t.Context(), d.by, c.Checkpoint); err != nil {
 		t.Errorf("the log's own checkpoint: %v", err)
@@ -120,17 +120,17 @@ func TestAnotherHistoryIsKept(t *testing.T) {
 	}
 	// The same size with other leaves, by a signer with the same key that knows nothing of them.
 	var forged api.TrustExtended
-	w.must(w.twin(false)(t.Context(), "log", api.TrustExtension{Leaves: []string{strings.Repeat("ab", 32), strings.Repeat("cd", 32)}}, &forged))
+	w.Must(w.twin(false)(t.Context(), "log", api.TrustExtension{Leaves: []string{strings.Repeat("ab", 32), strings.Repeat("cd", 32)}}, &forged))
 	r := api.TrustReport{State: api.TrustVerified, Checkpoint: forged.Checkpoint}
-	w.must(w.trust.Report(t.Context(), d.by, d.uuid, r))
-	w.must(w.trust.Report(t.Context(), d.by, d.uuid, r))
+	w.Must(w.trust.Report(t.Context(), d.by, d.uuid, r))
+	w.Must(w.trust.Report(t.Context(), d.by, d.uuid, r))
 	if err := w.trust.Gossip(t.Context(), w.alice, forged.Checkpoint); !errors.Is(err, api.ErrConflict) {
 		t.Errorf("another history: %v", err)
 	}
-	if n := w.number(`SELECT count(*) FROM trust_evidence`); n != 1 {
+	if n := w.Number(`SELECT count(*) FROM trust_evidence`); n != 1 {
 		t.Errorf("kept %d times", n)
 	}
-	if n := w.number(`SELECT count(*) FROM audit_entry WHERE act = 'trust.fork' AND thing_id = ?`, d.by.Device); n != 1 {
+	if n := w.Number(`SELECT count(*) FROM audit_entry WHERE act = 'trust.fork' AND thing_id = ?`, d.by.Device); n != 1 {
 		t.Errorf("%d events", n)
 	}
 }
@@ -142,17 +142,17 @@ func TestAWitnessSigns(t *testing.T) {
 	c, _ := w.checkpoint()
 	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte("w"), 32))
 	witness, err := tlog.NewWitness("witness.example.com", key, time.Now)
-	w.must(err)
+	w.Must(err)
 	signed, err := tlog.Cosign(c.Checkpoint, witness)
-	w.must(err)
+	w.Must(err)
 	name := tlog.WitnessKey("witness.example.com", key.Public().(ed25519.PublicKey))
 	if err := w.trust.Cosign(t.Context(), w.alice, api.TrustCosignature{Witness: name, Checkpoint: c.Checkpoint}); !errors.Is(err, api.ErrInvalid) {
 		t.Errorf("without its signature: %v", err)
 	}
-	w.must(w.trust.Cosign(t.Context(), w.alice, api.TrustCosignature{Witness: name, Checkpoint: signed}))
+	w.Must(w.trust.Cosign(t.Context(), w.alice, api.TrustCosignature{Witness: name, Checkpoint: signed}))
 	c, _ = w.checkpoint()
 	verifier, err := tlog.ParseWitness(name)
-	w.must(err)
+	w.Must(err)
 	if _, by, err := tlog.Open(c.Checkpoint, c.Key, []note.Verifier{verifier}...); err != nil || len(by) != 1 || len(c.Witnesses) != 1 {
 		t.Errorf("the checkpoint is signed by %v, %v: %v", by, c.Witnesses, err)
 	}
@@ -166,17 +166,17 @@ func TestADatabaseOfYesterday(t *testing.T) {
 	d := w.device(w.hers, 1)
 	d.equip()
 	_, err := d.check(w.trust, commitOf(1))
-	w.must(err)
+	w.Must(err)
 	backup := w.backup()
-	w.pass(time.Second * 3) // what is signed in the lost day has other versions
+	w.Pass(time.Second * 3) // what is signed in the lost day has other versions
 	w.target(w.hers, w.release(w.hers, 2))
 	_, err = d.check(w.trust, commitOf(2))
-	w.must(err)
-	w.pass(2 * time.Minute) // the signer has a clock of its own
+	w.Must(err)
+	w.Pass(2 * time.Minute) // the signer has a clock of its own
 	w.restore(backup)
 	w.trust = w.process()
 	w.release(w.hers, 3)
-	w.target(w.hers, w.number(`SELECT max(id) FROM "release"`))
+	w.target(w.hers, w.Number(`SELECT max(id) FROM "release"`))
 	if _, err := d.check(w.trust, commitOf(3)); err != nil {
 		t.Errorf("a release of after the restoration: %v", err)
 	}
@@ -184,7 +184,7 @@ func TestADatabaseOfYesterday(t *testing.T) {
 	if _, err := d.check(w.trust, commitOf(1)); err != nil {
 		t.Errorf("one of before: %v", err)
 	}
-	if lost := w.number(`SELECT count(*) FROM trust_leaf WHERE entry IS NULL`); lost == 0 {
+	if lost := w.Number(`SELECT count(*) FROM trust_leaf WHERE entry IS NULL`); lost == 0 {
 		t.Error("the log has lost no entry: the test shows nothing")
 	}
 	fresh := w.device(w.hers, 2)
@@ -208,11 +208,11 @@ func (w *world) copies(to, from string) string {
 	w.Helper()
 	for _, table := range tables {
 		if to != "" {
-			w.exec(`CREATE TABLE ` + to + table + ` AS SELECT * FROM ` + table)
+			w.Exec(`CREATE TABLE ` + to + table + ` AS SELECT * FROM ` + table)
 			continue
 		}
-		w.exec(`DELETE FROM ` + table)
-		w.exec(`INSERT INTO ` + table + ` SELECT * FROM ` + from + table)
+		w.Exec(`DELETE FROM ` + table)
+		w.Exec(`INSERT INTO ` + table + ` SELECT * FROM ` + from + table)
 	}
 	return ""
 }
@@ -220,12 +220,12 @@ func (w *world) copies(to, from string) string {
 func (w *world) restore(b map[string]string) {
 	w.Helper()
 	w.copies("", "old_")
-	w.exec(`UPDATE trust_log SET signed = CAST(? AS BIGINT), checkpoint = ?`, b["signed"], b["checkpoint"])
+	w.Exec(`UPDATE trust_log SET signed = CAST(? AS BIGINT), checkpoint = ?`, b["signed"], b["checkpoint"])
 }
 
 func (w *world) text(query string, args ...any) (s string) {
 	w.Helper()
-	w.must(w.db.Read(w.Context(), func(tx *db.Tx) error { return tx.QueryRowContext(w.Context(), query, args...).Scan(&s) }))
+	w.Must(w.DB.Read(w.Context(), func(tx *db.Tx) error { return tx.QueryRowContext(w.Context(), query, args...).Scan(&s) }))
 	return s
 }
 
@@ -236,7 +236,7 @@ func TestALogThatBeginsAnew(t *testing.T) {
 	d := w.device(w.hers, 1)
 	d.equip()
 	_, err := d.check(w.trust, commitOf(1))
-	w.must(err)
+	w.Must(err)
 	before := w.logKey()
 	w.trust = w.processWith(w.twin(true))
 	w.target(w.hers, w.release(w.hers, 2))
@@ -246,7 +246,7 @@ func TestALogThatBeginsAnew(t *testing.T) {
 	if after := w.logKey(); after == before || d.key != after {
 		t.Errorf("the log is %+v, was %+v; the device believes %+v", after, before, d.key)
 	}
-	if _, c := w.checkpoint(); c.Size != w.number(`SELECT count(*) FROM trust_leaf`) {
+	if _, c := w.checkpoint(); c.Size != w.Number(`SELECT count(*) FROM trust_leaf`) {
 		t.Errorf("the new log has %d leaves", c.Size)
 	}
 }

@@ -16,7 +16,7 @@ func twoOfThree(t *testing.T) (*owner, *board) {
 	d.equip()
 	o := w.owner(w.hers, api.ApprovalBoth, 3)
 	_, err := o.upload(o.root(2, 2, 2), o.targets(2, 2), o.delegatorOf(2, 2))
-	w.must(err)
+	w.Must(err)
 	if s := w.status(); s.HeldBy != api.HeldByOwner || len(s.Pending) != 0 {
 		t.Fatalf("the status is %+v", s)
 	}
@@ -89,14 +89,14 @@ func TestOneRootWaitsAtATime(t *testing.T) {
 func TestWhatWaitsInVainIsDropped(t *testing.T) {
 	t.Run("expired", func(t *testing.T) {
 		o, d := twoOfThree(t)
-		o.pass(-2 * time.Minute) // the signer's clock is not ours
+		o.Pass(-2 * time.Minute) // the signer's clock is not ours
 		o.lives = time.Minute
 		_, err := o.upload(o.listing(1, 1))
-		o.must(err)
+		o.Must(err)
 		if s := o.status(); len(s.Pending) != 1 {
 			t.Fatalf("there wait %d files", len(s.Pending))
 		}
-		o.pass(2 * time.Minute)
+		o.Pass(2 * time.Minute)
 		if s := o.status(); len(s.Pending) != 0 {
 			t.Errorf("after it has expired there wait %d files", len(s.Pending))
 		}
@@ -106,7 +106,7 @@ func TestWhatWaitsInVainIsDropped(t *testing.T) {
 	t.Run("a key that is gone", func(t *testing.T) {
 		o, d := twoOfThree(t)
 		_, err := o.upload(o.listing(1, 1)) // by the first key
-		o.must(err)
+		o.Must(err)
 		before := o.signers(2)
 		o.keys = append(o.keys[1:], newKey(98))
 		root := o.root(3, 2, 2)
@@ -128,7 +128,7 @@ func TestWhatWaitsInVainIsDropped(t *testing.T) {
 		version := o.version
 		o.version = 1 << 39
 		_, err := o.upload(o.targets(2, 1))
-		o.must(err)
+		o.Must(err)
 		o.version = version
 		if _, err := o.upload(o.targets(2, 1)); api.AsError(err).Code != api.Conflict {
 			t.Errorf("an older one with too few signatures: %v", err)

@@ -36,7 +36,7 @@ func (w *world) owner(fleetID int64, approval api.Approval, keys int) *owner {
 	}
 	var err error
 	o.server, err = w.trust.Keys(w.Context(), w.alice, o.fleet)
-	w.must(err)
+	w.Must(err)
 	return o
 }
 
@@ -46,12 +46,12 @@ func newKey(n int) tuf.Ed25519Signer {
 
 func (o *owner) key(raw json.RawMessage) *metadata.Key {
 	k := &metadata.Key{}
-	o.must(json.Unmarshal(raw, k))
+	o.Must(json.Unmarshal(raw, k))
 	return k
 }
 
 func (o *owner) mark() api.TrustMark {
-	return api.TrustMark{Fleet: o.fleet, SignedAt: o.now().UTC().Truncate(time.Second)}
+	return api.TrustMark{Fleet: o.fleet, SignedAt: o.Now().UTC().Truncate(time.Second)}
 }
 
 func (o *owner) public() (keys []*metadata.Key) {
@@ -70,7 +70,7 @@ func (o *owner) signers(n int) (list []tuf.Signer) {
 
 func (o *owner) file(role string, data []byte, err error) api.TrustFile {
 	o.Helper()
-	o.must(err)
+	o.Must(err)
 	return api.TrustFile{Role: role, Data: data}
 }
 
@@ -79,14 +79,14 @@ func (o *owner) root(version int64, threshold, signed int) api.TrustFile {
 	o.Helper()
 	mark := o.mark()
 	mark.HeldBy = api.HeldByOwner
-	x := tuf.Root{Version: version, Expires: o.now().Add(o.lives), Mark: mark, Threshold: map[string]int{"root": threshold, "targets": threshold, "snapshot": 1, "timestamp": 1},
+	x := tuf.Root{Version: version, Expires: o.Now().Add(o.lives), Mark: mark, Threshold: map[string]int{"root": threshold, "targets": threshold, "snapshot": 1, "timestamp": 1},
 		Keys: map[string][]*metadata.Key{"root": o.public(), "targets": o.public(), "snapshot": {o.key(o.server.Snapshot)}, "timestamp": {o.key(o.server.Timestamp)}}}
 	data, err := x.Make(o.signers(signed)...)
 	return o.file(api.TrustRoot, data, err)
 }
 
 func (o *owner) next() int64 {
-	o.version = max(o.version+1, o.now().Unix()+1)
+	o.version = max(o.version+1, o.Now().Unix()+1)
 	return o.version
 }
 
@@ -94,7 +94,7 @@ func (o *owner) targets(threshold, signed int) api.TrustFile {
 	o.Helper()
 	mark := o.mark()
 	mark.Approval, mark.Shell, mark.Log, mark.Transfers = o.approval, "allowed", &o.server.Log, o.leaves
-	x := tuf.Targets{Version: o.next(), Expires: o.now().Add(o.lives), Mark: mark, Builder: o.key(o.server.Builder), Director: o.key(o.server.Director),
+	x := tuf.Targets{Version: o.next(), Expires: o.Now().Add(o.lives), Mark: mark, Builder: o.key(o.server.Builder), Director: o.key(o.server.Director),
 		Owner: o.public(), OwnerThreshold: threshold}
 	data, err := x.Make(o.signers(signed)...)
 	return o.file(api.TrustTargets, data, err)
@@ -107,7 +107,7 @@ func (o *owner) delegator(signed int) api.TrustFile {
 
 func (o *owner) delegatorOf(threshold, signed int) api.TrustFile {
 	o.Helper()
-	x := tuf.Delegator{By: api.TrustOwner, Version: o.next(), Expires: o.now().Add(o.lives), Mark: o.mark(), Keys: o.public(), Threshold: threshold}
+	x := tuf.Delegator{By: api.TrustOwner, Version: o.next(), Expires: o.Now().Add(o.lives), Mark: o.mark(), Keys: o.public(), Threshold: threshold}
 	data, err := x.Make(o.signers(signed)...)
 	return o.file(api.TrustOwner, data, err)
 }
@@ -116,10 +116,10 @@ func (o *owner) delegatorOf(threshold, signed int) api.TrustFile {
 func (o *owner) approve(u api.TrustUnsigned, signed int) api.TrustFile {
 	o.Helper()
 	path, err := tuf.ReleasePath(u.Commit)
-	o.must(err)
+	o.Must(err)
 	doc, err := o.trust.Document(o.Context(), o.alice, o.fleet, u.Commit)
-	o.must(err)
-	x := tuf.Bin{Role: tuf.BinRole(api.TrustOwner, path), Version: o.next(), Expires: o.now().Add(o.lives), Mark: o.mark(),
+	o.Must(err)
+	x := tuf.Bin{Role: tuf.BinRole(api.TrustOwner, path), Version: o.next(), Expires: o.Now().Add(o.lives), Mark: o.mark(),
 		Listed: map[string]tuf.Listed{path: {Length: int64(len(doc)), SHA256: tuf.Digest(doc), Counter: u.Counter}}}
 	data, err := x.Make(o.signers(signed)...)
 	return o.file(x.Role, data, err)
@@ -132,7 +132,7 @@ func (o *owner) upload(files ...api.TrustFile) (api.TrustUploaded, error) {
 func (w *world) status() api.TrustStatus {
 	w.Helper()
 	s, err := w.trust.Status(w.Context(), w.alice, w.uuid(w.hers))
-	w.must(err)
+	w.Must(err)
 	return s
 }
 
@@ -143,10 +143,10 @@ func TestAnOwnerTakesAFleetOver(t *testing.T) {
 	d := w.device(w.hers, 1)
 	d.equip()
 	_, err := d.check(w.trust, commitOf(1))
-	w.must(err)
+	w.Must(err)
 	o := w.owner(w.hers, api.ApprovalBoth, 1)
 	up, err := o.upload(o.root(2, 1, 1), o.targets(1, 1), o.delegator(1))
-	w.must(err)
+	w.Must(err)
 	if len(up.Published) != 3 || len(up.Waiting) != 0 || up.Published[0] != "2.root" {
 		t.Errorf("published %v, waiting %v", up.Published, up.Waiting)
 	}
@@ -160,7 +160,7 @@ func TestAnOwnerTakesAFleetOver(t *testing.T) {
 		t.Fatalf("the status is %+v", s)
 	}
 	up, err = o.upload(o.approve(s.Unsigned[0], 1))
-	w.must(err)
+	w.Must(err)
 	if len(up.Published) != 1 {
 		t.Errorf("published %v", up.Published)
 	}
@@ -172,11 +172,11 @@ func TestAnOwnerTakesAFleetOver(t *testing.T) {
 	}
 	// Back to the one before: the owner lists it again, with a counter that is higher, and the builder follows.
 	old := w.status().Unsigned[0]
-	old.Counter = w.now().Unix() + 1000
+	old.Counter = w.Now().Unix() + 1000
 	if _, err := o.upload(o.approve(old, 1)); err != nil {
 		t.Fatal(err)
 	}
-	w.target(w.hers, w.number(`SELECT id FROM "release" WHERE "commit" = ?`, commitOf(1)))
+	w.target(w.hers, w.Number(`SELECT id FROM "release" WHERE "commit" = ?`, commitOf(1)))
 	if _, err := d.check(w.trust, commitOf(1)); err != nil || d.counter != old.Counter {
 		t.Errorf("back to a release that was listed again: %v, counter %d", err, d.counter)
 	}
@@ -190,7 +190,7 @@ func TestSignaturesWaitForEachOther(t *testing.T) {
 	o := w.owner(w.hers, api.ApprovalOwner, 3)
 	root, targets := o.root(2, 2, 1), o.targets(2, 1)
 	up, err := o.upload(root, targets)
-	w.must(err)
+	w.Must(err)
 	if len(up.Published) != 0 || len(up.Waiting) != 2 {
 		t.Fatalf("published %v, waiting %v", up.Published, up.Waiting)
 	}
@@ -200,9 +200,9 @@ func TestSignaturesWaitForEachOther(t *testing.T) {
 	}
 	for i := range s.Pending {
 		data, err := tuf.AddSignature(s.Pending[i].Data, o.keys[2])
-		w.must(err)
+		w.Must(err)
 		up, err = o.upload(api.TrustFile{Role: s.Pending[i].Role, Data: data})
-		w.must(err)
+		w.Must(err)
 		if i == 0 && len(up.Published) != 0 {
 			break // the root goes out alone only when what there is fits it
 		}
@@ -268,8 +268,8 @@ func TestBadUploadsAreRefusedWhole(t *testing.T) {
 // approveAny is a bin of an owner's of whom the policy says nothing yet.
 func (o *owner) approveAny() api.TrustFile {
 	path, err := tuf.ReleasePath(commitOf(1))
-	o.must(err)
-	x := tuf.Bin{Role: tuf.BinRole(api.TrustOwner, path), Version: o.next(), Expires: o.now().Add(o.lives), Mark: o.mark(), Listed: map[string]tuf.Listed{}}
+	o.Must(err)
+	x := tuf.Bin{Role: tuf.BinRole(api.TrustOwner, path), Version: o.next(), Expires: o.Now().Add(o.lives), Mark: o.mark(), Listed: map[string]tuf.Listed{}}
 	data, err := x.Make(o.signers(1)...)
 	return o.file(x.Role, data, err)
 }
@@ -287,7 +287,7 @@ func TestAFleetBeginsWithItsOwner(t *testing.T) {
 	w := newWorld(t)
 	o := w.owner(w.hers, api.ApprovalBuilder, 1)
 	up, err := o.upload(o.root(1, 1, 1), o.targets(1, 1))
-	w.must(err)
+	w.Must(err)
 	if !slices.Contains(up.Published, "1.root") {
 		t.Errorf("published %v", up.Published)
 	}
@@ -298,8 +298,8 @@ func TestAFleetBeginsWithItsOwner(t *testing.T) {
 		t.Error(err)
 	}
 	// The signer has seen that the fleet is its owner's: whoever has the api role gets no other root from it.
-	w.exec(`DELETE FROM trust_fleet`)
-	w.exec(`DELETE FROM trust_file`)
+	w.Exec(`DELETE FROM trust_fleet`)
+	w.Exec(`DELETE FROM trust_file`)
 	if _, err := w.trust.Status(t.Context(), w.alice, o.fleet); !errors.Is(err, api.ErrUnavailable) {
 		t.Errorf("without the owner's files: %v", err)
 	}

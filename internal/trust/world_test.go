@@ -13,24 +13,16 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
-	"github.com/roadstead-io/roadstead/internal/account"
-	"github.com/roadstead-io/roadstead/internal/account/password"
 	"github.com/roadstead-io/roadstead/internal/apiserver/trustdoor"
-	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
-	"github.com/roadstead-io/roadstead/internal/db/dbtest"
-	"github.com/roadstead-io/roadstead/internal/device"
+	"github.com/roadstead-io/roadstead/internal/domaintest"
 	"github.com/roadstead-io/roadstead/internal/fleet"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/provenance"
-	"github.com/roadstead-io/roadstead/internal/release"
 	"github.com/roadstead-io/roadstead/internal/release/stored"
 	"github.com/roadstead-io/roadstead/internal/roletest"
 	"github.com/roadstead-io/roadstead/internal/signer"
@@ -39,36 +31,21 @@ import (
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
-var site = api.Site{Domain: "roadstead.test", Port: 443}
-
 // world is a database with two people who know nothing of each other, each with a fleet, and a real signer.
 type world struct {
-	testing.TB
+	*domaintest.People
 	dir        string
-	db         *db.DB
-	accounts   *account.Accounts
 	alice, bob access.Caller
 	hers, his  int64 // fleets
 	trust      *trust.Trust
 	signer     *pki.Peer
 	statements ed25519.PrivateKey
-
-	mu  sync.Mutex // covers what follows
-	off time.Duration
 }
 
 func newWorld(t testing.TB) *world {
-	w := &world{TB: t, dir: t.TempDir()}
-	w.db = dbtest.Open(t, w.now, audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), stored.Migrations(), device.Migrations(),
-		trust.Migrations())
-	var err error
-	w.accounts, err = account.New(account.Config{DB: w.db, Pepper: []byte(strings.Repeat("p", 32)), Log: slog.New(slog.DiscardHandler), Now: w.now,
-		PasswordCost: password.Cost{Memory: 64, Passes: 1}})
-	w.must(err)
-	fleets := fleet.New(fleet.Config{Accounts: w.accounts, Site: site})
-	w.write(func(tx *db.Tx) error { return fleets.Prepare(t.Context(), tx) })
-	w.alice, w.hers = w.person("alice")
-	w.bob, w.his = w.person("bob")
+	w := &world{People: domaintest.NewPeople(t, stored.Migrations(), trust.Migrations()), dir: t.TempDir()}
+	w.alice, w.bob = w.Visitor("alice"), w.Visitor("bob")
+	w.hers, w.his = w.FleetRow(w.alice, "harbour", fleetUUID(w.alice.User)), w.FleetRow(w.bob, "harbour", fleetUUID(w.bob.User))
 	w.startSigner()
 	w.trust = w.process()
 	return w
@@ -77,23 +54,23 @@ func newWorld(t testing.TB) *world {
 // startSigner starts a real signer role.
 func (w *world) startSigner() {
 	w.Helper()
-	w.must(pki.NewTestIdentities(w.dir, api.RoleSigner, api.RoleAPI))
+	w.Must(pki.NewTestIdentities(w.dir, api.RoleSigner, api.RoleAPI))
 	dir := filepath.Join(w.dir, api.RoleSigner)
-	w.must(errors.Join(signer.NewKey(filepath.Join(dir, signer.KeyFile)), signer.NewAuditKey(filepath.Join(dir, signer.AuditKeyFile)),
+	w.Must(errors.Join(signer.NewKey(filepath.Join(dir, signer.KeyFile)), signer.NewAuditKey(filepath.Join(dir, signer.AuditKeyFile)),
 		signer.NewStatementKey(filepath.Join(dir, signer.StatementKeyFile)), signer.NewTrustKey(filepath.Join(dir, signer.TrustKeyFile)),
 		signer.NewChannelAuthority(filepath.Join(dir, signer.ChannelCAFile))))
 	text, err := os.ReadFile(filepath.Join(dir, signer.StatementKeyFile))
-	w.must(err)
+	w.Must(err)
 	block, _ := pem.Decode(text)
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	w.must(err)
+	w.Must(err)
 	w.statements = key.(ed25519.PrivateKey)
-	role, err := signer.New(signer.Config{Dir: dir, Site: site, Peers: map[string]string{api.RoleAPI: "127.0.0.1:1"}}, (&roletest.Log{}).Logger())
-	w.must(err)
-	ln := roletest.Listen(w.TB)
-	roletest.Run(w.TB, func(ctx context.Context) error { return role.Run(ctx, ln) })
+	role, err := signer.New(signer.Config{Dir: dir, Site: domaintest.Site, Peers: map[string]string{api.RoleAPI: "127.0.0.1:1"}}, (&roletest.Log{}).Logger())
+	w.Must(err)
+	ln := roletest.Listen(w)
+	roletest.Run(w, func(ctx context.Context) error { return role.Run(ctx, ln) })
 	id, err := pki.LoadIdentity(filepath.Join(w.dir, api.RoleAPI))
-	w.must(err)
+	w.Must(err)
 	w.signer = id.Client(api.RoleSigner, ln.Addr().String())
 }
 
@@ -102,8 +79,8 @@ func (w *world) process() *trust.Trust { return w.processWith(trustdoor.Signer(w
 
 func (w *world) processWith(ask func(ctx context.Context, what string, in, out any) error) *trust.Trust {
 	w.Helper()
-	t, err := trust.New(trust.Config{DB: w.db, Log: slog.New(slog.NewTextHandler(w.Output(), nil)), On: true, Ask: ask})
-	w.must(err)
+	t, err := trust.New(trust.Config{DB: w.DB, Log: slog.New(slog.NewTextHandler(w.Output(), nil)), On: true, Ask: ask})
+	w.Must(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- t.Run(ctx) }()
@@ -116,95 +93,19 @@ func (w *world) processWith(ask func(ctx context.Context, what string, in, out a
 	return t
 }
 
-func (w *world) must(err error) {
-	w.Helper()
-	if err != nil {
-		w.Fatal(err)
-	}
-}
-
-func (w *world) now() time.Time {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return time.Now().Add(w.off)
-}
-
-func (w *world) pass(d time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.off += d
-}
-
-func (w *world) write(f func(tx *db.Tx) error) { w.Helper(); w.must(w.db.Write(w.Context(), f)) }
-
-func (w *world) exec(query string, args ...any) {
-	w.Helper()
-	w.write(func(tx *db.Tx) error {
-		_, err := tx.ExecContext(w.Context(), query, args...)
-		return err
-	})
-}
-
-func (w *world) number(query string, args ...any) (n int64) {
-	w.Helper()
-	w.must(w.db.Read(w.Context(), func(tx *db.Tx) error { return tx.QueryRowContext(w.Context(), query, args...).Scan(&n) }))
-	return n
-}
-
-// person makes somebody with a fleet.
-func (w *world) person(name string) (by access.Caller, fleetID int64) {
-	w.Helper()
-	ctx := w.Context()
-	_, err := w.accounts.CreateUser(ctx, api.NewUser{Email: name + "@example.com", Username: name, Password: "correct horse battery " + name})
-	w.must(err)
-	w.write(func(tx *db.Tx) error {
-		if err := tx.QueryRowContext(ctx, `SELECT id FROM "user" WHERE username = ?`, name).Scan(&by.User); err != nil {
-			return err
-		}
-		actor, err := account.NewActor(ctx, tx)
-		if err != nil {
-			return err
-		}
-		return tx.QueryRowContext(ctx, `INSERT INTO application (created_at, actor, organization, app_name, slug, is_for__device_type, application_type, uuid)
-			SELECT ?, ?, o.id, 'harbour', ?, t.id, (SELECT min(id) FROM application_type), ? FROM organization o, device_type t
-			WHERE o.handle = ? AND t.slug = 'generic-amd64' RETURNING id`, tx.NowText(), actor, name+"/harbour", fleetUUID(by.User), name).Scan(&fleetID)
-	})
-	token, err := w.accounts.Login(ctx, api.Login{Username: name, Password: "correct horse battery " + name}, account.From{})
-	w.must(err)
-	w.write(func(tx *db.Tx) error {
-		by, err = w.accounts.Authenticate(ctx, tx, token)
-		return err
-	})
-	return by, fleetID
-}
-
 func fleetUUID(user int64) string { return fmt.Sprintf("%032x", user) }
 
-func uuidOf(n int) api.DeviceUUID { return api.DeviceUUID(fmt.Sprintf("%032x", 1000+n)) }
+func uuidOf(n int) api.DeviceUUID { return domaintest.UUID(1000 + n) }
 
 // device makes a device.
 func (w *world) device(fleetID int64, n int) *board {
 	w.Helper()
-	d := &board{world: w, uuid: uuidOf(n), by: access.Caller{Kind: access.Device, Fleet: fleetID, Name: api.DeviceRegistryUser(uuidOf(n))}}
-	w.write(func(tx *db.Tx) error {
-		actor, err := account.NewActor(w.Context(), tx)
-		if err != nil {
-			return err
-		}
-		return tx.QueryRowContext(w.Context(), `INSERT INTO device (created_at, modified_at, actor, uuid, device_name, is_of__device_type, belongs_to__application)
-				SELECT '', '', ?, ?, ?, is_for__device_type, id FROM application WHERE id = ? RETURNING id`,
-			actor, string(d.uuid), fmt.Sprintf("device %d", n), fleetID).Scan(&d.by.Device)
-	})
-	d.uuidOfFleet = w.uuid(fleetID)
-	return d
+	return &board{world: w, uuid: uuidOf(n), by: w.DeviceRow(fleetID, uuidOf(n), fmt.Sprintf("device %d", n), false), uuidOfFleet: w.uuid(fleetID)}
 }
 
-func (w *world) uuid(fleetID int64) (s string) {
+func (w *world) uuid(fleetID int64) string {
 	w.Helper()
-	w.must(w.db.Read(w.Context(), func(tx *db.Tx) error {
-		return tx.QueryRowContext(w.Context(), `SELECT uuid FROM application WHERE id = ?`, fleetID).Scan(&s)
-	}))
-	return s
+	return w.Text(`SELECT uuid FROM application WHERE id = ?`, fleetID)
 }
 
 func digest(s string) string {
@@ -222,8 +123,8 @@ func (w *world) release(fleetID int64, n int, unproved ...bool) (id int64) {
 	w.Helper()
 	ctx, commit := w.Context(), commitOf(n)
 	image := digest(fmt.Sprintf("image %d of %d", n, fleetID))
-	location := fmt.Sprintf("%s/v2/%032x", site.Host("registry2"), fleetID*1000+int64(n))
-	w.write(func(tx *db.Tx) error {
+	location := fmt.Sprintf("%s/v2/%032x", domaintest.Site.Host("registry2"), fleetID*1000+int64(n))
+	w.Write(func(tx *db.Tx) error {
 		err := tx.QueryRowContext(ctx, `INSERT INTO "release" (created_at, belongs_to__application, "commit", composition, status, source, start_timestamp, update_timestamp,
 				raw_version, version, is_final, revision, semver_patch)
 			VALUES (?, ?, ?, ?, 'success', 'cloud', ?, ?, '0.0.0', '{}', 1, ?, ?) RETURNING id`, tx.NowText(), fleetID, commit,
@@ -269,19 +170,19 @@ func (w *world) statement(fleetID int64, commit string, images ...provenance.Res
 	from.Commit = commit
 	var err error
 	from.Composition, err = provenance.CompositionSum([]byte(composition))
-	w.must(err)
+	w.Must(err)
 	from.Services = map[string]provenance.ServiceParameters{"web": {Labels: provenance.Labels(map[string]string{"io.balena.features.dbus": "1"})}}
 	s.Predicate.BuildDefinition.InternalParameters.FleetUUID = fleetUUID(map[int64]int64{w.hers: w.alice.User, w.his: w.bob.User}[fleetID])
 	e, err := provenance.Sign(s, w.statements)
-	w.must(err)
+	w.Must(err)
 	text, err := json.Marshal(e)
-	w.must(err)
+	w.Must(err)
 	return string(text)
 }
 
 func (w *world) target(fleetID, release int64) {
 	w.Helper()
-	w.exec(`UPDATE application SET should_be_running__release = ? WHERE id = ?`, release, fleetID)
+	w.Exec(`UPDATE application SET should_be_running__release = ? WHERE id = ?`, release, fleetID)
 }
 
 // board is a device that checks what it is told, as the agent does.
@@ -301,9 +202,9 @@ type board struct {
 func (b *board) equip() {
 	b.Helper()
 	root, err := b.trust.Root(b.Context(), b.by, b.by.Fleet)
-	b.must(err)
+	b.Must(err)
 	b.trusted, err = tuf.Open(root.Fleet, root.Root)
-	b.must(err)
+	b.Must(err)
 }
 
 // have is what it says that it has.
@@ -323,7 +224,7 @@ func (b *board) check(t *trust.Trust, commit string) (*api.TrustBundle, error) {
 }
 
 func (b *board) believe(bundle *api.TrustBundle, have api.TrustHave, commit string) error {
-	b.trusted.SetNow(b.now())
+	b.trusted.SetNow(b.Now())
 	for _, root := range bundle.Roots {
 		if err := b.trusted.Root(root); err != nil {
 			return err
@@ -385,27 +286,27 @@ func (w *world) twin(forgets bool) func(ctx context.Context, what string, in, ou
 	w.Helper()
 	dir := w.TempDir()
 	own, theirs := filepath.Join(w.dir, api.RoleSigner), filepath.Join(dir, api.RoleSigner)
-	w.must(os.Mkdir(theirs, 0o700))
+	w.Must(os.Mkdir(theirs, 0o700))
 	files, err := os.ReadDir(own)
-	w.must(err)
+	w.Must(err)
 	for _, f := range files {
 		if f.Name() == "trust-log.json" || f.Name() == "trust-log.leaves" {
 			continue
 		}
 		data, err := os.ReadFile(filepath.Join(own, f.Name()))
-		w.must(err)
-		w.must(os.WriteFile(filepath.Join(theirs, f.Name()), data, 0o600))
+		w.Must(err)
+		w.Must(os.WriteFile(filepath.Join(theirs, f.Name()), data, 0o600))
 	}
 	if !forgets { // the same log, from its beginning
 		name, err := json.Marshal(map[string]string{"origin": w.logKey().Origin})
-		w.must(err)
-		w.must(os.WriteFile(filepath.Join(theirs, signer.TrustLogFile), name, 0o600))
+		w.Must(err)
+		w.Must(os.WriteFile(filepath.Join(theirs, signer.TrustLogFile), name, 0o600))
 	}
-	role, err := signer.New(signer.Config{Dir: theirs, Site: site, Peers: map[string]string{api.RoleAPI: "127.0.0.1:1"}}, (&roletest.Log{}).Logger())
-	w.must(err)
-	ln := roletest.Listen(w.TB)
-	roletest.Run(w.TB, func(ctx context.Context) error { return role.Run(ctx, ln) })
+	role, err := signer.New(signer.Config{Dir: theirs, Site: domaintest.Site, Peers: map[string]string{api.RoleAPI: "127.0.0.1:1"}}, (&roletest.Log{}).Logger())
+	w.Must(err)
+	ln := roletest.Listen(w)
+	roletest.Run(w, func(ctx context.Context) error { return role.Run(ctx, ln) })
 	id, err := pki.LoadIdentity(filepath.Join(w.dir, api.RoleAPI))
-	w.must(err)
+	w.Must(err)
 	return trustdoor.Signer(id.Client(api.RoleSigner, ln.Addr().String()))
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 // Every six hours, here every few seconds, the two ends make new keys, and the api role is asked anew: a device that may be here stays in
@@ -37,7 +38,7 @@ func TestNewKeysAreAskedAboutAnew(t *testing.T) {
 	if _, err := out.Read(line); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the api role is not asked anew", func() bool { return logins() >= before+3 })
+	roletest.Eventually(t, "the api role is not asked anew", func() bool { return logins() >= before+3 })
 	if now, ok := w.api.of(d.uuid); !ok || now != up {
 		t.Errorf("after new keys the session is %+v, %v; it was %+v", now, ok, up)
 	}
@@ -51,7 +52,7 @@ func TestNewKeysAreAskedAboutAnew(t *testing.T) {
 		t.Errorf("the session %+v ended; the client says\n%s", up, c.log.String())
 	}
 	w.api.add(d.uuid, "") // and nobody says that it is to be cut
-	eventually(t, "the device stays", func() bool { _, ok := w.api.of(d.uuid); return !ok })
+	roletest.Eventually(t, "the device stays", func() bool { _, ok := w.api.of(d.uuid); return !ok })
 	if log := c.ended(); !strings.Contains(log, "AUTH_FAILED") {
 		t.Errorf("the device ended otherwise:\n%s", log)
 	}

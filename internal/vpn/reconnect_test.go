@@ -306,7 +306,7 @@ func TestAThousandReconnectsLeakNothing(t *testing.T) {
 	}
 	quiet := func() map[string]int {
 		var n map[string]int
-		eventually(t, "somebody is still there", func() bool {
+		roletest.Eventually(t, "somebody is still there", func() bool {
 			n = h.held()
 			return n["vpn: devices"]+n["vpn: clients"]+n["vpn: up"]+n["vpn: down"]+n["rows of channel_session"]+n["flows"] == 0
 		})

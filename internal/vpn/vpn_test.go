@@ -19,6 +19,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 func uuid(n int) string { return fmt.Sprintf("%032x", 0xabc000+n) }
@@ -66,7 +67,7 @@ func TestControlChannel(t *testing.T) {
 	t.Run("cut", func(t *testing.T) { testCut(t, w) })
 	t.Run("a flood of those who never come in", func(t *testing.T) { testFlood(t, w) })
 	t.Run("who is silent is gone", func(t *testing.T) {
-		eventually(t, "the session is still there", func() bool { _, ok := w.api.of(gone.uuid); return !ok })
+		roletest.Eventually(t, "the session is still there", func() bool { _, ok := w.api.of(gone.uuid); return !ok })
 		w.api.mu.Lock()
 		defer w.api.mu.Unlock()
 		for _, down := range w.api.downs {
@@ -142,7 +143,7 @@ func testIsolation(t *testing.T, w *world, a, b *device, upA, upB api.ChannelUp)
 		t.Errorf("the attack: %s", said)
 	}
 	for way, want := range ways {
-		eventually(t, "the packets are not counted: "+way, func() bool { return w.counter("netdev", way) >= before[way]+want })
+		roletest.Eventually(t, "the packets are not counted: "+way, func() bool { return w.counter("netdev", way) >= before[way]+want })
 	}
 	if now := w.counter("inet", "connect"); now < connects+6 {
 		t.Errorf("connections to the server: %d were counted, want 6 and more", now-connects)
@@ -271,11 +272,11 @@ func testNewest(t *testing.T, w *world) {
 	first := d.connect("--connect-retry", "60", "60")
 	old := first.online()
 	second := twin.connect()
-	eventually(t, "the second session is not the device's", func() bool {
+	roletest.Eventually(t, "the second session is not the device's", func() bool {
 		up, ok := w.api.of(d.uuid)
 		return ok && up.Session != old.Session && up.From == twin.address
 	})
-	eventually(t, "the first session is still reported", func() bool {
+	roletest.Eventually(t, "the first session is still reported", func() bool {
 		w.api.mu.Lock()
 		defer w.api.mu.Unlock()
 		_, there := w.api.up[old.Session]
@@ -286,7 +287,7 @@ func testNewest(t *testing.T, w *world) {
 	_, _ = first, second
 	first.kill()
 	second.kill()
-	eventually(t, "the end is not reported", func() bool { _, ok := w.api.of(d.uuid); return !ok })
+	roletest.Eventually(t, "the end is not reported", func() bool { _, ok := w.api.of(d.uuid); return !ok })
 }
 
 func testCut(t *testing.T, w *world) {
@@ -298,7 +299,7 @@ func testCut(t *testing.T, w *world) {
 	w.api.cut = []string{up.Session}
 	w.api.mu.Unlock()
 	began := time.Now()
-	eventually(t, "the session is not cut", func() bool { _, ok := w.api.of(d.uuid); return !ok })
+	roletest.Eventually(t, "the session is not cut", func() bool { _, ok := w.api.of(d.uuid); return !ok })
 	if code, _, _ := w.call(api.DeviceCall{UUID: api.DeviceUUID(d.uuid), Port: 80, Method: "GET", Path: "/"}); code != http.StatusNotFound {
 		t.Errorf("the device can still be asked: %d", code)
 	}
@@ -317,7 +318,7 @@ func testFlood(t *testing.T, w *world) {
 		for _, c := range flood {
 			_ = c.Close()
 		}
-		eventually(t, "the flood has left files open", func() bool { return w.open() <= before+10 })
+		roletest.Eventually(t, "the flood has left files open", func() bool { return w.open() <= before+10 })
 	}()
 	for range 2200 {
 		c, err := net.Dial("tcp", "127.0.0.1:"+w.addr)
@@ -345,7 +346,7 @@ func testDeaths(t *testing.T, w *world, a, b *client) {
 	// The vpn role: openvpn goes on, and the device does not notice.
 	w.role[api.RoleVPN].kill()
 	w.start(api.RoleVPN)
-	eventually(t, "no full report", func() bool {
+	roletest.Eventually(t, "no full report", func() bool {
 		w.api.mu.Lock()
 		defer w.api.mu.Unlock()
 		return w.api.fulls > fulls
@@ -357,7 +358,7 @@ func testDeaths(t *testing.T, w *world, a, b *client) {
 		code, _, _ := w.call(api.DeviceCall{UUID: api.DeviceUUID(b.d.uuid), Port: 48484, Method: "GET", Path: "/ok"})
 		return code == http.StatusOK
 	}
-	eventually(t, "the device is not reached", reached)
+	roletest.Eventually(t, "the device is not reached", reached)
 	if n := strings.Count(a.log.String(), "Initialization Sequence Completed"); n != 1 {
 		t.Errorf("the device has connected %d times", n)
 	}
@@ -367,7 +368,7 @@ func testDeaths(t *testing.T, w *world, a, b *client) {
 		must(t, syscall.Kill(w.openvpnPID(i), syscall.SIGKILL))
 	}
 	for _, c := range []*client{a, b} {
-		eventually(t, c.d.name+" does not come again", func() bool {
+		roletest.Eventually(t, c.d.name+" does not come again", func() bool {
 			up, ok := w.api.of(c.d.uuid)
 			return ok && up.Session != before.Session && strings.Count(c.log.String(), "Initialization Sequence Completed") == 2
 		})
@@ -378,7 +379,7 @@ func testDeaths(t *testing.T, w *world, a, b *client) {
 	w.role["openvpn"].kill()
 	w.start("openvpn")
 	for _, c := range []*client{a, b} {
-		eventually(t, c.d.name+" does not come again", func() bool {
+		roletest.Eventually(t, c.d.name+" does not come again", func() bool {
 			up, ok := w.api.of(c.d.uuid)
 			return ok && up.Session != again.Session && strings.Count(c.log.String(), "Initialization Sequence Completed") == 3
 		})
@@ -388,14 +389,14 @@ func testDeaths(t *testing.T, w *world, a, b *client) {
 	must(t, w.api.srv.Close())
 	d := w.device(uuid(15))
 	c := d.connect()
-	eventually(t, "the device does not knock", func() bool {
+	roletest.Eventually(t, "the device does not knock", func() bool {
 		return strings.Contains(c.log.String(), "PUSH_REQUEST") || strings.Contains(c.log.String(), "Peer Connection Initiated")
 	})
 	ln, err := net.Listen("tcp", w.api.addr)
 	must(t, err)
 	w.api.serve(ln)
 	c.online()
-	eventually(t, "the device is not reached", reached)
+	roletest.Eventually(t, "the device is not reached", reached)
 }
 
 // The process ends when one of its walls is open, and does not begin without them.

@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -203,22 +202,11 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// eventually waits for a condition.
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	fleettest.Eventually(t, patience, func() error {
-		if !condition() {
-			return errors.New(what)
-		}
-		return nil
-	})
-}
-
 // openvpnPID is the openvpn process of an instance.
 func (w *world) openvpnPID(instance int) int {
 	w.t.Helper()
 	var pid int
-	eventually(w.t, "there is no openvpn", func() bool {
+	roletest.Eventually(w.t, "there is no openvpn", func() bool {
 		out, err := exec.Command("pgrep", "-P", strconv.Itoa(w.role["openvpn"].cmd.Process.Pid), "-f", "--", fmt.Sprintf("--config openvpn-%d.conf", instance)).Output()
 		if err == nil {
 			pid, err = strconv.Atoi(strings.TrimSpace(string(out)))
@@ -454,7 +442,7 @@ func (c *client) online() api.ChannelUp {
 	t := c.d.w.t
 	t.Helper()
 	var up api.ChannelUp
-	eventually(t, c.d.name+" is not online", func() bool {
+	roletest.Eventually(t, c.d.name+" is not online", func() bool {
 		var ok bool
 		up, ok = c.d.w.api.of(c.d.uuid)
 		return ok && strings.Contains(c.log.String(), "Initialization Sequence Completed")

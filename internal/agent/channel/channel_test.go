@@ -20,6 +20,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent/channel"
 	"github.com/roadstead-io/roadstead/internal/channel/when"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 var (
@@ -37,14 +38,14 @@ func TestChannel(t *testing.T) {
 	dir := t.TempDir()
 	d := s.device(t, dir, nil)
 	d.Set(on)
-	eventually(t, "connected", d.state(api.ChannelStateOn))
+	roletest.Eventually(t, "connected", d.state(api.ChannelStateOn))
 	if got := d.Status().Address.String(); got != address {
 		t.Errorf("address: got %s, want %s", got, address)
 	}
 	base := "http://" + address
 
 	t.Run("the services are reached, though the device lets nothing in", func(t *testing.T) {
-		eventually(t, "the device API through the tunnel", func() bool { return reaches("srv", base+":48484") == "device API" })
+		roletest.Eventually(t, "the device API through the tunnel", func() bool { return reaches("srv", base+":48484") == "device API" })
 		if got := reaches("srv", base+":22222"); got != "shell" {
 			t.Errorf("22222 says %q", got)
 		}
@@ -81,27 +82,27 @@ func TestChannel(t *testing.T) {
 		for pid := range openvpns(t) {
 			sh(t, "kill -9 "+pid)
 		}
-		eventually(t, "noticed", func() bool { return !d.state(api.ChannelStateOn)() })
-		eventually(t, "connected again", d.state(api.ChannelStateOn))
+		roletest.Eventually(t, "noticed", func() bool { return !d.state(api.ChannelStateOn)() })
+		roletest.Eventually(t, "connected again", d.state(api.ChannelStateOn))
 	})
 	t.Run("the owner's lock is stronger than the server", func(t *testing.T) {
 		if err := os.WriteFile(d.cfg.OwnerLock, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "locked", d.state(api.ChannelStateLocked))
+		roletest.Eventually(t, "locked", d.state(api.ChannelStateLocked))
 		d.Set(map[string]string{when.Control: "true", when.Until: time.Now().Add(time.Hour).Format(time.RFC3339)})
 		nothing(t)
 		if err := os.Remove(d.cfg.OwnerLock); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "connected again", d.state(api.ChannelStateOn))
+		roletest.Eventually(t, "connected again", d.state(api.ChannelStateOn))
 	})
 	t.Run("off", func(t *testing.T) {
 		d.Set(off)
-		eventually(t, "off", d.state(api.ChannelStateOff))
+		roletest.Eventually(t, "off", d.state(api.ChannelStateOff))
 		nothing(t)
 		d.Set(map[string]string{when.Control: "perhaps"})
-		eventually(t, "a reason", func() bool { return strings.Contains(d.Status().Reason, "perhaps") })
+		roletest.Eventually(t, "a reason", func() bool { return strings.Contains(d.Status().Reason, "perhaps") })
 		nothing(t)
 	})
 	s.mu.Lock()
@@ -114,7 +115,7 @@ func TestChannel(t *testing.T) {
 // nothing says that there is no trace of a channel.
 func nothing(t *testing.T) {
 	t.Helper()
-	eventually(t, "no process", func() bool { return len(openvpns(t)) == 0 })
+	roletest.Eventually(t, "no process", func() bool { return len(openvpns(t)) == 0 })
 	if out := sh(t, "ip -o link; nft list tables; iptables-save; ss -Hxlp; ss -Htanp"); strings.Contains(out, channel.Interface) || strings.Contains(out, "roadstead") ||
 		strings.Contains(out, "ROADSTEAD") || strings.Contains(out, "openvpn.sock") || strings.Contains(out, "48484") {
 		t.Errorf("something is left of the channel:\n%s", out)
@@ -130,12 +131,12 @@ func TestChannelWithIptables(t *testing.T) {
 	sh(t, "mount --bind /dev/null $(readlink -f $(command -v nft || echo /usr/sbin/nft))")
 	d := s.device(t, t.TempDir(), nil)
 	d.Set(on)
-	eventually(t, "connected", d.state(api.ChannelStateOn))
+	roletest.Eventually(t, "connected", d.state(api.ChannelStateOn))
 	if !strings.Contains(sh(t, "iptables-save -t mangle"), "ROADSTEAD-PASSING") {
 		t.Fatal("the rules are not those of iptables")
 	}
 	base := "http://" + address
-	eventually(t, "the device API through the tunnel", func() bool { return reaches("srv", base+":48484") == "device API" })
+	roletest.Eventually(t, "the device API through the tunnel", func() bool { return reaches("srv", base+":48484") == "device API" })
 	nothingElse(t, base)
 	published(t, base)
 	d.stop()
@@ -145,7 +146,7 @@ func TestChannelWithIptables(t *testing.T) {
 	sh(t, "for p in iptables; do mount --bind /dev/null $(readlink -f $(command -v $p)); done")
 	d = s.device(t, t.TempDir(), nil)
 	d.Set(on)
-	eventually(t, "it says why there is no channel", func() bool { return strings.Contains(d.Status().Reason, "neither nft nor iptables") })
+	roletest.Eventually(t, "it says why there is no channel", func() bool { return strings.Contains(d.Status().Reason, "neither nft nor iptables") })
 	if len(openvpns(t)) > 0 {
 		t.Error("openvpn runs without a firewall")
 	}
@@ -165,11 +166,11 @@ func TestLimitedTime(t *testing.T) {
 	}
 	d := s.device(t, dir, clock)
 	d.Set(off)
-	eventually(t, "off", d.state(api.ChannelStateOff))
+	roletest.Eventually(t, "off", d.state(api.ChannelStateOff))
 	end := time.Now().Add(time.Hour)
 	limited := map[string]string{when.Control: "false", when.Until: end.Format(time.RFC3339Nano)}
 	d.Set(limited)
-	eventually(t, "on", d.state(api.ChannelStateOn))
+	roletest.Eventually(t, "on", d.state(api.ChannelStateOn))
 	s.mu.Lock()
 	s.away = true
 	s.mu.Unlock()
@@ -178,14 +179,14 @@ func TestLimitedTime(t *testing.T) {
 		t.Error("it ended too early")
 	}
 	back.Store(-int64(2 * time.Hour))
-	eventually(t, "off again", d.state(api.ChannelStateOff))
+	roletest.Eventually(t, "off again", d.state(api.ChannelStateOff))
 	nothing(t)
 	back.Store(int64(24 * time.Hour))
 	d.Set(limited)
 	d.stop()
 	again := s.device(t, dir, clock)
 	again.Set(limited)
-	eventually(t, "decided", func() bool { return strings.Contains(again.Status().Reason, "switched off") })
+	roletest.Eventually(t, "decided", func() bool { return strings.Contains(again.Status().Reason, "switched off") })
 	nothing(t)
 }
 
@@ -199,7 +200,7 @@ func TestWrongServerProxyAndKill(t *testing.T) {
 		s.call("other.device.test")
 		d := s.device(t, t.TempDir(), nil)
 		d.Set(on)
-		eventually(t, "refused", func() bool { return strings.Contains(d.Status().Reason, "openvpn ended") })
+		roletest.Eventually(t, "refused", func() bool { return strings.Contains(d.Status().Reason, "openvpn ended") })
 		if d.Status().State == api.ChannelStateOn {
 			t.Error("connected")
 		}
@@ -207,17 +208,17 @@ func TestWrongServerProxyAndKill(t *testing.T) {
 		s.call("cloudlink.device.test")
 	})
 	t.Run("a server that another authority vouches for", func(t *testing.T) {
-		right := s.vouch(otherAuthority(t))
+		right := s.vouch(string(authority(t).PEM()))
 		d := s.device(t, t.TempDir(), nil)
 		d.Set(on)
-		eventually(t, "refused", func() bool { return strings.Contains(d.Status().Reason, "openvpn ended") })
+		roletest.Eventually(t, "refused", func() bool { return strings.Contains(d.Status().Reason, "openvpn ended") })
 		d.stop()
 		s.vouch(right)
 	})
 	t.Run("a wrong key", func(t *testing.T) {
 		d := s.device(t, t.TempDir(), func(c *channel.Config) { c.Key = "wrong" })
 		d.Set(on)
-		eventually(t, "refused", func() bool {
+		roletest.Eventually(t, "refused", func() bool {
 			return d.Status().State == api.ChannelStateFailed && strings.Contains(d.Status().Reason, "refuses")
 		})
 		d.stop()
@@ -234,7 +235,7 @@ func TestWrongServerProxyAndKill(t *testing.T) {
 			c.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse("http://user:secret@" + ln.Addr().String()) }
 		})
 		d.Set(on)
-		eventually(t, "connected", d.state(api.ChannelStateOn))
+		roletest.Eventually(t, "connected", d.state(api.ChannelStateOn))
 		if through.used.Load() == 0 {
 			t.Error("not through the proxy")
 		}
@@ -258,7 +259,7 @@ func TestWrongServerProxyAndKill(t *testing.T) {
 			c.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse("socks5://" + ln.Addr().String()) }
 		})
 		d.Set(on)
-		eventually(t, "connected", d.state(api.ChannelStateOn))
+		roletest.Eventually(t, "connected", d.state(api.ChannelStateOn))
 		if through.used.Load() == 0 {
 			t.Error("not through the proxy")
 		}
@@ -269,7 +270,7 @@ func TestWrongServerProxyAndKill(t *testing.T) {
 			c.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse("socks5://user:secret@127.0.0.1:1") }
 		})
 		d.Set(on)
-		eventually(t, "said", func() bool { return strings.Contains(d.Status().Reason, "SOCKS proxy with a user and password") })
+		roletest.Eventually(t, "said", func() bool { return strings.Contains(d.Status().Reason, "SOCKS proxy with a user and password") })
 		d.stop()
 	})
 	t.Run("a killed agent", func(t *testing.T) {
@@ -278,12 +279,12 @@ func TestWrongServerProxyAndKill(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "connected", func() bool { return reaches("srv", "http://"+address+":48484") == "device API" })
+		roletest.Eventually(t, "connected", func() bool { return reaches("srv", "http://"+address+":48484") == "device API" })
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait()
-		eventually(t, "openvpn ends too", func() bool { return len(openvpns(t)) == 0 })
+		roletest.Eventually(t, "openvpn ends too", func() bool { return len(openvpns(t)) == 0 })
 		nothing := sh(t, "ip -o link")
 		if strings.Contains(nothing, channel.Interface) {
 			t.Errorf("the interface stays: %s", nothing)
@@ -297,7 +298,7 @@ func (s *server) seed(t *testing.T) string {
 	dir := t.TempDir()
 	d := s.device(t, dir, nil)
 	d.Set(on)
-	eventually(t, "connected", d.state(api.ChannelStateOn))
+	roletest.Eventually(t, "connected", d.state(api.ChannelStateOn))
 	d.stop()
 	return dir
 }
@@ -424,7 +425,7 @@ func nothingElse(t *testing.T, base string) {
 	if got := reaches("lan", "http://192.168.88.1:9999"); got == "" {
 		t.Error("the LAN does not reach the device's own server: the rest proves nothing")
 	}
-	eventually(t, "the LAN's server answers the device", func() bool {
+	roletest.Eventually(t, "the LAN's server answers the device", func() bool {
 		return exec.Command("curl", "-s", "--max-time", "2", "-o", "/dev/null", "http://192.168.88.2:9999").Run() == nil
 	})
 	var asking sync.WaitGroup
@@ -482,7 +483,7 @@ func published(t *testing.T, base string) {
 		t.Fatal(err)
 	}
 	defer func() { _ = box.Process.Kill(); _ = box.Wait() }()
-	eventually(t, "the container's page through the tunnel", func() bool { return reaches("srv", base+":8080") == "box" })
+	roletest.Eventually(t, "the container's page through the tunnel", func() bool { return reaches("srv", base+":8080") == "box" })
 	if out, err := exec.Command("ip", "netns", "exec", "box", "ping", "-c1", "-W1", "10.240.0.1").CombinedOutput(); err == nil {
 		t.Errorf("a container reaches the server through the tunnel: %s", out)
 	}

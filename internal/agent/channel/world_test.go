@@ -3,15 +3,10 @@ package channel_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"net/url"
@@ -26,6 +21,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent/channel"
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
+	"github.com/roadstead-io/roadstead/internal/pki"
 )
 
 const (
@@ -33,9 +29,6 @@ const (
 	deviceKey = `a "key" with \ and 'quotes'`
 	address   = "10.240.0.9"
 )
-
-// patience is for what a busy machine may delay.
-const patience = 3 * time.Minute
 
 // inside runs the rest of a test in a network of its own, where it is the device; it answers false to the caller that is outside.
 func inside(t *testing.T) bool {
@@ -65,30 +58,15 @@ func sh(t *testing.T, script string) string {
 	return string(out)
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.After(patience)
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("after %v still not: %s", patience, what)
-		}
-	}
-}
-
 // server is a real OpenVPN server in a network of its own, and the part of the api role that a device asks for a certificate.
 type server struct {
 	t      *testing.T
 	dir    string
-	ca     *x509.Certificate
-	caKey  *ecdsa.PrivateKey
-	caPEM  string
+	ca     *pki.Authority
 	cmd    *exec.Cmd
 	mu     sync.Mutex // covers what follows
 	away   bool
+	root   string // who it says vouches for it
 	name   string // what it says it is called
 	asked  int
 	expiry time.Duration
@@ -110,21 +88,15 @@ func newServer(t *testing.T) *server {
 		echo 1 >/proc/sys/net/ipv4/ip_forward
 		iptables -A INPUT -i lo -j ACCEPT; iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT; iptables -P INPUT DROP`)
 	s := &server{t: t, dir: t.TempDir(), name: "cloudlink.device.test", expiry: time.Hour}
-	s.caKey = newKey(t)
-	der := authority(t, s.caKey)
-	var err error
-	if s.ca, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	s.caPEM = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	key := newKey(t)
-	s.write("ca.pem", s.caPEM)
-	s.write("server.pem", s.sign("cloudlink.device.test", &key.PublicKey, x509.ExtKeyUsageServerAuth))
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	s.ca = authority(t)
+	s.root = string(s.ca.PEM())
+	leaf, err := s.ca.IssueServer(s.name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.write("server.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})))
+	s.write("ca.pem", s.root)
+	s.write("server.pem", string(leaf.Cert))
+	s.write("server.key", string(leaf.Key))
 	s.write("password", deviceKey+"\n")
 	s.write("verify", fmt.Sprintf("#!/bin/sh\n{ read -r user; read -r password; } <$1\nread -r want <%s/password\n[ \"$user\" = %s ] && [ \"$password\" = \"$want\" ]\n", s.dir, uuid))
 	s.write("connect", fmt.Sprintf("#!/bin/sh\necho 'ifconfig-push %s 10.240.0.1' >$1\n", address))
@@ -133,31 +105,13 @@ func newServer(t *testing.T) *server {
 	return s
 }
 
-// authority is the certificate of one, in DER.
-func authority(t *testing.T, key *ecdsa.PrivateKey) []byte {
+func authority(t *testing.T) *pki.Authority {
 	t.Helper()
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	ca, err := pki.NewAuthority("test")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return der
-}
-
-// otherAuthority is one of the same name with another key.
-func otherAuthority(t *testing.T) string {
-	t.Helper()
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority(t, newKey(t))}))
-}
-
-func newKey(t *testing.T) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
+	return ca
 }
 
 func (s *server) write(name, text string) {
@@ -165,19 +119,6 @@ func (s *server) write(name, text string) {
 	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o700); err != nil {
 		s.t.Fatal(err)
 	}
-}
-
-func (s *server) sign(name string, public any, use x509.ExtKeyUsage) string {
-	s.t.Helper()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	leaf := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(s.expiry), KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{use}}
-	der, err := x509.CreateCertificate(rand.Reader, leaf, s.ca, public, s.caKey)
-	if err != nil {
-		s.t.Error(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
 // start runs a server that also pushes what a device must not take.
@@ -232,14 +173,14 @@ func (s *server) call(name string) {
 func (s *server) vouch(pem string) (before string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before, s.caPEM = s.caPEM, pem
+	before, s.root = s.root, pem
 	return before
 }
 
 // certify is POST /device/v3/channel.
 func (s *server) certify(_ context.Context, ask api.ChannelCertify) (api.ChannelIdentity, error) {
 	s.mu.Lock()
-	away, name, ca := s.away, s.name, s.caPEM
+	away, name, root, life := s.away, s.name, s.root, s.expiry
 	s.asked++
 	s.mu.Unlock()
 	if away {
@@ -250,7 +191,8 @@ func (s *server) certify(_ context.Context, ask api.ChannelCertify) (api.Channel
 	if err != nil {
 		return api.ChannelIdentity{}, err
 	}
-	return api.ChannelIdentity{Certificate: s.sign(uuid, public, x509.ExtKeyUsageClientAuth), CA: ca, Host: name, Port: 443}, nil
+	cert, _, err := s.ca.CertifyClient(uuid, public, life)
+	return api.ChannelIdentity{Certificate: string(cert), CA: root, Host: name, Port: 443}, err
 }
 
 // reaches asks for a page from one of the networks, "srv" or "lan", and answers what it says.

@@ -6,27 +6,21 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/account"
-	"github.com/roadstead-io/roadstead/internal/account/password"
-	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
-	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 	"github.com/roadstead-io/roadstead/internal/device"
 	"github.com/roadstead-io/roadstead/internal/device/nudge"
-	"github.com/roadstead-io/roadstead/internal/fleet"
-	"github.com/roadstead-io/roadstead/internal/release"
+	"github.com/roadstead-io/roadstead/internal/domaintest"
 )
 
 // world is a fleet with devices on a real database, and a control channel that writes down who was told.
 type world struct {
-	testing.TB
-	db       *db.DB
+	*domaintest.People
 	fleet    int64
 	releases []int64
 
@@ -37,28 +31,10 @@ type world struct {
 }
 
 func newWorld(t testing.TB, devices int) *world {
-	w := &world{TB: t, told: map[api.DeviceUUID]int{}, hangs: map[api.DeviceUUID]bool{}}
-	w.db = dbtest.Open(t, nil, audit.Migrations(), account.Migrations(), fleet.Migrations(), release.Migrations(), device.Migrations(), nudge.Migrations())
-	ctx := t.Context()
-	accounts, err := account.New(account.Config{DB: w.db, Pepper: []byte(strings.Repeat("p", 32)), Log: slog.New(slog.DiscardHandler),
-		PasswordCost: password.Cost{Memory: 64, Passes: 1}})
-	w.must(err)
-	fleets := fleet.New(fleet.Config{Accounts: accounts, Site: api.Site{Domain: "roadstead.test", Port: 443}})
-	_, err = accounts.CreateUser(ctx, api.NewUser{Email: "alice@example.com", Username: "alice", Password: "correct horse battery alice"})
-	w.must(err)
-	w.must(w.db.Write(ctx, func(tx *db.Tx) error {
-		if err := fleets.Prepare(ctx, tx); err != nil {
-			return err
-		}
-		actor, err := account.NewActor(ctx, tx)
-		if err != nil {
-			return err
-		}
-		if err := tx.QueryRowContext(ctx, `INSERT INTO application (created_at, actor, organization, app_name, slug, is_for__device_type, application_type, uuid)
-			SELECT '', ?, o.id, 'harbour', 'alice/harbour', t.id, (SELECT min(id) FROM application_type), 'f' FROM organization o, device_type t
-			WHERE o.handle = 'alice' AND t.slug = 'generic-amd64' RETURNING id`, actor).Scan(&w.fleet); err != nil {
-			return err
-		}
+	w := &world{People: domaintest.NewPeople(t, nudge.Migrations()), told: map[api.DeviceUUID]int{}, hangs: map[api.DeviceUUID]bool{}}
+	w.fleet = w.FleetRow(w.Person("alice"), "harbour", "f")
+	w.Write(func(tx *db.Tx) error {
+		ctx := t.Context()
 		for i := range 2 {
 			var id int64
 			if err := tx.QueryRowContext(ctx, `INSERT INTO "release" (created_at, belongs_to__application, "commit", status, source, start_timestamp,
@@ -69,7 +45,8 @@ func newWorld(t testing.TB, devices int) *world {
 			w.releases = append(w.releases, id)
 		}
 		for i := range devices {
-			if actor, err = account.NewActor(ctx, tx); err != nil {
+			actor, err := account.NewActor(ctx, tx)
+			if err != nil {
 				return err
 			}
 			if _, err := tx.ExecContext(ctx, `INSERT INTO device (created_at, modified_at, actor, uuid, device_name, is_of__device_type, belongs_to__application,
@@ -77,28 +54,13 @@ func newWorld(t testing.TB, devices int) *world {
 				return err
 			}
 		}
-		_, err = tx.ExecContext(ctx, `DELETE FROM target_change`)
+		_, err := tx.ExecContext(ctx, `DELETE FROM target_change`)
 		return err
-	}))
+	})
 	return w
 }
 
-func uuidOf(n int) api.DeviceUUID { return api.DeviceUUID(fmt.Sprintf("%032x", n)) }
-
-func (w *world) must(err error) {
-	w.Helper()
-	if err != nil {
-		w.Fatal(err)
-	}
-}
-
-func (w *world) exec(query string, args ...any) {
-	w.Helper()
-	w.must(w.db.Write(w.Context(), func(tx *db.Tx) error {
-		_, err := tx.ExecContext(w.Context(), query, args...)
-		return err
-	}))
-}
+func uuidOf(n int) api.DeviceUUID { return domaintest.UUID(n) }
 
 func (w *world) CallDevice(ctx context.Context, dev device.Reachable, method, path string, _ []byte) (*http.Response, error) {
 	w.mu.Lock()
@@ -124,7 +86,7 @@ func (w *world) run(n int, cfg nudge.Config) {
 	var wait sync.WaitGroup
 	for range n {
 		c := cfg
-		c.DB, c.Caller, c.Log = w.db, w, slog.New(slog.NewTextHandler(w.Output(), nil))
+		c.DB, c.Caller, c.Log = w.DB, w, slog.New(slog.NewTextHandler(w.Output(), nil))
 		wait.Go(func() {
 			if err := nudge.New(c).Run(ctx); err != nil {
 				w.Error(err)
@@ -162,7 +124,7 @@ func (w *world) await(what string, ok func(told map[api.DeviceUUID]int) bool) ti
 
 func TestWhatChangesATargetTellsItsDevices(t *testing.T) {
 	w := newWorld(t, 4)
-	w.exec(`UPDATE device SET is_connected_to_vpn = 0 WHERE uuid = ?`, string(uuidOf(3)))
+	w.Exec(`UPDATE device SET is_connected_to_vpn = 0 WHERE uuid = ?`, string(uuidOf(3)))
 	w.run(3, nudge.Config{Every: 50 * time.Millisecond})
 	one, all := []int{0}, []int{0, 1, 2}
 	for _, c := range []struct {
@@ -182,7 +144,7 @@ func TestWhatChangesATargetTellsItsDevices(t *testing.T) {
 		w.mu.Lock()
 		clear(w.told)
 		w.mu.Unlock()
-		w.exec(c.query, c.args...)
+		w.Exec(c.query, c.args...)
 		took := w.await(c.name, func(told map[api.DeviceUUID]int) bool { return len(told) >= len(c.who) })
 		w.await("all is taken", func(map[api.DeviceUUID]int) bool { return w.left() == 0 })
 		w.mu.Lock()
@@ -199,12 +161,7 @@ func TestWhatChangesATargetTellsItsDevices(t *testing.T) {
 	}
 }
 
-func (w *world) left() (n int) {
-	w.must(w.db.Read(w.Context(), func(tx *db.Tx) error {
-		return tx.QueryRowContext(w.Context(), `SELECT count(*) FROM target_change`).Scan(&n)
-	}))
-	return n
-}
+func (w *world) left() int64 { return w.Number(`SELECT count(*) FROM target_change`) }
 
 // A fleet of thousands, some of whose devices hang: the others are told all the same, soon and not all at the same moment, and each once
 // however much changed.
@@ -215,8 +172,8 @@ func TestManyDevicesAreTold(t *testing.T) {
 		w.hangs[uuidOf(i*30)] = true
 	}
 	for i := range 10 {
-		w.exec(`UPDATE application SET should_be_running__release = ?`, w.releases[i%2])
-		w.exec(`UPDATE device SET is_pinned_on__release = NULL`)
+		w.Exec(`UPDATE application SET should_be_running__release = ?`, w.releases[i%2])
+		w.Exec(`UPDATE device SET is_pinned_on__release = NULL`)
 	}
 	w.run(1, nudge.Config{Every: 20 * time.Millisecond, Wait: time.Second})
 	took := w.await("a large fleet", func(told map[api.DeviceUUID]int) bool { return len(told) == devices })
@@ -242,7 +199,7 @@ func BenchmarkTenThousandAreTold(b *testing.B) {
 	w.run(1, nudge.Config{})
 	for n := range b.N {
 		began := time.Now()
-		w.exec(`UPDATE application SET should_be_running__release = ?`, w.releases[n%2])
+		w.Exec(`UPDATE application SET should_be_running__release = ?`, w.releases[n%2])
 		b.ReportMetric(float64(time.Since(began).Microseconds())/1000, "ms-to-write")
 		half := w.await("half", func(told map[api.DeviceUUID]int) bool { return len(told) >= devices/2 })
 		all := half + w.await("all", func(told map[api.DeviceUUID]int) bool { return len(told) == devices })
