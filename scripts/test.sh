@@ -135,7 +135,7 @@ if [ "$what" = postgres ]; then
 	section "the packages that touch the database, on PostgreSQL"
 	postgres_start
 	mapfile -t packages < <(go list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./internal/... |
-		grep -v /internal/fleettest | grep -E '/internal/(db/dbtest|release/releasetest)' | cut -d' ' -f1)
+		grep -v /internal/fleettest | grep -E '/internal/(db/dbtest|domaintest|release/releasetest)' | cut -d' ' -f1)
 	[ "${#packages[@]}" -ge 8 ] || { echo "test: only ${packages[*]} seem to touch the database" >&2; exit 1; }
 	# The mutants of the policy run on copies of a SQLite file whatever the server: once is enough.
 	proven '^(ok|FAIL)' go test -count=1 -v -timeout 20m -skip '^TestMutantsOfThePolicyAreCaught$' "$@" "${packages[@]}"

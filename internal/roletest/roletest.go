@@ -16,6 +16,8 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"os"
+	"os/exec"
 	"sync"
 	"testing"
 	"time"
@@ -130,4 +132,23 @@ func Certificate(t testing.TB, names ...string) (cert tls.Certificate, root []by
 	caKey, caDER := sign(ca, ca, nil)
 	key, der := sign(leaf, ca, caKey)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER})
+}
+
+// Inside runs the rest of a test in networks and mounts of its own, where it is the only process; it answers false to the caller that stays outside.
+func Inside(t *testing.T) bool {
+	t.Helper()
+	if os.Geteuid() != 0 || os.Getenv("ROADSTEAD_DOCKER_TESTS") != "1" {
+		t.Skip("needs root, and ROADSTEAD_DOCKER_TESTS=1")
+	}
+	if os.Getenv("ROADSTEAD_TEST_INSIDE") != "" {
+		return true
+	}
+	t.Parallel()
+	cmd := exec.Command("unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc",
+		os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "20m")
+	cmd.Env = append(os.Environ(), "ROADSTEAD_TEST_INSIDE=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	return false
 }

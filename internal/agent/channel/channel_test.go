@@ -31,7 +31,7 @@ var (
 // The channel stands when it is wanted, and nothing but the services' ports is reached by it; otherwise there is neither a process nor a
 // socket, an interface or a rule.
 func TestChannel(t *testing.T) {
-	if !inside(t) {
+	if !roletest.Inside(t) {
 		return
 	}
 	s := newServer(t)
@@ -124,7 +124,7 @@ func nothing(t *testing.T) {
 
 // Where there is no nft, iptables do the same; where there is neither, there is no channel.
 func TestChannelWithIptables(t *testing.T) {
-	if !inside(t) {
+	if !roletest.Inside(t) {
 		return
 	}
 	s := newServer(t)
@@ -155,7 +155,7 @@ func TestChannelWithIptables(t *testing.T) {
 // A channel for a limited time ends by itself while the server is away, and setting the clock back does not open it again, not even for an
 // agent that starts anew.
 func TestLimitedTime(t *testing.T) {
-	if !inside(t) {
+	if !roletest.Inside(t) {
 		return
 	}
 	s := newServer(t)
@@ -192,7 +192,7 @@ func TestLimitedTime(t *testing.T) {
 
 // What is not the right server is not talked to; a proxy is gone through; the process ends with the agent, however that ends.
 func TestWrongServerProxyAndKill(t *testing.T) {
-	if !inside(t) {
+	if !roletest.Inside(t) {
 		return
 	}
 	s := newServer(t)

@@ -17,7 +17,7 @@ import (
 // A certificate is renewed when a third of its life is left, while the connection stands and goes on standing; the next connection shows the
 // new one.
 func TestTheCertificateIsRenewedWhileConnected(t *testing.T) {
-	if !inside(t) {
+	if !roletest.Inside(t) {
 		return
 	}
 	s := newServer(t)

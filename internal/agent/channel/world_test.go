@@ -30,25 +30,6 @@ const (
 	address   = "10.240.0.9"
 )
 
-// inside runs the rest of a test in a network of its own, where it is the device; it answers false to the caller that is outside.
-func inside(t *testing.T) bool {
-	t.Helper()
-	if os.Geteuid() != 0 || os.Getenv("ROADSTEAD_DOCKER_TESTS") != "1" {
-		t.Skip("needs root, and ROADSTEAD_DOCKER_TESTS=1")
-	}
-	if os.Getenv("ROADSTEAD_TEST_INSIDE") != "" {
-		return true
-	}
-	t.Parallel()
-	cmd := exec.Command("unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc",
-		os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "20m")
-	cmd.Env = append(os.Environ(), "ROADSTEAD_TEST_INSIDE=1")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("%v\n%s", err, out)
-	}
-	return false
-}
-
 func sh(t *testing.T, script string) string {
 	t.Helper()
 	out, err := exec.Command("sh", "-ec", script).CombinedOutput()

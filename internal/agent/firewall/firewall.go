@@ -99,7 +99,7 @@ func Admit(ctx context.Context, nic string, port int) error {
 	if iptables == "" {
 		return nil
 	}
-	return inward.set(ctx, iptables, []string{fmt.Sprintf("-i %s -p tcp --dport %d -j ACCEPT", nic, port)})
+	return set(ctx, iptables, inward.with(fmt.Sprintf("-i %s -p tcp --dport %d -j ACCEPT", nic, port)))
 }
 
 // place is a chain of ours and where it is called from.
@@ -171,14 +171,14 @@ func (r Rules) mangle(ctx context.Context, iptables string) error {
 			fmt.Sprintf("-o %s -m conntrack --ctstate DNAT --ctdir REPLY --ctorigdst %s -j RETURN", r.Interface, r.Address))
 	}
 	drop := []string{fmt.Sprintf("-i %s -j DROP", r.Interface), fmt.Sprintf("-o %s -j DROP", r.Interface)}
-	if err := errors.Join(arriving.set(ctx, iptables, in), passing.set(ctx, iptables, append(through, drop...))); err != nil {
+	if err := set(ctx, iptables, arriving.with(in...), passing.with(append(through, drop...)...)); err != nil {
 		return err
 	}
 	ip6tables := found("ip6tables")
 	if ip6tables == "" {
 		return nil // then there is no IPv6 to filter
 	}
-	return errors.Join(arriving.set(ctx, ip6tables, drop[:1]), passing.set(ctx, ip6tables, drop))
+	return set(ctx, ip6tables, arriving.with(drop[:1]...), passing.with(drop...))
 }
 
 // knocks is what of the server's connections no service is there for, in a chain that has dealt with the others.
@@ -195,25 +195,32 @@ func (r Rules) admit(ctx context.Context, iptables string) error {
 	if r.refusing() {
 		rules = append(rules, r.knocks()+" -j REJECT --reject-with tcp-reset")
 	}
-	return admitted.set(ctx, iptables, rules)
+	return set(ctx, iptables, admitted.with(rules...))
 }
 
-// set fills the chain and has it called first.
-func (p place) set(ctx context.Context, iptables string, rules []string) error {
-	_ = run(ctx, "", iptables, "-w", "5", "-t", p.table, "-N", p.name) // it may be there
-	if err := run(ctx, "", iptables, "-w", "5", "-t", p.table, "-F", p.name); err != nil {
-		return err
-	}
-	for _, rule := range rules {
-		args := append([]string{"-w", "5", "-t", p.table, "-A", p.name}, strings.Fields(rule)...)
-		if err := run(ctx, "", iptables, args...); err != nil {
-			return err
+// chain is a place and what it is to hold.
+type chain struct {
+	place
+	rules []string
+}
+
+func (p place) with(rules ...string) chain { return chain{p, rules} }
+
+// set fills chains of one table and has them called first, all in one step: a packet meets what was there or what is there now, and never a chain
+// that is half full.
+func set(ctx context.Context, iptables string, chains ...chain) error {
+	var declared, filled, called strings.Builder
+	for _, c := range chains {
+		fmt.Fprintf(&declared, ":%s - [0:0]\n", c.name) // made, or emptied
+		for _, rule := range c.rules {
+			fmt.Fprintf(&filled, "-A %s %s\n", c.name, rule)
+		}
+		if run(ctx, "", iptables, "-w", "5", "-t", c.table, "-C", c.hook, "-j", c.name) != nil {
+			fmt.Fprintf(&called, "-I %s 1 -j %s\n", c.hook, c.name)
 		}
 	}
-	if run(ctx, "", iptables, "-w", "5", "-t", p.table, "-C", p.hook, "-j", p.name) == nil {
-		return nil
-	}
-	return run(ctx, "", iptables, "-w", "5", "-t", p.table, "-I", p.hook, "1", "-j", p.name)
+	input := "*" + chains[0].table + "\n" + declared.String() + filled.String() + called.String() + "COMMIT\n"
+	return run(ctx, input, iptables+"-restore", "-w", "5", "--noflush")
 }
 
 // found gives the path of a program, or nothing.
