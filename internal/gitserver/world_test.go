@@ -2,7 +2,6 @@ package gitserver_test
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -343,15 +342,20 @@ func (p *pusher) git(args ...string) (string, error) {
 }
 
 func (p *pusher) gitContext(ctx context.Context, args ...string) (string, error) {
+	var out roletest.Log
+	err := p.gitTo(ctx, &out, args...)
+	return out.String(), err
+}
+
+// gitTo shows what git says while it runs.
+func (p *pusher) gitTo(ctx context.Context, out io.Writer, args ...string) error {
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Dir = p.dir
 	cmd.Env = append(append([]string{}, p.env...), "GIT_SSH_COMMAND=ssh "+strings.Join(p.sshArgs(), " "))
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) } // Ctrl-C goes to ssh too
-	err := cmd.Run()
-	return out.String(), err
+	return cmd.Run()
 }
 
 func (p *pusher) must(args ...string) string {
@@ -375,7 +379,7 @@ func (p *pusher) refused(words string, args ...string) string {
 
 // raw runs ssh itself.
 func (p *pusher) raw(stdin string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(p.w.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(p.w.t.Context(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "ssh", append(append(p.sshArgs()[:len(p.sshArgs()):len(p.sshArgs())], "git.roadstead.test"), args...)...)
 	cmd.Env = p.env
@@ -394,7 +398,7 @@ func (w *world) next() built {
 	select {
 	case b := <-w.built:
 		return b
-	case <-time.After(20 * time.Second):
+	case <-time.After(3 * time.Minute):
 		w.t.Fatal("nothing was built")
 		return built{}
 	}
