@@ -36,6 +36,7 @@ type SSHUserAsk struct {
 type SSHOwnServer struct {
 	User    string `json:"user"`
 	HostKey string `json:"host_key,omitempty"` // a line of authorized_keys; "": none was seen yet
+	Grant   string `json:"grant,omitempty"`    // names the permission: the gateway tells of the session, for such a device tells of none
 }
 
 // How a device is known over SSH.
@@ -194,6 +195,19 @@ type SSHGatewayAsk struct {
 	PublicKey   string `json:"public_key"` // of the gateway's own key, made for this session
 	From        string `json:"from"`
 	Forward     bool   `json:"forward,omitempty"`
+}
+
+// SSHGatewayBegin is what the gateway reports (POST /internal/ssh/begin) when a device whose SSH server is none of ours has let somebody in. The
+// answer is SSHBegun.
+type SSHGatewayBegin struct {
+	Device string `json:"device"`
+	Grant  string `json:"grant"`
+}
+
+// SSHGatewayStill is a session that the gateway has open there (POST /internal/ssh/still). The answer is SSHStill; its end is told by POST /internal/ssh/end.
+type SSHGatewayStill struct {
+	Device string `json:"device"`
+	SSHProgress
 }
 
 // SSHSite says how the gateway is reached, for people.

@@ -267,6 +267,9 @@ POST /internal/ssh/key                  | vpn
 POST /internal/ssh/certificate          | vpn
 POST /internal/ssh/host                 | vpn
 POST /internal/ssh/host-key             | vpn
+POST /internal/ssh/begin                | vpn
+POST /internal/ssh/still                | vpn
+POST /internal/ssh/end                  | vpn
 POST /internal/v1/workers/add           | admin
 POST /internal/v1/workers/list          | admin
 POST /internal/v1/workers/remove        | admin

@@ -52,6 +52,22 @@ func TestTheGatewayEntersADeviceWithItsOwnServer(t *testing.T) {
 	if made.Own == nil || made.Own.HostKey != host {
 		t.Errorf("the next time the gateway is told %+v", made.Own)
 	}
+
+	// The gateway tells of the session, for the device does not.
+	var begun api.SSHBegun
+	c.role(api.RoleVPN, "POST", "/internal/ssh/begin", api.SSHGatewayBegin{Device: string(c.dev.UUID), Grant: made.Own.Grant}).want(http.StatusOK).into(&begun)
+	progress := api.SSHProgress{Session: begun.Session, Token: begun.Token, Kind: "shell", Target: "host", BytesIn: 5}
+	var still api.SSHStill
+	c.role(api.RoleVPN, "POST", "/internal/ssh/still", api.SSHGatewayStill{Device: string(c.dev.UUID), SSHProgress: progress}).want(http.StatusOK).into(&still)
+	if len(still.End) > 0 {
+		t.Errorf("it must end: %+v", still)
+	}
+	c.role(api.RoleVPN, "POST", "/internal/ssh/end", progress).want(http.StatusOK)
+	var sessions []api.SSHSession
+	c.do(c.owner, "GET", "/ssh/v1/device/"+string(c.dev.UUID)+"/sessions", nil).want(http.StatusOK).into(&sessions)
+	if len(sessions) != 1 || sessions[0].User != "owner" || sessions[0].BytesIn != 5 || sessions[0].EndedAt == "" || sessions[0].From != enter.From {
+		t.Errorf("listed: %+v", sessions)
+	}
 	var shown api.SSHHostKey
 	path := "/ssh/v1/device/" + string(c.dev.UUID) + "/host-key"
 	c.do(c.owner, "GET", path, nil).want(http.StatusOK).into(&shown)

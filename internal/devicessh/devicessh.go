@@ -204,7 +204,7 @@ func (s *SSH) Open(ctx context.Context, tx *db.Tx, by access.Caller, ask api.SSH
 	}
 	key := ""
 	if own {
-		key, out.Own = ask.PublicKey, &api.SSHOwnServer{User: by.Name}
+		key, out.Own = ask.PublicKey, &api.SSHOwnServer{User: by.Name, Grant: out.Grant}
 		if out.Own.HostKey, _, err = hostKey(ctx, tx, p.id); err != nil {
 			return out, err
 		}
@@ -250,6 +250,11 @@ func (s *SSH) Begin(ctx context.Context, tx *db.Tx, by access.Caller, ask api.SS
 	if err != nil {
 		return out, err
 	}
+	return s.begin(ctx, tx, by, p, ask, false)
+}
+
+// begin does that; atGateway: the gateway says so, and not the device.
+func (s *SSH) begin(ctx context.Context, tx *db.Tx, by access.Caller, p place, ask api.SSHBegin, atGateway bool) (out api.SSHBegun, err error) {
 	var open int
 	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM device_ssh_session WHERE device_uuid = ? AND ended_at IS NULL`, p.uuid).Scan(&open); err != nil {
 		return out, fmt.Errorf("begin SSH session: %w", err)
@@ -266,12 +271,14 @@ func (s *SSH) Begin(ctx context.Context, tx *db.Tx, by access.Caller, ask api.SS
 		return out, err
 	}
 	way := "key"
-	if ask.Grant != "" {
+	if ask.Grant != "" && !atGateway {
 		way = "certificate"
 	}
 	out = api.SSHBegun{Token: rand.Text(), User: person.Name, Until: e.until}
-	if out.Record, err = records(ctx, tx, p); err != nil {
-		return out, err
+	if !atGateway { // which records nothing
+		if out.Record, err = records(ctx, tx, p); err != nil {
+			return out, err
+		}
 	}
 	err = tx.QueryRowContext(ctx, `INSERT INTO device_ssh_session (created_at, device, device_uuid, application, organization, "user", user_name, proof_key,
 			proof_login, proof_ssh, is_support, let_in_by, address, kind, target, seen_at, token, is_recorded)

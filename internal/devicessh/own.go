@@ -88,14 +88,8 @@ func (s *SSH) SawHostKey(ctx context.Context, tx *db.Tx, uuid api.DeviceUUID, li
 		return "", api.Errorf(api.Invalid, "public_key: is none of SSH")
 	}
 	line = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
-	p, err := placeOf(ctx, tx, `d.uuid = ?`, string(uuid))
+	p, err := placeOfOwn(ctx, tx, uuid)
 	if err != nil {
-		return "", err
-	}
-	if own, err := ownServer(ctx, tx, p.id); err != nil || !own {
-		if err == nil {
-			err = api.Errorf(api.Conflict, "the host key of this device is certified")
-		}
 		return "", err
 	}
 	result, err := tx.ExecContext(ctx, `INSERT INTO device_ssh_host_key (device, created_at, public_key) VALUES (?, ?, ?) ON CONFLICT (device) DO NOTHING`, p.id, tx.NowText(), line)
@@ -177,4 +171,41 @@ func (s *SSH) ForgetHostKey(ctx context.Context, tx *db.Tx, by access.Caller, uu
 		return fmt.Errorf("forget SSH host key: %w", err)
 	}
 	return audit.Record(ctx, tx, by, p.hostKeyEntry("device.ssh_host_key_forget", key))
+}
+
+// placeOfOwn is such a device.
+func placeOfOwn(ctx context.Context, tx *db.Tx, uuid api.DeviceUUID) (p place, err error) {
+	if p, err = placeOf(ctx, tx, `d.uuid = ?`, string(uuid)); err != nil {
+		return p, err
+	}
+	own, err := ownServer(ctx, tx, p.id)
+	if err == nil && !own {
+		err = api.Errorf(api.Conflict, "this device has an SSH server of ours, whose host key is certified")
+	}
+	return p, err
+}
+
+// BeginAtGateway writes down that the gateway has entered such a device for somebody, by the permission that it was given for them. The device
+// itself tells of nobody.
+func (s *SSH) BeginAtGateway(ctx context.Context, tx *db.Tx, by access.Caller, uuid api.DeviceUUID, grant string) (out api.SSHBegun, err error) {
+	if grant == "" {
+		return out, api.Errorf(api.Invalid, "grant: is missing")
+	}
+	p, err := placeOfOwn(ctx, tx, uuid)
+	if err != nil {
+		return out, err
+	}
+	return s.begin(ctx, tx, by, p, api.SSHBegin{Grant: grant}, true)
+}
+
+// StillAtGateway is [SSH.Still] for one session that the gateway has open. A device that is gone or has become one of ours lets nobody go on.
+func (s *SSH) StillAtGateway(ctx context.Context, tx *db.Tx, uuid api.DeviceUUID, one api.SSHProgress) (answer api.SSHStill, stale []api.SSHProgress, err error) {
+	p, err := placeOfOwn(ctx, tx, uuid)
+	if errors.Is(err, api.ErrNotFound) || errors.Is(err, api.ErrConflict) {
+		return api.SSHStill{End: []int64{one.Session}, Why: map[int64]string{one.Session: "the device is not what it was"}}, nil, nil
+	}
+	if err != nil {
+		return answer, nil, err
+	}
+	return s.still(ctx, tx, p, []api.SSHProgress{one})
 }

@@ -153,4 +153,113 @@ func TestTheFirstHostKeyIsRemembered(t *testing.T) {
 	}
 }
 
+// gateway is who tells of sessions on devices that tell of none.
+var gateway = access.Caller{Kind: access.Service, Role: api.RoleVPN, Name: api.RoleVPN}
+
+func (w *world) beginAtGateway(uuid api.DeviceUUID, grant string) (out api.SSHBegun, err error) {
+	err = w.DB.Write(w.Context(), func(tx *db.Tx) (err error) {
+		out, err = w.ssh.BeginAtGateway(w.Context(), tx, gateway, uuid, grant)
+		return err
+	})
+	return out, err
+}
+
+// goesOn tells of a session as the gateway does, and says why it must end.
+func (w *world) goesOn(one api.SSHProgress) string {
+	w.Helper()
+	var answer api.SSHStill
+	var stale []api.SSHProgress
+	w.Read(func(tx *db.Tx) (err error) {
+		answer, stale, err = w.ssh.StillAtGateway(w.Context(), tx, w.uuid, one)
+		return err
+	})
+	w.Write(func(tx *db.Tx) error { return w.ssh.Seen(w.Context(), tx, stale) })
+	return answer.Why[one.Session]
+}
+
+// Sessions on a device with an SSH server of its own are listed as those of ours are: the gateway tells of them, by the permission that it was
+// given for one person and device, and they end with it or when that is ordered.
+func TestTheGatewayTellsOfSessionsOnADeviceWithItsOwnServer(t *testing.T) {
+	w := newWorld(t)
+	other := api.DeviceUUID(strings.Repeat("b", 32))
+	w.register(other)
+	_, fingerprint := w.sshKey(w.sue)
+	bySue := w.bySSHKey(fingerprint)
+	w.grant(time.Hour)
+	ours, err := w.open(bySue, false)
+	w.Must(err)
+	if _, err := w.beginAtGateway(w.uuid, ours.Grant); !errors.Is(err, api.ErrConflict) {
+		t.Errorf("of a device of ours: %v", err)
+	}
+	w.Exec(`DELETE FROM channel_identity`)
+	ask, err := w.open(bySue, false)
+	w.Must(err)
+	for _, tt := range []struct {
+		uuid  api.DeviceUUID
+		grant string
+		want  error
+	}{{w.uuid, "", api.ErrInvalid}, {w.uuid, "another", api.ErrNotFound}, {other, ask.Own.Grant, api.ErrNotFound}, {"f", ask.Own.Grant, api.ErrNotFound}} {
+		if _, err := w.beginAtGateway(tt.uuid, tt.grant); !errors.Is(err, tt.want) {
+			t.Errorf("%s by %q: %v, want %v", tt.uuid, tt.grant, err, tt.want)
+		}
+	}
+	enters := func() api.SSHProgress {
+		t.Helper()
+		begun, err := w.beginAtGateway(w.uuid, ask.Own.Grant)
+		w.Must(err)
+		if begun.User != "sue" || begun.Record {
+			t.Errorf("begun: %+v", begun)
+		}
+		return api.SSHProgress{Session: begun.Session, Token: begun.Token, Kind: "exec", Target: "host", BytesIn: 3, BytesOut: 4, Commands: []string{"id\x1b"}, CommandCount: 1}
+	}
+	one := enters()
+	if why := w.goesOn(one); why != "" {
+		t.Errorf("it must end: %s", why)
+	}
+	list, err := w.sessions(w.alice)
+	w.Must(err)
+	if len(list) != 1 || list[0].User != "sue" || !list[0].Support || list[0].By != "key" || list[0].Kind != "exec" || list[0].EndedAt != "" || len(list[0].Commands) != 1 {
+		t.Errorf("while it is open: %+v", list)
+	}
+	for _, by := range []access.Caller{w.bob, w.sue} {
+		if list, err := w.sessions(by); !errors.Is(err, api.ErrNotFound) {
+			t.Errorf("%s sees %+v %v", by.Name, list, err)
+		}
+	}
+	wrong := one
+	wrong.Token = "t"
+	if why := w.goesOn(wrong); !strings.Contains(why, "does not know") {
+		t.Errorf("by a wrong token: %q", why)
+	}
+	code := 7
+	one.Exit, one.Why = &code, "closed"
+	w.Must(w.end(gateway, one))
+	list, err = w.sessions(w.alice)
+	w.Must(err)
+	if len(list) != 1 || list[0].EndedAt == "" || *list[0].Exit != 7 || list[0].BytesIn != 3 || list[0].BytesOut != 4 || list[0].Why != "closed" || list[0].Commands[0] != `id\x1b` {
+		t.Errorf("at its end: %+v", list)
+	}
+	if n := w.Number(`SELECT count(*) FROM audit_entry WHERE act IN ('device.ssh_begin', 'device.ssh_end') AND by_kind = 'service' AND by_name = 'vpn'`); n != 2 {
+		t.Errorf("the audit log has %d entries of the gateway's", n)
+	}
+
+	ordered := enters()
+	w.Write(func(tx *db.Tx) error { return w.ssh.Order(w.Context(), tx, w.alice, ordered.Session) })
+	if why := w.goesOn(ordered); !strings.Contains(why, "somebody ended it") {
+		t.Errorf("when an end was ordered: %q", why)
+	}
+	revoked := enters()
+	w.Want(w.alice, "PATCH", "device("+itoa(w.device.Device)+")", map[string]any{"is_accessible_by_support_until__date": nil}, 200, "")
+	if why := w.goesOn(revoked); !strings.Contains(why, "the support grant ended") {
+		t.Errorf("when the grant was taken back: %q", why)
+	}
+	if _, err := w.beginAtGateway(w.uuid, ask.Own.Grant); !errors.Is(err, api.ErrNotFound) {
+		t.Errorf("by the old permission: %v", err)
+	}
+	w.Want(w.alice, "DELETE", "device("+itoa(w.device.Device)+")", nil, 200, "")
+	if why := w.goesOn(revoked); why == "" {
+		t.Error("it goes on when the device is gone")
+	}
+}
+
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }

@@ -74,6 +74,10 @@ func (s *SSH) Still(ctx context.Context, tx *db.Tx, by access.Caller, list []api
 	if err != nil {
 		return answer, nil, err
 	}
+	return s.still(ctx, tx, p, list)
+}
+
+func (s *SSH) still(ctx context.Context, tx *db.Tx, p place, list []api.SSHProgress) (answer api.SSHStill, stale []api.SSHProgress, err error) {
 	if len(list) > mostOpen {
 		return answer, nil, api.Errorf(api.TooLarge, "a device has at most %d SSH sessions", mostOpen)
 	}
@@ -81,7 +85,7 @@ func (s *SSH) Still(ctx context.Context, tx *db.Tx, by access.Caller, list []api
 		v, err := s.told(ctx, tx, one.Session, one.Token)
 		why := ""
 		switch {
-		case errors.Is(err, api.ErrNotFound) || err == nil && (v.ended || v.device != by.Device):
+		case errors.Is(err, api.ErrNotFound) || err == nil && (v.ended || v.device != p.id):
 			why = "the server does not know this session any more"
 		case err != nil:
 			return answer, nil, err
@@ -145,8 +149,8 @@ func (s *SSH) Seen(ctx context.Context, tx *db.Tx, list []api.SSHProgress) error
 	return nil
 }
 
-// End writes down that a session ended. Whoever has its token tells of it: a device that was deleted meanwhile has no key any more. What is
-// told once stays.
+// End writes down that a session ended. Whoever has its token tells of it, the gateway or a device: one that was deleted meanwhile has no key any
+// more. What is told once stays.
 func (s *SSH) End(ctx context.Context, tx *db.Tx, by access.Caller, told api.SSHProgress) error {
 	v, err := s.told(ctx, tx, told.Session, told.Token)
 	if err != nil || v.ended {
@@ -164,6 +168,9 @@ func (s *SSH) End(ctx context.Context, tx *db.Tx, by access.Caller, told api.SSH
 		return fmt.Errorf("end SSH session: %w", err)
 	}
 	v.commands, v.count = text, count
+	if by.Kind == access.Service {
+		return s.recordEnd(ctx, tx, by, v, told)
+	}
 	// Whoever has the token is the device, whether or not it has its key still.
 	device := access.Caller{Kind: access.Device, Device: v.device, Fleet: v.fleet, Name: api.DeviceRegistryUser(api.DeviceUUID(v.uuid)), Address: by.Address, Request: by.Request}
 	return s.recordEnd(ctx, tx, device, v, told)

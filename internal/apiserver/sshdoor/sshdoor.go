@@ -73,6 +73,10 @@ func (d *Door) Routes() []route.Route {
 		{Method: "POST", Path: "/internal/ssh/certificate", Handle: d.gatewayCertificate, Roles: gateway},
 		{Method: "POST", Path: "/internal/ssh/host", Handle: d.gatewayHost, Roles: gateway},
 		{Method: "POST", Path: "/internal/ssh/host-key", Handle: d.sawHostKey, Roles: gateway},
+		// Of sessions in devices whose SSH server is none of ours.
+		{Method: "POST", Path: "/internal/ssh/begin", Handle: d.gatewayBegin, Roles: gateway},
+		{Method: "POST", Path: "/internal/ssh/still", Handle: d.gatewayStill, Roles: gateway},
+		{Method: "POST", Path: "/internal/ssh/end", Handle: d.end, Roles: gateway},
 	}
 }
 
@@ -277,9 +281,27 @@ func (d *Door) begin(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
+	return d.begun(w, r, func(tx *db.Tx, by access.Caller) (api.SSHBegun, error) {
+		return d.cfg.SSH.Begin(r.Context(), tx, by, ask)
+	})
+}
+
+// gatewayBegin is POST /internal/ssh/begin.
+func (d *Door) gatewayBegin(w http.ResponseWriter, r *http.Request) error {
+	var ask api.SSHGatewayBegin
+	if err := web.Decode(r, &ask); err != nil {
+		return err
+	}
+	return d.begun(w, r, func(tx *db.Tx, by access.Caller) (api.SSHBegun, error) {
+		return d.cfg.SSH.BeginAtGateway(r.Context(), tx, by, api.DeviceUUID(ask.Device), ask.Grant)
+	})
+}
+
+// begun writes down that a session began, and answers with its token.
+func (d *Door) begun(w http.ResponseWriter, r *http.Request, begin func(tx *db.Tx, by access.Caller) (api.SSHBegun, error)) error {
 	var begun api.SSHBegun
 	return route.Write(r.Context(), d.cfg.DB, func(tx *db.Tx) (err error) {
-		begun, err = d.cfg.SSH.Begin(r.Context(), tx, access.From(r.Context()), ask)
+		begun, err = begin(tx, access.From(r.Context()))
 		return err
 	}, func() error {
 		w.Header().Set("Cache-Control", "no-store")
@@ -292,10 +314,28 @@ func (d *Door) still(w http.ResponseWriter, r *http.Request) error {
 	if err := web.Decode(r, &ask); err != nil {
 		return err
 	}
+	return d.goesOn(w, r, func(tx *db.Tx) (api.SSHStill, []api.SSHProgress, error) {
+		return d.cfg.SSH.Still(r.Context(), tx, access.From(r.Context()), ask.Sessions)
+	})
+}
+
+// gatewayStill is POST /internal/ssh/still.
+func (d *Door) gatewayStill(w http.ResponseWriter, r *http.Request) error {
+	var ask api.SSHGatewayStill
+	if err := web.Decode(r, &ask); err != nil {
+		return err
+	}
+	return d.goesOn(w, r, func(tx *db.Tx) (api.SSHStill, []api.SSHProgress, error) {
+		return d.cfg.SSH.StillAtGateway(r.Context(), tx, api.DeviceUUID(ask.Device), ask.SSHProgress)
+	})
+}
+
+// goesOn answers which sessions may go on, and writes that down when it is time to.
+func (d *Door) goesOn(w http.ResponseWriter, r *http.Request, still func(tx *db.Tx) (api.SSHStill, []api.SSHProgress, error)) error {
 	answer := api.SSHStill{}
 	var stale []api.SSHProgress
 	err := d.cfg.DB.Read(r.Context(), func(tx *db.Tx) (err error) {
-		answer, stale, err = d.cfg.SSH.Still(r.Context(), tx, access.From(r.Context()), ask.Sessions)
+		answer, stale, err = still(tx)
 		return err
 	})
 	if err == nil && len(stale) > 0 {

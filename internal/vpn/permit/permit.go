@@ -113,6 +113,9 @@ func (o *Permit) Count(in, out int64) {
 	o.out.Add(out)
 }
 
+// Carried is how many bytes went to the device and came from it so far.
+func (o *Permit) Carried() (in, out int64) { return o.in.Load(), o.out.Load() }
+
 // Tell has the audit log know more of the connection when it ends.
 func (o *Permit) Tell(name, value string) {
 	o.mu.Lock()
@@ -279,6 +282,9 @@ func Call(ctx context.Context, peer *pki.Peer, path string, in, out any) error {
 			words = strings.TrimSpace(string(text))
 		}
 		return &api.Error{Code: api.CodeOf(res.StatusCode), Text: words}
+	}
+	if out == nil { // that it was done is all
+		return nil
 	}
 	if err := json.Unmarshal(text, out); err != nil {
 		return fmt.Errorf("read the api role's answer: %w", err)

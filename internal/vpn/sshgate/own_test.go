@@ -2,6 +2,7 @@ package sshgate_test
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/sshtest"
 )
 
@@ -215,5 +217,76 @@ func TestAServiceOfADeviceWithItsOwnSSHServer(t *testing.T) {
 	}
 	if out, errs, code := w.ssh("tty; exit 8\n", "-tt", "ann@127.0.0.1", "service "+foreignID+" main"); code != 8 || !strings.Contains(out, "/dev/pts/") {
 		t.Errorf("a terminal: %q %q %d", out, errs, code)
+	}
+}
+
+// lastTold is how the last session on a foreign device ended, once that is told of n of them.
+func (w *world) lastTold(n int) (told api.SSHProgress) {
+	w.Helper()
+	w.eventually("the end of a session is told", func() bool {
+		if len(w.told) < n {
+			return false
+		}
+		told = w.told[n-1]
+		return true
+	})
+	return told
+}
+
+// Such a device tells of nobody who is in, so the gateway does: that somebody is, what they run, how much goes to and fro, and how it ended. An end
+// that is ordered is one.
+func TestTheGatewayTellsOfSessionsOnADeviceWithItsOwnSSHServer(t *testing.T) {
+	w := newWorld(t)
+	newForeign(w, "/nonexistent")
+	if _, errs, code := w.ssh("four", "ann@127.0.0.1", "host", foreignID, "cat; exit 5"); code != 5 {
+		t.Fatalf("a command: %q %d", errs, code)
+	}
+	if got := w.lastTold(1); got.Session != 1 || got.Token != "t" || got.Kind != "exec" || got.Target != "host" || got.BytesIn != 4 || got.BytesOut != 4 ||
+		got.Exit == nil || *got.Exit != 5 || got.Why != "closed" || !slices.Equal(got.Commands, []string{"cat; exit 5"}) || got.CommandCount != 1 {
+		t.Errorf("of a command it is told %+v", got)
+	}
+	if out, code := w.scp(filepath.Join(w.dir, "known"), foreignID+"@127.0.0.1:"+filepath.Join(t.TempDir(), "there")); code != 0 {
+		t.Errorf("a file to the device: %d %s", code, out)
+	}
+	if got := w.lastTold(2); got.Kind != "sftp" || got.Target != "host" || got.BytesIn == 0 || len(got.Commands) > 0 {
+		t.Errorf("of a file it is told %+v", got)
+	}
+	for n, c := range []struct {
+		why   string
+		order func(on bool)
+	}{{"somebody ended it", func(on bool) { w.cut = on }}, {"the key was removed", func(on bool) { w.end = on }}} {
+		set := func(on bool) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.open = api.SSHProgress{}
+			c.order(on)
+		}
+		set(false)
+		cmd := w.command("-tt", "ann@127.0.0.1", "host "+foreignID)
+		in, err := cmd.StdinPipe()
+		w.must(err)
+		w.must(cmd.Start())
+		_, err = io.WriteString(in, "exec sleep 3000.3\n")
+		w.must(err)
+		w.eventually("it is told that somebody is in", func() bool {
+			return w.open.Kind == "shell" && w.open.Session == int64(3+n) && w.open.BytesOut > 0 && w.open.Exit == nil
+		})
+		set(true)
+		_ = cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != 255 {
+			t.Errorf("%s: the code is %d", c.why, code)
+		}
+		_ = in.Close()
+		if got := w.lastTold(3 + n); !strings.Contains(got.Why, c.why) || got.Exit != nil || got.Kind != "shell" {
+			t.Errorf("%s: it is told %+v", c.why, got)
+		}
+		set(false)
+		w.eventually("the program ends with it", func() bool { return exec.Command("pgrep", "-f", "^sleep 3000.3").Run() != nil })
+	}
+	w.mu.Lock()
+	w.full = true
+	w.mu.Unlock()
+	if out, errs, code := w.ssh("", "ann@127.0.0.1", "host", foreignID, "id -u"); code != 255 || out != "" || !strings.Contains(errs, "too many SSH sessions") {
+		t.Errorf("nobody could be told of it, and yet: %q %q %d", out, errs, code)
 	}
 }

@@ -108,6 +108,7 @@ type Config struct {
 	Dial    road.Dialer
 	Log     *slog.Logger
 	Limits  permit.Limits
+	Every   time.Duration // how often it is asked whether a session may go on of which the device does not tell; 0: 1 s
 }
 
 // Service is the gateway.
@@ -126,6 +127,9 @@ func New(cfg Config) (*Service, error) {
 		cfg.Log = slog.Default()
 	}
 	cfg.Limits.Defaults()
+	if cfg.Every <= 0 {
+		cfg.Every = time.Second
+	}
 	data, err := os.ReadFile(filepath.Join(cfg.Dir, KeyFile))
 	if err != nil {
 		return nil, fmt.Errorf("SSH host key: %w", err)

@@ -53,6 +53,11 @@ type world struct {
 	mean  bool     // that device is not given it
 	saw   string   // the host key that is remembered of it
 	asks  []string // for whose keys it asked
+
+	told []api.SSHProgress // how sessions on it ended, as the gateway told
+	open api.SSHProgress   // how the one that is open is said to go on
+	cut  bool              // an end to it was ordered
+	full bool              // it has too many sessions
 }
 
 func (w *world) must(err error) {
@@ -95,7 +100,7 @@ func (w *world) apiRole(rw http.ResponseWriter, r *http.Request) {
 			if w.given = ask.PublicKey; w.mean {
 				w.given = ""
 			}
-			answer(http.StatusOK, api.SSHCertificate{Own: &api.SSHOwnServer{User: "ann", HostKey: w.saw}})
+			answer(http.StatusOK, api.SSHCertificate{Own: &api.SSHOwnServer{User: "ann", HostKey: w.saw, Grant: "g1"}})
 			return
 		}
 		answer(http.StatusOK, api.SSHCertificate{
@@ -109,6 +114,27 @@ func (w *world) apiRole(rw http.ResponseWriter, r *http.Request) {
 			w.saw = saw.PublicKey
 		}
 		answer(http.StatusOK, api.SSHSawHostKey{PublicKey: w.saw})
+	case "/internal/ssh/begin":
+		var ask api.SSHGatewayBegin
+		_ = json.NewDecoder(r.Body).Decode(&ask)
+		if ask.Device != foreignID || ask.Grant != "g1" || w.full {
+			answer(http.StatusTooManyRequests, "the device has too many SSH sessions already")
+			return
+		}
+		answer(http.StatusOK, api.SSHBegun{Session: int64(len(w.told) + 1), Token: "t", User: "ann"})
+	case "/internal/ssh/still":
+		var ask api.SSHGatewayStill
+		_ = json.NewDecoder(r.Body).Decode(&ask)
+		var out api.SSHStill
+		if w.open = ask.SSHProgress; ask.Token != "t" || ask.Device != foreignID || w.cut {
+			out.End, out.Why = []int64{ask.Session}, map[int64]string{ask.Session: "somebody ended it"}
+		}
+		answer(http.StatusOK, out)
+	case "/internal/ssh/end":
+		var told api.SSHProgress
+		_ = json.NewDecoder(r.Body).Decode(&told)
+		w.told = append(w.told, told)
+		rw.WriteHeader(http.StatusOK)
 	case "/internal/reach/permit":
 		var ask api.ReachRequest
 		_ = json.NewDecoder(r.Body).Decode(&ask)
@@ -222,7 +248,7 @@ func newWorld(t *testing.T) *world {
 	w.device(uuid, w.hosts)
 	w.device(false2, w.other)
 	w.must(sshgate.Prepare(w.dir))
-	gate, err := sshgate.New(sshgate.Config{Dir: w.dir, Permits: permits, API: peer, Dial: w, Log: slog.New(slog.DiscardHandler)})
+	gate, err := sshgate.New(sshgate.Config{Dir: w.dir, Permits: permits, API: peer, Dial: w, Log: slog.New(slog.DiscardHandler), Every: 100 * time.Millisecond})
 	w.must(err)
 	w.addr = w.serve(gate.Serve)
 	key := sshtest.KeyFile(t, filepath.Join(w.dir, "id"))

@@ -126,14 +126,23 @@ func (v *visit) enter(ctx context.Context, want wish, ch ssh.Channel, requests <
 	defer func() { leave.End(why) }()
 	tty := slices.ContainsFunc(before, func(r *ssh.Request) bool { return r.Type == "pty-req" })
 	asked := want.command
-	there, want, err := v.connect(ctx, want, tty)
+	there, want, grant, err := v.connect(ctx, want, tty)
 	if err != nil {
 		return err
 	}
-	if want.own && asked != "" { // a device of ours tells of it itself
-		leave.Tell("command", printable(asked[:min(len(asked), api.MaxSSHCommand)]))
-	}
 	defer func() { _ = there.Close() }()
+	over, code := leave.Context(), (*int)(nil)
+	if want.own { // a device of ours tells of it itself
+		if asked != "" {
+			leave.Tell("command", printable(asked[:min(len(asked), api.MaxSSHCommand)]))
+		}
+		told, err := v.tell(ctx, leave, want, grant, asked)
+		if err != nil {
+			return err
+		}
+		defer func() { told.end(ctx, why, code) }()
+		over = told.over
+	}
 	far, answers, err := there.OpenChannel("session", nil)
 	if err != nil {
 		return &plain{"the device did not let you in: " + reason(err)}
@@ -157,7 +166,7 @@ func (v *visit) enter(ctx context.Context, want wish, ch ssh.Channel, requests <
 	if want.own { // OpenSSH's server would wait for the program. With the connection it ends it, if that has a terminal
 		hangUp = func() { _ = there.Close() }
 	}
-	why = v.carry(ctx, leave, ch, requests, far, answers, hangUp)
+	why, code = v.carry(ctx, over, leave, ch, requests, far, answers, hangUp)
 	return nil
 }
 
@@ -170,53 +179,53 @@ func reason(err error) string {
 }
 
 // connect makes the SSH connection to the device, with a key and a certificate that are for this session alone. What is to be asked there may be
-// another thing than what was asked here: see [ownCommand].
-func (v *visit) connect(ctx context.Context, want wish, tty bool) (*ssh.Client, wish, error) {
+// another thing than what was asked here: see [ownCommand]. grant names the permission where the device tells of no session.
+func (v *visit) connect(ctx context.Context, want wish, tty bool) (there *ssh.Client, now wish, grant string, err error) {
 	key, err := sshentry.NewKey()
 	if err != nil {
-		return nil, want, err
+		return nil, want, "", err
 	}
 	ask := api.SSHGatewayAsk{Fingerprint: v.fingerprint, Device: string(want.device), From: v.from, PublicKey: key.Public()}
 	var made api.SSHCertificate
 	askCtx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	if err := permit.Call(askCtx, v.s.cfg.API, "/internal/ssh/certificate", ask, &made); err != nil {
-		return nil, want, err
+		return nil, want, "", err
 	}
 	var conf *ssh.ClientConfig
 	if made.Own != nil {
-		conf = v.own(ctx, made.Own, key, want.device)
+		grant, conf = made.Own.Grant, v.own(ctx, made.Own, key, want.device)
 		want, err = ownCommand(want, tty)
 	} else {
 		conf, err = key.Client(want.device, want.user, made)
 	}
 	if err != nil {
-		return nil, want, err
+		return nil, want, "", err
 	}
 	dialCtx, cancelDial := context.WithTimeout(ctx, dialTime)
 	defer cancelDial()
 	raw, err := v.s.cfg.Dial.Dial(dialCtx, string(want.device), api.PortSSH)
 	if err != nil {
-		return nil, want, err
+		return nil, want, "", err
 	}
 	_ = raw.SetDeadline(time.Now().Add(graceTime))
 	conn, channels, requests, err := ssh.NewClientConn(raw, string(want.device), conf)
 	var other *otherHost
 	if errors.As(err, &other) {
 		_ = raw.Close()
-		return nil, want, &plain{other.Error()}
+		return nil, want, "", &plain{other.Error()}
 	}
 	if err != nil {
 		_ = raw.Close()
 		v.s.cfg.Log.WarnContext(ctx, "a device's SSH server was not agreed with", "device", want.device, "error", err)
-		return nil, want, &plain{"the device's SSH server was not agreed with: it is not one that this server vouches for, or it lets nobody in"}
+		return nil, want, "", &plain{"the device's SSH server was not agreed with: it is not one that this server vouches for, or it lets nobody in"}
 	}
 	_ = raw.SetDeadline(time.Time{})
-	return ssh.NewClient(conn, channels, requests), want, nil
+	return ssh.NewClient(conn, channels, requests), want, grant, nil
 }
 
-// carry takes bytes and requests both ways, and says why it ended. hangUp ends what runs on the device.
-func (v *visit) carry(ctx context.Context, leave *permit.Permit, ch ssh.Channel, requests <-chan *ssh.Request, far ssh.Channel, answers <-chan *ssh.Request, hangUp func()) (why string) {
+// carry takes bytes and requests both ways until it is over, and says why it ended and with which code. hangUp ends what runs on the device.
+func (v *visit) carry(ctx, over context.Context, leave *permit.Permit, ch ssh.Channel, requests <-chan *ssh.Request, far ssh.Channel, answers <-chan *ssh.Request, hangUp func()) (why string, code *int) {
 	why = permit.WhyClosed
 	ended := make(chan struct{})
 	var cutting sync.WaitGroup
@@ -225,10 +234,11 @@ func (v *visit) carry(ctx context.Context, leave *permit.Permit, ch ssh.Channel,
 		select {
 		case <-ended:
 			return
-		case <-leave.Context().Done():
-			cause = context.Cause(leave.Context()).Error()
+		case <-over.Done():
+			cause = context.Cause(over).Error()
 		case <-ctx.Done():
 		}
+		why = cause
 		_, _ = fmt.Fprintf(ch.Stderr(), "\r\nroadstead: the session was ended: %s\r\n", printable(cause))
 		exit(ch, 255)
 		_ = ch.Close()
@@ -262,13 +272,18 @@ func (v *visit) carry(ctx context.Context, leave *permit.Permit, ch ssh.Channel,
 	out.Wait()
 	close(ended)
 	cutting.Wait()
+	var status struct{ Code uint32 }
+	if last != nil && last.Type == "exit-status" && ssh.Unmarshal(last.Payload, &status) == nil {
+		n := int(status.Code)
+		code = &n
+	}
 	if last != nil {
 		_ = ch.CloseWrite()
 		_, _ = ch.SendRequest(last.Type, false, last.Payload)
 	}
 	_ = ch.Close()
 	in.Wait()
-	return why
+	return why, code
 }
 
 type countedWriter struct {
