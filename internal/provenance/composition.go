@@ -94,7 +94,7 @@ func Labels(all map[string]string) map[string]string {
 
 func forDevices(label string) bool {
 	label = strings.ToLower(label)
-	return strings.HasPrefix(label, "io.balena.") || strings.HasPrefix(label, "io.resin.")
+	return strings.HasPrefix(label, "io.balena.") || strings.HasPrefix(label, "io.resin.") || strings.HasPrefix(label, "io.roadstead.")
 }
 
 func labelSum(value string) string {

@@ -73,7 +73,7 @@ func (a origin) diff(ctx context.Context, c *client.Client, refs []string, keyFi
 			return err
 		}
 	} else {
-		a.tell(v)
+		a.tell(v, false)
 	}
 	if code && !v.Same {
 		return cmdline.ErrDifferent
@@ -130,8 +130,8 @@ func servicesOf(ctx context.Context, c *client.Client, r *row, keyFile string) (
 	return out, nil
 }
 
-// tell prints a difference for people; what matters most comes first.
-func (a origin) tell(v diffView) {
+// tell prints a difference for people; what matters most comes first. Whole: no row is cut to the terminal's width.
+func (a origin) tell(v diffView, whole bool) {
 	if v.Same {
 		fmt.Fprintf(a.Out, "Releases %s and %s are the same.\n", terminal.Short(v.Before.Commit), terminal.Short(v.After.Commit))
 		return
@@ -141,7 +141,7 @@ func (a origin) tell(v diffView) {
 			fmt.Fprintln(a.Out, a.Colour("1;31", "!! service "+terminal.Printable(s.Service)+" GAINS "+terminal.Printable(p)))
 		}
 	}
-	g := &terminal.Grid{Head: []string{"Service", "What", "Name", "Before", "After"}}
+	g := &terminal.Grid{Head: []string{"Service", "What", "Name", "Before", "After"}, Whole: whole}
 	for _, s := range v.Services {
 		if s.Change != "changed" {
 			g.Add(s.Service, "service", s.Change, "", "")

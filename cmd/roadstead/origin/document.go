@@ -1,20 +1,23 @@
 package origin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
+	"github.com/roadstead-io/roadstead/internal/pattern"
 	"github.com/roadstead-io/roadstead/internal/provenance"
 )
 
-// Document prints what a release's document gives to devices beyond the one before; nil: there is none. Privileges that are gained come first, and are given. With
-// -o json nothing is printed.
+// Document prints what a release's document gives to devices beyond the one before; nil: there is none. Privileges that are gained come first, and are given. It
+// is for whoever is asked whether to sign: it goes where the question goes, in whatever form results are printed, and nothing of it is cut.
 func Document(app *cmdline.App, before, after *api.ReleaseDocument) (gained []string, err error) {
-	a := origin{app}
 	var sides [2]map[string]service
 	for i, d := range []*api.ReleaseDocument{before, after} {
 		if sides[i], err = servicesIn(d); err != nil {
@@ -31,10 +34,86 @@ func Document(app *cmdline.App, before, after *api.ReleaseDocument) (gained []st
 			gained = append(gained, "service "+s.Service+" gains "+p)
 		}
 	}
-	if app.Output != "json" {
-		a.tell(v)
-	}
+	asked := *app.Terminal
+	asked.Out = asked.Err
+	shown := *app
+	shown.Terminal = &asked
+	origin{&shown}.tell(v, true)
 	return gained, nil
+}
+
+const (
+	maxDocument = 4 << 20 // bytes
+	maxName     = 255
+)
+
+var (
+	digestForm   = pattern.New(`^sha256:[0-9a-f]{64}$`)
+	platformForm = pattern.New(`^[a-z0-9]*(/[a-z0-9]+){0,2}$`)
+)
+
+// ReadDocument reads a release's document strictly: what this program does not know, or cannot show as it is, is not signed by it.
+func ReadDocument(fleet, commit string, data []byte) (*api.ReleaseDocument, error) {
+	if len(data) > maxDocument {
+		return nil, fmt.Errorf("its document is larger than %d bytes", maxDocument)
+	}
+	d := &api.ReleaseDocument{}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	err := dec.Decode(d)
+	if err == nil && len(bytes.TrimSpace(data[dec.InputOffset():])) != 0 {
+		err = errors.New("there are bytes after its end")
+	}
+	if err == nil {
+		err = checkDocument(d)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("its document cannot be read, so that it is not shown and not signed: %w", err)
+	}
+	if d.Fleet != fleet {
+		return nil, fmt.Errorf("its document is about the fleet %s, not %s", d.Fleet, fleet)
+	}
+	if d.Commit != commit {
+		return nil, fmt.Errorf("its document is about the release %s", d.Commit)
+	}
+	return d, nil
+}
+
+// checkDocument refuses names that a terminal would not show as they are: a line's end, or what turns or hides the rest of a line.
+func checkDocument(d *api.ReleaseDocument) error {
+	for name, s := range d.Services {
+		if err := checkName("service", name); err != nil {
+			return err
+		}
+		for _, i := range s.Images {
+			if !digestForm.MatchString(i.Digest) || !platformForm.MatchString(i.Platform) || i.Size < 0 {
+				return fmt.Errorf("service %s: %.80q for %.40q is no image", name, i.Digest, i.Platform)
+			}
+		}
+		for label := range s.Labels {
+			if err := checkName("label", label); err != nil {
+				return err
+			}
+		}
+	}
+	for name := range d.Networks {
+		if err := checkName("network", name); err != nil {
+			return err
+		}
+	}
+	for name := range d.Volumes {
+		if err := checkName("volume", name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkName(what, name string) error {
+	if name == "" || len(name) > maxName || name != terminal.Printable(name) {
+		return fmt.Errorf("%s %.80q: that is no name", what, name)
+	}
+	return nil
 }
 
 // servicesIn are the services of a document as they are compared.

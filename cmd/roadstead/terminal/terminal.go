@@ -28,6 +28,8 @@ type Terminal struct {
 type Grid struct {
 	Head []string
 	Rows [][]string
+	// Whole keeps rows from being cut to the terminal's width: nothing is hidden, and long ones go on in the next line.
+	Whole bool
 }
 
 // Add adds a row.
@@ -56,7 +58,7 @@ func (t *Terminal) Table(g *Grid) {
 	style.Options = table.OptionsNoBordersAndSeparators
 	style.Box.PaddingLeft, style.Box.PaddingRight = "", "  "
 	style.Box.UnfinishedRow = "…"
-	if width := t.Width(); width > 0 {
+	if width := t.Width(); width > 0 && !g.Whole {
 		style.Size.WidthMax = width
 	}
 	w.SetStyle(style)

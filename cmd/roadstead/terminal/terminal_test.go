@@ -2,9 +2,13 @@ package terminal_test
 
 import (
 	"bytes"
+	"fmt"
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
@@ -80,4 +84,58 @@ func TestConsole(t *testing.T) {
 			t.Errorf("terminal %v (-want +got):\n%s", tt.tty, diff)
 		}
 	}
+}
+
+// The attack: what a person is asked to sign is so long that a narrow terminal cuts the part that matters.
+func TestWhatIsToBeSignedIsNotCut(t *testing.T) {
+	for _, whole := range []bool{false, true} {
+		master, screen := narrow(t)
+		g := &terminal.Grid{Head: []string{"Service", "Value"}, Whole: whole}
+		g.Add("web", strings.Repeat("harmless ", 20)+"EVIL")
+		read := make(chan string)
+		go func() {
+			buf := make([]byte, 64<<10)
+			var all []byte
+			for !bytes.Contains(all, []byte("THE END")) {
+				n, err := master.Read(buf)
+				if err != nil {
+					break
+				}
+				all = append(all, buf[:n]...)
+			}
+			read <- string(all)
+		}()
+		term := &terminal.Terminal{Out: screen, Err: screen}
+		term.Table(g)
+		term.Say("THE END")
+		if got := strings.Contains(<-read, "EVIL"); got != whole {
+			t.Errorf("whole %v: the end is there: %v", whole, got)
+		}
+	}
+}
+
+// narrow is a terminal of 40 columns, and its other end.
+func narrow(t *testing.T) (master, screen *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip("no terminals here:", err)
+	}
+	t.Cleanup(func() { _ = master.Close() })
+	fd := int(master.Fd())
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		err = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 10, Col: 40})
+	}
+	if err == nil {
+		screen, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = screen.Close() })
+	return master, screen
 }

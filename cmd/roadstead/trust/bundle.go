@@ -16,6 +16,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
@@ -101,6 +102,10 @@ func parseBundle(data []byte) (*bundle, error) {
 	if b.Fleet == "" || len(b.Roots) > maxRoots {
 		return nil, errors.New("it is damaged: there is no fleet, or there are too many roots")
 	}
+	b.Slug, b.Server = terminal.Printable(b.Slug), terminal.Printable(b.Server)
+	if b.Status == nil {
+		b.Status = &api.TrustStatus{}
+	}
 	for _, e := range b.Releases {
 		if e == nil {
 			return nil, errors.New("it is damaged: a release without anything about it")
@@ -123,7 +128,7 @@ func gather(ctx context.Context, c *client.Client, fleet string, w want) (*bundl
 	if err := c.Do(ctx, http.MethodGet, fleetPath(fleet), nil, b.Status); err != nil {
 		return nil, fmt.Errorf("ask for the trust of the fleet: %w", err)
 	}
-	b.Slug = b.Status.Slug
+	b.Slug = terminal.Printable(b.Status.Slug)
 	if w.keys {
 		b.Keys = &api.TrustServerKeys{}
 		if err := c.Do(ctx, http.MethodGet, fleetPath(fleet)+"/keys", nil, b.Keys); err != nil {

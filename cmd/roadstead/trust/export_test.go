@@ -11,3 +11,12 @@ var ParseBundle = parseBundle
 
 // BundleFormat is the format that is written.
 const BundleFormat = bundleFormat
+
+// Follow believes a root, in the directory of a fleet.
+func Follow(dir, fleet string, root []byte) error {
+	s, err := openStore(dir, fleet)
+	if err != nil {
+		return err
+	}
+	return s.follow(fleet, root)
+}

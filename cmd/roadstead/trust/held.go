@@ -167,8 +167,13 @@ func (h *held) newest(role string, mine, theirs []byte) error {
 		if err != nil {
 			return fmt.Errorf("what the server has does not verify: %w", err)
 		}
-		if v > version {
+		other := i == 1 && v == version && !same(best, data)
+		if v > version || other {
 			best, version = data, v
+		}
+		if other {
+			h.notes = append(h.notes, fmt.Sprintf("The server has another %s %d than was signed here, which the fleet's keys have signed too: another owner was quicker, and what was "+
+				"signed here is not in force. Look at what is, and sign again what you want.", role, v))
 		}
 		if i == 1 && v < version {
 			h.notes = append(h.notes, fmt.Sprintf("The server has %s %d, and this machine %d: `roadstead trust restore` gives it the newer one.", role, v, version))

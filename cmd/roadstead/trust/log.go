@@ -44,39 +44,6 @@ func loadSeen(key api.TrustLogKey, file string) (*seen.Log, error) {
 	return seen.Load(key, file)
 }
 
-// newest asks for the newest checkpoint and verifies its signature.
-func newest(ctx context.Context, c *client.Client) (*api.TrustCheckpoint, tlog.Checkpoint, error) {
-	var out api.TrustCheckpoint
-	if err := c.Do(ctx, http.MethodGet, at+"/log/checkpoint", nil, &out); err != nil {
-		return nil, tlog.Checkpoint{}, fmt.Errorf("ask for the log's checkpoint: %w", err)
-	}
-	cp, _, err := tlog.Open(out.Checkpoint, out.Key)
-	return &out, cp, err
-}
-
-// entries asks for some leaves, and checks that each is what its hash says.
-func entries(ctx context.Context, c *client.Client, start, end int64) ([]api.TrustLeaf, []tlog.Hash, error) {
-	var list []api.TrustLeaf
-	if err := c.Do(ctx, http.MethodGet, fmt.Sprintf("%s/log/entries?start=%d&end=%d", at, start, end), nil, &list); err != nil {
-		return nil, nil, fmt.Errorf("ask for entries of the log: %w", err)
-	}
-	if len(list) == 0 || int64(len(list)) > end-start {
-		return nil, nil, fmt.Errorf("the log gave %d entries from %d to %d", len(list), start, end)
-	}
-	hashes := make([]tlog.Hash, len(list))
-	for i, l := range list {
-		h, err := seen.ParseHash(l.Hash)
-		if err != nil || l.Index != start+int64(i) {
-			return nil, nil, fmt.Errorf("entry %d of the log cannot be read", start+int64(i))
-		}
-		if len(l.Entry) > 0 && tlog.LeafHash(l.Entry) != h {
-			return nil, nil, fmt.Errorf("entry %d of the log is not what its hash says: the server shows something that is not in the log", l.Index)
-		}
-		hashes[i] = h
-	}
-	return list, hashes, nil
-}
-
 // entryView is an entry as it is printed.
 type entryView struct {
 	Index int64  `json:"index"`
@@ -102,13 +69,13 @@ func (a trust) logTail() *cobra.Command {
 			if n < 1 || n > api.MaxTrustEntries {
 				return cmdline.Usagef("--lines %d is not from 1 to %d", n, api.MaxTrustEntries)
 			}
-			_, cp, err := newest(ctx, c)
+			_, cp, err := seen.Newest(ctx, c)
 			if err != nil {
 				return err
 			}
 			views := []entryView{}
 			if cp.Size > 0 {
-				list, _, err := entries(ctx, c, max(0, cp.Size-n), cp.Size)
+				list, _, err := seen.Entries(ctx, c, max(0, cp.Size-n), cp.Size)
 				if err != nil {
 					return err
 				}
@@ -144,7 +111,7 @@ func (a trust) logProve() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			head, _, err := newest(ctx, c)
+			head, _, err := seen.Newest(ctx, c)
 			if err != nil {
 				return err
 			}
@@ -193,6 +160,7 @@ type audit struct {
 	From   int64   `json:"from"`
 	Size   int64   `json:"size"`
 	Root   string  `json:"root"`
+	Hidden int64   `json:"hidden"` // new entries of which only the hash was shown
 	Alarms []alarm `json:"alarms"`
 }
 
@@ -238,12 +206,15 @@ func (a trust) report(v *audit) error {
 		return cmdline.ErrDifferent
 	}
 	a.Say("The log %s has %d entries, of which %d are new since the last audit here; their root is the one that it signed.", v.Origin, v.Size, v.Size-v.From)
+	if v.Hidden > 0 {
+		a.Say("Of %d new entries only the hash was shown: they are about fleets that you may not read. Where you may read all, somebody hides them.", v.Hidden)
+	}
 	return nil
 }
 
 // audit walks the log from what was seen to the newest checkpoint.
 func (a trust) audit(ctx context.Context, c *client.Client, state string) (*api.TrustCheckpoint, *audit, error) {
-	head, cp, err := newest(ctx, c)
+	head, cp, err := seen.Newest(ctx, c)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -253,7 +224,7 @@ func (a trust) audit(ctx context.Context, c *client.Client, state string) (*api.
 	}
 	before := s.State()
 	v := &audit{Origin: cp.Origin, From: before.Size, Size: cp.Size, Root: hex.EncodeToString(cp.Root[:]), Alarms: []alarm{}}
-	if err := consistent(ctx, c, before, cp); err != nil {
+	if err := seen.Consistent(ctx, c, before, cp); err != nil {
 		if _, refused := tuf.Rejection(err); !refused {
 			return nil, nil, err
 		}
@@ -263,12 +234,15 @@ func (a trust) audit(ctx context.Context, c *client.Client, state string) (*api.
 	bar := a.Counter("entries", cp.Size-before.Size)
 	defer bar.End()
 	for s.Size < cp.Size {
-		list, hashes, err := entries(ctx, c, s.Size, min(cp.Size, s.Size+api.MaxTrustEntries))
+		list, hashes, err := seen.Entries(ctx, c, s.Size, min(cp.Size, s.Size+api.MaxTrustEntries))
 		if err != nil {
 			return nil, nil, err
 		}
 		for i, l := range list {
 			s.Add(hashes[i])
+			if len(l.Entry) == 0 {
+				v.Hidden++
+			}
 			if says, err := look.at(viewEntry(l)); err != nil {
 				return nil, nil, err
 			} else if says != "" {
@@ -282,17 +256,6 @@ func (a trust) audit(ctx context.Context, c *client.Client, state string) (*api.
 			cp.Origin, cp.Size, cp.Root, s.Root())
 	}
 	return head, v, s.Save(head.Checkpoint)
-}
-
-// consistent asks for the proof that a log goes on from one checkpoint to another, and checks it.
-func consistent(ctx context.Context, c *client.Client, from, to tlog.Checkpoint) error {
-	var proof api.TrustLogging
-	if from.Size > 0 && from.Size < to.Size {
-		if err := c.Do(ctx, http.MethodGet, fmt.Sprintf("%s/log/consistency?from=%d&to=%d", at, from.Size, to.Size), nil, &proof); err != nil {
-			return fmt.Errorf("ask for the proof of consistency: %w", err)
-		}
-	}
-	return tlog.CheckConsistency(from, to, proof.Consistency)
 }
 
 // watch looks at entries for what should not be.
@@ -369,6 +332,9 @@ func (w *watch) unknown(s *store, e *api.TrustEntry) (string, error) {
 	if err != nil {
 		return "", nil //nolint:nilerr // a role that is not ours to know
 	}
+	if e.Kind != api.TrustRoot && e.Version > version {
+		return fmt.Sprintf("%s %d of the fleet %s is newer than version %d, which is kept here: did another owner sign it? `roadstead trust status` verifies it", e.Kind, e.Version, e.Fleet, version), nil
+	}
 	if version != e.Version || version < first || tuf.Digest(mine) == e.SHA256 {
 		return "", nil
 	}
@@ -414,7 +380,7 @@ proof that the server shows two histories; both files are evidence, since it sig
 			if err != nil {
 				return err
 			}
-			head, cp, err := newest(ctx, c)
+			head, cp, err := seen.Newest(ctx, c)
 			if err != nil {
 				return err
 			}
@@ -425,7 +391,7 @@ proof that the server shows two histories; both files are evidence, since it sig
 			if theirs.Size > cp.Size {
 				return fmt.Errorf("%s has %d entries, and the server shows %d: it hides entries, or was restored from a backup. Keep the file, it is signed by the log", args[0], theirs.Size, cp.Size)
 			}
-			if err := consistent(ctx, c, theirs, cp); err != nil {
+			if err := seen.Consistent(ctx, c, theirs, cp); err != nil {
 				if _, refused := tuf.Rejection(err); !refused {
 					return err
 				}

@@ -232,6 +232,22 @@ func TestAuditKnowsWhatWasSignedHere(t *testing.T) {
 	if out, code := run("log", "audit", "--state", state); code != 0 {
 		t.Fatal(out)
 	}
+	targets := must(tuf.ReadTargets(s.files["targets"])).Version
+	h.grow(entry("targets", uuid, "targets", targets, digestOf(s.files["targets"])))
+	if out, code := run("log", "audit", "--state", state); code != 0 {
+		t.Errorf("the targets that were signed here: %s", out)
+	}
+	h.grow(entry("targets", uuid, "targets", targets+1, strings.Repeat("d", 64)))
+	if out, code := run("log", "audit", "--state", state); code != 1 || !strings.Contains(out, "is newer than version") {
+		t.Errorf("targets that nobody here signed: %d %s", code, out)
+	}
+	h.mu.Lock()
+	h.hidden[len(h.entries)] = true
+	h.mu.Unlock()
+	h.grow(entry("root", uuid, "root", 3, strings.Repeat("e", 64)))
+	if out, code := run("log", "audit", "--state", state); code != 0 || !strings.Contains(out, "Of 1 new entries only the hash was shown") {
+		t.Errorf("an entry that is hidden: %d %s", code, out)
+	}
 	h.grow(entry("root", uuid, "root", 3, strings.Repeat("b", 64)))
 	out, code := run("log", "audit", "--state", state)
 	if code != 1 {

@@ -1,9 +1,7 @@
 package trust
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -90,7 +88,7 @@ func (r *run) evidence(b *bundle, h *held, f api.TrustFile) {
 		for commit, e := range b.Releases {
 			p, err := tuf.ReleasePath(commit)
 			if err == nil && p == path && h.bins[f.Role].Listed[path] != l && tuf.Digest(e.Document) == l.SHA256 {
-				if d, err := readDocument(b.Fleet, commit, e.Document); err == nil {
+				if d, err := origin.ReadDocument(b.Fleet, commit, e.Document); err == nil {
 					r.Say("Release %s:", commit)
 					_, _ = origin.Document(r.App, nil, d) // it is shown only; the digest is what is signed
 				}
@@ -252,7 +250,7 @@ func (r *run) listing(b *bundle, h *held, commit string) (tuf.Listed, *api.Relea
 	if e == nil {
 		return tuf.Listed{}, nil, fmt.Errorf("there is no document of release %s in what was read", commit)
 	}
-	document, err := readDocument(b.Fleet, commit, e.Document)
+	document, err := origin.ReadDocument(b.Fleet, commit, e.Document)
 	if err != nil {
 		return tuf.Listed{}, nil, fmt.Errorf("release %s: %w", terminal.Short(commit), err)
 	}
@@ -300,27 +298,6 @@ func (h *held) highest() int64 {
 	return n
 }
 
-// readDocument reads a release's document strictly.
-func readDocument(fleet, commit string, data []byte) (*api.ReleaseDocument, error) {
-	const most = 4 << 20
-	if len(data) > most {
-		return nil, fmt.Errorf("its document is larger than %d bytes", most)
-	}
-	d := &api.ReleaseDocument{}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields() // what this program cannot show is not signed by it
-	if err := dec.Decode(d); err != nil {
-		return nil, fmt.Errorf("its document cannot be read, so that it is not shown and not signed: %w", err)
-	}
-	if d.Fleet != fleet {
-		return nil, fmt.Errorf("its document is about the fleet %s, not %s", d.Fleet, fleet)
-	}
-	if d.Commit != commit {
-		return nil, fmt.Errorf("its document is about the release %s", d.Commit)
-	}
-	return d, nil
-}
-
 // show says what a release is before it is signed.
 func (r *run) show(b *bundle, h *held, commit string, l tuf.Listed, d *api.ReleaseDocument, before *last, several bool, i int) error {
 	if several && i > 0 {
@@ -339,7 +316,7 @@ func (r *run) show(b *bundle, h *held, commit string, l tuf.Listed, d *api.Relea
 	var old *api.ReleaseDocument
 	if before.Document != nil && h.listedAs(before.Commit, before.Document) {
 		var err error
-		if old, err = readDocument(b.Fleet, before.Commit, before.Document); err != nil {
+		if old, err = origin.ReadDocument(b.Fleet, before.Commit, before.Document); err != nil {
 			return err
 		}
 		r.Say("Compared with release %s, the last that was signed here:", terminal.Short(before.Commit))

@@ -203,7 +203,7 @@ func (s *store) keepMade(b *bundle, files []signed) error {
 		case !f.whole:
 			err = s.write("waiting/"+f.Role+".json", f.Data)
 		case f.Role == api.TrustRoot:
-			err = s.keepRoot(f.Data)
+			err = s.follow(b.Fleet, f.Data)
 		default:
 			err = s.write("metadata/"+f.Role+".json", f.Data)
 		}
@@ -212,6 +212,19 @@ func (s *store) keepMade(b *bundle, files []signed) error {
 		}
 	}
 	return nil
+}
+
+// follow believes a root that follows from the one that is believed. An older one is kept beside it, if it is the same that was known.
+func (s *store) follow(fleet string, data []byte) error {
+	pinned, err := s.metadata(api.TrustRoot)
+	if err != nil || pinned == nil {
+		return errors.Join(err, s.keepRoot(data))
+	}
+	newest, _, err := newestRoot(fleet, pinned, [][]byte{data})
+	if err != nil || !same(newest, data) {
+		return err
+	}
+	return s.keepRoot(newest)
 }
 
 // same says whether two files say the same, whoever signed them.
@@ -233,7 +246,7 @@ func (s *store) keep(h *held) error {
 			if err != nil {
 				return fmt.Errorf("%s is damaged: %w; put it back from a backup", s.path("metadata/"+role+".json"), err)
 			}
-			if now, _, err := versionOf(role, data); err != nil || now <= old {
+			if now, _, err := versionOf(role, data); err != nil || now < old || now == old && same(before, data) {
 				continue
 			}
 		}

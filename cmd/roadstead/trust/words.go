@@ -37,6 +37,9 @@ func (h *held) words(files []api.TrustFile) ([]string, error) {
 		if old := now.version(f.Role); version <= old {
 			return nil, fmt.Errorf("%s %d is not newer than version %d, which the fleet's keys have signed already", f.Role, version, old)
 		}
+		if err := next.early(f.Role); err != nil {
+			return nil, err
+		}
 		list = append(list, fmt.Sprintf("%s %d, until %s", f.Role, version, next.expires(f.Role).Format(time.DateOnly)))
 		switch f.Role {
 		case api.TrustRoot:
@@ -83,6 +86,31 @@ func (h *held) version(role string) int64 {
 	return 0
 }
 
+// early refuses a file that says it was signed in days to come, or lists a release with a counter from then: devices would take nothing before.
+func (h *held) early(role string) error {
+	last := time.Now().Add(ahead)
+	var mark api.TrustMark
+	switch role {
+	case api.TrustRoot:
+		mark = h.root.Mark
+	case api.TrustTargets:
+		mark = h.targets.Mark
+	case api.TrustOwner:
+		mark = h.owner.Mark
+	default:
+		mark = h.bins[role].Mark
+	}
+	if mark.SignedAt.After(last) {
+		return fmt.Errorf("%s says that it was signed on %s, which is ahead of the clock here", role, mark.SignedAt.Format(time.DateOnly))
+	}
+	for path, l := range h.bins[role].Listed {
+		if l.Counter > last.Unix() {
+			return fmt.Errorf("%s lists %s with the counter %d, which is ahead of the clock here: signed, it would keep devices from every later release", role, path, l.Counter)
+		}
+	}
+	return nil
+}
+
 func (h *held) expires(role string) time.Time {
 	switch {
 	case role == api.TrustRoot:
@@ -116,7 +144,7 @@ func holderWords(before []*metadata.Key, m int, after []*metadata.Key, n int) st
 		if slices.Contains(old, id) {
 			parts = append(parts, short(id))
 		} else {
-			parts = append(parts, short(id)+" (NEW)")
+			parts = append(parts, id+" (NEW)") // whole: a part of it can be imitated
 		}
 	}
 	for _, id := range old {
@@ -160,12 +188,12 @@ func targetsWords(before, after tuf.Targets) []string {
 		"  owner: "+holderWords(before.Owner, before.OwnerThreshold, after.Owner, after.OwnerThreshold))
 	for _, t := range after.Mark.Transfers {
 		if !slices.Contains(before.Mark.Transfers, t) {
-			list = append(list, fmt.Sprintf("  !! device %s may go to the fleet %s, whose first root is %s", t.Device, terminal.Printable(t.To), t.Root))
+			list = append(list, fmt.Sprintf("  !! device %s may go to the fleet %s, whose first root is %s", terminal.Printable(string(t.Device)), terminal.Printable(t.To), terminal.Printable(t.Root)))
 		}
 	}
 	for _, t := range before.Mark.Transfers {
 		if !slices.Contains(after.Mark.Transfers, t) {
-			list = append(list, fmt.Sprintf("  device %s may not go to the fleet %s any more", t.Device, terminal.Printable(t.To)))
+			list = append(list, fmt.Sprintf("  device %s may not go to the fleet %s any more", terminal.Printable(string(t.Device)), terminal.Printable(t.To)))
 		}
 	}
 	return list

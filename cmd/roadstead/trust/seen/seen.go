@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/bits"
 	"os"
 	"path/filepath"
 
@@ -44,6 +45,9 @@ func Load(key api.TrustLogKey, path string) (*Log, error) {
 	}
 	if s.Key != key {
 		return nil, fmt.Errorf("the log's key is %s now, and was %s when it was audited (%s): two logs, or a server that was set up anew. Trust it only when you know why", key.Key, s.Key.Key, path)
+	}
+	if s.Size < 0 || len(s.Subtrees) != bits.OnesCount64(uint64(s.Size)) { //nolint:gosec // not negative
+		return nil, fmt.Errorf("%s is damaged: %d entries are not %d subtrees; put it back from a backup", path, s.Size, len(s.Subtrees))
 	}
 	for _, text := range s.Subtrees {
 		h, err := ParseHash(text)
