@@ -62,6 +62,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	config := flags.String("config", "/boot/config.json", "the device's config.json; the provisioning key in it is destroyed after use")
 	state := flags.String("state", "/var/lib/roadstead", "directory for what must survive a restart")
 	runDir := flags.String("run", "/run/roadstead", "directory for what may vanish with a reboot")
+	downloads := flags.String("downloads", "", `directory for images while they come, so that one that is cut off goes on from there (default: "downloads" in the state directory); "none" keeps nothing`)
 	host := flags.String("engine", engine.DefaultHost, "where the container engine listens: unix:///path or tcp://host:port")
 	certs := flags.String("certs-dir", engine.DefaultCertsDir, "where the engine looks for the certificates of registries")
 	openvpn := flags.String("openvpn", "", "the openvpn program (default: from the PATH)")
@@ -107,7 +108,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	socket, _ := strings.CutPrefix(*host, "unix://")
 	a, err := agent.New(agent.Config{
-		ConfigPath: *config, StateDir: *state, RunDir: *runDir, Engine: docker, EngineSocket: socket, CertsDir: *certs,
+		ConfigPath: *config, StateDir: *state, RunDir: *runDir, Downloads: *downloads, Engine: docker, EngineSocket: socket, CertsDir: *certs,
 		Version: version, Log: log, Channel: &agent.Channel{Program: *openvpn, Locked: *noChannel}, Power: *power, LED: *led,
 	})
 	if err != nil {

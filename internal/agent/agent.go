@@ -81,6 +81,7 @@ type Config struct {
 	ConfigPath   string // config.json
 	StateDir     string // what must survive: identity.json and state.json
 	RunDir       string // what may vanish with a reboot; empty means /run/roadstead
+	Downloads    string // images while they come, on a device that verifies; empty means downloads in StateDir, "none" that nothing is kept
 	Engine       Engine
 	EngineSocket string // path of the engine's socket, for services that ask for it
 	CertsDir     string // where the engine looks for registry certificates; empty means engine.DefaultCertsDir

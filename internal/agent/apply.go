@@ -145,6 +145,9 @@ func (a *Agent) finish(want *desired, p plan.Plan) error {
 	if len(p.Waiting) > 0 {
 		return nil
 	}
+	if a.gate != nil {
+		a.gate.Forget() // also what came of images that are not wanted any more
+	}
 	a.mu.Lock()
 	if a.st.update != "done" {
 		a.st.update, a.st.busy = "done", time.Now()

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 
 	"github.com/roadstead-io/roadstead/internal/agent/imagegate"
 	"github.com/roadstead-io/roadstead/internal/agent/plan"
@@ -15,7 +16,14 @@ func (a *Agent) openGate() (err error) {
 	if a.checks == nil {
 		return nil
 	}
-	a.gate, err = imagegate.New(imagegate.Config{Endpoint: a.conf.APIEndpoint, RootCA: a.root, Proxy: a.proxy.For, Log: a.log})
+	dir := a.cfg.Downloads
+	switch dir {
+	case "":
+		dir = filepath.Join(a.cfg.StateDir, "downloads")
+	case "none":
+		dir = ""
+	}
+	a.gate, err = imagegate.New(imagegate.Config{Endpoint: a.conf.APIEndpoint, RootCA: a.root, Proxy: a.proxy.For, Dir: dir, Log: a.log})
 	return err
 }
 

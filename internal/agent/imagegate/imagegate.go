@@ -17,9 +17,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -35,6 +37,7 @@ type Config struct {
 	Endpoint string                                // of the API: beside the registry itself only it is shown the device's key
 	RootCA   []byte                                // PEM; what the registry and the API are trusted by. Empty: what the system trusts
 	Proxy    func(*http.Request) (*url.URL, error) // nil: what the environment says
+	Dir      string                                // where layers are kept until their image is whole, so that a cut costs little; empty: nowhere
 	Log      *slog.Logger
 }
 
@@ -56,7 +59,7 @@ type Gate struct {
 	cfg     Config
 	own     *http.Client // for the registry and the API
 	foreign *http.Client // for where they send on to
-	resumes resumes
+	spool   spool
 	secret  []byte // what passwords are made of
 
 	mu    sync.Mutex // covers what follows, and that only one listens
@@ -79,7 +82,7 @@ func New(cfg Config) (*Gate, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	g := &Gate{cfg: cfg, pulls: map[string]*pull{}, secret: []byte(rand.Text())}
+	g := &Gate{cfg: cfg, pulls: map[string]*pull{}, secret: []byte(rand.Text()), spool: spool{dir: cfg.Dir, log: cfg.Log}}
 	strict := x509.NewCertPool()
 	wide, err := x509.SystemCertPool()
 	if err != nil {
@@ -123,8 +126,19 @@ func (g *Gate) Pull(ctx context.Context, e Puller, want Pull, progress func(perc
 	if refused := p.refused(); refused != nil {
 		return refused
 	}
+	if err == nil {
+		p.mu.Lock()
+		layers := slices.Collect(maps.Keys(p.blobs))
+		p.mu.Unlock()
+		if len(layers) > 0 {
+			g.spool.forget(layers...)
+		}
+	}
 	return err
 }
+
+// Forget removes what was kept of layers. It is to be called when nothing is left to pull.
+func (g *Gate) Forget() { g.spool.forget() }
 
 // pull is one that goes on.
 type pull struct {

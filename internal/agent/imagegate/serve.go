@@ -270,27 +270,46 @@ func (g *Gate) blob(w http.ResponseWriter, r *http.Request, p *pull, digest stri
 		return nil
 	}
 	from := rangeStart(r.Header.Get("Range"), size)
-	s := g.resumes.take(digest, from) // a hash of the bytes up to s.at, which is from or before it
-	resp, err := g.fetch(r.Context(), p, "blobs", digest, s.at)
-	if err != nil {
-		return err
+	l := &layer{size: size, ask: func(at int64) (io.ReadCloser, error) { return g.rest(r.Context(), p, what, digest, at, size) }}
+	if l.kept = g.spool.take(r.Context().Done(), digest, size); l.kept != nil {
+		l.had = l.kept.size
 	}
-	defer resp.Body.Close()
-	if s.at > 0 && resp.StatusCode != http.StatusPartialContent {
-		s = newState()
-	}
-	if resp.ContentLength >= 0 && resp.ContentLength != size-s.at {
-		return tuf.Refuse(what, tuf.ReasonSize, "", strconv.FormatInt(size, 10)+" bytes", strconv.FormatInt(resp.ContentLength+s.at, 10))
+	defer l.Close()
+	if l.had == 0 { // a registry that does not have it, or does not give it, is told of with its status
+		if l.rest, err = l.ask(0); err != nil {
+			return err
+		}
 	}
 	w.Header().Set("Content-Length", strconv.FormatInt(size-from, 10))
 	if from > 0 {
 		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, size-1, size))
 		w.WriteHeader(http.StatusPartialContent)
 	}
-	if err := g.pass(w, resp.Body, s, what, digest, from, size); err != nil {
+	if err := l.pass(w, what, digest, from); err != nil {
 		return &begunError{err}
 	}
 	return nil
+}
+
+// rest asks the registry for what comes of a layer from a place on.
+func (g *Gate) rest(ctx context.Context, p *pull, what, digest string, at, size int64) (io.ReadCloser, error) {
+	resp, err := g.fetch(ctx, p, "blobs", digest, at)
+	if err != nil {
+		return nil, err
+	}
+	skip := int64(0)
+	if at > 0 && resp.StatusCode != http.StatusPartialContent {
+		skip = at // it begins anew
+	}
+	if n := resp.ContentLength; n >= 0 && n != size-at+skip {
+		_ = resp.Body.Close()
+		return nil, tuf.Refuse(what, tuf.ReasonSize, "", strconv.FormatInt(size, 10)+" bytes", strconv.FormatInt(n+at-skip, 10))
+	}
+	if _, err := io.CopyN(io.Discard, resp.Body, skip); err != nil {
+		_ = resp.Body.Close()
+		return nil, fmt.Errorf("read %s: %w", what, err)
+	}
+	return resp.Body, nil
 }
 
 // rangeStart reads where "bytes=N-" begins; 0 for anything else.
@@ -307,45 +326,47 @@ func rangeStart(header string, size int64) int64 {
 	return n
 }
 
-// pass copies a body from s.at on, hashing all of it and sending what is after from, one chunk behind.
-func (g *Gate) pass(w io.Writer, body io.Reader, s *state, what, digest string, from, size int64) error {
+// pass copies a layer, hashing all of it and sending what is after from, one chunk behind.
+func (l *layer) pass(w io.Writer, what, digest string, from int64) error {
+	hash, at := sha256.New(), int64(0) // what was hashed, of which held is the end
 	var held []byte
 	send := func() error {
-		skip := min(max(0, from-(s.at-int64(len(held)))), int64(len(held)))
+		skip := min(max(0, from-(at-int64(len(held)))), int64(len(held)))
 		if _, err := w.Write(held[skip:]); err != nil {
 			return fmt.Errorf("send %s: %w", what, err)
 		}
 		return nil
 	}
 	buffers := [2][]byte{make([]byte, chunk), make([]byte, chunk)}
-	for turn := 0; s.at < size; turn++ {
+	for turn := 0; at < l.size; turn++ {
 		buf := buffers[turn%2]
-		n, err := io.ReadFull(body, buf[:min(chunk, size-s.at)])
+		n, err := io.ReadFull(l, buf[:min(chunk, l.size-at)])
 		if err != nil {
 			// What was cut off may go on later; that the registry says it is shorter shows at the size or the digest then.
-			g.resumes.keep(digest, s)
 			return fmt.Errorf("read %s: %w", what, err)
 		}
 		if err := send(); err != nil {
-			g.resumes.keep(digest, s)
 			return err
 		}
 		held = buf[:n]
-		s.add(held)
+		hash.Write(held)
+		at += int64(n)
 	}
-	if n, _ := io.ReadFull(body, make([]byte, 1)); n > 0 {
-		g.resumes.drop(digest)
-		return tuf.Refuse(what, tuf.ReasonSize, "", strconv.FormatInt(size, 10)+" bytes", "more")
+	more, _ := io.ReadFull(l, make([]byte, 1))
+	got := "sha256:" + hex.EncodeToString(hash.Sum(nil))
+	if more == 0 && got == digest {
+		return send()
 	}
-	if got := s.digest(); got != digest {
-		g.resumes.drop(digest)
-		return tuf.Refuse(what, tuf.ReasonDigest, "", digest, got)
+	if l.kept != nil {
+		l.kept.drop()
 	}
-	if err := send(); err != nil {
-		g.resumes.keep(digest, s)
-		return err
+	switch {
+	case more > 0:
+		return tuf.Refuse(what, tuf.ReasonSize, "", strconv.FormatInt(l.size, 10)+" bytes", "more")
+	case l.had > 0:
+		return fmt.Errorf("%s: what was kept of it on the disk was damaged; all of it will be fetched", what)
 	}
-	return nil
+	return tuf.Refuse(what, tuf.ReasonDigest, "", digest, got)
 }
 
 // fetch asks the registry. From is where a blob goes on.
