@@ -181,7 +181,15 @@ func (c *Client) Create(ctx context.Context, spec Spec) (string, error) {
 
 // Start starts a container by its id or name.
 func (c *Client) Start(ctx context.Context, id string) error {
-	if _, err := c.docker.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
+	start := func() error {
+		_, err := c.docker.ContainerStart(ctx, id, client.ContainerStartOptions{})
+		return err
+	}
+	err := start()
+	if err != nil && c.endForgotten(ctx, id) {
+		err = until(ctx, start)
+	}
+	if err != nil {
 		return fmt.Errorf("start container %s: %w", id, err)
 	}
 	return nil
@@ -197,6 +205,7 @@ func (c *Client) Stop(ctx context.Context, id string) error {
 
 // Remove removes a container, and its anonymous volumes; a running one is killed. One that does not exist is fine.
 func (c *Client) Remove(ctx context.Context, id string) error {
+	c.endForgotten(ctx, id)
 	_, err := c.docker.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
 	if err != nil && !cerrdefs.IsNotFound(err) {
 		return fmt.Errorf("remove container %s: %w", id, err)

@@ -14,15 +14,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -38,6 +35,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent/imagegate"
 	"github.com/roadstead-io/roadstead/internal/engine"
+	"github.com/roadstead-io/roadstead/internal/engine/enginetest"
 	"github.com/roadstead-io/roadstead/internal/roletest"
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
@@ -279,60 +277,9 @@ func want(p pushed) imagegate.Pull {
 
 // dockerd starts an engine of the test's own.
 func (w *world) dockerd() *engine.Client {
-	t := w.t
-	t.Helper()
-	if os.Getenv("ROADSTEAD_DOCKER_TESTS") != "1" {
-		t.Skip("ROADSTEAD_DOCKER_TESTS=1 runs this on a real engine; it needs root")
-	}
-	dir, err := os.MkdirTemp("", "rgate") // the name of a socket is short
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("dockerd", "--host", "unix://"+dir+"/s", "--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid", "--bridge=none",
-		"--iptables=false", "--ip6tables=false", "--exec-opt", "native.cgroupdriver=cgroupfs", "--userland-proxy=false")
-	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		late := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
-		_ = cmd.Wait()
-		late.Stop()
-		mounts, _ := os.ReadFile("/proc/self/mounts")
-		for line := range strings.Lines(string(mounts)) {
-			if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], dir+"/") {
-				_ = syscall.Unmount(f[1], syscall.MNT_DETACH)
-			}
-		}
-		_ = out.Close()
-		if t.Failed() {
-			text, _ := os.ReadFile(filepath.Join(dir, "log"))
-			t.Logf("engine:\n%s", text[max(0, len(text)-4000):])
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	e, err := engine.New("unix://" + dir + "/s")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = e.Close() })
+	w.t.Helper()
+	e := enginetest.NewDaemon(w.t).Client
 	e.ThroughGate(w.gate)
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for late := time.After(2 * time.Minute); e.Ping(t.Context()) != nil; {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatal("the engine does not answer")
-		}
-	}
 	return e
 }
 
