@@ -472,3 +472,51 @@ func TestATransferForgetsNeitherCommandsNorTheLog(t *testing.T) {
 	}
 	refused(t, s.Command(what, command), "replayed")
 }
+
+// The power fails between the two copies, or before the mark: the next start makes all three the same, so that the loss of one is not the loss of what was believed last.
+func TestPowerFailsBetweenTheCopies(t *testing.T) {
+	for _, stale := range [][]string{{"state-b.json", "identity.json"}, {"identity.json"}, {"state-b.json"}} {
+		here := newFleet(hereUUID)
+		s := newSite(t, here)
+		path := func(name string) string {
+			if name == "identity.json" {
+				return filepath.Join(s.dir, name)
+			}
+			return filepath.Join(trust.Dir(s.dir, hereUUID), name)
+		}
+		read := func(name string) string {
+			text, err := os.ReadFile(path(name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(text)
+		}
+		s.accepts(releases(here, commitA, 1))
+		before := map[string]string{}
+		for _, name := range stale {
+			before[name] = read(name)
+		}
+		target := releases(here, commitB, 2)
+		s.accepts(target)
+		whole := read("identity.json")
+		for name, text := range before {
+			if err := os.WriteFile(path(name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.start(nil)
+		if read("state-a.json") != read("state-b.json") {
+			t.Errorf("%v: the copies differ", stale)
+		}
+		if before["state-b.json"] == "" && read("identity.json") != whole {
+			t.Errorf("%v: the mark stays\n%s\nwant\n%s", stale, read("identity.json"), whole)
+		}
+		if err := os.Remove(path("state-a.json")); err != nil {
+			t.Fatal(err)
+		}
+		s.start(nil)
+		if err := s.Remembered(target); err != nil {
+			t.Errorf("%v: %v", stale, err)
+		}
+	}
+}

@@ -139,6 +139,9 @@ func (s store) load(fleet string, mark *identity.Mark) (best *state, again error
 			bad = append(bad, fmt.Errorf("%s: %w", name, err))
 			continue
 		}
+		if best != nil && st.Sequence != best.Sequence { // the power failed between the two
+			bad = append(bad, errors.New("the two are not the same"))
+		}
 		if best == nil || st.Sequence > best.Sequence {
 			best = st
 		}

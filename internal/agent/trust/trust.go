@@ -119,7 +119,7 @@ func (t *Trust) load() error {
 	if err == nil && t.mark != nil && o.root < t.mark.Root {
 		err = fmt.Errorf("their root has version %d, and this device believed %d", o.root, t.mark.Root)
 	}
-	if err == nil && (again != nil || t.mark == nil) {
+	if err == nil && (again != nil || t.mark == nil || t.mark.Sequence != st.Sequence) {
 		if again != nil && !errors.Is(again, errNone) {
 			t.log.Warn("one copy of the files of trust cannot be used; the other one is whole", "error", again)
 		}
