@@ -188,12 +188,16 @@ type inquiry struct {
 	nonce   string
 	said    *statement
 	persist bool // progress is stored as it is made
+	rooted  bool // a newer root was stored
 }
 
 // fetch asks the server for what is missing, checks all of it in the order of DESIGN.md, and remembers it.
 func (t *Trust) fetch(ctx context.Context, st *state, commit string, rel *api.ReleaseTarget, variables string) error {
 	q := &inquiry{st: st, persist: true}
 	if err := t.gather(ctx, q, commit); err != nil {
+		if q.rooted {
+			t.end()
+		}
 		return err
 	}
 	next, err := t.examine(q, commit, rel)
@@ -279,7 +283,7 @@ func (t *Trust) roots(q *inquiry) error {
 			s.Files = files
 			o, err := open(s)
 			if err == nil {
-				s.Floor, s.Said = o.Floor(), s.Said.ended() // whose word counts is to be asked anew
+				s.Floor = o.Floor()
 			}
 			return err
 		}
@@ -293,6 +297,7 @@ func (t *Trust) roots(q *inquiry) error {
 				return err
 			}
 			t.log.Info("the root of trust is a newer one", "version", version)
+			q.rooted = true
 		}
 	}
 	if failed != nil || len(q.answer.Roots) == 0 {
@@ -443,10 +448,11 @@ func (t *Trust) keep(q *inquiry) {
 	}
 	old, said := q.st.Said, q.said
 	fresh := said != nil && (old == nil || old.Variables != said.Variables || old.Commit != said.Commit || old.half().Before(said.Fetched))
-	if maps.Equal(before.Versions(), q.o.Versions()) && !fresh {
+	ended := said == nil && q.rooted
+	if maps.Equal(before.Versions(), q.o.Versions()) && !fresh && !ended {
 		return
 	}
-	files, ended := q.o.Files(), false
+	files := q.o.Files()
 	if said == nil { // the statement was refused, so the one of before stays, as long as its director is one
 		files = without(files, api.TrustDirector)
 		if i := slices.IndexFunc(q.st.Files, func(f api.TrustFile) bool { return f.Role == api.TrustDirector }); i >= 0 {
@@ -474,6 +480,16 @@ func (t *Trust) keep(q *inquiry) {
 		return nil
 	}); err != nil {
 		t.log.Warn("metadata that verified cannot be stored", "error", err)
+	}
+}
+
+// end makes the statement of before void: under a new root it is not known to be anybody's word, and a new one did not come.
+func (t *Trust) end() {
+	if err := t.change(func(s *state) error {
+		s.Said = s.Said.ended()
+		return nil
+	}); err != nil {
+		t.log.Warn("that the director is to be asked anew cannot be stored", "error", err)
 	}
 }
 

@@ -181,7 +181,7 @@ func TestAStatementForEver(t *testing.T) {
 
 // The owner names another director and forbids the shell; whoever has the server holds the new director's statements back.
 func TestAnotherDirectorIsRememberedWithoutItsStatement(t *testing.T) {
-	for _, how := range []string{"targets", "root"} {
+	for _, how := range []string{"targets", "root", "root alone"} {
 		t.Run(how, func(t *testing.T) {
 			here := newFleet(hereUUID)
 			here.Channel = &api.TrustChannel{Wanted: true}
@@ -191,12 +191,18 @@ func TestAnotherDirectorIsRememberedWithoutItsStatement(t *testing.T) {
 				t.Fatalf("channel %v (%s), shell %v", ok, why, s.Shell())
 			}
 			here.DirectorKey, here.Shell = "another director", "forbidden"
-			if how == "root" {
-				here.Rotate()
+			if how != "targets" {
+				here.Rotate("another owner")
 			}
 			target := releases(here, commitB, 2)
-			here.Change = func(_ api.TrustHave, b *api.TrustBundle) { b.Director = nil }
-			s.refuses(target, tuf.ReasonMissing, "director")
+			reason, of := tuf.ReasonMissing, "director"
+			here.Change = func(_ api.TrustHave, b *api.TrustBundle) {
+				if b.Director = nil; how == "root alone" && len(b.Roots) == 0 {
+					b.Files, reason, of = b.Files[1:], tuf.ReasonVersion, "snapshot" // no timestamp, so that nothing fits
+				}
+			}
+			err := s.Check(context.Background(), target)
+			refused(t, err, reason, of)
 			for _, when := range []string{"now", "after a start"} {
 				if s.Shell() {
 					t.Errorf("%s the shell is allowed", when)

@@ -25,6 +25,9 @@ func (t *Trust) move(ctx context.Context, st *state, target *api.DeviceTarget, o
 		return stays(st.Fleet, other)
 	}
 	if err != nil {
+		if here.rooted {
+			t.end()
+		}
 		return err
 	}
 	t.keep(here)
