@@ -31,6 +31,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
 	"github.com/roadstead-io/roadstead/internal/agent/shell"
 	"github.com/roadstead-io/roadstead/internal/agent/trust"
+	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/engine"
 )
 
@@ -149,6 +150,7 @@ type Agent struct {
 	server  *remote.Client
 	proxy   *proxy.Store
 	store   *store
+	room    *durable.Reserve // for what must be remembered when the disk is full
 	logs    *forwarder
 	keys    *appkey.Keys
 	channel *channel.Channel // nil: none
@@ -282,7 +284,9 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 			held()
 		}
 	}()
-	a.store = openStore(a.cfg.StateDir, a.log)
+	a.room = durable.NewReserve(filepath.Join(a.cfg.StateDir, "reserve"), reserved)
+	a.room.Keep()
+	a.store = openStore(a.cfg.StateDir, a.room, a.log)
 	macs, _ := host.Addresses()
 	a.birth = &identity.Provisioner{
 		ConfigPath: a.cfg.ConfigPath, StateDir: a.cfg.StateDir, Server: a.server, Log: a.log,
@@ -307,6 +311,9 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 	}
 	return held, nil
 }
+
+// reserved is room for a copy of the files of trust, the journal and what else is replaced as a whole.
+const reserved = 512 << 10
 
 // reach makes the ways in: the channel, and the API that is reached by it. Nothing is started.
 func (a *Agent) reach() error {

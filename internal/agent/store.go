@@ -27,13 +27,14 @@ type memory struct {
 
 type store struct {
 	path string
+	room *durable.Reserve
 	mu   sync.Mutex // covers mem and the order of writes
 	mem  memory
 }
 
 // openStore reads the file. One that cannot be read is as good as none: the server will say again what to run.
-func openStore(dir string, log *slog.Logger) *store {
-	s := &store{path: filepath.Join(dir, "state.json")}
+func openStore(dir string, room *durable.Reserve, log *slog.Logger) *store {
+	s := &store{path: filepath.Join(dir, "state.json"), room: room}
 	left, _ := filepath.Glob(filepath.Join(dir, ".*.tmp")) // of writes that a loss of power ended; the pattern is right
 	for _, path := range left {
 		_ = os.Remove(path) // it is only litter
@@ -70,7 +71,7 @@ func (s *store) change(f func(*memory)) error {
 	if err != nil || string(before) == string(after) {
 		return err
 	}
-	if err = durable.WriteFile(s.path, after, 0o600); err != nil { // so the next change is one again
+	if err = s.room.WriteFile(s.path, after, 0o600); err != nil { // so the next change is one again
 		s.mem = memory{}
 		err = errors.Join(err, json.Unmarshal(before, &s.mem))
 	}

@@ -39,7 +39,7 @@ func (w *waiting) sooner(wait time.Duration) time.Duration {
 func (a *Agent) openTrust() (err error) {
 	a.waiting.retry.Min = a.cfg.Timing.PollRetry
 	a.checks, err = trust.Open(trust.Config{
-		StateDir: a.cfg.StateDir, UUID: a.who.UUID, Mark: a.who.Trust, Given: a.conf.Trust, Anew: a.conf.APIKey != "", Log: a.log, Now: a.cfg.Now,
+		StateDir: a.cfg.StateDir, UUID: a.who.UUID, Mark: a.who.Trust, Given: a.conf.Trust, Anew: a.conf.APIKey != "", Log: a.log, Now: a.cfg.Now, Write: a.room.WriteFile,
 		Bundle: func(ctx context.Context, have api.TrustHave) (api.TrustBundle, error) {
 			return a.server.Bundle(ctx, a.who.UUID, a.who.Key, have)
 		},

@@ -23,7 +23,7 @@ func (a *Agent) openQueue() error {
 		return err
 	}
 	a.queue, err = queue.Open(queue.Config{
-		File: filepath.Join(a.cfg.StateDir, "actions.json"), Boot: boot, Acts: a, Log: a.log, Commanded: a.commanded(),
+		File: filepath.Join(a.cfg.StateDir, "actions.json"), Boot: boot, Acts: a, Log: a.log, Commanded: a.commanded(), Write: a.room.WriteFile,
 		Retry: remote.Backoff{Min: a.cfg.Timing.ReportRetry, Max: time.Hour},
 		Exchange: func(ctx context.Context, said api.ActionExchange) (api.ActionsWaiting, error) {
 			return a.server.Actions(ctx, a.who.Key, said)

@@ -43,8 +43,9 @@ type Mark struct {
 	SignedAt time.Time `json:"signed_at,omitzero"` // newest time that was signed
 }
 
-// Remember writes the mark into identity.json; everything else stays as it stands there.
-func Remember(stateDir string, m Mark) error {
+// Remember writes the mark into identity.json, as durable.WriteFile does or with something that finds room where that does not; everything else stays as it
+// stands there.
+func Remember(stateDir string, m Mark, with func(path string, data []byte, perm fs.FileMode) error) error {
 	path := filepath.Join(stateDir, fileName)
 	who, err := Read(stateDir)
 	if err != nil {
@@ -54,7 +55,11 @@ func Remember(stateDir string, m Mark) error {
 		return nil
 	}
 	who.Trust = &m
-	return write(path, who)
+	text, err := json.MarshalIndent(who, "", "  ")
+	if err != nil {
+		return err
+	}
+	return with(path, text, 0o600)
 }
 
 // Read gives what stands in identity.json.

@@ -42,6 +42,8 @@ type Config struct {
 	Retry     remote.Backoff // between attempts to reach the server
 	Log       *slog.Logger
 	Now       func() time.Time // nil: the real one
+	// Write replaces the journal; nil: durable.WriteFile.
+	Write func(path string, data []byte, perm fs.FileMode) error
 }
 
 // How far an action is on the device.
@@ -84,6 +86,9 @@ func Open(cfg Config) (*Queue, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
+	}
+	if cfg.Write == nil {
+		cfg.Write = durable.WriteFile
 	}
 	q := &Queue{cfg: cfg, due: make(chan struct{}, 1)}
 	data, err := os.ReadFile(cfg.File)
@@ -311,7 +316,7 @@ func (q *Queue) end(e *entry, state api.ActionState, message string, result json
 func (q *Queue) write() error {
 	data, err := json.Marshal(q.j)
 	if err == nil {
-		err = durable.WriteFile(q.cfg.File, data, 0o600)
+		err = q.cfg.Write(q.cfg.File, data, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("journal of actions: %w", err)

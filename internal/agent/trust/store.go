@@ -208,7 +208,7 @@ func readCopy(path string) (*state, error) {
 }
 
 // save stores a state as both copies, and answers the mark that is to be stored after it.
-func (s store) save(st *state, root int64) (m identity.Mark, err error) {
+func (s store) save(st *state, root int64, write func(string, []byte, fs.FileMode) error) (m identity.Mark, err error) {
 	body, err := json.Marshal(st)
 	if err != nil {
 		return m, err
@@ -230,7 +230,7 @@ func (s store) save(st *state, root int64) (m identity.Mark, err error) {
 				return m, err
 			}
 		}
-		if err := durable.WriteFile(path, text, 0o600); err != nil {
+		if err := write(path, text, 0o600); err != nil {
 			return m, err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent/identity"
+	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
@@ -33,6 +35,8 @@ type Config struct {
 	Bundle func(ctx context.Context, have api.TrustHave) (api.TrustBundle, error)
 	Log    *slog.Logger
 	Now    func() time.Time // nil: time.Now
+	// Write replaces a file; nil: durable.WriteFile.
+	Write func(path string, data []byte, perm fs.FileMode) error
 }
 
 // Trust checks for one device. Its methods may be called from several goroutines.
@@ -162,13 +166,20 @@ func fresh(fleet string, root []byte) (*state, error) {
 	return &state{Sequence: 1, Fleet: fleet, Files: opened.Files(), Floor: opened.Floor(), Nonces: map[string]int64{}}, nil
 }
 
+func (t *Trust) write() func(string, []byte, fs.FileMode) error {
+	if t.cfg.Write != nil {
+		return t.cfg.Write
+	}
+	return durable.WriteFile
+}
+
 // save stores a state and the mark. The caller holds writing.
 func (t *Trust) save(st *state, root int64) error {
-	mark, err := t.disk(st.Fleet).save(st, root)
+	mark, err := t.disk(st.Fleet).save(st, root, t.write())
 	if err != nil {
 		return err
 	}
-	if err := identity.Remember(t.cfg.StateDir, mark); err != nil {
+	if err := identity.Remember(t.cfg.StateDir, mark, t.write()); err != nil {
 		return err
 	}
 	t.mark = &mark
