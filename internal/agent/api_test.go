@@ -157,9 +157,10 @@ func (d *apiDevice) id(service string) string {
 // Every call of the supervisor's API does what it says, and says it as balena's supervisor does.
 func TestDeviceAPI(t *testing.T) {
 	d := newAPIDevice(t)
-	if got := d.w.reported().Channel; got == nil || got.State != api.ChannelStateLocked {
-		t.Errorf("the owner's lock is not told: %+v", got)
-	}
+	roletest.Eventually(t, "the owner's lock is told", func() bool {
+		got := d.w.reported().Channel
+		return got != nil && got.State == api.ChannelStateLocked
+	})
 	t.Run("who asks", func(t *testing.T) { whoAsks(t, d) })
 	t.Run("a crowd of idle connections", func(t *testing.T) { crowd(t, strings.TrimPrefix(d.url, "http://")) })
 	t.Run("services", func(t *testing.T) {
