@@ -155,16 +155,18 @@ func (s *Server) trustKeys(w http.ResponseWriter, r *http.Request) error {
 
 // trustDirector is POST /v1/trust/director.
 func (s *Server) trustDirector(w http.ResponseWriter, r *http.Request) error {
-	return signList(s, w, r, "statements", s.trust.direct)
+	return signList(s, w, r, "statements", s.trust.direct, nil)
 }
 
 // trustCommand is POST /v1/trust/command.
 func (s *Server) trustCommand(w http.ResponseWriter, r *http.Request) error {
-	return signList(s, w, r, "commands", s.trust.command)
+	return signList(s, w, r, "commands", s.trust.command, func(c api.TrustCommand) []any {
+		return []any{"fleet", c.Fleet, "device", c.Device, "verb", c.Verb, "expires", c.Expires.UTC().Format(time.RFC3339)}
+	})
 }
 
-// signList signs each of a list that may be signed.
-func signList[T any](s *Server, w http.ResponseWriter, r *http.Request, what string, sign func(T) ([]byte, error)) error {
+// signList signs each of a list that may be signed. What is described leaves a line of its own: the api role, which asks, may be a thief's.
+func signList[T any](s *Server, w http.ResponseWriter, r *http.Request, what string, sign func(T) ([]byte, error), describe func(T) []any) error {
 	var list []T
 	if err := decodeLarge(r, maxTrustLogBody, &list); err != nil {
 		return err
@@ -180,6 +182,8 @@ func signList[T any](s *Server, w http.ResponseWriter, r *http.Request, what str
 			refused++
 			s.log.WarnContext(r.Context(), "not signed", "what", what, "request", web.RequestID(r.Context()), "error", err)
 			out[i].Refused = api.AsError(err).Text
+		} else if describe != nil {
+			s.log.InfoContext(r.Context(), "signed", append(describe(ask), "what", what, "request", web.RequestID(r.Context()))...)
 		}
 	}
 	s.log.InfoContext(r.Context(), "signed", "for", pki.PeerRole(r), "what", what, "many", len(list)-refused, "request", web.RequestID(r.Context()))

@@ -273,4 +273,10 @@ func TestCommandsSayWhatIsSet(t *testing.T) {
 			t.Errorf("%s with the digest %q: %+v", tt.verb, tt.digest, out[0])
 		}
 	}
+	// Each is in the signer's log by itself: the api role's own may be a thief's.
+	for _, verb := range []api.ActionVerb{api.ActHostConfig, api.ActRenewKey, api.ActCleanVolumes, api.ActReboot} {
+		if said := strings.Count(b.log.String(), "verb="+string(verb)); said != 1 {
+			t.Errorf("of %s the log has %d lines:\n%s", verb, said, b.log)
+		}
+	}
 }

@@ -172,6 +172,11 @@ func TestARejectionIsAnEvent(t *testing.T) {
 	if s := w.status(); s.Devices["rejected"] != 1 || len(s.Rejecting) != 1 || s.Rejecting[0].Rejection.Reason != "digest" || len(s.Rejecting[0].Rejection.Got) > 300 || strings.Contains(s.Rejecting[0].Rejection.Got, "\x1b") {
 		t.Errorf("the status is %+v", s)
 	}
+	long := "x\n\n" + strings.Repeat("y", 5000) + "\u009b\u202e"
+	w.Must(w.trust.Report(t.Context(), d.by, d.uuid, api.TrustReport{State: api.TrustRejected, Rejection: &api.TrustRejection{What: "image of service web", Reason: "digest", Got: long, Key: long}}))
+	if no := w.status().Rejecting[0].Rejection; len(no.Got) > 300 || len(no.Key) > 300 || strings.ContainsAny(no.Got, "\n\u009b\u202e") {
+		t.Errorf("what a device says is kept as %d and %d bytes: %.20q", len(no.Got), len(no.Key), no.Got)
+	}
 	w.Must(w.trust.Report(t.Context(), d.by, d.uuid, api.TrustReport{State: api.TrustVerified}))
 	for act, want := range map[string]int64{"device.trust.reject": 1, "device.trust.accept": 1} {
 		if n := w.Number(`SELECT count(*) FROM audit_entry WHERE act = ?`, act); n != want {

@@ -69,56 +69,60 @@ func (t *Trust) Leaves(ctx context.Context, tx *db.Tx, by access.Caller, start, 
 	if start < 0 || end < start || end-start > api.MaxTrustEntries {
 		return nil, api.Errorf(api.Invalid, "start, end: a range of at most %d leaves", api.MaxTrustEntries)
 	}
-	rows, err := tx.QueryContext(ctx, `SELECT number, hash, fleet, entry FROM trust_leaf WHERE number >= ? AND number < ?
+	rows, err := tx.QueryContext(ctx, `SELECT number, hash, fleet, created_at, entry FROM trust_leaf WHERE number >= ? AND number < ?
 		AND number < (SELECT signed FROM trust_log WHERE id = 1) ORDER BY number`, start, end)
 	if err != nil {
 		return nil, fmt.Errorf("log: %w", err)
 	}
 	list := []api.TrustLeaf{}
-	var fleets []string
+	var fleets, added []string
 	for rows.Next() {
 		var l api.TrustLeaf
-		var fleet string
+		var fleet, at string
 		var entry sql.NullString
-		if err := rows.Scan(&l.Index, &l.Hash, &fleet, &entry); err != nil {
+		if err := rows.Scan(&l.Index, &l.Hash, &fleet, &at, &entry); err != nil {
 			return nil, errors.Join(err, rows.Close())
 		}
 		if entry.Valid {
 			l.Entry = []byte(entry.String)
 		}
-		list, fleets = append(list, l), append(fleets, fleet)
+		list, fleets, added = append(list, l), append(fleets, fleet), append(added, at)
 	}
 	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 		return nil, fmt.Errorf("log: %w", err)
 	}
-	seen := map[string]bool{}
+	seen := map[string]string{}
 	for i := range list {
-		may, known := seen[fleets[i]]
+		since, known := seen[fleets[i]]
 		if !known {
-			if may, err = reads(ctx, tx, by, fleets[i]); err != nil {
+			if since, err = reads(ctx, tx, by, fleets[i]); err != nil {
 				return nil, err
 			}
-			seen[fleets[i]] = may
+			seen[fleets[i]] = since
 		}
-		if !may {
+		if since == "" || added[i] < since {
 			list[i].Entry = nil
 		}
 	}
 	return list, nil
 }
 
-// reads says whether a caller reads a fleet.
-func reads(ctx context.Context, tx *db.Tx, by access.Caller, uuid string) (bool, error) {
+// reads says since when a caller reads a fleet; "": not at all. Who makes a fleet may give it the uuid of one that was deleted, whose entries are
+// none of theirs.
+func reads(ctx context.Context, tx *db.Tx, by access.Caller, uuid string) (since string, err error) {
 	var id int64
-	err := tx.QueryRowContext(ctx, `SELECT id FROM application WHERE uuid = ?`, uuid).Scan(&id)
+	err = tx.QueryRowContext(ctx, `SELECT id, created_at FROM application WHERE uuid = ?`, uuid).Scan(&id, &since)
 	if errors.Is(err, sql.ErrNoRows) {
-		return false, nil
+		return "", nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("log: %w", err)
+		return "", fmt.Errorf("log: %w", err)
 	}
 	may, err := rights.FleetVerbs(ctx, tx, by, id)
-	return may.Has(access.Read), err
+	if err != nil || !may.Has(access.Read) {
+		return "", err
+	}
+	return since, nil
 }
 
 // Inclusion proves that a leaf is in the log of some size.

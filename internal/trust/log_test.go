@@ -96,6 +96,37 @@ func TestTheLogTellsOnlyWhatOneMayRead(t *testing.T) {
 	}
 }
 
+// Who makes a fleet under the uuid of one that is gone reads nothing of what was said about that.
+func TestAnotherFleetOfThatNameReadsNothing(t *testing.T) {
+	w := newWorld(t)
+	w.target(w.hers, w.release(w.hers, 1))
+	d := w.device(w.hers, 1)
+	d.equip()
+	_, err := d.check(w.trust, commitOf(1))
+	w.Must(err)
+	shown := func() (n int) {
+		for _, l := range w.leaves(w.bob, 0, 1000) {
+			if l.Entry != nil {
+				n++
+			}
+		}
+		return n
+	}
+	uuid := w.uuid(w.hers)
+	w.Pass(time.Second)
+	w.Exec(`UPDATE application SET uuid = ? WHERE id = ?`, strings.Repeat("d", 32), w.hers) // as good as deleted
+	w.Write(func(tx *db.Tx) error {
+		_, err := tx.ExecContext(t.Context(), `UPDATE application SET uuid = ?, created_at = ? WHERE id = ?`, uuid, tx.NowText(), w.his)
+		return err
+	})
+	if n := shown(); n != 0 {
+		t.Errorf("%d entries of another's fleet are shown", n)
+	}
+	if err := w.trust.ExtendLog(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (w *world) logKey() api.TrustLogKey {
 	w.Helper()
 	key, err := w.trust.LogKey(w.Context())

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
@@ -105,7 +106,7 @@ func (t *Trust) Report(ctx context.Context, by access.Caller, uuid api.DeviceUUI
 				rejection_key = excluded.rejection_key, rejection_expected = excluded.rejection_expected, rejection_got = excluded.rejection_got,
 				checkpoint = excluded.checkpoint, versions = excluded.versions, seen_at = excluded.seen_at`,
 			tx.NowText(), p.device, r.State, null(r.Commit), r.Counter, null(r.SHA256), null(string(r.Approval)), null(r.HeldBy),
-			null(no.What), null(no.Reason), null(no.Key), null(no.Expected), null(no.Got), null(r.Checkpoint), string(versions), tx.NowText())
+			null(no.What), null(no.Reason), null(no.Key), null(no.Expected), null(no.Got), whole(r.Checkpoint), string(versions), tx.NowText())
 		if err != nil {
 			return fmt.Errorf("report of device %s: %w", uuid, err)
 		}
@@ -128,16 +129,25 @@ func null(s string) any {
 	return s
 }
 
+// whole is a checkpoint, whose size was looked at; one that has other characters than those of signed notes is none.
+func whole(checkpoint string) any {
+	if checkpoint == "" || strings.ContainsFunc(checkpoint, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) {
+		return nil
+	}
+	return checkpoint
+}
+
+// cut makes one line of what a device says, which steers nobody's terminal.
 func cut(s string) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\n' || r == 0x7f {
+		switch {
+		case r == '\n', r == '\t':
+			return ' '
+		case unicode.IsControl(r), unicode.Is(unicode.Bidi_Control, r):
 			return -1
 		}
 		return r
 	}, strings.ToValidUTF8(s, ""))
-	if strings.Contains(s, "\n\n") { // a checkpoint: whole
-		return s
-	}
 	if len(s) > maxText {
 		s = strings.ToValidUTF8(s[:maxText], "")
 	}
