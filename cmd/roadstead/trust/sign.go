@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -69,7 +70,9 @@ func (r *run) signWaiting(ctx context.Context, fleet string) error {
 		return fmt.Errorf("%w: nothing of %s waits for signatures", errNothing, b.Slug)
 	}
 	for _, f := range files {
-		r.evidence(b, h, f)
+		if err := r.evidence(ctx, b, h, f); err != nil {
+			return err
+		}
 	}
 	made, err := r.approve(ctx, h, s, files, "Sign this?")
 	if err != nil {
@@ -78,21 +81,49 @@ func (r *run) signWaiting(ctx context.Context, fleet string) error {
 	return r.deliver(ctx, b, s, made)
 }
 
-// evidence shows what the releases of a bin that waits are, as far as their documents are there.
-func (r *run) evidence(b *bundle, h *held, f api.TrustFile) {
+// evidence shows what the releases are that a waiting bin lists and the one before did not.
+func (r *run) evidence(ctx context.Context, b *bundle, h *held, f api.TrustFile) error {
 	bin, err := tuf.ReadBin(f.Role, f.Data)
 	if err != nil {
-		return
+		return nil //nolint:nilerr // it is no bin; what is wrong with it is said when it is put into words
 	}
-	for path, l := range bin.Listed {
-		for commit, e := range b.Releases {
-			p, err := tuf.ReleasePath(commit)
-			if err == nil && p == path && h.bins[f.Role].Listed[path] != l && tuf.Digest(e.Document) == l.SHA256 {
-				if d, err := origin.ReadDocument(b.Fleet, commit, e.Document); err == nil {
-					r.Say("Release %s:", commit)
-					_, _ = origin.Document(r.App, nil, d) // it is shown only; the digest is what is signed
-				}
+	for _, path := range slices.Sorted(maps.Keys(bin.Listed)) {
+		l, commit := bin.Listed[path], strings.TrimSuffix(strings.TrimPrefix(path, "releases/"), ".json")
+		if h.bins[f.Role].Listed[path].SHA256 == l.SHA256 {
+			continue
+		}
+		if r.c != nil {
+			if err := b.release(ctx, r.c, commit, false); err != nil {
+				return err
 			}
+		}
+		e := b.Releases[commit]
+		if e == nil || tuf.Digest(e.Document) != l.SHA256 {
+			r.Say("!! The document of release %s is not there: you see its digest only.", commit)
+			continue
+		}
+		d, err := origin.ReadDocument(b.Fleet, commit, e.Document)
+		if err != nil {
+			return fmt.Errorf("release %s: %w", terminal.Short(commit), err)
+		}
+		r.Say("Release %s:", commit)
+		r.images(d)
+		if _, err := origin.Document(r.App, nil, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// images shows those of a release.
+func (r *run) images(d *api.ReleaseDocument) {
+	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
+		for _, img := range d.Services[name].Images {
+			platform := img.Platform
+			if platform != "" {
+				platform = " for " + platform
+			}
+			r.Say("  service %s%s: %s", name, platform, img.Digest)
 		}
 	}
 }
@@ -304,15 +335,7 @@ func (r *run) show(b *bundle, h *held, commit string, l tuf.Listed, d *api.Relea
 		r.Say("")
 	}
 	r.Say("Release %s of %s: counter %d, document SHA-256 %s", commit, b.Slug, l.Counter, l.SHA256)
-	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
-		for _, img := range d.Services[name].Images {
-			platform := img.Platform
-			if platform != "" {
-				platform = " for " + platform
-			}
-			r.Say("  service %s%s: %s", name, platform, img.Digest)
-		}
-	}
+	r.images(d)
 	var old *api.ReleaseDocument
 	if before.Document != nil && h.listedAs(before.Commit, before.Document) {
 		var err error

@@ -113,7 +113,7 @@ func TestSeveralKeys(t *testing.T) {
 	alice.refuses(s.bundle(), "all that may have signed", "trust", "sign", "hello")
 	// Bob sees in words what it is, and signs.
 	out = bob.does(s, "trust", "sign", "hello", "--key", filepath.Join(keys, "bob.key"))
-	has(t, out, "+ release "+commit(1), "document "+tuf.Digest(s.releases[commit(1)].Document))
+	has(t, out, "+ release "+commit(1), "document "+tuf.Digest(s.releases[commit(1)].Document), "service web: sha256:"+tuf.Digest([]byte(commit(1))), "setting")
 	d, err := s.device()
 	if err != nil {
 		t.Fatal(err)
