@@ -25,10 +25,10 @@ type ChannelLogin struct {
 	Certificate string `json:"certificate"` // SHA-256 of it in hexadecimal digits; "" when it showed none. TLS has proved that it holds, and its key
 	From        string `json:"from"`        // its IP address
 	Instance    string `json:"instance"`    // which OpenVPN it came to
-	Network     string `json:"network"`     // whose devices have addresses in this network; the first one is the server's
+	Network     string `json:"network"`     // whose devices have addresses in this network, that of all instances; the first one is the server's
 }
 
-// ChannelDevice is the answer: who it is, and the address that it has in the network of the instance, always the same.
+// ChannelDevice is the answer: who it is, and the address that it has in the network, always the same.
 type ChannelDevice struct {
 	Device   int64  `json:"device"`
 	UUID     string `json:"uuid"`

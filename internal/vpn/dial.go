@@ -18,7 +18,7 @@ func (s *Server) Dial(ctx context.Context, device string, port int) (net.Conn, e
 	if one == nil {
 		return nil, road.ErrOffline
 	}
-	conn, err := s.line.Dial(ctx, one.address, port)
+	conn, err := s.line.Dial(ctx, one.instance.number, one.address, port)
 	switch {
 	case errors.Is(err, line.ErrRefused):
 		return nil, road.ErrRefused

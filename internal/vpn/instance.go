@@ -313,7 +313,7 @@ func (i *instance) judge(ctx context.Context, e management.Event) (one *session,
 		return one, "", err
 	}
 	address, err := netip.ParseAddr(device.Address)
-	if err != nil || !i.network.Contains(address) || address == i.gateway || address == i.network.Addr() || device.UUID != uuid {
+	if err != nil || !i.network.Contains(address) || address == i.network.Addr() || address == i.network.Addr().Next() || device.UUID != uuid {
 		return one, "", fmt.Errorf("the api role gave %s the address %q, which is none of %s", device.UUID, device.Address, i.network)
 	}
 	one.address, one.identity, one.key = device.Address, device.Identity, device.Key

@@ -64,6 +64,7 @@ func TestControlChannel(t *testing.T) {
 	t.Run("ciphers and compression", func(t *testing.T) { testCiphers(t, w) })
 	t.Run("management", func(t *testing.T) { testManagement(t, w) })
 	t.Run("the newest session wins", func(t *testing.T) { testNewest(t, w) })
+	t.Run("whichever instance it comes to", func(t *testing.T) { testMoves(t, w) })
 	t.Run("cut", func(t *testing.T) { testCut(t, w) })
 	t.Run("a flood of those who never come in", func(t *testing.T) { testFlood(t, w) })
 	t.Run("who is silent is gone", func(t *testing.T) {
@@ -136,7 +137,7 @@ func testIsolation(t *testing.T, w *world, a, b *device, upA, upB api.ChannelUp)
 		t.Fatalf("%q, %v", line, err)
 	}
 	sh(t, "ip", "-n", a.name, "route", "add", "10.208.0.0/12", "dev", "tun9")
-	_, out := a.inside("attack", upA.Address, gatewayOf(upA.Address), upB.Address)
+	_, out := a.inside("attack", upA.Address, a.tunnelEnd(), upB.Address)
 	said, err := io.ReadAll(out)
 	must(t, err)
 	if string(said) != "sent\n" {
@@ -283,11 +284,61 @@ func testNewest(t *testing.T, w *world) {
 		return !there
 	})
 	up, _ := w.api.of(d.uuid)
-	t.Logf("the sessions were of %s and %s", instanceOf(old.Address), instanceOf(up.Address))
+	t.Logf("the sessions were of %s and %s", w.api.instanceOf(old), w.api.instanceOf(up))
 	_, _ = first, second
 	first.kill()
 	second.kill()
 	roletest.Eventually(t, "the end is not reported", func() bool { _, ok := w.api.of(d.uuid); return !ok })
+}
+
+// A device has the same address in whichever instance it is, also while its last session is still there in another one, and is reached through the one
+// that has it now.
+func testMoves(t *testing.T, w *world) {
+	d, elsewhere := w.device(uuid(30)), w.device(uuid(30))
+	_, out := elsewhere.inside("serve", "0.0.0.0:48484")
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "serving\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	_, out = d.inside("serve", "0.0.0.0:48484")
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "serving\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	reached := func(when string) {
+		t.Helper()
+		if code, _, text := w.call(api.DeviceCall{UUID: api.DeviceUUID(d.uuid), Port: 48484, Method: "GET", Path: "/ok", Timeout: 60_000}); code != http.StatusOK {
+			t.Errorf("%s the device is not reached: %d %s", when, code, text)
+		}
+	}
+	for n := range 8 { // connections go where there are the fewest
+		client := d.connect("--connect-retry", "60", "60")
+		first := client.online()
+		reached("at first")
+		sh(t, "ip", "-n", d.name, "link", "set", "eth0", "down") // the session stays for a while: nobody says that it is over
+		other := elsewhere.connect("--connect-retry", "60", "60")
+		var up api.ChannelUp
+		roletest.Eventually(t, "it is in from elsewhere", func() bool {
+			var ok bool
+			up, ok = w.api.of(d.uuid)
+			return ok && up.From == elsewhere.address && strings.Contains(other.log.String(), "Initialization Sequence Completed")
+		})
+		if up.Address != first.Address {
+			t.Errorf("it has the address %s at %s, and had %s at %s", up.Address, w.api.instanceOf(up), first.Address, w.api.instanceOf(first))
+		}
+		reached("from elsewhere")
+		moved := w.api.instanceOf(up) != w.api.instanceOf(first)
+		if was, is := d.tunnelEnd(), elsewhere.tunnelEnd(); moved == (was == is) {
+			t.Errorf("the other end is %s at %s, and was %s at %s", is, w.api.instanceOf(up), was, w.api.instanceOf(first))
+		}
+		client.kill()
+		other.kill()
+		roletest.Eventually(t, "the end is reported", func() bool { _, ok := w.api.of(d.uuid); return !ok })
+		if moved {
+			return
+		}
+		sh(t, "ip", "-n", d.name, "link", "set", "eth0", "up")
+		w.device(uuid(40 + n)).connect().online() // who stays
+	}
+	t.Fatal("it came to the same instance always")
 }
 
 func testCut(t *testing.T, w *world) {

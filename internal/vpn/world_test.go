@@ -255,13 +255,14 @@ type fakeAPI struct {
 	numbers map[string]int
 	logins  []api.ChannelLogin
 	up      map[string]api.ChannelUp // by session
+	at      map[string]string        // the instance that has it
 	downs   []api.ChannelDown
 	fulls   int
 	cut     []string
 }
 
 func newFakeAPI(t *testing.T, dir string, ln net.Listener) *fakeAPI {
-	f := &fakeAPI{t: t, dir: filepath.Join(dir, api.RoleAPI), addr: ln.Addr().String(), keys: map[string]string{}, numbers: map[string]int{}, up: map[string]api.ChannelUp{}}
+	f := &fakeAPI{t: t, dir: filepath.Join(dir, api.RoleAPI), addr: ln.Addr().String(), keys: map[string]string{}, numbers: map[string]int{}, up: map[string]api.ChannelUp{}, at: map[string]string{}}
 	f.serve(ln)
 	return f
 }
@@ -305,13 +306,13 @@ func (f *fakeAPI) sessions(w http.ResponseWriter, r *http.Request) {
 	if rep.Full {
 		f.fulls++
 		for id, up := range f.up {
-			if up.From != "" && instanceOf(up.Address) == rep.Instance {
+			if up.From != "" && f.at[id] == rep.Instance {
 				delete(f.up, id)
 			}
 		}
 	}
 	for _, up := range rep.Up {
-		f.up[up.Session] = up
+		f.up[up.Session], f.at[up.Session] = up, rep.Instance
 	}
 	for _, down := range rep.Down {
 		delete(f.up, down.Session)
@@ -321,16 +322,22 @@ func (f *fakeAPI) sessions(w http.ResponseWriter, r *http.Request) {
 	f.cut = nil
 }
 
-// instanceOf is the instance whose network an address of the pool is in, of two.
-func instanceOf(address string) string {
-	b := net.ParseIP(address).To4()
-	return fmt.Sprintf("vpn-%d", int(b[1]-208)/4)
+// instanceOf is the instance that has a session, or had it.
+func (f *fakeAPI) instanceOf(up api.ChannelUp) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.at[up.Session]
 }
 
-// gatewayOf is the server's end there.
-func gatewayOf(address string) string {
-	b := net.ParseIP(address).To4()
-	return fmt.Sprintf("10.%d.0.1", b[1]&^3)
+// tunnelEnd is the server's end of a device's tunnel, as the device was told.
+func (d *device) tunnelEnd() string {
+	d.w.t.Helper()
+	out := sh(d.w.t, "ip", "-n", d.name, "-4", "-o", "addr", "show", "tun9")
+	_, end, ok := strings.Cut(out, " peer ")
+	if !ok {
+		d.w.t.Fatalf("the tunnel has no other end: %s", out)
+	}
+	return strings.Split(strings.Fields(end)[0], "/")[0]
 }
 
 // of gives the session of a device.

@@ -124,15 +124,13 @@ func (c *Cage) handle(ctx context.Context, r line.Request, file *os.File) (a lin
 	if r.Verb == line.VerbHello {
 		return line.Answer{Hello: &line.Hello{Boot: c.boot, Instances: c.cfg.instances()}}, nil, nil
 	}
-	if r.Verb == line.VerbDial {
-		conn, err = c.dial(ctx, r.Address, r.Port)
-		return a, conn, err
-	}
 	if r.Instance < 0 || r.Instance >= len(c.instances) {
 		return a, nil, errNoInstance
 	}
 	i := c.instances[r.Instance]
 	switch r.Verb {
+	case line.VerbDial:
+		conn, err = c.dial(ctx, i.tunnel, r.Address, r.Port)
 	case line.VerbManagement:
 		conn, err = i.management(ctx)
 	case line.VerbTake:
@@ -155,17 +153,16 @@ func (c *Cage) handle(ctx context.Context, r line.Request, file *os.File) (a lin
 // dialTime bounds how long a device may take to answer a connection.
 const dialTime = 10 * time.Second
 
-// dial connects to a device. Only an address that a device can have is ever connected to; the firewall lets no other out either.
-func (c *Cage) dial(ctx context.Context, address string, port int) (net.Conn, error) {
+// dial connects to a device through the tunnel of one instance, by which it also has to answer. Only an address that a device can have is ever connected to; the firewall lets no other out either.
+func (c *Cage) dial(ctx context.Context, through tunnel, address string, port int) (net.Conn, error) {
 	a, err := netip.ParseAddr(address)
 	if err != nil || port < 1 || port > 65535 {
 		return nil, line.ErrForbidden
 	}
-	t, ok := c.cfg.device(a)
-	if !ok {
+	if !c.cfg.device(a) {
 		return nil, line.ErrForbidden
 	}
-	d := net.Dialer{Timeout: dialTime, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(t.server, 0))}
+	d := net.Dialer{Timeout: dialTime, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(through.server, 0))}
 	conn, err := d.DialContext(ctx, "tcp4", netip.AddrPortFrom(a, uint16(port)).String())
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):

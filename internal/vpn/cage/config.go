@@ -26,7 +26,7 @@ type Config struct {
 	OpenVPN string `json:"openvpn,omitempty"`
 	// Instances is how many openvpn processes share the devices.
 	Instances int `json:"instances"`
-	// Network holds the tunnel addresses of all devices; each instance has an equal part of it.
+	// Network holds the tunnel addresses of all devices, which each instance gives, and of the server.
 	Network string `json:"network"`
 	// Watch is how often every closed way is tried, in milliseconds; 0 means 30 seconds.
 	Watch int `json:"watch,omitempty"`

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/internal/vpn/line"
@@ -18,29 +19,37 @@ const (
 	probeOut = "probe1"
 )
 
-// tunnel is one device of the namespace and its part of the network.
+// tunnel is one device of the namespace and the network whose addresses arrive there.
 type tunnel struct {
 	device  string
 	network netip.Prefix
 	server  netip.Addr // the server's own end
+	table   int        // of routes for what the server's end begins; 0: the namespace's own
 }
 
-// tunnels divides the network: an equal part for each instance, and the end of it for the two devices of the watcher.
+// firstTable is the first instance's table of routes.
+const firstTable = 101
+
+// tunnels divides the network. Its first half is the devices', of each instance alike: a device has the same address wherever it comes in. What is
+// meant for it goes through the instance that has it, because it comes from that instance's own end. The ends are the first address, and in the other
+// half those of the further instances. The network's last addresses are for the two devices of the watcher.
 func (c Config) tunnels() (instances []tunnel, in, out tunnel) {
 	pool := netip.MustParsePrefix(c.Network)
-	bits := pool.Bits()
-	for 1<<(bits-pool.Bits()) <= c.Instances { // one more than there are instances
-		bits++
-	}
+	half := uint32(1) << (31 - pool.Bits())
+	devices := netip.PrefixFrom(pool.Addr(), pool.Bits()+1)
 	for i := range c.Instances {
-		instances = append(instances, newTunnel(fmt.Sprintf("tun%d", i), at(pool.Addr(), uint32(i)<<(32-bits)), bits))
+		t := tunnel{fmt.Sprintf("tun%d", i), devices, devices.Addr().Next(), firstTable + i}
+		if i > 0 {
+			t.server = at(pool.Addr(), half+4*uint32(i))
+		}
+		instances = append(instances, t)
 	}
-	end := at(pool.Addr(), 1<<(32-pool.Bits())-256)
-	return instances, newTunnel(probeIn, end, 25), newTunnel(probeOut, at(end, 128), 25)
+	end := at(pool.Addr(), 2*half-256)
+	return instances, newProbe(probeIn, end), newProbe(probeOut, at(end, 128))
 }
 
-func newTunnel(device string, first netip.Addr, bits int) tunnel {
-	return tunnel{device: device, network: netip.PrefixFrom(first, bits), server: first.Next()}
+func newProbe(device string, first netip.Addr) tunnel {
+	return tunnel{device: device, network: netip.PrefixFrom(first, 25), server: first.Next()}
 }
 
 // at is the n-th address after one.
@@ -59,14 +68,10 @@ func (c Config) instances() (list []line.Instance) {
 }
 
 // device reports whether an address is one that a device can have.
-func (c Config) device(a netip.Addr) (tunnel, bool) {
+func (c Config) device(a netip.Addr) bool {
 	tunnels, _, _ := c.tunnels()
-	for _, t := range tunnels {
-		if t.network.Contains(a) && a != t.server && a != t.network.Addr() {
-			return t, true
-		}
-	}
-	return tunnel{}, false
+	t := tunnels[0]
+	return t.network.Contains(a) && a != t.server && a != t.network.Addr()
 }
 
 // definitions is what rules.nft builds on.
@@ -92,7 +97,12 @@ func (c Config) commands(uid, gid int) string {
 	for _, t := range append(list, in, out) {
 		fmt.Fprintf(&b, "tuntap add dev %s mode tun user %d group %d\n", t.device, uid, gid)
 		fmt.Fprintf(&b, "link set %s mtu 1500 up\naddress add %s/32 dev %s\n", t.device, t.server, t.device)
-		fmt.Fprintf(&b, "route add %s dev %s src %s\n", t.network, t.device, t.server)
+		table := "main"
+		if t.table > 0 {
+			table = strconv.Itoa(t.table)
+			fmt.Fprintf(&b, "rule add from %s lookup %s\n", t.server, table)
+		}
+		fmt.Fprintf(&b, "route add %s dev %s src %s table %s\n", t.network, t.device, t.server, table)
 	}
 	// What would leave for elsewhere, were anything let through, comes out where the watcher sees it.
 	fmt.Fprintf(&b, "route add default dev %s\n", out.device)

@@ -150,9 +150,9 @@ func (c *Client) Management(ctx context.Context, instance int) (net.Conn, error)
 	return conn(f)
 }
 
-// Dial connects to a device's tunnel address.
-func (c *Client) Dial(ctx context.Context, address string, port int) (net.Conn, error) {
-	_, f, err := c.ask(ctx, Request{Verb: VerbDial, Address: address, Port: port}, nil)
+// Dial connects to a device's tunnel address through the instance that has it.
+func (c *Client) Dial(ctx context.Context, instance int, address string, port int) (net.Conn, error) {
+	_, f, err := c.ask(ctx, Request{Verb: VerbDial, Instance: instance, Address: address, Port: port}, nil)
 	if err != nil {
 		return nil, err
 	}
