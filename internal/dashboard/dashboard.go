@@ -5,8 +5,6 @@ package dashboard
 
 import (
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/rand"
 	"crypto/tls"
 	"embed"
@@ -26,6 +24,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/dashboard/devices"
 	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/seal"
 	"github.com/roadstead-io/roadstead/internal/web"
 	"github.com/roadstead-io/roadstead/internal/web/securitytxt"
 )
@@ -78,8 +77,8 @@ type Server struct {
 	log   *slog.Logger
 	id    *pki.Identity
 	api   *pki.Peer
-	seal  cipher.AEAD // of cookies
-	forms []byte      // the key of forms' tokens
+	seal  seal.Key // of cookies
+	forms []byte   // the key of forms' tokens
 	pages map[string]*template.Template
 	cross *http.CrossOriginProtection
 
@@ -106,11 +105,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		return nil, fmt.Errorf("dashboard: %s has %d bytes, not 32", KeyFile, len(key))
 	}
 	s := &Server{cfg: cfg, log: log, id: id, api: id.Client(api.RoleAPI, cfg.Peers[api.RoleAPI]), cross: http.NewCrossOriginProtection()}
-	block, err := aes.NewCipher(derive(key, "cookies"))
-	if err != nil {
-		return nil, err
-	}
-	if s.seal, err = cipher.NewGCM(block); err != nil {
+	if s.seal, err = seal.New(derive(key, "cookies")); err != nil {
 		return nil, err
 	}
 	s.forms = derive(key, "forms")

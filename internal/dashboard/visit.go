@@ -268,9 +268,7 @@ func derive(key []byte, what string) []byte {
 
 // set gives the browser a sealed cookie.
 func (v *visit) set(name, value string, life time.Duration) {
-	nonce := make([]byte, v.s.seal.NonceSize())
-	_, _ = rand.Read(nonce) // never fails, see crypto/rand
-	sealed := v.s.seal.Seal(nonce, nonce, []byte(value), []byte(name))
+	sealed := v.s.seal.Seal([]byte(value), name)
 	http.SetCookie(v.w, &http.Cookie{
 		Name: name, Value: base64.RawURLEncoding.EncodeToString(sealed), Path: "/", MaxAge: int(life / time.Second),
 		Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
@@ -289,11 +287,10 @@ func (v *visit) open(name string) string {
 		return ""
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(c.Value)
-	n := v.s.seal.NonceSize()
-	if err != nil || len(raw) < n {
+	if err != nil {
 		return ""
 	}
-	plain, err := v.s.seal.Open(nil, raw[:n], raw[n:], []byte(name))
+	plain, err := v.s.seal.Open(raw, name)
 	if err != nil {
 		return ""
 	}

@@ -4,12 +4,8 @@ package gitsource
 
 import (
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/ed25519"
-	"crypto/hkdf"
 	"crypto/rand"
-	"crypto/sha256"
 	"database/sql"
 	"embed"
 	"encoding/base64"
@@ -31,6 +27,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/audit"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/fleet"
+	"github.com/roadstead-io/roadstead/internal/seal"
 )
 
 //go:embed migrations
@@ -53,44 +50,30 @@ type Config struct {
 // Sources are all of them.
 type Sources struct {
 	cfg  Config
-	aead cipher.AEAD
+	key  seal.Key
 	none string // a secret that nobody has: what is sent to a webhook that is not there is held against it
 }
 
 // New checks the configuration; it starts nothing.
 func New(cfg Config) (*Sources, error) {
-	if len(cfg.Secret) < 32 {
-		return nil, fmt.Errorf("sources: the secret has %d bytes, not 32", len(cfg.Secret))
-	}
-	key, err := hkdf.Key(sha256.New, cfg.Secret, nil, "build sources v1", 32)
+	key, err := seal.Derive(cfg.Secret, "build sources v1")
 	if err != nil {
 		return nil, fmt.Errorf("sources: %w", err)
 	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, fmt.Errorf("sources: %w", err)
-	}
-	aead, err := cipher.NewGCM(block)
-	if err != nil {
-		return nil, fmt.Errorf("sources: %w", err)
-	}
-	return &Sources{cfg: cfg, aead: aead, none: rand.Text()}, nil
+	return &Sources{cfg: cfg, key: key, none: rand.Text()}, nil
 }
 
 // seal encrypts a secret of a source, for one use of that source alone: hook is what its webhook is called, which never changes.
 func (s *Sources) seal(hook, use, text string) string {
-	nonce := make([]byte, s.aead.NonceSize())
-	_, _ = rand.Read(nonce) // never fails, see crypto/rand
-	return base64.StdEncoding.EncodeToString(s.aead.Seal(nonce, nonce, []byte(text), []byte(use+" "+hook)))
+	return base64.StdEncoding.EncodeToString(s.key.Seal([]byte(text), use+" "+hook))
 }
 
 func (s *Sources) open(hook, use, sealed string) (string, error) {
 	data, err := base64.StdEncoding.DecodeString(sealed)
-	n := s.aead.NonceSize()
-	if err != nil || len(data) < n {
+	if err != nil {
 		return "", errors.New("a secret of a source is not what was written")
 	}
-	text, err := s.aead.Open(nil, data[:n], data[n:], []byte(use+" "+hook))
+	text, err := s.key.Open(data, use+" "+hook)
 	if err != nil {
 		return "", fmt.Errorf("open a secret of a source (was the pepper changed?): %w", err)
 	}

@@ -7,11 +7,6 @@ package mail
 
 import (
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/hkdf"
-	"crypto/rand"
-	"crypto/sha256"
 	"database/sql"
 	"embed"
 	"encoding/base64"
@@ -27,6 +22,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/seal"
 )
 
 //go:embed migrations
@@ -79,7 +75,7 @@ type Letter struct {
 type Outbox struct {
 	cfg    Config
 	client *client
-	aead   cipher.AEAD
+	key    seal.Key
 	wake   chan struct{} // a letter was written by this process
 }
 
@@ -91,26 +87,15 @@ func New(cfg Config) (*Outbox, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if len(cfg.Secret) < 32 {
-		return nil, fmt.Errorf("mail: the secret has %d bytes, not 32", len(cfg.Secret))
-	}
 	c, err := cfg.Server.parse(cfg.Hello)
 	if err != nil {
 		return nil, fmt.Errorf("mail: %w", err)
 	}
-	key, err := hkdf.Key(sha256.New, cfg.Secret, nil, "letters v1", 32)
+	key, err := seal.Derive(cfg.Secret, "letters v1")
 	if err != nil {
 		return nil, fmt.Errorf("mail: %w", err)
 	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, fmt.Errorf("mail: %w", err)
-	}
-	aead, err := cipher.NewGCM(block)
-	if err != nil {
-		return nil, fmt.Errorf("mail: %w", err)
-	}
-	return &Outbox{cfg: cfg, client: c, aead: aead, wake: make(chan struct{}, 1)}, nil
+	return &Outbox{cfg: cfg, client: c, key: key, wake: make(chan struct{}, 1)}, nil
 }
 
 // ErrTooMany refuses one letter more to somebody who got many lately, or at a time when many are sent.
@@ -186,18 +171,15 @@ func (o *Outbox) seal(id int64, data map[string]string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	nonce := make([]byte, o.aead.NonceSize())
-	_, _ = rand.Read(nonce) // never fails, see crypto/rand
-	return base64.StdEncoding.EncodeToString(o.aead.Seal(nonce, nonce, text, strconv.AppendInt(nil, id, 10))), nil
+	return base64.StdEncoding.EncodeToString(o.key.Seal(text, strconv.FormatInt(id, 10))), nil
 }
 
 func (o *Outbox) open(id int64, sealed string) (data map[string]string, err error) {
 	raw, err := base64.StdEncoding.DecodeString(sealed)
-	if err != nil || len(raw) < o.aead.NonceSize() {
+	if err != nil {
 		return nil, errors.New("what it says cannot be read")
 	}
-	n := o.aead.NonceSize()
-	text, err := o.aead.Open(nil, raw[:n], raw[n:], strconv.AppendInt(nil, id, 10))
+	text, err := o.key.Open(raw, strconv.FormatInt(id, 10))
 	if err != nil {
 		return nil, errors.New("what it says cannot be read: it was sealed with another key")
 	}

@@ -84,11 +84,11 @@ func dirOf(rel string) string {
 var layers = map[string]int{
 	"api": 0, "internal/pattern": 0, "client": 1, "base": 1,
 	"internal/provenance": 1, "internal/sbom": 1, "internal/ownerkey": 2, "internal/tuf": 1, "internal/tlog": 2,
-	"internal/ledger": 1, "internal/access": 1, "internal/durable": 1, "internal/limit": 1, "internal/db": 2, "internal/egress": 2, "internal/compose": 2, "internal/odata": 3, "internal/job": 3, "internal/mail": 3, "internal/bus": 2, "internal/web": 2, "internal/admission": 2,
+	"internal/ledger": 1, "internal/seal": 1, "internal/access": 1, "internal/durable": 1, "internal/limit": 1, "internal/db": 2, "internal/egress": 2, "internal/compose": 2, "internal/odata": 3, "internal/job": 3, "internal/mail": 3, "internal/bus": 2, "internal/web": 2, "internal/admission": 2,
 	"internal/pki": 3, "internal/sandbox": 2, "internal/shelf": 2, "internal/handover": 2, "internal/heap": 1, "internal/blob": 4, "internal/supervise": 4,
 	"internal/audit": 9, "internal/audit/watch": 14, "internal/account/keyuse": 9, "internal/account": 10, "internal/signin": 11, "internal/fleet": 11, "internal/release": 12, "internal/gitsource": 13, "internal/device": 13, "internal/action": 15, "internal/trust": 16,
 	"internal/channel": 14, "internal/channel/when": 1,
-	"internal/reach": 14, "internal/devicessh": 13, "internal/sshentry": 1,
+	"internal/reach": 14, "internal/devicessh": 13, "internal/sshentry": 1, "internal/sshhost": 2,
 	"internal/vpn":  20,
 	"internal/edge": 20, "internal/busserver": 20, "internal/dashboard": 20, "internal/apiserver": 20, "internal/signer": 20, "internal/registry": 20, "internal/builder": 20, "internal/gitserver": 20,
 	"internal/engine": 20, "internal/agent": 21,

@@ -8,8 +8,6 @@ package signin
 
 import (
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -26,6 +24,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/job"
+	"github.com/roadstead-io/roadstead/internal/seal"
 )
 
 //go:embed migrations
@@ -51,7 +50,7 @@ type Config struct {
 type SignIn struct {
 	cfg       Config
 	providers map[string]*provider
-	seal      cipher.AEAD // of states
+	seal      seal.Key // of states
 }
 
 // provider is a configured one and how it is spoken to.
@@ -95,12 +94,9 @@ func New(cfg Config) (*SignIn, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	block, err := aes.NewCipher(mac(cfg.Pepper, "sign-in state key", "v1"))
-	if err != nil {
-		return nil, err
-	}
 	s := &SignIn{cfg: cfg, providers: map[string]*provider{}}
-	if s.seal, err = cipher.NewGCM(block); err != nil {
+	var err error
+	if s.seal, err = seal.New(mac(cfg.Pepper, "sign-in state key", "v1")); err != nil {
 		return nil, err
 	}
 	if err := ValidateAll(cfg.Providers); err != nil {

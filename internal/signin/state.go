@@ -2,7 +2,6 @@ package signin
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -38,9 +37,7 @@ func (s *SignIn) sealed(a attempt) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	nonce := make([]byte, s.seal.NonceSize())
-	_, _ = rand.Read(nonce) // never fails, see crypto/rand
-	return base64.RawURLEncoding.EncodeToString(s.seal.Seal(nonce, nonce, plain, []byte(stateUse))), nil
+	return base64.RawURLEncoding.EncodeToString(s.seal.Seal(plain, stateUse)), nil
 }
 
 // opened reads a state back. One that is not ours, is over, or is for another provider or browser is refused in the same words.
@@ -48,11 +45,10 @@ func (s *SignIn) opened(provider, state, binding string) (attempt, error) {
 	var a attempt
 	refused := api.Errorf(api.Unauthorized, "this sign-in was not begun here, or too long ago; begin again")
 	raw, err := base64.RawURLEncoding.DecodeString(state)
-	if err != nil || len(state) > 4096 || len(raw) < s.seal.NonceSize() {
+	if err != nil || len(state) > 4096 {
 		return a, refused
 	}
-	n := s.seal.NonceSize()
-	plain, err := s.seal.Open(nil, raw[:n], raw[n:], []byte(stateUse))
+	plain, err := s.seal.Open(raw, stateUse)
 	if err != nil || json.Unmarshal(plain, &a) != nil {
 		return a, refused
 	}
