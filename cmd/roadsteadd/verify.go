@@ -14,8 +14,8 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/registry"
 	"github.com/roadstead-io/roadstead/internal/signer"
+	"github.com/roadstead-io/roadstead/internal/sshhost"
 	"github.com/roadstead-io/roadstead/internal/supervise"
-	"github.com/roadstead-io/roadstead/internal/vpn/sshgate"
 )
 
 func verifyCommand() *cobra.Command {
@@ -138,7 +138,7 @@ func verifyRole(dir, name string) []error {
 	if extra := info.Mode().Perm() &^ allowed; extra != 0 {
 		problems = append(problems, fmt.Errorf("%s is open to others: mode %04o", dir, info.Mode().Perm()))
 	}
-	for _, secret := range []string{"key.pem", "tls.key", "token.key", signer.AuditKeyFile, signer.StatementKeyFile, signer.ChannelKeyFile, signer.SSHUsersKeyFile, signer.SSHHostsKeyFile, sshgate.KeyFile, signer.AuditFile, signer.TrustKeyFile, signer.TrustMemoryFile, registry.CredentialsFile, "pepper", databaseFile, "role.json"} {
+	for _, secret := range []string{"key.pem", "tls.key", "token.key", signer.AuditKeyFile, signer.StatementKeyFile, signer.ChannelKeyFile, signer.SSHUsersKeyFile, signer.SSHHostsKeyFile, sshhost.KeyFile, signer.AuditFile, signer.TrustKeyFile, signer.TrustMemoryFile, registry.CredentialsFile, "pepper", databaseFile, "role.json"} {
 		info, err := os.Lstat(filepath.Join(dir, secret))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

@@ -21,6 +21,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/gitserver/upstream"
 	"github.com/roadstead-io/roadstead/internal/pki"
+	"github.com/roadstead-io/roadstead/internal/sshhost"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -76,7 +77,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("git: %w", err)
 	}
-	key, err := loadKey(cfg.Dir)
+	key, err := sshhost.Load(cfg.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("git: %w", err)
 	}
@@ -112,15 +113,8 @@ func (s *Server) Handler() http.Handler {
 	return web.Logged(s.log, func(r *http.Request) bool { return pki.PeerRole(r) != "" }, mux)
 }
 
-// only admits the named roles, or any role when none is named.
 func (s *Server) only(h web.HandlerFunc, roles ...string) http.Handler {
-	return web.Handle(s.log, func(w http.ResponseWriter, r *http.Request) error {
-		peer := pki.PeerRole(r)
-		if peer == "" || (len(roles) > 0 && !slices.Contains(roles, peer)) {
-			return api.Errorf(api.Forbidden, "the git role does not do this for %q", peer)
-		}
-		return h(w, r)
-	})
+	return pki.Only(s.log, "the git role", h, roles...)
 }
 
 func (s *Server) health(w http.ResponseWriter, _ *http.Request) error {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/admission"
+	"github.com/roadstead-io/roadstead/internal/sshhost"
 )
 
 // Names in the permissions of a connection: they are those of the key that signed, whatever other keys were offered.
@@ -22,7 +23,6 @@ const (
 
 // Bounds of one connection.
 const (
-	maxTries    = 10 // keys that are offered
 	maxSessions = 4  // at a time
 	maxRequests = 32 // of a session before its command
 	lookupTime  = 10 * time.Second
@@ -30,23 +30,9 @@ const (
 	maxOpen     = 1024             // connections that have said who they are
 )
 
-// config is what we speak: keys alone let in, and nothing weak is agreed on.
+// sshConfig lets in by keys alone.
 func (s *Server) sshConfig() *ssh.ServerConfig {
-	cfg := &ssh.ServerConfig{
-		Config: ssh.Config{
-			KeyExchanges: []string{ssh.KeyExchangeMLKEM768X25519, ssh.KeyExchangeCurve25519, "curve25519-sha256@libssh.org", ssh.KeyExchangeECDHP256,
-				ssh.KeyExchangeECDHP384, ssh.KeyExchangeECDHP521},
-			Ciphers: []string{ssh.CipherChaCha20Poly1305, ssh.CipherAES128GCM, ssh.CipherAES256GCM},
-			MACs:    []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM},
-		},
-		PublicKeyAuthAlgorithms: []string{
-			ssh.KeyAlgoED25519, ssh.KeyAlgoSKED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoSKECDSA256,
-			ssh.KeyAlgoRSASHA256, ssh.KeyAlgoRSASHA512,
-		},
-		MaxAuthTries:      maxTries,
-		ServerVersion:     "SSH-2.0-Roadstead",
-		PublicKeyCallback: s.whose,
-	}
+	cfg := sshhost.Config(s.whose)
 	cfg.AddHostKey(s.key)
 	return cfg
 }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/sshhost"
 )
 
 // Names in the permissions of a connection.
@@ -23,32 +24,18 @@ const (
 // errStranger is all that somebody learns who is not let in.
 var errStranger = errors.New("this key does not open this device")
 
-// sshConfig is what we speak: keys and certificates alone let in, and nothing weak is agreed on.
+// sshConfig lets in by keys and certificates.
 func (s *Shell) sshConfig(ctx context.Context) (*ssh.ServerConfig, error) {
-	cfg := &ssh.ServerConfig{
-		Config: ssh.Config{
-			KeyExchanges: []string{ssh.KeyExchangeMLKEM768X25519, ssh.KeyExchangeCurve25519, "curve25519-sha256@libssh.org", ssh.KeyExchangeECDHP256,
-				ssh.KeyExchangeECDHP384, ssh.KeyExchangeECDHP521},
-			Ciphers: []string{ssh.CipherChaCha20Poly1305, ssh.CipherAES128GCM, ssh.CipherAES256GCM},
-			MACs:    []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM},
-		},
-		PublicKeyAuthAlgorithms: []string{
-			ssh.KeyAlgoED25519, ssh.KeyAlgoSKED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoSKECDSA256,
-			ssh.KeyAlgoRSASHA256, ssh.KeyAlgoRSASHA512,
-		},
-		MaxAuthTries:  maxTries,
-		ServerVersion: "SSH-2.0-Roadstead",
-		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-			if s.cfg.Allowed != nil && !s.cfg.Allowed() {
-				s.cfg.Log.WarnContext(ctx, "nobody may enter: the metadata of this device's fleet forbid it")
-				return nil, errStranger
-			}
-			if cert, ok := key.(*ssh.Certificate); ok {
-				return s.byCertificate(cert, time.Now())
-			}
-			return s.byKey(ctx, key)
-		},
-	}
+	cfg := sshhost.Config(func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+		if s.cfg.Allowed != nil && !s.cfg.Allowed() {
+			s.cfg.Log.WarnContext(ctx, "nobody may enter: the metadata of this device's fleet forbid it")
+			return nil, errStranger
+		}
+		if cert, ok := key.(*ssh.Certificate); ok {
+			return s.byCertificate(cert, time.Now())
+		}
+		return s.byKey(ctx, key)
+	})
 	cfg.AddHostKey(s.host)
 	s.mu.Lock()
 	cert := s.certificate

@@ -125,20 +125,7 @@ func (p *inContainer) run(ctx context.Context, in io.Reader, out, errs io.Writer
 	}()
 	ended := make(chan struct{})
 	var ending sync.WaitGroup
-	ending.Go(func() {
-		select {
-		case <-ended:
-			return
-		case <-ctx.Done():
-		}
-		p.signal("HUP")
-		select {
-		case <-ended:
-		case <-time.After(hangUp):
-			p.signal("KILL")
-			began.Close()
-		}
-	})
+	ending.Go(func() { endWith(ctx, ended, p.signal, began.Close) })
 	err = began.Copy(out, errs)
 	close(ended)
 	ending.Wait()

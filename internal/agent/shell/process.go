@@ -123,7 +123,7 @@ func (p *onHost) run(ctx context.Context, in io.Reader, out, errs io.Writer) (in
 	}()
 	ended := make(chan struct{})
 	var ending sync.WaitGroup
-	ending.Go(func() { p.endWith(ctx, ended) })
+	ending.Go(func() { endWith(ctx, ended, p.signal, func() {}) })
 	err := p.cmd.Wait()
 	close(ended)
 	ending.Wait()
@@ -154,18 +154,19 @@ func (p *onHost) start() error {
 	return nil
 }
 
-// endWith ends the program with the session: it is told, and then killed.
-func (p *onHost) endWith(ctx context.Context, ended <-chan struct{}) {
+// endWith ends a program with the session: it is told, and then killed.
+func endWith(ctx context.Context, ended <-chan struct{}, signal func(name string), killed func()) {
 	select {
 	case <-ended:
 		return
 	case <-ctx.Done():
 	}
-	p.signal("HUP")
+	signal("HUP")
 	select {
 	case <-ended:
 	case <-time.After(hangUp):
-		p.signal("KILL")
+		signal("KILL")
+		killed()
 	}
 }
 

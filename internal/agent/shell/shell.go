@@ -5,12 +5,8 @@ package shell
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -27,11 +23,11 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/channel"
 	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/engine"
+	"github.com/roadstead-io/roadstead/internal/sshhost"
 )
 
 // Names of what is kept, in the state directory.
 const (
-	keyFile         = "ssh_host_ed25519_key"
 	certificateFile = "ssh_host_ed25519_key-cert.pub"
 	authorityFile   = "ssh_user_ca.pub"
 	recordings      = "ssh-recordings"
@@ -39,7 +35,6 @@ const (
 
 // Bounds that nobody sets.
 const (
-	maxTries       = 10               // keys that one connection offers
 	maxConnections = 32               // at a time, with those that have not said who they are
 	maxChannels    = 16               // of one connection
 	graceTime      = 20 * time.Second // to say who one is
@@ -102,32 +97,11 @@ func New(cfg Config) (*Shell, error) {
 	}
 	s := &Shell{cfg: cfg, open: map[int64]*connection{}}
 	var err error
-	if s.host, err = hostKey(filepath.Join(cfg.StateDir, keyFile)); err != nil {
-		return nil, fmt.Errorf("SSH host key: %w", err)
+	if s.host, err = sshhost.Key(cfg.StateDir, ""); err != nil {
+		return nil, err
 	}
 	s.recall()
 	return s, nil
-}
-
-func hostKey(file string) (ssh.Signer, error) {
-	data, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		_, private, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		block, err := ssh.MarshalPrivateKey(private, "")
-		if err != nil {
-			return nil, err
-		}
-		data = pem.EncodeToMemory(block)
-		if err := durable.WriteFile(file, data, 0o600); err != nil {
-			return nil, err
-		}
-	} else if err != nil {
-		return nil, err
-	}
-	return ssh.ParsePrivateKey(data)
 }
 
 // HostKey is the public host key, a line of authorized_keys, which the server certifies when the channel is registered.

@@ -5,17 +5,9 @@ package sshgate
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/pem"
 	"errors"
-	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -23,22 +15,15 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/roadstead-io/roadstead/api"
-	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/sshentry"
+	"github.com/roadstead-io/roadstead/internal/sshhost"
 	"github.com/roadstead-io/roadstead/internal/vpn/permit"
 	"github.com/roadstead-io/roadstead/internal/vpn/road"
 )
 
-// KeyFile is the gateway's host key, in the role's directory.
 const (
-	KeyFile       = "ssh_host_ed25519_key"
-	publicKeyFile = "ssh_host_ed25519_key.pub"
-)
-
-const (
-	maxTries    = 10 // keys that one connection offers
-	maxSessions = 8  // of one connection at a time
+	maxSessions = 8 // of one connection at a time
 	graceTime   = 20 * time.Second
 	askTime     = 10 * time.Second
 	dialTime    = 10 * time.Second
@@ -50,54 +35,15 @@ const (
 )
 
 // Prepare makes the host key, once.
-func Prepare(dir string) error {
-	file := filepath.Join(dir, KeyFile)
-	if _, err := os.Stat(file); err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return fmt.Errorf("SSH host key: %w", err)
-	}
-	block, err := ssh.MarshalPrivateKey(private, "roadstead ssh gateway")
-	if err != nil {
-		return fmt.Errorf("SSH host key: %w", err)
-	}
-	key, err := ssh.NewPublicKey(public)
-	if err != nil {
-		return fmt.Errorf("SSH host key: %w", err)
-	}
-	if err := durable.WriteFile(filepath.Join(dir, publicKeyFile), ssh.MarshalAuthorizedKey(key), 0o600); err != nil {
-		return err
-	}
-	return durable.WriteFile(file, pem.EncodeToMemory(block), 0o600)
-}
+func Prepare(dir string) error { return sshhost.Prepare(dir, "roadstead ssh gateway") }
 
 // Public says how the gateway that keeps its key in dir is reached at an address, for people: "" is not at all.
 func Public(dir string, site api.Site, address string) (api.SSHSite, error) {
 	if address == "" {
 		return api.SSHSite{}, nil
 	}
-	_, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return api.SSHSite{}, fmt.Errorf("address of the SSH gateway: %w", err)
-	}
-	line, err := os.ReadFile(filepath.Join(dir, publicKeyFile))
-	if err != nil {
-		return api.SSHSite{}, fmt.Errorf("SSH host key: %w", err)
-	}
-	key, _, _, _, err := ssh.ParseAuthorizedKey(line) //nolint:dogsled // only the key counts
-	if err != nil {
-		return api.SSHSite{}, fmt.Errorf("SSH host key: %w", err)
-	}
-	name := nameEnding + site.Domain
-	known := name
-	if n, err := strconv.Atoi(port); err == nil && n != 22 {
-		known = "[" + name + "]:" + port
-	}
-	return api.SSHSite{
-		Address: net.JoinHostPort(name, port), Fingerprint: ssh.FingerprintSHA256(key), KnownHosts: known + " " + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))),
-	}, nil
+	known, err := sshhost.Known(dir, nameEnding+site.Domain, address)
+	return api.SSHSite(known), err
 }
 
 // Config is what the gateway works with.
@@ -130,13 +76,9 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Every <= 0 {
 		cfg.Every = time.Second
 	}
-	data, err := os.ReadFile(filepath.Join(cfg.Dir, KeyFile))
+	key, err := sshhost.Load(cfg.Dir)
 	if err != nil {
-		return nil, fmt.Errorf("SSH host key: %w", err)
-	}
-	key, err := ssh.ParsePrivateKey(data)
-	if err != nil {
-		return nil, fmt.Errorf("SSH host key: %w", err)
+		return nil, err
 	}
 	return &Service{cfg: cfg, key: key}, nil
 }
@@ -173,22 +115,9 @@ func (s *Service) certificate(ctx context.Context) ssh.Signer {
 	return signer
 }
 
-// sshConfig is what we speak: keys alone let in, and nothing weak is agreed on.
+// sshConfig lets in by keys alone.
 func (s *Service) sshConfig(ctx context.Context) *ssh.ServerConfig {
-	cfg := &ssh.ServerConfig{
-		Config: ssh.Config{
-			KeyExchanges: []string{ssh.KeyExchangeMLKEM768X25519, ssh.KeyExchangeCurve25519, "curve25519-sha256@libssh.org", ssh.KeyExchangeECDHP256,
-				ssh.KeyExchangeECDHP384, ssh.KeyExchangeECDHP521},
-			Ciphers: []string{ssh.CipherChaCha20Poly1305, ssh.CipherAES128GCM, ssh.CipherAES256GCM},
-			MACs:    []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM},
-		},
-		PublicKeyAuthAlgorithms: []string{
-			ssh.KeyAlgoED25519, ssh.KeyAlgoSKED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoSKECDSA256,
-			ssh.KeyAlgoRSASHA256, ssh.KeyAlgoRSASHA512,
-		},
-		MaxAuthTries: maxTries, ServerVersion: "SSH-2.0-Roadstead",
-		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) { return s.whose(ctx, key) },
-	}
+	cfg := sshhost.Config(func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) { return s.whose(ctx, key) })
 	cfg.AddHostKey(s.key)
 	if certified := s.certificate(ctx); certified != nil {
 		cfg.AddHostKey(certified)
