@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -189,15 +188,8 @@ func (s *Server) Handler() http.Handler {
 	return web.Logged(s.log, func(r *http.Request) bool { return pki.PeerRole(r) != "" }, mux)
 }
 
-// only admits the named roles, or any role when none is named.
 func (s *Server) only(h web.HandlerFunc, roles ...string) http.Handler {
-	return web.Handle(s.log, func(w http.ResponseWriter, r *http.Request) error {
-		peer := pki.PeerRole(r)
-		if peer == "" || (len(roles) > 0 && !slices.Contains(roles, peer)) {
-			return api.Errorf(api.Forbidden, "the builder does not do this for %q", peer)
-		}
-		return h(w, r)
-	})
+	return pki.Only(s.log, "the builder", h, roles...)
 }
 
 // health is about this role alone: the build service has a health of its own.

@@ -135,15 +135,8 @@ func (s *Server) Handler() http.Handler {
 	return web.Logged(s.log, known, mux)
 }
 
-// only admits the named roles, or any role when none is named.
 func (s *Server) only(h web.HandlerFunc, roles ...string) http.Handler {
-	return web.Handle(s.log, func(w http.ResponseWriter, r *http.Request) error {
-		role := pki.PeerRole(r)
-		if role == "" || (len(roles) > 0 && !slices.Contains(roles, role)) {
-			return api.Errorf(api.Forbidden, "the signer does not do this for %q", role)
-		}
-		return h(w, r)
-	})
+	return pki.Only(s.log, "the signer", h, roles...)
 }
 
 // Run serves until the context ends.
