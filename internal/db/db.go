@@ -102,6 +102,7 @@ type Tx struct {
 	Now      time.Time
 	dialect  Dialect
 	onCommit []func()
+	direct   *direct // see ReadTexts
 }
 
 // Dialect is which database the transaction is on, for the few statements that cannot be said in one way.

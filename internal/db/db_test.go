@@ -257,30 +257,33 @@ func TestContextsThatEndAnywhere(t *testing.T) {
 // What is acknowledged is on the disk, what is deleted is overwritten, and those who read cannot write, on every connection.
 func TestHowConnectionsAreSet(t *testing.T) {
 	d := open(t)
-	if d.Dialect() != db.SQLite {
-		t.Skip("PostgreSQL's are those of the server")
-	}
-	want := map[string]string{
+	say, writing, reading := "PRAGMA ", map[string]string{
 		"synchronous": "2", "foreign_keys": "1", "secure_delete": "1", "journal_mode": "wal", "temp_store": "2", "busy_timeout": "10000",
 		"query_only": "0",
+	}, map[string]string{"query_only": "1", "foreign_keys": "1", "temp_store": "2"}
+	if d.Dialect() == db.Postgres {
+		say = "SHOW "
+		writing = map[string]string{"default_transaction_isolation": "serializable", "default_transaction_read_only": "off"}
+		reading = map[string]string{"default_transaction_isolation": "repeatable read", "default_transaction_read_only": "on"}
 	}
-	check := func(tx *db.Tx) error {
-		for name, want := range want {
-			var got string
-			if err := tx.QueryRowContext(t.Context(), "PRAGMA "+name).Scan(&got); err != nil {
-				return err
+	check := func(want map[string]string) func(tx *db.Tx) error {
+		return func(tx *db.Tx) error {
+			for name, want := range want {
+				var got string
+				if err := tx.QueryRowContext(t.Context(), say+name).Scan(&got); err != nil {
+					return err
+				}
+				if got != want {
+					t.Errorf("%s is %s, want %s", name, got, want)
+				}
 			}
-			if got != want {
-				t.Errorf("%s is %s, want %s", name, got, want)
-			}
+			return nil
 		}
-		return nil
 	}
-	if err := d.Write(t.Context(), check); err != nil {
+	if err := d.Write(t.Context(), check(writing)); err != nil {
 		t.Fatal(err)
 	}
-	want["query_only"] = "1"
-	if err := d.Read(t.Context(), check); err != nil {
+	if err := d.Read(t.Context(), check(reading)); err != nil {
 		t.Fatal(err)
 	}
 }

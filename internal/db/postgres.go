@@ -161,6 +161,7 @@ func servers(cfg *pgx.ConnConfig, size int, readOnly bool) *pool {
 	own := cfg.Copy()
 	if readOnly {
 		own.RuntimeParams["default_transaction_read_only"] = "on"
+		own.RuntimeParams["default_transaction_isolation"] = "repeatable read" // of statements without BEGIN, see ReadTexts
 	} else {
 		own.RuntimeParams["default_transaction_isolation"] = "serializable" // of a statement that stands alone
 	}
@@ -196,6 +197,9 @@ type serverConn struct {
 	calledOff bool              // the transaction lost against another one
 	texts     map[string]string // statements with PostgreSQL's placeholders
 	open      *serverRows       // rows that still come in: the server sends those of one statement at a time
+
+	named map[string]*prepared // see direct
+	count int                  // names given so far
 }
 
 // keepTexts bounds the statements that are remembered with their placeholders.

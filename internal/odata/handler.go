@@ -113,11 +113,7 @@ func (e *Engine) get(caller access.Caller, m *mount, req *syntax.Request) (*rows
 
 // answer runs the plan of a GET.
 func (e *Engine) answer(w http.ResponseWriter, r *http.Request, caller access.Caller, p *rows.Plan) error {
-	var d json.RawMessage
-	err := e.reading(p)(r.Context(), func(tx *db.Tx) (err error) {
-		d, err = e.run(r.Context(), tx, caller, p)
-		return err
-	})
+	d, err := e.answered(r.Context(), caller, p)
 	if err != nil {
 		return err
 	}
@@ -341,15 +337,11 @@ func (e *Engine) canAccess(w http.ResponseWriter, r *http.Request, caller access
 	}
 	req.Action = ""
 	req.Query = syntax.Query{Top: -1, Select: []string{"id"}}
-	var d json.RawMessage
 	p, err := e.compiler(caller.Kind, req.Aliases).plan(res, req, allowed)
 	if err != nil {
 		return err
 	}
-	err = e.reading(p)(r.Context(), func(tx *db.Tx) (err error) {
-		d, err = e.run(r.Context(), tx, caller, p)
-		return err
-	})
+	d, err := e.answered(r.Context(), caller, p)
 	switch {
 	case err != nil:
 		return err
@@ -359,12 +351,23 @@ func (e *Engine) canAccess(w http.ResponseWriter, r *http.Request, caller access
 	return web.WriteJSON(w, http.StatusOK, map[string]json.RawMessage{"d": d})
 }
 
-// reading is how the statements of a plan see the same state: one alone always does.
-func (e *Engine) reading(p *rows.Plan) func(context.Context, func(*db.Tx) error) error {
-	if len(p.Root.Lists) == 0 {
-		return e.db.ReadOne
+// answered runs a plan that stands alone. Several statements see one state; a single one always does.
+func (e *Engine) answered(ctx context.Context, caller access.Caller, p *rows.Plan) (d json.RawMessage, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, e.lim.Time, errSlow)
+	defer cancel()
+	err = e.db.ReadTexts(ctx, len(p.Root.Lists) == 0, func(tx *db.Tx) (err error) {
+		d, err = e.run(ctx, tx, caller, p)
+		return err
+	})
+	return d, slow(ctx, err)
+}
+
+// slow says of an error that it came of the time that a request may take.
+func slow(ctx context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), errSlow) {
+		return errSlow
 	}
-	return e.db.Read
+	return err
 }
 
 // allowed is the filter of what canAccess asks for: an action, several of which one is enough, or the HTTP method that would be

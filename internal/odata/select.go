@@ -3,7 +3,6 @@ package odata
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -48,7 +47,10 @@ func (e *Engine) read(ctx context.Context, tx *db.Tx, caller access.Caller, s *s
 	if err != nil {
 		return nil, err
 	}
-	return e.run(ctx, tx, caller, p)
+	ctx, cancel := context.WithTimeoutCause(ctx, e.lim.Time, errSlow)
+	defer cancel()
+	d, err := e.run(ctx, tx, caller, p)
+	return d, slow(ctx, err)
 }
 
 // byID asks for one row.
@@ -59,17 +61,11 @@ func byID(resource string, id int64) *syntax.Request {
 
 // run answers a plan.
 func (e *Engine) run(ctx context.Context, tx *db.Tx, caller access.Caller, p *rows.Plan) (json.RawMessage, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, e.lim.Time, errSlow)
-	defer cancel()
 	now := tx.NowText()
-	answer, err := rows.Reader{
+	return rows.Reader{
 		Tx: tx, MaxRows: e.lim.Rows, MaxBytes: e.lim.Answer, File: e.storedFile,
 		Bind: func(args []any, parents []int64) []any { return values(e.d, args, caller, now, parents) },
 	}.Read(ctx, p)
-	if err != nil && errors.Is(context.Cause(ctx), errSlow) {
-		return nil, errSlow
-	}
-	return answer, err
 }
 
 var errSlow = api.Errorf(api.Unavailable, "the request took too long; ask for less")

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"unicode/utf8"
@@ -27,13 +26,13 @@ type Reader struct {
 
 // Read answers a plan: a JSON array, or a number.
 func (r Reader) Read(ctx context.Context, p *Plan) (json.RawMessage, error) {
-	run := &runner{Reader: r, ctx: ctx}
+	run := &runner{Reader: r, ctx: ctx, left: p.Root.statements()}
 	if p.Count {
 		return run.number(p.Root)
 	}
 	out, n, err := run.root(p.Root)
 	if err == nil && p.Root.Else != nil && n < p.Root.Full {
-		run.rows, run.bytes = 0, 0
+		run.rows, run.bytes, run.left = 0, 0, p.Root.Else.statements()
 		out, _, err = run.root(p.Root.Else)
 	}
 	return out, err
@@ -57,6 +56,7 @@ type runner struct {
 	ctx   context.Context // a runner lives for one call
 	rows  int
 	bytes int
+	left  int // statements of the plan that may follow
 }
 
 func (r *runner) query(l *Level, ids []int64) (*sql.Rows, error) {
@@ -68,9 +68,42 @@ func (r *runner) query(l *Level, ids []int64) (*sql.Rows, error) {
 }
 
 func (r *runner) number(l *Level) (json.RawMessage, error) {
-	var n int64
-	err := r.single(l, nil, &n)
-	return strconv.AppendInt(nil, n, 10), err
+	rows, err := r.texts(l, nil)
+	if err != nil {
+		return nil, err
+	}
+	var n json.RawMessage
+	if rows.Next() {
+		n = append(n, rows.Row[0].Bytes...)
+	} else {
+		err = sql.ErrNoRows
+	}
+	if cerr := rows.Close(); cerr != nil {
+		err = cerr
+	}
+	if err != nil {
+		return nil, Refused(err)
+	}
+	return n, nil
+}
+
+// texts runs a statement for values that are written as they come. It is the last one when all others of the plan have run.
+func (r *runner) texts(l *Level, ids []int64) (*db.Texts, error) {
+	r.left--
+	rows, err := r.Tx.Texts(r.ctx, r.left <= 0, l.Text, r.Bind(l.Args, ids)...)
+	if err != nil {
+		return nil, Refused(err)
+	}
+	return rows, nil
+}
+
+// statements is how many a level takes, with the lists below it.
+func (l *Level) statements() int {
+	n := 1
+	for _, f := range l.Lists {
+		n += f.List.statements()
+	}
+	return n
 }
 
 // whole gives the rows of a statement that wrote them all.
@@ -162,40 +195,33 @@ func (r *runner) level(l *Level, ids []int64) (_ *listed, err error) {
 	if l.Batch {
 		return r.batch(l, ids)
 	}
-	rows, err := r.query(l, ids)
+	rows, err := r.texts(l, ids)
 	if err != nil {
 		return nil, err
 	}
-	closed := false
-	defer func() {
-		if !closed {
-			err = errors.Join(err, rows.Close())
-		}
-	}()
 	w := r.writer(l)
-	for rows.Next() {
-		if r.rows++; r.rows > r.MaxRows {
-			return nil, r.tooMany()
-		}
+	w.cells = rows.Row
+	for err == nil && rows.Next() {
+		r.rows++
 		w.count++
-		if err := rows.Scan(w.into...); err != nil {
-			return nil, fmt.Errorf("odata: read: %w", err)
-		}
-		if len(l.Lists) > 0 {
+		switch {
+		case r.rows > r.MaxRows:
+			err = r.tooMany()
+		case len(l.Lists) > 0:
 			w.keep()
-		} else if err := w.row(w.cells); err != nil {
-			return nil, err
+		default:
+			err = w.row(w.cells)
 		}
-		if r.bytes+len(w.out)+len(w.kept) > r.MaxBytes {
-			return nil, r.tooLarge()
+		if err == nil && r.bytes+len(w.out)+len(w.kept) > r.MaxBytes {
+			err = r.tooLarge()
 		}
 	}
-	if err := rows.Err(); err != nil {
-		return nil, Refused(err)
+	cerr := rows.Close() // before the next statement: a connection answers one at a time
+	if err != nil {
+		return nil, err
 	}
-	closed = true
-	if err := rows.Close(); err != nil { // before the next statement: a connection answers one at a time
-		return nil, Refused(err)
+	if cerr != nil {
+		return nil, Refused(cerr)
 	}
 	if err := w.below(); err != nil {
 		return nil, err
@@ -212,7 +238,6 @@ type levelWriter struct {
 	r     *runner
 	l     *Level
 	cells []cell // the row at hand
-	into  []any
 	out   []byte
 	spans []span    // of a list
 	lists []*listed // what the levels below gave
@@ -224,10 +249,7 @@ type levelWriter struct {
 }
 
 func (r *runner) writer(l *Level) *levelWriter {
-	w := &levelWriter{r: r, l: l, cells: make([]cell, l.Width), into: make([]any, l.Width)}
-	for i := range w.cells {
-		w.into[i] = &w.cells[i]
-	}
+	w := &levelWriter{r: r, l: l}
 	if l.Parent < 0 {
 		w.out = append(make([]byte, 0, 4<<10), '[')
 	}
@@ -237,11 +259,11 @@ func (r *runner) writer(l *Level) *levelWriter {
 // keep puts the row at hand aside.
 func (w *levelWriter) keep() {
 	for _, c := range w.cells {
-		if c.null {
+		if c.Null {
 			w.ends = append(w.ends, -1)
 			continue
 		}
-		w.kept = append(w.kept, c.text...)
+		w.kept = append(w.kept, c.Bytes...)
 		w.ends = append(w.ends, len(w.kept))
 	}
 }
@@ -252,8 +274,8 @@ func (w *levelWriter) eachKept(do func(cells []cell) error) error {
 	cells := make([]cell, w.l.Width)
 	for i := 0; i < len(w.ends); i += w.l.Width {
 		for j, end := range w.ends[i : i+w.l.Width] {
-			if cells[j].null = end < 0; end >= 0 {
-				cells[j].text = w.kept[at:end]
+			if cells[j].Null = end < 0; end >= 0 {
+				cells[j].Bytes = w.kept[at:end]
 				at = end
 			}
 		}
@@ -274,7 +296,7 @@ func (w *levelWriter) below() error {
 		ids := []int64{}
 		seen := map[int64]bool{}
 		err := w.eachKept(func(cells []cell) error {
-			if id, ok := cells[f.Col].id(); ok && !seen[id] {
+			if id, ok := number(&cells[f.Col]); ok && !seen[id] {
 				seen[id] = true
 				ids = append(ids, id)
 			}
@@ -300,47 +322,14 @@ func (w *levelWriter) below() error {
 	})
 }
 
-// cell is one value as text, its memory used again row by row.
-type cell struct {
-	text []byte
-	null bool
-}
+// cell is one value.
+type cell = db.Text
 
-// Scan implements sql.Scanner.
-func (c *cell) Scan(v any) error {
-	c.text, c.null = c.text[:0], false
-	switch v := v.(type) {
-	case nil:
-		c.null = true
-	case int64:
-		c.text = strconv.AppendInt(c.text, v, 10)
-	case string:
-		c.text = append(c.text, v...)
-	case []byte:
-		c.text = append(c.text, v...)
-	case float64:
-		c.text = appendFloat(c.text, v)
-	case bool:
-		c.text = strconv.AppendBool(c.text, v)
-	default:
-		return fmt.Errorf("odata: the database gave a %T", v)
-	}
-	return nil
-}
-
-// appendFloat writes a number as JSON does: without an exponent where that is short.
-func appendFloat(out []byte, f float64) []byte {
-	if a := math.Abs(f); a != 0 && (a < 1e-6 || a >= 1e21) {
-		return strconv.AppendFloat(out, f, 'e', -1, 64)
-	}
-	return strconv.AppendFloat(out, f, 'f', -1, 64)
-}
-
-func (c *cell) id() (int64, bool) {
-	if c.null {
+func number(c *cell) (int64, bool) {
+	if c.Null {
 		return 0, false
 	}
-	n, err := strconv.ParseInt(string(c.text), 10, 64)
+	n, err := strconv.ParseInt(string(c.Bytes), 10, 64)
 	return n, err == nil
 }
 
@@ -357,8 +346,8 @@ func (w *levelWriter) row(cells []cell) error {
 	if l.Parent < 0 {
 		return nil
 	}
-	parent, ok := cells[l.Parent].id()
-	own, ok2 := cells[l.Own].id()
+	parent, ok := number(&cells[l.Parent])
+	own, ok2 := number(&cells[l.Own])
 	if !ok || !ok2 {
 		return errors.New("odata: a row of a list has no id")
 	}
@@ -397,7 +386,7 @@ func (w *levelWriter) field(f *Field, cells []cell) error {
 		return nil
 	case f.One == nil:
 		return w.value(f.Kind, &cells[f.Col])
-	case f.None || cells[f.One.Present].null:
+	case f.None || cells[f.One.Present].Null:
 		w.out = append(w.out, '[', ']')
 		return nil
 	}
@@ -409,7 +398,7 @@ func (w *levelWriter) field(f *Field, cells []cell) error {
 
 func (w *levelWriter) list(f *Field, cells []cell) {
 	w.out = append(w.out, '[')
-	if id, ok := cells[f.Col].id(); ok {
+	if id, ok := number(&cells[f.Col]); ok {
 		w.out = w.lists[f.At].write(w.out, id)
 	}
 	w.out = append(w.out, ']')
@@ -428,8 +417,8 @@ func (l *listed) write(out []byte, parent int64) []byte {
 
 // value writes one value in the form of its type.
 func (w *levelWriter) value(t Kind, c *cell) error {
-	v := c.text
-	if c.null {
+	v := c.Bytes
+	if c.Null {
 		w.out = append(w.out, "null"...)
 		return nil
 	}
