@@ -158,12 +158,14 @@ func (p *direct) prepare(query string) (*prepared, error) {
 	if c.named == nil {
 		c.named = map[string]*prepared{}
 	}
-	for text, old := range c.named {
+	for text := range c.named {
 		if len(c.named) < keepNamed {
 			break
 		}
-		delete(c.named, text)
-		p.pipe.SendDeallocate(old.name)
+		c.forget(text)
+	}
+	for ; len(c.forgotten) > 0; c.forgotten = c.forgotten[1:] {
+		p.pipe.SendDeallocate(c.forgotten[0])
 		p.pipe.SendFlushRequest()
 		if _, err := p.result(); err != nil {
 			return nil, err
@@ -186,9 +188,19 @@ func (p *direct) prepare(query string) (*prepared, error) {
 	return s, nil
 }
 
-// failed says what an error was. A statement that failed may no longer fit the tables: it is prepared anew the next time.
+// forget has the server forget a statement before it is told another one.
+func (c *serverConn) forget(query string) {
+	if s := c.named[query]; s != nil {
+		delete(c.named, query)
+		c.forgotten = append(c.forgotten, s.name)
+	}
+}
+
+// failed says what an error was. A statement that no longer fits the tables is prepared anew the next time.
 func (p *direct) failed(query string, err error) error {
-	delete(p.conn.named, query)
+	if isPostgres(err, "0A000", "26000") {
+		p.conn.forget(query)
+	}
 	p.broken = p.conn.failed(p.ctx, err)
 	return p.broken
 }

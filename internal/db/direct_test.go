@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -236,6 +237,16 @@ func TestTextsOfAllKinds(t *testing.T) {
 	}
 	if dbtest.Server() == "" {
 		return
+	}
+	for range 50 { // what fails for its values is not prepared anew each time, what is too much is forgotten by the server, too
+		err := d.ReadTexts(ctx, true, func(tx *db.Tx) error { _, err := lines(ctx, tx, true, `SELECT 1 / CAST(? AS BIGINT)`, 0); return err })
+		if err == nil {
+			t.Fatal("a division by nothing")
+		}
+		kept, err := strconv.Atoi(texts(t, d, `SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'direct%'`)[0])
+		if err != nil || kept > 256 {
+			t.Fatalf("the server keeps %d statements of a connection: %v", kept, err)
+		}
 	}
 	exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 	if got := texts(t, d, `SELECT v FROM t`); !slices.Equal(got, []string{"a"}) {

@@ -198,8 +198,9 @@ type serverConn struct {
 	texts     map[string]string // statements with PostgreSQL's placeholders
 	open      *serverRows       // rows that still come in: the server sends those of one statement at a time
 
-	named map[string]*prepared // see direct
-	count int                  // names given so far
+	named     map[string]*prepared // see direct
+	forgotten []string             // names of statements that the server still knows
+	count     int                  // names given so far
 }
 
 // keepTexts bounds the statements that are remembered with their placeholders.
