@@ -340,6 +340,17 @@ func TestIdentityLost(t *testing.T) {
 			s.refuses(old, tuf.ReasonFleet)
 		})
 	}
+	t.Run("because the device was given away", func(t *testing.T) {
+		other := newFleet(otherUUID)
+		s.identity(anew)
+		anew, err := trust.Open(trust.Config{StateDir: s.dir, UUID: deviceUUID, Given: other.Given(), Anew: true})
+		if err != nil || anew == nil || anew.Fleet() != otherUUID {
+			t.Errorf("what was believed before counts: %v, %v", anew, err)
+		}
+		if err := os.RemoveAll(trust.Dir(s.dir, otherUUID)); err != nil {
+			t.Fatal(err)
+		}
+	})
 	t.Run("and the files corrupt", func(t *testing.T) {
 		s.t = t
 		s.identity(anew)
