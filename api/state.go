@@ -162,6 +162,8 @@ type DeviceConfig struct {
 	MixpanelToken         string       `json:"mixpanelToken,omitempty"`
 	Version               string       `json:"version,omitempty"`
 	DevelopmentMode       bool         `json:"developmentMode,omitempty"`
+	DeviceKeyProtection   string       `json:"deviceKeyProtection,omitempty"` // ours, not balena's: file, tpm or tpm-if-present
+	DeviceKeyPCRs         []uint       `json:"deviceKeyPCRs,omitempty"`       // registers of the TPM to bind the keys to
 }
 
 // Tag is a row of application_tag, device_tag or release_tag.

@@ -69,6 +69,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	noChannel := flags.Bool("no-channel", false, "keep the control channel shut, whatever the server says; the file "+channel.OwnerLock+" does the same")
 	power := flags.String("power-command", "", `a program that takes the device down; it gets "reboot" or "shutdown" (default: the system's own reboot and poweroff)`)
 	led := flags.String("led", "", "the file that lights the device's light, such as /sys/class/leds/ACT/brightness")
+	tpm := flags.String("tpm", "", "the TPM that seals the device's keys where config.json says so: a device, or the Unix socket of one in software (default: /dev/tpmrm0 or /dev/tpm0)")
 	once := flags.Bool("once", false, "apply the target state once, report, and end")
 	level := flags.String("log-level", "info", "debug, info, warn or error")
 	showVersion := flags.Bool("version", false, "print the version and end")
@@ -108,7 +109,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	socket, _ := strings.CutPrefix(*host, "unix://")
 	a, err := agent.New(agent.Config{
-		ConfigPath: *config, StateDir: *state, RunDir: *runDir, Downloads: *downloads, Engine: docker, EngineSocket: socket, CertsDir: *certs,
+		ConfigPath: *config, StateDir: *state, RunDir: *runDir, Downloads: *downloads, Engine: docker, EngineSocket: socket, CertsDir: *certs, TPM: *tpm,
 		Version: version, Log: log, Channel: &agent.Channel{Program: *openvpn, Locked: *noChannel}, Power: *power, LED: *led,
 	})
 	if err != nil {

@@ -29,6 +29,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/proxy"
 	"github.com/roadstead-io/roadstead/internal/agent/queue"
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
+	"github.com/roadstead-io/roadstead/internal/agent/seal"
 	"github.com/roadstead-io/roadstead/internal/agent/shell"
 	"github.com/roadstead-io/roadstead/internal/agent/trust"
 	"github.com/roadstead-io/roadstead/internal/durable"
@@ -87,6 +88,7 @@ type Config struct {
 	EngineSocket string // path of the engine's socket, for services that ask for it
 	CertsDir     string // where the engine looks for registry certificates; empty means engine.DefaultCertsDir
 	Version      string // of the agent
+	TPM          string // the TPM that seals the keys, where config.json wants it; empty means the system's own
 	Log          *slog.Logger
 	Timing       Timing
 	Step         func(string) error // see identity.Provisioner
@@ -109,6 +111,7 @@ type Channel struct {
 // Timing are the waits. A zero one has the default that its comment gives.
 type Timing struct {
 	Register       remote.Backoff // between attempts to register: 1 s to 30 s
+	Unseal         remote.Backoff // between attempts to open sealed keys: 5 s to 5 min
 	PollRetry      time.Duration  // after the first failed poll; it doubles up to the poll interval: 5 s
 	ReportRetry    time.Duration  // after the first failed report; it doubles up to the poll interval: 2 s
 	ReportBusy     time.Duration  // least time between reports during an update: 1 s
@@ -151,6 +154,7 @@ type Agent struct {
 	proxy   *proxy.Store
 	store   *store
 	room    *durable.Reserve // for what must be remembered when the disk is full
+	vault   *seal.Vault      // nil: the keys are in plain files
 	logs    *forwarder
 	keys    *appkey.Keys
 	channel *channel.Channel // nil: none
@@ -229,7 +233,7 @@ func New(cfg Config) (*Agent, error) {
 
 // Run works until the context ends. It returns early only when another agent has the files, or config.json cannot be used.
 func (a *Agent) Run(ctx context.Context) error {
-	unlock, err := a.begin(ctx)
+	unlock, err := a.begin(ctx, true)
 	if err != nil {
 		return err
 	}
@@ -250,7 +254,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // Once makes the device known, applies the target state once, reports, and returns.
 func (a *Agent) Once(ctx context.Context) error {
-	unlock, err := a.begin(ctx)
+	unlock, err := a.begin(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -267,8 +271,8 @@ func (a *Agent) Once(ctx context.Context) error {
 	return errors.Join(applyErr, a.sendReport(ctx, &reporter{metricsDue: true}))
 }
 
-// begin takes the files, registers, and remembers the last target, so that the device runs it without the server.
-func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
+// begin takes the files, opens the keys (a patient one until they open), registers, and remembers the last target, so that the device runs it without the server.
+func (a *Agent) begin(ctx context.Context, patient bool) (unlock func(), err error) {
 	if err := os.MkdirAll(a.cfg.StateDir, 0o700); err != nil {
 		return nil, err
 	}
@@ -284,12 +288,15 @@ func (a *Agent) begin(ctx context.Context) (unlock func(), err error) {
 			held()
 		}
 	}()
+	if err := a.openVault(ctx, patient); err != nil {
+		return nil, err
+	}
 	a.room = durable.NewReserve(filepath.Join(a.cfg.StateDir, "reserve"), reserved)
 	a.room.Keep()
 	a.store = openStore(a.cfg.StateDir, a.room, a.log)
 	macs, _ := host.Addresses()
 	a.birth = &identity.Provisioner{
-		ConfigPath: a.cfg.ConfigPath, StateDir: a.cfg.StateDir, Server: a.server, Log: a.log,
+		ConfigPath: a.cfg.ConfigPath, StateDir: a.cfg.StateDir, Server: a.server, Log: a.log, Vault: a.vault,
 		Backoff: a.cfg.Timing.Register, Step: a.cfg.Step,
 		About: api.Register{SupervisorVersion: a.cfg.Version, OSVersion: a.osName, OSVariant: a.osKind, MACAddress: macs},
 	}
@@ -321,7 +328,7 @@ func (a *Agent) reach() error {
 		return nil
 	}
 	var err error
-	if a.keys, err = appkey.Open(a.cfg.StateDir); err != nil {
+	if a.keys, err = appkey.Open(a.cfg.StateDir, a.vault); err != nil {
 		return err
 	}
 	a.api = deviceapi.New(a, a.keys, a.log)
@@ -332,7 +339,7 @@ func (a *Agent) reach() error {
 	var ssh *shell.Shell
 	if docker, ok := a.cfg.Engine.(*engine.Client); ok { // people enter real containers
 		if ssh, err = shell.New(shell.Config{
-			StateDir: a.cfg.StateDir, RunDir: a.cfg.RunDir, UUID: a.who.UUID, Key: func() string { return a.who.Key }, Server: a.server,
+			StateDir: a.cfg.StateDir, Vault: a.vault, RunDir: a.cfg.RunDir, UUID: a.who.UUID, Key: func() string { return a.who.Key }, Server: a.server,
 			Engine: docker, Docker: "unix://" + a.cfg.EngineSocket, Log: a.log, Allowed: a.checks.Shell,
 		}); err != nil {
 			return err
@@ -346,7 +353,7 @@ func (a *Agent) reach() error {
 	a.channel = channel.New(channel.Config{
 		Allowed: allowed,
 		HostKey: ssh.HostKey, Certified: ssh.Certified,
-		StateDir: a.cfg.StateDir, RunDir: a.cfg.RunDir, UUID: string(a.who.UUID), Key: a.who.Key, Host: a.conf.VPNEndpoint, Port: a.conf.VPNPort,
+		StateDir: a.cfg.StateDir, Vault: a.vault, RunDir: a.cfg.RunDir, UUID: string(a.who.UUID), Key: a.who.Key, Host: a.conf.VPNEndpoint, Port: a.conf.VPNPort,
 		Proxy: a.proxy.For,
 		Certify: func(ctx context.Context, ask api.ChannelCertify) (api.ChannelIdentity, error) {
 			return a.server.Certify(ctx, a.who.Key, ask)

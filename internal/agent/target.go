@@ -337,7 +337,7 @@ func (a *Agent) device(nameNow string) composition.Device {
 	}
 	return composition.Device{
 		APIKeyOf: keyOf, UUID: a.who.UUID, Name: name, Type: a.conf.DeviceType, Arch: host.Arch(), OSVersion: a.osName,
-		APIKey: a.who.Key, APIURL: a.conf.APIEndpoint, EngineSocket: a.cfg.EngineSocket,
+		APIKey: a.told(), APIURL: a.conf.APIEndpoint, EngineSocket: a.cfg.EngineSocket,
 		SharedDir: filepath.Join(a.cfg.RunDir, "services"),
 		Exists: func(path string) bool {
 			_, err := os.Stat(path)

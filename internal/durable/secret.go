@@ -15,6 +15,11 @@ const before = ".before"
 // new content is there, what was before is overwritten. When the machine stops in between, [SweepSecret] finishes that. One file has one
 // writer at a time.
 func WriteSecret(path string, data []byte, perm fs.FileMode) error {
+	return WriteSecretWith(WriteFile, path, data, perm)
+}
+
+// WriteSecretWith is WriteSecret with something that writes as [WriteFile] does.
+func WriteSecretWith(write func(path string, data []byte, perm fs.FileMode) error, path string, data []byte, perm fs.FileMode) error {
 	if err := finishSecret(path); err != nil {
 		return err
 	}
@@ -26,7 +31,7 @@ func WriteSecret(path string, data []byte, perm fs.FileMode) error {
 			return fmt.Errorf("write %s: %w", path, err)
 		}
 	}
-	if err := WriteFile(path, data, perm); err != nil {
+	if err := write(path, data, perm); err != nil {
 		if held != nil {
 			return errors.Join(err, held.Close())
 		}

@@ -29,9 +29,23 @@ const (
 
 const maxTries = 10 // keys that one connection offers
 
+// Keep is how a key is written in its file: what it answers for the key's text, and the other way round.
+type Keep struct {
+	Protect func(text string) string
+	Reveal  func(text string) (string, error)
+}
+
+// plain writes it as it is.
+var plain = Keep{Protect: func(text string) string { return text }, Reveal: func(text string) (string, error) { return text, nil }}
+
 // Key reads the host key in a directory; when there is none it makes one, with a comment.
-func Key(dir, comment string) (ssh.Signer, error) {
-	key, err := Load(dir)
+func Key(dir, comment string) (ssh.Signer, error) { return kept(dir, comment, plain) }
+
+// Kept is [Key] for a key that is kept in another way.
+func Kept(dir string, as Keep) (ssh.Signer, error) { return kept(dir, "", as) }
+
+func kept(dir, comment string, as Keep) (ssh.Signer, error) {
+	key, err := load(dir, as)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
@@ -43,20 +57,26 @@ func Key(dir, comment string) (ssh.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("SSH host key: %w", err)
 	}
-	if err := durable.WriteFile(filepath.Join(dir, KeyFile), pem.EncodeToMemory(block), 0o600); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, KeyFile), []byte(as.Protect(string(pem.EncodeToMemory(block)))), 0o600); err != nil {
 		return nil, fmt.Errorf("SSH host key: %w", err)
 	}
-	return Load(dir)
+	return load(dir, as)
 }
 
 // Load reads the host key in a directory.
-func Load(dir string) (ssh.Signer, error) {
+func Load(dir string) (ssh.Signer, error) { return load(dir, plain) }
+
+func load(dir string, as Keep) (ssh.Signer, error) {
 	file := filepath.Join(dir, KeyFile)
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("SSH host key: %w", err)
 	}
-	key, err := ssh.ParsePrivateKey(data)
+	text, err := as.Reveal(string(data))
+	if err != nil {
+		return nil, fmt.Errorf("SSH host key: %w", err)
+	}
+	key, err := ssh.ParsePrivateKey([]byte(text))
 	if err != nil {
 		return nil, fmt.Errorf("SSH host key: %s: %w", file, err)
 	}

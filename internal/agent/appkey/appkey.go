@@ -17,14 +17,16 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/roadstead-io/roadstead/internal/agent/seal"
 	"github.com/roadstead-io/roadstead/internal/durable"
 )
 
 // Keys are the keys of one device.
 type Keys struct {
-	path string
-	mu   sync.Mutex // covers what follows, and the order of writes
-	kept kept
+	path  string
+	vault *seal.Vault
+	mu    sync.Mutex // covers what follows, and the order of writes
+	kept  kept
 }
 
 // kept is the file.
@@ -34,12 +36,17 @@ type kept struct {
 	Renewed map[string]int `json:"renewed,omitempty"`
 }
 
-// Open reads the keys, or makes and stores them.
-func Open(dir string) (*Keys, error) {
-	k := &Keys{path: filepath.Join(dir, "keys.json")}
+// Open reads the keys, or makes and stores them. The vault keeps them.
+func Open(dir string, vault *seal.Vault) (*Keys, error) {
+	k := &Keys{path: filepath.Join(dir, "keys.json"), vault: vault}
 	text, err := os.ReadFile(k.path)
 	if err == nil {
 		err = json.Unmarshal(text, &k.kept)
+	}
+	if err == nil {
+		if err := k.reveal(); err != nil {
+			return nil, err
+		}
 	}
 	if err == nil && len(k.kept.Device) >= 32 && len(k.kept.Secret) >= 32 {
 		return k, nil
@@ -54,6 +61,13 @@ func Open(dir string) (*Keys, error) {
 	return k, k.store(k.kept)
 }
 
+func (k *Keys) reveal() (err error) {
+	if k.kept.Device, err = k.vault.Reveal(seal.LocalKey, k.kept.Device); err == nil {
+		k.kept.Secret, err = k.vault.Reveal(seal.FleetSecret, k.kept.Secret)
+	}
+	return err
+}
+
 func random() string {
 	b := make([]byte, 16)
 	_, _ = rand.Read(b) // never fails, see crypto/rand
@@ -61,11 +75,12 @@ func random() string {
 }
 
 func (k *Keys) store(next kept) error {
+	next.Device, next.Secret = k.vault.Protect(seal.LocalKey, next.Device), k.vault.Protect(seal.FleetSecret, next.Secret)
 	text, err := json.Marshal(next)
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(k.path, text, 0o600)
+	return durable.WriteSecret(k.path, text, 0o600)
 }
 
 // Device is the key that reaches everything on the device; the server is told it.

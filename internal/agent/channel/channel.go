@@ -20,6 +20,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent/firewall"
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
+	"github.com/roadstead-io/roadstead/internal/agent/seal"
 	"github.com/roadstead-io/roadstead/internal/channel/when"
 )
 
@@ -37,8 +38,9 @@ type Service struct {
 
 // Config is what a channel needs to know. Where a field may be empty, its comment says what that means.
 type Config struct {
-	StateDir string // for its key, certificate and clock
-	RunDir   string // for the socket by which it talks with openvpn
+	StateDir string      // for its key, certificate and clock
+	Vault    *seal.Vault // keeps the key
+	RunDir   string      // for the socket by which it talks with openvpn
 	UUID     string
 	Key      string // the device's, which is the password
 	// Certify asks the server for a certificate.
@@ -137,7 +139,7 @@ func New(cfg Config, services ...Service) *Channel {
 	return &Channel{
 		cfg: cfg, log: cfg.Log, services: services, changed: make(chan struct{}, 1),
 		clock:    openClock(filepath.Join(cfg.StateDir, "clock"), cfg.Now),
-		identity: &identity{path: filepath.Join(cfg.StateDir, "identity.json")},
+		identity: &identity{path: filepath.Join(cfg.StateDir, "identity.json"), vault: cfg.Vault},
 		status:   Status{State: api.ChannelStateOff, Reason: "no target state is known yet"},
 	}
 }

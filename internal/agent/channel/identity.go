@@ -15,12 +15,14 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/agent/seal"
 	"github.com/roadstead-io/roadstead/internal/durable"
 )
 
 // identity is the key and the certificate that the device shows beside its name and password. The key never leaves the device.
 type identity struct {
-	path string
+	path  string
+	vault *seal.Vault // keeps the key
 
 	mu       sync.Mutex // covers what follows
 	doubtful bool       // the server refused it: ask anew
@@ -53,6 +55,10 @@ func (i *identity) load(ctx context.Context, cfg Config, now time.Time) (*known,
 	if text, err := os.ReadFile(i.path); err == nil && json.Unmarshal(text, id) != nil {
 		id = &known{} // as good as none
 	}
+	var err error
+	if id.Key, err = i.vault.Reveal(seal.ChannelKey, id.Key); err != nil {
+		return nil, err
+	}
 	hostKey := ""
 	if cfg.HostKey != nil {
 		hostKey = cfg.HostKey()
@@ -61,8 +67,7 @@ func (i *identity) load(ctx context.Context, cfg Config, now time.Time) (*known,
 	if usable && now.Before(id.Renew) && !i.doubtful && id.SSHKey == hostKey {
 		return id, nil
 	}
-	err := i.certify(ctx, cfg, id, hostKey)
-	if err == nil {
+	if err = i.certify(ctx, cfg, id, hostKey); err == nil {
 		i.doubtful = false
 		return id, nil
 	}
@@ -110,11 +115,13 @@ func (i *identity) certify(ctx context.Context, cfg Config, id *known, hostKey s
 }
 
 func (i *identity) store(id *known) error {
-	text, err := json.Marshal(id)
+	kept := *id
+	kept.Key = i.vault.Protect(seal.ChannelKey, id.Key)
+	text, err := json.Marshal(kept)
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(i.path, text, 0o600)
+	return durable.WriteSecret(i.path, text, 0o600)
 }
 
 // check finds out whether the parts belong together, and until when they hold.

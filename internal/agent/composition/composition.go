@@ -37,7 +37,7 @@ type Device struct {
 	Type         string
 	Arch         string
 	OSVersion    string
-	APIKey       string
+	APIKey       string // what a service is told that asks for it; empty: nobody is
 	APIURL       string
 	EngineSocket string                    // path on the device
 	SharedDir    string                    // directory for what device and services share: update locks

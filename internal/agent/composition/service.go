@@ -185,6 +185,10 @@ func (b *builder) features(env map[string]string) {
 		}
 		switch feature {
 		case "balena-api":
+			if b.dev.APIKey == "" {
+				b.leaveOut("labels."+label, "the device's key is sealed, and the engine would write it to the disk")
+				continue
+			}
 			for _, prefix := range []string{"BALENA_", "RESIN_"} {
 				env[prefix+"API_KEY"] = b.dev.APIKey
 				env[prefix+"API_URL"] = b.dev.APIURL

@@ -19,6 +19,7 @@ import (
 	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/agent/seal"
 	"github.com/roadstead-io/roadstead/internal/durable"
 )
 
@@ -102,7 +103,7 @@ func (c *Config) keys() []key {
 		{"registered_at", number(&d.RegisteredAt)}, {"appUpdatePollInterval", number(&d.AppUpdatePollInterval)},
 		{"initialDeviceName", text(&d.InitialDeviceName)}, {"hostname", text(&d.Hostname)},
 		{"developmentMode", flag(&d.DevelopmentMode)}, {"vpnEndpoint", text(&d.VPNEndpoint)}, {"vpnPort", port(&d.VPNPort)},
-		{"roadsteadTrust", trust(&d.Trust)},
+		{"roadsteadTrust", trust(&d.Trust)}, {"deviceKeyProtection", text(&d.DeviceKeyProtection)}, {"deviceKeyPCRs", registers(&d.DeviceKeyPCRs)},
 	}
 }
 
@@ -138,6 +139,15 @@ func trust(into **api.ConfigTrust) func(json.RawMessage) error {
 		}
 		*into = &given
 		return nil
+	}
+}
+
+func registers(into *[]uint) func(json.RawMessage) error {
+	return func(raw json.RawMessage) error {
+		if err := json.Unmarshal(raw, into); err != nil {
+			return errors.New("must be a list of the numbers of PCRs, such as [7]")
+		}
+		return seal.CheckPCRs(*into)
 	}
 }
 
@@ -191,6 +201,15 @@ func (c *Config) check() error {
 	if strings.ContainsAny(c.RegistryEndpoint, "/ ") {
 		return fmt.Errorf("registryEndpoint must be a host, with a port or without, not %q", c.RegistryEndpoint)
 	}
+	switch c.DeviceKeyProtection {
+	case seal.TPM, seal.TPMIfPresent:
+	case "", seal.File:
+		if len(c.DeviceKeyPCRs) > 0 {
+			return fmt.Errorf("deviceKeyPCRs needs deviceKeyProtection %q or %q", seal.TPM, seal.TPMIfPresent)
+		}
+	default:
+		return fmt.Errorf("deviceKeyProtection must be %q, %q or %q, not %q", seal.File, seal.TPM, seal.TPMIfPresent, c.DeviceKeyProtection)
+	}
 	_, err := c.RootPEM()
 	return err
 }
@@ -208,7 +227,7 @@ func SetHostname(path, name string) error {
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(path, append(text, '\n'), 0o600)
+	return durable.WriteSecret(path, append(text, '\n'), 0o600)
 }
 
 // RootPEM is the root certificate to trust, nil without one.

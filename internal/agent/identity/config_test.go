@@ -29,17 +29,23 @@ func TestParseConfigNamesTheKey(t *testing.T) {
 		`{"apiEndpoint":"http://a.example.com"}`: "apiEndpoint must be an https address",
 		`{"apiEndpoint":"api.example.com"}`:      "apiEndpoint must be an https address",
 		`{"apiEndpoint":"https://"}`:             "apiEndpoint must be an https address",
-		`{"apiEndpoint":"https://a","apiKey":{}}`:                   "apiKey must be a text",
-		`{"apiEndpoint":"https://a","uuid":"xyz"}`:                  "uuid must be 32 or 62",
-		`{"apiEndpoint":"https://a","applicationId":"seven"}`:       "applicationId must be a whole number",
-		`{"apiEndpoint":"https://a","applicationId":-1}`:            "applicationId must be a whole number",
-		`{"apiEndpoint":"https://a","applicationId":1.5}`:           "applicationId must be a whole number",
-		`{"apiEndpoint":"https://a","appUpdatePollInterval":[]}`:    "appUpdatePollInterval must be a whole number",
-		`{"apiEndpoint":"https://a","developmentMode":"maybe"}`:     "developmentMode must be true or false",
-		`{"apiEndpoint":"https://a","balenaRootCA":"!"}`:            "balenaRootCA must be base64",
-		`{"apiEndpoint":"https://a","balenaRootCA":"aGVsbG8="}`:     "balenaRootCA must be base64 of a certificate",
-		`{"apiEndpoint":"https://a","registryEndpoint":"https://"}`: "registryEndpoint must be a host",
-		`{"apiEndpoint":"https://a","logsEndpoint":"ftp://x"}`:      "logsEndpoint must be an https address",
+		`{"apiEndpoint":"https://a","apiKey":{}}`:                                       "apiKey must be a text",
+		`{"apiEndpoint":"https://a","uuid":"xyz"}`:                                      "uuid must be 32 or 62",
+		`{"apiEndpoint":"https://a","applicationId":"seven"}`:                           "applicationId must be a whole number",
+		`{"apiEndpoint":"https://a","applicationId":-1}`:                                "applicationId must be a whole number",
+		`{"apiEndpoint":"https://a","applicationId":1.5}`:                               "applicationId must be a whole number",
+		`{"apiEndpoint":"https://a","appUpdatePollInterval":[]}`:                        "appUpdatePollInterval must be a whole number",
+		`{"apiEndpoint":"https://a","developmentMode":"maybe"}`:                         "developmentMode must be true or false",
+		`{"apiEndpoint":"https://a","deviceKeyProtection":1}`:                           "deviceKeyProtection must be a text",
+		`{"apiEndpoint":"https://a","deviceKeyProtection":"TPM"}`:                       `deviceKeyProtection must be "file", "tpm" or "tpm-if-present", not "TPM"`,
+		`{"apiEndpoint":"https://a","deviceKeyPCRs":[7]}`:                               "deviceKeyPCRs needs deviceKeyProtection",
+		`{"apiEndpoint":"https://a","deviceKeyProtection":"tpm","deviceKeyPCRs":7}`:     "deviceKeyPCRs must be a list",
+		`{"apiEndpoint":"https://a","deviceKeyProtection":"tpm","deviceKeyPCRs":[24]}`:  "deviceKeyPCRs there is no PCR 24",
+		`{"apiEndpoint":"https://a","deviceKeyProtection":"tpm","deviceKeyPCRs":[7,7]}`: "deviceKeyPCRs PCR 7 is there twice",
+		`{"apiEndpoint":"https://a","balenaRootCA":"!"}`:                                "balenaRootCA must be base64",
+		`{"apiEndpoint":"https://a","balenaRootCA":"aGVsbG8="}`:                         "balenaRootCA must be base64 of a certificate",
+		`{"apiEndpoint":"https://a","registryEndpoint":"https://"}`:                     "registryEndpoint must be a host",
+		`{"apiEndpoint":"https://a","logsEndpoint":"ftp://x"}`:                          "logsEndpoint must be an https address",
 	} {
 		if _, err := identity.ParseConfig([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", text, err, want)
@@ -74,14 +80,14 @@ func TestDestroyOverwritesInPlaceBeforeItReplaces(t *testing.T) {
 	err = identity.DestroyProvisioningKey(path, who, func(step string) error {
 		now := make([]byte, 4096)
 		n, _ := old.ReadAt(now, 0) // the old file, also when the name points to a new one
-		seen = append(seen, step+" "+string(now[:n]))
+		seen = append(seen, step+" "+strings.Trim(string(now[:n]), "\x00"))
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := `{ "apiKey" : "00000000000000000", "apiEndpoint":"https://a", "nested":{"apiKey":"other"}, "apiKey":"00000000000" }`
-	if len(seen) != 2 || seen[0] != "key overwritten "+want || seen[1] != "config rewritten "+want {
+	if len(seen) != 2 || seen[0] != "key overwritten "+want || seen[1] != "config rewritten " { // what the file was is overwritten as a whole
 		t.Errorf("saw %q", seen)
 	}
 	got, err := os.ReadFile(path)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent/remote"
+	"github.com/roadstead-io/roadstead/internal/agent/seal"
 	"github.com/roadstead-io/roadstead/internal/durable"
 )
 
@@ -23,9 +24,9 @@ import (
 // never stands there.
 type Identity struct {
 	UUID          api.DeviceUUID `json:"uuid"`
-	Key           string         `json:"device_api_key"`
-	Made          bool           `json:"made"`      // uuid and key are our own invention: they may be thrown away before registration
-	ID            int64          `json:"device_id"` // 0 until registered
+	Key           string         `json:"device_api_key"` // on the disk it may be sealed, see package seal
+	Made          bool           `json:"made"`           // uuid and key are our own invention: they may be thrown away before registration
+	ID            int64          `json:"device_id"`      // 0 until registered
 	RegisteredAt  int64          `json:"registered_at"`
 	APIEndpoint   string         `json:"api_endpoint"`
 	ApplicationID int64          `json:"application_id"` // of the fleet that the device was registered into
@@ -59,10 +60,10 @@ func Remember(stateDir string, m Mark, with func(path string, data []byte, perm 
 	if err != nil {
 		return err
 	}
-	return with(path, text, 0o600)
+	return durable.WriteSecretWith(with, path, text, 0o600)
 }
 
-// Read gives what stands in identity.json.
+// Read gives what stands in identity.json, with the key as it stands there.
 func Read(stateDir string) (who Identity, err error) {
 	path := filepath.Join(stateDir, fileName)
 	text, err := os.ReadFile(path)
@@ -82,7 +83,7 @@ func write(path string, who Identity) error {
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(path, text, 0o600)
+	return durable.WriteSecret(path, text, 0o600)
 }
 
 // Registered reports whether the server knows the device.
@@ -95,6 +96,7 @@ type Provisioner struct {
 	Server     Registrar
 	About      api.Register // versions, addresses: what to say about the device beside its identity
 	Log        *slog.Logger
+	Vault      *seal.Vault        // keeps the device key
 	Backoff    remote.Backoff     // between attempts; zero: 1 s to 30 s
 	Refused    remote.Backoff     // after the server said no; zero: 30 s to 15 min
 	Now        func() time.Time   // nil: time.Now
@@ -144,25 +146,26 @@ func (p *Provisioner) Run(ctx context.Context) (Identity, error) {
 		}
 		p.Log.Info("registered", "uuid", who.UUID, "id", who.ID)
 	}
-	p.keyLeft = conf.APIKey != "" || conf.UUID != who.UUID || conf.DeviceID != who.ID
+	p.keyLeft = conf.APIKey != "" || conf.UUID != who.UUID || conf.DeviceID != who.ID || seal.IsSealed(conf.DeviceAPIKey) != p.Vault.Sealed()
 	if err := p.Finish(who); errors.Is(err, ErrStopped) {
 		return who, err
 	}
 	return who, nil
 }
 
-// Finish destroys the provisioning key if it is still there. A device whose config.json cannot be written works all the same;
+// Finish destroys the provisioning key if it is still there, and a device key in plain on a device that seals it. A device whose config.json cannot be written works all the same;
 // this says so loudly, and is to be called again now and then.
 func (p *Provisioner) Finish(who Identity) error {
 	if !p.keyLeft {
 		return nil
 	}
+	who.Key = p.Vault.Protect(seal.ConfigKey, who.Key)
 	if err := DestroyProvisioningKey(p.ConfigPath, who, p.Step); err != nil {
-		p.Log.Error("THE PROVISIONING KEY IS STILL ON THIS DEVICE; will try again", "error", err)
+		p.Log.Error("A KEY IS STILL IN CONFIG.JSON THAT SHOULD NOT BE THERE; will try again", "error", err)
 		return err
 	}
 	p.keyLeft = false
-	p.Log.Info("the provisioning key is destroyed")
+	p.Log.Info("no key is in config.json that should not be there")
 	return nil
 }
 
@@ -180,6 +183,9 @@ func (p *Provisioner) load(conf *Config) (Identity, error) {
 		return p.first(conf)
 	case err != nil:
 		return who, fmt.Errorf("%s: %w", p.path(), err)
+	}
+	if who.Key, err = p.Vault.Reveal(seal.DeviceKey, who.Key); err != nil {
+		return who, err
 	}
 	if who.Registered() && conf.APIKey != "" && (who.APIEndpoint != conf.APIEndpoint || who.ApplicationID != conf.ApplicationID) {
 		return who, fmt.Errorf("%s is for fleet %d at %s, but this device belongs to fleet %d at %s; to join anew, stop the agent and remove %s",
@@ -199,8 +205,12 @@ func (p *Provisioner) load(conf *Config) (Identity, error) {
 }
 
 func (p *Provisioner) first(conf *Config) (Identity, error) {
+	key, err := p.Vault.Reveal(seal.ConfigKey, conf.DeviceAPIKey)
+	if err != nil {
+		return Identity{}, err
+	}
 	who := Identity{
-		UUID: conf.UUID, Key: conf.DeviceAPIKey, APIEndpoint: conf.APIEndpoint, ApplicationID: conf.ApplicationID,
+		UUID: conf.UUID, Key: key, APIEndpoint: conf.APIEndpoint, ApplicationID: conf.ApplicationID,
 	}
 	if conf.APIKey == "" && conf.DeviceID != 0 && who.UUID != "" && who.Key != "" {
 		who.ID, who.RegisteredAt = conf.DeviceID, conf.RegisteredAt // registered before, by us or another agent
@@ -223,7 +233,10 @@ func random(n int) string {
 	return hex.EncodeToString(b)
 }
 
-func (p *Provisioner) store(who Identity) error { return write(p.path(), who) }
+func (p *Provisioner) store(who Identity) error {
+	who.Key = p.Vault.Protect(seal.DeviceKey, who.Key)
+	return write(p.path(), who)
+}
 
 // register makes one attempt. The answer may have been lost the last time, so every refusal is followed by the question
 // whether the server knows us already.

@@ -7,19 +7,28 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
+	"github.com/roadstead-io/roadstead/internal/agent/seal"
 	"github.com/roadstead-io/roadstead/internal/durable"
 )
 
-// provisioningKey is the name of the key to destroy.
-const provisioningKey = "apiKey"
+// The names of keys that may have to be destroyed.
+const (
+	provisioningKey = "apiKey"
+	deviceKey       = "deviceApiKey"
+)
 
 // DestroyProvisioningKey takes the provisioning key out of config.json and off the disk. First the key's own bytes are
 // overwritten in place and synced: the file stays valid, and no block of the disk, not even one that a rewrite is about to
 // free, holds the key any more. Only then the file is replaced by one without it, which carries the device's identity
-// instead. The step function is called after each of the two; see [Provisioner].
+// instead. If that has a sealed device key, one in plain is destroyed in the same way. The step function is called after each of the two; see [Provisioner].
 func DestroyProvisioningKey(path string, who Identity, step func(string) error) error {
-	if err := overwriteKey(path); err != nil {
+	names := []string{provisioningKey}
+	if seal.IsSealed(who.Key) {
+		names = append(names, deviceKey)
+	}
+	if err := overwriteKeys(path, names); err != nil {
 		return fmt.Errorf("destroy the provisioning key: %w", err)
 	}
 	if err := step("key overwritten"); err != nil {
@@ -41,14 +50,14 @@ func DestroyProvisioningKey(path string, who Identity, step func(string) error) 
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteFile(path, append(text, '\n'), 0o600); err != nil {
+	if err := durable.WriteSecret(path, append(text, '\n'), 0o600); err != nil {
 		return fmt.Errorf("destroy the provisioning key: %w", err)
 	}
 	return step("config rewritten")
 }
 
-// overwriteKey puts zeros over the key wherever the file has it, in place.
-func overwriteKey(path string) error {
+// overwriteKeys puts zeros over keys wherever the file has them, in place. What is sealed already stays.
+func overwriteKeys(path string, names []string) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -58,7 +67,7 @@ func overwriteKey(path string) error {
 	if err != nil {
 		return err
 	}
-	spans, err := keySpans(content)
+	spans, err := keySpans(content, names)
 	if err != nil {
 		return err
 	}
@@ -70,8 +79,8 @@ func overwriteKey(path string) error {
 	return f.Sync()
 }
 
-// keySpans finds where the text of the provisioning key stands, between its quotes. A key may be there twice.
-func keySpans(content []byte) ([][2]int, error) {
+// keySpans finds where the texts of keys stand, between their quotes. A key may be there twice.
+func keySpans(content []byte, names []string) ([][2]int, error) {
 	d := json.NewDecoder(bytes.NewReader(content))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
 		return nil, errors.Join(errors.New("is not a JSON object"), err)
@@ -86,7 +95,8 @@ func keySpans(content []byte) ([][2]int, error) {
 		if err := d.Decode(&val); err != nil {
 			return nil, err
 		}
-		if end := int(d.InputOffset()); name == provisioningKey && len(val) > 2 && val[0] == '"' {
+		word, _ := name.(string)
+		if end := int(d.InputOffset()); slices.Contains(names, word) && len(val) > 2 && val[0] == '"' && !seal.IsSealed(string(val[1:])) {
 			spans = append(spans, [2]int{end - len(val) + 1, end - 1})
 		}
 	}

@@ -4,8 +4,6 @@
 package seal
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/base64"
@@ -18,6 +16,8 @@ import (
 	"strings"
 
 	"github.com/roadstead-io/roadstead/internal/durable"
+	rest "github.com/roadstead-io/roadstead/internal/seal"
+	"github.com/roadstead-io/roadstead/internal/sshhost"
 )
 
 // How the keys of a device are kept: the values of deviceKeyProtection in config.json. Without it they are kept as they are; those of a
@@ -60,20 +60,16 @@ func IsSealed(text string) bool { return strings.HasPrefix(text, prefix) }
 
 // Vault seals and opens secrets. A nil one leaves them as they are.
 type Vault struct {
-	aead cipher.AEAD
+	rest rest.Key
 	key  []byte
 }
 
 func newVault(key []byte) (*Vault, error) {
-	block, err := aes.NewCipher(key)
+	k, err := rest.New(key)
 	if err != nil {
 		return nil, err
 	}
-	aead, err := cipher.NewGCMWithRandomNonce(block)
-	if err != nil {
-		return nil, err
-	}
-	return &Vault{aead: aead, key: key}, nil
+	return &Vault{rest: k, key: key}, nil
 }
 
 // Sealed reports whether this device's secrets are sealed.
@@ -84,7 +80,7 @@ func (v *Vault) Protect(p Place, secret string) string {
 	if v == nil || secret == "" {
 		return secret
 	}
-	return prefix + base64.RawStdEncoding.EncodeToString(v.aead.Seal(nil, nil, []byte(secret), []byte(p.String())))
+	return prefix + base64.RawStdEncoding.EncodeToString(v.rest.Seal([]byte(secret), p.String()))
 }
 
 // Reveal is the secret that is written in its place. One that is not sealed is taken as it is.
@@ -98,12 +94,20 @@ func (v *Vault) Reveal(p Place, text string) (string, error) {
 	}
 	data, err := base64.RawStdEncoding.Strict().DecodeString(coded)
 	if err == nil {
-		data, err = v.aead.Open(nil, nil, data, []byte(p.String()))
+		data, err = v.rest.Open(data, p.String())
 	}
 	if err != nil {
 		return "", fmt.Errorf("%s %w", p, errForged)
 	}
 	return string(data), nil
+}
+
+// Keep is the vault for the SSH host key.
+func (v *Vault) Keep(p Place) sshhost.Keep {
+	return sshhost.Keep{
+		Protect: func(text string) string { return v.Protect(p, text) },
+		Reveal:  func(text string) (string, error) { return v.Reveal(p, text) },
+	}
 }
 
 // Config says which secrets are kept how.

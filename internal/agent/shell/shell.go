@@ -21,6 +21,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent/channel"
+	"github.com/roadstead-io/roadstead/internal/agent/seal"
 	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/engine"
 	"github.com/roadstead-io/roadstead/internal/sshhost"
@@ -54,8 +55,9 @@ type Server interface {
 
 // Config says what the server of shells works with. Zero durations have the default that their comment gives.
 type Config struct {
-	StateDir string // host key, its certificate, the authority, recordings
-	RunDir   string // what a session finds on its path
+	StateDir string      // host key, its certificate, the authority, recordings
+	Vault    *seal.Vault // keeps the host key
+	RunDir   string      // what a session finds on its path
 	UUID     api.DeviceUUID
 	Key      func() string // the device's key for the server
 	Server   Server
@@ -97,7 +99,7 @@ func New(cfg Config) (*Shell, error) {
 	}
 	s := &Shell{cfg: cfg, open: map[int64]*connection{}}
 	var err error
-	if s.host, err = sshhost.Key(cfg.StateDir, ""); err != nil {
+	if s.host, err = sshhost.Kept(cfg.StateDir, cfg.Vault.Keep(seal.SSHHostKey)); err != nil {
 		return nil, err
 	}
 	s.recall()
