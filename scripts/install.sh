@@ -40,6 +40,9 @@ if [ "$what" = test ]; then
 	need sshd openssh-server # a device's own, as with balenaOS
 	need pkcs11-tool opensc # keys of owners on tokens
 	need softhsm2-util softhsm2
+	need swtpm swtpm # a TPM in software
+	need qemu-system-x86_64 qemu-system-x86 # virtual machines
+	need debugfs e2fsprogs
 	command -v chromium-browser >/dev/null 2>&1 || need chromium chromium
 	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 fi

@@ -37,6 +37,7 @@ const usage = `roadstead-agent keeps a device at the target state that its serve
 
 usage: roadstead-agent [flags]
        roadstead-agent trust status|checkpoint|import     what this device believes; see roadstead-agent trust --help
+       roadstead-agent key                                how its keys are kept; see roadstead-agent key --help
 
 flags:
 `
@@ -56,6 +57,9 @@ func main() {
 func run(args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == "trust" {
 		return runTrust(args[1:], stdout, stderr)
+	}
+	if len(args) > 0 && args[0] == "key" {
+		return runKey(args[1:], stdout, stderr)
 	}
 	flags := flag.NewFlagSet("roadstead-agent", flag.ContinueOnError)
 	flags.SetOutput(stderr)

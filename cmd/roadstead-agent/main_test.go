@@ -14,6 +14,10 @@ func TestCommandLine(t *testing.T) {
 	if err := os.WriteFile(bad, []byte(`{"apiEndpoint":"https://api.example.com","applicationId":"x"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	lost := t.TempDir()
+	if err := os.WriteFile(filepath.Join(lost, "identity.json"), []byte(`{"device_api_key":"roadstead-sealed:1:AAAA"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		args   []string
 		code   int
@@ -35,6 +39,11 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"trust", "status", "--state", dir}, 1, "", "identity.json"},
 		{[]string{"trust", "import", bad, "--state", dir}, 1, "", "is not the state directory of an agent"},
 		{[]string{"trust", "checkpoint", filepath.Join(dir, "none"), "--state", dir}, 1, "", "no such file"},
+		{[]string{"key", "--help"}, 0, "exit codes:", ""},
+		{[]string{"key", "--nonsense"}, 2, "", "nonsense"},
+		{[]string{"key", "extra"}, 2, "", `unexpected argument "extra"`},
+		{[]string{"key", "--state", dir}, 0, "in files that only root reads, not encrypted", ""},
+		{[]string{"key", "--state", lost}, 1, "", "identity.json is sealed"},
 		{[]string{"--engine", "nonsense", "--config", bad}, 2, "", "nonsense"},
 	} {
 		var stdout, stderr bytes.Buffer
