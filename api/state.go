@@ -69,9 +69,16 @@ type DeviceReport struct {
 	APIPort             *int                  `json:"api_port,omitempty"`            // of the device's own API
 	APISecret           *string               `json:"api_secret,omitempty"`          // the key to it
 	Channel             *DeviceChannel        `json:"channel,omitempty"`             // ours, not balena's
+	KeyProtection       *string               `json:"key_protection,omitempty"`      // KeyInFile or KeyInTPM; ours, not balena's
 	UnsupportedFeatures []string              `json:"unsupported_features,omitzero"` // compose fields the agent refused or ignored, by name; ours, not balena's
 	Apps                map[string]*AppReport `json:"apps,omitempty"`                // by the uuid of the fleet
 }
+
+// How a device says that it keeps its keys.
+const (
+	KeyInFile = "file" // in plain files
+	KeyInTPM  = "tpm"  // sealed
+)
 
 // States of the control channel as a device has it.
 const (

@@ -77,6 +77,7 @@ type Device struct {
 	StorageTotal    *int64           `json:"storage_total"`
 	CPUUsage        *int64           `json:"cpu_usage"`
 	CPUTemp         *int64           `json:"cpu_temp"`
+	KeyProtection   string           `json:"key_protection"`       // ours, as the next one
 	Unsupported     []string         `json:"unsupported_features"` // ours, not balena's
 	Fleet           Ref[Fleet]       `json:"belongs_to__application"`
 	DeviceType      Ref[DeviceType]  `json:"is_of__device_type"`

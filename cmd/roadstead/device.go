@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/act"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
@@ -53,6 +54,7 @@ type deviceDetails struct {
 	CPUUsage      *int64            `json:"cpu_usage"`            // per cent
 	CPUTemp       *int64            `json:"cpu_temp"`             // °C
 	TrustSays     *trust.Says       `json:"trust_says"`           // none: it checks nothing
+	KeyProtection string            `json:"key_protection"`       // tpm or file, as the device says; "" when it does not
 	Unsupported   []string          `json:"unsupported_features"` // of the composition, which the device ignored or refused
 	CreatedAt     string            `json:"created_at"`
 }
@@ -175,7 +177,7 @@ func (a *app) deviceShowCommand() *cobra.Command {
 			}
 			d, err := c.FindDevice(cmd.Context(), args[0], client.Query{
 				Select: deviceFields + ",note,created_at,ip_address,mac_address,public_address,memory_usage,memory_total,storage_usage," +
-					"storage_total,cpu_usage,cpu_temp,unsupported_features",
+					"storage_total,cpu_usage,cpu_temp,key_protection,unsupported_features",
 				Expand: strings.Replace(deviceExpand, "id,state", client.TrustFields, 1) + ",is_pinned_on__release($select=id,commit,raw_version)," +
 					"device_tag($select=id,tag_key,value)," + serviceExpand,
 			})
@@ -206,7 +208,7 @@ func viewDetails(d client.Device) deviceDetails {
 		IPAddresses: append([]string{}, strings.Fields(d.IPAddress)...), PublicAddress: d.PublicAddress,
 		MACAddresses: append([]string{}, strings.Fields(d.MACAddress)...), MemoryUsage: d.MemoryUsage, MemoryTotal: d.MemoryTotal,
 		Unsupported: append([]string{}, d.Unsupported...), StorageUsage: d.StorageUsage, StorageTotal: d.StorageTotal, CPUUsage: d.CPUUsage, CPUTemp: d.CPUTemp, CreatedAt: d.CreatedAt,
-		TrustSays: trust.SaysOf(d),
+		TrustSays: trust.SaysOf(d), KeyProtection: d.KeyProtection,
 	}
 	for _, t := range d.Tags {
 		v.Tags[t.Key] = t.Value
@@ -232,6 +234,7 @@ func detailsGrid(v deviceDetails) *terminal.Grid {
 	add("Target", releaseText(v.Target))
 	add("Pinned to", releaseText(v.Pinned))
 	add("Trust", v.TrustSays.String())
+	add("Device key", map[string]string{api.KeyInTPM: "sealed in a TPM", api.KeyInFile: "in a file"}[v.KeyProtection])
 	add("System", v.OSVersion)
 	add("Agent", v.AgentVersion)
 	add("Addresses", strings.Join(v.IPAddresses, " "))

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,6 +25,7 @@ const osVersion = "6.0.0"
 
 type initFlags struct {
 	file, deviceType, name, keyName, expires, osVersion string
+	deviceKey                                           string
 	uses                                                int
 	poll                                                time.Duration
 	force                                               bool
@@ -61,6 +63,7 @@ The file is written readable by its owner alone. "-o -" writes it to the standar
 	cmd.Flags().IntVar(&f.uses, "uses", 0, "how many devices the provisioning key may register (0: no bound)")
 	cmd.Flags().DurationVar(&f.poll, "poll", 0, "how often the device asks for updates until it hears otherwise (10s, 15m)")
 	cmd.Flags().StringVar(&f.osVersion, "os-version", osVersion, "version of the system on the device")
+	cmd.Flags().StringVar(&f.deviceKey, "device-key", "", "how the device keeps its keys: file, tpm (sealed) or tpm-if-present")
 	_ = cmd.RegisterFlagCompletionFunc("type", a.DeviceTypes()) // fails only for a flag that is not there
 	return cmd
 }
@@ -75,6 +78,9 @@ func (a *app) deviceInit(ctx context.Context, fleet string, f initFlags) error {
 	}
 	if f.poll != 0 && f.poll < time.Second {
 		return cmdline.Usagef("--poll %s is too often; a second is the least", f.poll)
+	}
+	if f.deviceKey != "" && !slices.Contains([]string{"file", "tpm", "tpm-if-present"}, f.deviceKey) {
+		return cmdline.Usagef("--device-key must be file, tpm or tpm-if-present, not %q", f.deviceKey)
 	}
 	toFile := f.file != "-" && f.file != "json"
 	if toFile { // looked at before the server makes a key that would have nowhere to go
@@ -136,6 +142,11 @@ func amend(config json.RawMessage, f initFlags) (json.RawMessage, error) {
 	}
 	if f.poll != 0 {
 		if err := set("appUpdatePollInterval", f.poll.Milliseconds()); err != nil {
+			return nil, err
+		}
+	}
+	if f.deviceKey != "" {
+		if err := set("deviceKeyProtection", f.deviceKey); err != nil {
 			return nil, err
 		}
 	}

@@ -67,6 +67,11 @@ func (a *Agent) describe(metrics *host.Metrics) *api.DeviceReport {
 		port, secret, s := deviceapi.Port, a.keys.Device(), a.channel.Status()
 		r.APIPort, r.APISecret, r.Channel = &port, &secret, &api.DeviceChannel{State: s.State, Reason: s.Reason}
 	}
+	kept := api.KeyInFile
+	if a.vault.Sealed() {
+		kept = api.KeyInTPM
+	}
+	r.KeyProtection = &kept
 	if m := metrics; m != nil {
 		r.MemoryUsage, r.MemoryTotal, r.StorageUsage, r.StorageTotal = m.MemoryUsage, m.MemoryTotal, m.StorageUsage, m.StorageTotal
 		r.CPUUsage, r.CPUTemp = m.CPUUsage, m.CPUTemp

@@ -22,6 +22,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/agent/seal"
 	"github.com/roadstead-io/roadstead/internal/agent/seal/sealtest"
 	"github.com/roadstead-io/roadstead/internal/engine/enginetest"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 // protect sets deviceKeyProtection in a config.json; everything else stays.
@@ -238,7 +239,7 @@ func TestDeviceWithoutItsTPMIsNobody(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
 			go func() { done <- a.Run(ctx) }()
-			eventually(t, patience, "it says why, twice", func() bool {
+			roletest.Eventually(t, "it says why, twice", func() bool {
 				said.mu.Lock()
 				defer said.mu.Unlock()
 				return strings.Count(said.buf.String(), tt.says) > 1

@@ -167,10 +167,10 @@ func TestPageOfADevice(t *testing.T) {
 	b.get("/devices/"+string(d.UUID)).want(t, 303, page)
 	b.get(page).want(t, 200, "never heard of")
 	y.ask(d.APIKey, "PATCH", "/device/v3/state", map[string]any{string(d.UUID): map[string]any{
-		"os_version": evil, "supervisor_version": "17.0.1", "ip_address": "198.51.100.7 " + evil, "mac_address": "02:00:00:00:00:01", "memory_usage": 100, "memory_total": 512, "cpu_temp": 47,
+		"os_version": evil, "supervisor_version": "17.0.1", "key_protection": "tpm", "ip_address": "198.51.100.7 " + evil, "mac_address": "02:00:00:00:00:01", "memory_usage": 100, "memory_total": 512, "cpu_temp": 47,
 	}}, nil)
 	a := b.get(page)
-	for _, want := range []string{string(d.UUID), "kitchen &lt;img", y.slug, "generic-amd64", "17.0.1", "198.51.100.7", "02:00:00:00:00:01", "100 of 512 MiB", "47 °C", ", online", "never up yet"} {
+	for _, want := range []string{string(d.UUID), "kitchen &lt;img", y.slug, "generic-amd64", "17.0.1", "sealed in a TPM", "198.51.100.7", "02:00:00:00:00:01", "100 of 512 MiB", "47 °C", ", online", "never up yet"} {
 		a.want(t, 200, want)
 	}
 	if strings.Contains(a.text, "<img") || strings.Contains(a.text, `role="note"`) {

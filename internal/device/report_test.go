@@ -36,14 +36,14 @@ func TestReport(t *testing.T) {
 	w.Must(w.report(dev, uuidOf(1), map[string]any{
 		"status": "Idle", "os_version": "Debian 12", "os_variant": nil, "supervisor_version": strings.Repeat("9", 30),
 		"ip_address": strings.Repeat("1", 3000), "mac_address": "AA:BB", "memory_usage": 12.6, "memory_total": 4e18, "cpu_id": "\u0001noise",
-		"is_undervolted": true, "provisioning_state": "", "provisioning_progress": nil, "unsupported_features": []string{"web.pid", "b", "b"},
+		"is_undervolted": true, "provisioning_state": "", "provisioning_progress": nil, "unsupported_features": []string{"web.pid", "b", "b"}, "key_protection": "tpm",
 		"api_secret": "not kept", "logs_channel": nil, "something_new": map[string]any{"x": 1},
 	}))
 	row := w.one(w.alice, "device")
 	for column, want := range map[string]any{
 		"status": "Idle", "os_version": "Debian 12", "os_variant": nil, "supervisor_version": strings.Repeat("9", 20),
 		"ip_address": strings.Repeat("1", 2000), "mac_address": "AA:BB", "memory_usage": 13.0, "memory_total": 2147483647.0, "cpu_id": nil,
-		"is_undervolted": true, "provisioning_state": nil, "public_address": "192.0.2.7",
+		"is_undervolted": true, "key_protection": "tpm", "provisioning_state": nil, "public_address": "192.0.2.7",
 	} {
 		if row[column] != want {
 			t.Errorf("%s: got %v, want %v", column, row[column], want)
@@ -55,8 +55,8 @@ func TestReport(t *testing.T) {
 	if row["is_online"] != true {
 		t.Error("who reports is not online")
 	}
-	w.Must(w.report(dev, uuidOf(1), map[string]any{"unsupported_features": []string{}}))
-	if row = w.one(w.alice, "device"); row["unsupported_features"] != nil || row["status"] != "Idle" {
+	w.Must(w.report(dev, uuidOf(1), map[string]any{"unsupported_features": []string{}, "key_protection": "chip"}))
+	if row = w.one(w.alice, "device"); row["unsupported_features"] != nil || row["status"] != "Idle" || row["key_protection"] != "tpm" {
 		t.Errorf("after a report of one field: %v", row)
 	}
 }

@@ -144,7 +144,7 @@ func (d *Devices) columns() []odata.Column {
 		// "certificate", or by its "key" alone, which is the weaker kind.
 		{Name: "last_seen", Type: date, Null: true},
 		{Name: "channel_identity", Type: text, Null: true}, {Name: "channel_address", Type: text, Null: true},
-		{Name: "channel_state", Type: text, Null: true}, {Name: "channel_reason", Type: text, Null: true}, // as the device has it
+		{Name: "channel_state", Type: text, Null: true}, {Name: "channel_reason", Type: text, Null: true}, {Name: "key_protection", Type: text, Null: true}, // as the device has it
 		{Name: "unsupported_features", Type: odata.JSON, Null: true},
 	}
 	for _, f := range report.Columns {

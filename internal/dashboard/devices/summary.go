@@ -90,7 +90,7 @@ func (d summaryData) Usage() (list []usage) {
 
 const (
 	deviceFields = "id,uuid,device_name,note,created_at,is_online,overall_status,overall_progress,update_status,last_connectivity_event,last_seen,os_version,supervisor_version," +
-		"ip_address,mac_address,public_address,memory_usage,memory_total,storage_usage,storage_total,cpu_usage,cpu_temp,unsupported_features"
+		"ip_address,mac_address,public_address,memory_usage,memory_total,storage_usage,storage_total,cpu_usage,cpu_temp,key_protection,unsupported_features"
 	deviceExpand = "belongs_to__application($select=id,slug,app_name),is_of__device_type($select=id,slug,name),is_running__release" + releaseFields +
 		",should_be_running__release" + releaseFields + ",is_pinned_on__release" + releaseFields + ",device_tag($select=id,tag_key,value)," +
 		"image_install($select=id,status,download_progress,install_date;$filter=status ne 'deleted';" +

@@ -113,6 +113,7 @@ func (r *Report) readColumns(fields map[string]json.RawMessage) error {
 	}
 	r.readServer(fields)
 	r.readChannel(fields["channel"])
+	r.readProtection(fields["key_protection"])
 	return r.readUnsupported(fields["unsupported_features"])
 }
 
@@ -144,6 +145,14 @@ func (r *Report) readChannel(raw json.RawMessage) {
 	r.Columns["channel_state"], r.Columns["channel_reason"] = said.State, nil
 	if said.Reason != "" {
 		r.Columns["channel_reason"] = Cut(Plain(said.Reason), 200)
+	}
+}
+
+// readProtection reads how a device says that it keeps its keys. As above, what means nothing is ignored.
+func (r *Report) readProtection(raw json.RawMessage) {
+	var said string
+	if raw != nil && json.Unmarshal(raw, &said) == nil && (said == api.KeyInFile || said == api.KeyInTPM) {
+		r.Columns["key_protection"] = said
 	}
 }
 

@@ -40,6 +40,9 @@ type Config struct {
 	Modules []string          // of the kernel, beside those for the devices above
 }
 
+// patient are parameters of the kernel that keep it from taking a slow processor for a broken one.
+const patient = "no_timer_check rcupdate.rcu_cpu_stall_suppress=1 nowatchdog"
+
 // Machine is one that runs.
 type Machine struct {
 	t     *testing.T
@@ -105,7 +108,7 @@ func Start(t *testing.T, cfg Config) *Machine {
 		"-accel", "tcg", "-cpu", "max", "-m", fmt.Sprint(cfg.Memory), "-no-reboot", "-nodefaults", "-no-user-config", "-display", "none",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-kernel", filepath.Join(kernel, "vmlinuz"), "-initrd", initramfs(t, kernel, dir, cfg),
-		"-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=1 mitigations=off",
+		"-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=1 mitigations=off " + patient,
 		"-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
 	}
 	if cfg.Disk != "" {
