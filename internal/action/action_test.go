@@ -14,6 +14,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/action"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/roletest"
 )
 
 func TestActionsGoOverTheChannel(t *testing.T) {
@@ -317,14 +318,7 @@ func TestAnActionIsSentOnce(t *testing.T) {
 	// What this process was not told of, because another one took the request and died, is sent too.
 	w.Exec(`INSERT INTO device_action (created_at, device, verb, state, expires_at, try_at) SELECT ?1, id, 'identify', 'queued', '9999', ?1 FROM device`,
 		db.FormatTime(w.Now().Add(-time.Minute)))
-	limit := time.After(3 * time.Minute)
-	for w.Text(`SELECT CAST(count(*) AS TEXT) FROM device_action WHERE state <> 'done'`) != "0" {
-		select {
-		case <-limit:
-			t.Fatalf("not all is done: %s", w.Text(`SELECT CAST(count(*) AS TEXT) FROM device_action WHERE state <> 'done'`))
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	roletest.Eventually(t, "all is done", func() bool { return w.Number(`SELECT count(*) FROM device_action WHERE state <> 'done'`) == 0 })
 	stop()
 	wait.Wait()
 	if got := len(w.called()) + took; got != 2*devices {

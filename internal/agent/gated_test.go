@@ -50,7 +50,9 @@ func TestRegistryThatLiesToADevice(t *testing.T) {
 	w := newWorld(t)
 	fleet := trusttest.New(fleetUUID)
 	fleet.Rotate()
+	w.mu.Lock()
 	w.fleets = map[string]*trusttest.Fleet{fleetUUID: fleet}
+	w.mu.Unlock()
 	v := newVirtualWith(t, w, buildAgent(t), map[string]any{"roadsteadTrust": fleet.Given()})
 	roletest.Eventually(t, "registered", registered(w))
 	publish := func(commit, image string) api.DeviceTarget {

@@ -155,7 +155,7 @@ func next(t *testing.T, lines <-chan string) string {
 			return "the end"
 		}
 		return line
-	case <-time.After(10 * time.Second):
+	case <-time.After(3 * time.Minute):
 		t.Fatal("nothing came in 10 s")
 		return ""
 	}

@@ -75,6 +75,7 @@ func TestRulesAreReplacedWithoutAGap(t *testing.T) {
 		{name: "into the device", to: "192.168.77.1"}, {name: "into the device by IPv6", to: "fd00:77::1"},
 		{name: "through the device", to: "192.168.88.2"}, {name: "through the device by IPv6", to: "fd00:88::2"},
 	}
+	var round atomic.Int64 // of which each packet is
 	var ends []net.Conn
 	for i, w := range ways {
 		var ear *net.UDPConn
@@ -91,9 +92,12 @@ func TestRulesAreReplacedWithoutAGap(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = ear.Close() })
 		go func() {
-			for b := make([]byte, 16); ; w.heard.Add(1) {
+			for b := make([]byte, 16); ; {
 				if _, err := ear.Read(b); err != nil {
 					return
+				}
+				if int64(b[0]) == round.Load() { // and none that was on its way before
+					w.heard.Add(1)
 				}
 			}
 		}()
@@ -116,13 +120,13 @@ func TestRulesAreReplacedWithoutAGap(t *testing.T) {
 			case <-tick.C:
 			}
 			for _, c := range ends {
-				_, _ = c.Write([]byte("knock")) // a refusal of the one before is an error of this one
+				_, _ = c.Write([]byte{byte(round.Load())}) // a refusal of the one before is an error of this one
 			}
 			sent.Add(1)
 		}
 	})
 	defer func() { close(stop); sending.Wait() }()
-	t.Run("iptables", func(t *testing.T) { replace(t, ways, &sent) })
+	t.Run("iptables", func(t *testing.T) { replace(t, ways, &sent, &round) })
 	if exec.Command("iptables-legacy", "-t", "mangle", "-L").Run() != nil {
 		return // this kernel has the newer kind alone
 	}
@@ -130,7 +134,7 @@ func TestRulesAreReplacedWithoutAGap(t *testing.T) {
 		dir := t.TempDir()
 		sh(t, `for p in iptables iptables-restore ip6tables ip6tables-restore; do ln -s "$(command -v "${p%%-*}-legacy${p#*tables}")" `+dir+`/$p; done`)
 		t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-		replace(t, ways, &sent)
+		replace(t, ways, &sent, &round)
 	})
 }
 
@@ -141,7 +145,7 @@ type way struct {
 }
 
 // replace puts rules in the place of others while something is sent, and at the end removes them.
-func replace(t *testing.T, ways []*way, sent *atomic.Int64) {
+func replace(t *testing.T, ways []*way, sent, round *atomic.Int64) {
 	rules := firewall.Rules{Interface: tunnel, Ports: []int{48484, 22222}}
 	raise := func() {
 		t.Helper()
@@ -150,6 +154,7 @@ func replace(t *testing.T, ways []*way, sent *atomic.Int64) {
 		}
 	}
 	raise()
+	round.Add(1)
 	for _, w := range ways {
 		w.heard.Store(0)
 	}

@@ -86,7 +86,7 @@ func TestWritesShareACommit(t *testing.T) {
 	for n := range writers {
 		go func() { errs <- b.Do(t.Context(), &number{n: n}) }()
 	}
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(3 * time.Minute)
 	for len(b.queue) < writers {
 		select {
 		case <-time.After(time.Millisecond):
