@@ -63,7 +63,7 @@ func (tx *Tx) Texts(ctx context.Context, last bool, query string, args ...any) (
 		}
 		return &Texts{sent: sent, Row: make([]Text, len(sent.kinds))}, nil
 	}
-	rows, err := tx.QueryContext(ctx, query, args...)
+	rows, err := tx.QueryContext(ctx, query, args...) //nolint:rowserrcheck // Close asks for it
 	if err != nil {
 		return nil, err
 	}
