@@ -200,6 +200,7 @@ type TrustStatus struct {
 	Roles     []TrustRole      `json:"roles"`
 	Pending   []TrustPending   `json:"pending"`   // files that wait for signatures
 	Unsigned  []TrustUnsigned  `json:"unsigned"`  // releases that wait for the owner
+	Releases  []TrustListing   `json:"releases"`  // the newest 50 that were built, and who has signed them
 	Devices   map[string]int64 `json:"devices"`   // how many, by state
 	Rejecting []TrustDevice    `json:"rejecting"` // at most 50
 }
@@ -228,6 +229,40 @@ type TrustUnsigned struct {
 	SHA256    string    `json:"sha256"` // of its document
 	Counter   int64     `json:"counter"`
 	CreatedAt time.Time `json:"created_at"`
+}
+
+// TrustListing says who has signed a release as it is. What the builder has not listed yet it lists when a device asks.
+type TrustListing struct {
+	Commit  string `json:"commit"`
+	Builder bool   `json:"builder"`
+	Owner   bool   `json:"owner"`
+}
+
+// Says says it to people, under an approval; waits: it lacks the owner's signature.
+func (l TrustListing) Says(approval Approval) (text string, waits bool) {
+	switch {
+	case l.Owner && l.Builder:
+		return "builder and owner", false
+	case l.Owner && approval == ApprovalBoth:
+		return "owner; the builder has not listed it", false
+	case l.Owner:
+		return "owner", false
+	case approval != ApprovalBuilder:
+		return "waits for the owner's signature", true
+	case l.Builder:
+		return "builder", false
+	}
+	return "nobody yet: the builder lists it when a device asks for it", false
+}
+
+// TrustFleet is a fleet in short: GET /trust/v1/fleets.
+type TrustFleet struct {
+	Fleet    string           `json:"fleet"` // uuid
+	Slug     string           `json:"slug"`
+	HeldBy   string           `json:"held_by"` // empty: nothing was signed of the fleet yet
+	Approval Approval         `json:"approval"`
+	Shell    string           `json:"shell"`
+	Devices  map[string]int64 `json:"devices"` // how many, by state
 }
 
 // TrustDevice is a device that refuses what it is told.

@@ -16,25 +16,25 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadstead/people"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/source"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
-	"github.com/roadstead-io/roadstead/cmd/roadstead/trust"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/standing"
 )
 
 // fleetView is the JSON form of a fleet.
 type fleetView struct {
-	ID            int64        `json:"id"`
-	Slug          string       `json:"slug"`
-	Name          string       `json:"name"`
-	UUID          string       `json:"uuid"`
-	Organization  string       `json:"organization"`
-	DeviceType    string       `json:"device_type"`
-	AlsoBuiltFor  []string     `json:"also_built_for,omitempty"`
-	TrackLatest   bool         `json:"track_latest"`
-	TargetRelease *releaseName `json:"target_release"`
-	Devices       int          `json:"devices"`
-	DevicesOnline int          `json:"devices_online"`
-	CreatedAt     string       `json:"created_at"`
-	Trust         *trust.Fleet `json:"trust,omitempty"`
-	Git           *gitView     `json:"git,omitempty"`
+	ID            int64           `json:"id"`
+	Slug          string          `json:"slug"`
+	Name          string          `json:"name"`
+	UUID          string          `json:"uuid"`
+	Organization  string          `json:"organization"`
+	DeviceType    string          `json:"device_type"`
+	AlsoBuiltFor  []string        `json:"also_built_for,omitempty"`
+	TrackLatest   bool            `json:"track_latest"`
+	TargetRelease *releaseName    `json:"target_release"`
+	Devices       int             `json:"devices"`
+	DevicesOnline int             `json:"devices_online"`
+	CreatedAt     string          `json:"created_at"`
+	Trust         *standing.Fleet `json:"trust,omitempty"`
+	Git           *gitView        `json:"git,omitempty"`
 }
 
 // gitView is how a fleet is pushed to.
@@ -218,14 +218,16 @@ func (a *app) fleetListCommand() *cobra.Command {
 				return err
 			}
 			views := make([]fleetView, len(found))
+			trusts := standing.FleetsOf(cmd.Context(), c)
 			for i, f := range found {
 				views[i] = viewFleet(f)
+				views[i].Trust = trusts[f.UUID]
 			}
 			return a.Show(views, func() *terminal.Grid {
-				g := &terminal.Grid{Head: []string{"Fleet", "Device type", "Devices", "Online", "Release", "Created"}}
+				g := &terminal.Grid{Head: []string{"Fleet", "Device type", "Devices", "Online", "Release", "Trust", "Created"}}
 				for _, v := range views {
 					g.Add(v.Slug, v.DeviceType, strconv.Itoa(v.Devices), strconv.Itoa(v.DevicesOnline),
-						v.TargetRelease.String(), terminal.Ago(v.CreatedAt))
+						v.TargetRelease.String(), v.Trust.Short(), terminal.Ago(v.CreatedAt))
 				}
 				return g
 			})
@@ -252,7 +254,7 @@ func (a *app) fleetShowCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			v.Trust = trust.FleetOf(cmd.Context(), c, f.UUID)
+			v.Trust = standing.FleetOf(cmd.Context(), c, f.UUID)
 			v.Git = &gitView{Branch: f.GitBranch, HostKey: site.Fingerprint, KnownHosts: site.KnownHosts}
 			v.Git.SSH, v.Git.HTTPS = c.Remote(site, f.Slug)
 			return a.Show(v, func() *terminal.Grid {

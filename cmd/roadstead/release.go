@@ -17,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadstead/origin"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/trust"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/standing"
 )
 
 // releaseView is the JSON form of a release.
@@ -32,6 +33,7 @@ type releaseView struct {
 	EndedAt   *string           `json:"ended_at"`
 	Note      string            `json:"note"`
 	Tags      map[string]string `json:"tags"`
+	SignedBy  string            `json:"signed_by,omitempty"` // in words; of the newest releases
 	Images    []imageView       `json:"images,omitempty"`
 	Log       *string           `json:"log,omitempty"`
 	Compose   json.RawMessage   `json:"composition,omitempty"`
@@ -48,7 +50,7 @@ type imageView struct {
 
 const (
 	releaseFields = "id,commit,status,raw_version,is_final,source,created_at,end_timestamp,note"
-	releaseExpand = "belongs_to__application($select=id,slug),release_tag($select=id,tag_key,value)"
+	releaseExpand = "belongs_to__application($select=id,uuid,slug),release_tag($select=id,tag_key,value)"
 	imageExpand   = "release_image($select=id;" +
 		"$expand=image($select=id,status,is_stored_at__image_location,content_hash,image_size,error_message;" +
 		"$expand=is_a_build_of__service($select=id,service_name)))"
@@ -107,13 +109,15 @@ func (a *app) releaseListCommand() *cobra.Command {
 				return err
 			}
 			views := make([]releaseView, len(found))
+			signers := standing.Signers(cmd.Context(), c, f.UUID)
 			for i, r := range found {
 				views[i] = viewRelease(r)
+				views[i].SignedBy = signedBy(r, signers)
 			}
 			return a.Show(views, func() *terminal.Grid {
-				g := &terminal.Grid{Head: []string{"Id", "Commit", "Version", "Status", "Final", "Created"}}
+				g := &terminal.Grid{Head: []string{"Id", "Commit", "Version", "Status", "Final", "Signed by", "Created"}}
 				for _, v := range views {
-					g.Add(strconv.FormatInt(v.ID, 10), terminal.Short(v.Commit), v.Version, v.Status, terminal.Yes(v.Final), terminal.Ago(v.CreatedAt))
+					g.Add(strconv.FormatInt(v.ID, 10), terminal.Short(v.Commit), v.Version, v.Status, terminal.Yes(v.Final), v.SignedBy, terminal.Ago(v.CreatedAt))
 				}
 				return g
 			})
@@ -158,7 +162,11 @@ are verified before anything is shown: the signature of the server's signer, and
 			if err != nil {
 				return err
 			}
-			return a.showRelease(*r, log, composition)
+			signed := ""
+			if !log && !composition {
+				signed = signedBy(*r, standing.Signers(cmd.Context(), c, r.Fleet.Get().UUID))
+			}
+			return a.showRelease(*r, signed, log, composition)
 		},
 	}
 	cmd.Flags().BoolVar(&log, "log", false, "print the build's log")
@@ -170,8 +178,17 @@ are verified before anything is shown: the signature of the server's signer, and
 	return cmd
 }
 
-func (a *app) showRelease(r client.Release, log, composition bool) error {
+// signedBy says who has signed a release that was built.
+func signedBy(r client.Release, signers func(commit string) string) string {
+	if r.Status != api.StatusSuccess {
+		return ""
+	}
+	return signers(r.Commit)
+}
+
+func (a *app) showRelease(r client.Release, signed string, log, composition bool) error {
 	v := viewRelease(r)
+	v.SignedBy = signed
 	switch {
 	case a.Output == "json":
 		if log {
@@ -192,6 +209,9 @@ func (a *app) showRelease(r client.Release, log, composition bool) error {
 		{"Status", v.Status}, {"Final", terminal.Yes(v.Final)}, {"Created", v.CreatedAt}}}
 	if v.EndedAt != nil {
 		g.Add("Ended", *v.EndedAt)
+	}
+	if v.SignedBy != "" {
+		g.Add("Signed by", v.SignedBy)
 	}
 	for _, k := range slices.Sorted(maps.Keys(v.Tags)) {
 		g.Add("Tag", k+"="+v.Tags[k])

@@ -172,6 +172,7 @@ GET    /device-url/v1/{uuid}                                | - x x - - - - -
 PUT    /device-url/v1/{uuid}                                | - x x - - - - -
 POST   /device-url/v1/{uuid}/visit                          | - x - - - - - -
 GET    /auth/v1/token                                       | - x x x - - - -
+GET    /trust/v1/fleets                                     | - x x - - - - -
 GET    /trust/v1/fleets/{fleet}                             | - x x - - - - -
 POST   /trust/v1/fleets/{fleet}/upload                      | - x x - - - - -
 GET    /trust/v1/fleets/{fleet}/proofs/{commit}             | - x x - - - - -

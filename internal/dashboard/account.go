@@ -15,47 +15,6 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 )
 
-// fleetRow is a fleet as the first page shows it.
-type fleetRow struct {
-	Name, Slug    string
-	Online, Total int
-}
-
-// maxFleets is how many the first page shows.
-const maxFleets = 200
-
-func home(v *visit) error {
-	type row struct {
-		ID      int64           `json:"id"`
-		AppName string          `json:"app_name"`
-		Slug    string          `json:"slug"`
-		Count   json.RawMessage `json:"owns__device"`
-	}
-	var all, online struct {
-		D []row `json:"d"`
-	}
-	base := "/v7/application?$select=id,app_name,slug&$filter=is_of__class%20eq%20'fleet'&$orderby=slug%20asc&$top=" + fmt.Sprint(maxFleets) + "&$expand=owns__device/$count"
-	if err := v.call(http.MethodGet, base, nil, &all); err != nil {
-		return err
-	}
-	if err := v.call(http.MethodGet, base+"($filter=is_online%20eq%20true)", nil, &online); err != nil {
-		return err
-	}
-	count := func(raw json.RawMessage) (n int) {
-		_ = json.Unmarshal(raw, &n) // the api role's own number
-		return n
-	}
-	on := map[int64]int{}
-	for _, r := range online.D {
-		on[r.ID] = count(r.Count)
-	}
-	var list []fleetRow
-	for _, r := range all.D {
-		list = append(list, fleetRow{r.AppName, r.Slug, on[r.ID], count(r.Count)})
-	}
-	return v.show(http.StatusOK, "home", view{Title: "Fleets", Data: list})
-}
-
 // factors is what the second factors are, as the api role lists them.
 type factors struct {
 	TOTP     bool

@@ -12,6 +12,7 @@ import (
 	"html/template"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/dashboard/devices"
+	"github.com/roadstead-io/roadstead/internal/dashboard/fleets"
 	"github.com/roadstead-io/roadstead/internal/durable"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/seal"
@@ -173,8 +175,6 @@ func (s *Server) Handler() http.Handler {
 func (s *Server) site() http.Handler {
 	mux := http.NewServeMux()
 	for pattern, h := range map[string]page{
-		"GET /{$}": member(home),
-
 		"GET /login": loginPage, "POST /login": login, "POST /logout": logout,
 		"GET /login/factor": factorPage, "POST /login/factor": factor,
 		"POST /login/factor/passkey": passkeyPage, "POST /login/factor/passkey/verify": passkeyVerify,
@@ -196,7 +196,9 @@ func (s *Server) site() http.Handler {
 	} {
 		mux.Handle(pattern, s.serve(h))
 	}
-	for pattern, h := range s.devices.Routes() {
+	routes := s.devices.Routes()
+	maps.Copy(routes, fleets.Routes())
+	for pattern, h := range routes {
 		mux.Handle(pattern, s.serve(member(func(v *visit) error { return h(v.toDevices()) })))
 	}
 	static, err := fs.Sub(staticFiles, "static")

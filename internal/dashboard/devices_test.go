@@ -179,7 +179,7 @@ func TestPageOfADevice(t *testing.T) {
 	a.want(t, 200, "it checks nothing of what it runs")
 	y.exec(`INSERT INTO device_trust (created_at, device, state, approval, held_by, rejected, rejection_reason, versions, seen_at)
 		SELECT created_at, id, 'rejected', 'builder', 'server', 'image of <b>web</b>', 'digest', '{}', created_at FROM device`)
-	b.get(page).want(t, 200, "rejected: image of &lt;b&gt;web&lt;/b&gt;: digest, by builder, root held by the server (weaker)")
+	b.get(page).want(t, 200, `<span class="mark rejected">rejected</span>: image of &lt;b&gt;web&lt;/b&gt;: digest, by builder, <span class="held server">root held by the server (weaker)</span>`)
 	y.exec(`UPDATE device SET last_seen = ?1, heartbeat_due = ?1, heartbeat_until = ?1`, time.Now().Add(-3*time.Hour).UTC().Format("2006-01-02T15:04:05.000Z"))
 	a = b.get(page)
 	a.want(t, 200, "The device is offline. What it says of itself is as it was 3 hours ago.")

@@ -18,6 +18,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/dashboard/devices"
+	"github.com/roadstead-io/roadstead/internal/dashboard/fleets"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -236,12 +237,12 @@ func parsePages() (map[string]*template.Template, error) {
 			return "never"
 		},
 	}
-	layout, err := template.New("layout").Funcs(funcs).Funcs(devices.Funcs()).ParseFS(pageFiles, "pages/layout.html")
+	layout, err := template.New("layout").Funcs(funcs).Funcs(devices.Funcs()).Funcs(fleets.Funcs()).ParseFS(pageFiles, "pages/layout.html")
 	if err != nil {
 		return nil, err
 	}
 	pages := map[string]*template.Template{}
-	for _, from := range []embed.FS{pageFiles, devices.Pages} {
+	for _, from := range []embed.FS{pageFiles, devices.Pages, fleets.Pages} {
 		files, err := from.ReadDir("pages")
 		if err != nil {
 			return nil, err

@@ -56,6 +56,9 @@ func (t *Trust) Status(ctx context.Context, by access.Caller, name string) (out 
 				return err
 			}
 		}
+		if out.Releases, err = listings(ctx, tx, f.id, files); err != nil {
+			return err
+		}
 		return devicesOf(ctx, tx, f.id, &out)
 	})
 	return out, err

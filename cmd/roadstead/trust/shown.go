@@ -1,10 +1,6 @@
 package trust
 
 import (
-	"context"
-	"fmt"
-	"net/http"
-
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 )
@@ -53,41 +49,6 @@ func (s *Says) String() string {
 		text += ", root held by the server (weaker)"
 	case api.HeldByOwner:
 		text += ", root held by the owner"
-	}
-	return text
-}
-
-// Fleet is what `fleet show` says of a fleet's trust.
-type Fleet struct {
-	HeldBy   string           `json:"held_by"`
-	Approval api.Approval     `json:"approval"`
-	Shell    string           `json:"shell"`
-	Waiting  int              `json:"waiting"`  // files that wait for signatures
-	Unsigned int              `json:"unsigned"` // releases that wait for the owner
-	Devices  map[string]int64 `json:"devices"`  // how many, by state
-	Unknown  string           `json:"unknown,omitempty"`
-}
-
-// FleetOf asks for it. What cannot be known just now is no reason to show nothing of the fleet.
-func FleetOf(ctx context.Context, c *client.Client, uuid string) *Fleet {
-	var s api.TrustStatus
-	if err := c.Do(ctx, http.MethodGet, fleetPath(uuid), nil, &s); err != nil {
-		return &Fleet{Unknown: err.Error()}
-	}
-	return &Fleet{s.HeldBy, s.Approval, s.Shell, len(s.Pending), len(s.Unsigned), s.Devices, ""}
-}
-
-// String says it to people.
-func (f *Fleet) String() string {
-	if f.Unknown != "" {
-		return "not known: " + f.Unknown
-	}
-	text := fmt.Sprintf("root held by the %s, approval %s, devices: %s", heldBy(f.HeldBy), f.Approval, counts(f.Devices))
-	if f.Unsigned > 0 {
-		text += fmt.Sprintf("; %d releases wait for the owner", f.Unsigned)
-	}
-	if f.Waiting > 0 {
-		text += fmt.Sprintf("; %d files wait for signatures", f.Waiting)
 	}
 	return text
 }

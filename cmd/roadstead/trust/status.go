@@ -13,6 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/standing"
 	"github.com/roadstead-io/roadstead/internal/ownerkey"
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
@@ -76,32 +77,10 @@ func (a trust) statuses(ctx context.Context, c *client.Client) error {
 	return a.Show(list, func() *terminal.Grid {
 		g := &terminal.Grid{Head: []string{"Fleet", "Held by", "Approval", "Shell", "Waiting", "Unsigned", "Devices"}}
 		for _, s := range list {
-			g.Add(s.Slug, heldBy(s.HeldBy), string(s.Approval), s.Shell, fmt.Sprint(len(s.Pending)), fmt.Sprint(len(s.Unsigned)), counts(s.Devices))
+			g.Add(s.Slug, standing.HeldBy(s.HeldBy), string(s.Approval), s.Shell, fmt.Sprint(len(s.Pending)), fmt.Sprint(len(s.Unsigned)), standing.Counts(s.Devices))
 		}
 		return g
 	})
-}
-
-// heldBy says it so that the weaker state is seen.
-func heldBy(who string) string {
-	if who == api.HeldByServer {
-		return "server (weaker)"
-	}
-	return who
-}
-
-// counts are devices by state; what matters most comes first.
-func counts(devices map[string]int64) string {
-	var list []string
-	for _, state := range []string{api.TrustRejected, api.TrustWaiting, api.TrustUnverified, api.TrustVerified} {
-		if n := devices[state]; n > 0 {
-			list = append(list, fmt.Sprintf("%d %s", n, state))
-		}
-	}
-	if len(list) == 0 {
-		return "none"
-	}
-	return strings.Join(list, ", ")
 }
 
 func (a trust) statusOf(ctx context.Context, c *client.Client, fleet, dir string) error {
@@ -155,8 +134,8 @@ func (a trust) tell(v statusView, keys []*ownerkey.File) {
 		says = "no: this machine knows no root of the fleet and takes the server's word"
 	}
 	g := &terminal.Grid{Rows: [][]string{
-		{"Fleet", v.Slug}, {"UUID", v.Fleet}, {"Held by", heldBy(v.HeldBy)}, {"Approval", string(v.Approval)}, {"Server's SSH authority", v.Shell},
-		{"Root", v.Root}, {"Verified", says}, {"Devices", counts(v.Devices)},
+		{"Fleet", v.Slug}, {"UUID", v.Fleet}, {"Held by", standing.HeldBy(v.HeldBy)}, {"Approval", string(v.Approval)}, {"Server's SSH authority", v.Shell},
+		{"Root", v.Root}, {"Verified", says}, {"Devices", standing.Counts(v.Devices)},
 	}}
 	for _, k := range keys {
 		g.Add("Key here", short(k.ID)+" "+k.Describe())

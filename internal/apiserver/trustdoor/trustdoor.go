@@ -32,6 +32,7 @@ func Routes(t *trust.Trust, d *db.DB) []route.Route {
 	itself := []access.Kind{access.Device}
 	readers := []access.Kind{access.User, access.ScopedKey, access.Device, access.FleetKey}
 	return []route.Route{
+		{Method: "GET", Path: "/trust/v1/fleets", Handle: s.fleets, Who: route.People},
 		{Method: "GET", Path: "/trust/v1/fleets/{fleet}", Handle: s.status, Who: route.People},
 		{Method: "POST", Path: "/trust/v1/fleets/{fleet}/upload", Handle: s.upload, Who: route.People, Verb: access.Releases},
 		{Method: "GET", Path: "/trust/v1/fleets/{fleet}/proofs/{commit}", Handle: s.proof, Who: route.People},
@@ -96,6 +97,10 @@ func (s *routes) bundle(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	return web.WriteJSON(w, http.StatusOK, out)
+}
+
+func (s *routes) fleets(w http.ResponseWriter, r *http.Request) error {
+	return route.Read(w, r, s.db, s.trust.Fleets)
 }
 
 func (s *routes) status(w http.ResponseWriter, r *http.Request) error {

@@ -160,8 +160,8 @@ func (v *Visit) to(page string) error {
 
 func (v *Visit) form(name string) string { return strings.TrimSpace(v.R.PostForm.Get(name)) }
 
-// rows reads rows of the resource model.
-func rows[T any](v *Visit, resource string, q client.Query) ([]T, error) {
+// Rows reads rows of the resource model.
+func Rows[T any](v *Visit, resource string, q client.Query) ([]T, error) {
 	var answer struct {
 		D []T `json:"d"`
 	}
@@ -217,9 +217,9 @@ func list(v *Visit) error {
 		return err
 	}
 	var err error
-	d.Devices, err = rows[row](v, "device", client.Query{
+	d.Devices, err = Rows[row](v, "device", client.Query{
 		Select: "id,uuid,device_name,is_online,overall_status,overall_progress,last_connectivity_event,is_connected_to_vpn",
-		Expand: "belongs_to__application($select=id,slug),is_running__release" + releaseFields,
+		Expand: "belongs_to__application($select=id,uuid,slug),is_running__release" + releaseFields + ",device_trust($select=id,state,held_by)",
 		Filter: filter, OrderBy: "device_name asc,id asc", Top: pageSize, Skip: skip,
 	})
 	if err != nil {

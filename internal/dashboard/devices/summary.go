@@ -91,7 +91,7 @@ func (d summaryData) Usage() (list []usage) {
 const (
 	deviceFields = "id,uuid,device_name,note,created_at,is_online,overall_status,overall_progress,update_status,last_connectivity_event,last_seen,os_version,supervisor_version," +
 		"ip_address,mac_address,public_address,memory_usage,memory_total,storage_usage,storage_total,cpu_usage,cpu_temp,key_protection,unsupported_features"
-	deviceExpand = "belongs_to__application($select=id,slug,app_name),is_of__device_type($select=id,slug,name),is_running__release" + releaseFields +
+	deviceExpand = "belongs_to__application($select=id,uuid,slug,app_name),is_of__device_type($select=id,slug,name),is_running__release" + releaseFields +
 		",should_be_running__release" + releaseFields + ",is_pinned_on__release" + releaseFields + ",device_tag($select=id,tag_key,value)," +
 		"image_install($select=id,status,download_progress,install_date;$filter=status ne 'deleted';" +
 		"$expand=installs__image($select=id;$expand=is_a_build_of__service($select=id,service_name)),is_provided_by__release" + releaseFields + ")," +
@@ -105,7 +105,7 @@ func (v *Visit) device(fields, expand string) (d details, err error) {
 	if err != nil {
 		return d, err
 	}
-	found, err := rows[details](v, "device", client.Query{Select: fields, Expand: expand, Filter: client.Where("uuid eq ?", string(uuid))})
+	found, err := Rows[details](v, "device", client.Query{Select: fields, Expand: expand, Filter: client.Where("uuid eq ?", string(uuid))})
 	if err != nil {
 		return d, err
 	}

@@ -35,6 +35,16 @@ func inTheDashboard(t *testing.T, d *device, connected func(bool) func() bool) {
 		b.Shows(page+"/summary", text)
 	}
 
+	b.Shows(page+"/summary", "verified")
+	b.Open(pages + "/")
+	b.Click("a:has-text('/acts')")
+	for _, text := range []string{"held by the server (weaker)", "1 verified", "Signed by"} {
+		b.Shows("/fleets/", text)
+	}
+	b.Click("table.releases a")
+	b.Shows("/releases/", "builder")
+	b.Open(pages + page + "/summary")
+
 	before := d.started(t, "web")
 	b.Click("tr:has-text('web') button[value=restart-service]")
 	b.Shows("/actions", "Restart the service web")
