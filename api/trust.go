@@ -182,7 +182,15 @@ type TrustRejection struct {
 // signatures than its threshold waits for the others.
 type TrustUpload struct {
 	Files []TrustFile `json:"files"` // in the order in which they are to be read
+	// Try takes nothing, and says whether the caller might upload: [TrustTryFiles], or [TrustTryRoot].
+	Try string `json:"try,omitempty"`
 }
+
+// What can be tried of an upload.
+const (
+	TrustTryFiles = "files"
+	TrustTryRoot  = "root" // a root, which may be the one that takes the fleet from the server
+)
 
 // TrustUploaded is the answer.
 type TrustUploaded struct {

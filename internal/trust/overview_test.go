@@ -13,7 +13,7 @@ func TestFleetsInShort(t *testing.T) {
 	w := newWorld(t)
 	list := func(by access.Caller) (out []api.TrustFleet) {
 		t.Helper()
-		w.must(w.db.Read(t.Context(), func(tx *db.Tx) (err error) {
+		w.Must(w.DB.Read(t.Context(), func(tx *db.Tx) (err error) {
 			out, err = w.trust.Fleets(t.Context(), tx, by)
 			return err
 		}))
@@ -25,8 +25,8 @@ func TestFleetsInShort(t *testing.T) {
 		t.Errorf("before anything was signed: %+v", got)
 	}
 	w.status()
-	w.must(w.trust.Report(t.Context(), one.by, one.uuid, api.TrustReport{State: api.TrustVerified}))
-	w.must(w.trust.Report(t.Context(), two.by, two.uuid, api.TrustReport{State: api.TrustRejected, Rejection: &api.TrustRejection{What: "root version 3", Reason: "signature"}}))
+	w.Must(w.trust.Report(t.Context(), one.by, one.uuid, api.TrustReport{State: api.TrustVerified}))
+	w.Must(w.trust.Report(t.Context(), two.by, two.uuid, api.TrustReport{State: api.TrustRejected, Rejection: &api.TrustRejection{What: "root version 3", Reason: "signature"}}))
 	if got := list(w.alice); len(got) != 1 || got[0].HeldBy != api.HeldByServer || got[0].Approval != api.ApprovalBuilder || len(got[0].Devices) != 2 ||
 		got[0].Devices[api.TrustVerified] != 1 || got[0].Devices[api.TrustRejected] != 1 {
 		t.Errorf("alice's fleets: %+v", got)
@@ -34,7 +34,7 @@ func TestFleetsInShort(t *testing.T) {
 	if got := list(w.bob); len(got) != 1 || got[0].Fleet != w.uuid(w.his) || got[0].Devices[api.TrustUnverified] != 1 {
 		t.Errorf("bob's fleets: %+v", got)
 	}
-	if err := w.db.Read(t.Context(), func(tx *db.Tx) error { _, err := w.trust.Fleets(t.Context(), tx, one.by); return err }); err == nil {
+	if err := w.DB.Read(t.Context(), func(tx *db.Tx) error { _, err := w.trust.Fleets(t.Context(), tx, one.by); return err }); err == nil {
 		t.Error("a device has a list of fleets")
 	}
 }
@@ -56,7 +56,7 @@ func TestWhoHasSignedAReleaseIsSaid(t *testing.T) {
 		t.Fatalf("%s is not among %+v", commit, s.Releases)
 		return "", false
 	}
-	w.must(w.trust.PublishOnce(t.Context()))
+	w.Must(w.trust.PublishOnce(t.Context()))
 	if text, waits := says(commitOf(2)); text != "builder" || waits {
 		t.Errorf("what the builder listed: %q, %v", text, waits)
 	}
@@ -65,14 +65,14 @@ func TestWhoHasSignedAReleaseIsSaid(t *testing.T) {
 	}
 	o := w.owner(w.hers, api.ApprovalBoth, 1)
 	_, err := o.upload(o.root(2, 1, 1), o.targets(1, 1), o.delegator(1))
-	w.must(err)
+	w.Must(err)
 	if text, waits := says(commitOf(2)); text != "waits for the owner's signature" || !waits {
 		t.Errorf("what the owner has not signed: %q, %v", text, waits)
 	}
 	for _, u := range w.status().Unsigned {
 		if u.Commit == commitOf(2) {
 			_, err = o.upload(o.approve(u, 1))
-			w.must(err)
+			w.Must(err)
 		}
 	}
 	if text, waits := says(commitOf(2)); text != "builder and owner" || waits {
@@ -81,7 +81,7 @@ func TestWhoHasSignedAReleaseIsSaid(t *testing.T) {
 	if text, waits := says(commitOf(1)); text != "waits for the owner's signature" || !waits {
 		t.Errorf("the other one: %q, %v", text, waits)
 	}
-	w.exec(`UPDATE trust_document SET counter = counter + 1 WHERE "commit" = ?`, commitOf(2)) // listed again, and not signed again
+	w.Exec(`UPDATE trust_document SET counter = counter + 1 WHERE "commit" = ?`, commitOf(2)) // listed again, and not signed again
 	if text, waits := says(commitOf(2)); text == "builder and owner" || !waits {
 		t.Errorf("with another counter: %q, %v", text, waits)
 	}

@@ -50,6 +50,9 @@ func cloneFiles(files map[string]*storedFile) map[string]*storedFile { return ma
 // needs to say who may do what in it, and has proved lately who they are: from then on this server does not decide about it.
 func (t *Trust) Upload(ctx context.Context, by access.Caller, name string, up api.TrustUpload) (out api.TrustUploaded, err error) {
 	out = api.TrustUploaded{Published: []string{}, Waiting: []string{}}
+	if up.Try != "" {
+		return out, t.try(ctx, by, name, up)
+	}
 	if len(up.Files) == 0 || len(up.Files) > maxUpload {
 		return out, api.Errorf(api.Invalid, "files: 1 to %d at once", maxUpload)
 	}
@@ -130,6 +133,23 @@ func (t *Trust) begin(ctx context.Context, by access.Caller, name string, up api
 	}
 	u.first = x.Version == 1 || u.keys.Owned
 	return u, nil
+}
+
+// try says whether somebody might upload, so that nobody makes keys in vain.
+func (t *Trust) try(ctx context.Context, by access.Caller, name string, up api.TrustUpload) error {
+	if len(up.Files) > 0 || up.Try != api.TrustTryFiles && up.Try != api.TrustTryRoot {
+		return api.Errorf(api.Invalid, "try: %s or %s, and no files", api.TrustTryFiles, api.TrustTryRoot)
+	}
+	if t.cfg.Ask == nil {
+		return errNoSigner
+	}
+	return t.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+		f, err := find(ctx, tx, by, name, access.Releases)
+		if err != nil || up.Try == api.TrustTryFiles {
+			return err
+		}
+		return (&upload{fleet: f}).mayTake(ctx, tx, by, []api.TrustFile{{Role: api.TrustRoot}})
+	})
 }
 
 // invalid names the file that is wrong.

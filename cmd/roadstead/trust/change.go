@@ -142,6 +142,9 @@ func (a trust) change(use, short, long, example string, least, most int, o *opti
 		if !h.owned() {
 			return fmt.Errorf("the trust of %s is held by the server: `roadstead trust init %s` makes it yours", b.Slug, b.Slug)
 		}
+		if err := r.may(ctx, b, api.TrustTryRoot); err != nil {
+			return err
+		}
 		p := h.plan(expires)
 		if err := alter(ctx, r, s, h, &p, args[1:]); err != nil {
 			return err
@@ -404,6 +407,9 @@ func (r *run) letGo(ctx context.Context, device, to string) error {
 	p.mark.Transfers = append(p.mark.Transfers, leave)
 	files, err := h.files(p)
 	if err != nil {
+		return err
+	}
+	if err := r.may(ctx, b, api.TrustTryFiles); err != nil {
 		return err
 	}
 	made, err := r.approve(ctx, h, s, files, fmt.Sprintf("Let %s go to %s?", d.Name, other.Slug))

@@ -74,6 +74,9 @@ func (r *run) signWaiting(ctx context.Context, fleet string) error {
 			return err
 		}
 	}
+	if err := r.may(ctx, b, api.TrustTryFiles); err != nil {
+		return err
+	}
 	made, err := r.approve(ctx, h, s, files, "Sign this?")
 	if err != nil {
 		return err
@@ -261,6 +264,9 @@ func (r *run) signReleases(ctx context.Context, b *bundle, s *store, commits []s
 			return err
 		}
 		files = append(files, api.TrustFile{Role: role, Data: data})
+	}
+	if err := r.may(ctx, b, api.TrustTryFiles); err != nil {
+		return err
 	}
 	made, err := r.approve(ctx, h, s, files, "Sign this?")
 	if errors.Is(err, errNothing) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -144,6 +145,29 @@ func (r *run) open(ctx context.Context, fleet string, w want) (*bundle, *store, 
 }
 
 func lastPart(slug string) string { return slug[strings.LastIndexByte(slug, '/')+1:] }
+
+// may asks, before a key is made or opened, whether what will be signed could be sent.
+func (r *run) may(ctx context.Context, b *bundle, what string) error {
+	if r.c == nil || r.offline != "" {
+		return nil
+	}
+	err := r.c.Do(ctx, http.MethodPost, fleetPath(b.Fleet)+"/upload", api.TrustUpload{Files: []api.TrustFile{}, Try: what}, nil)
+	const other = "; or --offline FILE, for somebody who may: `roadstead trust import`"
+	switch {
+	case err == nil, errors.Is(err, api.ErrInvalid): // a server that does not know the question
+		return nil
+	case strings.HasPrefix(api.AsError(err).Text, "Fresh authentication"), strings.HasPrefix(api.AsError(err).Text, "an API key may not"):
+		first := ""
+		if os.Getenv("ROADSTEAD_TOKEN") != "" {
+			first = "unset ROADSTEAD_TOKEN, "
+		}
+		return fmt.Errorf("nothing was made or signed: who takes the trust of %s from the server has logged in as a person in the last 20 minutes, and not with an API key. "+
+			"%srun `roadstead login`, then this again%s", b.Slug, first, other)
+	case errors.Is(err, api.ErrForbidden):
+		return fmt.Errorf("nothing was made or signed: you may not upload what is signed of %s: %w%s", b.Slug, err, other)
+	}
+	return fmt.Errorf("nothing was made or signed: %w", err)
+}
 
 // deliver keeps what was signed, and sends it, or writes it down for somebody who does.
 func (r *run) deliver(ctx context.Context, b *bundle, s *store, list []signed) error {
