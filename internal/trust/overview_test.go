@@ -6,6 +6,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/trust/overview"
 )
 
 // The list of fleets says who holds each root and how many devices check; to each person of their own fleets only.
@@ -14,7 +15,7 @@ func TestFleetsInShort(t *testing.T) {
 	list := func(by access.Caller) (out []api.TrustFleet) {
 		t.Helper()
 		w.Must(w.DB.Read(t.Context(), func(tx *db.Tx) (err error) {
-			out, err = w.trust.Fleets(t.Context(), tx, by)
+			out, err = overview.Fleets(t.Context(), tx, by)
 			return err
 		}))
 		return out
@@ -34,7 +35,7 @@ func TestFleetsInShort(t *testing.T) {
 	if got := list(w.bob); len(got) != 1 || got[0].Fleet != w.uuid(w.his) || got[0].Devices[api.TrustUnverified] != 1 {
 		t.Errorf("bob's fleets: %+v", got)
 	}
-	if err := w.DB.Read(t.Context(), func(tx *db.Tx) error { _, err := w.trust.Fleets(t.Context(), tx, one.by); return err }); err == nil {
+	if err := w.DB.Read(t.Context(), func(tx *db.Tx) error { _, err := overview.Fleets(t.Context(), tx, one.by); return err }); err == nil {
 		t.Error("a device has a list of fleets")
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/trust"
+	"github.com/roadstead-io/roadstead/internal/trust/overview"
 	"github.com/roadstead-io/roadstead/internal/web"
 )
 
@@ -100,7 +101,7 @@ func (s *routes) bundle(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *routes) fleets(w http.ResponseWriter, r *http.Request) error {
-	return route.Read(w, r, s.db, s.trust.Fleets)
+	return route.Read(w, r, s.db, overview.Fleets)
 }
 
 func (s *routes) status(w http.ResponseWriter, r *http.Request) error {
