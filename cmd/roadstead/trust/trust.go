@@ -18,6 +18,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/passphrase"
 )
 
 // at is where the server answers about trust.
@@ -31,7 +32,7 @@ func Commands(app *cmdline.App) []*cobra.Command {
 	a := trust{app}
 	group := cmdline.Group("trust", "The keys with which you vouch for what your devices run",
 		a.init(), a.status(), a.sign(), a.addKey(), a.removeKey(), a.rotate(), a.threshold(), a.approval(), a.shell(), a.renew(), a.transfer(),
-		a.export(), a.imports(), a.restore(), a.key())
+		a.export(), a.imports(), a.restore(), a.key(), passphrase.Command(app))
 	group.Long = `Devices of a fleet check what they are told to run: by the word of the server's builder, or by yours, or by both. Whose word counts is signed with the
 fleet's root keys. Until "trust init" these are the server's own, which is the weaker state: who takes the server can make another root. After it they
 are yours, and never leave your machine or token.
