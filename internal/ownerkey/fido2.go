@@ -122,7 +122,28 @@ func device(ctx context.Context, named string) (string, error) {
 	case 1:
 		return found[0], nil
 	}
-	return "", fmt.Errorf("there are %d FIDO2 tokens: name one of %s", len(found), strings.Join(found, ", "))
+	return "", fmt.Errorf("there are %d FIDO2 tokens: name one by --fido2-device, of %s", len(found), strings.Join(found, ", "))
+}
+
+// tokenSays puts into words what went wrong with a token, where a person can do something about it; empty: nothing that is known.
+func tokenSays(text string) string {
+	for _, known := range []struct{ code, words string }{
+		{"FIDO_ERR_USER_ACTION_TIMEOUT", "the token was not touched in time: try again, and touch it when it blinks"},
+		{"FIDO_ERR_ACTION_TIMEOUT", "the token was not touched in time: try again, and touch it when it blinks"},
+		{"FIDO_ERR_OPERATION_DENIED", "the token refused: it was not touched, or told not to"},
+		{"FIDO_ERR_PIN_AUTH_BLOCKED", "too many wrong PINs: unplug the token, plug it in again, and try once more"},
+		{"FIDO_ERR_PIN_BLOCKED", "the token's PIN is blocked after too many wrong ones: only a reset, which loses its keys, makes it usable again"},
+		{"FIDO_ERR_PIN_INVALID", "wrong PIN of the token"},
+		{"FIDO_ERR_PIN_REQUIRED", "the token asks for its PIN: run this on a terminal"},
+		{"FIDO_ERR_PIN_NOT_SET", "the token has no PIN yet, and wants one: `fido2-token -S DEVICE` sets it"},
+		{"FIDO_ERR_NO_CREDENTIALS", "this is not the token that the key was made with"},
+		{"FIDO_ERR_UNSUPPORTED_EXTENSION", "the token does not know the extension hmac-secret: use another one"},
+	} {
+		if strings.Contains(text, known.code) {
+			return known.words
+		}
+	}
+	return ""
 }
 
 func lines(list ...string) []byte { return []byte(strings.Join(list, "\n") + "\n") }

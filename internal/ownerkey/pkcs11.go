@@ -240,8 +240,11 @@ func run(ctx context.Context, env []string, input []byte, program string, args .
 			return nil, ctx.Err()
 		}
 		text := lastLine(errs.String())
-		if strings.Contains(errs.String(), "CKR_PIN_") || strings.Contains(errs.String(), "FIDO_ERR_PIN_") {
+		if strings.Contains(errs.String(), "CKR_PIN_") {
 			return nil, fmt.Errorf("%w (%s)", ErrPassphrase, text)
+		}
+		if what := tokenSays(errs.String()); what != "" {
+			return nil, fmt.Errorf("%s (%s)", what, text)
 		}
 		return nil, fmt.Errorf("%s: %w: %s", program, err, text)
 	}
