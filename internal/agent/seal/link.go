@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -61,7 +62,7 @@ func dial(path string) (link, error) {
 		return nil, err
 	}
 	if info, err := os.Stat(path); err == nil && info.Mode()&fs.ModeSocket != 0 {
-		conn, err := net.DialTimeout("unix", path, commandTime)
+		conn, err := (&net.Dialer{Timeout: commandTime}).DialContext(context.Background(), "unix", path)
 		if err != nil {
 			return nil, fmt.Errorf("TPM: %w", err)
 		}

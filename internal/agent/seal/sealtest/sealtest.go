@@ -67,7 +67,7 @@ func Run(t *testing.T, dir, kind string, args ...string) (stop func(), path stri
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if conn, err := net.Dial("unix", path); err == nil {
+		if conn, err := new(net.Dialer).DialContext(t.Context(), "unix", path); err == nil {
 			_ = conn.Close() // it listens
 			return stop, path
 		}

@@ -77,7 +77,7 @@ func load(module string) error {
 		return err
 	}
 	defer f.Close()
-	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && err != unix.EEXIST { //nolint:errorlint // as the kernel says it
+	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && err != unix.EEXIST {
 		return err
 	}
 	return nil
@@ -135,8 +135,8 @@ func run(command []string) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan string, 1)
+	go func() { ended <- fmt.Sprint(cmd.Wait()) }()
 	off := make(chan struct{})
 	go func() {
 		lines := bufio.NewScanner(os.Stdin)
@@ -148,8 +148,8 @@ func run(command []string) error {
 		}
 	}()
 	select {
-	case err := <-ended:
-		say("machine: the program ended: %v", err)
+	case how := <-ended:
+		say("machine: the program ended: %s", how)
 		<-off // so that whoever looks at the console sees why
 		return nil
 	case <-off:
