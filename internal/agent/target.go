@@ -129,24 +129,26 @@ func (a *Agent) untilPoll(ctx context.Context, wait time.Duration) bool {
 // pollOnce fetches the target state and, when it is a new one, hands it to the applier.
 func (a *Agent) pollOnce(ctx context.Context) error {
 	a.mu.Lock()
-	etag := a.st.etag
+	before := a.st.etag
 	a.mu.Unlock()
-	text, etag, err := a.server.Target(ctx, a.who.UUID, a.who.Key, etag)
+	have := before
+	if a.waiting.refused { // the tag may be the server's, and what came with it somebody else's: "not modified" would leave it so
+		have = ""
+	}
+	text, etag, err := a.server.Target(ctx, a.who.UUID, a.who.Key, have)
 	switch {
 	case err != nil:
 		return err
-	case text != nil:
-		a.queue.Poke() // an action that begins to wait makes a new tag
-		a.waiting.text = nil
-	case a.waiting.text != nil: // it could not be accepted the last time
-		text = a.waiting.text
-	default:
+	case text == nil:
 		a.renew(ctx)
 		return nil
+	case etag != before || etag == "":
+		a.queue.Poke() // an action that begins to wait makes a new tag
 	}
+	a.waiting.checked = false
 	want, err := a.understand(text)
 	if err == nil {
-		err = a.verify(ctx, want, text)
+		err = a.verify(ctx, want)
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -156,6 +158,7 @@ func (a *Agent) pollOnce(ctx context.Context) error {
 		a.reject(etag, text, err)
 		return nil
 	}
+	a.waiting.refused = false
 	if err := a.store.change(func(m *memory) {
 		m.ETag, m.Target = etag, text
 		if m.NameAtInit == "" {

@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -206,6 +207,45 @@ func TestNoRoomForTrust(t *testing.T) {
 	}
 	remove(t, filler)
 	v.runs("b")
+}
+
+// Who is in the way for a moment answers under the tag of the server's own target state. Once they are gone, "not modified" is not the end of it.
+func TestTagOfALieIsNotKept(t *testing.T) {
+	for name, lie := range map[string]func() string{
+		"refused": func() string {
+			told := target(commitB, 2)
+			releaseOf(told, commitB).Services["web"].Image = ref(3)
+			return string(made(json.Marshal(told)))
+		},
+		"unlisted":  func() string { return string(made(json.Marshal(target(commitC, 3)))) },
+		"malformed": func() string { return `{"apps":7}` },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := newVerifying(t, nil)
+			v.build(commitB, 2)
+			v.w.mu.Lock()
+			v.w.tag = `W/"the server's"`
+			for _, k := range v.w.devices {
+				k.target = lie()
+			}
+			v.w.mu.Unlock()
+			roletest.Eventually(t, "it refuses", func() bool { return v.log.has("the target state is rejected") })
+			v.w.setTarget(target(commitB, 2))
+			v.runs("b")
+			polls, full := v.w.polls(), v.w.fulls()
+			roletest.Eventually(t, "three polls more", func() bool { return v.w.polls() >= polls+3 })
+			if now := v.w.fulls(); now > full+1 { // the one that was accepted may have been counted after it ran
+				t.Errorf("it fetched %d whole target states that did not change", now-full)
+			}
+		})
+	}
+}
+
+func (w *world) fulls() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.full
 }
 
 // At a start without the server a device runs what it accepted, and nothing that somebody put in its place.

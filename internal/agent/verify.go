@@ -19,15 +19,16 @@ import (
 
 // waiting is what the poll remembers of what could not be accepted, and of what was told about it.
 type waiting struct {
-	text  []byte // the target state; nil: none waits
-	retry remote.Backoff
-	why   string           // what was logged last
-	told  *api.TrustReport // nil: nothing since the start
+	checked bool // the target state that came last was checked, and may not be applied
+	refused bool // it was not accepted, for that or because it makes no sense: all of it is asked for again
+	retry   remote.Backoff
+	why     string           // what was logged last
+	told    *api.TrustReport // nil: nothing since the start
 }
 
 // sooner shortens the wait for the next poll while a target state waits.
 func (w *waiting) sooner(wait time.Duration) time.Duration {
-	if w.text == nil {
+	if !w.checked {
 		w.retry.Reset()
 		return wait
 	}
@@ -56,7 +57,7 @@ func (a *Agent) commanded() func(api.TrustCommand, []byte) error {
 }
 
 // verify says whether a target state may be applied. One that may not waits, for what it lacks may come.
-func (a *Agent) verify(ctx context.Context, want *desired, text []byte) error {
+func (a *Agent) verify(ctx context.Context, want *desired) error {
 	if a.checks == nil {
 		return nil
 	}
@@ -65,10 +66,10 @@ func (a *Agent) verify(ctx context.Context, want *desired, text []byte) error {
 		a.channel.Look()
 	}
 	if err != nil {
-		a.waiting.text = text
+		a.waiting.checked = true
 		return err
 	}
-	a.waiting.text, a.waiting.why = nil, ""
+	a.waiting.why = ""
 	return nil
 }
 
@@ -107,13 +108,14 @@ func withoutDigits(text string) string {
 // reject says why a target state is not applied. What runs keeps running.
 func (a *Agent) reject(etag string, text []byte, err error) {
 	rejected := rejectedOf(a.who.UUID, text)
-	if a.waiting.text != nil && !a.checks.Refused(err) {
+	if a.waiting.checked && !a.checks.Refused(err) {
 		rejected = nil // it may yet come
 	}
 	a.mu.Lock()
 	changed := a.st.etag != etag
 	a.st.etag, a.st.rejected = etag, rejected
 	a.mu.Unlock()
+	a.waiting.refused = true
 	why := withoutDigits(err.Error())
 	if !changed && why == a.waiting.why {
 		return

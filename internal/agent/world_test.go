@@ -39,6 +39,7 @@ type world struct {
 	provKeys map[string]bool
 	devices  map[api.DeviceUUID]*known
 	answer   func(r *http.Request) int // a status other than 0 is answered instead; -1 does the work and drops the connection
+	tag      string                    // of every target state; empty: each has one of its own
 	states   int                       // state requests
 	full     int                       // those that were answered with 200
 	logs     []api.LogLine
@@ -221,6 +222,9 @@ func (w *world) state(rw http.ResponseWriter, r *http.Request) {
 	}
 	w.states++
 	etag := fmt.Sprintf(`W/"%x"`, len(k.target)*1000003+int(crc(k.target)))
+	if w.tag != "" {
+		etag = w.tag
+	}
 	rw.Header().Set("ETag", etag)
 	if r.Header.Get("If-None-Match") == etag {
 		rw.WriteHeader(http.StatusNotModified)
