@@ -16,6 +16,7 @@ type device struct {
 	name, dir, image, config string
 	uuid, key                string
 	provisioningKey          string
+	hosts                    []string // lines of its /etc/hosts; none: the server's
 }
 
 // newDevice makes a config.json for a fleet and boots a device with it.
@@ -59,7 +60,15 @@ func newDisk(t *testing.T, fleet, name string) *device {
 
 func (d *device) up(t *testing.T) {
 	t.Helper()
-	must(t, filepath.Join(p.top, "scripts/device.sh"), "up", d.name, d.dir, d.config, "--hosts", p.hostsLine, "--drop-input", "--strict-out")
+	args := []string{"up", d.name, d.dir, d.config, "--drop-input", "--strict-out"}
+	hosts := d.hosts
+	if len(hosts) == 0 {
+		hosts = []string{p.hostsLine}
+	}
+	for _, line := range hosts {
+		args = append(args, "--hosts", line)
+	}
+	must(t, filepath.Join(p.top, "scripts/device.sh"), args...)
 }
 
 func (d *device) down(t *testing.T) {
