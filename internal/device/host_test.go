@@ -11,14 +11,6 @@ import (
 	"github.com/roadstead-io/roadstead/internal/device"
 )
 
-func (w *world) exec(query string, args ...any) {
-	w.Helper()
-	w.Write(func(tx *db.Tx) error {
-		_, err := tx.ExecContext(w.Context(), query, args...)
-		return err
-	})
-}
-
 // versioned makes a release the one of a version.
 func (w *world) versioned(b built, version string) built {
 	w.Helper()
