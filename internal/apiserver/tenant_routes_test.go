@@ -194,6 +194,7 @@ var routesThatNameNothing = map[string]string{
 	"GET /ssh/v1/session/{id}/recording": "devicessh.TestWhoSeesSessions", "POST /ssh/v1/session/{id}/end": "devicessh.TestAnOrderEndsASession",
 	"GET /trust/v1/log/checkpoint": "trust.TestTheLogTellsOnlyWhatOneMayRead", "GET /trust/v1/log/entries": "trust.TestTheLogTellsOnlyWhatOneMayRead",
 	"GET /trust/v1/log/inclusion": "trust.TestTheLogTellsOnlyWhatOneMayRead", "GET /trust/v1/log/consistency": "trust.TestTheLogTellsOnlyWhatOneMayRead",
+	"GET /trust/v1/fleets":          "trust.TestFleetsInShort",
 	"POST /trust/v1/log/checkpoint": "trust.TestAnotherHistoryIsKept", "POST /trust/v1/log/cosignature": "trust.TestAWitnessSigns",
 	"GET /base/v1/images": "bases.TestRoutes", "GET /base/v1/images/{digest}/{what}": "bases.TestRoutes", // the same for everybody
 	"GET /actor/v1/whoami": "", "GET /user/v1/whoami": "", "GET /user/v1/refresh-token": "", "POST /user/v1/refresh-token": "", "POST /user/v1/logout": "",
