@@ -159,10 +159,12 @@ func (s *siege) bundleOf(uuid, key string, have api.TrustHave) (b api.TrustBundl
 // runs is the only container, and the images that the engine has.
 func (s *siege) runs(t *testing.T) (box, images string) {
 	t.Helper()
-	out, err := s.exec(t, "sh", "-c", "docker ps -a --no-trunc --format '{{.ID}} {{.State}}' && echo -- && docker images -a --digests --no-trunc --format '{{.ID}} {{.Digest}} {{.Repository}}' | sort")
-	if err != nil {
-		t.Fatalf("ask the engine: %v: %s", err, out)
-	}
+	var out string
+	eventually(t, time.Minute, "the engine answers", func() (ok bool) { // that it does at once is nobody's claim
+		var err error
+		out, err = s.exec(t, "sh", "-c", "docker ps -a --no-trunc --format '{{.ID}} {{.State}}' && echo -- && docker images -a --digests --no-trunc --format '{{.ID}} {{.Digest}} {{.Repository}}' | sort")
+		return err == nil
+	})
 	box, images, _ = strings.Cut(out, "--\n")
 	if id, state, _ := strings.Cut(strings.TrimSpace(box), " "); len(id) != 64 || state != "running" {
 		t.Fatalf("the engine has the containers %q, want one that runs", box)
