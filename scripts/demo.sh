@@ -28,7 +28,7 @@ network() {
 
 hosts() { # one marked line in /etc/hosts, added under a lock
 	local names=$domain s
-	for s in "${services[@]}"; do names+=" $s.$domain"; done
+	for s in "${services[@]}" ssh.devices; do names+=" $s.$domain"; done
 	hosts_line="$address $names"
 	(
 		flock 9

@@ -116,6 +116,7 @@ func (s *server) loginFrom(c *http.Client, base, address string) int {
 	if err != nil {
 		return 0
 	}
+	_, _ = io.Copy(io.Discard, res.Body) // else the connection is closed, and a flood of handshakes takes every processor and every port
 	_ = res.Body.Close()
 	return res.StatusCode
 }

@@ -184,7 +184,9 @@ func (v *view) above(now time.Time, have api.TrustHave) int64 {
 	return have.Counter
 }
 
-// behind gives a version that a device has and that this database does not know, although only the signer can have signed it; 0: none.
+// behind gives a version that a device has and that this database does not know, although only the signer can have signed it; 0: none. What was
+// published since may be newer than that, and the device's file all the same newer than the one here. As long as versions are ahead of the clock nothing is
+// made anew for that: a device that makes up versions cannot drive them further.
 func (v *view) behind(now time.Time, have api.TrustHave) (newer int64) {
 	for role, version := range have.Versions {
 		switch {
@@ -193,13 +195,9 @@ func (v *view) behind(now time.Time, have api.TrustHave) (newer int64) {
 		default:
 			continue
 		}
-		known := int64(0)
-		if f := v.files[role]; f != nil {
-			known = f.version
-		} else if strings.Contains(role, "-") {
-			known = v.fleet.version // one that is not looked at here
-		}
-		if version > known && version > v.fleet.version && version <= now.Add(time.Minute).Unix() {
+		known := v.versions[role]
+		lost := version > v.fleet.version || known > 0 && v.fleet.version <= now.Unix()
+		if version > known && lost && version <= now.Add(time.Minute).Unix() {
 			newer = max(newer, version)
 		}
 	}

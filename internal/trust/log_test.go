@@ -16,6 +16,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/tlog"
+	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
 func (w *world) leaves(by access.Caller, start, end int64) (list []api.TrustLeaf) {
@@ -222,6 +223,70 @@ func TestADatabaseOfYesterday(t *testing.T) {
 	fresh.equip()
 	if _, err := fresh.check(w.trust, commitOf(1)); err != nil {
 		t.Errorf("a new device: %v", err)
+	}
+}
+
+// What was published after the restoration is newer than what devices have of the lost day, but not each file: a device that has a newer one of
+// some is helped all the same, and one that makes up versions drives those of the fleet no further.
+func TestYesterdayWithNewsSince(t *testing.T) {
+	w := newWorld(t)
+	first := w.release(w.hers, 1)
+	w.target(w.hers, first)
+	d := w.device(w.hers, 1)
+	d.equip()
+	_, err := d.check(w.trust, commitOf(1))
+	w.Must(err)
+	backup := w.backup()
+	w.Pass(time.Second * 3)
+	lost := beside(t, 1)
+	w.target(w.hers, w.release(w.hers, lost))
+	_, err = d.check(w.trust, commitOf(lost))
+	w.Must(err)
+	w.restore(backup)
+	w.trust = w.process()
+	w.Pass(time.Minute)
+	third := w.release(w.hers, 3)
+	w.target(w.hers, third)
+	fresh := w.device(w.hers, 2)
+	fresh.equip()
+	if _, err := fresh.check(w.trust, commitOf(3)); err != nil { // which publishes
+		t.Fatal(err)
+	}
+	w.Pass(time.Minute)
+	if _, err := d.check(w.trust, commitOf(3)); err != nil {
+		t.Errorf("a device that has what was lost: %v", err)
+	}
+
+	version := func() int64 { return w.Number(`SELECT max(version) FROM trust_file WHERE application = ?`, w.hers) }
+	before := version()
+	for range 20 {
+		w.Pass(time.Second)
+		made := d.have("")
+		for role := range made.Versions {
+			made.Versions[role] = w.Now().Unix() + 30
+		}
+		_, err := w.trust.Bundle(t.Context(), d.by, d.uuid, made)
+		w.Must(err)
+	}
+	if after := version(); after-before > 2000 {
+		t.Errorf("versions went from %d to %d for a device that makes them up", before, after)
+	}
+}
+
+// beside finds a release whose listing is in the same bin as another one's.
+func beside(t *testing.T, n int) int {
+	t.Helper()
+	bin := func(n int) string {
+		path, err := tuf.ReleasePath(commitOf(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tuf.BinOf(path)
+	}
+	for other := n + 100; ; other++ {
+		if bin(other) == bin(n) {
+			return other
+		}
 	}
 }
 

@@ -154,6 +154,25 @@ func readFiles(ctx context.Context, tx *db.Tx, fleet int64, more string, args ..
 	return files, rows.Err()
 }
 
+// readVersions gives the newest version of each file of a fleet, without the files.
+func readVersions(ctx context.Context, tx *db.Tx, fleet int64) (map[string]int64, error) {
+	rows, err := tx.QueryContext(ctx, `SELECT role, max(version) FROM trust_file WHERE application = ? GROUP BY role`, fleet)
+	if err != nil {
+		return nil, fmt.Errorf("versions of fleet %d: %w", fleet, err)
+	}
+	defer func() { _ = rows.Close() }()
+	versions := map[string]int64{}
+	for rows.Next() {
+		var role string
+		var version int64
+		if err := rows.Scan(&role, &version); err != nil {
+			return nil, fmt.Errorf("versions of fleet %d: %w", fleet, err)
+		}
+		versions[role] = version
+	}
+	return versions, rows.Err()
+}
+
 func scanFile(row interface{ Scan(dest ...any) error }) (*storedFile, error) {
 	var f storedFile
 	var expires, data string

@@ -34,6 +34,8 @@ type view struct {
 	doc    *document             // nil: the release has none yet
 	listed map[string]tuf.Listed // by role of the bin
 
+	versions map[string]int64 // of every file, also those that are not here
+
 	mu     sync.Mutex                  // covers proofs
 	proofs map[int64]*api.TrustLogging // by the size that was believed before
 }
@@ -87,6 +89,9 @@ func readView(ctx context.Context, tx *db.Tx, key viewKey) (*view, error) {
 	}
 	in, args := db.In(roles)
 	if v.files, err = readFiles(ctx, tx, key.fleet, ` AND f.role IN `+in, args...); err != nil {
+		return nil, err
+	}
+	if v.versions, err = readVersions(ctx, tx, key.fleet); err != nil {
 		return nil, err
 	}
 	v.root = v.files[api.TrustRoot]
