@@ -132,8 +132,8 @@ func steal(t *testing.T) *thief {
 	return th
 }
 
-// sql changes the database while the stolen server is down for a moment.
-func (th *thief) sql(text string) {
+// down does something while the stolen server is down for a moment.
+func (th *thief) down(do func(database string)) {
 	th.t.Helper()
 	if err := p.stop(); err != nil {
 		th.t.Fatal(err)
@@ -145,14 +145,22 @@ func (th *thief) sql(text string) {
 		}
 		return err
 	})
-	data := dbtest.Beside(th.t, file)
-	_, err := data.Exec(text)
-	if err := errors.Join(err, data.Close()); err != nil {
-		th.t.Fatalf("%s: %v", file, err)
-	}
+	do(file)
 	if err := p.start(); err != nil {
 		th.t.Fatal(err)
 	}
+}
+
+// sql changes the database.
+func (th *thief) sql(text string) {
+	th.t.Helper()
+	th.down(func(file string) {
+		data := dbtest.Beside(th.t, file)
+		_, err := data.Exec(text)
+		if err := errors.Join(err, data.Close()); err != nil {
+			th.t.Fatalf("%s: %v", file, err)
+		}
+	})
 }
 
 // Every process of the server is replaced by one that has all of its files, and the database says what the thief likes. What the thief does not have is the
