@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -160,10 +161,11 @@ type Agent struct {
 	channel *channel.Channel // nil: none
 	api     *deviceapi.Server
 	bridge  *bridge
-	queue   *queue.Queue    // what waits at the server
-	checks  *trust.Trust    // nil: this device runs what it is told, unverified
-	gate    *imagegate.Gate // nil like checks
-	waiting waiting         // of the poll; nobody else touches it
+	queue   *queue.Queue                // what waits at the server
+	checks  *trust.Trust                // nil: this device runs what it is told, unverified
+	signed  atomic.Pointer[trust.Trust] // the same, for who asks while it is being opened
+	gate    *imagegate.Gate             // nil like checks
+	waiting waiting                     // of the poll; nobody else touches it
 	meter   host.Meter
 	osName  string
 	osKind  string
@@ -221,7 +223,7 @@ func New(cfg Config) (*Agent, error) {
 		a.log.Error("the proxy that was set is not used", "error", err)
 	}
 	a.server, err = remote.New(remote.Config{
-		Endpoint: conf.APIEndpoint, LogsURL: conf.LogsEndpoint, RootCA: root, Proxy: a.proxy.For,
+		Endpoint: conf.APIEndpoint, LogsURL: conf.LogsEndpoint, RootCA: root, Proxy: a.proxy.For, Time: a.time,
 		UserAgent: fmt.Sprintf("roadstead-agent/%s (Linux; %s)", a.cfg.Version, a.osName),
 	})
 	if err != nil {

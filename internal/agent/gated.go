@@ -23,7 +23,7 @@ func (a *Agent) openGate() (err error) {
 	case "none":
 		dir = ""
 	}
-	a.gate, err = imagegate.New(imagegate.Config{Endpoint: a.conf.APIEndpoint, RootCA: a.root, Proxy: a.proxy.For, Dir: dir, Log: a.log})
+	a.gate, err = imagegate.New(imagegate.Config{Endpoint: a.conf.APIEndpoint, RootCA: a.root, Proxy: a.proxy.For, Dir: dir, Time: a.time, Log: a.log})
 	return err
 }
 

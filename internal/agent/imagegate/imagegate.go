@@ -38,6 +38,7 @@ type Config struct {
 	RootCA   []byte                                // PEM; what the registry and the API are trusted by. Empty: what the system trusts
 	Proxy    func(*http.Request) (*url.URL, error) // nil: what the environment says
 	Dir      string                                // where layers are kept until their image is whole, so that a cut costs little; empty: nowhere
+	Time     func() time.Time                      // what certificates are judged by; nil: the clock
 	Log      *slog.Logger
 }
 
@@ -101,7 +102,7 @@ func (g *Gate) client(roots *x509.CertPool) *http.Client {
 	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 60 * time.Second}
 	return &http.Client{
 		Transport: &http.Transport{
-			Proxy: g.cfg.Proxy, DialContext: dialer.DialContext, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+			Proxy: g.cfg.Proxy, DialContext: dialer.DialContext, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Time: g.cfg.Time},
 			TLSHandshakeTimeout: 30 * time.Second, ResponseHeaderTimeout: time.Minute, MaxIdleConns: 4, IdleConnTimeout: 30 * time.Second,
 			DisableCompression: true, // sizes and digests are of what is sent
 		},

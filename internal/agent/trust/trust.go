@@ -258,6 +258,16 @@ func (t *Trust) now(floor time.Time) time.Time {
 	return floor
 }
 
+// NotBefore is the newest time that was signed: it is not earlier. Zero where nothing is believed.
+func (t *Trust) NotBefore() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.st == nil {
+		return time.Time{}
+	}
+	return t.st.Floor
+}
+
 // opened is a stored state that can be asked.
 type opened struct {
 	*tuf.Trusted

@@ -38,6 +38,7 @@ type Config struct {
 	Run     []string          // the program and its arguments
 	Memory  int               // MiB; 0 means 256
 	Modules []string          // of the kernel, beside those for the devices above
+	Clock   time.Time         // what its clock says when it is switched on; zero: the time
 }
 
 // patient are parameters of the kernel that keep it from taking a slow processor for a broken one.
@@ -113,6 +114,9 @@ func Start(t *testing.T, cfg Config) *Machine {
 	}
 	if cfg.Disk != "" {
 		args = append(args, "-drive", "if=none,id=disk,format=raw,file="+cfg.Disk, "-device", "virtio-blk-pci,drive=disk")
+	}
+	if !cfg.Clock.IsZero() {
+		args = append(args, "-rtc", "base="+cfg.Clock.UTC().Format("2006-01-02T15:04:05"))
 	}
 	if cfg.TPM != "" {
 		_, socket := sealtest.Run(t, cfg.TPM, "--ctrl")
