@@ -102,6 +102,32 @@ func labelSum(value string) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
+// composedLabels are those that a service has by its composition, in either form that it may have them in.
+func composedLabels(service []byte) map[string]string {
+	var block struct {
+		Labels json.RawMessage `json:"labels"`
+	}
+	if json.Unmarshal(service, &block) != nil {
+		return nil
+	}
+	out := map[string]string{}
+	var named map[string]any
+	if json.Unmarshal(block.Labels, &named) == nil {
+		for label, value := range named {
+			out[label] = fmt.Sprint(value)
+		}
+		return out
+	}
+	var list []string
+	if json.Unmarshal(block.Labels, &list) == nil {
+		for _, entry := range list {
+			label, value, _ := strings.Cut(entry, "=")
+			out[label] = value
+		}
+	}
+	return out
+}
+
 // Runs checks that services run as was built: with the composition of which the builder gave the digest, and no label for devices
 // that its images do not have. A statement from before there was such a digest says nothing of it.
 func (s *Statement) Runs(doc *api.ReleaseDocument) error {
@@ -114,8 +140,12 @@ func (s *Statement) Runs(doc *api.ReleaseDocument) error {
 		if len(service.Composition) > 0 {
 			c.Services[name] = service.Composition
 		}
+		composed := composedLabels(service.Composition) // which the digest below is about
 		for label, value := range service.Labels {
 			if label == "io.balena.image.store" && value == "root" { // all services of a host app have it
+				continue
+			}
+			if own, ok := composed[label]; ok && own == value {
 				continue
 			}
 			if forDevices(label) && from.Services[name].Labels[label] != labelSum(value) {

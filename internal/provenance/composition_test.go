@@ -9,14 +9,14 @@ import (
 	"github.com/roadstead-io/roadstead/internal/provenance"
 )
 
-const composed = `{"services":{"web":{"build":{"context":"."},"command":["serve","<&>"],"mem_limit":1.0,"labels":{"a":"b"}}},"networks":{"n":null},"volumes":{"data":null}}`
+const composed = `{"services":{"web":{"build":{"context":"."},"command":["serve","<&>"],"mem_limit":1.0,"labels":{"a":"b","io.resin.features.kernel-modules":1}}},"networks":{"n":null},"volumes":{"data":null}}`
 
 // asSigned is the document that a server makes of the composition.
 func asSigned() *api.ReleaseDocument {
 	return &api.ReleaseDocument{
 		Services: map[string]api.ReleaseService{"web": {
-			Composition: json.RawMessage(`{"labels":{"a":"b"}, "mem_limit":1.0, "command":["serve","\u003c\u0026\u003e"]}`),
-			Labels:      map[string]string{"mine": "1", "io.balena.features.dbus": "1"},
+			Composition: json.RawMessage(`{"labels":{"a":"b", "io.resin.features.kernel-modules":1}, "mem_limit":1.0, "command":["serve","\u003c\u0026\u003e"]}`),
+			Labels:      map[string]string{"mine": "1", "io.balena.features.dbus": "1", "io.resin.features.kernel-modules": "1"}, // the last by the composition
 		}},
 		Networks: map[string]json.RawMessage{"n": json.RawMessage(`{}`)}, Volumes: map[string]json.RawMessage{"data": json.RawMessage(`{ }`)},
 	}
@@ -54,8 +54,11 @@ func TestAStatementSaysHowServicesRun(t *testing.T) {
 			web.Labels["io.balena.features.balena-socket"] = "1"
 		},
 		"a feature in capitals": func(_ *api.ReleaseDocument, web *api.ReleaseService) { web.Labels["IO.Resin.features.dbus"] = "1" },
-		"another value":         func(_ *api.ReleaseDocument, web *api.ReleaseService) { web.Labels["io.balena.features.dbus"] = "2" },
-		"another service":       func(d *api.ReleaseDocument, web *api.ReleaseService) { d.Services["db"] = *web },
+		"another value of the composition's": func(_ *api.ReleaseDocument, web *api.ReleaseService) {
+			web.Labels["io.resin.features.kernel-modules"] = "2"
+		},
+		"another value":   func(_ *api.ReleaseDocument, web *api.ReleaseService) { web.Labels["io.balena.features.dbus"] = "2" },
+		"another service": func(d *api.ReleaseDocument, web *api.ReleaseService) { d.Services["db"] = *web },
 	} {
 		d := asSigned()
 		web := d.Services["web"]
