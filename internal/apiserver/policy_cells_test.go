@@ -445,6 +445,10 @@ func (a *asker) remove(p *who, r policyRow, place string) string {
 		return fmt.Sprintf("got %d %.200s, %d left, want it gone", status, answer, left)
 	case !may && left == 0 && id != absentID:
 		return fmt.Sprintf("got %d %.200s and the row is gone", status, answer)
+	case !may && r.name == "application" && status == 200:
+		return "got 200, want 404, by which balena's clients know a fleet that is gone"
+	case !may && r.name == "application" && status == 404:
+		return p.refused(r, place, 200)
 	case !may:
 		return p.refused(r, place, status)
 	}

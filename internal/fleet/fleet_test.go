@@ -116,7 +116,8 @@ func TestFleetRefusals(t *testing.T) {
 	path := fmt.Sprintf("application(%d)", theirs)
 	w.Want(w.Alice, "GET", path, nil, 200, `{"d":[]}`)
 	w.Want(w.Alice, "PATCH", path, map[string]any{"app_name": "mine_now"}, 200, "")
-	w.Want(w.Alice, "DELETE", path, nil, 200, "")
+	w.Want(w.Alice, "DELETE", path, nil, 404, `"there is no such fleet"`)
+	w.Want(w.Alice, "DELETE", "application?$filter=id eq "+fmt.Sprint(theirs), nil, 200, "")
 	w.Want(w.Alice, "GET", "application/$count", nil, 200, `{"d":1}`)
 	w.Want(w.Bob, "GET", path+"?$select=app_name", nil, 200, `{"d":[{"app_name":"depot"}]}`)
 	for _, resource := range []string{"application_environment_variable", "application_config_variable",

@@ -146,9 +146,10 @@ func (f *Fleets) application() *odata.Resource {
 			"slug":                  `"app_name" and "organization" must be unique.`, // it is made of the two
 			"uuid":                  `"uuid" must be unique.`,
 		},
-		Rules:  applicationRules(),
-		Before: []odata.Hook{rights.FreshFor("application"), f.beforeApplication},
-		After:  []odata.Hook{f.afterApplication},
+		Missing: "there is no such fleet", // balena's clients tell a fleet that is gone by the 404
+		Rules:   applicationRules(),
+		Before:  []odata.Hook{rights.FreshFor("application"), f.beforeApplication},
+		After:   []odata.Hook{f.afterApplication},
 	}
 }
 

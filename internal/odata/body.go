@@ -24,14 +24,14 @@ const maxParts = 64
 // the values; drop takes it back.
 func (w *writer) body(r *http.Request, row int64) (map[string]any, error) {
 	if !wire.IsMultipart(r) {
-		return wire.Body(r)
+		return wire.Body(r, w.e.lim.Body)
 	}
 	parts, err := r.MultipartReader()
 	if err != nil {
 		return nil, invalid("the body is not valid multipart/form-data")
 	}
 	values := map[string]any{}
-	left := int64(web.MaxBody)
+	left := int64(w.e.lim.Body)
 	for n := 0; ; n++ {
 		part, err := parts.NextPart()
 		if errors.Is(err, io.EOF) {
@@ -75,7 +75,7 @@ func (w *writer) part(part *multipart.Part, values map[string]any, row int64, le
 		return invalid("the body ended early")
 	}
 	if *left -= int64(len(text)); *left < 0 {
-		return api.Errorf(api.TooLarge, "the body is larger than %d bytes without its files", web.MaxBody)
+		return api.Errorf(api.TooLarge, "the body is larger than %d bytes without its files", w.e.lim.Body)
 	}
 	values[name] = wire.FormText(text)
 	return nil

@@ -10,6 +10,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/roadstead-io/roadstead/internal/access"
@@ -180,14 +181,7 @@ func (c *compiler) probe(r *resource, f syntax.Expr) (string, error) {
 	return "SELECT " + strings.Join(columns, ",") + " FROM " + s.from() + " WHERE " + where, nil
 }
 
-func knownParam(name string) bool {
-	for _, n := range callerParams {
-		if n == name {
-			return true
-		}
-	}
-	return false
-}
+func knownParam(name string) bool { return slices.Contains(callerParams, name) }
 
 // Query answers a GET inside a transaction: "device(5)?$select=id" gives the array (or, for /$count, the number) that stands
 // under "d" on the wire. The text is percent-decoded like a URL; see [Quote] for values.

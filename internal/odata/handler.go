@@ -217,10 +217,13 @@ func (e *Engine) change(w http.ResponseWriter, r *http.Request, caller access.Ca
 		if err != nil {
 			return err
 		}
-		if op == Delete {
-			return in.remove(ids)
+		switch {
+		case op == Update:
+			return in.update(ids, values)
+		case len(ids) == 0 && req.Key != nil && wr.r.Missing != "":
+			return api.Errorf(api.NotFound, "%s", wr.r.Missing)
 		}
-		return in.update(ids, values)
+		return in.remove(ids)
 	})
 	if err != nil {
 		return errors.Join(err, wr.drop(values, row))
@@ -327,7 +330,7 @@ func (e *Engine) canAccess(w http.ResponseWriter, r *http.Request, caller access
 	if req.Key == nil {
 		return invalid("canAccess needs a key")
 	}
-	asked, err := wire.Body(r)
+	asked, err := wire.Body(r, e.lim.Body)
 	if err != nil {
 		return err
 	}

@@ -204,6 +204,12 @@ func TestEveryLimit(t *testing.T) {
 		{bob, "PATCH", "device?$filter=true", `{"note":"two"}`, 400, `"the request would update more than 1 rows"`},
 		{bob, "DELETE", "device?$filter=true", ``, 400, `"the request would delete more than 1 rows"`},
 	})
+	s = newServer(t, func(cfg *odata.Config) { cfg.Limits = odata.Limits{Body: 14} })
+	check(t, s, []exchange{
+		{bob, "PATCH", "device(200)", `{"note":"four"}`, 413, `"the body is larger than 14 bytes"`},
+		{bob, "POST", "device(200)/canAccess", `{"action":"update"}`, 413, `"the body is larger than 14 bytes"`},
+		{bob, "PATCH", "device(200)", `{"note":"two"}`, 200, ""},
+	})
 	s = newServer(t, func(cfg *odata.Config) { cfg.Limits = odata.Limits{Time: time.Nanosecond} })
 	if a := s.do(bob, "GET", "/v7/device", ""); a.status != http.StatusServiceUnavailable || a.body != `"the request took too long; ask for less"` {
 		t.Errorf("time: got %d %s", a.status, a.body)

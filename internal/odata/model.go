@@ -111,6 +111,8 @@ type Resource struct {
 	Rules      map[access.Kind]Rule
 	// Refused says why a kind of write is for nobody, to people who try.
 	Refused map[Op]string
+	// Missing is what a DELETE by key is told, with 404, when there is no such row; empty: nothing, with 200, as of most resources.
+	Missing string
 	// Actions are what `canAccess` answers besides read, update and delete: action → kind → filter of the rows that allow it.
 	Actions map[string]map[access.Kind]string
 	Virtual []string // names accepted in a create or update that are no columns, or computed ones; Before turns them into columns

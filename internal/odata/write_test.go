@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/odata"
 )
 
 // exchange is one write and what must come back. In want, "" is an empty body.
@@ -140,6 +141,26 @@ func TestConflicts(t *testing.T) {
 		{bob, "POST", "application", `{"app_name":"f2","slug":"o/f2","organization":1}`, 400, `"\"is_for__device_type\" cannot be null"`},
 		{bob, "DELETE", "service(60)", "", 409, `"Data is referenced by service_environment_variable."`},
 		{bob, "DELETE", "application(101)", "", 409, `"Data is referenced by device."`},
+	})
+}
+
+// A resource may say 404 of what is not there to be deleted. By a filter nothing is missing, and a change stays silent.
+func TestWhatIsMissing(t *testing.T) {
+	s := newServer(t, func(c *odata.Config) {
+		for _, r := range c.Model.Resources {
+			if r.Name == "application" {
+				r.Missing = "there is no such thing"
+			}
+		}
+	})
+	check(t, s, []exchange{
+		{bob, "DELETE", "application(999)", "", 404, `"there is no such thing"`},
+		{bob, "DELETE", "application(slug='no/where')", "", 404, `"there is no such thing"`},
+		{eve, "DELETE", "application(101)", "", 404, `"there is no such thing"`}, // bob's
+		{bob, "DELETE", "application?$filter=id eq 999", "", 200, ""},
+		{bob, "PATCH", "application(999)", `{"app_name":"x"}`, 200, ""},
+		{bob, "DELETE", "device_tag(999)", "", 200, ""},
+		{bob, "", "application(101)?$select=id", "", 0, `[{"id":101}]`},
 	})
 }
 

@@ -15,6 +15,8 @@ import (
 type Limits struct {
 	// URL is the bytes of path and query: 16 KiB.
 	URL int `json:"url,omitempty"`
+	// Body is the bytes of a body, files apart: 512 KiB, as balena's server has it.
+	Body int `json:"body,omitempty"`
 	// Depth is the levels of parentheses, functions and expands: 32.
 	Depth int `json:"depth,omitempty"`
 	// Nodes is the parts of all expressions together: 2,000.
@@ -46,7 +48,7 @@ func (l *Limits) numbers() map[string]struct {
 		field     *int
 		otherwise int
 	}{
-		"url": {&l.URL, 16 << 10}, "depth": {&l.Depth, 32}, "nodes": {&l.Nodes, 2000}, "expands": {&l.Expands, 40},
+		"url": {&l.URL, 16 << 10}, "body": {&l.Body, 512 << 10}, "depth": {&l.Depth, 32}, "nodes": {&l.Nodes, 2000}, "expands": {&l.Expands, 40},
 		"lambdas": {&l.Lambdas, 8}, "list": {&l.List, 500}, "top": {&l.Top, 100_000}, "rows": {&l.Rows, 100_000},
 		"answer": {&l.Answer, 64 << 20}, "text": {&l.Text, 64 << 10},
 	}
@@ -91,7 +93,7 @@ func (l *Limits) Validate() error {
 		}
 	}
 	for name, f := range map[string]struct{ n, most int }{
-		"url": {l.URL, 1 << 20}, "depth": {l.Depth, 200}, "nodes": {l.Nodes, 20_000}, "list": {l.List, 10_000}, "lambdas": {l.Lambdas, 32},
+		"url": {l.URL, 1 << 20}, "body": {l.Body, 64 << 20}, "depth": {l.Depth, 200}, "nodes": {l.Nodes, 20_000}, "list": {l.List, 10_000}, "lambdas": {l.Lambdas, 32},
 		"answer": {l.Answer, 1 << 30},
 	} {
 		if f.n > f.most {

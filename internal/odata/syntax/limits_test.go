@@ -18,7 +18,7 @@ func TestLimits(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"deep=5": "there is no such limit", "depth": "is not name=number", "depth=x": "is not name=number", "rows=-1": "is negative",
-		"url=99999999": "is more than", "nodes=1000000": "is more than", "time=9999": "is not 0 to 10m",
+		"url=99999999": "is more than", "body=99999999": "is more than", "nodes=1000000": "is more than", "time=9999": "is not 0 to 10m",
 	} {
 		var l syntax.Limits
 		if err := l.Parse(text); err == nil || !strings.Contains(err.Error(), want) {

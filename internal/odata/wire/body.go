@@ -20,8 +20,8 @@ func IsMultipart(r *http.Request) bool {
 	return err == nil && kind == "multipart/form-data"
 }
 
-// Body reads the fields of a write or an action: a JSON object or a form.
-func Body(r *http.Request) (map[string]any, error) {
+// Body reads the fields of a write or an action, a JSON object or a form, of at most so many bytes.
+func Body(r *http.Request, most int) (map[string]any, error) {
 	kind := "application/json"
 	if ct := r.Header.Get("Content-Type"); ct != "" {
 		var err error
@@ -29,7 +29,7 @@ func Body(r *http.Request) (map[string]any, error) {
 			return nil, api.Errorf(api.Unsupported, "the content type %q cannot be read", syntax.Echo(ct))
 		}
 	}
-	data, err := web.ReadBody(r, web.MaxBody)
+	data, err := web.ReadBody(r, int64(most))
 	if err != nil {
 		return nil, err
 	}
