@@ -1,11 +1,14 @@
 package odata_test
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,11 +36,33 @@ func seeds(f *testing.F) {
 // slowest is how long any request may take on a database of a few rows.
 const slowest = 100 * time.Millisecond
 
+// slowestSeen keeps the request that took longest, for scripts/fuzz.sh: in the directory that ROADSTEAD_FUZZ_SLOWEST names, in a file for
+// each process that fuzzes.
+type slowestSeen struct {
+	mu   sync.Mutex // covers took and the file
+	took time.Duration
+}
+
+func (s *slowestSeen) note(t *testing.T, took time.Duration, path, query string) {
+	dir := os.Getenv("ROADSTEAD_FUZZ_SLOWEST")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if took <= s.took || dir == "" {
+		return
+	}
+	s.took = took
+	text := fmt.Sprintf("%09.3f ms %q ? %q\n", float64(took.Microseconds())/1000, path, query)
+	if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(os.Getpid())), []byte(text), 0o600); err != nil {
+		t.Error(err)
+	}
+}
+
 // FuzzRequest goes all the way to the database: what the parser and the model accept, the database accepts too, and a row of
 // the other tenant never shows.
 func FuzzRequest(f *testing.F) {
 	seeds(f)
 	s := newServer(f)
+	var longest slowestSeen
 	f.Fuzz(func(t *testing.T, path, query string) {
 		u := &url.URL{Scheme: "http", Host: "x", Path: "/v7/x", RawQuery: query}
 		if unescaped, err := url.PathUnescape(path); err == nil {
@@ -55,6 +80,7 @@ func FuzzRequest(f *testing.F) {
 				break
 			}
 		}
+		longest.note(t, took, path, query)
 		if took > slowest {
 			t.Errorf("%q ? %q took %s", path, query, took)
 		}
