@@ -248,6 +248,34 @@ func TestLogStream(t *testing.T) {
 	}
 }
 
+// Whoever follows a log in which nothing happens gets an empty line now and then: clients give up a body that stays silent.
+func TestAQuietLogStreamLives(t *testing.T) {
+	s := newServer(t)
+	s.stop()
+	s.logs.KeepAlive = time.Second
+	s.start()
+	dev := s.device(s.admin.APIKey, s.fleet(s.admin.APIKey, "harbour"), hexUUID(1))
+	peer := s.edge()
+	req, err := http.NewRequestWithContext(t.Context(), "GET", peer.URL+"/device/v2/"+string(dev.UUID)+"/logs?stream=1", nil)
+	s.must(err)
+	req.Header.Set("Authorization", "Bearer "+s.admin.APIKey)
+	follow, err := peer.HTTP.Do(req)
+	s.must(err)
+	defer func() { _ = follow.Body.Close() }()
+	live := bufio.NewScanner(follow.Body)
+	for range 2 {
+		if !live.Scan() || live.Text() != "" {
+			t.Fatalf("got %q, %v; want an empty line", live.Text(), live.Err())
+		}
+	}
+	s.do(dev.APIKey, "POST", "/device/v2/"+string(dev.UUID)+"/logs", `[{"message":"at last","timestamp":1}]`).want(http.StatusCreated)
+	for live.Scan() && live.Text() == "" { // another may be on its way
+	}
+	if !strings.Contains(live.Text(), `"message":"at last"`) {
+		t.Errorf("got %q, %v", live.Text(), live.Err())
+	}
+}
+
 // With the device, everything that its key opened is over: at once for new requests, within two seconds for open ones.
 func TestDeletedDeviceIsRefusedEverywhere(t *testing.T) {
 	s := newServer(t)

@@ -38,6 +38,7 @@ type server struct {
 	addr    string
 	peers   map[string]string // of the next start
 	bounds  apiserver.Admission
+	logs    apiserver.Logs
 	mail    mail.Server
 	site    api.ChannelSite
 	cost    password.Cost // of a hash; zero: next to nothing
@@ -69,7 +70,7 @@ func (s *server) start() {
 		PasswordCost: cmp.Or(s.cost, password.Cost{Memory: 64, Passes: 1}), Checked: checked.Swap(true),
 		Dir: filepath.Join(s.dir, api.RoleAPI), Site: api.Site{Domain: "roadstead.test", Port: 443},
 		PublicCA: filepath.Join(s.dir, api.RoleAPI, "ca.pem"), PollInterval: time.Minute, Peers: s.peers, SQL: s.sql,
-		Admission: s.bounds, Mail: s.mail, Channel: s.site, Now: s.now,
+		Admission: s.bounds, Logs: s.logs, Mail: s.mail, Channel: s.site, Now: s.now,
 	}, slog.New(slog.NewTextHandler(s.log, nil)))
 	s.must(err)
 	s.running = srv
