@@ -37,7 +37,7 @@ What somebody may not see does not exist for them: an empty list, or 404. Decisi
 | principal | is known by | in short |
 |---|---|---|
 | nobody | no token | reads the catalogue and the public face of public fleets |
-| person | a session, or a named key without limits | what their organizations and fleets give them, see the verbs below; a key nothing of what the tables say is done in a session |
+| person | a session, or a named key without limits | what their organizations and fleets give them, see the verbs below. A key does nothing of what the tables say is done *in a session* |
 | limited key | a person's key with some verbs, some fleets, some devices, or several of these; every key of a service account | at most its verbs, in its fleets only and with its devices; of the account the key itself, its user's name and memberships, nothing else; makes keys of fleets and devices for a day at most |
 | device | its own key | reads itself, its fleet and its fleet's releases, and what everybody may; writes its own state, logs and progress |
 | frozen device | the key of a device that is frozen | learns who it is, nothing else |
@@ -111,7 +111,13 @@ func TestPermissionPageIsCurrent(t *testing.T) {
 // writeResources writes one table per resource, the kinds that may do the same in one line, and gives the filters that were said in words.
 func writeResources(page *bytes.Buffer, m odata.Model) map[string]string {
 	page.WriteString("## Resources\n\nUnder `/v7/`, and in older forms `/v6/` and `/v5/`. Whoever a table does not list has nothing to do " +
-		"with the resource.\nThe exact filters stand at the end of the page.\n")
+		"with the resource.\nThe exact filters stand at the end of the page.\n\n" +
+		"How to read a table: a cell says which rows. *their own*, *itself*, *its own* are the caller's; *of fleets where they may `read`* are those that " +
+		"belong\nto a fleet in which the caller has that verb, whatever lies between; of several, joined by *or*, one is enough. *all* is every row, – is none. " +
+		"A row that\none may not read is not there for the other columns either. The lines below a table say what holds beyond it: *writes* are the columns " +
+		"that may be\ngiven when a row is made or changed, and any other is refused by name; a column that somebody *never sees* can't be selected, filtered, " +
+		"ordered or\ncounted by, also not through a link; *may give without effect* is what old clients send. Whatever a row is pointed to must be a row that " +
+		"its writer reads.\n")
 	filters := map[string]string{}
 	say := func(filter string) string {
 		w := words(filter)

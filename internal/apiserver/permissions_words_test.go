@@ -30,6 +30,7 @@ var plainWords = map[string]string{
 	"id eq @device": "itself", "device eq @device": "its own",
 	"user eq @user": "their own", "id eq @user": "their own", "is_of__actor eq @actor": "their own", "id eq @actor": "its own",
 	"id eq @key": "itself", "@key eq 0": "in a session", "status eq 'success'": "of builds that succeeded",
+	"is_quarantined eq true": "in quarantine (pushed by a client, not yet checked)", "is_quarantined eq false": "out of quarantine",
 }
 
 var (

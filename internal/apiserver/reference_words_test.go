@@ -89,9 +89,6 @@ var exampleQueries = map[string]string{
 	"api_key":        "$filter=name eq 'laptop'",
 }
 
-// emptyResources have no row in the world of the examples.
-var emptyResources = map[string]bool{"service_instance": true, "device_action": true, "device_trust": true}
-
 var aboutRoutes = map[string]string{
 	"GET /audit/v1/keys":   "The public keys that checkpoints of the audit log are signed with.",
 	"GET /audit/v1/export": "The audit log as one JSON object a line, with its chain and its checkpoints; see docs/audit.md.",

@@ -74,10 +74,10 @@ func (i kind) resource(long, to, role string, rules map[access.Kind]odata.Rule) 
 				Name: "invitee", Type: odata.ForeignKey, To: "invitee", SQL: "{t}.invited",
 				Reverse: []string{i.table, long, i.to, "is_of__" + long, "is_of__" + i.table, "includes__" + long, "includes__" + i.table},
 			},
-			{Name: i.to, Type: odata.ForeignKey, To: to, Synonyms: []string{to}, Reverse: []string{i.table, long, "includes__invitee"}},
+			{Name: i.to, Type: odata.ForeignKey, To: to, Synonyms: []string{to}, Reverse: []string{i.table, long, "includes__invitee", "invitee"}},
 			{Name: i.role, Type: odata.ForeignKey, To: role, Reverse: []string{"is_of__" + long, "is_of__" + i.table}},
 			{Name: "message", Type: odata.String, Null: true, MaxLen: 2000},
-			{Name: "is_created_by__user", Type: odata.ForeignKey, To: "user", Null: true, Reverse: []string{"creates__" + i.table}},
+			{Name: "is_created_by__user", Type: odata.ForeignKey, To: "user", Null: true, Reverse: []string{"creates__" + i.table, "creates__" + long}},
 			{Name: "expires_at", Type: odata.Date}, // ours
 			{Name: "token_hash", Type: odata.String, Hidden: true},
 		},

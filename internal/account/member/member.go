@@ -69,11 +69,13 @@ func (m *Members) fleetMembershipResource() *odata.Resource {
 			{Name: "created_at", Type: odata.Date},
 			{
 				Name: "user", Type: odata.ForeignKey, To: "user", Synonyms: []string{"includes__user"},
-				Reverse: []string{short, long, "is_member_of__application"},
+				Reverse: []string{
+					short, long, "is_member_of__application", "is_of__" + long, "is_of__" + short, "includes__" + long, "includes__" + short,
+				},
 			},
 			{
 				Name: "is_member_of__application", Type: odata.ForeignKey, To: "application", Synonyms: []string{"application"},
-				Reverse: []string{short, long, "includes__user"},
+				Reverse: []string{short, long, "includes__user", "includes__" + long, "includes__" + short},
 			},
 			{
 				Name: "application_membership_role", Type: odata.ForeignKey, To: "application_membership_role",
