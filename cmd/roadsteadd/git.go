@@ -17,13 +17,13 @@ const gitPort = "2222"
 func (f *upFlags) addGit(fs *pflag.FlagSet) {
 	fs.StringVar(&f.gitListen, "git-listen", "", "`ADDR:PORT` of git over SSH, or off; empty means port "+gitPort+" of the address of --listen")
 	fs.StringVar(&f.git, "git", "", "`PATH` of the program git; empty means /usr/bin/git")
-	fs.StringSliceVar(&f.sourceAllow, "source-allow", nil, "private `NETWORKS` and hosts that repositories may be fetched from for fleets: 192.168.7.0/24,git.example.com")
+	fs.StringSliceVar(&f.sourceAllow, "source-allow", nil, "private `NETWORKS` and hosts that repositories and archives may be fetched from for fleets: 192.168.7.0/24,git.example.com")
 	fs.StringVar(&f.sourceCA, "source-ca", "", "a `FILE` with the certificate authorities (PEM) of such hosts, besides those that the system trusts")
 	fs.Func("git-bounds", "bounds of pushes and repositories, `NAME=N,…`; see the chapter on git", f.gitLimits.Parse)
 	fs.BoolVar(&f.gitLimits.Submodules, "git-submodules", false, "take pushes of projects with submodules; their directories are empty in a build")
 }
 
-// readSources reads how far out the git role reaches for repositories that fleets are built from.
+// readSources reads how far out the git role reaches for repositories, and the builder for archives, that fleets are built from.
 func (f *upFlags) readSources() error {
 	f.sources = gitserver.Sources{Allow: f.sourceAllow}
 	if f.sourceCA != "" {

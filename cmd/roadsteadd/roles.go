@@ -21,6 +21,7 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadsteadd/bases"
 	"github.com/roadstead-io/roadstead/internal/apiserver"
 	"github.com/roadstead-io/roadstead/internal/builder"
+	"github.com/roadstead-io/roadstead/internal/builder/fromurl"
 	"github.com/roadstead-io/roadstead/internal/builder/remote"
 	"github.com/roadstead-io/roadstead/internal/builder/worker"
 	"github.com/roadstead-io/roadstead/internal/busserver"
@@ -242,7 +243,7 @@ func roles(f upFlags) []supervise.Role {
 			Config: func(e supervise.Env) any {
 				return builder.Config{Dir: e.Dir, Site: e.Site, Peers: e.Peers, Bases: e.Layout.Bases(),
 					BuildKit: worker.Config{Dir: e.Layout.Role(roleBuildkit)}.Address(), Limits: f.builds, Pulls: f.pulls.config(f.worker.Allow),
-					Workers: e.Own[api.RoleBuilder]}
+					Workers: e.Own[api.RoleBuilder], Sources: fromurl.Config{Allow: f.sources.Allow, CA: f.sources.CA}}
 			},
 		},
 		gitRole(f),

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/fromurl"
 	"github.com/roadstead-io/roadstead/internal/builder/queue"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/web"
@@ -100,6 +101,9 @@ func (s *Server) receive(rc *http.ResponseController, r *http.Request, ticket *q
 		return nil, err
 	}
 	b.attach(r.Context())
+	if archive, ok := r.Body.(*fromurl.Body); ok { // only now: who may not push has nothing fetched
+		archive.Fetch(b.ctx, s.cfg.Sources, s.cfg.Limits.SourceBytes)
+	}
 	if err := b.unpack(rc, r); err != nil {
 		b.say("The source cannot be used: %s", b.words(err))
 		b.end(err)

@@ -18,6 +18,7 @@ import (
 	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/builder/fromurl"
 	"github.com/roadstead-io/roadstead/internal/builder/imagestore"
 	"github.com/roadstead-io/roadstead/internal/builder/limits"
 	"github.com/roadstead-io/roadstead/internal/builder/pool"
@@ -50,6 +51,8 @@ type Config struct {
 	Limits Limits `json:"limits,omitzero"`
 	// Pulls says how images of other registries are fetched.
 	Pulls Pulls `json:"pulls,omitzero"`
+	// Sources says where archives that people name by URL may be fetched from.
+	Sources fromurl.Config `json:"sources,omitzero"`
 }
 
 // Limits bounds builds.
@@ -184,6 +187,7 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle("GET /internal/v1/pull-cache", s.only(s.pullStatus, api.RoleAdmin))
 	mux.Handle("POST /internal/v1/pull-cache/purge", s.only(s.purgePulls, api.RoleAdmin))
 	mux.Handle("POST /internal/v1/platforms/check", s.only(s.checkPlatforms, api.RoleGit))
+	mux.Handle("POST /v3/buildFromUrl", web.FullDuplex(s.only(fromurl.Handler(s.build), api.RoleEdge)))
 	mux.Handle("POST /v3/build", web.FullDuplex(s.only(s.build, api.RoleEdge, api.RoleGit)))
 	return web.Logged(s.log, func(r *http.Request) bool { return pki.PeerRole(r) != "" }, mux)
 }
