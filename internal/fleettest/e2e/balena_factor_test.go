@@ -29,10 +29,8 @@ type factored struct {
 
 // enrolUser makes one.
 func enrolUser(ctx context.Context, name, password string) (u factored, err error) {
-	cmd := p.command("roadsteadd", "admin", "user", "add", name+"@example.com", "--username", name, "--password-stdin", "--data", p.data)
-	cmd.Stdin = strings.NewReader(password)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return u, fmt.Errorf("add a user: %w: %s", err, out)
+	if err := addUser(person{Email: name + "@example.com", Username: name, Password: password}); err != nil {
+		return u, err
 	}
 	ask := func(method, path, token string, body any) (string, error) {
 		got, err := p.ask(ctx, method, "api", path, token, body)

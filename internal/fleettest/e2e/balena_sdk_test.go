@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,7 +23,13 @@ func TestBalenaSDK(t *testing.T) {
 	if node == "" {
 		t.Skip("ROADSTEAD_BALENA_SDK names no program that has the balena SDK; make test installs it")
 	}
-	who := folk(t)
+	who := maps.Clone(folk(t))
+	for _, name := range []string{"careful", "wary"} { // they get second factors, so they are nobody that other tests play
+		who[name] = person{Email: name + "@example.com", Username: name, Password: "the long password of somebody " + name}
+		if err := addUser(who[name]); err != nil {
+			t.Fatal(err)
+		}
+	}
 	image := filepath.Join(t.TempDir(), "image.tar")
 	if err := saveImage(image); err != nil {
 		t.Fatal(err)

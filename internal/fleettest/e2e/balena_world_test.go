@@ -45,10 +45,7 @@ func folk(t *testing.T) map[string]person {
 		}
 		for key, who := range people.byName {
 			if key != "admin" {
-				cmd := p.command("roadsteadd", "admin", "user", "add", who.Email, "--username", who.Username, "--password-stdin", "--data", p.data)
-				cmd.Stdin = strings.NewReader(who.Password)
-				if out, err := cmd.CombinedOutput(); err != nil {
-					people.err = fmt.Errorf("add the user %s: %w: %s", key, err, out)
+				if people.err = addUser(who); people.err != nil {
 					return
 				}
 			}
@@ -67,6 +64,16 @@ func folk(t *testing.T) map[string]person {
 	}
 	t.Cleanup(func() { oneOrganization(t, people.byName["admin"]) })
 	return people.byName
+}
+
+// addUser makes a user of the server, as its operator does.
+func addUser(who person) error {
+	cmd := p.command("roadsteadd", "admin", "user", "add", who.Email, "--username", who.Username, "--password-stdin", "--data", p.data)
+	cmd.Stdin = strings.NewReader(who.Password)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("add the user %s: %w: %s", who.Username, err, out)
+	}
+	return nil
 }
 
 // oneOrganization removes what tests that failed may have left: the first user has one organization again, as other tests expect.

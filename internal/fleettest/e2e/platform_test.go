@@ -156,7 +156,8 @@ func (pl *platform) start() error {
 		return err
 	}
 	pl.log = log
-	args := []string{"up", "--data", pl.data, "--domain", pl.domain, "--listen", pl.address + ":443", "--poll-interval", "2s"}
+	args := []string{"up", "--data", pl.data, "--domain", pl.domain, "--listen", pl.address + ":443", "--poll-interval", "2s",
+		"--source-allow", "127.0.0.1"} // an address that the tests serve projects at
 	if pl.sqlFile != "" { // then there may be two api processes, so there are: neither may know what the other does not
 		args = append(args, "--sql-file", pl.sqlFile, "--api-processes", "2")
 	}

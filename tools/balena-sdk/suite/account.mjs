@@ -1,7 +1,8 @@
 // Sessions, keys and public keys.
 import assert from 'node:assert/strict';
+import { createHmac } from 'node:crypto';
 import { describe, it } from 'node:test';
-import { as, fails, newDevice, newFleet, newSdk, unique, users } from './world.mjs';
+import { as, fails, newDevice, newFleet, newSdk, refused, unique, users } from './world.mjs';
 
 describe('auth', () => {
 	it('logs in by password, and out again', async () => {
@@ -50,6 +51,65 @@ describe('auth', () => {
 		const sdk = await as('admin');
 		const all = await sdk.settings.getAll();
 		assert.equal(await sdk.settings.get('apiUrl'), all.apiUrl);
+	});
+});
+
+/** oneTimeCode is what an app shows for a seed in base32 in a step of 30 seconds (RFC 6238). */
+function oneTimeCode(seed, step) {
+	const letters = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567';
+	const bits = [...seed].map((letter) => letters.indexOf(letter).toString(2).padStart(5, '0')).join('');
+	const key = Buffer.from(bits.match(/.{8}/g).map((byte) => parseInt(byte, 2)));
+	const counter = Buffer.alloc(8);
+	counter.writeBigUInt64BE(BigInt(step));
+	const sum = createHmac('sha1', key).update(counter).digest();
+	return String((sum.readUInt32BE(sum[sum.length - 1] & 15) & 0x7fffffff) % 1_000_000).padStart(6, '0');
+}
+
+describe('auth.twoFactor', () => {
+	// A code counts once, and the next one is good half a minute ahead: who set codes up has one left at once.
+	const step = () => Math.floor(Date.now() / 30_000);
+	const enrol = async (name) => {
+		const sdk = await newSdk();
+		await sdk.auth.login(users[name]);
+		const seed = await sdk.auth.twoFactor.getSetupKey();
+		assert.match(seed, /^[A-Z2-7]{32,}$/);
+		await fails(sdk.auth.twoFactor.enable('000000'), 'BalenaRequestError');
+		assert.equal(await sdk.auth.twoFactor.isEnabled(), false, 'a wrong code sets nothing up');
+		const used = step();
+		const token = await sdk.auth.twoFactor.enable(oneTimeCode(seed, used));
+		assert.equal(await sdk.auth.getToken(), token);
+		assert.deepEqual([await sdk.auth.twoFactor.isEnabled(), await sdk.auth.twoFactor.isPassed()], [true, true]);
+		return { sdk, used: oneTimeCode(seed, used), next: () => oneTimeCode(seed, Math.max(used + 1, step())) };
+	};
+	const half = async (name) => {
+		const sdk = await newSdk();
+		await sdk.auth.login(users[name]);
+		assert.deepEqual([await sdk.auth.twoFactor.isEnabled(), await sdk.auth.twoFactor.isPassed()], [true, false]);
+		await fails(sdk.models.organization.getAll(), /unauthorized/i);
+		return sdk;
+	};
+
+	it('sets codes up, and asks for one at the next login', async () => {
+		const { used, next } = await enrol('careful');
+		const sdk = await half('careful');
+		await fails(sdk.auth.twoFactor.challenge(used), 'BalenaRequestError');
+		await sdk.auth.twoFactor.challenge(next());
+		assert.equal(await sdk.auth.twoFactor.isPassed(), true);
+		assert.equal((await sdk.auth.getUserInfo()).email, users.careful.email);
+		assert.ok((await sdk.models.organization.getAll()).length > 0);
+	});
+
+	it('verifies a code without keeping the token, and takes codes away for a code alone', async () => {
+		const { sdk: first, next } = await enrol('wary');
+		const sdk = await half('wary');
+		const token = await sdk.auth.twoFactor.verify(next());
+		assert.equal(await sdk.auth.twoFactor.isPassed(), false, 'verify must not log in');
+		await sdk.auth.loginWithToken(token);
+		assert.equal(await sdk.auth.twoFactor.isPassed(), true);
+		// The SDK sends a password, which is what a thief has.
+		await fails(first.auth.twoFactor.disable(users.wary.password), /the password alone does not do/);
+		assert.equal(await first.auth.twoFactor.isEnabled(), true);
+		refused.set('auth.twoFactor.disable', 'refused: the SDK sends a password, and one-time codes are taken away for a code alone (`roadstead two-factor`, the dashboard)');
 	});
 });
 

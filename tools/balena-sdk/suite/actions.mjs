@@ -2,12 +2,9 @@
 // fleet without any device that could be reached.
 import assert from 'node:assert/strict';
 import { before, describe, it } from 'node:test';
-import { as, fails, newDevice, newFleet, newRelease, report } from './world.mjs';
+import { as, fails, newDevice, newFleet, newRelease, refused, report } from './world.mjs';
 
 const offline = /No online device\(s\) found/;
-
-// refused lists what these tests prove to be refused in the right way; coverage.mjs reads it.
-export const refused = new Map();
 
 const expectOffline = async (name, promise, want = offline, says = 'No online device(s) found') => {
 	await fails(promise, want);

@@ -4,8 +4,7 @@ import assert from 'node:assert/strict';
 import { writeFile } from 'node:fs/promises';
 import { describe, it } from 'node:test';
 import { absent } from './absent.mjs';
-import { refused } from './actions.mjs';
-import { as, calls, offered } from './world.mjs';
+import { as, calls, offered, refused } from './world.mjs';
 
 describe('coverage', () => {
 	it('leaves no function of the SDK unsaid', async () => {

@@ -1,11 +1,14 @@
 // Releases with their notes, tags and assets, and the images inside them.
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, writeFile } from 'node:fs/promises';
+import { once } from 'node:events';
+import { mkdir, mkdtemp, readFile, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { before, describe, it } from 'node:test';
-import { as, fails, newFleet, newRelease } from './world.mjs';
+import { after, before, describe, it } from 'node:test';
+import { setTimeout as wait } from 'node:timers/promises';
+import { as, fails, newFleet, newRelease, roadstead as run } from './world.mjs';
 
 const notFound = 'BalenaReleaseNotFound';
 
@@ -114,6 +117,62 @@ describe('models.release', () => {
 		await fails(sdk.pine.delete({ resource: 'release', id: second.id }), /Unable to delete release .* because it is the fleet's target release\./);
 		await sdk.pine.delete({ resource: 'release', id: draft.id });
 		await fails(sdk.models.release.get(draft.id), notFound);
+	});
+});
+
+describe('models.release.createFromUrl', () => {
+	let site, address, asked = 0;
+	before(async () => {
+		const dir = await mkdtemp(path.join(tmpdir(), 'balena-sdk-archive-'));
+		await mkdir(path.join(dir, 'project-1.0'));
+		await writeFile(path.join(dir, 'project-1.0', 'Dockerfile'), 'FROM base/busybox\nCMD ["sleep", "1000"]\n');
+		for (const [name, from, what] of [['nested', dir, 'project-1.0'], ['flat', path.join(dir, 'project-1.0'), 'Dockerfile']]) {
+			await run('tar', ['-czf', path.join(dir, `${name}.tar.gz`), '-C', from, what]);
+		}
+		site = createServer(async (req, res) => {
+			asked++;
+			try {
+				res.end(await readFile(path.join(dir, path.basename(req.url))));
+			} catch {
+				res.writeHead(404).end();
+			}
+		});
+		site.listen(0, '127.0.0.1');
+		await once(site, 'listening');
+		address = `http://127.0.0.1:${site.address().port}`; // one that the server was told to fetch from
+	});
+	after(() => site.close());
+
+	it('builds what an address has', async () => {
+		const sdk = await as('admin');
+		const fleet = await newFleet();
+		for (const options of [{ url: `${address}/nested.tar.gz` }, { url: `${address}/flat.tar.gz`, shouldFlatten: false }]) {
+			const id = await sdk.models.release.createFromUrl(fleet.slug, options);
+			let release;
+			do {
+				await wait(200);
+				release = await sdk.models.release.get(id, { $select: ['status', 'build_log'] });
+			} while (release.status === 'running');
+			assert.equal(release.status, 'success', release.build_log);
+		}
+	});
+
+	it('says what is wrong, and fetches nothing for strangers', async () => {
+		const sdk = await as('admin');
+		const fleet = await newFleet();
+		const create = (url) => sdk.models.release.createFromUrl(fleet.id, { url });
+		await fails(create(`${address}/nothing.tar.gz`), /answered 404 Not Found/);
+		await fails(create(`${address}/flat.tar.gz`), /"Dockerfile" at its top/);
+		await fails(create('https://192.0.2.1/x.tar.gz'), /only public addresses over https/);
+		await fails(create('nonsense'), /is not an address/);
+		const before = asked;
+		const stranger = await as('stranger');
+		await fails(stranger.models.release.createFromUrl(fleet.slug, { url: `${address}/nested.tar.gz` }), 'BalenaApplicationNotFound');
+		const [owner, app] = fleet.slug.split('/');
+		await fails(stranger.request.send({
+			method: 'POST', baseUrl: process.env.BUILDER, url: `/v3/buildFromUrl?owner=${owner}&app=${app}`, body: { url: `${address}/nested.tar.gz` },
+		}), 'BalenaRequestError');
+		assert.equal(asked, before);
 	});
 });
 

@@ -1,7 +1,7 @@
 // The world of the tests: who they are, what they start from, and what they note about each call of the SDK.
 //
 // From the environment: API and BUILDER, URLs; USERS, a JSON object name → {email, password} with "admin", "member" (of the
-// administrator's organization, once invited) and "stranger" (of nobody's); IMAGE, a file with an image as docker save makes it;
+// administrator's organization, once invited), "stranger" (of nobody's), and "careful" and "wary", who get second factors; IMAGE, a file with an image as docker save makes it;
 // REPORT, the file to write the coverage to. roadstead is on PATH and logged in as admin.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -20,6 +20,9 @@ export const roadstead = promisify(execFile);
 // offered is every function that the SDK has; calls counts, for each, how the calls of these tests ended.
 export const offered = new Set();
 export const calls = new Map();
+
+// refused is what the tests prove to be refused in the right way, each with the reason.
+export const refused = new Map();
 
 const recorded = ['auth', 'models', 'logs', 'settings'];
 
