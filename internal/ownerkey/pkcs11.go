@@ -227,14 +227,25 @@ func (t *token) Sign(message []byte) ([]byte, error) {
 
 // run runs a token's program with input on its standard input and gives what it printed there.
 func run(ctx context.Context, env []string, input []byte, program string, args ...string) ([]byte, error) {
+	return runAs(ctx, func(cmd *exec.Cmd) error {
+		cmd.Env = append(os.Environ(), env...)
+		cmd.Stdin = bytes.NewReader(input)
+		return nil
+	}, program, args...)
+}
+
+// runAs runs a token's program as a function has it prepared.
+func runAs(ctx context.Context, prepare func(*exec.Cmd) error, program string, args ...string) ([]byte, error) {
 	path, err := exec.LookPath(program)
 	if err != nil {
 		return nil, fmt.Errorf("%s is not installed: `apt install %s`", program, packages[program])
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = append(os.Environ(), env...)
+	if err := prepare(cmd); err != nil {
+		return nil, err
+	}
 	var out, errs bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &out, &errs
+	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -242,6 +253,9 @@ func run(ctx context.Context, env []string, input []byte, program string, args .
 		text := lastLine(errs.String())
 		if strings.Contains(errs.String(), "CKR_PIN_") {
 			return nil, fmt.Errorf("%w (%s)", ErrPassphrase, text)
+		}
+		if strings.Contains(errs.String(), pinPrompt) && cmd.ExtraFiles == nil {
+			return nil, errPINWanted
 		}
 		if what := tokenSays(errs.String()); what != "" {
 			return nil, fmt.Errorf("%s (%s)", what, text)

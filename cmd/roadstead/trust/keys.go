@@ -30,8 +30,8 @@ func (k *keyFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&k.files, "key", nil, "sign with the key in this `FILE` too, beside those that are kept; may be given several times")
 	f.StringArrayVar(&k.passphrases, "passphrase-file", nil, "`FILE` whose first line is a passphrase; may be given several times, and each is tried")
-	f.StringVar(&k.pin, "pin-file", "", "`FILE` whose first line is the PIN of a PKCS#11 token")
-	f.StringVar(&k.fido2, "fido2-device", "", "the FIDO2 token to ask, as `fido2-token -L` lists it, when there are several")
+	f.StringVar(&k.pin, "pin-file", "", "`FILE` whose first line is the PIN of a token")
+	f.StringVar(&k.fido2, "fido2-device", "", "the FIDO2 token to make a key on, a `DEVICE` as \"fido2-token -L\" lists it, when there are several; the one that opens a key is found")
 }
 
 // passphraseFiles are those of the flags, or of the environment.
@@ -275,7 +275,7 @@ type makeFlags struct {
 func (m *makeFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&m.pkcs11, "pkcs11", nil, "a key on a PKCS#11 token: `URI`, as pkcs11:token=LABEL;object=NAME?module-path=FILE; it is made when it is not there; may be given several times")
-	f.BoolVar(&m.fido2, "fido2", false, "a key in a file that only a FIDO2 token opens")
+	f.BoolVar(&m.fido2, "fido2", false, "a key in a file that only a FIDO2 token opens, with its PIN if it has one")
 	f.StringArrayVar(&m.public, "public", nil, "a key that somebody else has: `FILE` with its public half, of `roadstead trust key`; may be given several times")
 }
 
@@ -348,7 +348,7 @@ func (a trust) key() *cobra.Command {
 	var show bool
 	o.keyFlags.register(cmd)
 	cmd.Flags().StringArrayVar(&m.pkcs11, "pkcs11", nil, "a key on a PKCS#11 token: `URI`")
-	cmd.Flags().BoolVar(&m.fido2, "fido2", false, "a key in a file that only a FIDO2 token opens")
+	cmd.Flags().BoolVar(&m.fido2, "fido2", false, "a key in a file that only a FIDO2 token opens, with its PIN if it has one")
 	cmd.Flags().StringVar(&public, "write-public", "", "write the public half to this `FILE`")
 	cmd.Flags().BoolVar(&show, "show", false, "read the key that is there")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
