@@ -40,6 +40,7 @@ if [ "$what" = test ]; then
 	need sshd openssh-server # a device's own, as with balenaOS
 	need pkcs11-tool opensc # keys of owners on tokens
 	need softhsm2-util softhsm2
+	need fido2-token fido2-tools
 	need swtpm swtpm # a TPM in software
 	need qemu-system-x86_64 qemu-system-x86 # virtual machines
 	need debugfs e2fsprogs

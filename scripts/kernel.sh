@@ -1,12 +1,26 @@
 #!/usr/bin/env bash
 # Fetches Debian's kernel for virtual machines, and prints the directory that it is in: vmlinuz, and lib/modules. Nothing is installed;
 # apt checks the package's signature as for any other.
+#
+#   scripts/kernel.sh        the one for virtual machines, which is small
+#   scripts/kernel.sh hid    the one for all machines, which knows devices that are plugged in; of its modules those for them, and for what QEMU has
 set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
-dir=$top/.cache/kernel
 arch=$(dpkg --print-architecture)
+wanted=('./boot/vmlinuz-*' ./lib/modules)
+case ${1:-} in
+'') dir=$top/.cache/kernel image=linux-image-cloud-$arch ;;
+hid)
+	dir=$top/.cache/kernel-hid image=linux-image-$arch
+	wanted=('./boot/vmlinuz-*')
+	for modules in drivers/hid drivers/virtio drivers/net/virtio_net.ko drivers/net/net_failover.ko net/core drivers/block/virtio_blk.ko; do
+		wanted+=("./lib/modules/*/kernel/$modules")
+	done
+	;;
+*) echo "kernel: there is no kind $1" >&2; exit 1 ;;
+esac
 # package finds the package that the newest kernel of the right kind is in.
-package() { apt-cache depends "linux-image-cloud-$arch" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -1; }
+package() { apt-cache depends "$image" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -1; }
 want=$(package)
 if [ -n "$want" ] && [ "$(cat "$dir/done" 2>/dev/null)" = "$want" ]; then
 	echo "$dir"
@@ -24,10 +38,11 @@ fetch() { [ -n "$want" ] && (cd "$work" && apt-get download "$want" >&2); }
 if ! fetch; then # the lists may be older than the archive
 	apt-get update >&2
 	want=$(package)
-	[ -n "$want" ] || { echo "kernel: there is no package linux-image-cloud-$arch" >&2; exit 1; }
+	[ -n "$want" ] || { echo "kernel: there is no package $image" >&2; exit 1; }
 	fetch
 fi
-dpkg-deb -x "$work"/linux-image-*.deb "$work/root"
+mkdir "$work/root"
+dpkg-deb --fsys-tarfile "$work"/linux-image-*.deb | tar -x -C "$work/root" --wildcards "${wanted[@]}"
 rm -rf "$dir"
 mkdir -p "$dir"
 mv "$work"/root/boot/vmlinuz-* "$dir/vmlinuz"

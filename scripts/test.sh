@@ -150,9 +150,10 @@ if [ "$what" = all ] || [ "$what" = e2e ]; then
 	ROADSTEAD_BROWSER=$(scripts/browser.sh)
 	ROADSTEAD_OIDC_PROVIDER=$(scripts/oidc-provider.sh)
 	export ROADSTEAD_BROWSER ROADSTEAD_OIDC_PROVIDER
-	section "a kernel for virtual machines"
+	section "kernels for virtual machines"
 	ROADSTEAD_KERNEL=$(scripts/kernel.sh)
-	export ROADSTEAD_KERNEL
+	ROADSTEAD_KERNEL_HID=$(scripts/kernel.sh hid)
+	export ROADSTEAD_KERNEL ROADSTEAD_KERNEL_HID
 	section "end to end: real server, real engine, real device"
 	shown='^(ok|FAIL)|^ *(---|[a-z]+_test.go:)'
 	# One after the other: virtual devices bring addresses of this machine up and down, and a browser drops what it is loading then.

@@ -50,9 +50,15 @@ func newSeveral(t *testing.T) *several {
 	t.Helper()
 	sql := dbtest.NewPostgres(t)
 	sql.Exec("postgres", `CREATE DATABASE fleets`)
-	s := &several{t: t, srv: fleettest.NewServerWith(t, fleettest.Options{
+	return waysTo(t, fleettest.NewServerWith(t, fleettest.Options{
 		SQL: sql.DSN("fleets"), PollInterval: time.Second, Args: []string{"--api-processes", "2"},
-	})}
+	}))
+}
+
+// waysTo gives the same ways to another server, and makes a fleet there.
+func waysTo(t *testing.T, srv *fleettest.Server) *several {
+	t.Helper()
+	s := &several{t: t, srv: srv}
 	pem, err := os.ReadFile(s.srv.CA)
 	if err != nil {
 		t.Fatal(err)
@@ -199,6 +205,12 @@ func (s *several) register(uuid string) (made api.Registered) {
 // push makes a release as the builder does, without building anything, and gives the reference of its image.
 func (s *several) push() (commit, image string) {
 	s.t.Helper()
+	return s.built(func(b api.Build, _ api.BuildImage) string { return fmt.Sprintf("sha256:%064x", b.ID) })
+}
+
+// built makes a release of an image that was built and stored.
+func (s *several) built(stored func(api.Build, api.BuildImage) (digest string)) (commit, image string) {
+	s.t.Helper()
 	as := func(path string, body any, want int) []byte {
 		peer := s.peer("api", "builder")
 		defer peer.HTTP.CloseIdleConnections()
@@ -209,7 +221,7 @@ func (s *several) push() (commit, image string) {
 	path := fmt.Sprintf("/internal/v1/builds/%d", b.ID)
 	var images []api.BuildImage
 	s.into(as(path+"/images", api.BuildImagesRequest{Services: []string{"web"}, Composition: json.RawMessage(`{"services":{"web":{}}}`)}, http.StatusOK), &images)
-	digest := fmt.Sprintf("sha256:%064x", b.ID)
+	digest := stored(b, images[0])
 	result := api.BuildResult{Status: api.StatusSuccess, Images: []api.BuildImageResult{{ID: images[0].ID, Status: api.StatusSuccess, Digest: digest}}}
 	as(path+"/finish", result, http.StatusBadRequest) // nobody can say where it comes from
 	var err error
@@ -237,15 +249,22 @@ func (b *boat) runs(image string) error {
 
 func (s *several) launch() *boat {
 	s.t.Helper()
-	b, dir := &boat{engine: enginetest.New()}, s.t.TempDir()
 	root, err := os.ReadFile(s.srv.CA)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	text, err := json.Marshal(map[string]any{
+	return s.launchWith(map[string]any{
 		"apiEndpoint": s.srv.URL, "apiKey": s.provisioningKey(), "applicationId": s.fleet.ID, "deviceType": "generic-amd64",
-		"appUpdatePollInterval": 1000, "balenaRootCA": base64.StdEncoding.EncodeToString(root),
+		"balenaRootCA": base64.StdEncoding.EncodeToString(root),
 	})
+}
+
+// launchWith launches a device that is born with a config.json.
+func (s *several) launchWith(born map[string]any) *boat {
+	s.t.Helper()
+	b, dir := &boat{engine: enginetest.New()}, s.t.TempDir()
+	born["appUpdatePollInterval"] = 1000
+	text, err := json.Marshal(born)
 	if err != nil {
 		s.t.Fatal(err)
 	}

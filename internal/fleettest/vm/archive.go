@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path"
 	"testing"
 )
 
@@ -11,11 +12,19 @@ import (
 type archive struct {
 	buf   bytes.Buffer
 	nodes int
+	made  map[string]bool // directories
 }
 
 func (a *archive) dirs(names ...string) {
+	if a.made == nil {
+		a.made = map[string]bool{".": true}
+	}
 	for _, name := range names {
-		a.node(name, 0o040755, nil)
+		if !a.made[name] {
+			a.dirs(path.Dir(name))
+			a.made[name] = true
+			a.node(name, 0o040755, nil)
+		}
 	}
 }
 
@@ -28,7 +37,10 @@ func (a *archive) file(t *testing.T, name, from string) {
 	a.bytes(name, 0o755, data)
 }
 
-func (a *archive) bytes(name string, mode int, data []byte) { a.node(name, 0o100000|mode, data) }
+func (a *archive) bytes(name string, mode int, data []byte) {
+	a.dirs(path.Dir(name))
+	a.node(name, 0o100000|mode, data)
+}
 
 func (a *archive) node(name string, mode int, data []byte) {
 	a.nodes++

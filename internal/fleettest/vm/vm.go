@@ -37,6 +37,7 @@ type Config struct {
 	Hosts   []string          // lines of its /etc/hosts
 	Run     []string          // the program and its arguments
 	Memory  int               // MiB; 0 means 256
+	Kernel  string            // directory of the kernel; empty: that of [Kernel]
 	Modules []string          // of the kernel, beside those for the devices above
 	Clock   time.Time         // what its clock says when it is switched on; zero: the time
 }
@@ -59,12 +60,23 @@ type Machine struct {
 // Kernel skips the test unless there is a kernel and QEMU, and answers the kernel's directory.
 func Kernel(t *testing.T) string {
 	t.Helper()
-	dir := os.Getenv("ROADSTEAD_KERNEL")
+	return kernel(t, "ROADSTEAD_KERNEL", "kernel", "scripts/kernel.sh")
+}
+
+// KernelHID is the same for a kernel that knows HID devices.
+func KernelHID(t *testing.T) string {
+	t.Helper()
+	return kernel(t, "ROADSTEAD_KERNEL_HID", "kernel-hid", "scripts/kernel.sh hid")
+}
+
+func kernel(t *testing.T, variable, name, fetch string) string {
+	t.Helper()
+	dir := os.Getenv(variable)
 	if dir == "" {
-		dir = filepath.Join(fleettest.Root(), ".cache", "kernel")
+		dir = filepath.Join(fleettest.Root(), ".cache", name)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "vmlinuz")); err != nil {
-		t.Skip("there is no kernel for virtual machines: scripts/kernel.sh fetches it")
+		t.Skip("there is no kernel for virtual machines: " + fetch + " fetches it")
 	}
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("QEMU is not installed: scripts/install.sh test does it")
@@ -99,7 +111,10 @@ func File(t *testing.T, disk, name string) []byte {
 // Start switches a machine on. It ends with the test.
 func Start(t *testing.T, cfg Config) *Machine {
 	t.Helper()
-	kernel := Kernel(t)
+	if cfg.Kernel == "" {
+		cfg.Kernel = Kernel(t)
+	}
+	kernel := cfg.Kernel
 	dir := t.TempDir()
 	m := &Machine{t: t, ended: make(chan struct{}), change: make(chan struct{})}
 	if cfg.Memory == 0 {
@@ -150,11 +165,7 @@ func Start(t *testing.T, cfg Config) *Machine {
 func initramfs(t *testing.T, kernel, dir string, cfg Config) (file string) {
 	t.Helper()
 	program := filepath.Join(dir, "init")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "./internal/fleettest/vm/init")
-	build.Dir, build.Env = fleettest.Root(), append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the init: %v\n%s", err, out)
-	}
+	compile(t, program, "./internal/fleettest/vm/init")
 	var a archive
 	a.dirs("dev", "proc", "sys", "run", "tmp", "etc", "disk", "modules", "bin")
 	a.file(t, "init", program)
