@@ -80,6 +80,9 @@ func TestFilesOfTrust(t *testing.T) {
 			}
 			roletest.Eventually(t, "it says why: "+tt.says, func() bool { return v.log.has(tt.says) && v.w.logged("Could not move to new release") })
 			roletest.Eventually(t, "it reports that it waits", func() bool { return v.w.said().State == api.TrustWaiting })
+			if why := v.w.said().Rejection.Got; strings.Contains(why, "\n") || !strings.Contains(why, "trust import") {
+				t.Errorf("the reason is no line of a table that says what to do: %q", why)
+			}
 			if got := v.running(); !slices.Equal(got, []string{"web a"}) {
 				t.Errorf("runs %v, want A still", got)
 			}

@@ -136,7 +136,7 @@ func (s store) load(fleet string, mark *identity.Mark) (best *state, again error
 			if errors.Is(err, fs.ErrNotExist) {
 				none++
 			}
-			bad = append(bad, fmt.Errorf("%s: %w", name, err))
+			bad = append(bad, fmt.Errorf("%s: %w", name, cause(err)))
 			continue
 		}
 		if best != nil && st.Sequence != best.Sequence { // the power failed between the two
@@ -150,12 +150,30 @@ func (s store) load(fleet string, mark *identity.Mark) (best *state, again error
 	case best == nil && none == len(copies) && mark == nil:
 		return nil, nil, errNone
 	case best == nil:
-		return nil, nil, fmt.Errorf("in %s: %w", s.dir, errors.Join(bad...))
+		return nil, nil, fmt.Errorf("%s; `roadstead-agent trust import` takes a root by hand; in %s", inLine(bad), s.dir)
 	case mark != nil && best.Sequence < mark.Sequence:
-		return nil, nil, fmt.Errorf("those in %s are older (%d) than what this device believed last (%d): %w",
-			s.dir, best.Sequence, mark.Sequence, errors.Join(append(bad, errors.New("a copy of before does not count"))...))
+		return nil, nil, fmt.Errorf("they are older (%d) than what this device believed last (%d), and a copy of before does not count; "+
+			"`roadstead-agent trust import` takes a root by hand; in %s", best.Sequence, mark.Sequence, s.dir)
 	}
 	return best, errors.Join(bad...), nil
+}
+
+// cause is what went wrong, without the long name of the file that it went wrong with: reasons are shown on a line of a table.
+func cause(err error) error {
+	var on *fs.PathError
+	if errors.As(err, &on) {
+		return on.Err
+	}
+	return err
+}
+
+// inLine is what errors say, on one line.
+func inLine(errs []error) string {
+	texts := make([]string, len(errs))
+	for i, err := range errs {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
 }
 
 // newest is the fleet of which there are files of trust, when nothing else says which; empty: there are none. It is that of the newest whole copy.

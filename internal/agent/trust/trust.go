@@ -221,7 +221,7 @@ func (t *Trust) change(f func(*state) error) error {
 		return err
 	}
 	if err := t.save(&next, o.root); err != nil {
-		return fmt.Errorf("what was verified cannot be stored, so it does not count: %w", err)
+		return fmt.Errorf("what was verified cannot be stored, so it does not count: %w", cause(err))
 	}
 	t.believe(&next, o)
 	return nil
