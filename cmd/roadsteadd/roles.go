@@ -75,6 +75,7 @@ var starts = map[string]start{
 		}
 		ballast := heap.Steady(heap.Ballast)
 		defer runtime.KeepAlive(ballast)
+		defer heap.Bounded(ctx, heap.Ceiling)()
 		s, err := apiserver.New(cfg, log)
 		if err != nil {
 			return err
