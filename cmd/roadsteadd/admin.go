@@ -25,7 +25,7 @@ import (
 func adminCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "admin",
-		Short: "Look after a server: users, base images, operating systems, registry, quotas, build workers, backup, restore, verify",
+		Short: "Look after a server: users, base images, operating systems, registry, quotas, build workers, transparency log, backup, restore, verify",
 		Long:  "Look after a server, on the machine it runs on and as the user that started it.",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -37,7 +37,7 @@ func adminCommand() *cobra.Command {
 	shelf := &cobra.Command{Use: "base", Short: "The base images that builds may start from", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	shelf.AddCommand(baseImportCommand(), bases.ListCommand(dataFlag, basesOf), bases.RebuildCommand(dataFlag, basesOf))
-	cmd.AddCommand(user, shelf, osCommand(), mailCommand(), registryCommand(), quotaCommand(), workerCommand(), backupCommand(), restoreCommand(), verifyCommand())
+	cmd.AddCommand(user, shelf, osCommand(), mailCommand(), registryCommand(), quotaCommand(), workerCommand(), logCommand(), backupCommand(), restoreCommand(), verifyCommand())
 	return cmd
 }
 

@@ -45,6 +45,21 @@ type logger struct {
 	newest string              // checkpoint
 }
 
+// RenewTrustLog leaves the log of a signer that does not run behind, and says what it was: the signer begins another one.
+func RenewTrustLog(dir string) (before tlog.Checkpoint, err error) {
+	file := filepath.Join(dir, TrustLogFile)
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return before, fmt.Errorf("trust log: %w", err)
+	}
+	var last logState // one that cannot be read is left behind as well
+	_ = json.Unmarshal(data, &last)
+	if err := durable.Remove(file); err != nil { // the leaves go when the next log begins
+		return before, fmt.Errorf("trust log: %w", err)
+	}
+	return tlog.Checkpoint{Origin: last.Origin, Size: last.Size}, nil
+}
+
 // openLogger opens the log. Its name stays what it was when its first checkpoint was signed, though the server be called otherwise now.
 func openLogger(dir, origin string, key ed25519.PrivateKey) (*logger, error) {
 	l := &logger{origin: origin, dir: dir, edge: map[int64]tlog.Hash{}}

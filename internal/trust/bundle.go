@@ -184,9 +184,13 @@ func (v *view) above(now time.Time, have api.TrustHave) int64 {
 	return have.Counter
 }
 
+// lostAhead is how far ahead of the clock a version may be that a device has and this database does not: there are 256 bins, which are signed all at once
+// when keys change, each with a version of its own.
+const lostAhead = 5 * time.Minute
+
 // behind gives a version that a device has and that this database does not know, although only the signer can have signed it; 0: none. What was
-// published since may be newer than that, and the device's file all the same newer than the one here. As long as versions are ahead of the clock nothing is
-// made anew for that: a device that makes up versions cannot drive them further.
+// published since may be newer than that, and the device's file all the same newer than the one here. What is further ahead of the
+// clock than that is not made anew: a device that makes up versions cannot drive them further.
 func (v *view) behind(now time.Time, have api.TrustHave) (newer int64) {
 	for role, version := range have.Versions {
 		switch {
@@ -197,7 +201,7 @@ func (v *view) behind(now time.Time, have api.TrustHave) (newer int64) {
 		}
 		known := v.versions[role]
 		lost := version > v.fleet.version || known > 0 && v.fleet.version <= now.Unix()
-		if version > known && lost && version <= now.Add(time.Minute).Unix() {
+		if version > known && lost && version <= now.Add(lostAhead).Unix() {
 			newer = max(newer, version)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -25,6 +26,7 @@ func TestARestoredDatabase(t *testing.T) {
 
 	server := steal(t) // a copy of the server, for the others keep theirs
 	var yesterday []byte
+	snapshot := filepath.Join(t.TempDir(), "snapshot")
 	server.down(func(database string) {
 		var err error
 		if yesterday, err = os.ReadFile(database); err != nil {
@@ -33,6 +35,7 @@ func TestARestoredDatabase(t *testing.T) {
 		if text, err := os.ReadFile(database + "-wal"); !errors.Is(err, fs.ErrNotExist) && len(text) > 0 {
 			t.Fatal("the server left something beside its database when it ended")
 		}
+		must(t, "cp", "-a", p.data, snapshot)
 	})
 	o.run("", "release", "sign", pushed(t, "yesterday", "second"), "--yes")
 	d.says(t, "second")
@@ -58,6 +61,28 @@ func TestARestoredDatabase(t *testing.T) {
 	third := pushed(t, "yesterday", "third")
 	o.run("", "release", "sign", third, "--yes")
 	d.says(t, "third")
+
+	// Then the whole directory is put back, with all that the signer remembers: its log lacks what the device has seen, and cannot go on from there.
+	at = len(d.log(t))
+	if out, errs, code := p.try(t, "roadsteadd", "admin", "log", "renew", "--data", p.data); code == 0 || !strings.Contains(errs, "stop the server first") {
+		t.Errorf("the log of a running server: exit %d: %s%s", code, out, errs)
+	}
+	server.down(func(string) {
+		must(t, "rm", "-rf", p.data)
+		must(t, "cp", "-a", snapshot, p.data)
+	})
+	d.refused(t, at, "third", "rollback")
+	o.run("", "trust", "restore", "yesterday")
+	fourth := pushed(t, "yesterday", "fourth")
+	o.run("", "release", "sign", fourth, "--yes")
+	d.refused(t, at, "third", "reason=log")
+	server.down(func(string) {
+		if out, errs, code := p.try(t, "roadsteadd", "admin", "log", "renew", "--data", p.data); code != 0 || !strings.Contains(out, "is left behind") {
+			t.Errorf("admin log renew: exit %d: %s%s", code, out, errs)
+		}
+	})
+	o.run("", "trust", "renew", "yesterday", "--server-keys", "--yes")
+	d.says(t, "fourth")
 }
 
 // containerIDs lists the running containers by what never names another one.
