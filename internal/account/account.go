@@ -31,7 +31,7 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// Migrations gives the tables of this package, numbered 0001 to 0009, 0040 to 0049, 0090 to 0094, 0100, 0101, 0121, 0123, 0125, 0130, 0133 and 0139; see [db.DB.Migrate].
+// Migrations gives the tables of this package, numbered 0001 to 0009, 0040 to 0049, 0090 to 0094, 0100, 0101, 0121, 0123, 0125, 0130, 0133, 0139 and 0380; see [db.DB.Migrate].
 func Migrations() fs.FS {
 	return db.Folder(migrations)
 }

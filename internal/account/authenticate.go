@@ -276,6 +276,13 @@ func (a *Accounts) touch(t touch, last sql.NullString, now time.Time) {
 	}
 }
 
+// Touch counts a use of the key of somebody who is known from before. It is for once a minute.
+func (a *Accounts) Touch(by access.Caller) {
+	if by.Key != 0 {
+		a.touch(touch{"api_key", by.Key}, sql.NullString{}, a.cfg.Now())
+	}
+}
+
 // UsedFrom says from where a session or an SSH key is used, for whoever reads the list of theirs. It is kept with
 // the time of last use, which must be due for a session.
 func (a *Accounts) UsedFrom(by access.Caller) {

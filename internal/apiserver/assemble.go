@@ -137,6 +137,7 @@ func (s *Server) domain(pepper []byte) error {
 	}); err != nil {
 		return err
 	}
+	s.callers.Touch = s.accounts.Touch
 	s.invites, s.services, s.operator = invite.New(s.accounts), service.New(s.accounts), operator.New(s.accounts)
 	s.sshKeys = sshkey.New(s.accounts, s.log)
 	s.resets = reset.New(reset.Config{DB: s.db, Accounts: s.accounts, Log: s.log})
@@ -197,7 +198,7 @@ func (s *Server) domain(pepper []byte) error {
 		Moving: func(ctx context.Context, tx *db.Tx, device, from, to int64) error {
 			return s.trust.Moving(ctx, tx, device, from, to)
 		},
-		Only: s.leases.Only, Revoked: s.callers.forget, Logs: devicelog.Config{Quiet: s.cfg.Logs.KeepAlive, OfUser: s.cfg.Logs.OfUser, OfDevice: s.cfg.Logs.OfDevice},
+		Only: s.leases.Only, Revoked: s.callers.Forget, Logs: devicelog.Config{Quiet: s.cfg.Logs.KeepAlive, OfUser: s.cfg.Logs.OfUser, OfDevice: s.cfg.Logs.OfDevice},
 	}); err != nil {
 		return err
 	}
@@ -208,7 +209,7 @@ func (s *Server) domain(pepper []byte) error {
 	}
 	s.openActions()
 	s.deviceSSH = devicessh.New(devicessh.Config{DB: s.db, Accounts: s.accounts, Log: s.log, Only: s.leases.Only})
-	s.tasks = append(s.tasks, s.deviceSSH.Run, s.accounts.Run, s.resets.Run, s.mail.Run, s.signin.Run, s.releases.Run, s.devices.Run, s.forgetRevoked, s.tokens.Run, s.audit.Run, s.notes.Run)
+	s.tasks = append(s.tasks, s.deviceSSH.Run, s.accounts.Run, s.resets.Run, s.mail.Run, s.signin.Run, s.releases.Run, s.devices.Run, s.callers.Run, s.forgetRevoked, s.tokens.Run, s.audit.Run, s.notes.Run)
 	s.reach = reach.New(reach.Config{DB: s.db, Accounts: s.accounts, Site: s.cfg.Site, Log: s.log, Only: s.leases.Only})
 	s.tasks = append(s.tasks, s.channel.Run, s.reach.Run, s.trust.Run)
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -125,7 +126,7 @@ func (s *Server) authenticate(r *http.Request, basic bool, by access.Channels) (
 		return access.Nobody(), nil
 	}
 	sum := sha256.Sum256([]byte(token))
-	caller, known, round := s.callers.find(sum)
+	caller, known, asked := s.callers.Find(sum)
 	if known {
 		return s.come(r, caller, by)
 	}
@@ -138,7 +139,7 @@ func (s *Server) authenticate(r *http.Request, basic bool, by access.Channels) (
 	if err != nil {
 		return caller, err
 	}
-	s.callers.keep(sum, caller, expires, round)
+	s.callers.Keep(sum, caller, expires, asked)
 	return s.come(r, caller, by)
 }
 
@@ -197,4 +198,15 @@ func (s *Server) bound(ctx context.Context, rt route.Route, w http.ResponseWrite
 		}
 	}()
 	return ctx, func() { cancel(); <-done }
+}
+
+// forgetRevoked hears of revocations by other processes, until the context ends.
+func (s *Server) forgetRevoked(ctx context.Context) error {
+	stop, err := s.bus.Subscribe("revoked.>", func(string, []byte) { s.callers.Forget() })
+	if err != nil {
+		return fmt.Errorf("api: %w", err)
+	}
+	defer stop()
+	<-ctx.Done()
+	return nil
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/account/service"
 	"github.com/roadstead-io/roadstead/internal/account/sshkey"
 	"github.com/roadstead-io/roadstead/internal/action"
+	"github.com/roadstead-io/roadstead/internal/apiserver/callers"
 	"github.com/roadstead-io/roadstead/internal/apiserver/gitdoor"
 	"github.com/roadstead-io/roadstead/internal/apiserver/mailroom"
 	"github.com/roadstead-io/roadstead/internal/apiserver/record"
@@ -99,7 +100,7 @@ type Server struct {
 	public      net.Listener // of connections that the edge hands over; nil: it forwards their requests
 	certificate *pki.KeyPair // of the public name, with public
 	zips        gzips
-	callers     *callers
+	callers     *callers.Memory
 	writes      map[string]access.Verbs // what a write needs: "PATCH device" → verbs
 	gates       *gates
 	stopping    chan struct{} // closed when the server begins to stop: streams end then
@@ -131,7 +132,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("api: %w", err)
 	}
-	s := &Server{cfg: cfg, log: log, identity: identity, db: database, name: "api." + cfg.Site.Domain, callers: newCallers(),
+	s := &Server{cfg: cfg, log: log, identity: identity, db: database, name: "api." + cfg.Site.Domain, callers: callers.New(database, log),
 		gates: newGates(cfg.Admission), leases: job.NewLeases(database), stopping: make(chan struct{})}
 	var signer *pki.Peer
 	if addr := cfg.Peers[api.RoleSigner]; addr != "" {

@@ -37,7 +37,7 @@ type answer[V any] struct {
 // nothing on SQLite.
 func NewAnswers[V any](d *DB, channel string, log *slog.Logger, bytes int) *Answers[V] {
 	a := &Answers[V]{bytes: bytes / 2, changed: map[string]uint64{}, recent: map[int64]answer[V]{}}
-	a.listener = &listener{db: d, channel: channel, log: log, heard: a.tell, began: a.forget, start: time.Now()}
+	a.listener = &listener{db: d, channel: channel, log: log, heard: a.tell, began: a.Forget, start: time.Now()}
 	return a
 }
 
@@ -120,8 +120,8 @@ func (a *Answers[V]) tell(subject string) {
 	a.changed[subject] = a.round
 }
 
-// forget forgets everything, and what is being read at this moment.
-func (a *Answers[V]) forget() {
+// Forget forgets everything, and what is being read at this moment.
+func (a *Answers[V]) Forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.round++

@@ -25,7 +25,7 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// Migrations gives the tables of this package, numbered 0030 to 0039, 0070 to 0079, 0082, 0083, 0284 and 0295; see [db.DB.Migrate].
+// Migrations gives the tables of this package, numbered 0030 to 0039, 0070 to 0079, 0082, 0083, 0284, 0295 and 0381; see [db.DB.Migrate].
 func Migrations() fs.FS {
 	return db.Folder(migrations)
 }
