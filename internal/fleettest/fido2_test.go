@@ -292,6 +292,16 @@ func TestOwnersKeyOnFIDO2Token(t *testing.T) {
 		t.Error("the device runs what was not signed")
 	}
 
+	r = d.start(sign...)
+	left := one.asked(r)
+	r.Interrupt()
+	if said, how := r.Ended(); how == "ok" || !strings.Contains(said, "interrupted") {
+		t.Errorf("interrupted while the token waits: %s\n%s", how, said)
+	}
+	d.refuses("still waits to be touched for what was asked before", sign...)
+	d.refuses("still waits to be touched for what was asked before", "trust", "key", "/tmp/other.key", "--fido2")
+	left.answer <- fidotoken.TooLate
+
 	t.Log("two tokens")
 	d.plug(two)
 	d.refuses(fmt.Sprintf("there are 2 FIDO2 tokens: name the one to make the key on by --fido2-device, of %s, %s", one.in.Node, two.in.Node),

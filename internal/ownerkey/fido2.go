@@ -173,6 +173,9 @@ func (t *fido2) fit(ctx context.Context) (pin bool, err error) {
 			can[what] = strings.Split(list, ", ")
 		}
 	}
+	if can["version strings"] == nil {
+		return false, fmt.Errorf("look at the FIDO2 token %s: %s", t.device, isBusy)
+	}
 	if !slices.Contains(can["extension strings"], "hmac-secret") {
 		return false, fmt.Errorf("the token %s does not know the extension hmac-secret: use another one", t.device)
 	}
@@ -267,7 +270,12 @@ func listed(ctx context.Context) (names []string, err error) {
 	return names, err
 }
 
-const noCredentials = "FIDO_ERR_NO_CREDENTIALS"
+const (
+	noCredentials = "FIDO_ERR_NO_CREDENTIALS"
+
+	// A program that was interrupted leaves a token that waits. To the next one it looks as if it knew U2F only.
+	isBusy = "it does not speak FIDO2, or still waits to be touched for what was asked before: touch it, or pull it out and plug it in again"
+)
 
 // tokenSays puts into words what went wrong with a token, where a person can do something about it; empty: nothing that is known.
 func tokenSays(text string) string {
@@ -284,6 +292,7 @@ func tokenSays(text string) string {
 		{noCredentials, "this is not the token that the key was made with"},
 		{"FIDO_ERR_UNSUPPORTED_EXTENSION", "the token does not know the extension hmac-secret: use another one"},
 		{"fido_dev_open", "there is no such token, or this user may not use it: `fido2-token -L` lists those that there are"},
+		{"FIDO_ERR_UNSUPPORTED_OPTION", isBusy},
 		{"FIDO_ERR_RX", "the token does not answer any more: was it pulled out? Plug it in, and try again"},
 		{"FIDO_ERR_TX", "the token does not answer any more: was it pulled out? Plug it in, and try again"},
 	} {

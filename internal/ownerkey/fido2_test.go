@@ -37,7 +37,7 @@ func standIn(tool string, args []string) error {
 		if strings.HasSuffix(args[1], "-old") {
 			extensions = "credProtect"
 		}
-		fmt.Printf("proto: 0x02\nextension strings: %s\noptions: rk, up, noplat, noclientPin\n", extensions)
+		fmt.Printf("proto: 0x02\nversion strings: FIDO_2_0\nextension strings: %s\noptions: rk, up, noplat, noclientPin\n", extensions)
 		return nil
 	}
 	if tool == "fido2-token" {

@@ -13,7 +13,7 @@ import (
 // A token is a file with its secret; FIDO2_FAIL names the error with which it answers.
 const (
 	fido2Token = `#!/bin/sh
-[ "$1" = "-I" ] && { printf 'extension strings: credProtect, hmac-secret\noptions: rk, up, noplat, noclientPin\n'; exit 0; }
+[ "$1" = "-I" ] && { printf 'version strings: FIDO_2_0\nextension strings: credProtect, hmac-secret\noptions: rk, up, noplat, noclientPin\n'; exit 0; }
 [ "$*" = "-L" ] || exit 2
 for t in "$FIDO2_TOKENS"/*; do [ -e "$t" ] && echo "$t: vendor=0x1050, product=0x0407 (Example Token)"; done
 exit 0

@@ -199,6 +199,14 @@ func (r *Running) Type(text string) {
 	}
 }
 
+// Interrupt interrupts it, as ^C does.
+func (r *Running) Interrupt() {
+	r.t.Helper()
+	if err := r.conn.Conn.(*net.TCPConn).CloseWrite(); err != nil {
+		r.t.Fatalf("interrupt %s: %v", r.what, err)
+	}
+}
+
 // Says waits until the program has said something.
 func (r *Running) Says(words string) {
 	r.t.Helper()
