@@ -44,8 +44,9 @@ func userResource() *odata.Resource {
 				Reverse: []string{"owns__service_account"},
 			},
 		},
-		Keys:  [][]string{{"username"}, {"actor"}},
-		Rules: userRules(),
+		Keys:    [][]string{{"username"}, {"actor"}},
+		Rules:   userRules(),
+		Actions: access.ActsOnUser(),
 	}
 }
 

@@ -179,6 +179,13 @@ func permissionNotes(p reference.Permission, say func(string) string) (notes []s
 	for _, column := range slices.Sorted(maps.Keys(p.Refs)) {
 		notes = append(notes, fmt.Sprintf(" points `%s` only to a row %s", column, say(p.Refs[column])))
 	}
+	byRows := map[string][]string{} // acts on the same rows stand together
+	for _, act := range slices.Sorted(maps.Keys(p.Acts)) {
+		byRows[say(p.Acts[act])] = append(byRows[say(p.Acts[act])], act)
+	}
+	for _, rows := range slices.Sorted(maps.Keys(byRows)) {
+		notes = append(notes, fmt.Sprintf(" `canAccess` says yes to `%s` %s", strings.Join(byRows[rows], "` `"), rows))
+	}
 	return notes
 }
 

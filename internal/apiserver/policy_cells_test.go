@@ -246,6 +246,21 @@ func (a *asker) canAccess(p *who, r policyRow, place string) string {
 			return fmt.Sprintf("%s: got %d %.200s, want: %v", action, status, answer, strings.ContainsAny(may, letters))
 		}
 	}
+	for _, act := range []struct{ resource, letter, names string }{
+		{"device", "A", "supervisor-proxy-write"}, {"device", "T", "ssh-host tunnel-22222 tunnel-8080"}, {"device", "W", "tunnel-any tunnel-48484"},
+		{"device", "K", "create-device-api-key"}, {"device", "L", "cloudlink write-log"}, {"device", "none", "tunnel fly"},
+		{"application", "F", "create-provisioning-api-key"}, {"image", "P", "push"}, {"user", "N", "create-user-api-key create-named-user-api-key"},
+	} {
+		for _, name := range strings.Fields(act.names) {
+			if act.resource != r.name {
+				continue
+			}
+			status, answer := a.ask(p, "POST", fmt.Sprintf("%s(%d)/canAccess", r.name, row), `{"action":{"or":["nothing","`+name+`"]}}`)
+			if status >= 500 || has(answer, row) != strings.Contains(may, act.letter) {
+				return fmt.Sprintf("%s: got %d %.200s, want: %v", name, status, answer, strings.Contains(may, act.letter))
+			}
+		}
+	}
 	return ""
 }
 

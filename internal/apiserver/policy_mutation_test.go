@@ -46,6 +46,9 @@ func mutants(t testing.TB, m odata.Model) (all []mutant) {
 			}
 			filterMutants(r.Rules[k], add)
 			columnMutants(r, k, add)
+			for _, act := range slices.Sorted(maps.Keys(r.Actions)) {
+				all = append(all, actMutants(r, k, act)...)
+			}
 			all = append(all, mutant{r.Name, k, "no rule for the kind", func(r *odata.Resource) { delete(r.Rules, k) }})
 		}
 	}
@@ -94,6 +97,35 @@ func filterMutants(rule odata.Rule, add addMutant) {
 			}
 		}
 	}
+}
+
+// actMutants do the same with what canAccess says.
+func actMutants(r *odata.Resource, k access.Kind, act string) (all []mutant) {
+	filter := r.Actions[act][k]
+	set := func(what, to string) {
+		if to != filter {
+			all = append(all, mutant{r.Name, k, "act " + act + " " + what, func(r *odata.Resource) {
+				r.Actions = maps.Clone(r.Actions)
+				r.Actions[act] = maps.Clone(r.Actions[act])
+				if r.Actions[act][k] = to; to == "" {
+					delete(r.Actions[act], k)
+				}
+			}})
+		}
+	}
+	set("for every row", "true")
+	set("never", "")
+	for i, word := range verbWords {
+		if strings.Contains(filter, word) {
+			set("with may_read for "+word, strings.ReplaceAll(filter, word, verbWords[0]))
+			set("with another verb for "+word, strings.ReplaceAll(filter, word, verbWords[(i+1)%len(verbWords)]))
+		}
+	}
+	if terms := strings.Split(filter, " and "); len(terms) > 1 && !strings.Contains(filter, "(") {
+		set("without its first condition", strings.Join(terms[1:], " and "))
+		set("without its last condition", strings.Join(terms[:len(terms)-1], " and "))
+	}
+	return all
 }
 
 // columnMutants show hidden columns, let more columns be written, and drop what is asked beyond the row's own rule.
@@ -153,6 +185,15 @@ func columnMutants(r *odata.Resource, k access.Kind, add addMutant) {
 
 // doubled are mutants that change nothing which can be seen, because a second wall says the same. Each has its reason.
 var doubled = map[string]string{
+	"image, scoped key: act push never":                                                   "only an image in quarantine may be changed, and the table has none; see TestNobodyElsePushes",
+	"image, scoped key: act push with another verb for may_releases":                      "only an image in quarantine may be changed, and the table has none; see TestNobodyElsePushes",
+	"image, scoped key: act push with may_read for may_releases":                          "only an image in quarantine may be changed, and the table has none; see TestNobodyElsePushes",
+	"image, user: act push never":                                                         "only an image in quarantine may be changed, and the table has none; see TestNobodyElsePushes",
+	"image, user: act push with another verb for may_releases":                            "only an image in quarantine may be changed, and the table has none; see TestNobodyElsePushes",
+	"image, user: act push with may_read for may_releases":                                "only an image in quarantine may be changed, and the table has none; see TestNobodyElsePushes",
+	"device, device: act cloudlink for every row":                                         "a device sees no other one",
+	"device, device: act supervisor-proxy-write for every row":                            "a device sees no other one",
+	"device, device: act write-log for every row":                                         "a device sees no other one",
 	"image, scoped key: update never":                                                     "only an image in quarantine may be changed, and the table has none; see TestNobodyElsePushes",
 	"image, scoped key: update with another verb for may_releases":                        "only an image in quarantine may be changed, and the table has none; see TestNobodyElsePushes",
 	"image, scoped key: update with may_read for may_releases":                            "only an image in quarantine may be changed, and the table has none; see TestNobodyElsePushes",
@@ -254,6 +295,8 @@ func (m mutant) affected(c cell) bool {
 	switch first {
 	case "create":
 		return c.verb == "create"
+	case "act":
+		return c.verb == "canAccess"
 	case "update", "delete":
 		return c.verb == first || c.verb == "canAccess" || c.verb == first+" its own"
 	case "read":

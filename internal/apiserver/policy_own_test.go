@@ -63,7 +63,7 @@ const keyless = "user__has_direct_access_to__application"
 const ownPolicy = `
                                         |        | ann     ann  |                              by  by  by  by  | limited |        frozen fleet provisioning
 resource                                whose    | nobody session key | mia olga otto dora rita sue sam stu | keys | device frozen fleet_key provisioning_key enda vera kay robo cora tagless
-user                                    ann's    | -      rv   rv   | r   r   r   r   r   r  -  -  | r  | - - - - | - - - - r r
+user                                    ann's    | -      rvN  rv   | r   r   r   r   r   r  -  -  | r  | - - - - | - - - - r r
 user                                    rita's   | -      r    r    | r   r   r   r   rv  r  -  -  | -  | - - - - | - - - - r -
 user                                    olga's   | -      r    r    | r   rv  r   r   r   r  -  -  | -  | - - - - | - r r - r -
 user                                    stu's    | -      -    -    | -   -   -   -   -   -  -  rv | -  | - - - - | - - - - - -

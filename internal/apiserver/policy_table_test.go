@@ -116,12 +116,15 @@ var policyRows = []policyRow{
 // r reads it (in lists, by id, by count, expanded, through a filter), c makes one, u changes it, d deletes it; - nothing.
 //
 // A device changes its state (s), which is not what others change; what it tells of its configuration is accepted and ignored (i).
+// What canAccess says beyond that: somebody may act on a device (A), enter it and reach its ports (T), all of them (W), make keys of it (K) or of
+// a fleet (F), log and open the control channel (L), and make keys of a user (N).
+//
 // An image is changed by its maker while it is in quarantine (q), which those tried here are not: package release tries that.
 // The first three columns are for a public fleet; everywhere else strangers may do nothing. A thing is the device of one fleet, or its key.
 const fleetPolicy = `
                                      | public:              | in the organization, or by a grant                                             | limited keys                         | things
 resource                             | nobody stranger device | member observer operator developer administrator support device_support | observing operating developing whole | device fleet_key
-application                          | r      r        r      | c      r        rc       rcu       rcud          r       -              | r         r         ru         rud   | r  r
+application                          | r      r        r      | c      r        rcF      rcuF      rcudF         r       -              | r         rF        ruF        rudF  | r  r
 service                              | r      r        r      | -      r        r        rcd       rcd           r       -              | r         r         rcd        rcd   | r  r
 application_environment_variable     | -      -        -      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
 application_config_variable          | -      -        -      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
@@ -139,7 +142,7 @@ image_sbom                           | -      -        -      | -      r        
 image_base                           | -      -        -      | -      r        r        r         r             r       -              | r         r         r          r     | r  r
 release_tag                          | r      r        r      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
 release_asset                        | r      r        r      | -      r        r        rcud      rcud          r       -              | r         r         rcud       rcud  | r  r
-device                               | -      -        -      | -      r        rcud     rcud      rcud          ru      ru             | r         rcud      rcud       rcud  | rs r
+device                               | -      -        -      | -      r        rcudATWK rcudATWK  rcudATWK      ruATW   ruATW          | r         rcudATWK  rcudATWK   rcudATWK | rsAL r
 device_environment_variable          | -      -        -      | -      r        rcud     rcud      rcud          rcud    rcud           | r         rcud      rcud       rcud  | r  r
 device_config_variable               | -      -        -      | -      r        rcud     rcud      rcud          rcud    rcud           | r         rcud      rcud       rcud  | ri r
 device_tag                           | -      -        -      | -      r        rcud     rcud      rcud          rcud    rcud           | r         rcud      rcud       rcud  | r  r
@@ -156,7 +159,7 @@ application_invite                   | -      -        -      | -      -        
 // What one verb alone lets somebody do in a fleet, by a role of the organization's own or by a key. Every set of verbs reads.
 const verbPolicy = `
 resource                             | read devices actions shell keys releases settings
-application                          | r    r       r       r     r    r        ru
+application                          | r    r       r       r     rF   r        ru
 service                              | r    r       r       r     r    r        rcd
 application_environment_variable     | r    r       r       r     r    r        rcud
 application_config_variable          | r    r       r       r     r    r        rcud
@@ -174,7 +177,7 @@ image_sbom                           | r    r       r       r     r    r        
 image_base                           | r    r       r       r     r    r        r
 release_tag                          | r    r       r       r     r    rcud     r
 release_asset                        | r    r       r       r     r    rcud     r
-device                               | r    rcud    r       r     r    r        r
+device                               | r    rcud    rA      rT    rK   r        r
 device_environment_variable          | r    rcud    r       r     r    r        r
 device_config_variable               | r    rcud    r       r     r    r        r
 device_tag                           | r    rcud    r       r     r    r        r
@@ -210,7 +213,7 @@ image_sbom                           | r    r
 image_base                           | r    r
 release_tag                          | r    r
 release_asset                        | r    r
-device                               | rud  -
+device                               | rudA -
 device_environment_variable          | rcud -
 device_config_variable               | rcud -
 device_tag                           | r    -

@@ -2,6 +2,7 @@ package device
 
 import (
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/access"
 	"github.com/roadstead-io/roadstead/internal/account/rights"
 	"github.com/roadstead-io/roadstead/internal/channel/when"
 	"github.com/roadstead-io/roadstead/internal/device/report"
@@ -20,6 +21,7 @@ func (d *Devices) deviceResource() *odata.Resource {
 		Keys:       [][]string{{"uuid"}, {"actor"}},
 		UniqueText: map[string]string{"uuid": `"uuid" must be unique.`},
 		Rules:      deviceRules(),
+		Actions:    access.ActsOnDevice(),
 		Virtual:    []string{"is_online"}, // what a person says of it; see sayOnline
 		Before:     []odata.Hook{d.beforeWrite},
 		After:      []odata.Hook{d.afterWrite},

@@ -148,6 +148,7 @@ func (f *Fleets) application() *odata.Resource {
 		},
 		Missing: "there is no such fleet", // balena's clients tell a fleet that is gone by the 404
 		Rules:   applicationRules(),
+		Actions: access.ActsOnFleet(),
 		Before:  []odata.Hook{rights.FreshFor("application"), f.beforeApplication},
 		After:   []odata.Hook{f.afterApplication},
 	}

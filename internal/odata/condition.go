@@ -155,17 +155,14 @@ func literalValue(l syntax.Literal) value {
 // param is the caller in a rule, an alias of the URL elsewhere: neither can stand in for the other.
 func (c *compiler) param(s scope, p syntax.Param) (value, error) {
 	if s.inRule {
-		for _, n := range callerParams {
-			if n != p.Name {
-				continue
-			}
-			v := value{sql: c.about(n), class: cNumber}
-			if n == "now" {
-				v.class = cDate
-			}
-			return v, nil
+		if !knownParam(p.Name) {
+			return value{}, invalid("a rule knows no @%s", p.Name)
 		}
-		return value{}, invalid("a rule knows no @%s", p.Name)
+		v := value{sql: c.about(p.Name), class: cNumber}
+		if p.Name == "now" {
+			v.class = cDate
+		}
+		return v, nil
 	}
 	e, ok := c.aliases[p.Name]
 	if !ok {

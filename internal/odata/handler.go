@@ -431,7 +431,11 @@ func (r *resource) action(k access.Kind, name string) syntax.Expr {
 	case "delete":
 		return ru.delete
 	}
-	return r.actions[name][k]
+	may, named := r.actions[name]
+	if !named { // "tunnel-22" is among "tunnel-*"
+		may = r.actions[name[:strings.LastIndexByte(name, '-')+1]+"*"]
+	}
+	return may[k]
 }
 
 // errUnauthorized has no text: what the caller may not do at all looks the same as what does not exist.

@@ -114,7 +114,7 @@ type Resource struct {
 	// Missing is what a DELETE by key is told, with 404, when there is no such row; empty: nothing, with 200, as of most resources.
 	Missing string
 	// Actions are what `canAccess` answers besides read, update and delete: action → kind → filter of the rows that allow it.
-	Actions map[string]map[access.Kind]string
+	Actions access.Acts
 	Virtual []string // names accepted in a create or update that are no columns, or computed ones; Before turns them into columns
 	Before  []Hook   // before the write: defaults, validation, derived values
 	After   []Hook   // after the write, before the commit

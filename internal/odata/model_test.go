@@ -184,7 +184,7 @@ func testModel() odata.Model {
 			orNull(key("should_be_running__release", "release", "should_be_running_on__application"))},
 			Keys:       [][]string{{"slug"}, {"uuid"}, {"organization", "app_name"}},
 			UniqueText: map[string]string{"app_name,organization": `"app_name" and "organization" must be unique.`},
-			Actions:    map[string]map[access.Kind]string{"ssh": {access.User: mineByOrg}},
+			Actions:    map[string]map[access.Kind]string{"ssh": {access.User: mineByOrg}, "reach-*": {access.User: mineByOrg}, "reach-5": {}},
 			Rules: map[access.Kind]odata.Rule{
 				access.Anonymous: {Read: "is_public"},
 				access.User: {Read: "is_public or " + mineByOrg, Create: mineByOrg, Update: mineByOrg, Delete: mineByOrg,

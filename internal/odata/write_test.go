@@ -241,6 +241,11 @@ func TestCanAccess(t *testing.T) {
 		{bob, "POST", "application(300)/canAccess", `{"action":"update"}`, 401, ""},
 		{bob, "POST", "application(100)/canAccess", `{"action":"ssh"}`, 200, `{"d":[{"id":100}]}`},
 		{bob, "POST", "application(300)/canAccess", `{"action":"ssh"}`, 401, ""},
+		{bob, "POST", "application(100)/canAccess", `{"action":"reach-22"}`, 200, `{"d":[{"id":100}]}`},
+		{bob, "POST", "application(300)/canAccess", `{"action":"reach-22"}`, 401, ""},
+		{bob, "POST", "application(100)/canAccess", `{"action":"reach-5"}`, 401, ""}, // which has a rule of its own
+		{bob, "POST", "application(100)/canAccess", `{"action":"reach"}`, 401, ""},
+		{bob, "POST", "application(100)/canAccess", `{"action":"-"}`, 401, ""},
 		{alpha, "POST", "application(100)/canAccess", `{"action":"ssh"}`, 401, ""},
 		{bob, "POST", "application(100)/canAccess", `{"action":"fly"}`, 401, ""},
 		{bob, "POST", "application(100)/canAccess", `{"action":{"or":["fly","ssh"]}}`, 200, `{"d":[{"id":100}]}`},

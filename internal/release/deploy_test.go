@@ -247,6 +247,12 @@ func TestNobodyElsePushes(t *testing.T) {
 		}
 	}
 	image := fmt.Sprintf("image(%d)", p.images[0])
+	// canAccess says the same of them as the registry's tokens.
+	ask := map[string]any{"action": "push"}
+	w.Want(w.Alice, "POST", image+"/canAccess", ask, 200, fmt.Sprintf(`{"d":[{"id":%d}]}`, p.images[0]))
+	for _, by := range []access.Caller{w.Bob, carol, dev} {
+		w.Want(by, "POST", image+"/canAccess", ask, 401, "")
+	}
 	w.Want(carol, "PATCH", image, said(), 403, "whoever made")
 	w.Want(carol, "PATCH", path(p.release), success, 403, "whoever made")
 	w.Want(carol, "PATCH", path(p.release), map[string]any{"status": "failed"}, 403, "whoever made")

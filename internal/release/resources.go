@@ -114,6 +114,7 @@ func (r *Releases) image() *odata.Resource {
 		},
 		Keys:    [][]string{{"is_stored_at__image_location"}},
 		Rules:   imageRules(),
+		Actions: imageActs(),
 		Refused: onlyBuilds(),
 		Before:  []odata.Hook{r.beforeImage},
 		After:   []odata.Hook{afterImage},

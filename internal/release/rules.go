@@ -99,6 +99,12 @@ func imageRules() map[access.Kind]odata.Rule {
 	return rules
 }
 
+// imageActs: an image is pushed by who made its release, while it is in quarantine.
+func imageActs() access.Acts {
+	push := imageRules()[access.User].Update + " and " + access.Along("{}is_created_by__user eq @user", insideRelease...)
+	return access.Acts{"push": {access.User: push, access.ScopedKey: push}}
+}
+
 // tagRules are those of what people hang on a release.
 func tagRules(write ...string) map[access.Kind]odata.Rule {
 	rules := readOnly(onRelease)

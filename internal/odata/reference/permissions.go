@@ -19,6 +19,7 @@ type Permission struct {
 	Ignored                      []string          // accepted without effect
 	Hidden                       []string          // columns that are never shown to this kind
 	Needs, Refs                  map[string]string // by column, see [odata.Rule]
+	Acts                         map[string]string // what `canAccess` answers besides: act → filter
 }
 
 // Permissions lists every rule, resources in the order of the model, kinds in that of [access.Kinds].
@@ -32,7 +33,12 @@ func Permissions(m odata.Model) []Permission {
 			}
 			p := Permission{
 				Resource: r.Name, Kind: k, Read: ru.Read, Create: ru.Create, Update: ru.Update, Delete: ru.Delete,
-				Write: ru.Write, Ignored: ru.Ignore, Hidden: slices.Clone(ru.Hide), Needs: ru.Needs, Refs: ru.Refs,
+				Write: ru.Write, Ignored: ru.Ignore, Hidden: slices.Clone(ru.Hide), Needs: ru.Needs, Refs: ru.Refs, Acts: map[string]string{},
+			}
+			for act, kinds := range r.Actions {
+				if filter := kinds[k]; filter != "" {
+					p.Acts[act] = filter
+				}
 			}
 			for _, c := range r.Columns {
 				if c.Hidden {

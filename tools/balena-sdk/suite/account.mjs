@@ -85,7 +85,8 @@ describe('auth.twoFactor', () => {
 		const sdk = await newSdk();
 		await sdk.auth.login(users[name]);
 		assert.deepEqual([await sdk.auth.twoFactor.isEnabled(), await sdk.auth.twoFactor.isPassed()], [true, false]);
-		await fails(sdk.models.organization.getAll(), /unauthorized/i);
+		const err = await fails(sdk.models.organization.getAll(), /waits for the second factor/);
+		assert.equal(err.statusCode, 401);
 		return sdk;
 	};
 
