@@ -101,6 +101,8 @@ export BALENARC_NO_SENTRY=1
 export BALENARC_UNSUPPORTED=1
 export PATH=$top/bin:\$PATH
 END
+	mkdir -p "$demo/balena" # where balena's command line keeps who is logged in
+	printf %s "$(field api_key)" >"$demo/balena/token"
 	umask 022
 	# shellcheck disable=SC1091
 	. "$demo/env"
