@@ -121,7 +121,7 @@ func (t *Trust) Bundle(ctx context.Context, by access.Caller, uuid api.DeviceUUI
 
 // settle finds out what a device should run, and publishes what is missing for it.
 func (t *Trust) settle(ctx context.Context, by access.Caller, uuid api.DeviceUUID, have api.TrustHave) (p place, v *view, err error) {
-	log, err := t.LogKey(ctx)
+	log, err := t.Book.Key(ctx)
 	if err != nil {
 		return p, nil, err
 	}
@@ -155,25 +155,7 @@ func (t *Trust) settle(ctx context.Context, by access.Caller, uuid api.DeviceUUI
 // bringOnce publishes for everybody in this process who asks for the same.
 func (t *Trust) bringOnce(ctx context.Context, fleet int64, w want) error {
 	key := fmt.Sprintf("%d %d %d %d", fleet, w.release, w.above, w.newer)
-	return t.together(ctx, key, func(ctx context.Context) error { return t.bring(ctx, fleet, w) })
-}
-
-// extendOnce has the log signed for everybody in this process who waits for it.
-func (t *Trust) extendOnce(ctx context.Context) error { return t.together(ctx, "log", t.ExtendLog) }
-
-// together does something for all who want the same at the same time. It goes on when one of them does not wait any more.
-func (t *Trust) together(ctx context.Context, key string, do func(ctx context.Context) error) error {
-	done := t.once.DoChan(key, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		defer cancel()
-		return nil, do(ctx)
-	})
-	select {
-	case r := <-done:
-		return r.Err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return t.once.Do(ctx, key, func(ctx context.Context) error { return t.bring(ctx, fleet, w) })
 }
 
 // above is the counter that a listing must not be below, for the device takes no lower one. What it cannot have from here is not believed.
@@ -279,7 +261,7 @@ func (t *Trust) left(ctx context.Context, uuid api.DeviceUUID, have api.TrustHav
 	if _, ok := leaveOf(v.files[api.TrustTargets], uuid); !ok {
 		return nil, api.ErrNotFound
 	}
-	log, err := t.LogKey(ctx)
+	log, err := t.Book.Key(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -145,5 +145,5 @@ func (t *Trust) firstRoot(ctx context.Context, g *goer) error {
 
 // bringOnceWith is for what cannot be told apart by numbers: one after the other.
 func (t *Trust) bringOnceWith(ctx context.Context, fleet int64, w want) error {
-	return t.together(ctx, fmt.Sprintf("%d targets", fleet), func(ctx context.Context) error { return t.bring(ctx, fleet, w) })
+	return t.once.Do(ctx, fmt.Sprintf("%d targets", fleet), func(ctx context.Context) error { return t.bring(ctx, fleet, w) })
 }

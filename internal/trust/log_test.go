@@ -22,7 +22,7 @@ import (
 func (w *world) leaves(by access.Caller, start, end int64) (list []api.TrustLeaf) {
 	w.Helper()
 	w.Must(w.DB.Read(w.Context(), func(tx *db.Tx) (err error) {
-		list, err = w.trust.Leaves(w.Context(), tx, by, start, end)
+		list, err = w.trust.Book.Leaves(w.Context(), tx, by, start, end)
 		return err
 	}))
 	return list
@@ -30,7 +30,7 @@ func (w *world) leaves(by access.Caller, start, end int64) (list []api.TrustLeaf
 
 func (w *world) checkpoint() (api.TrustCheckpoint, tlog.Checkpoint) {
 	w.Helper()
-	c, err := w.trust.Checkpoint(w.Context())
+	c, err := w.trust.Book.Checkpoint(w.Context())
 	w.Must(err)
 	open, _, err := tlog.Open(c.Checkpoint, c.Key)
 	w.Must(err)
@@ -70,7 +70,7 @@ func TestTheLogTellsOnlyWhatOneMayRead(t *testing.T) {
 		}
 	}
 	w.Must(w.DB.Read(t.Context(), func(tx *db.Tx) error {
-		in, err := w.trust.Inclusion(t.Context(), tx, 2, c.Size)
+		in, err := w.trust.Book.Inclusion(t.Context(), tx, 2, c.Size)
 		if err != nil {
 			return err
 		}
@@ -81,10 +81,10 @@ func TestTheLogTellsOnlyWhatOneMayRead(t *testing.T) {
 		if err := tlog.CheckInclusion(c, in); err != nil {
 			return err
 		}
-		if _, err := w.trust.Inclusion(t.Context(), tx, 2, c.Size+1); !errors.Is(err, api.ErrInvalid) {
+		if _, err := w.trust.Book.Inclusion(t.Context(), tx, 2, c.Size+1); !errors.Is(err, api.ErrInvalid) {
 			t.Errorf("beyond the log: %v", err)
 		}
-		_, err = w.trust.Consistency(t.Context(), tx, 2, c.Size)
+		_, err = w.trust.Book.Consistency(t.Context(), tx, 2, c.Size)
 		return err
 	}))
 	if _, err := w.trust.Proof(t.Context(), w.bob, w.uuid(w.hers), commitOf(1), "builder", 0); !errors.Is(err, api.ErrNotFound) {
@@ -123,14 +123,14 @@ func TestAnotherFleetOfThatNameReadsNothing(t *testing.T) {
 	if n := shown(); n != 0 {
 		t.Errorf("%d entries of another's fleet are shown", n)
 	}
-	if err := w.trust.ExtendLog(t.Context()); err != nil {
+	if err := w.trust.Book.Extend(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func (w *world) logKey() api.TrustLogKey {
 	w.Helper()
-	key, err := w.trust.LogKey(w.Context())
+	key, err := w.trust.Book.Key(w.Context())
 	w.Must(err)
 	return key
 }
@@ -144,10 +144,10 @@ func TestAnotherHistoryIsKept(t *testing.T) {
 	_, err := d.check(w.trust, commitOf(1))
 	w.Must(err)
 	c, _ := w.checkpoint()
-	if err := w.trust.Gossip(t.Context(), d.by, c.Checkpoint); err != nil {
+	if err := w.trust.Book.Gossip(t.Context(), d.by, c.Checkpoint); err != nil {
 		t.Errorf("the log's own checkpoint: %v", err)
 	}
-	if err := w.trust.Gossip(t.Context(), d.by, "rubbish\n\nrubbish"); !errors.Is(err, api.ErrInvalid) {
+	if err := w.trust.Book.Gossip(t.Context(), d.by, "rubbish\n\nrubbish"); !errors.Is(err, api.ErrInvalid) {
 		t.Errorf("rubbish: %v", err)
 	}
 	// The same size with other leaves, by a signer with the same key that knows nothing of them.
@@ -156,7 +156,7 @@ func TestAnotherHistoryIsKept(t *testing.T) {
 	r := api.TrustReport{State: api.TrustVerified, Checkpoint: forged.Checkpoint}
 	w.Must(w.trust.Report(t.Context(), d.by, d.uuid, r))
 	w.Must(w.trust.Report(t.Context(), d.by, d.uuid, r))
-	if err := w.trust.Gossip(t.Context(), w.alice, forged.Checkpoint); !errors.Is(err, api.ErrConflict) {
+	if err := w.trust.Book.Gossip(t.Context(), w.alice, forged.Checkpoint); !errors.Is(err, api.ErrConflict) {
 		t.Errorf("another history: %v", err)
 	}
 	if n := w.Number(`SELECT count(*) FROM trust_evidence`); n != 1 {
@@ -178,10 +178,10 @@ func TestAWitnessSigns(t *testing.T) {
 	signed, err := tlog.Cosign(c.Checkpoint, witness)
 	w.Must(err)
 	name := tlog.WitnessKey("witness.example.com", key.Public().(ed25519.PublicKey))
-	if err := w.trust.Cosign(t.Context(), w.alice, api.TrustCosignature{Witness: name, Checkpoint: c.Checkpoint}); !errors.Is(err, api.ErrInvalid) {
+	if err := w.trust.Book.Cosign(t.Context(), w.alice, api.TrustCosignature{Witness: name, Checkpoint: c.Checkpoint}); !errors.Is(err, api.ErrInvalid) {
 		t.Errorf("without its signature: %v", err)
 	}
-	w.Must(w.trust.Cosign(t.Context(), w.alice, api.TrustCosignature{Witness: name, Checkpoint: signed}))
+	w.Must(w.trust.Book.Cosign(t.Context(), w.alice, api.TrustCosignature{Witness: name, Checkpoint: signed}))
 	c, _ = w.checkpoint()
 	verifier, err := tlog.ParseWitness(name)
 	w.Must(err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/db"
+	"github.com/roadstead-io/roadstead/internal/trust/logbook"
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
@@ -581,12 +582,12 @@ func (p *publication) publish(ctx context.Context) error {
 			return err
 		}
 		more = len(entries) > 0
-		return appendLog(ctx, tx, entries)
+		return logbook.Append(ctx, tx, entries)
 	})
 	if err != nil || !more {
 		return err
 	}
-	return p.ExtendLog(ctx)
+	return p.Book.Extend(ctx)
 }
 
 // policy is what the newest root and targets say.

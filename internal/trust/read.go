@@ -39,7 +39,7 @@ func find(ctx context.Context, tx *db.Tx, by access.Caller, name string, need ac
 // ready gives a fleet for a caller, with its metadata published.
 func (t *Trust) ready(ctx context.Context, by access.Caller, name string, need access.Verbs) (f fleetRow, err error) {
 	var v *view
-	log, _ := t.LogKey(ctx) // without a signer what is published is read all the same
+	log, _ := t.Book.Key(ctx) // without a signer what is published is read all the same
 	read := func() error {
 		return t.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
 			if f, err = find(ctx, tx, by, name, need); err != nil {
@@ -174,4 +174,45 @@ func (t *Trust) Root(ctx context.Context, by access.Caller, fleet int64) (*api.C
 		return nil, err
 	}
 	return &api.ConfigTrust{Fleet: uuid, Root: data}, nil
+}
+
+// Proof proves the newest listing of a release, by the builder or the owner.
+func (t *Trust) Proof(ctx context.Context, by access.Caller, name, commit, whose string, from int64) (*api.TrustLogging, error) {
+	if whose != api.TrustBuilder && whose != api.TrustOwner || from < 0 || !commitForm.MatchString(commit) {
+		return nil, api.Errorf(api.Invalid, "by: builder or owner; from: a size; and a commit")
+	}
+	var e api.TrustEntry
+	err := t.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+		f, err := find(ctx, tx, by, name, 0)
+		if err != nil {
+			return err
+		}
+		d, err := readDocument(ctx, tx, `d.application = ? AND d."commit" = ?`, f.id, commit)
+		if err != nil {
+			return err
+		}
+		path, err := tuf.ReleasePath(commit)
+		if err != nil || d == nil {
+			return errors.Join(api.ErrNotFound, err)
+		}
+		role := tuf.BinRole(whose, path)
+		files, err := readFiles(ctx, tx, f.id, ` AND f.role = ?`, role)
+		if err != nil || files[role] == nil {
+			return errors.Join(api.ErrNotFound, err)
+		}
+		bin, err := tuf.ReadBin(role, files[role].data)
+		if err != nil {
+			return err
+		}
+		l, ok := bin.Listed[path]
+		if !ok {
+			return api.ErrNotFound
+		}
+		e = d.entry(f.uuid, whose, l.Counter)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return t.Book.Prove(ctx, e, from)
 }

@@ -115,7 +115,7 @@ func (t *Trust) Report(ctx context.Context, by access.Caller, uuid api.DeviceUUI
 	if err != nil || r.Checkpoint == "" {
 		return err
 	}
-	if err := t.Gossip(ctx, by, r.Checkpoint); err != nil && api.AsError(err).Code == api.Internal {
+	if err := t.Book.Gossip(ctx, by, r.Checkpoint); err != nil && api.AsError(err).Code == api.Internal {
 		return err
 	}
 	return nil

@@ -11,17 +11,16 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sync/singleflight"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/channel/when"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/device/batch"
 	"github.com/roadstead-io/roadstead/internal/job"
+	"github.com/roadstead-io/roadstead/internal/trust/logbook"
 )
 
 //go:embed migrations
@@ -57,10 +56,10 @@ type Trust struct {
 	directors *batch.Batch[*directing]
 	views     views
 
-	logMu  sync.Mutex // covers logKey; held while the signer is asked for it, once
-	logKey api.TrustLogKey
+	// Book is the transparency log.
+	Book *logbook.Book
 
-	once singleflight.Group // publications that this process has under way, by fleet and what is wanted
+	once job.Together // publications that this process has under way, by fleet and what is wanted
 }
 
 // New makes it; it starts nothing.
@@ -77,6 +76,7 @@ func New(cfg Config) (*Trust, error) {
 		}
 	}
 	t := &Trust{cfg: cfg, views: newViews()}
+	t.Book = logbook.New(logbook.Config{DB: cfg.DB, Log: cfg.Log, Ask: t.ask})
 	t.directors = batch.New(api.MaxTrustBatch, t.direct)
 	return t, nil
 }
@@ -191,7 +191,7 @@ func (t *Trust) Run(ctx context.Context) error {
 	g.Go(func() error { return t.directors.Run(ctx) })
 	if t.cfg.Ask != nil {
 		g.Go(func() error {
-			return job.Every(ctx, t.cfg.Log, "the log of trust", extendEvery, t.cfg.Only("trust log", extendEvery, t.ExtendLog))
+			return job.Every(ctx, t.cfg.Log, "the log of trust", extendEvery, t.cfg.Only("trust log", extendEvery, t.Book.Extend))
 		})
 		g.Go(func() error {
 			return job.Every(ctx, t.cfg.Log, "releases to be signed", publishEvery, t.cfg.Only("trust releases", publishEvery, t.PublishOnce))

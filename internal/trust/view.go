@@ -2,7 +2,6 @@ package trust
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -171,7 +170,7 @@ func (t *Trust) prove(ctx context.Context, v *view, from int64) (*api.TrustLoggi
 	if p != nil {
 		return p, nil
 	}
-	if p, err = t.proofOf(ctx, v.doc.entry(v.fleet.uuid, v.by(), l.Counter), from); err != nil {
+	if p, err = t.Book.Prove(ctx, v.doc.entry(v.fleet.uuid, v.by(), l.Counter), from); err != nil {
 		return nil, err
 	}
 	v.mu.Lock()
@@ -181,21 +180,4 @@ func (t *Trust) prove(ctx context.Context, v *view, from int64) (*api.TrustLoggi
 	}
 	v.proofs[from] = p
 	return p, nil
-}
-
-// proofOf proves an entry. Whoever added it may not have had it signed yet, or was interrupted: it is signed then.
-func (t *Trust) proofOf(ctx context.Context, e api.TrustEntry, from int64) (p *api.TrustLogging, err error) {
-	read := func() error {
-		return t.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
-			p, err = proof(ctx, tx, e, from)
-			return err
-		})
-	}
-	if err = read(); !errors.Is(err, api.ErrNotFound) {
-		return p, err
-	}
-	if err := t.extendOnce(ctx); err != nil {
-		return nil, err
-	}
-	return p, read()
 }

@@ -160,7 +160,7 @@ func (s *routes) proof(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *routes) checkpoint(w http.ResponseWriter, r *http.Request) error {
-	out, err := s.trust.Checkpoint(r.Context())
+	out, err := s.trust.Book.Checkpoint(r.Context())
 	if err != nil {
 		return err
 	}
@@ -172,7 +172,7 @@ func (s *routes) gossip(w http.ResponseWriter, r *http.Request) error {
 	if err := web.Decode(r, &said); err != nil {
 		return err
 	}
-	if err := s.trust.Gossip(r.Context(), access.From(r.Context()), said.Checkpoint); err != nil {
+	if err := s.trust.Book.Gossip(r.Context(), access.From(r.Context()), said.Checkpoint); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusOK)
@@ -184,7 +184,7 @@ func (s *routes) cosign(w http.ResponseWriter, r *http.Request) error {
 	if err := web.Decode(r, &said); err != nil {
 		return err
 	}
-	if err := s.trust.Cosign(r.Context(), access.From(r.Context()), said); err != nil {
+	if err := s.trust.Book.Cosign(r.Context(), access.From(r.Context()), said); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusOK)
@@ -197,7 +197,7 @@ func (s *routes) entries(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return route.Read(w, r, s.db, func(ctx context.Context, tx *db.Tx, by access.Caller) ([]api.TrustLeaf, error) {
-		return s.trust.Leaves(ctx, tx, by, n[0], n[1])
+		return s.trust.Book.Leaves(ctx, tx, by, n[0], n[1])
 	})
 }
 
@@ -207,7 +207,7 @@ func (s *routes) inclusion(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return route.Read(w, r, s.db, func(ctx context.Context, tx *db.Tx, _ access.Caller) (api.TrustLogging, error) {
-		return s.trust.Inclusion(ctx, tx, n[0], n[1])
+		return s.trust.Book.Inclusion(ctx, tx, n[0], n[1])
 	})
 }
 
@@ -217,7 +217,7 @@ func (s *routes) consistency(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return route.Read(w, r, s.db, func(ctx context.Context, tx *db.Tx, _ access.Caller) (api.TrustLogging, error) {
-		return s.trust.Consistency(ctx, tx, n[0], n[1])
+		return s.trust.Book.Consistency(ctx, tx, n[0], n[1])
 	})
 }
 

@@ -1,4 +1,4 @@
-package trust
+package logbook
 
 import (
 	"context"
@@ -95,8 +95,8 @@ func leaves(ctx context.Context, tx *db.Tx) (n int64, err error) {
 	return n, err
 }
 
-// appendLog adds entries to the log. The same entry is there once.
-func appendLog(ctx context.Context, tx *db.Tx, entries []api.TrustEntry) error {
+// Append adds entries to the log. The same entry is there once. Who added some has them signed after the transaction: Extend.
+func Append(ctx context.Context, tx *db.Tx, entries []api.TrustEntry) error {
 	if len(entries) == 0 {
 		return nil
 	}
@@ -155,12 +155,12 @@ func readLeaves(ctx context.Context, tx *db.Tx, from int64, limit int) ([]string
 	return db.Column[string](ctx, tx, `SELECT hash FROM trust_leaf WHERE number >= ? ORDER BY number LIMIT ?`, from, limit)
 }
 
-// ExtendLog has the signer sign the leaves that were added.
-func (t *Trust) ExtendLog(ctx context.Context) error {
+// Extend has the signer sign the leaves that were added.
+func (b *Book) Extend(ctx context.Context) error {
 	for {
 		var ask api.TrustExtension
 		var more bool
-		err := t.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
+		err := b.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
 			ask = api.TrustExtension{}
 			if err := tx.QueryRowContext(ctx, `SELECT signed FROM trust_log WHERE id = 1`).Scan(&ask.Size); err != nil {
 				return err
@@ -176,9 +176,9 @@ func (t *Trust) ExtendLog(ctx context.Context) error {
 			return nil
 		}
 		var out api.TrustExtended
-		err = t.ask(ctx, "log", ask, &out)
+		err = b.ask(ctx, "log", ask, &out)
 		if errors.Is(err, api.ErrConflict) { // the signer has signed others: this database is an older copy of the one that it signed for
-			if err := t.recoverLog(ctx); err != nil {
+			if err := b.recoverLog(ctx); err != nil {
 				return err
 			}
 			continue
@@ -186,15 +186,15 @@ func (t *Trust) ExtendLog(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("log: %w", err)
 		}
-		if whole, err := t.keepCheckpoint(ctx, out); err != nil || whole && !more {
+		if whole, err := b.keepCheckpoint(ctx, out); err != nil || whole && !more {
 			return err
 		}
 	}
 }
 
 // keepCheckpoint stores what the signer said, as far as this database has the leaves; false: it lacks some.
-func (t *Trust) keepCheckpoint(ctx context.Context, out api.TrustExtended) (whole bool, err error) {
-	err = t.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+func (b *Book) keepCheckpoint(ctx context.Context, out api.TrustExtended) (whole bool, err error) {
+	err = b.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		whole = true
 		size, err := leaves(ctx, tx)
 		if err != nil {
@@ -211,29 +211,29 @@ func (t *Trust) keepCheckpoint(ctx context.Context, out api.TrustExtended) (whol
 		return false, fmt.Errorf("log: %w", err)
 	}
 	if !whole {
-		return false, t.recoverLog(ctx)
+		return false, b.recoverLog(ctx)
 	}
 	return true, nil
 }
 
 // recoverLog takes over the leaves that the signer has signed and this database does not have: it is an older copy. What was added to it
 // since stands behind them. Of a leaf that got lost only the hash is known.
-func (t *Trust) recoverLog(ctx context.Context) error {
+func (b *Book) recoverLog(ctx context.Context) error {
 	var signed int64
-	if err := t.cfg.DB.Read(ctx, func(tx *db.Tx) error {
+	if err := b.cfg.DB.Read(ctx, func(tx *db.Tx) error {
 		return tx.QueryRowContext(ctx, `SELECT signed FROM trust_log WHERE id = 1`).Scan(&signed)
 	}); err != nil {
 		return fmt.Errorf("log: %w", err)
 	}
 	var theirs []tlog.Hash
 	var now api.TrustExtended
-	if err := t.ask(ctx, "log", api.TrustExtension{}, &now); err != nil {
+	if err := b.ask(ctx, "log", api.TrustExtension{}, &now); err != nil {
 		return fmt.Errorf("recover the log: %w", err)
 	}
 	fresh := now.Size < signed
 	for from := signed; !fresh; {
 		var out api.TrustLeaves
-		if err := t.ask(ctx, "log-leaves", api.TrustLeavesAsk{From: from}, &out); err != nil {
+		if err := b.ask(ctx, "log-leaves", api.TrustLeavesAsk{From: from}, &out); err != nil {
 			return fmt.Errorf("recover the log: %w", err)
 		}
 		for _, text := range out.Leaves {
@@ -247,7 +247,7 @@ func (t *Trust) recoverLog(ctx context.Context) error {
 			break
 		}
 	}
-	return t.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+	return b.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		if fresh { // the signer has another log now, which takes all leaves again
 			_, err := tx.ExecContext(ctx, `UPDATE trust_log SET signed = 0, checkpoint = '' WHERE id = 1 AND signed = ?`, signed)
 			return err
