@@ -13,6 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadstead/record"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/signin"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/trust"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/logs"
 )
 
 // app adds the commands to what they stand on.
@@ -64,7 +65,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 	root.AddCommand(record.Commands(a.App)...)
 	root.AddCommand(keys.Commands(a.App)...)
 	root.AddCommand(signin.Commands(a.App)...)
-	root.AddCommand(trust.Commands(a.App)...)
+	root.AddCommand(trust.Command(a.App), logs.Command(a.App))
 	root.AddCommand(signin.IdentityCommand(a.App), build.Command(a.App), base.Command(a.App))
 	return root
 }

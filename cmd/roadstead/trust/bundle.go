@@ -125,13 +125,13 @@ func (b *bundle) write(path string) error {
 // gather reads what a server says of a fleet.
 func gather(ctx context.Context, c *client.Client, fleet string, w want) (*bundle, error) {
 	b := &bundle{Format: bundleFormat, Fleet: fleet, Server: c.URL(), At: now(), Status: &api.TrustStatus{}, Releases: map[string]*evidence{}}
-	if err := c.Do(ctx, http.MethodGet, fleetPath(fleet), nil, b.Status); err != nil {
+	if err := c.Do(ctx, http.MethodGet, FleetPath(fleet), nil, b.Status); err != nil {
 		return nil, fmt.Errorf("ask for the trust of the fleet: %w", err)
 	}
 	b.Slug = terminal.Printable(b.Status.Slug)
 	if w.keys {
 		b.Keys = &api.TrustServerKeys{}
-		if err := c.Do(ctx, http.MethodGet, fleetPath(fleet)+"/keys", nil, b.Keys); err != nil {
+		if err := c.Do(ctx, http.MethodGet, FleetPath(fleet)+"/keys", nil, b.Keys); err != nil {
 			return nil, fmt.Errorf("ask for the server's public keys: %w", err)
 		}
 	}
@@ -142,7 +142,7 @@ func gather(ctx context.Context, c *client.Client, fleet string, w want) (*bundl
 		}
 	}
 	for v := int64(1); v <= min(newest, maxRoots); v++ {
-		data, err := metadataFile(ctx, c, fleet, fmt.Sprintf("%d.root", v))
+		data, err := MetadataFile(ctx, c, fleet, fmt.Sprintf("%d.root", v))
 		if err != nil {
 			return nil, err
 		}
@@ -165,9 +165,10 @@ func gather(ctx context.Context, c *client.Client, fleet string, w want) (*bundl
 	return b, nil
 }
 
-func metadataFile(ctx context.Context, c *client.Client, fleet, name string) ([]byte, error) {
+// MetadataFile asks for a file of a fleet's metadata.
+func MetadataFile(ctx context.Context, c *client.Client, fleet, name string) ([]byte, error) {
 	var data json.RawMessage
-	if err := c.Do(ctx, http.MethodGet, fleetPath(fleet)+"/metadata/"+url.PathEscape(name)+".json", nil, &data); err != nil {
+	if err := c.Do(ctx, http.MethodGet, FleetPath(fleet)+"/metadata/"+url.PathEscape(name)+".json", nil, &data); err != nil {
 		return nil, fmt.Errorf("ask for %s.json: %w", name, err)
 	}
 	return data, nil
@@ -190,7 +191,7 @@ func (b *bundle) files(ctx context.Context, c *client.Client, w want) error {
 		bins[tuf.BinRole(api.TrustBuilder, path)], bins[tuf.BinRole(api.TrustOwner, path)] = true, true
 	}
 	add := func(role string) error {
-		data, err := metadataFile(ctx, c, b.Fleet, role)
+		data, err := MetadataFile(ctx, c, b.Fleet, role)
 		if err == nil {
 			b.Files = append(b.Files, api.TrustFile{Role: role, Data: data})
 		}
@@ -228,13 +229,13 @@ func (b *bundle) release(ctx context.Context, c *client.Client, commit string, p
 	}
 	e := &evidence{}
 	var document json.RawMessage
-	if err := c.Do(ctx, http.MethodGet, fleetPath(b.Fleet)+"/targets/releases/"+url.PathEscape(commit)+".json", nil, &document); err != nil {
+	if err := c.Do(ctx, http.MethodGet, FleetPath(b.Fleet)+"/targets/releases/"+url.PathEscape(commit)+".json", nil, &document); err != nil {
 		return fmt.Errorf("ask for the document of release %s: %w", commit, err)
 	}
 	e.Document = document
 	if proof {
 		e.Proof = &api.TrustLogging{}
-		err := c.Do(ctx, http.MethodGet, fleetPath(b.Fleet)+"/proofs/"+url.PathEscape(commit)+"?by="+whose(b.Status.Approval), nil, e.Proof)
+		err := c.Do(ctx, http.MethodGet, FleetPath(b.Fleet)+"/proofs/"+url.PathEscape(commit)+"?by="+Whose(b.Status.Approval), nil, e.Proof)
 		if errors.Is(err, api.ErrNotFound) {
 			e.Proof, err = nil, nil
 		}
@@ -246,8 +247,8 @@ func (b *bundle) release(ctx context.Context, c *client.Client, commit string, p
 	return nil
 }
 
-// whose listing of a release is proved to stand in the log.
-func whose(approval api.Approval) string {
+// Whose listing of a release is proved to stand in the log.
+func Whose(approval api.Approval) string {
 	if approval == api.ApprovalBuilder {
 		return api.TrustBuilder
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/kept"
 	"github.com/roadstead-io/roadstead/internal/ownerkey"
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
@@ -122,7 +123,7 @@ func key(what string, text json.RawMessage) (*metadata.Key, error) {
 }
 
 // change is a command that changes a fleet's trust: alter says how, and may make keys.
-func (a trust) change(use, short, long, example string, least, most int, o *options, alter func(ctx context.Context, r *run, s *store, h *held, p *plan, args []string) error) *cobra.Command {
+func (a trust) change(use, short, long, example string, least, most int, o *options, alter func(ctx context.Context, r *run, s *kept.Store, h *held, p *plan, args []string) error) *cobra.Command {
 	cmd := a.command(use, short, long, example, least, most, o, func(ctx context.Context, r *run, args []string) error {
 		if err := o.checkOffline(); err != nil {
 			return err
@@ -198,7 +199,7 @@ func (a trust) addKey() *cobra.Command {
 	var threshold int
 	cmd := a.change("add-key FLEET", "Add a key to those of a fleet", `Add a key to those that vouch for a fleet: a new one under a passphrase, one on a token, or one that somebody else has. It is signed by the keys
 that there are, and by the new one where that is needed.`, "  roadstead trust add-key hello\n  roadstead trust add-key hello --public alice.pub --threshold 2", 1, 1, o,
-		func(ctx context.Context, r *run, s *store, _ *held, p *plan, _ []string) error {
+		func(ctx context.Context, r *run, s *kept.Store, _ *held, p *plan, _ []string) error {
 			more := 0
 			if m.count() == 0 {
 				more = 1
@@ -222,7 +223,7 @@ func (a trust) removeKey() *cobra.Command {
 	var threshold int
 	cmd := a.change("remove-key FLEET KEY", "Remove a key, as one that was lost or stolen", `Remove a key from those that vouch for a fleet. What it signed and the others did not is signed again. A key that was lost is removed by the
 others, as long as they reach the threshold; see docs/trust.md.`, "  roadstead trust remove-key hello 3f9a1c22\n  roadstead trust remove-key hello 3f9a1c22 --threshold 1", 2, 2, o,
-		func(_ context.Context, _ *run, _ *store, _ *held, p *plan, args []string) error {
+		func(_ context.Context, _ *run, _ *kept.Store, _ *held, p *plan, args []string) error {
 			i, err := p.find(args[0])
 			if err != nil {
 				return err
@@ -245,7 +246,7 @@ func (a trust) rotate() *cobra.Command {
 	cmd := a.change("rotate FLEET [KEY]", "Put a new key in the place of one", `Make a new key and put it in the place of one that there is; when there is one only, it need not be named. The new root is signed by the threshold of the keys before and by that of the keys from then on, so
 that devices follow it, however long they were off. The old key's file stays where it is.`,
 		"  roadstead trust rotate hello 3f9a1c22\n  roadstead trust rotate hello 3f9a1c22 --pkcs11 'pkcs11:token=Alice;object=hello'", 1, 2, o,
-		func(ctx context.Context, r *run, s *store, _ *held, p *plan, args []string) error {
+		func(ctx context.Context, r *run, s *kept.Store, _ *held, p *plan, args []string) error {
 			i, err := p.find(strings.Join(args, ""))
 			if err != nil {
 				return err
@@ -267,7 +268,7 @@ that devices follow it, however long they were off. The old key's file stays whe
 func (a trust) threshold() *cobra.Command {
 	o := &options{}
 	return a.change("threshold FLEET NUMBER", "Say how many of a fleet's keys must sign", "", "  roadstead trust threshold hello 2", 2, 2, o,
-		func(_ context.Context, _ *run, _ *store, _ *held, p *plan, args []string) error {
+		func(_ context.Context, _ *run, _ *kept.Store, _ *held, p *plan, args []string) error {
 			var n int
 			if _, err := fmt.Sscanf(args[0], "%d", &n); err != nil || fmt.Sprint(n) != args[0] {
 				return cmdline.Usagef("%q is no number", args[0])
@@ -287,7 +288,7 @@ func (a trust) approval() *cobra.Command {
   builder         what this server built is run
   builder+owner   what this server built is run once you have signed it: "roadstead release sign"
   owner-only      what you have signed is run`, "  roadstead trust approval hello builder+owner", 2, 2, o,
-		func(_ context.Context, _ *run, _ *store, _ *held, p *plan, args []string) error {
+		func(_ context.Context, _ *run, _ *kept.Store, _ *held, p *plan, args []string) error {
 			p.mark.Approval = api.Approval(args[0])
 			return checkApproval(args[0])
 		})
@@ -306,7 +307,7 @@ func (a trust) shell() *cobra.Command {
 	o := &options{}
 	cmd := a.change("shell FLEET allowed|forbidden", "Say whether the server's SSH authority opens devices", `Say whether devices take SSH sessions that the server's own SSH authority vouches for. Where it is forbidden, who has the server gets no shell.`,
 		"  roadstead trust shell hello forbidden", 2, 2, o,
-		func(_ context.Context, _ *run, _ *store, _ *held, p *plan, args []string) error {
+		func(_ context.Context, _ *run, _ *kept.Store, _ *held, p *plan, args []string) error {
 			p.mark.Shell = args[0]
 			return checkShell(args[0])
 		})
@@ -326,7 +327,7 @@ func (a trust) renew() *cobra.Command {
 	var server bool
 	cmd := a.change("renew FLEET", "Sign a fleet's root, targets and releases anew before they expire", `Sign everything that your keys have signed once more, unchanged, with a new date of expiry. With --server-keys the server's present keys for builder, director,
 snapshot, timestamp and log are taken over: after the server has lost or changed its own.`, "  roadstead trust renew hello --life 2y\n  roadstead trust renew hello --server-keys", 1, 1, o,
-		func(_ context.Context, r *run, s *store, h *held, p *plan, args []string) error {
+		func(_ context.Context, r *run, s *kept.Store, h *held, p *plan, args []string) error {
 			p.root, p.all = true, true
 			if server {
 				return r.serverKeys(p)
@@ -386,19 +387,19 @@ func (r *run) letGo(ctx context.Context, device, to string) error {
 		return cmdline.Usagef("the device is in %s already", other.Slug)
 	}
 	var root json.RawMessage
-	if err := r.c.Do(ctx, http.MethodGet, fleetPath(other.UUID)+"/metadata/1.root.json", nil, &root); err != nil {
+	if err := r.c.Do(ctx, http.MethodGet, FleetPath(other.UUID)+"/metadata/1.root.json", nil, &root); err != nil {
 		return fmt.Errorf("ask for the first root of %s: %w", other.Slug, err)
 	}
 	if _, err := tuf.Open(other.UUID, root); err != nil {
 		return fmt.Errorf("the first root of %s: %w", other.Slug, err)
 	}
-	if theirs, err := openStore("", other.UUID); err != nil {
+	if theirs, err := kept.Open("", other.UUID); err != nil {
 		return err
-	} else if mine, err := theirs.read("metadata/1.root.json"); err != nil {
+	} else if mine, err := theirs.Read("metadata/1.root.json"); err != nil {
 		return err
 	} else if mine == nil {
 		r.Say("The first root of %s is the server's word alone: compare its digest with who owns that fleet (`trust status` shows it).", other.Slug)
-	} else if !same(mine, root) {
+	} else if !kept.Same(mine, root) {
 		return fmt.Errorf("the server's first root of %s is not the one that is kept here", other.Slug)
 	}
 	p := h.plan(expires)

@@ -10,6 +10,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/kept"
 )
 
 // export is `trust export`.
@@ -67,7 +68,7 @@ func (a trust) imports() *cobra.Command {
 				return fmt.Errorf("%s has nothing that was signed: it is what `trust export` wrote. Sign it first: `roadstead trust sign %s --offline answer.json`", args[0], args[0])
 			}
 			for _, f := range answer.Signed {
-				if !owners(f.Role) {
+				if !kept.Owners(f.Role) {
 					return fmt.Errorf("%s: %q is not a file that owners sign", args[0], f.Role)
 				}
 			}
@@ -75,7 +76,7 @@ func (a trust) imports() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s, err := openStore(dir, answer.Fleet)
+			s, err := kept.Open(dir, answer.Fleet)
 			if err != nil {
 				return err
 			}
@@ -98,7 +99,7 @@ func (a trust) imports() *cobra.Command {
 				return err
 			}
 			// This machine believes it from now on too, although it has no keys.
-			if err := s.keepMade(b, list); err != nil {
+			if err := keepMade(s, b, list); err != nil {
 				return err
 			}
 			return a.upload(ctx, c, answer.Fleet, answer.Signed)
@@ -126,22 +127,22 @@ devices, which take nothing older than what they have, wait until it has them. N
 			if err != nil {
 				return err
 			}
-			s, err := openStore(dir, f.UUID)
+			s, err := kept.Open(dir, f.UUID)
 			if err != nil {
 				return err
 			}
-			kept, err := s.kept()
+			list, err := s.All()
 			if err != nil {
 				return err
 			}
-			if len(kept) == 0 {
-				return fmt.Errorf("nothing is kept of %s in %s: name the directory by --dir", b.Slug, s.dir)
+			if len(list) == 0 {
+				return fmt.Errorf("nothing is kept of %s in %s: name the directory by --dir", b.Slug, s.Dir)
 			}
 			h, err := hold(b, s)
 			if err != nil {
 				return err
 			}
-			list, err := h.missing(b, kept)
+			list, err = h.missing(b, list)
 			if err != nil {
 				return err
 			}
@@ -157,10 +158,10 @@ devices, which take nothing older than what they have, wait until it has them. N
 }
 
 // missing are those files that the server lacks, or has an older version of.
-func (h *held) missing(b *bundle, kept []api.TrustFile) ([]api.TrustFile, error) {
+func (h *held) missing(b *bundle, mine []api.TrustFile) ([]api.TrustFile, error) {
 	var list []api.TrustFile
-	for _, f := range kept {
-		version, _, err := versionOf(f.Role, f.Data)
+	for _, f := range mine {
+		version, _, err := kept.VersionOf(f.Role, f.Data)
 		if err != nil {
 			return nil, err
 		}
@@ -168,7 +169,7 @@ func (h *held) missing(b *bundle, kept []api.TrustFile) ([]api.TrustFile, error)
 		if f.Role != api.TrustRoot {
 			theirs = 0
 			if data := b.file(f.Role); data != nil {
-				if theirs, _, err = versionOf(f.Role, data); err != nil {
+				if theirs, _, err = kept.VersionOf(f.Role, data); err != nil {
 					return nil, err
 				}
 			}
@@ -177,6 +178,6 @@ func (h *held) missing(b *bundle, kept []api.TrustFile) ([]api.TrustFile, error)
 			list = append(list, f)
 		}
 	}
-	slices.SortStableFunc(list, inOrder)
+	slices.SortStableFunc(list, kept.InOrder)
 	return list, nil
 }

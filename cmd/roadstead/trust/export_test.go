@@ -1,5 +1,7 @@
 package trust
 
+import "github.com/roadstead-io/roadstead/cmd/roadstead/trust/kept"
+
 // Bundle is what files of `trust export` hold.
 type Bundle = bundle
 
@@ -14,9 +16,9 @@ const BundleFormat = bundleFormat
 
 // Follow believes a root, in the directory of a fleet.
 func Follow(dir, fleet string, root []byte) error {
-	s, err := openStore(dir, fleet)
+	s, err := kept.Open(dir, fleet)
 	if err != nil {
 		return err
 	}
-	return s.follow(fleet, root)
+	return s.Follow(fleet, root)
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/trust"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/logs"
 	"github.com/roadstead-io/roadstead/internal/tlog"
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
@@ -271,7 +272,7 @@ func run(args ...string) (string, int) {
 	a := &cmdline.App{Version: "test", Terminal: &terminal.Terminal{In: strings.NewReader(""), Out: &out, Err: &out}, Output: "table"}
 	root := &cobra.Command{Use: "roadstead", SilenceErrors: true, SilenceUsage: true, PersistentPreRun: func(*cobra.Command, []string) { a.Started = true }}
 	root.PersistentFlags().StringVarP(&a.Output, "output", "o", "table", "")
-	root.AddCommand(trust.Commands(a)...)
+	root.AddCommand(trust.Command(a), logs.Command(a))
 	root.AddCommand(cmdline.Group("release", "", trust.ReleaseCommands(a)...))
 	code := a.Run(context.Background(), root, args)
 	return out.String(), code

@@ -10,6 +10,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/kept"
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
@@ -29,8 +30,8 @@ type held struct {
 }
 
 // hold verifies a bundle from the root that this machine believes, or else from the first one that the bundle has.
-func hold(b *bundle, s *store) (*held, error) {
-	pinned, err := s.metadata(api.TrustRoot)
+func hold(b *bundle, s *kept.Store) (*held, error) {
+	pinned, err := s.Metadata(api.TrustRoot)
 	if err != nil {
 		return nil, err
 	}
@@ -38,17 +39,17 @@ func hold(b *bundle, s *store) (*held, error) {
 	if err != nil || pinned == nil {
 		return h, err
 	}
-	return h, s.keep(h)
+	return h, h.keep(s)
 }
 
 // holdServer verifies what a server has, without what is newer here: what was signed here and is going to be sent is no part of it.
-func holdServer(b *bundle, s *store) (*held, error) {
-	pinned, err := s.metadata(fmt.Sprintf("%d.root", len(b.Roots)))
+func holdServer(b *bundle, s *kept.Store) (*held, error) {
+	pinned, err := s.Metadata(fmt.Sprintf("%d.root", len(b.Roots)))
 	if err != nil {
 		return nil, err
 	}
 	if pinned == nil {
-		if pinned, err = s.metadata(api.TrustRoot); err != nil {
+		if pinned, err = s.Metadata(api.TrustRoot); err != nil {
 			return nil, err
 		}
 		if r, err := tuf.ReadRoot(pinned); pinned != nil && (err != nil || r.Version > int64(len(b.Roots))) {
@@ -59,9 +60,9 @@ func holdServer(b *bundle, s *store) (*held, error) {
 }
 
 // holdFrom verifies from a root, with what is kept in a store if there is one.
-func holdFrom(b *bundle, s *store, pinned []byte) (*held, error) {
+func holdFrom(b *bundle, s *kept.Store, pinned []byte) (*held, error) {
 	h := &held{fleet: b.Fleet, bins: map[string]tuf.Bin{}, taken: map[string][]byte{}}
-	root, first, err := newestRoot(b.Fleet, pinned, b.Roots)
+	root, first, err := kept.NewestRoot(b.Fleet, pinned, b.Roots)
 	if err != nil {
 		return nil, err
 	}
@@ -85,11 +86,11 @@ func holdFrom(b *bundle, s *store, pinned []byte) (*held, error) {
 	}
 	mine := map[string][]byte{}
 	if s != nil {
-		kept, err := s.kept()
+		list, err := s.All()
 		if err != nil {
 			return nil, err
 		}
-		for _, f := range kept {
+		for _, f := range list {
 			if f.Role != api.TrustRoot {
 				mine[f.Role] = f.Data
 			}
@@ -108,42 +109,6 @@ func holdFrom(b *bundle, s *store, pinned []byte) (*held, error) {
 	return h, nil
 }
 
-// newestRoot follows the roots from the one that is believed. first: none was.
-func newestRoot(fleet string, pinned []byte, roots [][]byte) (root []byte, first bool, err error) {
-	if pinned == nil {
-		if len(roots) == 0 {
-			return nil, true, fmt.Errorf("there is no root: this server keeps no trust for the fleet")
-		}
-		pinned, roots, first = roots[0], roots[1:], true
-	}
-	t, err := tuf.Open(fleet, pinned)
-	if err != nil {
-		return nil, first, err
-	}
-	root = pinned
-	for _, next := range roots {
-		r, err := tuf.ReadRoot(next)
-		if err != nil {
-			return nil, first, err
-		}
-		switch version := t.Versions()[api.TrustRoot]; {
-		case r.Version < version:
-		case r.Version == version:
-			if !same(next, root) {
-				return nil, first, fmt.Errorf("the server's root %d is not the root %d that this machine believes. Trust neither the server nor a device that follows it, "+
-					"until you know why: see \"Another root\" in docs/trust.md", version, version)
-			}
-			root = next // it may have more signatures: a server adds its own to the root that takes the place of its own
-		default:
-			if err := t.Root(next); err != nil {
-				return nil, first, fmt.Errorf("the server's root %d does not follow from root %d, which is believed here: %w", r.Version, version, err)
-			}
-			root = next
-		}
-	}
-	return root, first, nil
-}
-
 // newest takes the newest of the files of a role that the right keys have signed. A server's file that they have not is an error; a kept one is not,
 // nor one of a server that was restored from a backup.
 func (h *held) newest(role string, mine, theirs []byte) error {
@@ -154,7 +119,7 @@ func (h *held) newest(role string, mine, theirs []byte) error {
 			continue
 		}
 		keys, threshold := h.holders(role)
-		v, fleet, err := versionOf(role, data)
+		v, fleet, err := kept.VersionOf(role, data)
 		switch {
 		case err == nil && fleet != h.fleet:
 			err = tuf.Refuse(role, tuf.ReasonFleet, "", h.fleet, fleet)
@@ -167,7 +132,7 @@ func (h *held) newest(role string, mine, theirs []byte) error {
 		if err != nil {
 			return fmt.Errorf("what the server has does not verify: %w", err)
 		}
-		other := i == 1 && v == version && !same(best, data)
+		other := i == 1 && v == version && !kept.Same(best, data)
 		if v > version || other {
 			best, version = data, v
 		}
@@ -251,23 +216,6 @@ func (h *held) expired(now time.Time) []string {
 	return list
 }
 
-// versionOf reads a file's version and fleet.
-func versionOf(role string, data []byte) (version int64, fleet string, err error) {
-	switch role {
-	case api.TrustRoot:
-		x, err := tuf.ReadRoot(data)
-		return x.Version, x.Mark.Fleet, err
-	case api.TrustTargets:
-		x, err := tuf.ReadTargets(data)
-		return x.Version, x.Mark.Fleet, err
-	case api.TrustOwner, api.TrustBuilder:
-		x, err := tuf.ReadDelegator(role, data)
-		return x.Version, x.Mark.Fleet, err
-	}
-	x, err := tuf.ReadBin(role, data)
-	return x.Version, x.Mark.Fleet, err
-}
-
 // signedBy gives which of some keys have signed a file. A key counts once, whatever it is called in the file.
 func signedBy(file []byte, keys []*metadata.Key) []string {
 	ids, err := tuf.Signers(file, keys)
@@ -299,4 +247,54 @@ func shorts(keys []*metadata.Key) string {
 		list[i] = short(list[i])
 	}
 	return strings.Join(list, ", ")
+}
+
+// keepMade keeps what was signed here, before it is sent: when the server loses it, it is here.
+func keepMade(s *kept.Store, b *bundle, files []signed) error {
+	if err := s.WriteJSON("fleet.json", kept.Fleet{Fleet: b.Fleet, Slug: b.Slug, Server: b.Server}); err != nil {
+		return err
+	}
+	for _, f := range files {
+		var err error
+		switch {
+		case !f.whole:
+			err = s.Write("waiting/"+f.Role+".json", f.Data)
+		case f.Role == api.TrustRoot:
+			err = s.Follow(b.Fleet, f.Data)
+		default:
+			err = s.Write("metadata/"+f.Role+".json", f.Data)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keep keeps what was verified, as far as it is newer: no older file is taken for it from then on.
+func (h *held) keep(s *kept.Store) error {
+	for role, data := range h.taken {
+		before, err := s.Metadata(role)
+		if err != nil {
+			return err
+		}
+		if before != nil {
+			old, _, err := kept.VersionOf(role, before)
+			if err != nil {
+				return fmt.Errorf("%s is damaged: %w; put it back from a backup", s.Path("metadata/"+role+".json"), err)
+			}
+			if now, _, err := kept.VersionOf(role, data); err != nil || now < old || now == old && kept.Same(before, data) {
+				continue
+			}
+		}
+		if role == api.TrustRoot {
+			err = s.KeepRoot(data)
+		} else {
+			err = s.Write("metadata/"+role+".json", data)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

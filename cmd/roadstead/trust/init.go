@@ -8,6 +8,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/kept"
 	"github.com/roadstead-io/roadstead/internal/ownerkey"
 )
 
@@ -82,10 +83,10 @@ func (r *run) ceremony(ctx context.Context, fleet string, m *makeFlags, more, th
 	if err != nil {
 		return err
 	}
-	if pinned, err := s.metadata(api.TrustRoot); err != nil {
+	if pinned, err := s.Metadata(api.TrustRoot); err != nil {
 		return err
 	} else if pinned != nil {
-		return fmt.Errorf("there was a ceremony for %s already: its keys and metadata are in %s. `roadstead trust restore` sends them again; for new keys there is `roadstead trust rotate`", b.Slug, s.dir)
+		return fmt.Errorf("there was a ceremony for %s already: its keys and metadata are in %s. `roadstead trust restore` sends them again; for new keys there is `roadstead trust rotate`", b.Slug, s.Dir)
 	}
 	h, err := hold(b, s)
 	if err != nil {
@@ -128,7 +129,7 @@ func (r *run) ceremony(ctx context.Context, fleet string, m *makeFlags, more, th
 }
 
 // warn tells plainly what the keys that were made are worth.
-func (r *run) warn(s *store, files []*ownerkey.File, threshold int) {
+func (r *run) warn(s *kept.Store, files []*ownerkey.File, threshold int) {
 	here := 0
 	for _, f := range files {
 		r.Say("Key %s: %s, %s", short(f.ID), f.Describe(), f.Path())
@@ -136,13 +137,13 @@ func (r *run) warn(s *store, files []*ownerkey.File, threshold int) {
 			here++
 		}
 	}
-	r.Say("Back up %s now, on something that is not this machine.", s.dir)
+	r.Say("Back up %s now, on something that is not this machine.", s.Dir)
 	switch {
 	case len(files) == 1:
 		r.Say("WARNING: there is one key. Who gets it and its passphrase can have devices run anything; if it is lost, devices can never be given another " +
 			"trust but by hand. `roadstead trust add-key` adds others.")
 	case here >= threshold && threshold > 1:
 		r.Say("WARNING: %d keys are on this machine, and %d of them are enough. Move them to different places (the files in %s/keys; `--key FILE` signs with one "+
-			"that is elsewhere).", here, threshold, s.dir)
+			"that is elsewhere).", here, threshold, s.Dir)
 	}
 }

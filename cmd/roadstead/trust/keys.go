@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -14,104 +13,19 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/kept"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/unlock"
 	"github.com/roadstead-io/roadstead/internal/ownerkey"
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
-// keyFlags are how keys are found and opened.
-type keyFlags struct {
-	files       []string // of keys, beside those that are kept
-	passphrases []string // files
-	pin         string   // file
-	fido2       string   // device
-}
-
-func (k *keyFlags) register(cmd *cobra.Command) {
-	f := cmd.Flags()
-	f.StringArrayVar(&k.files, "key", nil, "sign with the key in this `FILE` too, beside those that are kept; may be given several times")
-	f.StringArrayVar(&k.passphrases, "passphrase-file", nil, "`FILE` whose first line is a passphrase; may be given several times, and each is tried")
-	f.StringVar(&k.pin, "pin-file", "", "`FILE` whose first line is the PIN of a token")
-	f.StringVar(&k.fido2, "fido2-device", "", "the FIDO2 token to make a key on, a `DEVICE` as \"fido2-token -L\" lists it, when there are several; the one that opens a key is found")
-}
-
-// passphraseFiles are those of the flags, or of the environment.
-func (k *keyFlags) passphraseFiles() []string {
-	if env := os.Getenv("ROADSTEAD_TRUST_PASSPHRASE_FILE"); len(k.passphrases) == 0 && env != "" {
-		return filepath.SplitList(env)
-	}
-	return k.passphrases
-}
-
-// unlock answers questions for passphrases by one of the files, or asks for them.
-func (a trust) unlock(k *keyFlags, file string) ownerkey.Unlock {
-	pin := k.pin
-	if pin == "" {
-		pin = os.Getenv("ROADSTEAD_TRUST_PIN_FILE")
-	}
-	return ownerkey.Unlock{
-		FIDO2: k.fido2, Say: func(text string) { a.Say("%s", text) },
-		Passphrase: func(what string) ([]byte, error) {
-			from := file
-			if len(what) > 3 && what[:3] == "PIN" {
-				from = pin
-			}
-			if from != "" {
-				return ownerkey.PassphraseFrom(from)
-			}
-			text, err := a.AskSecret(what)
-			if err != nil {
-				return nil, fmt.Errorf("%w: give --passphrase-file (a token's PIN: --pin-file)", err)
-			}
-			return []byte(text), nil
-		},
-	}
-}
-
-// openKey opens a key, with each passphrase file until one fits.
-func (a trust) openKey(ctx context.Context, k *keyFlags, f *ownerkey.File) (tuf.Signer, error) {
-	files := k.passphraseFiles()
-	if f.Kind != ownerkey.KindPassphrase || len(files) == 0 {
-		files = []string{""}
-	}
-	var err error
-	for _, p := range files {
-		var s ownerkey.Signer
-		if s, err = f.Open(ctx, a.unlock(k, p)); err == nil {
-			return s, nil
-		}
-		if !errors.Is(err, ownerkey.ErrPassphrase) {
-			break
-		}
-	}
-	return nil, fmt.Errorf("key %s (%s): %w", short(f.ID), f.Path(), err)
-}
-
-// newPassphrase asks for the passphrase of a new key, twice.
-func (a trust) newPassphrase(k *keyFlags, n int) ([]byte, error) {
-	if files := k.passphraseFiles(); len(files) > 0 {
-		return ownerkey.PassphraseFrom(files[min(n, len(files)-1)])
-	}
-	first, err := a.AskSecret(fmt.Sprintf("Passphrase for key %d", n+1))
-	if err != nil {
-		return nil, fmt.Errorf("%w: give --passphrase-file", err)
-	}
-	again, err := a.AskSecret("The same again")
-	if err != nil {
-		return nil, err
-	}
-	if first != again {
-		return nil, errors.New("the two were not the same; nothing was made")
-	}
-	return []byte(first), nil
-}
-
 // keyFiles are the keys that may sign: those that are kept, and those of --key.
-func keyFiles(k *keyFlags, s *store) ([]*ownerkey.File, error) {
-	list, err := s.keys()
+func keyFiles(k *unlock.Flags, s *kept.Store) ([]*ownerkey.File, error) {
+	list, err := s.Keys()
 	if err != nil {
 		return nil, err
 	}
-	for _, path := range k.files {
+	for _, path := range k.Files {
 		f, err := ownerkey.Read(path)
 		if err != nil {
 			return nil, fmt.Errorf("--key: %w", err)
@@ -131,8 +45,8 @@ type need struct {
 }
 
 // open gives signers for what is needed, as far as there are keys here. No more keys are opened than that takes.
-func (r *run) signers(ctx context.Context, s *store, needs []need) ([]tuf.Signer, error) {
-	files, err := keyFiles(&r.keyFlags, s)
+func (r *run) signers(ctx context.Context, s *kept.Store, needs []need) ([]tuf.Signer, error) {
+	files, err := keyFiles(&r.Flags, s)
 	if err != nil {
 		return nil, err
 	}
@@ -149,14 +63,14 @@ func (r *run) signers(ctx context.Context, s *store, needs []need) ([]tuf.Signer
 		if !useful {
 			continue
 		}
-		signer, err := r.openKey(ctx, &r.keyFlags, f)
+		signer, err := r.Flags.Open(ctx, r.App, f)
 		if err != nil {
 			return nil, err
 		}
 		list = append(list, signer)
 	}
 	if len(list) == 0 {
-		return nil, fmt.Errorf("no key here may sign this, or all that may have signed: keys are in %s, and others are named by --key", s.path("keys"))
+		return nil, fmt.Errorf("no key here may sign this, or all that may have signed: keys are in %s, and others are named by --key", s.Path("keys"))
 	}
 	return list, nil
 }
@@ -231,7 +145,7 @@ func (h *held) allNeeds(files []api.TrustFile) ([]need, error) {
 }
 
 // approve shows files in words, asks, and signs them.
-func (r *run) approve(ctx context.Context, h *held, s *store, files []api.TrustFile, question string) ([]signed, error) {
+func (r *run) approve(ctx context.Context, h *held, s *kept.Store, files []api.TrustFile, question string) ([]signed, error) {
 	if len(files) == 0 {
 		return nil, errNothing
 	}
@@ -258,7 +172,7 @@ func (r *run) approve(ctx context.Context, h *held, s *store, files []api.TrustF
 	}
 	// Who signs on top of it believes it from now on.
 	if h.owned() {
-		if err := s.keep(h); err != nil {
+		if err := h.keep(s); err != nil {
 			return nil, err
 		}
 	}
@@ -288,18 +202,18 @@ func (m *makeFlags) count() int {
 }
 
 // make makes keys in the store: those of the flags, and so many more under passphrases.
-func (r *run) make(ctx context.Context, s *store, m *makeFlags, more int) ([]*ownerkey.File, error) {
+func (r *run) make(ctx context.Context, s *kept.Store, m *makeFlags, more int) ([]*ownerkey.File, error) {
 	var list []*ownerkey.File
 	add := func(f *ownerkey.File, err error) error {
 		if err == nil {
-			f, err = settle(f, s.path("keys/"+short(f.ID)+".key"))
+			f, err = settle(f, s.Path("keys/"+short(f.ID)+".key"))
 		}
 		if err == nil {
 			list = append(list, f)
 		}
 		return err
 	}
-	fresh := s.path("keys/new")
+	fresh := s.Path("keys/new")
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -313,17 +227,17 @@ func (r *run) make(ctx context.Context, s *store, m *makeFlags, more int) ([]*ow
 		}
 	}
 	for _, uri := range m.pkcs11 {
-		if err := add(ownerkey.Token(ctx, fresh, uri, r.unlock(&r.keyFlags, ""))); err != nil {
+		if err := add(ownerkey.Token(ctx, fresh, uri, r.Unlock(r.App, ""))); err != nil {
 			return list, fmt.Errorf("--pkcs11: %w", err)
 		}
 	}
 	if m.fido2 {
-		if err := add(ownerkey.CreateFIDO2(ctx, fresh, r.unlock(&r.keyFlags, ""))); err != nil {
+		if err := add(ownerkey.CreateFIDO2(ctx, fresh, r.Unlock(r.App, ""))); err != nil {
 			return list, fmt.Errorf("--fido2: %w", err)
 		}
 	}
 	for n := range more {
-		passphrase, err := r.newPassphrase(&r.keyFlags, n)
+		passphrase, err := r.NewPassphrase(r.App, n)
 		if err != nil {
 			return list, err
 		}
@@ -346,7 +260,7 @@ func (a trust) key() *cobra.Command {
 		Args:    cmdline.Args(1, 1),
 	}
 	var show bool
-	o.keyFlags.register(cmd)
+	o.Flags.Register(cmd)
 	cmd.Flags().StringArrayVar(&m.pkcs11, "pkcs11", nil, "a key on a PKCS#11 token: `URI`")
 	cmd.Flags().BoolVar(&m.fido2, "fido2", false, "a key in a file that only a FIDO2 token opens, with its PIN if it has one")
 	cmd.Flags().StringVar(&public, "write-public", "", "write the public half to this `FILE`")
@@ -361,12 +275,12 @@ func (a trust) key() *cobra.Command {
 		case m.fido2 && len(m.pkcs11) > 0 || len(m.pkcs11) > 1:
 			return cmdline.Usagef("one key is made at a time")
 		case m.fido2:
-			f, err = ownerkey.CreateFIDO2(ctx, path, a.unlock(&o.keyFlags, ""))
+			f, err = ownerkey.CreateFIDO2(ctx, path, o.Unlock(a.App, ""))
 		case len(m.pkcs11) == 1:
-			f, err = ownerkey.Token(ctx, path, m.pkcs11[0], a.unlock(&o.keyFlags, ""))
+			f, err = ownerkey.Token(ctx, path, m.pkcs11[0], o.Unlock(a.App, ""))
 		default:
 			var passphrase []byte
-			if passphrase, err = a.newPassphrase(&o.keyFlags, 0); err == nil {
+			if passphrase, err = o.NewPassphrase(a.App, 0); err == nil {
 				f, err = ownerkey.Create(path, passphrase)
 			}
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/origin"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/kept"
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
@@ -62,7 +63,7 @@ func (r *run) signWaiting(ctx context.Context, fleet string) error {
 			files = append(files, api.TrustFile{Role: p.Role, Data: p.Data})
 		}
 	}
-	slices.SortFunc(files, inOrder)
+	slices.SortFunc(files, kept.InOrder)
 	if len(files) == 0 {
 		if len(b.Releases) > 0 && r.c == nil {
 			return r.signReleases(ctx, b, s, slices.Sorted(maps.Keys(b.Releases)))
@@ -161,7 +162,7 @@ Variables and the configuration of devices are not part of it: the server can ch
 }
 
 // releases finds what is to be signed.
-func (r *run) releases(ctx context.Context, fleet string, refs []string) (*bundle, *store, []string, error) {
+func (r *run) releases(ctx context.Context, fleet string, refs []string) (*bundle, *kept.Store, []string, error) {
 	w := want{owned: true, pending: true}
 	var commits []string
 	if r.c != nil {
@@ -199,7 +200,7 @@ func (r *run) releases(ctx context.Context, fleet string, refs []string) (*bundl
 	return b, s, commits, nil
 }
 
-func (r *run) signReleases(ctx context.Context, b *bundle, s *store, commits []string) error {
+func (r *run) signReleases(ctx context.Context, b *bundle, s *kept.Store, commits []string) error {
 	h, err := hold(b, s)
 	if err != nil {
 		return err
@@ -215,8 +216,8 @@ func (r *run) signReleases(ctx context.Context, b *bundle, s *store, commits []s
 			return fmt.Errorf("%s %d waits for signatures: `roadstead trust sign %s` comes first", p.Role, p.Version, b.Slug)
 		}
 	}
-	var before last
-	if err := s.readJSON("last.json", &before); err != nil {
+	var before kept.Last
+	if err := s.ReadJSON("last.json", &before); err != nil {
 		return err
 	}
 	expires, err := r.expires(now())
@@ -254,7 +255,7 @@ func (r *run) signReleases(ctx context.Context, b *bundle, s *store, commits []s
 			return err
 		}
 		if l.Counter > newest.Counter {
-			newest = last{commit, l.Counter, b.Releases[commit].Document}
+			newest = kept.Last{Commit: commit, Counter: l.Counter, Document: b.Releases[commit].Document}
 		}
 	}
 	var files []api.TrustFile
@@ -275,7 +276,7 @@ func (r *run) signReleases(ctx context.Context, b *bundle, s *store, commits []s
 	if err != nil {
 		return err
 	}
-	if err := s.writeJSON("last.json", newest); err != nil {
+	if err := s.WriteJSON("last.json", newest); err != nil {
 		return err
 	}
 	return r.deliver(ctx, b, s, made)
@@ -336,7 +337,7 @@ func (h *held) highest() int64 {
 }
 
 // show says what a release is before it is signed.
-func (r *run) show(b *bundle, h *held, commit string, l tuf.Listed, d *api.ReleaseDocument, before *last, several bool, i int) error {
+func (r *run) show(b *bundle, h *held, commit string, l tuf.Listed, d *api.ReleaseDocument, before *kept.Last, several bool, i int) error {
 	if several && i > 0 {
 		r.Say("")
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/kept"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/standing"
 	"github.com/roadstead-io/roadstead/internal/ownerkey"
 	"github.com/roadstead-io/roadstead/internal/tuf"
@@ -69,7 +70,7 @@ func (a trust) statuses(ctx context.Context, c *client.Client) error {
 	list := []api.TrustStatus{}
 	for _, f := range fleets {
 		var s api.TrustStatus
-		if err := c.Do(ctx, http.MethodGet, fleetPath(f.UUID), nil, &s); err != nil {
+		if err := c.Do(ctx, http.MethodGet, FleetPath(f.UUID), nil, &s); err != nil {
 			return fmt.Errorf("fleet %s: %w", f.Slug, err)
 		}
 		list = append(list, s)
@@ -92,7 +93,7 @@ func (a trust) statusOf(ctx context.Context, c *client.Client, fleet, dir string
 	if err != nil {
 		return err
 	}
-	s, err := openStore(dir, f.UUID)
+	s, err := kept.Open(dir, f.UUID)
 	if err != nil {
 		return err
 	}
@@ -111,7 +112,7 @@ func (a trust) statusOf(ctx context.Context, c *client.Client, fleet, dir string
 			v.Notes = append(v.Notes, fmt.Sprintf("%s EXPIRED on %s: the server signs it; is its signer running?", r.Name, r.Expires.Format(time.DateOnly)))
 		}
 	}
-	keys, err := s.keys()
+	keys, err := s.Keys()
 	if err != nil {
 		return err
 	}

@@ -1,5 +1,4 @@
-// Package trust is the owner's side of verifiable updates: the ceremony that makes a fleet's keys, signing, verifying, and the
-// transparency log. What is signed is made here, from what the owner's own keys vouch for; the server is asked for files and believed nothing.
+// Package trust is the owner's side of verifiable updates: the ceremony that makes a fleet's keys, signing and verifying. What is signed is made here, from what the owner's own keys vouch for; the server is asked for files and believed nothing.
 // Keys and the last metadata of a fleet are kept in a directory of its own, so that a server that was restored can be given them again.
 package trust
 
@@ -18,7 +17,9 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/kept"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/passphrase"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/unlock"
 )
 
 // at is where the server answers about trust.
@@ -27,8 +28,8 @@ const at = "/trust/v1"
 // trust adds its commands to what they stand on.
 type trust struct{ *cmdline.App }
 
-// Commands are `trust` and `log`.
-func Commands(app *cmdline.App) []*cobra.Command {
+// Command is `trust`.
+func Command(app *cmdline.App) *cobra.Command {
 	a := trust{app}
 	group := cmdline.Group("trust", "The keys with which you vouch for what your devices run",
 		a.init(), a.status(), a.sign(), a.addKey(), a.removeKey(), a.rotate(), a.threshold(), a.approval(), a.shell(), a.renew(), a.transfer(),
@@ -38,7 +39,7 @@ fleet's root keys. Until "trust init" these are the server's own, which is the w
 are yours, and never leave your machine or token.
 
 Keys and the last metadata that you signed are kept in ~/.config/roadstead/trust/UUID. Back that directory up.`
-	return []*cobra.Command{group, a.log()}
+	return group
 }
 
 // ReleaseCommands are those below `release`.
@@ -49,7 +50,7 @@ func ReleaseCommands(app *cmdline.App) []*cobra.Command {
 
 // options are the flags that several commands have.
 type options struct {
-	keyFlags
+	unlock.Flags
 	dir     string
 	from    string // a file in place of the server
 	offline string // a file in place of uploading
@@ -59,7 +60,7 @@ type options struct {
 
 // register adds the flags of a command that signs.
 func (o *options) register(cmd *cobra.Command) {
-	o.keyFlags.register(cmd)
+	o.Flags.Register(cmd)
 	f := cmd.Flags()
 	f.StringVar(&o.dir, "dir", "", "`DIRECTORY` of the fleet's keys and metadata, in place of ~/.config/roadstead/trust/UUID")
 	f.StringVar(&o.from, "from", "", "read what the server says from this `FILE` of `trust export`, and ask no server")
@@ -123,7 +124,7 @@ type run struct {
 func now() time.Time { return time.Now().UTC().Truncate(time.Second) }
 
 // open reads what is known of a fleet, and the directory that is kept of it.
-func (r *run) open(ctx context.Context, fleet string, w want) (*bundle, *store, error) {
+func (r *run) open(ctx context.Context, fleet string, w want) (*bundle, *kept.Store, error) {
 	var b *bundle
 	var err error
 	if r.c == nil {
@@ -141,7 +142,7 @@ func (r *run) open(ctx context.Context, fleet string, w want) (*bundle, *store, 
 		return nil, nil, err
 	}
 	r.bundleKeys = b.Keys
-	s, err := openStore(r.dir, b.Fleet)
+	s, err := kept.Open(r.dir, b.Fleet)
 	return b, s, err
 }
 
@@ -152,7 +153,7 @@ func (r *run) may(ctx context.Context, b *bundle, what string) error {
 	if r.c == nil || r.offline != "" {
 		return nil
 	}
-	err := r.c.Do(ctx, http.MethodPost, fleetPath(b.Fleet)+"/upload", api.TrustUpload{Files: []api.TrustFile{}, Try: what}, nil)
+	err := r.c.Do(ctx, http.MethodPost, FleetPath(b.Fleet)+"/upload", api.TrustUpload{Files: []api.TrustFile{}, Try: what}, nil)
 	const other = "; or --offline FILE, for somebody who may: `roadstead trust import`"
 	switch {
 	case err == nil, errors.Is(err, api.ErrInvalid): // a server that does not know the question
@@ -171,8 +172,8 @@ func (r *run) may(ctx context.Context, b *bundle, what string) error {
 }
 
 // deliver keeps what was signed, and sends it, or writes it down for somebody who does.
-func (r *run) deliver(ctx context.Context, b *bundle, s *store, list []signed) error {
-	if err := s.keepMade(b, list); err != nil {
+func (r *run) deliver(ctx context.Context, b *bundle, s *kept.Store, list []signed) error {
+	if err := keepMade(s, b, list); err != nil {
 		return err
 	}
 	files := make([]api.TrustFile, len(list))
@@ -196,7 +197,7 @@ func (r *run) deliver(ctx context.Context, b *bundle, s *store, list []signed) e
 // upload sends what was signed.
 func (a trust) upload(ctx context.Context, c *client.Client, fleet string, files []api.TrustFile) error {
 	var done api.TrustUploaded
-	if err := c.Do(ctx, http.MethodPost, fleetPath(fleet)+"/upload", api.TrustUpload{Files: files}, &done); err != nil {
+	if err := c.Do(ctx, http.MethodPost, FleetPath(fleet)+"/upload", api.TrustUpload{Files: files}, &done); err != nil {
 		return fmt.Errorf("upload what was signed (it is kept here: `roadstead trust restore` sends it again): %w", err)
 	}
 	if a.Output == "json" {
@@ -211,7 +212,8 @@ func (a trust) upload(ctx context.Context, c *client.Client, fleet string, files
 	return nil
 }
 
-func fleetPath(fleet string) string { return at + "/fleets/" + url.PathEscape(fleet) }
+// FleetPath is where the server answers about a fleet.
+func FleetPath(fleet string) string { return at + "/fleets/" + url.PathEscape(fleet) }
 
 // checkOffline tells early what would be told after the passphrases were typed.
 func (o *options) checkOffline() error {

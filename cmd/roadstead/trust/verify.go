@@ -18,6 +18,7 @@ import (
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/origin"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/kept"
 	"github.com/roadstead-io/roadstead/internal/provenance"
 	"github.com/roadstead-io/roadstead/internal/tlog"
 	"github.com/roadstead-io/roadstead/internal/tuf"
@@ -142,7 +143,7 @@ func collect(ctx context.Context, c *client.Client, fleet, commit string) (*bund
 // verdict verifies and tells.
 func (a trust) verdict(ctx context.Context, c *client.Client, b *bundle, commit, root, dir, device string) error {
 	v := &verdict{Fleet: b.Slug, Commit: commit, Findings: []finding{}, file: c == nil}
-	s, err := openStore(dir, b.Fleet)
+	s, err := kept.Open(dir, b.Fleet)
 	if err != nil {
 		return err
 	}
@@ -184,18 +185,18 @@ func (v *verdict) grid(app *cmdline.App) func() *terminal.Grid {
 }
 
 // pin is the root to begin with: that of a file, or the one that is kept; nil when there is neither.
-func pin(s *store, file string) (root []byte, source string, err error) {
+func pin(s *kept.Store, file string) (root []byte, source string, err error) {
 	if file != "" {
 		root, err = os.ReadFile(file)
 		return root, "of " + file, err
 	}
-	root, err = s.metadata(api.TrustRoot)
-	return root, "kept in " + s.dir, err
+	root, err = s.Metadata(api.TrustRoot)
+	return root, "kept in " + s.Dir, err
 }
 
 // chain goes from the root to the release. It gives the release as it is listed, when that verifies.
 func (v *verdict) chain(b *bundle, pinned []byte, source string) *tuf.Listed {
-	root, first, err := newestRoot(b.Fleet, pinned, b.Roots)
+	root, first, err := kept.NewestRoot(b.Fleet, pinned, b.Roots)
 	if !v.check("root", err, "chain of roots") {
 		return nil
 	}
@@ -314,8 +315,8 @@ func (v *verdict) log(b *bundle, policy api.TrustMark, l tuf.Listed) {
 	c, err := tlog.Check(*e.Proof, *policy.Log, tlog.Checkpoint{})
 	var entry api.TrustEntry
 	if err == nil {
-		if err = json.Unmarshal(e.Proof.Entry, &entry); err == nil && (entry.Kind != "release" || entry.Fleet != b.Fleet || entry.Name != v.Commit || entry.SHA256 != l.SHA256 || entry.Version != l.Counter || entry.By != whose(policy.Approval)) {
-			err = tuf.Refuse("entry of the log", tlog.ReasonLog, "", fmt.Sprintf("release %s with counter %d and document %s, by the %s", v.Commit, l.Counter, l.SHA256, whose(policy.Approval)),
+		if err = json.Unmarshal(e.Proof.Entry, &entry); err == nil && (entry.Kind != "release" || entry.Fleet != b.Fleet || entry.Name != v.Commit || entry.SHA256 != l.SHA256 || entry.Version != l.Counter || entry.By != Whose(policy.Approval)) {
+			err = tuf.Refuse("entry of the log", tlog.ReasonLog, "", fmt.Sprintf("release %s with counter %d and document %s, by the %s", v.Commit, l.Counter, l.SHA256, Whose(policy.Approval)),
 				fmt.Sprintf("%s %s with %d and %s, by the %s", entry.Kind, entry.Name, entry.Version, entry.SHA256, entry.By))
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/kept"
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
@@ -20,14 +21,14 @@ func (h *held) words(files []api.TrustFile) ([]string, error) {
 	now := h.copy()
 	var list []string
 	for _, f := range files {
-		version, fleet, err := versionOf(f.Role, f.Data)
+		version, fleet, err := kept.VersionOf(f.Role, f.Data)
 		if err != nil {
 			return nil, err
 		}
 		if fleet != h.fleet {
 			return nil, tuf.Refuse(f.Role, tuf.ReasonFleet, "", h.fleet, fleet)
 		}
-		if !owners(f.Role) {
+		if !kept.Owners(f.Role) {
 			return nil, fmt.Errorf("%s is not a file that owners sign", f.Role)
 		}
 		next := now.copy()

@@ -10,13 +10,13 @@ import (
 	"github.com/roadstead-io/roadstead/internal/tlog"
 )
 
-// at is where the server answers about the log.
-const at = "/trust/v1/log"
+// At is where the server answers about the log.
+const At = "/trust/v1/log"
 
 // Newest asks for the newest checkpoint and verifies its signature.
 func Newest(ctx context.Context, c *client.Client) (*api.TrustCheckpoint, tlog.Checkpoint, error) {
 	var out api.TrustCheckpoint
-	if err := c.Do(ctx, http.MethodGet, at+"/checkpoint", nil, &out); err != nil {
+	if err := c.Do(ctx, http.MethodGet, At+"/checkpoint", nil, &out); err != nil {
 		return nil, tlog.Checkpoint{}, fmt.Errorf("ask for the log's checkpoint: %w", err)
 	}
 	cp, _, err := tlog.Open(out.Checkpoint, out.Key)
@@ -26,7 +26,7 @@ func Newest(ctx context.Context, c *client.Client) (*api.TrustCheckpoint, tlog.C
 // Entries asks for some leaves, and checks that each is what its hash says.
 func Entries(ctx context.Context, c *client.Client, start, end int64) ([]api.TrustLeaf, []tlog.Hash, error) {
 	var list []api.TrustLeaf
-	if err := c.Do(ctx, http.MethodGet, fmt.Sprintf("%s/entries?start=%d&end=%d", at, start, end), nil, &list); err != nil {
+	if err := c.Do(ctx, http.MethodGet, fmt.Sprintf("%s/entries?start=%d&end=%d", At, start, end), nil, &list); err != nil {
 		return nil, nil, fmt.Errorf("ask for entries of the log: %w", err)
 	}
 	if len(list) == 0 || int64(len(list)) > end-start {
@@ -50,7 +50,7 @@ func Entries(ctx context.Context, c *client.Client, start, end int64) ([]api.Tru
 func Consistent(ctx context.Context, c *client.Client, from, to tlog.Checkpoint) error {
 	var proof api.TrustLogging
 	if from.Size > 0 && from.Size < to.Size {
-		if err := c.Do(ctx, http.MethodGet, fmt.Sprintf("%s/consistency?from=%d&to=%d", at, from.Size, to.Size), nil, &proof); err != nil {
+		if err := c.Do(ctx, http.MethodGet, fmt.Sprintf("%s/consistency?from=%d&to=%d", At, from.Size, to.Size), nil, &proof); err != nil {
 			return fmt.Errorf("ask for the proof of consistency: %w", err)
 		}
 	}

@@ -1,4 +1,6 @@
-package trust
+// Package logs reads the transparency log as somebody does who does not believe the server: it goes on from what was seen before, its tree is worked
+// out here, and what stands there about fleets whose trust is kept on this machine is what was signed on it.
+package logs
 
 import (
 	"context"
@@ -22,14 +24,22 @@ import (
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/kept"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/seen"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/unlock"
 	"github.com/roadstead-io/roadstead/internal/ownerkey"
 	"github.com/roadstead-io/roadstead/internal/tlog"
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
-func (a trust) log() *cobra.Command {
-	cmd := cmdline.Group("log", "The transparency log: what was said about releases and trust, to everybody", a.logTail(), a.logProve(), a.logAudit(), a.logCompare(), a.logWitness())
+// logs adds its commands to what they stand on.
+type logs struct{ *cmdline.App }
+
+// Command is `log`.
+func Command(app *cmdline.App) *cobra.Command {
+	a := logs{app}
+	cmd := cmdline.Group("log", "The transparency log: what was said about releases and trust, to everybody", a.tail(), a.prove(), a.auditing(), a.compare(), a.witness())
 	cmd.Long = `Every release that is listed, and every root, set of targets and delegation, is an entry of the server's transparency log: a Merkle tree that only grows. Devices
 run a release only when it stands there. A server that shows one history to some and another to others is found out by whoever compares: "log audit" keeps the
 state that it saw and checks that the log goes on from it; "log compare" takes the state that somebody else has, as a device.`
@@ -39,7 +49,7 @@ state that it saw and checks that the log goes on from it; "log compare" takes t
 // loadSeen reads what is kept of a log, in a file or where it is by the log's name.
 func loadSeen(key api.TrustLogKey, file string) (*seen.Log, error) {
 	if file == "" {
-		file = filepath.Join(home(), "logs", tuf.Digest([]byte(key.Origin))[:16]+".json")
+		file = filepath.Join(kept.Home(), "logs", tuf.Digest([]byte(key.Origin))[:16]+".json")
 	}
 	return seen.Load(key, file)
 }
@@ -60,7 +70,7 @@ func viewEntry(l api.TrustLeaf) entryView {
 	return v
 }
 
-func (a trust) logTail() *cobra.Command {
+func (a logs) tail() *cobra.Command {
 	var n int64
 	cmd := a.Command(cmdline.Action{
 		Use: "tail", Short: "Print the newest entries of the log", Example: "  roadstead log tail\n  roadstead log tail --lines 200 -o json",
@@ -87,7 +97,7 @@ func (a trust) logTail() *cobra.Command {
 				g := &terminal.Grid{Head: []string{"Entry", "Kind", "Name", "Version", "By", "Fleet", "SHA-256"}}
 				for _, v := range views {
 					if e := v.TrustEntry; e != nil {
-						g.Add(fmt.Sprint(v.Index), e.Kind, short12(e.Name), fmt.Sprint(e.Version), e.By, short(e.Fleet), short12(e.SHA256))
+						g.Add(fmt.Sprint(v.Index), e.Kind, short12(e.Name), fmt.Sprint(e.Version), e.By, e.Fleet[:min(8, len(e.Fleet))], short12(e.SHA256))
 					} else {
 						g.Add(fmt.Sprint(v.Index), "(of another's)", "", "", "", "", short12(v.Hash))
 					}
@@ -102,7 +112,7 @@ func (a trust) logTail() *cobra.Command {
 
 func short12(s string) string { return s[:min(12, len(s))] }
 
-func (a trust) logProve() *cobra.Command {
+func (a logs) prove() *cobra.Command {
 	return a.Command(cmdline.Action{
 		Use: "prove RELEASE", Short: "Prove that a release stands in the log, and that the log goes on from what was audited here", Least: 1, Most: 1,
 		Complete: cmdline.First(a.Releases()), Example: "  roadstead log prove 4f0c1aa\n  roadstead log prove 4f0c1aa -o json",
@@ -120,11 +130,11 @@ func (a trust) logProve() *cobra.Command {
 				return err
 			}
 			var status api.TrustStatus
-			if err := c.Do(ctx, http.MethodGet, fleetPath(rel.Fleet.Get().UUID), nil, &status); err != nil {
+			if err := c.Do(ctx, http.MethodGet, trust.FleetPath(rel.Fleet.Get().UUID), nil, &status); err != nil {
 				return err
 			}
 			var proof api.TrustLogging
-			path := fmt.Sprintf("%s/proofs/%s?by=%s&from=%d", fleetPath(rel.Fleet.Get().UUID), url.PathEscape(rel.Commit), whose(status.Approval), s.Size)
+			path := fmt.Sprintf("%s/proofs/%s?by=%s&from=%d", trust.FleetPath(rel.Fleet.Get().UUID), url.PathEscape(rel.Commit), trust.Whose(status.Approval), s.Size)
 			if err := c.Do(ctx, http.MethodGet, path, nil, &proof); err != nil {
 				return fmt.Errorf("ask for the proof: %w", err)
 			}
@@ -164,7 +174,7 @@ type audit struct {
 	Alarms []alarm `json:"alarms"`
 }
 
-func (a trust) logAudit() *cobra.Command {
+func (a logs) auditing() *cobra.Command {
 	var state, write string
 	cmd := a.Command(cmdline.Action{
 		Use: "audit", Short: "Check that the log goes on from what was seen before, and hide nothing",
@@ -192,7 +202,7 @@ What was seen is kept in ~/.config/roadstead/trust/logs, or in the file of --sta
 	return cmd
 }
 
-func (a trust) report(v *audit) error {
+func (a logs) report(v *audit) error {
 	if a.Output == "json" {
 		if err := a.JSON(v); err != nil {
 			return err
@@ -213,7 +223,7 @@ func (a trust) report(v *audit) error {
 }
 
 // audit walks the log from what was seen to the newest checkpoint.
-func (a trust) audit(ctx context.Context, c *client.Client, state string) (*api.TrustCheckpoint, *audit, error) {
+func (a logs) audit(ctx context.Context, c *client.Client, state string) (*api.TrustCheckpoint, *audit, error) {
 	head, cp, err := seen.Newest(ctx, c)
 	if err != nil {
 		return nil, nil, err
@@ -263,11 +273,11 @@ type watch struct {
 	ctx    context.Context // of the audit
 	c      *client.Client
 	said   map[string]string // what stands in the log, by fleet, kind, name, version and who said it
-	stores map[string]*store
+	stores map[string]*kept.Store
 }
 
 func newWatch(ctx context.Context, c *client.Client) *watch {
-	return &watch{ctx, c, map[string]string{}, map[string]*store{}}
+	return &watch{ctx, c, map[string]string{}, map[string]*kept.Store{}}
 }
 
 // at gives what is wrong with an entry, or "".
@@ -287,7 +297,7 @@ func (w *watch) at(v entryView) (string, error) {
 	s := w.stores[e.Fleet]
 	if s == nil {
 		var err error
-		if s, err = openStore("", e.Fleet); err != nil {
+		if s, err = kept.Open("", e.Fleet); err != nil {
 			return "", nil //nolint:nilerr // an entry whose fleet has no proper name is not one of ours
 		}
 		w.stores[e.Fleet] = s
@@ -296,7 +306,7 @@ func (w *watch) at(v entryView) (string, error) {
 }
 
 // unknown says whether an entry is about something of ours that was not signed here.
-func (w *watch) unknown(s *store, e *api.TrustEntry) (string, error) {
+func (w *watch) unknown(s *kept.Store, e *api.TrustEntry) (string, error) {
 	name := e.Name
 	if e.Kind == api.TrustRoot {
 		name = fmt.Sprintf("%d.root", e.Version)
@@ -304,7 +314,7 @@ func (w *watch) unknown(s *store, e *api.TrustEntry) (string, error) {
 	if name != filepath.Base(name) {
 		return "", nil
 	}
-	pinned, err := s.metadata(api.TrustRoot)
+	pinned, err := s.Metadata(api.TrustRoot)
 	if err != nil || pinned == nil {
 		return "", err
 	}
@@ -312,11 +322,11 @@ func (w *watch) unknown(s *store, e *api.TrustEntry) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	first, err := s.firstOwned()
+	first, err := s.FirstOwned()
 	if err != nil {
 		return "", err
 	}
-	mine, err := s.metadata(name)
+	mine, err := s.Metadata(name)
 	if err != nil {
 		return "", err
 	}
@@ -328,7 +338,7 @@ func (w *watch) unknown(s *store, e *api.TrustEntry) (string, error) {
 	case mine == nil:
 		return "", nil
 	}
-	version, _, err := versionOf(e.Kind, mine)
+	version, _, err := kept.VersionOf(e.Kind, mine)
 	if err != nil {
 		return "", nil //nolint:nilerr // a role that is not ours to know
 	}
@@ -339,34 +349,17 @@ func (w *watch) unknown(s *store, e *api.TrustEntry) (string, error) {
 		return "", nil
 	}
 	// It may be the same with more signatures: those of other owners, or the server's own.
-	theirs, err := metadataFile(w.ctx, w.c, e.Fleet, name)
+	theirs, err := trust.MetadataFile(w.ctx, w.c, e.Fleet, name)
 	if err != nil {
 		return "", err
 	}
-	if tuf.Digest(theirs) == e.SHA256 && same(mine, theirs) || tuf.Digest(theirs) != e.SHA256 && e.Kind != api.TrustRoot {
+	if tuf.Digest(theirs) == e.SHA256 && kept.Same(mine, theirs) || tuf.Digest(theirs) != e.SHA256 && e.Kind != api.TrustRoot {
 		return "", nil // or the server has a newer one by now, so that there is nothing to compare
 	}
 	return fmt.Sprintf("%s %d of the fleet %s is not the one that is kept here (%s, here %s)", e.Name, e.Version, e.Fleet, e.SHA256, tuf.Digest(mine)), nil
 }
 
-// firstOwned is the version of the first root that is the owner's, of those that are kept.
-func (s *store) firstOwned() (int64, error) {
-	kept, err := s.kept()
-	if err != nil {
-		return 0, err
-	}
-	for _, f := range kept {
-		if f.Role != api.TrustRoot {
-			break
-		}
-		if r, err := tuf.ReadRoot(f.Data); err == nil && r.Mark.HeldBy == api.HeldByOwner {
-			return r.Version, nil
-		}
-	}
-	return 0, nil
-}
-
-func (a trust) logCompare() *cobra.Command {
+func (a logs) compare() *cobra.Command {
 	return a.Command(cmdline.Action{
 		Use: "compare FILE", Short: "Compare a checkpoint that somebody else has with the log that is shown here", Least: 1, Most: 1,
 		Long: `Compare a checkpoint that a device, a witness or somebody else has ("log audit --write", "roadstead-agent trust checkpoint") with the log that the server shows here. Two that do not fit are
@@ -403,8 +396,8 @@ proof that the server shows two histories; both files are evidence, since it sig
 	})
 }
 
-func (a trust) logWitness() *cobra.Command {
-	k := &keyFlags{}
+func (a logs) witness() *cobra.Command {
+	k := &unlock.Flags{}
 	var name, state string
 	cmd := a.Command(cmdline.Action{
 		Use: "witness", Short: "Audit the log, and cosign its checkpoint with a key of your own",
@@ -412,10 +405,10 @@ func (a trust) logWitness() *cobra.Command {
 "roadstead trust key", an Ed25519 key in a file; a witness's key need not be a fleet's. Run it from time to time on a machine that is not the server's.`,
 		Example: "  roadstead trust key witness.key\n  roadstead log witness --key witness.key --name witness.example.com",
 		Do: func(ctx context.Context, c *client.Client, _ []string) error {
-			if len(k.files) != 1 || name == "" {
+			if len(k.Files) != 1 || name == "" {
 				return cmdline.Usagef("name one key by --key, and the witness by --name")
 			}
-			f, err := ownerkey.Read(k.files[0])
+			f, err := ownerkey.Read(k.Files[0])
 			if err != nil {
 				return err
 			}
@@ -427,7 +420,7 @@ func (a trust) logWitness() *cobra.Command {
 			if !ok {
 				return errors.New("a witness cosigns with an Ed25519 key, and that of a PKCS#11 token is none: make one by `roadstead trust key`")
 			}
-			signer, err := a.openKey(ctx, k, f)
+			signer, err := k.Open(ctx, a.App, f)
 			if err != nil {
 				return err
 			}
@@ -447,7 +440,7 @@ func (a trust) logWitness() *cobra.Command {
 				return err
 			}
 			cosigned := api.TrustCosignature{Witness: tlog.WitnessKey(name, ed), Checkpoint: note}
-			if err := c.Do(ctx, http.MethodPost, at+"/log/cosignature", cosigned, nil); err != nil {
+			if err := c.Do(ctx, http.MethodPost, seen.At+"/cosignature", cosigned, nil); err != nil {
 				return fmt.Errorf("send the cosignature: %w", err)
 			}
 			if a.Output == "json" {
@@ -457,7 +450,7 @@ func (a trust) logWitness() *cobra.Command {
 			return nil
 		},
 	})
-	k.register(cmd)
+	k.Register(cmd)
 	cmd.Flags().StringVar(&name, "name", "", "what the witness is called, as witness.example.com")
 	cmd.Flags().StringVar(&state, "state", "", "keep what was seen in this `FILE`")
 	return cmd
