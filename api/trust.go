@@ -150,7 +150,8 @@ type TrustLogging struct {
 
 // TrustReport is what a device says of its checks: POST /trust/v1/device/UUID/report.
 type TrustReport struct {
-	State      string           `json:"state"` // verified, rejected or waiting
+	State      string           `json:"state"`           // verified, rejected or waiting
+	Fleet      string           `json:"fleet,omitempty"` // uuid of the fleet that it believes; "": an older agent does not say
 	Commit     string           `json:"commit,omitempty"`
 	Counter    int64            `json:"counter,omitempty"`
 	SHA256     string           `json:"sha256,omitempty"` // of the document it runs by
@@ -211,6 +212,13 @@ type TrustStatus struct {
 	Releases  []TrustListing   `json:"releases"`  // the newest 50 that were built, and who has signed them
 	Devices   map[string]int64 `json:"devices"`   // how many, by state
 	Rejecting []TrustDevice    `json:"rejecting"` // at most 50
+	Leaving   []TrustLeaving   `json:"leaving"`   // at most 50
+}
+
+// TrustLeaving is a device that was moved to another fleet and has not been seen to believe that one since: this fleet's word lets it go.
+type TrustLeaving struct {
+	UUID  DeviceUUID `json:"uuid"`
+	Since time.Time  `json:"since"`
 }
 
 // TrustRole is one role of a fleet's metadata.

@@ -172,6 +172,9 @@ func (s *Server) domain(pepper []byte) error {
 			func(ctx context.Context, tx *db.Tx, fleets []int64) error {
 				return s.releases.DeletingFleets(ctx, tx, fleets)
 			},
+			func(ctx context.Context, tx *db.Tx, fleets []int64) error {
+				return s.trust.FleetsDeleting(ctx, tx, fleets)
+			},
 		},
 	})
 	if s.sources, err = gitsource.New(gitsource.Config{DB: s.db, Accounts: s.accounts, Site: s.cfg.Site, Secret: pepper}); err != nil {

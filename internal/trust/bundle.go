@@ -27,6 +27,7 @@ const (
 var (
 	nonceForm  = pattern.New(`^[A-Za-z0-9_.=+/-]{16,64}$`)
 	commitForm = pattern.New(`^[0-9a-f]{32}([0-9a-f]{8})?$`)
+	fleetForm  = pattern.New(`^[0-9a-f]{32}$`)
 	digestForm = pattern.New(`^[0-9a-f]{64}$`)
 	roleForm   = pattern.New(`^(root|timestamp|snapshot|targets|director|(builder|owner)(-[0-9a-f]{2})?)$`)
 )
@@ -93,7 +94,7 @@ func (t *Trust) Bundle(ctx context.Context, by access.Caller, uuid api.DeviceUUI
 		return nil, err
 	}
 	if have.Fleet != "" && have.Fleet != v.fleet.uuid {
-		return t.left(ctx, uuid, have)
+		return t.left(ctx, p.device, uuid, have)
 	}
 	out := &api.TrustBundle{Fleet: v.fleet.uuid}
 	if out.Roots, err = t.roots(ctx, v, have.Versions[api.TrustRoot]); err != nil {
@@ -233,10 +234,10 @@ func (t *Trust) roots(ctx context.Context, v *view, after int64) (roots [][]byte
 }
 
 // left gives a device the metadata of a fleet that it came from, which say that it may go.
-func (t *Trust) left(ctx context.Context, uuid api.DeviceUUID, have api.TrustHave) (*api.TrustBundle, error) {
+func (t *Trust) left(ctx context.Context, device int64, uuid api.DeviceUUID, have api.TrustHave) (*api.TrustBundle, error) {
 	var v *view
 	err := t.cfg.DB.Read(ctx, func(tx *db.Tx) error {
-		fleet, err := readFleet(ctx, tx, `f.uuid = ?`, have.Fleet)
+		fleet, err := findLeft(ctx, tx, device, have.Fleet)
 		if err != nil {
 			return err
 		}

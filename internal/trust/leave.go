@@ -15,38 +15,75 @@ import (
 // comes from says so: a fleet that the server holds says it when the device asks, an owner has to have signed it.
 func (t *Trust) Moving(ctx context.Context, tx *db.Tx, device, from, to int64) error {
 	v, ok, err := t.verifying(ctx, tx, device)
-	if err != nil || !ok || !v.said {
+	if err != nil || !ok {
 		return err
 	}
 	f, err := readFleet(ctx, tx, `f.id = ?`, from)
+	if err != nil || !f.known {
+		return err
+	}
+	there, err := readFleet(ctx, tx, `f.id = ?`, to)
 	if err != nil {
 		return err
 	}
-	if f.heldBy == api.HeldByOwner {
-		there, err := readFleet(ctx, tx, `f.id = ?`, to)
-		if err != nil {
-			return err
-		}
-		files, err := readFiles(ctx, tx, from, ` AND f.role = ?`, api.TrustTargets)
-		if err != nil {
-			return err
-		}
-		if l, ok := leaveOf(files[api.TrustTargets], v.uuid); !ok || l.To != there.uuid {
-			return api.Errorf(api.Conflict, "The device %s checks what it runs, and the owner of %s has not signed that it may go to %s: roadstead trust transfer.", v.uuid, f.slug, there.slug)
-		}
-		return nil
+	switch ok, err := lets(ctx, tx, f, v.uuid, there); {
+	case err != nil:
+		return err
+	case !ok && !v.said:
+		return nil // it has not said that it checks, and most that say nothing do not
+	case !ok:
+		return api.Errorf(api.Conflict, "The device %s checks what it runs, and the owner of %s has not signed that it may go to %s: roadstead trust transfer.", v.uuid, f.slug, there.slug)
 	}
-	if !f.known {
-		return nil
+	if v.said {
+		if err := follows(ctx, tx, device, v.uuid, f, there); err != nil {
+			return err
+		}
 	}
 	// A device that is off may have missed other moves: wherever it came from, it is sent to where it is to be now.
-	if _, err := tx.ExecContext(ctx, `UPDATE trust_leave SET goes_to = ? WHERE device = ? AND application <> ?`, to, device, to); err != nil {
+	if _, err := tx.ExecContext(ctx, `DELETE FROM trust_leave WHERE device = ? AND application = ?`, device, to); err != nil {
+		return fmt.Errorf("move: %w", err)
+	}
+	if _, err := tx.ExecContext(ctx, `UPDATE trust_leave SET goes_to = ? WHERE device = ?`, to, device); err != nil {
 		return fmt.Errorf("move: %w", err)
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO trust_leave (created_at, application, device, goes_to) VALUES (?, ?, ?, ?)
 		ON CONFLICT (application, device) DO UPDATE SET goes_to = excluded.goes_to`, tx.NowText(), from, device, to)
 	if err != nil {
 		return fmt.Errorf("move: %w", err)
+	}
+	return nil
+}
+
+// lets says whether a fleet lets a device go to another one: the server does, an owner has to have signed it.
+func lets(ctx context.Context, tx *db.Tx, f fleetRow, device api.DeviceUUID, there fleetRow) (bool, error) {
+	if f.heldBy != api.HeldByOwner {
+		return true, nil
+	}
+	files, err := readFiles(ctx, tx, f.id, ` AND f.role = ?`, api.TrustTargets)
+	if err != nil {
+		return false, err
+	}
+	l, ok := leaveOf(files[api.TrustTargets], device)
+	return ok && l.To == there.uuid, nil
+}
+
+// follows refuses to send a device further that may believe a fleet still whose owner has signed that it may go elsewhere: it would follow nobody.
+func follows(ctx context.Context, tx *db.Tx, device int64, uuid api.DeviceUUID, from, there fleetRow) error {
+	left, err := db.Column[int64](ctx, tx, `SELECT application FROM trust_leave WHERE device = ? AND application <> ? AND application <> ? ORDER BY id`, device, from.id, there.id)
+	if err != nil {
+		return fmt.Errorf("move: %w", err)
+	}
+	for _, id := range left {
+		f, err := readEvenGone(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if ok, err := lets(ctx, tx, f, uuid, there); err != nil {
+			return err
+		} else if !ok {
+			return api.Errorf(api.Conflict, "The device %s came from %s and has not asked since it was moved to %s, and the owner of %s has not signed that it may go to %s: wait until it has.",
+				uuid, f.slug, from.slug, f.slug, there.slug)
+		}
 	}
 	return nil
 }

@@ -189,7 +189,7 @@ func wrong(err error) error {
 func (p *publication) read(ctx context.Context, fleet int64) error {
 	return p.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
 		p.now = tx.Now.UTC().Truncate(time.Second)
-		if p.fleet, err = readFleet(ctx, tx, `f.id = ?`, fleet); err != nil {
+		if p.fleet, err = readEvenGone(ctx, tx, fleet); err != nil {
 			return err
 		}
 		if p.files, err = readFiles(ctx, tx, fleet, ``); err != nil {
@@ -550,8 +550,8 @@ func (p *publication) publish(ctx context.Context) error {
 			WHERE application = ? AND changes = ?`, p.version, p.counter, p.counter, row.heldBy, string(row.approval), row.shell, p.fleet.id, p.fleet.changes)
 		if err == nil && !p.fleet.known {
 			res, err = tx.ExecContext(ctx, `INSERT INTO trust_fleet (application, created_at, changes, version, counter, held_by, approval, shell)
-				VALUES (?, ?, 1, ?, ?, ?, ?, ?) ON CONFLICT (application) DO NOTHING`,
-				p.fleet.id, tx.NowText(), p.version, p.counter, row.heldBy, string(row.approval), row.shell)
+				SELECT f.id, CAST(? AS TEXT), 1, CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT) FROM application f WHERE f.id = ?
+				ON CONFLICT (application) DO NOTHING`, tx.NowText(), p.version, p.counter, row.heldBy, string(row.approval), row.shell, p.fleet.id)
 		}
 		if err != nil {
 			return fmt.Errorf("publish: %w", err)

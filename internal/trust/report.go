@@ -55,6 +55,8 @@ func checkReport(r *api.TrustReport) error {
 		return api.Errorf(api.Invalid, "commit: %.60q is none", r.Commit)
 	case r.SHA256 != "" && !digestForm.MatchString(r.SHA256):
 		return api.Errorf(api.Invalid, "sha256: %.70q is none", r.SHA256)
+	case r.Fleet != "" && !fleetForm.MatchString(r.Fleet):
+		return api.Errorf(api.Invalid, "fleet: %.40q is no uuid", r.Fleet)
 	case r.Counter < 0:
 		return api.Errorf(api.Invalid, "counter: below 0")
 	case len(r.Checkpoint) > tlog.MaxCheckpoint:
@@ -109,6 +111,11 @@ func (t *Trust) Report(ctx context.Context, by access.Caller, uuid api.DeviceUUI
 			null(no.What), null(no.Reason), null(no.Key), null(no.Expected), null(no.Got), whole(r.Checkpoint), string(versions), tx.NowText())
 		if err != nil {
 			return fmt.Errorf("report of device %s: %w", uuid, err)
+		}
+		if r.Fleet != "" {
+			if err := arrived(ctx, tx, p, r.Fleet); err != nil {
+				return err
+			}
 		}
 		return recordReport(ctx, tx, by, p, uuid, before, said{r.State, cut(no.What), cut(no.Reason)}, no)
 	})

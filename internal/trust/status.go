@@ -59,6 +59,9 @@ func (t *Trust) Status(ctx context.Context, by access.Caller, name string) (out 
 		if out.Releases, err = listings(ctx, tx, f.id, files); err != nil {
 			return err
 		}
+		if out.Leaving, err = leaving(ctx, tx, f.id); err != nil {
+			return err
+		}
 		return devicesOf(ctx, tx, f.id, &out)
 	})
 	return out, err

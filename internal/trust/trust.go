@@ -185,10 +185,14 @@ func scanFile(row interface{ Scan(dest ...any) error }) (*storedFile, error) {
 	return &f, err
 }
 
-// Run signs statements to devices that are asked for together, and has the log signed where somebody was interrupted, until the context ends.
+// Run signs statements to devices that are asked for together, has the log signed where somebody was interrupted, and forgets fleets that are gone,
+// until the context ends.
 func (t *Trust) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return t.directors.Run(ctx) })
+	g.Go(func() error {
+		return job.Every(ctx, t.cfg.Log, "fleets that are gone", forgetEvery, t.cfg.Only("trust gone", forgetEvery, t.ForgetGone))
+	})
 	if t.cfg.Ask != nil {
 		g.Go(func() error {
 			return job.Every(ctx, t.cfg.Log, "the log of trust", extendEvery, t.cfg.Only("trust log", extendEvery, t.Book.Extend))

@@ -67,7 +67,7 @@ func (t *Trust) look(ctx context.Context, p *place) (*view, error) {
 func readView(ctx context.Context, tx *db.Tx, key viewKey) (*view, error) {
 	v := &view{proofs: map[int64]*api.TrustLogging{}, listed: map[string]tuf.Listed{}}
 	var err error
-	if v.fleet, err = readFleet(ctx, tx, `f.id = ?`, key.fleet); err != nil {
+	if v.fleet, err = readEvenGone(ctx, tx, key.fleet); err != nil {
 		return nil, err
 	}
 	if err := tx.QueryRowContext(ctx, `SELECT signed FROM trust_log WHERE id = 1`).Scan(&v.signed); err != nil {

@@ -161,6 +161,9 @@ func (a trust) tell(v statusView, keys []*ownerkey.File) {
 	for _, d := range v.Rejecting {
 		a.Say("Device %s (%s) refuses what it is told: %s", d.Name, terminal.Short(string(d.UUID)), Refusal(d.Rejection))
 	}
+	for _, l := range v.Leaving {
+		a.Say("Device %s was moved to another fleet on %s and has not been seen there yet: it goes by this fleet's word.", terminal.Short(string(l.UUID)), l.Since.Format(time.DateOnly))
+	}
 	for _, n := range v.Notes {
 		a.Say("%s", n)
 	}

@@ -97,7 +97,7 @@ func (t *Trust) Report() api.TrustReport {
 		out.Rejection = &rejection
 		return out
 	}
-	out.Approval, out.HeldBy, out.Versions = t.policy.Approval, t.heldBy, t.versions
+	out.Approval, out.HeldBy, out.Versions, out.Fleet = t.policy.Approval, t.heldBy, t.versions, t.st.Fleet
 	if was := t.st.Accepted; was != nil {
 		out.State, out.Commit, out.Counter = api.TrustVerified, was.Commit, was.Counter
 		if was.Commit != "" {

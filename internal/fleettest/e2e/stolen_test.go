@@ -235,3 +235,28 @@ func TestADeviceChangesItsFleet(t *testing.T) {
 		t.Errorf("trust status of the device:\n%s", out)
 	}
 }
+
+// A device is moved while it is off, and the fleet that it believes is removed: it comes, is let go by what the server keeps of that fleet, and runs.
+func TestADeviceLeavesARemovedFleet(t *testing.T) {
+	p.roadstead(t, "fleet", "create", "removed", "--type", "generic-amd64")
+	p.roadstead(t, "fleet", "create", "remaining", "--type", "generic-amd64")
+	pushed(t, "removed", "here")
+	pushed(t, "remaining", "there")
+	d := newDevice(t, "removed", "e2e-removed")
+	d.registered(t)
+	d.says(t, "here")
+	eventually(t, time.Minute, "the device has said that it checks what it runs", func() bool {
+		return strings.Contains(p.roadstead(t, "trust", "status", "removed"), "1 verified")
+	})
+	d.power(t)
+	p.roadstead(t, "device", "move", d.uuid, "--fleet", "remaining")
+	if out := p.roadstead(t, "trust", "status", "removed"); !strings.Contains(out, "has not been seen there yet") {
+		t.Errorf("trust status does not tell of the device that has to leave:\n%s", out)
+	}
+	p.roadstead(t, "fleet", "rm", "removed", "--yes")
+	d.up(t)
+	d.says(t, "there")
+	if text := d.log(t); !strings.Contains(text, "this device belongs to another fleet now") {
+		t.Errorf("the device did not verify that it may go:\n%s", text)
+	}
+}
