@@ -197,6 +197,19 @@ const (
 type TrustUploaded struct {
 	Published []string `json:"published"` // N.ROLE
 	Waiting   []string `json:"waiting"`
+	Dropped   []string `json:"dropped"` // what waited, and can never be in force any more
+}
+
+// TrustWithdrawal takes back files that wait for signatures: POST /trust/v1/fleets/UUID/withdraw. Root, targets and owner go together.
+type TrustWithdrawal struct {
+	Files []string `json:"files"` // N.ROLE
+}
+
+// TrustWithdrawn is the answer.
+type TrustWithdrawn struct {
+	Withdrawn []string `json:"withdrawn"` // N.ROLE; also what cannot be in force without those that were named
+	Published []string `json:"published"` // what had waited only because of them
+	Waiting   []string `json:"waiting"`   // what waits still
 }
 
 // TrustStatus is what is known of a fleet's trust: GET /trust/v1/fleets/UUID.
@@ -232,11 +245,13 @@ type TrustRole struct {
 
 // TrustPending is a file that too few have signed.
 type TrustPending struct {
-	Role      string   `json:"role"`
-	Version   int64    `json:"version"`
-	Data      []byte   `json:"data"`
-	Signed    []string `json:"signed"` // ids of keys
-	Threshold int      `json:"threshold"`
+	Role      string    `json:"role"`
+	Version   int64     `json:"version"`
+	Data      []byte    `json:"data"`
+	Signed    []string  `json:"signed"` // ids of keys
+	Threshold int       `json:"threshold"`
+	By        string    `json:"by"` // name of the user who brought it first; empty: there is no such user any more
+	Since     time.Time `json:"since"`
 }
 
 // TrustUnsigned is a release that waits for the owner.

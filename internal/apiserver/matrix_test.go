@@ -175,6 +175,7 @@ GET    /auth/v1/token                                       | - x x x - - - -
 GET    /trust/v1/fleets                                     | - x x - - - - -
 GET    /trust/v1/fleets/{fleet}                             | - x x - - - - -
 POST   /trust/v1/fleets/{fleet}/upload                      | - x x - - - - -
+POST   /trust/v1/fleets/{fleet}/withdraw                    | - x x - - - - -
 GET    /trust/v1/fleets/{fleet}/proofs/{commit}             | - x x - - - - -
 GET    /trust/v1/fleets/{fleet}/keys                        | - x x - - - - -
 GET    /trust/v1/fleets/{fleet}/metadata/{file}             | - x x x - x - -

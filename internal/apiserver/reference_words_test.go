@@ -180,6 +180,7 @@ var aboutRoutes = map[string]string{
 
 	"GET /trust/v1/fleets":                                     "The trust of all fleets that one reads, in short: who holds the root, whose word a release needs, and how many devices verify.",
 	"GET /trust/v1/fleets/{fleet}":                             "What is known of a fleet's trust: who holds its root, what is signed, what waits, and how its devices do.",
+	"POST /trust/v1/fleets/{fleet}/withdraw":                   "Takes back files that wait for signatures, by names like 3.root. Who brought them may; what others brought asks for the verb members.",
 	"POST /trust/v1/fleets/{fleet}/upload":                     "Metadata that the fleet's owner signed, all taken or none. A first root of the owner's asks for the verb members and a fresh login.",
 	"GET /trust/v1/fleets/{fleet}/proofs/{commit}":             "That a release's listing, `?by=builder` or `owner`, stands in the log, and since `&from=` a size nothing was taken out of it.",
 	"POST /trust/v1/device/{uuid}/report":                      "What a device says of its checks.",

@@ -171,6 +171,9 @@ var routesThatName = map[string]naming{
 	"POST /trust/v1/fleets/{fleet}/upload": {of: ofFleet, offline: true, ask: func(b *things, _ int) (string, any) {
 		return "/trust/v1/fleets/" + url.PathEscape(b.slug) + "/upload", api.TrustUpload{Files: []api.TrustFile{{Role: api.TrustRoot, Data: []byte("{}")}}}
 	}},
+	"POST /trust/v1/fleets/{fleet}/withdraw": {of: ofFleet, offline: true, ask: func(b *things, _ int) (string, any) {
+		return "/trust/v1/fleets/" + url.PathEscape(b.slug) + "/withdraw", api.TrustWithdrawal{Files: []string{"1.root"}}
+	}},
 	"GET /trust/v1/fleets/{fleet}/keys":                        {of: reading, offline: true, ask: at("/trust/v1/fleets/%s/keys", slugInPath)},
 	"GET /trust/v1/fleets/{fleet}/metadata/{file}":             {of: reading, offline: true, ask: at("/trust/v1/fleets/%s/metadata/root.json", slugInPath)},
 	"GET /trust/v1/fleets/{fleet}/targets/releases/{document}": {of: reading, offline: true, ask: at("/trust/v1/fleets/%s/targets/releases/"+strings.Repeat("c", 32)+".json", slugInPath)},

@@ -66,7 +66,7 @@ func (w *world) remove(fleetID int64) {
 	w.Helper()
 	w.Write(func(tx *db.Tx) error {
 		for _, query := range []string{`DELETE FROM device WHERE belongs_to__application = ?`, `UPDATE application SET should_be_running__release = NULL WHERE id = ?`,
-			`DELETE FROM "release" WHERE belongs_to__application = ?`} {
+			`DELETE FROM "release" WHERE belongs_to__application = ?`, `DELETE FROM image WHERE is_a_build_of__service IN (SELECT id FROM service WHERE application = ?)`} {
 			if _, err := tx.ExecContext(w.Context(), query, fleetID); err != nil {
 				return err
 			}
@@ -84,6 +84,14 @@ func (w *world) kept(fleetID int64) int64 {
 	w.Helper()
 	return w.Number(`SELECT (SELECT count(*) FROM trust_gone WHERE application = ?) + (SELECT count(*) FROM trust_fleet WHERE application = ?)
 		+ (SELECT count(*) FROM trust_file WHERE application = ?) + (SELECT count(*) FROM trust_leave WHERE application = ?)`, fleetID, fleetID, fleetID, fleetID)
+}
+
+// expire has what the signer signs for days be over, as after months; the signer has a clock of its own. It gives the version of the timestamp.
+func (w *world) expire(fleetID int64) int64 {
+	w.Helper()
+	w.Exec(`UPDATE trust_file SET expires_at = ? WHERE application = ? AND role IN ('timestamp', 'snapshot')`, db.FormatTime(w.Now().Add(-time.Hour)), fleetID)
+	w.Exec(`UPDATE trust_fleet SET changes = changes + 1 WHERE application = ?`, fleetID)
+	return w.Number(`SELECT max(version) FROM trust_file WHERE application = ? AND role = 'timestamp'`, fleetID)
 }
 
 // leaver is a device that checks, in her fleet, moved out of it before it asked again.
@@ -109,13 +117,16 @@ func TestADeletedFleetLetsItsDevicesGo(t *testing.T) {
 		t.Errorf("who has still to leave: %+v", s.Leaving)
 	}
 	w.remove(w.hers)
-	w.Pass(120 * 24 * time.Hour) // what was signed for days has expired
+	before := w.expire(w.hers) // what was signed for days
 	w.trust = w.process()
 	// Bob makes a fleet under the uuid of the one that is gone: it is not the one that the device believes.
 	w.Exec(`UPDATE application SET uuid = ? WHERE id = ?`, here, w.FleetRow(w.bob, "imitated", "0123456789abcdef0123456789abcdef"))
 	leave, err := d.letGo(here)
 	if err != nil || leave.To != there {
 		t.Fatalf("it may go to %+v: %v", leave, err)
+	}
+	if after := w.Number(`SELECT max(version) FROM trust_file WHERE application = ? AND role = 'timestamp'`, w.hers); after <= before {
+		t.Error("nothing was signed anew")
 	}
 	bundle, err := w.trust.Bundle(t.Context(), d.by, d.uuid, api.TrustHave{Nonce: "0123456789abcdef", Fleet: there})
 	w.Must(err)
@@ -217,7 +228,7 @@ func TestAnOwnersDeletedFleetLetsItsDevicesGo(t *testing.T) {
 	if err := d.move(w.his, third); !errors.Is(err, api.ErrConflict) {
 		t.Errorf("a device that could follow nobody there is sent on: %v", err)
 	}
-	w.Pass(10 * 24 * time.Hour)
+	w.expire(w.hers)
 	if leave, err := d.letGo(here); err != nil || leave.To != there {
 		t.Errorf("it may go to %+v: %v", leave, err)
 	}

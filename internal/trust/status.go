@@ -92,6 +92,14 @@ type holder struct {
 	threshold int
 }
 
+// same compares holders.
+func (h holder) same(o holder) bool {
+	a, b := h.ids(), o.ids()
+	slices.Sort(a)
+	slices.Sort(b)
+	return h.threshold == o.threshold && slices.Equal(a, b)
+}
+
 func (h holder) ids() []string {
 	ids := make([]string, len(h.keys))
 	for i, k := range h.keys {
@@ -160,27 +168,6 @@ func rolesOf(files map[string]*storedFile, holders map[string]holder) ([]api.Tru
 	return list, nil
 }
 
-// readPending gives the files that wait for signatures.
-func readPending(ctx context.Context, tx *db.Tx, fleet int64) ([]api.TrustFile, error) {
-	rows, err := tx.QueryContext(ctx, `SELECT role, data FROM trust_pending WHERE application = ?`, fleet)
-	if err != nil {
-		return nil, fmt.Errorf("waiting files: %w", err)
-	}
-	defer func() { _ = rows.Close() }()
-	var list []api.TrustFile
-	for rows.Next() {
-		var f api.TrustFile
-		var data string
-		if err := rows.Scan(&f.Role, &data); err != nil {
-			return nil, fmt.Errorf("waiting files: %w", err)
-		}
-		f.Data = []byte(data)
-		list = append(list, f)
-	}
-	slices.SortFunc(list, inOrder)
-	return list, rows.Err()
-}
-
 // pendingOf says who has signed what waits. Who must sign it is said by what waits before it, if that is there.
 func pendingOf(ctx context.Context, tx *db.Tx, fleet int64, files map[string]*storedFile) ([]api.TrustPending, error) {
 	waiting, err := readPending(ctx, tx, fleet)
@@ -190,7 +177,7 @@ func pendingOf(ctx context.Context, tx *db.Tx, fleet int64, files map[string]*st
 	list := []api.TrustPending{}
 	as := cloneFiles(files)
 	for _, f := range waiting {
-		version, expires, err := lifeOf(f)
+		version, expires, err := lifeOf(f.TrustFile)
 		if err != nil {
 			return nil, err
 		}
@@ -215,7 +202,7 @@ func pendingOf(ctx context.Context, tx *db.Tx, fleet int64, files map[string]*st
 		if signed == nil {
 			signed = []string{}
 		}
-		list = append(list, api.TrustPending{Role: f.Role, Version: version, Data: f.Data, Signed: signed, Threshold: h.threshold})
+		list = append(list, api.TrustPending{Role: f.Role, Version: version, Data: f.Data, Signed: signed, Threshold: h.threshold, By: f.by, Since: f.since})
 		as[f.Role] = &storedFile{f.Role, version, expires, f.Data}
 	}
 	return list, nil

@@ -24,6 +24,14 @@ const maxUpload = 300 // files
 // ahead is how far a counter of an owner's may be before the clock: what is listed next has a higher one.
 const ahead = 24 * time.Hour
 
+// rankOf is rank; below 0: no role that an owner signs.
+func rankOf(role string) int {
+	if role != api.TrustRoot && role != api.TrustTargets && role != api.TrustOwner && !strings.HasPrefix(role, api.TrustOwner+"-") || tuf.Bounds(role) == 0 {
+		return -1
+	}
+	return rank(role)
+}
+
 // rank is the order in which files are read.
 func rank(role string) int {
 	switch role {
@@ -57,14 +65,14 @@ func (t *Trust) Upload(ctx context.Context, by access.Caller, name string, up ap
 		return out, api.Errorf(api.Invalid, "files: 1 to %d at once", maxUpload)
 	}
 	for i, f := range up.Files {
-		if f.Role != api.TrustRoot && f.Role != api.TrustTargets && f.Role != api.TrustOwner && !strings.HasPrefix(f.Role, api.TrustOwner+"-") || tuf.Bounds(f.Role) == 0 {
+		if rankOf(f.Role) < 0 {
 			return out, api.Errorf(api.Invalid, "files[%d].role: %.40q is none that an owner signs", i, f.Role)
 		}
 		if f.Role != api.TrustRoot && slices.ContainsFunc(up.Files[:i], func(o api.TrustFile) bool { return o.Role == f.Role }) {
 			return out, api.Errorf(api.Invalid, "files[%d].role: %s is there twice", i, f.Role)
 		}
 	}
-	u, err := t.begin(ctx, by, name, up)
+	u, err := t.begin(ctx, by, name, up.Files)
 	if err != nil {
 		return out, err
 	}
@@ -94,6 +102,9 @@ func (t *Trust) Upload(ctx context.Context, by access.Caller, name string, up ap
 	if out.Waiting, err = named(u.waiting); err != nil {
 		return out, err
 	}
+	if out.Dropped, err = named(u.gone()); err != nil {
+		return out, err
+	}
 	return out, t.relist(ctx, u)
 }
 
@@ -112,7 +123,7 @@ func named(files []api.TrustFile) ([]string, error) {
 
 // begin asks for the keys that the files must fit, and finds out whether an owner's first root comes before anybody asked this server for
 // one, or after this database lost what it had.
-func (t *Trust) begin(ctx context.Context, by access.Caller, name string, up api.TrustUpload) (*upload, error) {
+func (t *Trust) begin(ctx context.Context, by access.Caller, name string, files []api.TrustFile) (*upload, error) {
 	u := &upload{}
 	err := t.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
 		u.fleet, err = find(ctx, tx, by, name, access.Releases)
@@ -124,10 +135,10 @@ func (t *Trust) begin(ctx context.Context, by access.Caller, name string, up api
 	if err := t.ask(ctx, "keys", api.TrustKeysAsk{Fleet: u.fleet.uuid}, &u.keys); err != nil {
 		return nil, err
 	}
-	if u.fleet.known || up.Files[0].Role != api.TrustRoot {
+	if u.fleet.known || len(files) == 0 || files[0].Role != api.TrustRoot {
 		return u, nil
 	}
-	x, err := tuf.ReadRoot(up.Files[0].Data)
+	x, err := tuf.ReadRoot(files[0].Data)
 	if err != nil {
 		return nil, invalid(0, err)
 	}
@@ -171,13 +182,21 @@ type upload struct {
 	waiting []api.TrustFile
 	raised  []raise // releases that the owner listed with another counter
 	dropped []given // what waited, and can never be published
+
+	pending []pendingFile          // what waited before
+	later   map[string]*storedFile // the files as they would be once all that waits is in force
+}
+
+// reset begins anew: a transaction may be run again.
+func (u *upload) reset() {
+	u.ready, u.waiting, u.raised, u.dropped, u.pending, u.later = nil, nil, nil, nil, nil, nil
 }
 
 // given is a file that is looked at: from the upload, or one that waited.
 type given struct {
 	api.TrustFile
-	at     int   // its place in the upload; -1: it waited
-	behind int64 // the version of the file that waited in its place, if that is newer
+	at      int            // its place in the upload; -1: it waited
+	instead *api.TrustFile // another one that waits, in whose place it would come
 }
 
 // raise is a release that was listed with a counter.
@@ -188,16 +207,15 @@ type raise struct {
 
 // take checks everything, and keeps it as waiting until it is published.
 func (u *upload) take(ctx context.Context, tx *db.Tx, by access.Caller, up api.TrustUpload) error {
-	u.ready, u.waiting, u.raised, u.dropped = nil, nil, nil, nil
+	u.reset()
 	files, err := readFiles(ctx, tx, u.fleet.id, ``)
 	if err != nil {
 		return err
 	}
-	pending, err := readPending(ctx, tx, u.fleet.id)
-	if err != nil {
+	if u.pending, err = readPending(ctx, tx, u.fleet.id); err != nil {
 		return err
 	}
-	all, err := merge(pending, up.Files)
+	all, err := merge(u.pending, up.Files)
 	if err != nil {
 		return err
 	}
@@ -209,21 +227,28 @@ func (u *upload) take(ctx context.Context, tx *db.Tx, by access.Caller, up api.T
 		return err
 	}
 	for _, f := range u.dropped {
-		if _, err := tx.ExecContext(ctx, `DELETE FROM trust_pending WHERE application = ? AND role = ?`, u.fleet.id, f.Role); err != nil {
-			return fmt.Errorf("upload: %w", err)
+		if err := dropPending(ctx, tx, u.fleet.id, f.Role); err != nil {
+			return err
 		}
 	}
 	for _, f := range taken {
-		version, err := versionOf(f)
-		if err != nil {
+		if err := keepPending(ctx, tx, u.fleet.id, f, by); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO trust_pending (created_at, application, role, version, data) VALUES (?, ?, ?, ?, ?)
-			ON CONFLICT (application, role) DO UPDATE SET version = excluded.version, data = excluded.data`, tx.NowText(), u.fleet.id, f.Role, version, string(f.Data))
-		if err != nil {
-			return fmt.Errorf("upload: %w", err)
-		}
 	}
+	if err := u.keepRaised(ctx, tx); err != nil {
+		return err
+	}
+	roles := make([]string, 0, len(up.Files))
+	for _, f := range up.Files {
+		roles = append(roles, f.Role)
+	}
+	return audit.Record(ctx, tx, by, audit.Entry{Act: "trust.upload", Kind: "application", ID: u.fleet.id, Name: u.fleet.slug, Fleet: u.fleet.id,
+		Organization: u.fleet.organization, Detail: map[string]any{"files": strings.Join(roles, " ")}})
+}
+
+// keepRaised keeps the counters of what is going to be published.
+func (u *upload) keepRaised(ctx context.Context, tx *db.Tx) error {
 	if err := u.raise(); err != nil {
 		return err
 	}
@@ -236,12 +261,7 @@ func (u *upload) take(ctx context.Context, tx *db.Tx, by access.Caller, up api.T
 			return fmt.Errorf("upload: %w", err)
 		}
 	}
-	roles := make([]string, 0, len(up.Files))
-	for _, f := range up.Files {
-		roles = append(roles, f.Role)
-	}
-	return audit.Record(ctx, tx, by, audit.Entry{Act: "trust.upload", Kind: "application", ID: u.fleet.id, Name: u.fleet.slug, Fleet: u.fleet.id,
-		Organization: u.fleet.organization, Detail: map[string]any{"files": strings.Join(roles, " ")}})
+	return nil
 }
 
 // mayTake asks for more of who takes a fleet away from the server.
@@ -255,11 +275,11 @@ func (u *upload) mayTake(ctx context.Context, tx *db.Tx, by access.Caller, all [
 	return rights.RequireFresh(ctx, tx, by)
 }
 
-// merge puts uploaded files and those that wait together: signatures of the same are added, another of the same role takes the place of the one that waits.
-func merge(pending, uploaded []api.TrustFile) ([]given, error) {
+// merge puts uploaded files and those that wait together: signatures of the same are added, another of the same role stands beside the one that waits.
+func merge(pending []pendingFile, uploaded []api.TrustFile) ([]given, error) {
 	all := make([]given, len(pending))
 	for i, f := range pending {
-		all[i] = given{TrustFile: f, at: -1}
+		all[i] = given{TrustFile: f.TrustFile, at: -1}
 	}
 	for i, f := range uploaded {
 		version, err := versionOf(f)
@@ -274,17 +294,16 @@ func merge(pending, uploaded []api.TrustFile) ([]given, error) {
 			all = append(all, given{TrustFile: f, at: i})
 			continue
 		}
-		old, err := versionOf(all[at].TrustFile)
-		if err != nil {
-			return nil, err
-		}
 		if both, err := tuf.MergeSignatures(all[at].Data, f.Data); err == nil {
-			f.Data, old = both, 0
+			f.Data = both
+			all[at] = given{TrustFile: f, at: i}
+			continue
 		}
-		all[at] = given{TrustFile: f, at: i}
-		if version < old {
-			all[at].behind = old
+		if all[at].at >= 0 {
+			return nil, api.Errorf(api.Invalid, "files[%d].role: version %d of %s is there twice", i, version, f.Role)
 		}
+		waits := all[at].TrustFile
+		all[at] = given{TrustFile: f, at: i, instead: &waits}
 	}
 	slices.SortStableFunc(all, func(a, b given) int { return inOrder(a.TrustFile, b.TrustFile) })
 	return all, nil
@@ -294,6 +313,7 @@ func merge(pending, uploaded []api.TrustFile) ([]given, error) {
 // more, as it has expired, or whoever signed it signs no more, is dropped: it must not be in the way of others.
 func (u *upload) sort(all []given, files map[string]*storedFile) error {
 	as := cloneFiles(files)
+	u.later = cloneFiles(files)
 	waits := map[string]bool{} // roles below which nothing can be looked at
 	for _, f := range all {
 		err := u.place(f, as, waits)
@@ -327,17 +347,24 @@ func (u *upload) place(f given, as map[string]*storedFile, waits map[string]bool
 		return err
 	}
 	whole, err := u.signed(f, as, waits)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case !whole && f.behind > 0:
-		return api.Errorf(api.Conflict, "files[%d]: version %d of %s is older than %d, which waits", f.at, version, f.Role, f.behind)
-	case !whole:
+	}
+	if f.instead != nil {
+		if stands, err := u.stands(*f.instead, as, waits); err != nil {
+			return err
+		} else if stands && !whole {
+			return u.apart(f)
+		}
+		u.dropped = append(u.dropped, given{TrustFile: *f.instead, at: -1}) // enough have decided otherwise
+	}
+	u.later[f.Role] = &storedFile{f.Role, version, expires, f.Data}
+	if !whole {
 		waits[f.Role] = true
 		u.waiting = append(u.waiting, f.TrustFile)
 		return nil
 	}
-	as[f.Role] = &storedFile{f.Role, version, expires, f.Data}
+	as[f.Role] = u.later[f.Role]
 	u.ready = append(u.ready, f.TrustFile)
 	return nil
 }
@@ -476,7 +503,9 @@ func (u *upload) signed(f given, as map[string]*storedFile, waits map[string]boo
 			}
 		}
 	} else if above := aboveOf(f.Role); waits[above] || waits[api.TrustRoot] || f.Role != api.TrustTargets && waits[api.TrustTargets] {
-		return false, nil // who must sign it is not decided yet
+		if decided, err := u.decided(roleOrBins(f.Role), as); err != nil || !decided {
+			return false, err // who must sign it is not decided yet
+		}
 	}
 	holders, err := holdersOf(by)
 	if err != nil {
@@ -487,6 +516,14 @@ func (u *upload) signed(f given, as map[string]*storedFile, waits map[string]boo
 		return false, api.Errorf(api.Invalid, "files[%d]: nobody is named who signs %s", f.at, f.Role)
 	}
 	return u.enough(f, h, f.Role == api.TrustRoot)
+}
+
+// roleOrBins is one name for all bins.
+func roleOrBins(role string) string {
+	if by, _, bin := strings.Cut(role, "-"); bin {
+		return by + "-"
+	}
+	return role
 }
 
 // aboveOf is the role that says who signs another.

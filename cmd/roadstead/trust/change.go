@@ -143,6 +143,9 @@ func (a trust) change(use, short, long, example string, least, most int, o *opti
 		if !h.owned() {
 			return fmt.Errorf("the trust of %s is held by the server: `roadstead trust init %s` makes it yours", b.Slug, b.Slug)
 		}
+		if err := b.free(api.TrustRoot, api.TrustTargets); err != nil {
+			return err
+		}
 		if err := r.may(ctx, b, api.TrustTryRoot); err != nil {
 			return err
 		}
@@ -152,6 +155,9 @@ func (a trust) change(use, short, long, example string, least, most int, o *opti
 		}
 		files, err := h.files(p)
 		if err != nil {
+			return err
+		}
+		if err := b.freeFor(files); err != nil {
 			return err
 		}
 		made, err := r.approve(ctx, h, s, files, "Sign this?")
@@ -408,6 +414,9 @@ func (r *run) letGo(ctx context.Context, device, to string) error {
 	p.mark.Transfers = append(p.mark.Transfers, leave)
 	files, err := h.files(p)
 	if err != nil {
+		return err
+	}
+	if err := b.freeFor(files); err != nil {
 		return err
 	}
 	if err := r.may(ctx, b, api.TrustTryFiles); err != nil {

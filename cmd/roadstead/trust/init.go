@@ -95,6 +95,9 @@ func (r *run) ceremony(ctx context.Context, fleet string, m *makeFlags, more, th
 	if h.owned() {
 		return fmt.Errorf("the trust of %s is held by an owner already, by the keys %s: `roadstead trust add-key` there adds yours", b.Slug, shorts(h.root.Keys[api.TrustRoot]))
 	}
+	if err := b.free(api.TrustRoot, api.TrustTargets, api.TrustOwner); err != nil {
+		return err
+	}
 	if err := r.may(ctx, b, api.TrustTryRoot); err != nil {
 		return err
 	}

@@ -211,10 +211,8 @@ func (r *run) signReleases(ctx context.Context, b *bundle, s *kept.Store, commit
 	if h.targets.Mark.Approval == api.ApprovalBuilder {
 		return fmt.Errorf("in %s the builder's word is enough; `roadstead trust approval %s builder+owner` has devices ask for yours too", b.Slug, b.Slug)
 	}
-	if b.Status != nil {
-		for _, p := range b.Status.Pending {
-			return fmt.Errorf("%s %d waits for signatures: `roadstead trust sign %s` comes first", p.Role, p.Version, b.Slug)
-		}
+	if err := r.heldUp(b, h); err != nil {
+		return err
 	}
 	var before kept.Last
 	if err := s.ReadJSON("last.json", &before); err != nil {
@@ -265,6 +263,9 @@ func (r *run) signReleases(ctx context.Context, b *bundle, s *kept.Store, commit
 			return err
 		}
 		files = append(files, api.TrustFile{Role: role, Data: data})
+	}
+	if err := b.freeFor(files); err != nil {
+		return err
 	}
 	if err := r.may(ctx, b, api.TrustTryFiles); err != nil {
 		return err

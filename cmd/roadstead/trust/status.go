@@ -153,7 +153,7 @@ func (a trust) tell(v statusView, keys []*ownerkey.File) {
 	}
 	a.Table(roles)
 	for _, p := range v.Pending {
-		a.Say("%s %d waits for signatures: %d of %d are there (%s). `roadstead trust sign %s`", p.Role, p.Version, len(p.Signed), p.Threshold, strings.Join(shortIDs(p.Signed), ", "), v.Slug)
+		a.Say("%s. `roadstead trust sign %s`", waits(p), v.Slug)
 	}
 	for _, u := range v.Unsigned {
 		a.Say("Release %s waits for the owner, since %s: `roadstead release sign %s`", terminal.Short(u.Commit), u.CreatedAt.Local().Format("2006-01-02 15:04"), terminal.Short(u.Commit))

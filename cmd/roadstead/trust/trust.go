@@ -17,6 +17,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/terminal"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/kept"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/passphrase"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/unlock"
@@ -33,7 +34,7 @@ func Command(app *cmdline.App) *cobra.Command {
 	a := trust{app}
 	group := cmdline.Group("trust", "The keys with which you vouch for what your devices run",
 		a.init(), a.status(), a.sign(), a.addKey(), a.removeKey(), a.rotate(), a.threshold(), a.approval(), a.shell(), a.renew(), a.transfer(),
-		a.export(), a.imports(), a.restore(), a.key(), passphrase.Command(app))
+		a.export(), a.imports(), a.restore(), a.withdraw(), a.key(), passphrase.Command(app))
 	group.Long = `Devices of a fleet check what they are told to run: by the word of the server's builder, or by yours, or by both. Whose word counts is signed with the
 fleet's root keys. Until "trust init" these are the server's own, which is the weaker state: who takes the server can make another root. After it they
 are yours, and never leave your machine or token.
@@ -205,6 +206,9 @@ func (a trust) upload(ctx context.Context, c *client.Client, fleet string, files
 	}
 	for _, name := range done.Published {
 		a.Say("Published %s.", name)
+	}
+	for _, name := range done.Dropped {
+		a.Say("%s, which waited for signatures, can never be in force any more, and was dropped.", terminal.Printable(name))
 	}
 	for _, name := range done.Waiting {
 		a.Say("%s waits for more signatures: `roadstead trust sign` on the machines of the other keys.", name)

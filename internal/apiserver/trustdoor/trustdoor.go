@@ -36,6 +36,7 @@ func Routes(t *trust.Trust, d *db.DB) []route.Route {
 		{Method: "GET", Path: "/trust/v1/fleets", Handle: s.fleets, Who: route.People},
 		{Method: "GET", Path: "/trust/v1/fleets/{fleet}", Handle: s.status, Who: route.People},
 		{Method: "POST", Path: "/trust/v1/fleets/{fleet}/upload", Handle: s.upload, Who: route.People, Verb: access.Releases},
+		{Method: "POST", Path: "/trust/v1/fleets/{fleet}/withdraw", Handle: s.withdraw, Who: route.People, Verb: access.Releases},
 		{Method: "GET", Path: "/trust/v1/fleets/{fleet}/proofs/{commit}", Handle: s.proof, Who: route.People},
 		{Method: "POST", Path: "/trust/v1/device/{uuid}/report", Handle: s.report, Who: itself, Keyed: true},
 		{Method: "GET", Path: "/trust/v1/log/checkpoint", Handle: s.checkpoint, Who: readers},
@@ -125,6 +126,18 @@ func (s *routes) upload(w http.ResponseWriter, r *http.Request) error {
 		return api.Errorf(api.Invalid, "the body is no upload: %v", err)
 	}
 	out, err := s.trust.Upload(r.Context(), access.From(r.Context()), r.PathValue("fleet"), up)
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, out)
+}
+
+func (s *routes) withdraw(w http.ResponseWriter, r *http.Request) error {
+	var ask api.TrustWithdrawal
+	if err := web.Decode(r, &ask); err != nil {
+		return err
+	}
+	out, err := s.trust.Withdraw(r.Context(), access.From(r.Context()), r.PathValue("fleet"), ask)
 	if err != nil {
 		return err
 	}
