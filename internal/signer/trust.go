@@ -33,12 +33,12 @@ const (
 	maxTrustKeys    = 4096
 )
 
-// Longest lives of what is signed here. A day more is for clocks.
+// Longest lives of what is signed here. A day more is for clocks, and some minutes for those of commands.
 const (
 	lifeOfOnline = 7 * 24 * time.Hour // snapshot, timestamp, director
 	lifeOfBin    = 90 * 24 * time.Hour
 	lifeOfRoot   = 2 * 365 * 24 * time.Hour // and targets
-	lifeOfOrder  = 30 * 24 * time.Hour      // a command waits as long as an action may
+	lifeOfOrder  = time.Hour                // commands: a device asks anew for what takes longer
 	lifeSlack    = 24 * time.Hour
 	trustSkew    = 5 * time.Minute
 	// trustAhead is how far versions may be ahead of the clock: each is a second more, and several may be signed in one.
@@ -242,7 +242,7 @@ func (t *truster) command(c api.TrustCommand) ([]byte, error) {
 		return nil, api.Errorf(api.Invalid, "digest: that of what %s sets, and none of anything else", api.ActHostConfig)
 	case !trustNonce.MatchString(c.Nonce):
 		return nil, api.Errorf(api.Invalid, "nonce: %.80q is none", c.Nonce)
-	case !c.Expires.After(now) || c.Expires.After(now.Add(lifeOfOrder+lifeSlack)):
+	case !c.Expires.After(now) || c.Expires.After(now.Add(lifeOfOrder+trustSkew)):
 		return nil, api.Errorf(api.Invalid, "expires: %s is over, or too far", c.Expires.UTC().Format(time.RFC3339))
 	}
 	key, err := t.key(c.Fleet, api.TrustDirector)

@@ -273,6 +273,18 @@ func TestCommandsSayWhatIsSet(t *testing.T) {
 			t.Errorf("%s with the digest %q: %+v", tt.verb, tt.digest, out[0])
 		}
 	}
+	// None holds for longer than an hour, whoever asks.
+	for life, signed := range map[time.Duration]bool{-time.Minute: false, time.Minute: true, time.Hour: true, 2 * time.Hour: false, 30 * 24 * time.Hour: false} {
+		ask := []api.TrustCommand{{Type: "command", Fleet: trustFleet, Device: api.DeviceUUID(strings.Repeat("d", 32)), Verb: api.ActPurge,
+			Nonce: "0123456789abcdef", Expires: time.Now().Add(life)}}
+		var out []api.TrustSigned
+		if status, body := b.post(t, "api", "/v1/trust/command", ask); status != http.StatusOK || json.Unmarshal([]byte(body), &out) != nil || len(out) != 1 {
+			t.Fatalf("%s: %d %s", life, status, body)
+		}
+		if (out[0].Refused == "") != signed || !signed && !strings.Contains(out[0].Refused, "expires") {
+			t.Errorf("a command that holds for %s: %+v", life, out[0])
+		}
+	}
 	// Each is in the signer's log by itself: the api role's own may be a thief's.
 	for _, verb := range []api.ActionVerb{api.ActHostConfig, api.ActRenewKey, api.ActCleanVolumes, api.ActReboot} {
 		if said := strings.Count(b.log.String(), "verb="+string(verb)); said != 1 {

@@ -20,8 +20,11 @@ import (
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
-// commandLife is how long a command holds that a device is told at once: its clock need not be exact.
-const commandLife = 15 * time.Minute
+// Lives of commands. They are signed when a device is told, or asks what waits for it, not when somebody wants them: what waits at the server has none yet.
+const (
+	commandLife = 15 * time.Minute // of one that is told at once: a device's clock need not be exact
+	waitingLife = time.Hour        // of one that a device asked for, at most: it may have others to do first, and asks anew for what took longer
+)
 
 // verifier is a device that checks what it is told.
 type verifier struct {
@@ -101,7 +104,7 @@ func (t *Trust) SignActions(ctx context.Context, device int64, actions []api.Que
 				return fmt.Errorf("action %d: %w", a.ID, err)
 			}
 			sum := sha256.Sum256([]byte("action " + strconv.FormatInt(a.ID, 10) + " " + created + " " + string(v.uuid)))
-			expires := tx.Now.Add(time.Duration(a.Expires)*time.Second + commandLife)
+			expires := tx.Now.Add(min(time.Duration(a.Expires)*time.Second+commandLife, waitingLife))
 			o := order{verb: a.Verb, force: a.Force}
 			if a.Verb == api.ActHostConfig {
 				if o.digest, err = networkDigest(a.Network); err != nil {

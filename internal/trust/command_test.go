@@ -5,8 +5,10 @@ import (
 	"encoding/base64"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
@@ -83,6 +85,46 @@ func TestOrdersAreSigned(t *testing.T) {
 	}
 	if header("/v1/blink", `{}`) != "" || header("/v2/local/target-state", `{}`) != "" {
 		t.Error("what needs no command has one")
+	}
+}
+
+// Commands are signed when a device is told or asks, for minutes or an hour, however long an action may wait.
+func TestCommandsHoldForMinutes(t *testing.T) {
+	w := newWorld(t)
+	d := w.device(w.hers, 1)
+	d.equip()
+	_, err := d.check(w.trust, "")
+	w.Must(err)
+	w.Must(w.trust.Report(t.Context(), d.by, d.uuid, api.TrustReport{State: api.TrustVerified}))
+	life := func(data []byte) time.Duration {
+		t.Helper()
+		c, err := d.trusted.Command(data, d.uuid)
+		w.Must(err)
+		return c.Expires.Sub(w.Now())
+	}
+	text, err := w.trust.Header(t.Context(), d.by.Device, "POST", "/v1/reboot", []byte(`{}`))
+	w.Must(err)
+	data, err := base64.StdEncoding.DecodeString(text)
+	w.Must(err)
+	if l := life(data); l < 10*time.Minute || l > 15*time.Minute {
+		t.Errorf("a command that a device is told at once holds for %s", l)
+	}
+	var id int64
+	w.Write(func(tx *db.Tx) error {
+		return tx.QueryRowContext(t.Context(), `INSERT INTO device_action (created_at, device, verb, is_forced, lines, expires_at, try_at, state)
+			VALUES (?, ?, 'purge', 0, 0, ?, ?, 'queued') RETURNING id`, tx.NowText(), d.by.Device, db.FormatTime(tx.Now.Add(30*24*time.Hour)), tx.NowText()).Scan(&id)
+	})
+	for seconds, most := range map[int64]time.Duration{30 * 24 * 3600: time.Hour, 60: 16 * time.Minute} {
+		list := []api.QueuedAction{{ID: id, Verb: api.ActPurge, Expires: seconds}}
+		w.Must(w.trust.SignActions(t.Context(), d.by.Device, list))
+		if l := life(list[0].Command); l > most || l < most-time.Minute {
+			t.Errorf("the command of an action with %d s left holds for %s", seconds, l)
+		}
+	}
+	over := []api.QueuedAction{{ID: id, Verb: api.ActPurge}}
+	w.Must(w.trust.SignActions(t.Context(), d.by.Device, over))
+	if len(over[0].Command) > 0 {
+		t.Error("an action that is over is signed")
 	}
 }
 

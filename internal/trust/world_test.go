@@ -17,6 +17,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
+	"github.com/roadstead-io/roadstead/internal/action"
 	"github.com/roadstead-io/roadstead/internal/apiserver/trustdoor"
 	"github.com/roadstead-io/roadstead/internal/db"
 	"github.com/roadstead-io/roadstead/internal/domaintest"
@@ -43,7 +44,7 @@ type world struct {
 }
 
 func newWorld(t testing.TB) *world {
-	w := &world{People: domaintest.NewPeople(t, stored.Migrations(), trust.Migrations()), dir: t.TempDir()}
+	w := &world{People: domaintest.NewPeople(t, stored.Migrations(), action.Migrations(), trust.Migrations()), dir: t.TempDir()}
 	w.alice, w.bob = w.Visitor("alice"), w.Visitor("bob")
 	w.hers, w.his = w.FleetRow(w.alice, "harbour", fleetUUID(w.alice.User)), w.FleetRow(w.bob, "harbour", fleetUUID(w.bob.User))
 	w.startSigner()

@@ -4,6 +4,7 @@
 package queue
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,7 @@ const (
 	atOnceSize = 256 << 10        // and their bytes
 	actTime    = 15 * time.Minute // of one action
 	downTime   = 5 * time.Minute  // in which a device that restarts is down
+	freshTime  = 10 * time.Minute // in which commands are used that the server gave; then it is asked for others
 )
 
 // Config is what the queue works with.
@@ -188,9 +190,13 @@ func (q *Queue) round(ctx context.Context) (more bool, err error) {
 	if err := q.talk(ctx); err != nil {
 		return false, err
 	}
+	asked := q.cfg.Now()
 	for _, e := range slices.Clone(q.j.Entries) {
 		if e.State != taken || q.falling() {
 			continue
+		}
+		if took := q.cfg.Now().Sub(asked); took > freshTime || took < 0 { // its command may have expired meanwhile
+			return true, nil
 		}
 		if err := q.do(ctx, e); err != nil || ctx.Err() != nil {
 			return false, err
@@ -230,7 +236,13 @@ func (q *Queue) talk(ctx context.Context) error {
 	})
 	q.j.Seen = q.j.Seen[max(len(q.j.Seen)-remembered, 0):]
 	for _, a := range given.Actions {
-		if slices.Contains(q.j.Seen, a.ID) || slices.ContainsFunc(q.j.Entries, func(e *entry) bool { return e.Action.ID == a.ID }) {
+		if at := slices.IndexFunc(q.j.Entries, func(e *entry) bool { return e.Action.ID == a.ID }); at >= 0 {
+			if e := q.j.Entries[at]; e.State == taken && !e.Signed && len(a.Command) > 0 && !bytes.Equal(e.Action.Command, a.Command) {
+				e.Action.Command, changed = a.Command, true // the one that it came with may have expired while the device was off
+			}
+			continue
+		}
+		if slices.Contains(q.j.Seen, a.ID) {
 			continue
 		}
 		changed = true

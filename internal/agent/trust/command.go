@@ -10,7 +10,7 @@ import (
 
 // Bounds of commands.
 const (
-	longestCommand = 31 * 24 * time.Hour // an action waits for its device for 30 days at most
+	longestCommand = 31 * 24 * time.Hour // by this device's clock, which may be behind; the signer signs none for more than an hour
 	mostNonces     = 10_000              // that are remembered; more commands than that are not obeyed
 )
 
