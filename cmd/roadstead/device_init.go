@@ -16,6 +16,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/cmd/roadstead/cmdline"
+	"github.com/roadstead-io/roadstead/cmd/roadstead/trust/kept"
 	"github.com/roadstead-io/roadstead/internal/durable"
 )
 
@@ -107,7 +108,7 @@ func (a *app) deviceInit(ctx context.Context, fleet string, f initFlags) error {
 	if err != nil {
 		return err
 	}
-	if config, err = amend(config, f); err != nil {
+	if config, err = amend(config, row.UUID, f); err != nil {
 		return err
 	}
 	if !toFile {
@@ -121,14 +122,17 @@ func (a *app) deviceInit(ctx context.Context, fleet string, f initFlags) error {
 	return nil
 }
 
-// amend adds to a configuration what the server does not know. Keys that this program does not know stay.
-func amend(config json.RawMessage, f initFlags) (json.RawMessage, error) {
+// amend adds to a configuration what the server does not know, and checks its root of trust. Keys that this program does not know stay.
+func amend(config json.RawMessage, fleet string, f initFlags) (json.RawMessage, error) {
 	keys := map[string]json.RawMessage{}
 	if err := json.Unmarshal(config, &keys); err != nil {
 		return nil, fmt.Errorf("the server's configuration is not an object: %w", err)
 	}
 	if len(keys["apiKey"]) == 0 || string(keys["apiKey"]) == `""` {
 		return nil, api.Errorf(api.Internal, "the server made a configuration without a key")
+	}
+	if err := kept.Vouch(fleet, keys); err != nil {
+		return nil, err
 	}
 	set := func(key string, value any) error {
 		data, err := json.Marshal(value)

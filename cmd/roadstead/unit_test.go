@@ -113,7 +113,7 @@ func TestPushTarget(t *testing.T) {
 }
 
 func TestAmendKeepsUnknownKeys(t *testing.T) {
-	got, err := amend([]byte(`{"apiKey":"k","strange":{"a":[1.50]}}`), initFlags{name: "kitchen", poll: 10 * time.Second})
+	got, err := amend([]byte(`{"apiKey":"k","strange":{"a":[1.50]}}`), strings.Repeat("a", 32), initFlags{name: "kitchen", poll: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestAmendKeepsUnknownKeys(t *testing.T) {
 	if string(keys["initialDeviceName"]) != `"kitchen"` || string(keys["appUpdatePollInterval"]) != "10000" || !strings.Contains(string(keys["strange"]), "1.50") {
 		t.Errorf("got %s", got)
 	}
-	if _, err := amend([]byte(`{}`), initFlags{}); err == nil {
+	if _, err := amend([]byte(`{}`), strings.Repeat("a", 32), initFlags{}); err == nil {
 		t.Error("a configuration without a key passed")
 	}
 }
