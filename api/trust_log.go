@@ -19,6 +19,15 @@ type TrustCheckpoint struct {
 	Witnesses  []string    `json:"witnesses,omitempty"` // keys of those who cosigned, as text; in answers
 }
 
+// TrustWitness is a witness of the transparency log, as the operator sees it.
+type TrustWitness struct {
+	Name    string `json:"name"`                 // its key, as name+hash+key
+	By      string `json:"by,omitempty"`         // name of the user who brought it
+	Since   string `json:"created_at,omitempty"` // since when the server knows it
+	Removed string `json:"removed_at,omitempty"` // since when it is removed
+	Signed  int64  `json:"signed,omitempty"`     // leaves of the newest checkpoint that it signed
+}
+
 // TrustCosignature brings the cosignature of a witness: POST /trust/v1/log/cosignature.
 type TrustCosignature struct {
 	Witness    string `json:"witness"`    // its key as text: NAME+HASH+BASE64

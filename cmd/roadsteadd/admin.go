@@ -17,6 +17,7 @@ import (
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/cmd/roadsteadd/bases"
+	"github.com/roadstead-io/roadstead/cmd/roadsteadd/witness"
 	"github.com/roadstead-io/roadstead/internal/builder/base"
 	"github.com/roadstead-io/roadstead/internal/pki"
 	"github.com/roadstead-io/roadstead/internal/supervise"
@@ -37,7 +38,8 @@ func adminCommand() *cobra.Command {
 	shelf := &cobra.Command{Use: "base", Short: "The base images that builds may start from", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	shelf.AddCommand(baseImportCommand(), bases.ListCommand(dataFlag, basesOf), bases.RebuildCommand(dataFlag, basesOf))
-	cmd.AddCommand(user, shelf, osCommand(), mailCommand(), registryCommand(), quotaCommand(), workerCommand(), logCommand(), backupCommand(), restoreCommand(), verifyCommand())
+	cmd.AddCommand(user, shelf, osCommand(), mailCommand(), registryCommand(), quotaCommand(), workerCommand(), logCommand(), witness.Command(operation, askAPI),
+		backupCommand(), restoreCommand(), verifyCommand())
 	return cmd
 }
 

@@ -183,6 +183,10 @@ func TestRegistryCommands(t *testing.T) {
 	if _, text, code := run(t, nil, "admin", "registry", "upstreams", "purge", "debian:13", "--data", s.dir); code != 1 || !strings.Contains(text, `"debian:13" is not known`) {
 		t.Errorf("purge of what is not kept: exit %d %s", code, text)
 	}
+	good("WITNESS", "witness", "list")
+	if _, text, code := run(t, nil, "admin", "witness", "remove", "nobody.example.com", "--data", s.dir); code != 1 || !strings.Contains(text, "no witness") {
+		t.Errorf("a witness that there is not: exit %d %s", code, text)
+	}
 	if out, _, _ := run(t, nil, "status", "--data", s.dir); !strings.Contains(out, "images of other registries: ") {
 		t.Errorf("the status says nothing of the pull cache: %s", out)
 	}

@@ -272,6 +272,8 @@ POST /internal/ssh/host-key             | vpn
 POST /internal/ssh/begin                | vpn
 POST /internal/ssh/still                | vpn
 POST /internal/ssh/end                  | vpn
+POST /internal/v1/witnesses/list        | admin
+POST /internal/v1/witnesses/remove      | admin
 POST /internal/v1/workers/add           | admin
 POST /internal/v1/workers/list          | admin
 POST /internal/v1/workers/remove        | admin

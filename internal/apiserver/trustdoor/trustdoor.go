@@ -42,6 +42,8 @@ func Routes(t *trust.Trust, d *db.DB) []route.Route {
 		{Method: "GET", Path: "/trust/v1/log/checkpoint", Handle: s.checkpoint, Who: readers},
 		{Method: "POST", Path: "/trust/v1/log/checkpoint", Handle: s.gossip, Who: readers},
 		{Method: "POST", Path: "/trust/v1/log/cosignature", Handle: s.cosign, Who: route.People},
+		{Method: "POST", Path: "/internal/v1/witnesses/list", Handle: s.witnesses, Roles: []string{api.RoleAdmin}},
+		{Method: "POST", Path: "/internal/v1/witnesses/remove", Handle: s.removeWitness, Roles: []string{api.RoleAdmin}},
 		{Method: "GET", Path: "/trust/v1/log/entries", Handle: s.entries, Who: route.People},
 		{Method: "GET", Path: "/trust/v1/log/inclusion", Handle: s.inclusion, Who: readers},
 		{Method: "GET", Path: "/trust/v1/log/consistency", Handle: s.consistency, Who: readers},
@@ -202,6 +204,23 @@ func (s *routes) cosign(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.WriteHeader(http.StatusOK)
 	return nil
+}
+
+func (s *routes) witnesses(w http.ResponseWriter, r *http.Request) error {
+	return route.Read(w, r, s.db, func(ctx context.Context, tx *db.Tx, _ access.Caller) ([]api.TrustWitness, error) {
+		return s.trust.Book.Witnesses(ctx, tx)
+	})
+}
+
+func (s *routes) removeWitness(w http.ResponseWriter, r *http.Request) error {
+	var ask, done api.TrustWitness
+	if err := web.Decode(r, &ask); err != nil {
+		return err
+	}
+	return route.Write(r.Context(), s.db, func(tx *db.Tx) (err error) {
+		done.Name, err = s.trust.Book.RemoveWitness(r.Context(), tx, access.From(r.Context()), ask.Name)
+		return err
+	}, func() error { return web.WriteJSON(w, http.StatusOK, done) })
 }
 
 func (s *routes) entries(w http.ResponseWriter, r *http.Request) error {

@@ -3,7 +3,6 @@ package logbook
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/access"
@@ -13,10 +12,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
 
-const (
-	maxWitnesses = 20   // of one checkpoint
-	maxEvidence  = 1000 // checkpoints that do not fit; of more only the first are kept
-)
+const maxEvidence = 1000 // checkpoints that do not fit; of more only the first are kept
 
 // Gossip takes a checkpoint that somebody believes. One that this log's key has signed, and that does not fit the log, is kept.
 func (b *Book) Gossip(ctx context.Context, by access.Caller, text string) error {
@@ -105,48 +101,5 @@ func (b *Book) keepEvidence(ctx context.Context, by access.Caller, text, why str
 			}
 		}
 		return audit.Record(ctx, tx, by, e)
-	})
-}
-
-// Cosign takes the signature of a witness under a checkpoint of this log.
-func (b *Book) Cosign(ctx context.Context, by access.Caller, ask api.TrustCosignature) error {
-	witness, err := tlog.ParseWitness(ask.Witness)
-	if err != nil {
-		return api.Errorf(api.Invalid, "witness: %v", err)
-	}
-	key, err := b.Key(ctx)
-	if err != nil {
-		return err
-	}
-	c, cosigned, err := tlog.Open(ask.Checkpoint, key, witness)
-	if err != nil {
-		return api.Errorf(api.Invalid, "checkpoint: %v", err)
-	}
-	if len(cosigned) != 1 {
-		return api.Errorf(api.Invalid, "checkpoint: the witness has not signed it")
-	}
-	if err := b.Gossip(ctx, by, ask.Checkpoint); err != nil {
-		return err
-	}
-	line := ""
-	for l := range strings.Lines(ask.Checkpoint) {
-		if strings.HasPrefix(l, "\u2014 "+witness.Name()+" ") {
-			line = strings.TrimSuffix(l, "\n")
-		}
-	}
-	return b.cfg.DB.Write(ctx, func(tx *db.Tx) error {
-		var many int
-		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM trust_cosignature WHERE size = ?`, c.Size).Scan(&many); err != nil {
-			return fmt.Errorf("cosignature: %w", err)
-		}
-		if many >= maxWitnesses {
-			return api.Errorf(api.TooLarge, "witness: a checkpoint takes %d", maxWitnesses)
-		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO trust_cosignature (created_at, size, name, line) VALUES (?, ?, ?, ?)
-			ON CONFLICT (size, name) DO UPDATE SET line = excluded.line`, tx.NowText(), c.Size, ask.Witness, line)
-		if err != nil {
-			return fmt.Errorf("cosignature: %w", err)
-		}
-		return nil
 	})
 }
