@@ -269,6 +269,69 @@ func TestAuditKnowsWhatWasSignedHere(t *testing.T) {
 	}
 }
 
+// An audit tells of what it looked at, and what of it it could compare; what is hidden is no silence.
+func TestAuditSaysWhatItLookedAt(t *testing.T) {
+	s, o := newSite(t), newOwner(t)
+	o.does(s, "trust", "init", "hello", "--approval", "builder+owner")
+	s.build(commit(1), `{"image": "web"}`)
+	o.does(s, "release", "sign", commit(1))
+	path := must(tuf.ReleasePath(commit(1)))
+	l := must(tuf.ReadBin(tuf.BinRole("owner", path), s.files[tuf.BinRole("owner", path)])).Listed[path]
+	said := func(by, sum string, counter int64) string {
+		return string(must(json.Marshal(api.TrustEntry{Kind: "release", Fleet: uuid, Name: commit(1), Version: counter, SHA256: sum, By: by})))
+	}
+	targets := must(tuf.ReadTargets(s.files["targets"])).Version
+	h := newHistory(t, s, entry("root", uuid, "root", 1, digestOf(s.roots[0])), entry("root", uuid, "root", 2, digestOf(s.roots[1])),
+		entry("targets", uuid, "targets", targets, digestOf(s.files["targets"])), entry("targets", uuid, "targets", targets-1, strings.Repeat("1", 64)),
+		entry("owner", uuid, "owner", 1, digestOf(s.files["owner"])),
+		said("builder", l.SHA256, l.Counter), said("owner", l.SHA256, l.Counter), said("owner", strings.Repeat("2", 64), l.Counter-1),
+		entry("root", strings.Repeat("f", 32), "root", 1, strings.Repeat("3", 64)), entry("root", "no fleet's name", "root", 1, strings.Repeat("3", 64)))
+	link(t, o.dir)
+	state := filepath.Join(t.TempDir(), "state.json")
+	out, code := run("log", "audit", "--state", state, "--strict", "-o", "json")
+	var v struct {
+		Hidden int64 `json:"hidden"`
+		Kinds  []struct {
+			Kind                          string
+			Entries, Same, Older, Foreign int64
+		} `json:"kinds"`
+	}
+	if err := json.NewDecoder(strings.NewReader(out)).Decode(&v); err != nil || code != 0 {
+		t.Fatalf("exit code %d, %v: %s", code, err, out)
+	}
+	want := "owner 1 1 0 0; release by builder 1 0 1 0; release by owner 2 1 1 0; root 4 1 1 2; targets 2 1 1 0; "
+	got := ""
+	for _, k := range v.Kinds {
+		got += fmt.Sprintf("%s %d %d %d %d; ", k.Kind, k.Entries, k.Same, k.Older, k.Foreign)
+	}
+	if got != want || v.Hidden != 0 {
+		t.Errorf("it looked at %s hidden %d; want %s", got, v.Hidden, want)
+	}
+	h.mu.Lock()
+	h.hidden[len(h.entries)] = true
+	h.mu.Unlock()
+	h.grow(many(50, 1)...)
+	before := must(os.ReadFile(state))
+	out, code = run("log", "audit", "--state", state, "--strict")
+	if code != 1 || !strings.Contains(out, "Of 1 new entries only the hash was shown") {
+		t.Errorf("a hidden entry, where none should be: %d %s", code, out)
+	}
+	if err := os.WriteFile(state, before, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := run("log", "audit", "--state", state); code != 0 || !strings.Contains(out, "only the hash was shown") {
+		t.Errorf("a hidden entry, which may be: %d %s", code, out)
+	}
+	h.grow(said("owner", strings.Repeat("4", 64), l.Counter+1))
+	if out, code := run("log", "audit", "--state", state); code != 0 || !strings.Contains(strings.Join(strings.Fields(out), " "), "release by owner 1 0 1 0") {
+		t.Errorf("a release that another owner may have signed: %d %s", code, out)
+	}
+	h.grow(said("owner", strings.Repeat("5", 64), l.Counter))
+	if out, code := run("log", "audit", "--state", state); code != 1 || !strings.Contains(out, "the one that was signed here") {
+		t.Errorf("another document than was signed: %d %s", code, out)
+	}
+}
+
 func TestCompareAndWitness(t *testing.T) {
 	s := newSite(t)
 	h := newHistory(t, s, many(0, 7)...)
