@@ -175,7 +175,7 @@ func pendingOf(ctx context.Context, tx *db.Tx, fleet int64, files map[string]*st
 		return nil, err
 	}
 	list := []api.TrustPending{}
-	as := cloneFiles(files)
+	as, rooted := cloneFiles(files), false
 	for _, f := range waiting {
 		version, expires, err := lifeOf(f.TrustFile)
 		if err != nil {
@@ -185,6 +185,7 @@ func pendingOf(ctx context.Context, tx *db.Tx, fleet int64, files map[string]*st
 			continue // it can never be published: the next upload takes it away
 		}
 		if f.Role == api.TrustRoot {
+			rooted = true // the keys that it names may all have still to sign what comes with it
 			as[f.Role] = &storedFile{f.Role, version, expires, f.Data}
 		}
 		holders, err := holdersOf(as)
@@ -196,7 +197,7 @@ func pendingOf(ctx context.Context, tx *db.Tx, fleet int64, files map[string]*st
 		if err != nil {
 			return nil, err
 		}
-		if signed == nil && f.Role != api.TrustRoot && len(h.keys) > 0 {
+		if signed == nil && f.Role != api.TrustRoot && len(h.keys) > 0 && !rooted {
 			continue // who signed it signs no more
 		}
 		if signed == nil {

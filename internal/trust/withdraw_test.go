@@ -191,3 +191,37 @@ func TestOwnersMakeOneVersionAtATime(t *testing.T) {
 		t.Errorf("with the second signature: %+v, %v", up, err)
 	}
 }
+
+// The only key gives way to one on another machine: that one has still to sign everything, and is shown everything.
+func TestTheOnlyKeyGivesWay(t *testing.T) {
+	w := newWorld(t)
+	d := w.device(w.hers, 1)
+	d.equip()
+	o := w.owner(w.hers, api.ApprovalOwner, 1)
+	_, err := o.upload(o.root(2, 1, 1), o.targets(1, 1), o.delegator(1))
+	w.Must(err)
+	before := o.keys[0]
+	o.keys = []tuf.Ed25519Signer{newKey(97)}
+	root := o.root(3, 1, 0)
+	root.Data, err = tuf.AddSignature(root.Data, before)
+	w.Must(err)
+	if up, err := o.upload(root, o.targets(1, 0), o.delegator(0)); err != nil || len(up.Waiting) != 3 {
+		t.Fatalf("%+v, %v", up, err)
+	}
+	pending := w.status().Pending
+	if len(pending) != 3 {
+		t.Fatalf("the other machine is shown %d files", len(pending))
+	}
+	var files []api.TrustFile
+	for _, p := range pending {
+		data, err := tuf.AddSignature(p.Data, o.keys[0])
+		w.Must(err)
+		files = append(files, api.TrustFile{Role: p.Role, Data: data})
+	}
+	if up, err := o.upload(files...); err != nil || len(up.Published) != 3 {
+		t.Fatalf("%+v, %v", up, err)
+	}
+	if _, err := d.check(w.trust, ""); err != nil {
+		t.Errorf("a device: %v", err)
+	}
+}
