@@ -67,7 +67,11 @@ func (c *Client) Pull(ctx context.Context, ref string, auth Auth, progress func(
 // RemoveImage gives up one reference by digest; the engine keeps the image as long as others name it. A reference that does
 // not exist is fine, one that a container uses is an error.
 func (c *Client) RemoveImage(ctx context.Context, ref string) error {
-	for _, name := range c.names(ref) {
+	names, err := c.names(ctx, ref)
+	if err != nil {
+		return fmt.Errorf("remove image %s: %w", ref, err)
+	}
+	for _, name := range names {
 		_, err := c.docker.ImageRemove(ctx, name, client.ImageRemoveOptions{PruneChildren: true})
 		if err != nil && !cerrdefs.IsNotFound(err) {
 			return fmt.Errorf("remove image %s: %w", ref, err)

@@ -3,9 +3,13 @@ package engine
 import (
 	"context"
 	"fmt"
+	"net"
+	"slices"
+	"strconv"
 	"strings"
 
 	cerrdefs "github.com/containerd/errdefs"
+	"github.com/moby/moby/client"
 
 	"github.com/roadstead-io/roadstead/internal/pattern"
 )
@@ -34,10 +38,13 @@ func LocalRef(gate, ref string) (string, error) {
 	return gate + "/" + strings.Replace(host, ":", "__", 1) + "/" + repo + "@" + digest, nil
 }
 
-// CanonicalRef turns a name at the gate back into the real one. Any other it leaves as it is.
+// CanonicalRef turns a name at the gate back into the real one, whichever port the gate had: where something else listens at its own, it takes another. Any
+// other name it leaves as it is.
 func CanonicalRef(gate, ref string) string {
-	rest, ok := strings.CutPrefix(ref, gate+"/")
-	if !ok {
+	address, _, _ := net.SplitHostPort(gate)
+	at, rest, _ := strings.Cut(ref, "/")
+	port, ok := strings.CutPrefix(at, address+":")
+	if n, err := strconv.ParseUint(port, 10, 16); !ok || address == "" || err != nil || n == 0 {
 		return ref
 	}
 	host, name, ok := strings.Cut(rest, "/")
@@ -50,27 +57,41 @@ func CanonicalRef(gate, ref string) string {
 // ThroughGate says at which address images are pulled through the agent, if not at GateAddress.
 func (c *Client) ThroughGate(address string) { c.gate = address }
 
-// names gives the names under which an image may be on the engine: its own, from before there was a gate, and the gate's.
-func (c *Client) names(ref string) []string {
-	if local, err := LocalRef(c.gate, ref); err == nil {
-		return []string{ref, local}
+// names gives the names under which an image is on the engine: its own, from before there was a gate, and those at the gate, by the ports that it had.
+func (c *Client) names(ctx context.Context, ref string) ([]string, error) {
+	list, err := c.docker.ImageList(ctx, client.ImageListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
 	}
-	return []string{ref}
+	var names []string
+	for _, image := range list.Items {
+		for _, name := range image.RepoDigests {
+			if CanonicalRef(c.gate, name) == ref && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names, nil
 }
 
 // present gives the name under which an image is on the engine.
 func (c *Client) present(ctx context.Context, ref string) (string, error) {
-	names := c.names(ref)
-	for _, name := range names[1:] {
-		_, err := c.docker.ImageInspect(ctx, ref)
+	local, err := LocalRef(c.gate, ref)
+	if err != nil {
+		return ref, nil //nolint:nilerr // it is no reference by digest, and never came through the gate
+	}
+	for _, name := range []string{ref, local} {
+		_, err := c.docker.ImageInspect(ctx, name)
 		switch {
 		case err == nil:
-			return ref, nil
-		case cerrdefs.IsNotFound(err):
 			return name, nil
-		default:
+		case !cerrdefs.IsNotFound(err):
 			return "", fmt.Errorf("inspect image %s: %w", ref, err)
 		}
 	}
-	return ref, nil
+	names, err := c.names(ctx, ref)
+	if err != nil || len(names) == 0 {
+		return local, err
+	}
+	return names[0], nil
 }

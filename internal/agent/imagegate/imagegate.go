@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
@@ -33,13 +34,15 @@ import (
 
 // Config is what a gate needs to know.
 type Config struct {
-	Address  string                                // where it listens; empty means engine.GateAddress
+	Address  string                                // where it listens; empty means engine.GateAddress. Where something else listens there: at another port of that host
 	Endpoint string                                // of the API: beside the registry itself only it is shown the device's key
 	RootCA   []byte                                // PEM; what the registry and the API are trusted by. Empty: what the system trusts
 	Proxy    func(*http.Request) (*url.URL, error) // nil: what the environment says
 	Dir      string                                // where layers are kept until their image is whole, so that a cut costs little; empty: nowhere
 	Time     func() time.Time                      // what certificates are judged by; nil: the clock
 	Log      *slog.Logger
+	// Taken hears that something else listens at Address, and where the gate is instead. Nil: the log alone hears it.
+	Taken func(address, instead string)
 }
 
 // Puller is the engine.
@@ -65,6 +68,8 @@ type Gate struct {
 
 	mu    sync.Mutex // covers what follows, and that only one listens
 	pulls map[string]*pull
+	at    string // where srv listens, or did last
+	taken bool   // something else listened at its address
 	srv   *http.Server
 	done  chan struct{} // closed when srv's Serve has ended
 }
@@ -251,7 +256,7 @@ func (g *Gate) open(ctx context.Context, p *pull) error {
 	}
 	defer g.mu.Unlock()
 	if g.srv == nil {
-		ln, err := net.Listen("tcp", g.cfg.Address)
+		ln, err := g.listen()
 		if err != nil {
 			return fmt.Errorf("listen for the engine: %w", err)
 		}
@@ -264,8 +269,36 @@ func (g *Gate) open(ctx context.Context, p *pull) error {
 			}
 		}(g.srv, g.done)
 	}
+	_, name, _ := strings.Cut(p.local, "/")
+	p.local = g.at + "/" + name
 	g.pulls[p.user] = p
 	return nil
+}
+
+// listen begins to listen at the gate's address, or at another port of that host: a service of the host's network that takes the port must not keep the device from
+// updates. The caller holds mu.
+func (g *Gate) listen() (net.Listener, error) {
+	ln, err := net.Listen("tcp", g.cfg.Address)
+	taken := errors.Is(err, syscall.EADDRINUSE)
+	if taken && g.taken { // where it was then, so that images have few names
+		ln, err = net.Listen("tcp", g.at)
+	}
+	if taken && err != nil {
+		host, _, _ := net.SplitHostPort(g.cfg.Address) // New has looked at it
+		ln, err = net.Listen("tcp", net.JoinHostPort(host, "0"))
+	}
+	if err != nil {
+		return nil, err
+	}
+	g.at = ln.Addr().String()
+	if taken && !g.taken {
+		g.cfg.Log.Warn("something else listens where the engine pulls through the agent; it pulls at another port", "address", g.cfg.Address, "instead", g.at)
+		if g.cfg.Taken != nil {
+			g.cfg.Taken(g.cfg.Address, g.at)
+		}
+	}
+	g.taken = taken
+	return ln, nil
 }
 
 // close shuts a pull out, waits for what the engine asked for it, and stops listening after the last one.

@@ -684,3 +684,50 @@ func TestNewRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A service of the host's network takes the gate's port: the engine pulls at another one, finds what it pulled, and removes it; freed, the port is the gate's again.
+func TestAnotherProgramHasTheGatesPort(t *testing.T) {
+	w := newWorld(t)
+	e := w.dockerd()
+	var said []string // by one pull at a time
+	g, err := imagegate.New(imagegate.Config{Address: w.gate, Endpoint: w.api, RootCA: w.root, Dir: w.spool, Proxy: func(*http.Request) (*url.URL, error) { return nil, nil },
+		Taken: func(address, instead string) { said = append(said, address+" "+instead) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(w.gate)
+	ln, err := net.Listen("tcp", "0.0.0.0:"+port) // on all addresses: no other one of 127/8 would do
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	one, two, three := w.push("v2/"+strings.Repeat("1", 32), 1, 1000), w.push("v2/"+strings.Repeat("2", 32), 2, 1000), w.push("v2/"+strings.Repeat("3", 32), 3, 1000)
+	w.pullAtLast(g, e, one, nil)
+	w.pullAtLast(g, e, two, nil)
+	if len(said) != 1 || !strings.HasPrefix(said[0], w.gate+" 127.48.48.4:") {
+		t.Errorf("it said %q", said)
+	}
+	_ = ln.Close()
+	w.pullAtLast(g, e, three, nil)
+	again := w.newGate()
+	for i, p := range []pushed{one, two, three} {
+		if !w.has(e, p) {
+			t.Errorf("the engine has no image %d", i+1)
+			continue
+		}
+		id, err := e.Create(t.Context(), engine.Spec{Name: fmt.Sprintf("image%d", i), Config: container.Config{Image: p.ref, Cmd: []string{"/x"}}})
+		if err != nil {
+			t.Errorf("a container of image %d: %v", i+1, err)
+			continue
+		}
+		if err := e.Remove(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+	w.pullAtLast(again, e, one, nil) // under the gate's own name too
+	for i, p := range []pushed{one, two, three} {
+		if err := e.RemoveImage(t.Context(), p.ref); err != nil || w.has(e, p) {
+			t.Errorf("image %d is there still: %v", i+1, err)
+		}
+	}
+}
