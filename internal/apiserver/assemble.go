@@ -220,9 +220,9 @@ func (s *Server) domain(pepper []byte) error {
 
 // openActions makes what devices are told over the control channel, if there is one, and what waits for those without it.
 func (s *Server) openActions() {
-	cfg := action.Config{DB: s.db, Log: s.log, Only: s.leases.Only, Sign: s.trust.SignActions}
+	cfg := action.Config{DB: s.db, Log: s.log, Only: s.leases.Only, Sign: s.trust.Orders.SignActions}
 	if addr := s.cfg.Peers[api.RoleVPN]; addr != "" {
-		caller := devicecall.New(s.db, s.identity.Client(api.RoleVPN, addr), s.trust.Header)
+		caller := devicecall.New(s.db, s.identity.Client(api.RoleVPN, addr), s.trust.Orders.Header)
 		s.caller, cfg.Caller = caller, caller
 		s.tasks = append(s.tasks, nudge.New(nudge.Config{DB: s.db, Caller: caller, Log: s.log}).Run)
 	}

@@ -22,7 +22,7 @@ func TestOrdersAreSigned(t *testing.T) {
 	w.Must(err)
 	header := func(path, body string) string {
 		t.Helper()
-		text, err := w.trust.Header(t.Context(), d.by.Device, "POST", path, []byte(body))
+		text, err := w.trust.Orders.Header(t.Context(), d.by.Device, "POST", path, []byte(body))
 		w.Must(err)
 		return text
 	}
@@ -66,7 +66,7 @@ func TestOrdersAreSigned(t *testing.T) {
 		{"GET", "/v2/cleanup-volumes", ``, api.ActCleanVolumes, false, ""},
 		{"HEAD", "/v2/cleanup-volumes", ``, api.ActCleanVolumes, false, ""},
 	} {
-		text, err := w.trust.Header(t.Context(), d.by.Device, tt.method, tt.path, []byte(tt.body))
+		text, err := w.trust.Orders.Header(t.Context(), d.by.Device, tt.method, tt.path, []byte(tt.body))
 		w.Must(err)
 		data, err := base64.StdEncoding.DecodeString(text)
 		w.Must(err)
@@ -79,7 +79,7 @@ func TestOrdersAreSigned(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{``, `{}`, `{"network":null}`, `{"network":[1]}`, `{"network":{"proxy":{"port":1.5}}}`} { // the device names what is wrong
-		if text, err := w.trust.Header(t.Context(), d.by.Device, "PATCH", "/v1/device/host-config", []byte(bad)); text != "" || err != nil {
+		if text, err := w.trust.Orders.Header(t.Context(), d.by.Device, "PATCH", "/v1/device/host-config", []byte(bad)); text != "" || err != nil {
 			t.Errorf("%s: %q, %v", bad, text, err)
 		}
 	}
@@ -102,7 +102,7 @@ func TestCommandsHoldForMinutes(t *testing.T) {
 		w.Must(err)
 		return c.Expires.Sub(w.Now())
 	}
-	text, err := w.trust.Header(t.Context(), d.by.Device, "POST", "/v1/reboot", []byte(`{}`))
+	text, err := w.trust.Orders.Header(t.Context(), d.by.Device, "POST", "/v1/reboot", []byte(`{}`))
 	w.Must(err)
 	data, err := base64.StdEncoding.DecodeString(text)
 	w.Must(err)
@@ -116,13 +116,13 @@ func TestCommandsHoldForMinutes(t *testing.T) {
 	})
 	for seconds, most := range map[int64]time.Duration{30 * 24 * 3600: time.Hour, 60: 16 * time.Minute} {
 		list := []api.QueuedAction{{ID: id, Verb: api.ActPurge, Expires: seconds}}
-		w.Must(w.trust.SignActions(t.Context(), d.by.Device, list))
+		w.Must(w.trust.Orders.SignActions(t.Context(), d.by.Device, list))
 		if l := life(list[0].Command); l > most || l < most-time.Minute {
 			t.Errorf("the command of an action with %d s left holds for %s", seconds, l)
 		}
 	}
 	over := []api.QueuedAction{{ID: id, Verb: api.ActPurge}}
-	w.Must(w.trust.SignActions(t.Context(), d.by.Device, over))
+	w.Must(w.trust.Orders.SignActions(t.Context(), d.by.Device, over))
 	if len(over[0].Command) > 0 {
 		t.Error("an action that is over is signed")
 	}
@@ -133,11 +133,11 @@ func TestOrdersWithoutASigner(t *testing.T) {
 	w := newWorld(t)
 	d := w.device(w.hers, 1)
 	away := w.processWith(func(context.Context, string, any, any) error { return errors.New("the signer is away") })
-	if text, err := away.Header(t.Context(), d.by.Device, "POST", "/v1/reboot", []byte(`{}`)); text != "" || err != nil {
+	if text, err := away.Orders.Header(t.Context(), d.by.Device, "POST", "/v1/reboot", []byte(`{}`)); text != "" || err != nil {
 		t.Errorf("never reported: %q, %v", text, err)
 	}
 	w.Must(w.trust.Report(t.Context(), d.by, d.uuid, api.TrustReport{State: api.TrustVerified}))
-	if _, err := away.Header(t.Context(), d.by.Device, "POST", "/v1/reboot", []byte(`{}`)); err == nil {
+	if _, err := away.Orders.Header(t.Context(), d.by.Device, "POST", "/v1/reboot", []byte(`{}`)); err == nil {
 		t.Error("a device that checks is told without a command")
 	}
 }

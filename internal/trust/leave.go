@@ -14,7 +14,7 @@ import (
 // Moving hears, in the transaction, that a device goes to another fleet. A device that checks what it runs goes only when the fleet that it
 // comes from says so: a fleet that the server holds says it when the device asks, an owner has to have signed it.
 func (t *Trust) Moving(ctx context.Context, tx *db.Tx, device, from, to int64) error {
-	v, ok, err := t.verifying(ctx, tx, device)
+	v, ok, err := t.Orders.Verifying(ctx, tx, device)
 	if err != nil || !ok {
 		return err
 	}
@@ -26,16 +26,16 @@ func (t *Trust) Moving(ctx context.Context, tx *db.Tx, device, from, to int64) e
 	if err != nil {
 		return err
 	}
-	switch ok, err := lets(ctx, tx, f, v.uuid, there); {
+	switch ok, err := lets(ctx, tx, f, v.UUID, there); {
 	case err != nil:
 		return err
-	case !ok && !v.said:
+	case !ok && !v.Said:
 		return nil // it has not said that it checks, and most that say nothing do not
 	case !ok:
-		return api.Errorf(api.Conflict, "The device %s checks what it runs, and the owner of %s has not signed that it may go to %s: roadstead trust transfer.", v.uuid, f.slug, there.slug)
+		return api.Errorf(api.Conflict, "The device %s checks what it runs, and the owner of %s has not signed that it may go to %s: roadstead trust transfer.", v.UUID, f.slug, there.slug)
 	}
-	if v.said {
-		if err := follows(ctx, tx, device, v.uuid, f, there); err != nil {
+	if v.Said {
+		if err := follows(ctx, tx, device, v.UUID, f, there); err != nil {
 			return err
 		}
 	}

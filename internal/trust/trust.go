@@ -21,6 +21,7 @@ import (
 	"github.com/roadstead-io/roadstead/internal/device/batch"
 	"github.com/roadstead-io/roadstead/internal/job"
 	"github.com/roadstead-io/roadstead/internal/trust/logbook"
+	"github.com/roadstead-io/roadstead/internal/trust/order"
 )
 
 //go:embed migrations
@@ -58,6 +59,8 @@ type Trust struct {
 
 	// Book is the transparency log.
 	Book *logbook.Book
+	// Orders signs what devices are told to do.
+	Orders *order.Desk
 
 	once job.Together // publications that this process has under way, by fleet and what is wanted
 }
@@ -77,6 +80,7 @@ func New(cfg Config) (*Trust, error) {
 	}
 	t := &Trust{cfg: cfg, views: newViews()}
 	t.Book = logbook.New(logbook.Config{DB: cfg.DB, Log: cfg.Log, Ask: t.ask})
+	t.Orders = order.New(order.Config{DB: cfg.DB, Log: cfg.Log, On: cfg.On, Ask: cfg.Ask})
 	t.directors = batch.New(api.MaxTrustBatch, t.direct)
 	return t, nil
 }

@@ -1,4 +1,6 @@
-package trust
+// Package order signs what devices are told to do: a device that checks what it runs obeys only what its fleet's director has signed, for it, for just that, once, and
+// for minutes.
+package order
 
 import (
 	"context"
@@ -10,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"time"
@@ -26,22 +29,37 @@ const (
 	waitingLife = time.Hour        // of one that a device asked for, at most: it may have others to do first, and asks anew for what took longer
 )
 
-// verifier is a device that checks what it is told.
-type verifier struct {
-	uuid  api.DeviceUUID
-	fleet string
-	said  bool // that it checks
+// Config is what the package works with.
+type Config struct {
+	DB  *db.DB
+	Log *slog.Logger
+	On  bool // new devices get a root of trust
+	// Ask asks the signer: POST /v1/trust/<what>. Nil: there is none, and nothing is signed.
+	Ask func(ctx context.Context, what string, in, out any) error
 }
 
-// verifying gives a device that may check what it is told; false: it does not, or this server has no signer. One that has not said yet whether it
+// Desk signs orders.
+type Desk struct{ cfg Config }
+
+// New makes it.
+func New(cfg Config) *Desk { return &Desk{cfg} }
+
+// Verifier is a device that checks what it is told.
+type Verifier struct {
+	UUID  api.DeviceUUID
+	fleet string
+	Said  bool // that it checks
+}
+
+// Verifying gives a device that may check what it is told; false: it does not, or this server has no signer. One that has not said yet whether it
 // checks (its first report may be lost, or on its way) may, if this server gives devices a root of trust.
-func (t *Trust) verifying(ctx context.Context, tx *db.Tx, device int64) (v verifier, ok bool, err error) {
-	if t.cfg.Ask == nil {
+func (d *Desk) Verifying(ctx context.Context, tx *db.Tx, device int64) (v Verifier, ok bool, err error) {
+	if d.cfg.Ask == nil {
 		return v, false, nil
 	}
 	err = tx.QueryRowContext(ctx, `SELECT d.uuid, f.uuid, t.device IS NOT NULL FROM device d LEFT JOIN device_trust t ON t.device = d.id
-		JOIN application f ON f.id = d.belongs_to__application WHERE d.id = ?`, device).Scan(&v.uuid, &v.fleet, &v.said)
-	if errors.Is(err, sql.ErrNoRows) || err == nil && !v.said && !t.cfg.On {
+		JOIN application f ON f.id = d.belongs_to__application WHERE d.id = ?`, device).Scan(&v.UUID, &v.fleet, &v.Said)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && !v.Said && !d.cfg.On {
 		return v, false, nil
 	}
 	if err != nil {
@@ -50,24 +68,24 @@ func (t *Trust) verifying(ctx context.Context, tx *db.Tx, device int64) (v verif
 	return v, true, nil
 }
 
-func (v verifier) command(o order, service, nonce string, expires time.Time) api.TrustCommand {
-	return api.TrustCommand{Type: "command", Fleet: v.fleet, Device: v.uuid, Verb: o.verb, Service: service, Force: o.force, Digest: o.digest, Nonce: nonce,
+func (v Verifier) command(o order, service, nonce string, expires time.Time) api.TrustCommand {
+	return api.TrustCommand{Type: "command", Fleet: v.fleet, Device: v.UUID, Verb: o.verb, Service: service, Force: o.force, Digest: o.digest, Nonce: nonce,
 		Expires: expires.UTC().Truncate(time.Second)}
 }
 
 // unsigned says what becomes of an order that could not be signed: a device that is known to check is not told at all, another one without.
-func (t *Trust) unsigned(ctx context.Context, v verifier, err error) error {
-	if err == nil || v.said {
+func (d *Desk) unsigned(ctx context.Context, v Verifier, err error) error {
+	if err == nil || v.Said {
 		return err
 	}
-	t.cfg.Log.WarnContext(ctx, "a device that never said whether it checks is told without a signed command", "device", v.uuid, "error", err)
+	d.cfg.Log.WarnContext(ctx, "a device that never said whether it checks is told without a signed command", "device", v.UUID, "error", err)
 	return nil
 }
 
 // signCommands has commands signed.
-func (t *Trust) signCommands(ctx context.Context, list []api.TrustCommand) ([][]byte, error) {
+func (d *Desk) signCommands(ctx context.Context, list []api.TrustCommand) ([][]byte, error) {
 	var out []api.TrustSigned
-	if err := t.ask(ctx, "command", list, &out); err != nil {
+	if err := d.cfg.Ask(ctx, "command", list, &out); err != nil {
 		return nil, err
 	}
 	if len(out) != len(list) {
@@ -85,14 +103,14 @@ func (t *Trust) signCommands(ctx context.Context, list []api.TrustCommand) ([][]
 
 // SignActions adds to what waits for a device the commands by which it believes it. An action that is given again has the same nonce: the
 // device does it once.
-func (t *Trust) SignActions(ctx context.Context, device int64, actions []api.QueuedAction) error {
+func (d *Desk) SignActions(ctx context.Context, device int64, actions []api.QueuedAction) error {
 	var list []api.TrustCommand
 	var at []int
-	var v verifier
-	err := t.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
+	var v Verifier
+	err := d.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
 		list, at = nil, nil
 		var ok bool
-		if v, ok, err = t.verifying(ctx, tx, device); err != nil || !ok {
+		if v, ok, err = d.Verifying(ctx, tx, device); err != nil || !ok {
 			return err
 		}
 		for i, a := range actions {
@@ -103,7 +121,7 @@ func (t *Trust) SignActions(ctx context.Context, device int64, actions []api.Que
 			if err := tx.QueryRowContext(ctx, `SELECT created_at FROM device_action WHERE id = ?`, a.ID).Scan(&created); err != nil {
 				return fmt.Errorf("action %d: %w", a.ID, err)
 			}
-			sum := sha256.Sum256([]byte("action " + strconv.FormatInt(a.ID, 10) + " " + created + " " + string(v.uuid)))
+			sum := sha256.Sum256([]byte("action " + strconv.FormatInt(a.ID, 10) + " " + created + " " + string(v.UUID)))
 			expires := tx.Now.Add(min(time.Duration(a.Expires)*time.Second+commandLife, waitingLife))
 			o := order{verb: a.Verb, force: a.Force}
 			if a.Verb == api.ActHostConfig {
@@ -118,26 +136,26 @@ func (t *Trust) SignActions(ctx context.Context, device int64, actions []api.Que
 	if err != nil || len(list) == 0 {
 		return err
 	}
-	signed, err := t.signCommands(ctx, list)
+	signed, err := d.signCommands(ctx, list)
 	for i, data := range signed {
 		actions[at[i]].Command = data
 	}
-	return t.unsigned(ctx, v, err)
+	return d.unsigned(ctx, v, err)
 }
 
 // Header is the signed command that a request to a device's own API carries; "": it carries none, as the device checks nothing, or the
 // request changes nothing.
-func (t *Trust) Header(ctx context.Context, device int64, method, path string, body []byte) (string, error) {
+func (d *Desk) Header(ctx context.Context, device int64, method, path string, body []byte) (string, error) {
 	o, ok := orderOf(method, path, body)
 	if !ok || !o.verb.NeedsCommand(o.force) {
 		return "", nil
 	}
 	var c api.TrustCommand
-	var v verifier
-	err := t.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
+	var v Verifier
+	err := d.cfg.DB.Read(ctx, func(tx *db.Tx) (err error) {
 		c = api.TrustCommand{}
 		var ok bool
-		if v, ok, err = t.verifying(ctx, tx, device); err != nil || !ok {
+		if v, ok, err = d.Verifying(ctx, tx, device); err != nil || !ok {
 			return err
 		}
 		service, err := o.serviceName(ctx, tx, device)
@@ -150,9 +168,9 @@ func (t *Trust) Header(ctx context.Context, device int64, method, path string, b
 	if err != nil || c.Verb == "" {
 		return "", err
 	}
-	signed, err := t.signCommands(ctx, []api.TrustCommand{c})
+	signed, err := d.signCommands(ctx, []api.TrustCommand{c})
 	if err != nil {
-		return "", t.unsigned(ctx, v, err)
+		return "", d.unsigned(ctx, v, err)
 	}
 	return base64.StdEncoding.EncodeToString(signed[0]), nil
 }
