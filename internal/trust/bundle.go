@@ -139,8 +139,12 @@ func (t *Trust) settle(ctx context.Context, by access.Caller, uuid api.DeviceUUI
 		if v, err = t.look(ctx, &p); err != nil {
 			return p, nil, err
 		}
-		w, lacks := v.lacks(now, p.release, v.above(now, have), log)
-		if newer := v.behind(now, have); newer > 0 {
+		here := have
+		if have.Fleet != "" && have.Fleet != v.fleet.uuid { // it says what it has of another fleet
+			here = api.TrustHave{}
+		}
+		w, lacks := v.lacks(now, p.release, v.above(now, here), log)
+		if newer := v.behind(now, here); newer > 0 {
 			w.newer, lacks = newer, true
 		}
 		if !lacks {

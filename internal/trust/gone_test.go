@@ -205,6 +205,10 @@ func TestAFleetIsDeletedWhileDevicesLeave(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	// What they have is of the fleet that they leave: it says nothing about the files of the one that they go to.
+	if n := w.Number(`SELECT count(*) FROM trust_file WHERE application = ?`, w.his); n > 100 {
+		t.Errorf("the other fleet's files were made anew: there are %d", n)
+	}
 }
 
 // An owner's word is kept as well, and holds as long as the owner said. A device that has still to follow it is sent nowhere else.
