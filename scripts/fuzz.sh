@@ -37,5 +37,5 @@ internal/agent/identity FuzzParseConfig
 internal/fleet FuzzContract
 END
 if compgen -G "$slow/*" >/dev/null; then
-	printf 'the slowest query: %s\n' "$(sort -rn "$slow"/* | head -1 | sed 's/^0*\([0-9]\)/\1/')"
+	printf 'the slowest query: %s\n' "$(sort -rn "$slow"/* | head -1 | sed 's/^0*\([0-9]\)/\1/' | cut -c1-400)"
 fi

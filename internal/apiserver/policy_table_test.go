@@ -213,7 +213,7 @@ image_sbom                           | r    r
 image_base                           | r    r
 release_tag                          | r    r
 release_asset                        | r    r
-device                               | rudA -
+device                               | rudATW -
 device_environment_variable          | rcud -
 device_config_variable               | rcud -
 device_tag                           | r    -
