@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/db/dbtest"
 )
 
@@ -250,8 +251,9 @@ func TestADeviceLeavesARemovedFleet(t *testing.T) {
 	})
 	d.power(t)
 	p.roadstead(t, "device", "move", d.uuid, "--fleet", "remaining")
-	if out := p.roadstead(t, "trust", "status", "removed"); !strings.Contains(out, "has not been seen there yet") {
-		t.Errorf("trust status does not tell of the device that has to leave:\n%s", out)
+	var status api.TrustStatus
+	if err := json.Unmarshal([]byte(p.roadstead(t, "trust", "status", "removed", "-o", "json")), &status); err != nil || len(status.Leaving) != 1 || string(status.Leaving[0].UUID) != d.uuid {
+		t.Errorf("trust status does not tell of the device that has to leave: %+v, %v", status.Leaving, err)
 	}
 	p.roadstead(t, "fleet", "rm", "removed", "--yes")
 	d.up(t)
