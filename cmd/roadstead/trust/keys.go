@@ -63,7 +63,7 @@ func (r *run) signers(ctx context.Context, s *kept.Store, needs []need) ([]tuf.S
 		if !useful {
 			continue
 		}
-		signer, err := r.Flags.Open(ctx, r.App, f)
+		signer, err := r.Open(ctx, r.App, f)
 		if err != nil {
 			return nil, err
 		}
@@ -260,7 +260,7 @@ func (a trust) key() *cobra.Command {
 		Args:    cmdline.Args(1, 1),
 	}
 	var show bool
-	o.Flags.Register(cmd)
+	o.Register(cmd)
 	cmd.Flags().StringArrayVar(&m.pkcs11, "pkcs11", nil, "a key on a PKCS#11 token: `URI`")
 	cmd.Flags().BoolVar(&m.fido2, "fido2", false, "a key in a file that only a FIDO2 token opens, with its PIN if it has one")
 	cmd.Flags().StringVar(&public, "write-public", "", "write the public half to this `FILE`")

@@ -61,7 +61,7 @@ type options struct {
 
 // register adds the flags of a command that signs.
 func (o *options) register(cmd *cobra.Command) {
-	o.Flags.Register(cmd)
+	o.Register(cmd)
 	f := cmd.Flags()
 	f.StringVar(&o.dir, "dir", "", "`DIRECTORY` of the fleet's keys and metadata, in place of ~/.config/roadstead/trust/UUID")
 	f.StringVar(&o.from, "from", "", "read what the server says from this `FILE` of `trust export`, and ask no server")
