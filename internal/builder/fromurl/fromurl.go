@@ -44,7 +44,7 @@ func Handler(build web.HandlerFunc) web.HandlerFunc {
 			e := api.AsError(err)
 			return web.WriteText(w, e.Code.Status(), e.Text+"\n")
 		}
-		defer body.Close()
+		defer func() { _ = body.Close() }() // it has nothing to say
 		q := r.URL.Query()
 		if q.Get("slug") == "" {
 			q.Set("slug", q.Get("owner")+"/"+q.Get("app"))
@@ -111,7 +111,7 @@ func (b *Body) fetch(ctx context.Context, cfg Config, most int64) error {
 	if err != nil {
 		return fmt.Errorf("fetch a source: %w", err)
 	}
-	res, err := out.HTTP().Do(req)
+	res, err := out.HTTP().Do(req) //nolint:bodyclose // Close does it
 	if err != nil {
 		return b.word(err, most)
 	}
