@@ -27,7 +27,7 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// Migrations gives the tables of this package, numbers 0350 to 0369.
+// Migrations gives the tables of this package, numbers 0350 to 0369 and 0390 to 0399.
 func Migrations() fs.FS { return db.Folder(migrations) }
 
 // Lives of what is signed here; it is renewed when half is over and somebody asks.
