@@ -46,6 +46,13 @@ func TestTrustIsShownEverywhere(t *testing.T) {
 	list.want(t, 200, "root held by the server")
 	b.get("/devices/"+string(h.device.UUID)+"/summary").want(t, 200, `href="`+fleet+`"`)
 
+	if strings.Contains(page.text, "Have still to leave") {
+		t.Error("a device is said to leave that does not")
+	}
+	h.exec(`INSERT INTO trust_leave (created_at, application, device, goes_to) SELECT created_at, belongs_to__application, id, belongs_to__application FROM device WHERE uuid = ?`, string(h.device.UUID))
+	b.get(fleet).want(t, 200, "Have still to leave</th><td>"+string(h.device.UUID))
+	h.exec(`DELETE FROM trust_leave`)
+
 	// The owner's root and approval, as an upload leaves them.
 	h.exec(`UPDATE trust_fleet SET held_by = 'owner', approval = 'builder+owner', shell = 'forbidden'`)
 	h.ask(h.device.APIKey, "POST", "/trust/v1/device/"+string(h.device.UUID)+"/report", api.TrustReport{State: api.TrustVerified, HeldBy: api.HeldByOwner}, nil)
