@@ -118,7 +118,9 @@ Exit codes: 0 all of it verifies, 1 something does not, 2 wrong usage.`,
 			return err
 		}
 		if save != "" {
-			if err := b.write(save); err != nil {
+			saved := *b
+			saved.Status = nil // the server's word, which proves nothing and is not looked at
+			if err := saved.write(save); err != nil {
 				return err
 			}
 		}
