@@ -17,8 +17,16 @@ import (
 	"github.com/roadstead-io/roadstead/internal/access"
 )
 
-// seeds are the requests of the golden files.
+// seeds are the requests of the golden files, and some that ask for as much as the limits allow.
 func seeds(f *testing.F) {
+	for _, query := range []string{
+		"$select=id&$filter=" + strings.ReplaceAll(lambdas(8), " ", "%20"), "$select=id&$expand=" + expands(8),
+		"$select=id&$filter=" + strings.Repeat("device_tag/any(t:t/id+eq+1)+or+", 89) + "true",
+		"$select=id&$orderby=" + strings.Repeat("device_tag/$count,", 15) + "id",
+		"$filter=" + strings.Repeat("note+ne+'x'+and+", 900) + "true",
+	} {
+		f.Add("device", query)
+	}
 	for _, file := range []string{"testdata/queries.txt", "testdata/clients.txt", "testdata/refused.txt", "testdata/tenants.txt"} {
 		data, err := os.ReadFile(file)
 		if err != nil {
