@@ -23,6 +23,7 @@ import (
 	"github.com/roadstead-io/roadstead/api"
 	"github.com/roadstead-io/roadstead/internal/agent/appkey"
 	"github.com/roadstead-io/roadstead/internal/agent/channel"
+	"github.com/roadstead-io/roadstead/internal/agent/clock"
 	"github.com/roadstead-io/roadstead/internal/agent/deviceapi"
 	"github.com/roadstead-io/roadstead/internal/agent/host"
 	"github.com/roadstead-io/roadstead/internal/agent/identity"
@@ -164,8 +165,9 @@ type Agent struct {
 	queue   *queue.Queue                // what waits at the server
 	checks  *trust.Trust                // nil: this device runs what it is told, unverified
 	signed  atomic.Pointer[trust.Trust] // the same, for who asks while it is being opened
-	gate    *imagegate.Gate             // nil like checks
-	waiting waiting                     // of the poll; nobody else touches it
+	clock   *clock.Clock
+	gate    *imagegate.Gate // nil like checks
+	waiting waiting         // of the poll; nobody else touches it
 	meter   host.Meter
 	osName  string
 	osKind  string
@@ -222,8 +224,9 @@ func New(cfg Config) (*Agent, error) {
 	if a.proxy, err = proxy.Open(filepath.Join(cfg.StateDir, "proxy.json")); err != nil {
 		a.log.Error("the proxy that was set is not used", "error", err)
 	}
+	a.clock = clock.New(nil, a.notBefore)
 	a.server, err = remote.New(remote.Config{
-		Endpoint: conf.APIEndpoint, LogsURL: conf.LogsEndpoint, RootCA: root, Proxy: a.proxy.For, Time: a.time,
+		Endpoint: conf.APIEndpoint, LogsURL: conf.LogsEndpoint, RootCA: root, Proxy: a.proxy.For, Clock: a.clock,
 		UserAgent: fmt.Sprintf("roadstead-agent/%s (Linux; %s)", a.cfg.Version, a.osName),
 	})
 	if err != nil {

@@ -23,7 +23,7 @@ func (a *Agent) openGate() (err error) {
 	case "none":
 		dir = ""
 	}
-	a.gate, err = imagegate.New(imagegate.Config{Endpoint: a.conf.APIEndpoint, RootCA: a.root, Proxy: a.proxy.For, Dir: dir, Time: a.time, Log: a.log, Taken: func(address, instead string) {
+	a.gate, err = imagegate.New(imagegate.Config{Endpoint: a.conf.APIEndpoint, RootCA: a.root, Proxy: a.proxy.For, Dir: dir, Clock: a.clock, Log: a.log, Taken: func(address, instead string) {
 		a.logs.system(fmt.Sprintf("Another program listens at %s, where images are pulled; they are pulled at %s instead", address, instead))
 	}})
 	return err

@@ -49,20 +49,12 @@ func (a *Agent) openTrust() (err error) {
 	return err
 }
 
-// begun is earlier than any time at which this program can run: a clock before it was set by nobody.
-var begun = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-
-// time is what certificates of servers are judged by. The clock of a device without a battery begins in 1970 each time, and stays there until
-// something sets it: then the newest time that was signed is nearer. A clock that was set is believed, for whoever once had a fleet's keys may have signed for
-// another year, and must not keep the device from the server for that.
-func (a *Agent) time() time.Time {
-	now := time.Now()
-	if t := a.signed.Load(); t != nil && now.Before(begun) {
-		if signed := t.NotBefore(); now.Before(signed) {
-			return signed
-		}
+// notBefore is the newest time that was signed for the fleet.
+func (a *Agent) notBefore() time.Time {
+	if t := a.signed.Load(); t != nil {
+		return t.NotBefore()
 	}
-	return now
+	return time.Time{}
 }
 
 // commanded checks signed commands; nil where none are needed.

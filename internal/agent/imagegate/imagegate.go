@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/agent/clock"
 	"github.com/roadstead-io/roadstead/internal/engine"
 	"github.com/roadstead-io/roadstead/internal/tuf"
 )
@@ -39,7 +40,7 @@ type Config struct {
 	RootCA   []byte                                // PEM; what the registry and the API are trusted by. Empty: what the system trusts
 	Proxy    func(*http.Request) (*url.URL, error) // nil: what the environment says
 	Dir      string                                // where layers are kept until their image is whole, so that a cut costs little; empty: nowhere
-	Time     func() time.Time                      // what certificates are judged by; nil: the clock
+	Clock    *clock.Clock                          // what certificates are judged by; nil: the machine's own
 	Log      *slog.Logger
 	// Taken hears that something else listens at Address, and where the gate is instead. Nil: the log alone hears it.
 	Taken func(address, instead string)
@@ -105,12 +106,18 @@ func New(cfg Config) (*Gate, error) {
 
 func (g *Gate) client(roots *x509.CertPool) *http.Client {
 	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 60 * time.Second}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
+	var through http.RoundTripper = &http.Transport{
+		Proxy: g.cfg.Proxy, DialContext: dialer.DialContext, TLSClientConfig: conf,
+		TLSHandshakeTimeout: 30 * time.Second, ResponseHeaderTimeout: time.Minute, MaxIdleConns: 4, IdleConnTimeout: 30 * time.Second,
+		DisableCompression: true, // sizes and digests are of what is sent
+	}
+	if g.cfg.Clock != nil {
+		conf.Time = g.cfg.Clock.Time
+		through = g.cfg.Clock.Watch(through, roots)
+	}
 	return &http.Client{
-		Transport: &http.Transport{
-			Proxy: g.cfg.Proxy, DialContext: dialer.DialContext, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Time: g.cfg.Time},
-			TLSHandshakeTimeout: 30 * time.Second, ResponseHeaderTimeout: time.Minute, MaxIdleConns: 4, IdleConnTimeout: 30 * time.Second,
-			DisableCompression: true, // sizes and digests are of what is sent
-		},
+		Transport:     through,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }

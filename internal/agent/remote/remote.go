@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
+	"github.com/roadstead-io/roadstead/internal/agent/clock"
 )
 
 // Config says which server, and how to know it.
@@ -29,7 +30,7 @@ type Config struct {
 	UserAgent string
 	Proxy     func(*http.Request) (*url.URL, error) // nil: what the environment says
 	Timeout   time.Duration                         // of a whole request except a log stream; 0 means 59 s
-	Time      func() time.Time                      // what certificates are judged by; nil: the clock
+	Clock     *clock.Clock                          // what certificates are judged by; nil: the machine's own
 }
 
 // Client talks with one server.
@@ -62,18 +63,24 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Proxy == nil {
 		cfg.Proxy = http.ProxyFromEnvironment
 	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, Time: cfg.Time}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12}
 	if len(cfg.RootCA) > 0 {
 		conf.RootCAs = x509.NewCertPool()
 		if !conf.RootCAs.AppendCertsFromPEM(cfg.RootCA) {
 			return nil, errors.New("the root certificate is not PEM")
 		}
 	}
+	if cfg.Clock != nil {
+		conf.Time = cfg.Clock.Time
+	}
 	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 60 * time.Second}
-	transport := &http.Transport{
+	var transport http.RoundTripper = &http.Transport{
 		Proxy: cfg.Proxy, DialContext: dialer.DialContext, TLSClientConfig: conf,
 		TLSHandshakeTimeout: 30 * time.Second, ResponseHeaderTimeout: 0, // a log stream is answered at its end
 		MaxIdleConns: 2, IdleConnTimeout: 90 * time.Second, WriteBufferSize: 4 << 10, ReadBufferSize: 4 << 10,
+	}
+	if cfg.Clock != nil {
+		transport = cfg.Clock.Watch(transport, conf.RootCAs)
 	}
 	return &Client{cfg: cfg, http: &http.Client{
 		Transport:     transport,
