@@ -52,8 +52,8 @@ type token struct {
 func newDesk(t *testing.T, srv *fleettest.Server, files map[string]string) *desk {
 	t.Helper()
 	d := &desk{t: t, hand: vm.NewHand(t)}
-	way := newRelay(t, srv.Addr)
-	d.env = []string{"ROADSTEAD_URL=https://api." + srv.Domain + ":" + way.port, "SSL_CERT_FILE=/etc/ca.pem"}
+	newRelay(t, srv)
+	d.env = []string{"ROADSTEAD_URL=" + srv.URL, "SSL_CERT_FILE=/etc/ca.pem"}
 	all := map[string]string{"/bin/roadstead": fleettest.Program(t, "roadstead"), "/etc/ca.pem": srv.CA}
 	for name, text := range files {
 		all[name] = filepath.Join(t.TempDir(), "file")
@@ -238,7 +238,7 @@ func (s *several) store() (commit, image string) {
 // real but the token's case: the programs of fido2-tools, the kernel's HID, the command line, the server and the agent.
 func TestOwnersKeyOnFIDO2Token(t *testing.T) {
 	vm.KernelHID(t)
-	s := waysTo(t, fleettest.NewServer(t))
+	s := waysTo(t, fleettest.NewServerWith(t, fleettest.Options{Listen: behind}))
 	_, image := s.store()
 	text, err := s.srv.Client().DownloadConfig(t.Context(), client.NewConfig{Fleet: s.fleet.ID, Version: "6.0.0", DeviceType: "generic-amd64"})
 	if err != nil {

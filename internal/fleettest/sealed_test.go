@@ -6,111 +6,47 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/roadstead-io/roadstead/api"
-	"github.com/roadstead-io/roadstead/client"
 	"github.com/roadstead-io/roadstead/internal/agent/seal"
 	"github.com/roadstead-io/roadstead/internal/agent/seal/sealtest"
 	"github.com/roadstead-io/roadstead/internal/fleettest"
 	"github.com/roadstead-io/roadstead/internal/fleettest/vm"
 )
 
-// relay passes connections of machines on to the server, and counts them.
-type relay struct {
-	port  string
-	heard atomic.Int64
-}
-
-func newRelay(t *testing.T, to string) *relay {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &relay{}
-	_, r.port, _ = net.SplitHostPort(ln.Addr().String())
-	var all sync.WaitGroup
-	t.Cleanup(all.Wait)
-	t.Cleanup(func() { _ = ln.Close() })
-	all.Go(func() {
-		for {
-			from, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			r.heard.Add(1)
-			up, err := net.Dial("tcp", to)
-			if err != nil {
-				_ = from.Close()
-				continue
-			}
-			pass := func(to, from net.Conn) {
-				_, _ = io.Copy(to, from) // until either end is gone
-				_ = to.Close()
-			}
-			all.Go(func() { pass(up, from) })
-			all.Go(func() { pass(from, up) })
-		}
-	})
-	return r
-}
-
 // A device in a virtual machine with a TPM registers, seals its keys, and is online. Its disk, in another machine with another TPM, is of no
 // use: no key is on it, and the agent there talks to nobody and says why. Back in its own machine it is the device that it was.
 func TestSealedDiskIsOfNoUseInAnotherMachine(t *testing.T) {
 	vm.Kernel(t)
-	srv := fleettest.NewServer(t)
-	owner := srv.Client()
-	_, fleet := newFleet(t, owner, "moorings")
-	text, err := owner.DownloadConfig(t.Context(), client.NewConfig{Fleet: fleet, Version: "6.0.0", DeviceType: "generic-amd64"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	way := newRelay(t, srv.Addr)
-	var config map[string]any
-	if err := json.Unmarshal(text, &config); err != nil {
-		t.Fatal(err)
-	}
-	provisioning, _ := config["apiKey"].(string)
-	config["apiEndpoint"] = "https://api." + srv.Domain + ":" + way.port
-	config["deviceKeyProtection"] = "tpm"
-	config["appUpdatePollInterval"] = 2000
-
-	// It has a key of its channel already, in plain, as if it had been sealed later.
-	born := t.TempDir()
+	srv := fleettest.NewServerWith(t, fleettest.Options{Listen: behind})
 	channelKey := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("a channel key that stood on this disk in plain before it was sealed")})
-	plant(t, filepath.Join(born, "config.json"), config)
-	plant(t, filepath.Join(born, "state/channel/identity.json"), map[string]any{"key": string(channelKey)})
-	disk := vm.Disk(t, born, 48)
+	v := newVessel(t, srv, "moorings", 48, func(config map[string]any, disk string) {
+		config["deviceKeyProtection"] = "tpm"
+		// It has a key of its channel already, in plain, as if it had been sealed later.
+		plant(t, filepath.Join(disk, "state/channel/identity.json"), map[string]any{"key": string(channelKey)})
+	})
+	disk := v.has.Disk
+	provisioning, _ := v.born["apiKey"].(string)
 	if raw := read(t, disk); !bytes.Contains(raw, []byte(provisioning)) || !bytes.Contains(raw, line(channelKey)) {
 		t.Fatal("the test cannot see the keys that are there")
 	}
-
 	first, second := t.TempDir(), t.TempDir()
 	machine := func(tpm string) *vm.Machine {
-		return vm.Start(t, vm.Config{
-			Disk: disk, TPM: tpm, Files: map[string]string{"/bin/roadstead-agent": fleettest.Program(t, "roadstead-agent")},
-			Hosts: []string{vm.Host + " api." + srv.Domain},
-			Run:   []string{"/bin/roadstead-agent", "--config", "/disk/config.json", "--state", "/disk/state"},
-		})
+		v.has.TPM = tpm
+		return v.on(time.Time{})
 	}
-	online := func() string { t.Helper(); return onlyOnline(t, owner) }
 
 	t.Log("in its own machine")
 	m := machine(first)
 	m.Says("the device's keys are sealed in its TPM", "registered")
-	uuid := online()
+	uuid := v.online()
 	m.Off()
 	secrets := unlocked(t, disk, first)
 	raw := read(t, disk)
@@ -131,12 +67,12 @@ func TestSealedDiskIsOfNoUseInAnotherMachine(t *testing.T) {
 	}
 
 	t.Log("in another machine")
-	heard := way.heard.Load()
+	heard := v.way.heard.Load()
 	m = machine(second)
 	m.Repeats("THE KEYS OF THIS DEVICE CANNOT BE OPENED", 2)
 	m.Says("sealed by another TPM", "put the disk back into its own device")
 	m.Off()
-	if n := way.heard.Load() - heard; n != 0 {
+	if n := v.way.heard.Load() - heard; n != 0 {
 		t.Errorf("the server was called %d times", n)
 	}
 	var stored struct {
@@ -157,57 +93,15 @@ func TestSealedDiskIsOfNoUseInAnotherMachine(t *testing.T) {
 	}
 
 	t.Log("back in its own")
-	polled := func() int {
-		return strings.Count(srv.Log(), "path=/device/v3/"+uuid+"/state status=200") + strings.Count(srv.Log(), "path=/device/v3/"+uuid+"/state status=304")
-	}
-	before := polled()
+	before := v.polls(uuid)
 	m = machine(first)
-	fleettest.Eventually(t, 5*time.Minute, func() error {
-		if polled() == before {
-			return errors.New("it has not polled")
-		}
-		return nil
-	})
-	if again := online(); again != uuid {
+	v.polled(uuid, before)
+	if again := v.online(); again != uuid {
 		t.Errorf("it is %s now, and was %s", again, uuid)
 	}
 	m.Off()
 	if again := unlocked(t, disk, first); string(again["the device key"]) != key {
 		t.Error("it has another key")
-	}
-}
-
-// onlyOnline waits until there is one device, and it polls; and answers its uuid.
-func onlyOnline(t *testing.T, owner *client.Client) (uuid string) {
-	t.Helper()
-	fleettest.Eventually(t, 5*time.Minute, func() error {
-		devices, err := client.Get[struct {
-			UUID      string `json:"uuid"`
-			Heartbeat string `json:"api_heartbeat_state"`
-		}](t.Context(), owner, "device", client.Query{Select: "uuid,api_heartbeat_state"})
-		if err != nil {
-			return err
-		}
-		if len(devices) != 1 || devices[0].Heartbeat != "online" {
-			return fmt.Errorf("the devices are %+v", devices)
-		}
-		uuid = devices[0].UUID
-		return nil
-	})
-	return uuid
-}
-
-func plant(t *testing.T, path string, what any) {
-	t.Helper()
-	text, err := json.Marshal(what)
-	if err == nil {
-		err = os.MkdirAll(filepath.Dir(path), 0o700)
-	}
-	if err == nil {
-		err = os.WriteFile(path, text, 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
 	}
 }
 

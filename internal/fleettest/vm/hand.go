@@ -76,14 +76,8 @@ func (h *Hand) Into(cfg Config, programs ...string) Config {
 			h.t.Fatalf("%v: scripts/install.sh test installs what tests need", err)
 		}
 		files["/bin/"+name] = path
-		out, err := exec.CommandContext(h.t.Context(), "ldd", path).Output()
-		if err != nil {
-			h.t.Fatalf("ldd %s: %v", path, err)
-		}
-		for _, word := range strings.Fields(string(out)) {
-			if filepath.IsAbs(word) {
-				files[word] = word
-			}
+		for _, library := range librariesOf(h.t, path) {
+			files[library] = library
 		}
 	}
 	_, port, _ := net.SplitHostPort(h.ln.Addr().String())
@@ -219,6 +213,13 @@ func (r *Running) Says(words string) {
 func (r *Running) Ended() (said, how string) {
 	r.t.Helper()
 	return r.until(func(_, ended string) bool { return ended != "" })
+}
+
+// Said is all that the program has said.
+func (r *Running) Said() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.said.String()
 }
 
 // Runs says whether the program has not ended.

@@ -12,6 +12,12 @@ import (
 // modules of Debian's kernel that a machine of ours needs; what is built into the kernel has no file and needs none.
 var modules = []string{"virtio_pci", "virtio_blk", "virtio_net"}
 
+// modulesOfAnEngine are those of a Docker Engine and its containers. Nothing in the machine loads modules when they are asked for.
+var modulesOfAnEngine = []string{
+	"overlay", "bridge", "br_netfilter", "veth", "nf_tables", "nft_compat", "nft_chain_nat", "nf_nat", "nf_conntrack", "nf_conntrack_netlink", "nfnetlink",
+	"xt_conntrack", "xt_addrtype", "xt_nat", "xt_MASQUERADE", "xt_mark", "xt_comment", "xt_tcpudp", "xt_REDIRECT", "xt_multiport", "nft_counter", "xt_mac", "xt_limit",
+}
+
 // withNeeded gives the files of modules, each after those that it needs.
 func withNeeded(t *testing.T, kernel string, names []string) (files []string) {
 	t.Helper()

@@ -33,10 +33,12 @@ const Host = "10.0.2.2"
 type Config struct {
 	Disk    string            // file with an ext4 file system, see [Disk]; mounted on /disk
 	TPM     string            // directory of a TPM in software; empty: the machine has none
+	Engine  string            // programs of a Docker Engine, see [Engine], which keeps its data on the disk; empty: there is none
+	Ports   []string          // addresses here, at which its ports of the same number are reached
 	Files   map[string]string // more files: name in the machine → file here; they are executable
 	Hosts   []string          // lines of its /etc/hosts
-	Run     []string          // the program and its arguments
-	Memory  int               // MiB; 0 means 256
+	Run     []string          // the program and its arguments; none: nothing beside the engine
+	Memory  int               // MiB; 0 means 256, and 768 with an engine
 	Kernel  string            // directory of the kernel; empty: that of [Kernel]
 	Modules []string          // of the kernel, beside those for the devices above
 	Clock   time.Time         // what its clock says when it is switched on; zero: the time
@@ -50,6 +52,8 @@ type Machine struct {
 	t     *testing.T
 	cmd   *exec.Cmd
 	in    io.Writer
+	door  string // where its engine is reached; empty: it has none
+	qmp   string // socket on which QEMU itself is asked
 	ended chan struct{}
 
 	mu     sync.Mutex // covers what follows
@@ -116,19 +120,36 @@ func Start(t *testing.T, cfg Config) *Machine {
 	}
 	kernel := cfg.Kernel
 	dir := t.TempDir()
-	m := &Machine{t: t, ended: make(chan struct{}), change: make(chan struct{})}
+	m := &Machine{t: t, qmp: filepath.Join(dir, "qmp"), ended: make(chan struct{}), change: make(chan struct{})}
 	if cfg.Memory == 0 {
 		cfg.Memory = 256
+		if cfg.Engine != "" {
+			cfg.Memory = 768
+		}
+	}
+	network := "user,id=net"
+	for _, address := range cfg.Ports {
+		network += ",hostfwd=tcp:" + address + "-" + address[strings.LastIndexByte(address, ':'):]
+	}
+	if cfg.Engine != "" {
+		m.door = freePort(t)
+		network += fmt.Sprintf(",hostfwd=tcp:%s-:%d", m.door, guest.Door)
 	}
 	args := []string{
 		"-accel", "tcg", "-cpu", "max", "-m", fmt.Sprint(cfg.Memory), "-no-reboot", "-nodefaults", "-no-user-config", "-display", "none",
-		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console", "-qmp", "unix:" + m.qmp + ",server=on,wait=off",
 		"-kernel", filepath.Join(kernel, "vmlinuz"), "-initrd", initramfs(t, kernel, dir, cfg),
-		"-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=1 mitigations=off " + patient,
-		"-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
+		"-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=1 mitigations=off apparmor=0 " + patient,
+		"-netdev", network, "-device", "virtio-net-pci,netdev=net,romfile=",
 	}
 	if cfg.Disk != "" {
-		args = append(args, "-drive", "if=none,id=disk,format=raw,file="+cfg.Disk, "-device", "virtio-blk-pci,drive=disk")
+		args = append(args, "-drive", "if=none,id=disk,format=raw,cache=unsafe,file="+cfg.Disk, "-device", "virtio-blk-pci,drive=disk")
+	}
+	if cfg.Engine != "" {
+		args = append(args, "-drive", "if=none,id=programs,format=raw,readonly=on,file="+cfg.Engine, "-device", "virtio-blk-pci,drive=programs")
+	}
+	if cfg.Memory >= 768 { // there is more than one program
+		args = append(args, "-smp", "2")
 	}
 	if !cfg.Clock.IsZero() {
 		args = append(args, "-rtc", "base="+cfg.Clock.UTC().Format("2006-01-02T15:04:05"))
@@ -153,6 +174,9 @@ func Start(t *testing.T, cfg Config) *Machine {
 		_ = m.cmd.Wait() // what it said tells more
 	}()
 	t.Cleanup(func() {
+		if t.Failed() {
+			m.autopsy()
+		}
 		m.Cut()
 		if t.Failed() {
 			t.Logf("the machine's console:\n%s", m.Console())
@@ -169,8 +193,12 @@ func initramfs(t *testing.T, kernel, dir string, cfg Config) (file string) {
 	var a archive
 	a.dirs("dev", "proc", "sys", "run", "tmp", "etc", "disk", "modules", "bin")
 	a.file(t, "init", program)
-	what := guest.Config{Disk: cfg.Disk != "", Run: cfg.Run, Hosts: cfg.Hosts}
-	for _, file := range withNeeded(t, kernel, append(slices.Clone(modules), cfg.Modules...)) {
+	what := guest.Config{Disk: cfg.Disk != "", Engine: cfg.Engine != "", Run: cfg.Run, Hosts: cfg.Hosts}
+	needed := append(slices.Clone(modules), cfg.Modules...)
+	if what.Engine {
+		needed = append(needed, modulesOfAnEngine...)
+	}
+	for _, file := range withNeeded(t, kernel, needed) {
 		name := "/modules/" + filepath.Base(file)
 		what.Modules = append(what.Modules, name)
 		a.file(t, strings.TrimPrefix(name, "/"), file)
@@ -198,6 +226,16 @@ func (m *Machine) Write(p []byte) (int, error) {
 	close(m.change)
 	m.change = make(chan struct{})
 	return len(p), nil
+}
+
+// Runs says whether the machine is on.
+func (m *Machine) Runs() bool {
+	select {
+	case <-m.ended:
+		return false
+	default:
+		return true
+	}
 }
 
 // Console is all that the machine has said.

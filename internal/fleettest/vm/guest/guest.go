@@ -7,12 +7,16 @@ const File = "/machine.json"
 // Bye is what the init says last.
 const Bye = "machine: off"
 
+// Door is the port on which a machine's engine is reached.
+const Door = 9
+
 // Config says what the init does.
 type Config struct {
 	Modules []string `json:"modules"` // of the kernel, in order
 	Disk    bool     `json:"disk"`    // mount /dev/vda on /disk
+	Engine  bool     `json:"engine"`  // mount /dev/vdb on /usr, and run a Docker Engine that keeps its data in /disk/docker, and is reached at Door
 	Hosts   []string `json:"hosts"`   // lines of /etc/hosts
-	Run     []string `json:"run"`     // the program and its arguments
+	Run     []string `json:"run"`     // the program and its arguments; none: nothing beside the engine
 }
 
 // Order is what a test tells the program "hand" of a machine, as a line of JSON. The program answers by a connection of its own, whose first line is the

@@ -1,13 +1,15 @@
 //go:build linux
 
-// Command init is the first and only program of a test's virtual machine: it loads modules, mounts the disk, brings the network up, runs one
-// program and switches the machine off when it reads "off" on the console.
+// Command init is the first program of a test's virtual machine: it loads modules, mounts the disk, brings the network up, runs a container engine
+// and one program, and switches the machine off when it reads "off" on the console. When it reads "stacks", the program says where it is, and ends.
 package main
 
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
@@ -19,6 +21,10 @@ import (
 )
 
 func main() {
+	if os.Getpid() == 1 {
+		reap()
+		return
+	}
 	if err := work(); err != nil {
 		say("machine: %v", err)
 	}
@@ -29,6 +35,21 @@ func main() {
 	say(guest.Bye)
 	time.Sleep(100 * time.Millisecond) // what was said is on its way
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+// reap leaves the work to a child, and buries the orphans of a machine, as a first process has to.
+func reap() {
+	worker := exec.Command("/init") //nolint:gosec // this program
+	worker.Stdin, worker.Stdout, worker.Stderr = os.Stdin, os.Stdout, os.Stderr
+	worker.Env = []string{"PATH=/bin:/usr/bin:/usr/sbin", "HOME=/tmp"} // of all programs of the machine
+	if err := worker.Start(); err != nil {
+		say("machine: %v", err)
+	}
+	for {
+		if _, err := unix.Wait4(-1, nil, 0, nil); err == unix.ECHILD {
+			time.Sleep(time.Second) // it is being switched off
+		}
+	}
 }
 
 func say(format string, args ...any) { _, _ = fmt.Fprintf(os.Stdout, format+"\n", args...) }
@@ -68,7 +89,7 @@ func work() error {
 			return fmt.Errorf("mount the disk: %w", err)
 		}
 	}
-	return run(cfg.Run)
+	return run(cfg)
 }
 
 func load(module string) error {
@@ -83,15 +104,18 @@ func load(module string) error {
 	return nil
 }
 
-// awaited waits for a device that the kernel is still looking for.
+// awaited waits for a device that the kernel is still looking for, however long that takes where processors are busy. It says what it waits for.
 func awaited(path string) error {
-	for range 500 {
-		if _, err := os.Stat(path); err == nil {
-			return nil
+	for n := 1; ; n++ {
+		_, err := os.Stat(path)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if n%500 == 0 {
+			say("machine: there is no %s yet", path)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	return fmt.Errorf("there is no %s", path)
 }
 
 // up gives an interface its address.
@@ -127,39 +151,93 @@ func up(name string, address [4]byte) error {
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
 }
 
-// run runs the program until it ends or the console says "off".
-func run(command []string) error {
-	cmd := exec.Command(command[0], command[1:]...) //nolint:gosec // the test says what
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
-	cmd.Env = []string{"PATH=/bin", "HOME=/tmp"}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	ended := make(chan string, 1)
-	go func() { ended <- fmt.Sprint(cmd.Wait()) }()
-	off := make(chan struct{})
+// run runs everything until the console says "off".
+func run(cfg guest.Config) error {
+	off, stacks := make(chan struct{}), make(chan struct{}, 1)
 	go func() {
 		lines := bufio.NewScanner(os.Stdin)
 		for lines.Scan() {
-			if strings.TrimSpace(lines.Text()) == "off" {
+			switch strings.TrimSpace(lines.Text()) {
+			case "off":
 				close(off)
 				return
+			case "stacks":
+				select {
+				case stacks <- struct{}{}:
+				default:
+				}
 			}
 		}
 	}()
-	select {
-	case how := <-ended:
-		say("machine: the program ended: %s", how)
-		<-off // so that whoever looks at the console sees why
+	var engine *program
+	if cfg.Engine {
+		err := furnish()
+		if err == nil {
+			err = openDoor()
+		}
+		if err != nil {
+			return fmt.Errorf("make room for an engine: %w", err)
+		}
+		if engine, err = begin(dockerd); err != nil {
+			return err
+		}
+		defer engine.end()
+	}
+	if len(cfg.Run) == 0 {
+		<-off
 		return nil
-	case <-off:
 	}
-	_ = cmd.Process.Signal(unix.SIGTERM) // it may have ended
+	p, err := begin(cfg.Run)
+	if err != nil {
+		return err
+	}
+	defer p.end()
+	for {
+		select {
+		case <-p.ended:
+			say("machine: the program ended: %s", p.how)
+			<-off // so that whoever looks at the console sees why
+			return nil
+		case <-stacks:
+			_ = p.cmd.Process.Signal(unix.SIGQUIT) // it may have ended
+		case <-off:
+			return nil
+		}
+	}
+}
+
+// program is one that runs.
+type program struct {
+	cmd   *exec.Cmd
+	ended chan struct{}
+	how   string // valid once it has ended
+}
+
+func begin(command []string) (*program, error) {
+	cmd := exec.Command(command[0], command[1:]...) //nolint:gosec // the test says what
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
+	if command[0] == dockerd[0] {
+		cmd.Env = append(os.Environ(), "DOCKER_RAMDISK=1") // what a kernel begins with cannot be left by pivot_root
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("%s: %w", command[0], err)
+	}
+	p := &program{cmd: cmd, ended: make(chan struct{})}
+	go func() {
+		p.how = fmt.Sprint(cmd.Wait())
+		close(p.ended)
+	}()
+	return p, nil
+}
+
+// end ends the program as an operator does, and as power does when it takes too long.
+func (p *program) end() {
+	_ = p.cmd.Process.Signal(unix.SIGTERM) // it may have ended
 	select {
-	case <-ended:
-	case <-time.After(20 * time.Second):
-		_ = cmd.Process.Kill() // as above
-		<-ended
+	case <-p.ended:
+	case <-time.After(time.Minute):
+		say("machine: %s does not end, and is killed", p.cmd.Path)
+		_ = p.cmd.Process.Kill() // as above
+		<-p.ended
 	}
-	return nil
 }
