@@ -175,7 +175,7 @@ func intervalBetween(seen, due sql.NullString) time.Duration {
 }
 
 // rememberBytes bounds what is remembered of devices; some hundred bytes each.
-const rememberBytes = 32 << 20
+const rememberBytes = 128 << 20
 
 // targetChannel is what changes of targets are told on, see migration 0083.
 const targetChannel = "device_target"

@@ -26,8 +26,8 @@ const (
 // change in the two rows that make them who they are, their key and themselves: see migrations 0380 and 0381.
 const (
 	callerChannel = "device_caller"
-	deviceBytes   = 32 << 20
-	deviceSize    = 400 // of one of them, roughly
+	deviceBytes   = 96 << 20 // for 80,000 devices, of which half may be forgotten at once
+	deviceSize    = 400      // of one of them, roughly
 	touchEvery    = time.Minute
 )
 
