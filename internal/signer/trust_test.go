@@ -2,6 +2,7 @@ package signer_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -289,6 +290,27 @@ func TestCommandsSayWhatIsSet(t *testing.T) {
 	for _, verb := range []api.ActionVerb{api.ActHostConfig, api.ActRenewKey, api.ActCleanVolumes, api.ActReboot} {
 		if said := strings.Count(b.log.String(), "verb="+string(verb)); said != 1 {
 			t.Errorf("of %s the log has %d lines:\n%s", verb, said, b.log)
+		}
+	}
+}
+
+// A log that was put back to an older day is left behind, also one that cannot be read; where there is none, nothing is.
+func TestATrustLogIsLeftBehind(t *testing.T) {
+	for text, want := range map[string]string{`{"origin":"roadstead.test/trust-1","size":3}`: "roadstead.test/trust-1 3", `{"origin`: " 0"} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, signer.TrustLogFile)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before, err := signer.RenewTrustLog(dir)
+		if got := fmt.Sprint(before.Origin, " ", before.Size); err != nil || got != want {
+			t.Errorf("of %s: %q, %v; want %q", text, got, err, want)
+		}
+		if _, err := os.Stat(file); !os.IsNotExist(err) {
+			t.Errorf("of %s: the file is there still: %v", text, err)
+		}
+		if _, err := signer.RenewTrustLog(dir); !os.IsNotExist(errors.Unwrap(err)) {
+			t.Errorf("of no log: %v", err)
 		}
 	}
 }
